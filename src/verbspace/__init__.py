@@ -1,0 +1,1 @@
+"""Teach an image CLIP to understand actions in video, without labels."""
