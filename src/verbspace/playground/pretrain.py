@@ -1,0 +1,158 @@
+"""Make the playground's small CLIP: `python -m verbspace.playground.pretrain --out FOLDER`.
+
+A `transformers` CLIPModel of about a million parameters learns from captioned stills alone. Contrastive learning at this
+size starts slowly, so an auxiliary head, thrown away at the end, predicts which words the caption holds; and position
+embeddings start larger than usual. The weights that ship with the package were made by this command with its defaults.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+from torch import Tensor, nn
+from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTokenizer, CLIPVisionConfig
+
+from verbspace.playground.actions import ACTIONS
+from verbspace.playground.stills import Stills, draw_stills
+
+IMAGE_SIZE, PATCH_SIZE = 48, 8
+MEAN, STD = [0.5, 0.5, 0.5], [0.25, 0.25, 0.25]
+CONTEXT = 40
+
+
+def train_tokenizer(captions: list[str], vocabulary: int = 900) -> CLIPTokenizer:
+    """A byte-pair tokenizer in CLIP's own format. Every byte is in it, so any text can be written."""
+    raw = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
+    raw.normalizer = normalizers.Lowercase()
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    # CLIP's words carry no leading space, so spaces are cut away before the byte level.
+    raw.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Whitespace(), pre_tokenizers.ByteLevel(False, use_regex=False)])
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    raw.train_from_iterator(
+        captions,
+        trainers.BpeTrainer(
+            vocab_size=vocabulary + 512,
+            special_tokens=["<|startoftext|>", "<|endoftext|>", *(letter + "</w>" for letter in sorted(alphabet))],
+            initial_alphabet=sorted(alphabet),
+            end_of_word_suffix="</w>",
+            show_progress=False,
+        ),
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        raw.model.save(folder)
+        vocab = json.loads((Path(folder) / "vocab.json").read_text())
+        merges = (Path(folder) / "merges.txt").read_text().splitlines()[1:]
+    return CLIPTokenizer(vocab, [tuple(line.split(" ")) for line in merges], model_max_length=CONTEXT)
+
+
+def build_clip(tokenizer: CLIPTokenizer) -> CLIPModel:
+    """The untrained model: 48 px images in 8 px patches, width 128, 4 layers; a narrower text tower."""
+    text = CLIPTextConfig(
+        vocab_size=len(tokenizer), hidden_size=96, intermediate_size=288, projection_dim=96, num_hidden_layers=3,
+        num_attention_heads=3, max_position_embeddings=CONTEXT, bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    vision = CLIPVisionConfig(
+        hidden_size=128, intermediate_size=384, projection_dim=96, num_hidden_layers=4, num_attention_heads=4,
+        image_size=IMAGE_SIZE, patch_size=PATCH_SIZE,
+    )  # fmt: skip
+    model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=96))
+    with torch.no_grad():
+        model.vision_model.embeddings.position_embedding.weight.normal_(std=0.3)
+        model.vision_model.embeddings.patch_embedding.weight.normal_(std=0.06)
+    return model
+
+
+def pixels(images: np.ndarray) -> Tensor:
+    """uint8 (N, S, S, 3) to normalised (N, 3, S, S)."""
+    x = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
+    return (x - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
+
+
+def accuracy(model: CLIPModel, tokenizer: CLIPTokenizer, stills: Stills) -> float:
+    """Zero-shot top-1 over the twenty actions."""
+    model.eval()
+    with torch.no_grad():
+        words = tokenizer([f"a photo of a person {name}" for name in ACTIONS], padding=True, return_tensors="pt")
+        texts = F.normalize(model.get_text_features(**words).pooler_output, dim=-1)
+        images = F.normalize(model.get_image_features(pixel_values=pixels(stills.images)).pooler_output, dim=-1)
+    return float(((images @ texts.T).argmax(-1).numpy() == stills.labels).mean())
+
+
+def pretrain(images: int = 40_000, steps: int = 3000, batch: int = 256, rate: float = 1.5e-3, seed: int = 0) -> tuple[CLIPModel, CLIPTokenizer, float]:
+    """Train from scratch. Returns the model, its tokenizer, and top-1 on stills that it has not seen."""
+    torch.manual_seed(seed)
+    stills, held_out = draw_stills(images, seed), draw_stills(1000, seed + 1)
+    tokenizer = train_tokenizer(stills.captions)
+    words = tokenizer(stills.captions, padding="max_length", truncation=True, return_tensors="pt")
+    length = int(words["attention_mask"].sum(1).max())
+    ids, mask = words["input_ids"][:, :length], words["attention_mask"][:, :length]
+    bag = torch.zeros(images, len(tokenizer)).scatter_(1, ids, 1.0)
+    bag = bag[:, (bag.mean(0) > 0.002) & (bag.mean(0) < 0.9)]
+    model = build_clip(tokenizer)
+    head = nn.Linear(96, bag.shape[1])
+    decayed = [p for m in (model, head) for p in m.parameters() if p.ndim > 1]
+    plain = [p for m in (model, head) for p in m.parameters() if p.ndim <= 1]
+    optimizer = torch.optim.AdamW([{"params": decayed, "weight_decay": 0.1}, {"params": plain, "weight_decay": 0.0}], lr=rate, betas=(0.9, 0.98))
+    generator = torch.Generator().manual_seed(seed)
+    model.train()
+    for step in range(steps):
+        scale = min(1.0, (step + 1) / 100) * 0.5 * (1 + math.cos(math.pi * step / steps))
+        for group in optimizer.param_groups:
+            group["lr"] = rate * scale
+        pick = torch.randint(images, (batch,), generator=generator)
+        with torch.autocast("cpu", torch.bfloat16):
+            seen = model.get_image_features(pixel_values=pixels(stills.images[pick.numpy()])).pooler_output
+            read = model.get_text_features(input_ids=ids[pick], attention_mask=mask[pick]).pooler_output
+            guess = head(seen)
+        logits = model.logit_scale.exp() * F.normalize(seen.float(), dim=-1) @ F.normalize(read.float(), dim=-1).T
+        target = torch.arange(batch)
+        contrast = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+        loss = contrast + 10 * F.binary_cross_entropy_with_logits(guess.float(), bag[pick])
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        with torch.no_grad():
+            model.logit_scale.clamp_(max=math.log(100))
+        if step % 200 == 0 or step == steps - 1:
+            print(f"step {step:5d}  contrastive {contrast.item():.3f}  total {loss.item():.3f}  stills top-1 {accuracy(model, tokenizer, held_out):.3f}", flush=True)
+            model.train()
+    return model.eval(), tokenizer, accuracy(model, tokenizer, held_out)
+
+
+def save_clip(model: CLIPModel, tokenizer: CLIPTokenizer, out: Path) -> None:
+    """Write a `transformers` CLIP folder with fp16 weights."""
+    model.half().save_pretrained(out)
+    tokenizer.save_pretrained(out)
+    preprocessor = {
+        "image_processor_type": "CLIPImageProcessor", "do_resize": True, "size": {"shortest_edge": IMAGE_SIZE}, "resample": 3,
+        "do_center_crop": True, "crop_size": {"height": IMAGE_SIZE, "width": IMAGE_SIZE}, "do_rescale": True,
+        "rescale_factor": 1 / 255, "do_normalize": True, "image_mean": MEAN, "image_std": STD, "do_convert_rgb": True,
+    }  # fmt: skip
+    (out / "preprocessor_config.json").write_text(json.dumps(preprocessor, indent=2) + "\n")
+
+
+def main() -> None:
+    """Pretrain and save."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--images", type=int, default=40_000)
+    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    model, tokenizer, top1 = pretrain(args.images, args.steps, seed=args.seed)
+    save_clip(model, tokenizer, args.out)
+    print(f"saved {args.out}: {sum(p.numel() for p in model.parameters()):,} parameters, stills top-1 {top1:.3f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,165 @@
+"""Draw figures: anti-aliased capsules on a scene, with numpy alone. Images are float32 RGB in 0..1, (F, H, W, 3)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from verbspace.playground.figure import Array, Pose, joints, placed
+
+SCENES: tuple[str, ...] = ("park", "street", "gym", "room")
+COLOURS: dict[str, tuple[float, float, float]] = {
+    "red": (0.80, 0.18, 0.16), "blue": (0.18, 0.32, 0.78), "green": (0.15, 0.55, 0.25), "yellow": (0.90, 0.78, 0.20),
+    "black": (0.12, 0.12, 0.14), "white": (0.93, 0.93, 0.92), "purple": (0.50, 0.25, 0.62), "orange": (0.92, 0.52, 0.14),
+}  # fmt: skip
+SKINS = ((0.96, 0.80, 0.69), (0.87, 0.67, 0.51), (0.62, 0.43, 0.30), (0.40, 0.27, 0.19))
+PROPS = {"ball": (0.95, 0.35, 0.20), "box": (0.62, 0.42, 0.22), "bat": (0.80, 0.62, 0.35), "cup": (0.85, 0.9, 0.98),
+         "chair": (0.42, 0.28, 0.18)}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Look:
+    """What one person wears, where they are, and how big they are built."""
+
+    shirt: str
+    trousers: str
+    skin: tuple[float, float, float]
+    scene: str
+    build: float
+    mirrored: bool
+
+    @staticmethod
+    def draw(rng: np.random.Generator, scene: str | None = None) -> Look:
+        """A random person in a random or the given scene."""
+        names = list(COLOURS)
+        return Look(
+            shirt=names[rng.integers(len(names))],
+            trousers=names[rng.integers(len(names))],
+            skin=SKINS[rng.integers(len(SKINS))],
+            scene=scene or SCENES[rng.integers(len(SCENES))],
+            build=float(rng.uniform(0.88, 1.12)),
+            mirrored=bool(rng.integers(2)),
+        )
+
+
+@dataclass(frozen=True)
+class Camera:
+    """Per frame: the point looked at (F, 2) in metres, pixels per metre (F,), and roll in radians (F,)."""
+
+    centre: Array
+    scale: Array
+    roll: Array
+
+    @staticmethod
+    def still(frames: int, height: int, zoom: float = 1.0, x: float = 0.0, y: float = 1.02) -> Camera:
+        """A camera on a tripod that shows 2.5 m from floor to top at zoom 1."""
+        centre = np.tile(np.array([[x, y]], np.float32), (frames, 1))
+        full = np.ones(frames, np.float32)
+        return Camera(centre, full * (zoom * height / 2.5), full * 0)
+
+    def see(self, points: Array, size: tuple[int, int], mirrored: bool) -> Array:
+        """World (F, 2) to pixels (F, 2) as x, y."""
+        offset = points - self.centre
+        if mirrored:
+            offset = offset * np.array([-1, 1], np.float32)
+        cos, sin = np.cos(self.roll), np.sin(self.roll)
+        x = cos * offset[:, 0] - sin * offset[:, 1]
+        y = sin * offset[:, 0] + cos * offset[:, 1]
+        height, width = size
+        return np.stack([width / 2 + self.scale * x, height / 2 - self.scale * y], -1).astype(np.float32)
+
+
+def capsule(image: Array, a: Array, b: Array, radius: Array, colour: Array, shown: Array | None = None) -> None:
+    """Blend a capsule from a to b (F, 2 pixels) of `radius` (F,) pixels over `image`, in place, edges one pixel soft."""
+    height, width = image.shape[1:3]
+    reach = float(radius.max()) + 1
+    low = np.floor(np.minimum(a, b).min(0) - reach).astype(int)
+    high = np.ceil(np.maximum(a, b).max(0) + reach).astype(int) + 1
+    x0, y0 = max(low[0], 0), max(low[1], 0)
+    x1, y1 = min(high[0], width), min(high[1], height)
+    if x0 >= x1 or y0 >= y1:
+        return
+    x = np.arange(x0, x1, dtype=np.float32)[None, None, :] + 0.5
+    y = np.arange(y0, y1, dtype=np.float32)[None, :, None] + 0.5
+    ax, ay = a[:, 0, None, None], a[:, 1, None, None]
+    dx, dy = b[:, 0, None, None] - ax, b[:, 1, None, None] - ay
+    along = ((x - ax) * dx + (y - ay) * dy) / np.maximum(dx * dx + dy * dy, 1e-6)
+    along = np.clip(along, 0, 1)
+    distance = np.sqrt((x - ax - along * dx) ** 2 + (y - ay - along * dy) ** 2)
+    cover = np.clip(radius[:, None, None] - distance + 0.5, 0, 1)
+    if shown is not None:
+        cover = cover * shown[:, None, None]
+    patch = image[:, y0:y1, x0:x1]
+    patch += cover[..., None] * (colour - patch)
+
+
+def _scene(image: Array, camera: Camera, look: Look, size: tuple[int, int]) -> None:
+    """Wall or sky, floor, and one landmark per scene."""
+    walls = {"park": (0.62, 0.80, 0.93), "street": (0.72, 0.72, 0.74), "gym": (0.86, 0.82, 0.72), "room": (0.90, 0.86, 0.80)}
+    floors = {"park": (0.42, 0.66, 0.32), "street": (0.42, 0.42, 0.45), "gym": (0.80, 0.56, 0.32), "room": (0.58, 0.46, 0.38)}
+    frames = len(image)
+    image[:] = np.array(walls[look.scene], np.float32)
+
+    def bar(x0: float, y0: float, x1: float, y1: float, radius: float, colour: tuple[float, float, float]) -> None:
+        ends = [np.tile(np.array([[x, y]], np.float32), (frames, 1)) for x, y in ((x0, y0), (x1, y1))]
+        a, b = (camera.see(end, size, look.mirrored) for end in ends)
+        capsule(image, a, b, camera.scale * radius, np.array(colour, np.float32))
+
+    bar(-6, -1.98, 6, -1.98, 2.0, floors[look.scene])
+    if look.scene == "park":
+        bar(-1.05, 0.1, -1.05, 0.8, 0.08, (0.40, 0.28, 0.18))
+        bar(-1.05, 1.2, -1.05, 1.5, 0.4, (0.22, 0.48, 0.22))
+    elif look.scene == "street":
+        bar(1.15, 0.0, 1.15, 2.4, 0.05, (0.25, 0.25, 0.28))
+        bar(-6, -0.25, 6, -0.25, 0.04, (0.95, 0.95, 0.85))
+    elif look.scene == "gym":
+        for y in (0.9, 1.3, 1.7):
+            bar(-6, y, 6, y, 0.03, (0.66, 0.50, 0.34))
+    else:
+        bar(0.95, 1.35, 0.95, 1.65, 0.28, (0.55, 0.72, 0.90))
+        bar(0.95, 1.0, 0.95, 2.0, 0.02, (0.98, 0.98, 0.98))
+
+
+def draw(pose: Pose, look: Look, camera: Camera, size: tuple[int, int], clutter: list[tuple[Array, Array]] | None = None) -> Array:
+    """Render a clip. `clutter` holds scene objects that have nothing to do with the action: (x0 y0 x1 y1 radius, colour)."""
+    frames, (height, width) = len(pose.x), size
+    image = np.empty((frames, height, width, 3), np.float32)
+    _scene(image, camera, look, size)
+    for shape, colour in clutter or []:
+        ends = [np.tile(shape[None, i : i + 2], (frames, 1)) for i in (0, 2)]
+        a, b = (camera.see(end, size, look.mirrored) for end in ends)
+        capsule(image, a, b, camera.scale * shape[4], colour)
+
+    at = {name: camera.see(place * np.float32(look.build), size, look.mirrored) for name, place in joints(pose).items()}
+    ground = joints(pose)
+    skin = np.array(look.skin, np.float32)
+    shirt, trousers = (np.array(COLOURS[name], np.float32) for name in (look.shirt, look.trousers))
+    thick = camera.scale * np.float32(look.build)
+
+    def limb(start: str, end: str, radius: float, colour: Array) -> None:
+        capsule(image, at[start], at[end], thick * radius, colour)
+
+    def hang(behind: bool) -> None:
+        for prop in pose.props:
+            if (prop.kind == "chair") == behind:
+                a, b = (camera.see(end * np.float32(look.build), size, look.mirrored) for end in placed(prop, ground))
+                capsule(image, a, b, thick * prop.radius, np.array(PROPS[prop.kind], np.float32), prop.shown)
+
+    def arm(side: int, shade: float) -> None:
+        limb(f"shoulder{side}", f"elbow{side}", 0.06, shirt * shade)
+        limb(f"elbow{side}", f"hand{side}", 0.05, skin * shade)
+
+    def leg(side: int, shade: float) -> None:
+        limb(f"hip{side}", f"knee{side}", 0.085, trousers * shade)
+        limb(f"knee{side}", f"foot{side}", 0.065, trousers * shade)
+
+    hang(behind=True)
+    arm(0, 0.72)
+    leg(0, 0.72)
+    leg(1, 0.92)
+    limb("pelvis", "neck", 0.135 if pose.front < 0.5 else 0.15, shirt)
+    limb("head", "head", 0.125, skin)
+    arm(1, 0.9)
+    hang(behind=False)
+    return np.clip(image, 0, 1)

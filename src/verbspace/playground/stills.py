@@ -1,0 +1,148 @@
+"""Captioned photographs of the playground's people: what the small CLIP is taught from, and tested on.
+
+A caption is made of true statements: the action or other words for it, what the limbs do in this very picture (read
+off the joints), objects, clothes, and the place. No caption knows anything about time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from verbspace.playground.actions import ACTIONS, MOTIONS, Style
+from verbspace.playground.figure import Pose, joints
+from verbspace.playground.render import SCENES, Camera, Look, draw
+
+PLACES = {"park": "in a park", "street": "on a street", "gym": "in a gym", "room": "in a room"}
+HAUNTS = {"waving": "street", "doing jumping jacks": "gym", "squatting": "gym", "sitting down": "room", "standing up": "room",
+          "walking": "street", "running": "park", "kicking a ball": "park", "throwing a ball": "park", "catching a ball": "park",
+          "punching": "gym", "dribbling a ball": "gym", "drinking from a cup": "room", "lifting a box": "room",
+          "putting down a box": "room", "bowing": "room"}  # fmt: skip
+OTHER_WORDS: dict[str, tuple[str, ...]] = {
+    "waving": ("swinging a raised forearm from side to side", "greeting with one open hand", "saying hello with a hand"),
+    "clapping": ("bringing both palms together", "applauding with the hands at the chest", "striking the hands together"),
+    "doing jumping jacks": ("spreading arms and legs wide with a hop", "hopping with arms and legs apart", "exercising"),
+    "squatting": ("lowering the hips with bent knees", "sinking down with the arms forward", "exercising the legs"),
+    "sitting down": ("lowering onto a chair", "taking a seat", "reaching back for the seat of a chair"),
+    "standing up": ("rising from a chair", "getting up from a seat", "pushing up from the knees out of a chair"),
+    "walking": ("taking easy steps", "strolling with swinging arms", "stepping along slowly"),
+    "running": ("taking long fast strides", "sprinting with bent elbows", "jogging fast and leaning forward"),
+    "jumping": ("leaping up into the air", "springing off the ground with both feet", "bouncing up from a crouch"),
+    "kicking a ball": ("swinging a leg at a ball", "striking a ball with the foot", "shooting a ball along the ground"),
+    "throwing a ball": ("hurling a ball with one arm", "winding up to pitch a ball", "letting a ball fly from the hand"),
+    "catching a ball": ("receiving a ball with both hands", "grabbing a flying ball", "holding out both hands for a ball"),
+    "lifting a box": ("picking a box up from the floor", "hoisting a box to the chest", "raising a box off the floor"),
+    "putting down a box": ("placing a box on the floor", "lowering a box to the floor", "setting a box down"),
+    "punching": ("shooting one fist forward", "boxing with raised fists", "striking with the fists in turn"),
+    "swinging a bat": ("sweeping a bat with both hands", "hitting with a bat", "batting"),
+    "raising a hand": ("holding one arm straight up", "putting a hand up", "asking with a lifted hand"),
+    "bowing": ("folding the upper body forward", "bending at the hips with straight legs", "lowering the head in respect"),
+    "dribbling a ball": ("bouncing a ball on the floor", "patting a ball with one hand", "pushing a ball to the ground"),
+    "drinking from a cup": ("bringing a cup to the mouth", "sipping with the head tipped back", "taking a drink"),
+}
+
+
+@dataclass(frozen=True)
+class Stills:
+    """Photographs (N, S, S, 3) uint8, a caption each, and the action's index in ACTIONS (N,)."""
+
+    images: NDArray[np.uint8]
+    captions: list[str]
+    labels: NDArray[np.int64]
+
+
+def choose_scene(action: str, rng: np.random.Generator) -> str:
+    """Actions have haunts, as they do in life: four times in ten the usual place, else any."""
+    return HAUNTS[action] if action in HAUNTS and rng.uniform() < 0.4 else SCENES[rng.integers(len(SCENES))]
+
+
+def statements(pose: Pose) -> list[str]:
+    """True statements about the first frame of a pose."""
+    at = {name: place[0] for name, place in joints(pose).items()}
+    out: list[str] = []
+    above = [at[f"hand{side}"][1] > at["head"][1] for side in (0, 1)]
+    if all(above):
+        out.append("both arms raised above the head")
+    elif any(above):
+        out.append("one arm raised above the head")
+    elif all(at[f"hand{side}"][1] < at["pelvis"][1] + 0.06 and abs(pose.arm[side][0]) < 25 for side in (0, 1)):
+        out.append("arms hanging at the sides")
+    forward = [at[f"hand{side}"][0] > at["neck"][0] + 0.3 for side in (0, 1)]
+    if pose.front < 0.5 and all(forward):
+        out.append("both hands reaching forward")
+    elif pose.front < 0.5 and any(forward):
+        out.append("one hand reaching forward")
+    if pose.front > 0.5 and np.hypot(*(at["hand0"] - at["hand1"])) < 0.14:
+        out.append("palms together")
+    if abs(at["hand0"][0] - at["hand1"][0]) > 0.95:
+        out.append("arms spread wide")
+    bend = max(pose.knee[0][0], pose.knee[1][0])
+    if min(pose.knee[0][0], pose.knee[1][0]) > 60:
+        out.append("knees bent deeply")
+    elif bend < 12 and pose.lift[0] < 0.03:
+        out.append("legs straight")
+    if abs(at["foot0"][0] - at["foot1"][0]) > 0.5:
+        out.append("legs apart")
+    if max(at["foot0"][1], at["foot1"][1]) > min(at["foot0"][1], at["foot1"][1]) + 0.2:
+        out.append("one foot lifted")
+    if pose.lift[0] > 0.05:
+        out.append("both feet off the ground")
+    if pose.lean[0] > 45:
+        out.append("the upper body folded forward")
+    elif pose.lean[0] > 14:
+        out.append("leaning forward")
+    elif pose.lean[0] < -7:
+        out.append("leaning back")
+    if max(pose.elbow[0][0], pose.elbow[1][0]) > 60:
+        out.append("elbows bent")
+    for prop in pose.props:
+        if prop.shown is not None and prop.shown[0] < 0.5:
+            continue
+        if prop.kind == "ball":
+            low = prop.hand is None and prop.a[0, 1] < 0.2
+            out.append("a ball in the hands" if prop.hand is not None else "a ball on the ground" if low else "a ball in the air")
+        elif prop.kind == "box":
+            out.append("a box in the hands" if prop.hand is not None else "a box on the floor")
+        elif prop.kind == "chair":
+            out.append("seated on a chair" if pose.thigh[0][0] > 70 else "a chair behind")
+            return out
+        else:
+            out.append(f"a {prop.kind} in the hand" if prop.kind == "cup" else "a bat in the hands")
+    return out
+
+
+def caption(action: str, pose: Pose, look: Look, rng: np.random.Generator) -> str:
+    """One caption: who, mostly the action in one wording or another, then some of what can be seen."""
+    shot = ("a photo of ", "a picture of ", "")[rng.integers(3)]
+    who = ("a person", "someone", f"a person in a {look.shirt} shirt", f"a person in {look.trousers} trousers")[rng.integers(4)]
+    draw_ = rng.uniform()
+    words = OTHER_WORDS[action]
+    doing = action if draw_ < 0.5 else words[rng.integers(len(words))] if draw_ < 0.85 else ""
+    seen = statements(pose)
+    rng.shuffle(seen)
+    parts = seen[: int(rng.integers(0 if doing else 1, 4))]
+    if rng.uniform() < 0.35:
+        parts.append(PLACES[look.scene])
+    deed = f" {doing}" if doing else ""
+    seen_here = (", " if doing else " with ") + ", ".join(parts) if parts else ""
+    return f"{shot}{who}{deed}{seen_here}"
+
+
+def draw_stills(count: int, seed: int, size: int = 48) -> Stills:
+    """Photograph `count` people, actions in turn, each at a random moment, in good light on a plain scene."""
+    rng = np.random.default_rng([seed, 7])
+    images = np.empty((count, size, size, 3), np.uint8)
+    captions: list[str] = []
+    labels = np.arange(count) % len(ACTIONS)
+    for index, label in enumerate(labels):
+        action = ACTIONS[label]
+        moment = np.array([rng.uniform(0, 2.4)], np.float32)
+        pose = MOTIONS[action](moment, Style.draw(rng))
+        look = Look.draw(rng, choose_scene(action, rng))
+        camera = Camera.still(1, size, zoom=rng.uniform(1.05, 1.3), x=rng.uniform(-0.15, 0.15), y=rng.uniform(0.85, 1.0))
+        picture = draw(pose, look, camera, (size, size))[0]
+        images[index] = (picture * 255 + 0.5).astype(np.uint8)
+        captions.append(caption(action, pose, look, rng))
+    return Stills(images, captions, labels)
