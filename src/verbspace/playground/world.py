@@ -1,0 +1,183 @@
+"""The generated world: real H.264 files of people who do things, filmed badly.
+
+Stills come from a clean domain (stills.py). The videos come from this one: a shaking, zooming camera, clutter, occlusion,
+low and tinted light, blur, sensor noise, several frame rates, strong compression. Splits:
+
+    train/        unlabelled, flat, numbered names; only the actions of TRAINED; truth/train.csv holds what they are,
+                  for the supervised oracle alone
+    probe/        labelled, all actions: the training half of linear probe and k-NN
+    validation/   labelled, all actions: for choosing settings
+    test/         labelled, all actions: for the reported figures
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from multiprocessing import get_context
+from pathlib import Path
+
+import av
+import numpy as np
+
+from verbspace.playground.actions import ACTIONS, MOTIONS, TRAINED, Style
+from verbspace.playground.figure import Array
+from verbspace.playground.render import Camera, Look, draw
+from verbspace.playground.stills import choose_scene
+
+HEIGHT, WIDTH = 64, 80
+SPLITS = ("train", "probe", "validation", "test")
+FORMAT = 1  # of the files on disk; a world of another format is made anew
+
+
+@dataclass(frozen=True)
+class WorldSettings:
+    """How many clips of each split (over all actions), from which seed, and whether train is long-tailed (8 to 1)."""
+
+    seed: int = 0
+    train: int = 640
+    probe: int = 400
+    validation: int = 400
+    test: int = 800
+    long_tail: bool = False
+    severity: float = 1.0
+
+
+def split_actions(settings: WorldSettings, split: str) -> list[str]:
+    """The action of every clip of a split, in file order."""
+    count = int(getattr(settings, split))
+    if split != "train":
+        return [ACTIONS[i % len(ACTIONS)] for i in range(count)]
+    rng = np.random.default_rng([settings.seed, 11])
+    names = list(TRAINED)
+    if not settings.long_tail:
+        return [names[i % len(names)] for i in rng.permutation(count)]
+    rng.shuffle(names)  # which actions are rare is a matter of chance
+    weight = 8.0 ** -np.linspace(0, 1, len(names))
+    share = np.floor(weight / weight.sum() * count).astype(int)
+    share[: count - share.sum()] += 1
+    return [names[i] for i in rng.permutation(np.repeat(np.arange(len(names)), share))]
+
+
+def _smooth(rng: np.random.Generator, times: Array, knots_per_second: float, channels: int) -> Array:
+    """Smooth random curves of unit size through time, (F, channels)."""
+    knots = np.arange(0, times[-1] + 2 / knots_per_second, 1 / knots_per_second)
+    values = rng.normal(size=(len(knots), channels))
+    return np.stack([np.interp(times, knots, values[:, c]) for c in range(channels)], -1).astype(np.float32)
+
+
+def _soften(image: Array, amount: float) -> Array:
+    """Blur by repeated three-tap filters along both axes."""
+    for _ in range(int(np.ceil(amount))):
+        k = np.float32(min(amount, 1.0) * 0.28)
+        for axis in (1, 2):
+            image = (1 - 2 * k) * image + k * (np.roll(image, 1, axis) + np.roll(image, -1, axis))
+        amount -= 1
+    return image
+
+
+def film(action: str, rng: np.random.Generator, severity: float = 1.0) -> tuple[np.ndarray, int]:
+    """Film one clip. Returns uint8 frames (F, 64, 80, 3) and their rate in frames per second."""
+    rate = int(rng.choice([8, 10, 12, 15]))
+    times = np.arange(int(rng.uniform(2.0, 3.2) * rate), dtype=np.float32) / rate
+    hard = severity * rng.beta(1.6, 1.6) * 2  # some clips are easy, some are hard
+    pose = MOTIONS[action](times, Style.draw(rng))
+    look = Look.draw(rng, choose_scene(action, rng))
+    shake = _smooth(rng, times, 3.0, 3) * 0.035 * hard
+    drift = _smooth(rng, times, 0.5, 3) * 0.07 * hard
+    centre = np.array([rng.uniform(-0.3, 0.3), rng.uniform(0.8, 1.1)], np.float32) + shake[:, :2] + drift[:, :2]
+    zoom = np.clip(rng.uniform(0.85, 1.3) * (1 + drift[:, 2]), 0.7, 1.5)
+    roll = (rng.uniform(-0.09, 0.09) * hard + shake[:, 2] * 0.8).astype(np.float32)
+    camera = Camera(centre.astype(np.float32), (zoom * HEIGHT / 2.5).astype(np.float32), roll)
+    clutter = []
+    for _ in range(rng.poisson(3.0 * hard)):
+        x, y = rng.uniform(-1.6, 1.6), rng.uniform(0, 2.1)
+        to = rng.normal(scale=0.25, size=2)
+        shape = np.array([x, y, x + to[0], y + to[1], rng.uniform(0.03, 0.16)], np.float32)
+        clutter.append((shape, rng.uniform(0.1, 0.95, 3).astype(np.float32)))
+    image = draw(pose, look, camera, (HEIGHT, WIDTH), clutter)
+    if rng.uniform() < 0.35 * hard:  # someone or something passes in front of the lens
+        start, speed, half = rng.uniform(-20, WIDTH + 20), rng.normal(scale=14), rng.uniform(2, 6)
+        x = np.arange(WIDTH, dtype=np.float32)
+        inside = np.clip(half - np.abs(x[None] - (start + speed * times)[:, None]) + 0.5, 0, 1)
+        image += inside[:, None, :, None] * (rng.uniform(0.05, 0.6, 3).astype(np.float32) - image)
+    image = _soften(image, rng.uniform(0, 1.6) * hard)
+    gain = np.clip(1 - rng.uniform(0, 0.42) * hard, 0.2, 1.0)
+    tint = 1 + rng.normal(scale=0.07 * hard, size=3)
+    image = (image ** np.float32(1 + rng.uniform(-0.15, 0.35) * hard)) * (gain * tint).astype(np.float32)
+    image = image + rng.normal(scale=rng.uniform(0.0, 0.075) * hard, size=image.shape).astype(np.float32)
+    return (np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8), rate
+
+
+def write_clip(path: Path, frames: np.ndarray, rate: int, crf: int) -> None:
+    """Encode uint8 frames (F, H, W, 3) as H.264 in MP4, under a temporary name first."""
+    part = path.with_suffix(".part")
+    with av.open(str(part), "w", format="mp4") as container:
+        options = {"crf": str(crf), "preset": "veryfast", "threads": "1"}
+        stream = container.add_stream("libx264", rate=Fraction(rate), options=options)
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+    os.replace(part, path)
+
+
+def _shoot(job: tuple[str, str, tuple[int, int, int], float]) -> None:
+    path, action, seed, severity = job
+    rng = np.random.default_rng(seed)
+    frames, rate = film(action, rng, severity)
+    write_clip(Path(path), frames, rate, int(rng.integers(22, 33)))
+
+
+def make_world(
+    folder: Path,
+    settings: WorldSettings,
+    splits: tuple[str, ...] = SPLITS,
+    on_clip: Callable[[int, int], None] | None = None,
+    workers: int | None = None,
+) -> Path:
+    """Film the splits into `folder` and return it; a split that is there already, from the same settings, is kept.
+
+    `on_clip(done, total)` is called after every clip. A split appears under its own name only when it is complete.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    stamp = {"format": FORMAT, **asdict(settings)}
+    note = folder / "world.json"
+    if note.exists() and json.loads(note.read_text()) != stamp:
+        raise ValueError(f"{note} describes a world of other settings; remove the folder {folder} or choose another")
+    note.write_text(json.dumps(stamp, indent=2) + "\n")
+    jobs: dict[str, list[tuple[str, str, tuple[int, int, int], float]]] = {}
+    for split in splits:
+        if (folder / split).exists():
+            continue
+        shutil.rmtree(folder / f"{split}.part", ignore_errors=True)
+        actions = split_actions(settings, split)
+        paths = [Path(f"{i:05d}.mp4") if split == "train" else Path(a, f"{i:05d}.mp4") for i, a in enumerate(actions)]
+        for path in {folder / f"{split}.part" / path.parent for path in paths}:
+            path.mkdir(parents=True)
+        if split == "train":
+            (folder / "truth").mkdir(exist_ok=True)
+            rows = "".join(f"{path},{action}\n" for path, action in zip(paths, actions, strict=True))
+            (folder / "truth" / "train.csv").write_text(rows)
+        jobs[split] = [
+            (str(folder / f"{split}.part" / path), action, (settings.seed, SPLITS.index(split), i), settings.severity)
+            for i, (path, action) in enumerate(zip(paths, actions, strict=True))
+        ]
+    total, done = sum(len(job) for job in jobs.values()), 0
+    if not total:
+        return folder
+    count = workers if workers is not None else min(os.cpu_count() or 1, 8)
+    with ProcessPoolExecutor(count, mp_context=get_context("spawn")) as pool:
+        for split, work in jobs.items():
+            for _ in pool.map(_shoot, work, chunksize=8):
+                done += 1
+                if on_clip:
+                    on_clip(done, total)
+            os.replace(folder / f"{split}.part", folder / split)
+    return folder
