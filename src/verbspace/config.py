@@ -1,0 +1,127 @@
+"""Typed settings. An unknown key is an error, and every default stands beside its unit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+Positive = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Settings(BaseModel):
+    """A frozen group of settings that accepts no unknown key."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ViewSettings(Settings):
+    """The views cut from one decode of a video. Sizes in pixels, windows as shares of the clip's duration."""
+
+    global_views: Annotated[int, Field(ge=1)] = 2
+    global_frames: Annotated[int, Field(ge=1)] = 8
+    global_size: int | None = None  # None: the encoder's own image size
+    global_window: tuple[Share, Share] = (0.6, 1.0)
+    global_scale: tuple[Share, Share] = (0.4, 1.0)
+    local_views: Annotated[int, Field(ge=0)] = 8
+    local_frames: Annotated[int, Field(ge=1)] = 8
+    local_size: int | None = None  # None: 3/7 of the global size, rounded to whole patches (96 for 224)
+    local_window: tuple[Share, Share] = (0.15, 0.5)
+    local_scale: tuple[Share, Share] = (0.15, 0.5)
+    flip: Share = 0.5  # never applied to a directional concept set
+    brightness: Annotated[float, Field(ge=0)] = 0.4
+    contrast: Annotated[float, Field(ge=0)] = 0.4
+    saturation: Annotated[float, Field(ge=0)] = 0.2
+    grey: Share = 0.2
+    blur: Share = 0.2
+
+    @model_validator(mode="after")
+    def _crosses(self) -> ViewSettings:
+        if self.global_views + self.local_views < 2:
+            raise ValueError("there must be at least two views, for each teaches another")
+        return self
+
+
+class LossSettings(Settings):
+    """Weights of the losses, temperatures on cosines, and what keeps the space from collapsing."""
+
+    category: Annotated[float, Field(ge=0)] = 1.0
+    description: Annotated[float, Field(ge=0)] = 0.5
+    alignment: Annotated[float, Field(ge=0)] = 0.5
+    category_prior: Annotated[float, Field(ge=0)] = 1.0
+    description_prior: Annotated[float, Field(ge=0)] = 0.5
+    student_temperature: Positive = 0.07
+    teacher_temperature: Positive = 0.03
+    centring: bool = False
+    centre_momentum: Share = 0.9
+    prior_momentum: Share = 0.9
+    prior_slack: Annotated[float, Field(ge=0)] = 0.0  # nats
+    class_shares: dict[str, Positive] | None = None  # a known class distribution in place of the uniform prior
+
+
+class TrainSettings(Settings):
+    """The training loop. Rates are per step at the given batch size; nothing is rescaled behind your back."""
+
+    steps: Annotated[int, Field(ge=1)] | None = None  # None: from epochs
+    epochs: Positive = 20
+    batch_size: Annotated[int, Field(ge=1)] = 32  # clips
+    learning_rate: Positive = 6e-4
+    temporal_rate: Positive = 3.0  # multiplies the learning rate of temporal attention
+    warmup: Share = 0.1  # share of all steps
+    weight_decay: tuple[float, float] = (0.04, 0.1)
+    teacher_momentum: tuple[Share, Share] = (0.99, 1.0)
+    clip_gradient: Positive = 3.0
+    train: Literal["full", "temporal"] = "full"
+    dtype: Literal["bf16", "fp32"] = "bf16"
+    device: str | None = None  # None: CUDA where there is one, else the CPU
+    gradient_checkpointing: bool = False
+    seed: int = 0
+    workers: Annotated[int, Field(ge=0)] = 0
+    cache_mb: Annotated[int, Field(ge=0)] = 0  # decoded frames kept in memory
+    log_every: Annotated[int, Field(ge=1)] = 10  # steps
+    save_every: Annotated[int, Field(ge=1)] = 200  # steps
+    keep_states: Annotated[int, Field(ge=1)] = 1
+
+
+class AdaptSettings(Settings):
+    """Everything that `verbspace adapt` can be told, but the encoder, the videos and the concepts."""
+
+    views: ViewSettings = ViewSettings()
+    losses: LossSettings = LossSettings()
+    training: TrainSettings = TrainSettings()
+    export_share: Share = 0.5  # share of the adapted weights in the exported encoder; the rest is CLIP's
+
+
+def load_settings(path: str | Path) -> AdaptSettings:
+    """Read settings from a YAML or TOML file. Raises ValueError that names the file and the field."""
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: there is no such settings file")
+    try:
+        if path.suffix == ".toml":
+            import tomllib
+
+            content: Any = tomllib.loads(path.read_text())
+        else:
+            content = yaml.safe_load(path.read_text()) or {}
+    except (yaml.YAMLError, ValueError) as error:
+        raise ValueError(f"{path}: not readable as {path.suffix.lstrip('.') or 'YAML'}: {error}") from None
+    return parse_settings(content, str(path))
+
+
+def parse_settings(content: Any, source: str = "settings") -> AdaptSettings:
+    """A nested mapping to settings. Raises ValueError that names the source and the first wrong field."""
+    try:
+        return AdaptSettings.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"]) or "the whole"
+        raise ValueError(f"{source}: {field}: {first['msg']} (given: {first['input']!r})") from None
+
+
+def dump_settings(settings: AdaptSettings) -> str:
+    """Settings as YAML, for the run's `config.yaml`."""
+    return str(yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False))

@@ -1,0 +1,1 @@
+"""The method: losses, the distiller, schedules and the training loop."""

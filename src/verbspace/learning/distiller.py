@@ -1,0 +1,147 @@
+"""Student, teacher and concept spaces: views in, named losses out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from verbspace.concepts.space import ConceptSpace
+from verbspace.learning import losses
+from verbspace.model.encoder import VideoEncoder
+
+
+@dataclass(frozen=True)
+class Weights:
+    """How much each loss counts. Zero leaves it out of the graph altogether."""
+
+    category: float = 1.0
+    description: float = 0.5
+    alignment: float = 0.5
+    category_prior: float = 1.0
+    description_prior: float = 0.5
+
+
+@dataclass
+class Memory:
+    """What carries over from step to step, each (K,) or (M,). The trainer replaces these; the distiller only reads them."""
+
+    category_centre: Tensor
+    description_centre: Tensor
+    category_mean: Tensor
+    description_mean: Tensor
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One step's losses by name (unweighted), their weighted sum, statistics to log, and what the memory needs."""
+
+    total: Tensor
+    losses: dict[str, Tensor]
+    stats: dict[str, Tensor]
+    seen: Memory
+
+
+class Distiller(nn.Module):
+    """Concept distillation in category and description space, concept alignment, and a prior against collapse.
+
+    student, teacher: video encoders of one architecture. space: the frozen concept space. Temperatures divide cosines:
+    `student_temperature` and `teacher_temperature`. centring: subtract the teacher's running mean similarity (DINO) before
+    its softmax. prior: expected distribution over actions (K,), uniform where None. slack: see `losses.prior`.
+    """
+
+    def __init__(
+        self,
+        student: VideoEncoder,
+        teacher: VideoEncoder,
+        space: ConceptSpace,
+        *,
+        weights: Weights,
+        student_temperature: float = 0.07,
+        teacher_temperature: float = 0.03,
+        centring: bool = False,
+        prior: Tensor | None = None,
+        prior_momentum: float = 0.9,
+        slack: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.student, self.teacher, self.space = student, teacher, space
+        self.weights = weights
+        self.student_temperature, self.teacher_temperature = student_temperature, teacher_temperature
+        self.centring, self.prior_momentum, self.slack = centring, prior_momentum, slack
+        actions, descriptions = len(space.categories), len(space.descriptions)
+        expected = torch.full((actions,), 1 / actions) if prior is None else prior / prior.sum()
+        if expected.shape != (actions,):
+            raise ValueError(f"the prior has {tuple(expected.shape)} entries for {actions} actions; give one share per action")
+        self.register_buffer("category_prior", expected, persistent=False)
+        owned = space.ownership.float()  # an action's share is split evenly over the descriptions that it owns
+        share = (owned / owned.sum(0).clamp_min(1)) @ expected.to(owned)
+        self.register_buffer("description_prior", share / share.sum() if descriptions else share, persistent=False)
+        for part in (self.teacher, self.space):
+            part.requires_grad_(False)
+
+    def fresh_memory(self) -> Memory:
+        """The memory before the first step: centres at zero, running means at the prior."""
+        c, d = self.category_prior, self.description_prior
+        return Memory(torch.zeros_like(c), torch.zeros_like(d), c.clone(), d.clone())
+
+    def embed(self, encoder: VideoEncoder, video: Tensor, times: Tensor) -> Tensor:
+        """(B, V, T, 3, S, S) uint8 views with times (B, V, T) -> (V, B, D) embeddings; one forward for all views."""
+        clips, views = video.shape[:2]
+        z = encoder(encoder.normalise(video.flatten(0, 1)), times.flatten(0, 1))
+        return z.float().unflatten(0, (clips, views)).transpose(0, 1)
+
+    def forward(self, views: Mapping[str, Tensor], memory: Memory) -> Outcome:
+        """One step's losses.
+
+        views: `global` (B, G, T, 3, S, S) uint8 and `global_times` (B, G, T) seconds, and likewise `local` where there are
+        local views. Changes no state.
+        """
+        with torch.no_grad():
+            z_teacher = self.embed(self.teacher, views["global"], views["global_times"])
+        z_student = self.embed(self.student, views["global"], views["global_times"])
+        if "local" in views and views["local"].shape[1]:
+            z_student = torch.cat([z_student, self.embed(self.student, views["local"], views["local_times"])])
+
+        w, space = self.weights, self.space
+        named: dict[str, Tensor] = {}
+        stats: dict[str, Tensor] = {}
+        seen = Memory(memory.category_centre, memory.description_centre, memory.category_mean, memory.description_mean)
+        scale = {"category": w.category, "description": w.description, "alignment": w.alignment,
+                 "category_prior": w.category_prior, "description_prior": w.description_prior}  # fmt: skip
+
+        teacher: dict[str, Tensor] = {}
+        student: dict[str, Tensor] = {}
+        for name, matrix in (("category", space.categories), ("description", space.descriptions)):
+            if not len(matrix):
+                continue
+            s_teacher, s_student = z_teacher @ matrix.T, z_student @ matrix.T
+            centre = getattr(memory, f"{name}_centre") if self.centring else None
+            teacher[name] = losses.teacher_probs(s_teacher, self.teacher_temperature, centre)
+            student[name] = F.log_softmax(s_student / self.student_temperature, -1)
+            mean = student[name].exp().mean((0, 1))
+            if scale[name]:
+                named[name] = losses.distillation(teacher[name], s_student, self.student_temperature)
+            if scale[f"{name}_prior"]:
+                running, expected = getattr(memory, f"{name}_mean"), getattr(self, f"{name}_prior")
+                named[f"{name}_prior"] = losses.prior(mean, running, self.prior_momentum, expected, self.slack)
+            setattr(seen, f"{name}_centre", s_teacher.mean((0, 1)))
+            setattr(seen, f"{name}_mean", mean.detach())
+            stats[f"{name}_entropy"] = losses.entropy(teacher[name]).mean()
+            stats[f"{name}_mean_entropy"] = losses.entropy(teacher[name].mean((0, 1)))
+            stats[f"{name}_agreement"] = (
+                (teacher[name][0].argmax(-1) == student[name][-1].argmax(-1)).float().mean()
+            )
+        if scale["alignment"] and "description" in teacher:
+            pooled_student = space.pool(student["description"].exp()).clamp_min(1e-8).log()
+            pooled_teacher = space.pool(teacher["description"])
+            named["alignment"] = losses.alignment(
+                teacher["category"], pooled_teacher, student["category"], pooled_student
+            )
+        if not named:
+            raise ValueError("every loss has weight zero; give at least one of them a weight")
+        total = torch.stack([scale[name] * value for name, value in named.items()]).sum()
+        return Outcome(total, named, {key: value.detach() for key, value in stats.items()}, seen)

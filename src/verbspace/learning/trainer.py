@@ -1,0 +1,194 @@
+"""The training loop, on one page: what a step does, and everything that changes state between steps."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from verbspace.learning.distiller import Distiller, Memory, Outcome
+from verbspace.learning.losses import moved
+from verbspace.learning.schedules import cosine, warmed_cosine
+from verbspace.learning.state import find_states, load_state, save_state
+
+
+class Interrupted(KeyboardInterrupt):
+    """The run was stopped by a signal, after saving its state."""
+
+
+class Collapsed(RuntimeError):
+    """The concept distribution fell on to a few concepts, or a loss stopped being finite."""
+
+
+def parameter_groups(student: nn.Module, temporal: set[int], rate: float, temporal_rate: float) -> list[dict[str, Any]]:
+    """AdamW's groups: temporal and spatial parameters, with weight decay on matrices only. `peak` holds a group's rate."""
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for parameter in student.parameters():
+        if parameter.requires_grad:
+            groups.setdefault((id(parameter) in temporal, parameter.ndim > 1), []).append(parameter)
+    return [
+        {"params": members, "peak": rate * (temporal_rate if is_temporal else 1.0), "decays": decays, "weight_decay": 0.0}
+        for (is_temporal, decays), members in groups.items()
+    ]
+
+
+@torch.no_grad()
+def follow(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
+    """Exponential moving average: teacher = momentum · teacher + (1 - momentum) · student, over what is trained."""
+    pairs = [(t, s) for t, s in zip(teacher.parameters(), student.parameters(), strict=True) if s.requires_grad]
+    torch._foreach_lerp_([t for t, _ in pairs], [s for _, s in pairs], 1 - momentum)
+
+
+@contextlib.contextmanager
+def signals_noted() -> Iterator[list[int]]:
+    """SIGINT and SIGTERM append to a list instead of striking in mid-step (in the main thread; elsewhere, nothing)."""
+    caught: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield caught
+        return
+    before = {s: signal.signal(s, lambda number, _: caught.append(number)) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield caught
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def train(
+    distiller: Distiller,
+    batches: Callable[[int], Iterable[dict[str, Tensor]]],
+    optimizer: torch.optim.Optimizer,
+    *,
+    steps: int,
+    out: Path,
+    warmup: int,
+    weight_decay: tuple[float, float],
+    teacher_momentum: tuple[float, float],
+    centre_momentum: float = 0.9,
+    clip_gradient: float = 3.0,
+    autocast: torch.dtype | None = None,
+    log_every: int = 10,
+    save_every: int = 200,
+    keep_states: int = 1,
+    facts: dict[str, Any] | None = None,
+    on_step: Callable[[int, dict[str, float]], None] | None = None,
+    stop_after: int | None = None,
+) -> Memory:
+    """Train `distiller.student` until `steps`, from the newest state under `out/state` if there is one.
+
+    batches(start) yields the batches of views from step `start` on, forever; they must depend on the step alone, so that a
+    resumed run repeats an unbroken one bit for bit on the CPU. Each step: forward, backward, clip, AdamW, then the teacher
+    follows, then centre and running means move. `out/metrics.jsonl` gets a line every `log_every` steps. Raises
+    Interrupted after a signal (state saved) and Collapsed when the concepts collapse or a loss is not finite (the last good
+    state is kept). `stop_after` ends the call early, state saved, without touching the schedules.
+    """
+    student, teacher = distiller.student, distiller.teacher
+    device = distiller.category_prior.device
+    memory, first = distiller.fresh_memory(), 0
+    facts = {**(facts or {}), "steps": steps}
+    if states := find_states(out / "state"):
+        memory, saved = load_state(states[-1], student=student, teacher=teacher, optimizer=optimizer, memory=memory)
+        first = int(saved["step"])
+        if saved["steps"] != steps:
+            raise ValueError(f"{states[-1]}: steps: the run was planned for {saved['steps']} steps, not {steps}; use the same number")
+    log = MetricsLog(out / "metrics.jsonl", first)
+    trained = [p for p in student.parameters() if p.requires_grad]
+    distiller.train()
+    teacher.eval()
+
+    def save(step: int) -> None:
+        save_state(out / "state", step=step, student=student, teacher=teacher, optimizer=optimizer, memory=memory,
+                   facts=facts, keep=keep_states)  # fmt: skip
+
+    last = min(steps, stop_after if stop_after is not None else steps)
+    if first >= last:
+        return memory
+    with signals_noted() as caught:
+        for step, views in zip(range(first, last), batches(first)):
+            began = time.perf_counter()
+            for group in optimizer.param_groups:
+                group["lr"] = warmed_cosine(step, steps, warmup, group["peak"])
+                group["weight_decay"] = cosine(step, steps, *weight_decay) if group["decays"] else 0.0
+            views = {key: value.to(device, non_blocking=True) for key, value in views.items()}
+            with torch.autocast(device.type, autocast, enabled=autocast is not None):
+                outcome = distiller(views, memory)
+            optimizer.zero_grad(set_to_none=True)
+            outcome.total.backward()
+            norm = nn.utils.clip_grad_norm_(trained, clip_gradient)
+            if not math.isfinite(float(norm)) or not math.isfinite(float(outcome.total)):
+                raise Collapsed(f"step {step}: the loss or its gradient is not finite; lower training.learning_rate, or set training.dtype to fp32")
+            optimizer.step()
+            follow(teacher, student, cosine(step, steps, *teacher_momentum))
+            memory = advance(memory, outcome, centre_momentum, distiller.prior_momentum)
+
+            done = step + 1
+            if done % log_every == 0 or done == steps or step == first:
+                values = log.write(done, outcome, optimizer, float(norm), time.perf_counter() - began)
+                watch(memory, step, warmup, distiller)
+                if on_step:
+                    on_step(done, values)
+            elif on_step:
+                on_step(done, {})
+            if done % save_every == 0 or done == last or caught:
+                save(done)
+            if caught:
+                raise Interrupted(f"stopped after step {done} of {steps}; run the same command again to go on")
+    return memory
+
+
+def advance(memory: Memory, outcome: Outcome, centre_momentum: float, prior_momentum: float) -> Memory:
+    """Centres and running means after a step."""
+    seen = outcome.seen
+    return Memory(
+        category_centre=moved(memory.category_centre, seen.category_centre, centre_momentum),
+        description_centre=moved(memory.description_centre, seen.description_centre, centre_momentum),
+        category_mean=moved(memory.category_mean, seen.category_mean, prior_momentum),
+        description_mean=moved(memory.description_mean, seen.description_mean, prior_momentum),
+    )
+
+
+def watch(memory: Memory, step: int, warmup: int, distiller: Distiller) -> None:
+    """Stop a run whose mean concept distribution has fallen on to a tenth of the concepts that the prior expects."""
+
+    def effective(p: Tensor) -> float:
+        return float(torch.exp(-torch.xlogy(p, p).sum()))
+
+    used, expected = effective(memory.category_mean), effective(distiller.category_prior)
+    if step >= warmup and expected >= 4 and used < max(1.5, 0.1 * expected):
+        raise Collapsed(
+            f"step {step}: the concepts have collapsed: {used:.1f} of {expected:.1f} are in use; "
+            "raise losses.category_prior, or set losses.centring to true"
+        )
+
+
+class MetricsLog:
+    """`metrics.jsonl`: one JSON object a line. Lines past the step that a run resumes from are dropped first."""
+
+    def __init__(self, path: Path, first: int) -> None:
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lines = path.read_text().splitlines() if path.exists() else []
+        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= first] if first else []
+        part = path.with_suffix(".part")
+        part.write_text("".join(line + "\n" for line in kept))
+        os.replace(part, path)
+
+    def write(self, step: int, outcome: Outcome, optimizer: torch.optim.Optimizer, norm: float, seconds: float) -> dict[str, float]:
+        """Append a step's figures and return them."""
+        values = {"loss": float(outcome.total.detach())}
+        values |= {f"loss/{name}": float(value.detach()) for name, value in outcome.losses.items()}
+        values |= {name: float(value) for name, value in outcome.stats.items()}
+        values |= {"gradient_norm": norm, "learning_rate": optimizer.param_groups[0]["lr"], "seconds": seconds}
+        with self.path.open("a") as file:
+            file.write(json.dumps({"step": step, **{key: round(value, 6) for key, value in values.items()}}) + "\n")
+        return values
