@@ -1,0 +1,1 @@
+"""Files to tensors: decoding, sampling plans, views, manifests and data sets."""

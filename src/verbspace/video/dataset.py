@@ -1,0 +1,333 @@
+"""Records to views for training and to clips for evaluation. Bad files are set aside and named; they never
+end a run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, get_worker_info
+
+from verbspace.video.decode import DecodeError, Timeline, read_video
+from verbspace.video.manifest import Record
+from verbspace.video.sampling import ViewPlan, plan_eval, plan_views
+from verbspace.video.views import augment, eval_view
+
+_SUBSTITUTES = 100  # readable videos are looked for among so many others when one cannot be read
+
+
+@dataclass(frozen=True)
+class BadVideo:
+    """A video that could not be read: its place in the records, its path, and why."""
+
+    index: int
+    path: Path
+    reason: str
+
+
+class NoReadableVideo(RuntimeError):
+    """Not one of the videos tried can be read."""
+
+
+class BadFiles:
+    """The bad files of a data set of `total` videos, by path, with the reason."""
+
+    def __init__(self, total: int) -> None:
+        self.total = total
+        self.reasons: dict[Path, str] = {}
+
+    def add(self, bad: Iterable[BadVideo]) -> list[BadVideo]:
+        """Note bad videos. Returns those that are new."""
+        new = [video for video in bad if video.path not in self.reasons]
+        self.reasons.update((video.path, video.reason) for video in new)
+        return new
+
+    @property
+    def share(self) -> float:
+        """Bad files among all, 0 to 1."""
+        return len(self.reasons) / self.total if self.total else 0.0
+
+    def __len__(self) -> int:
+        return len(self.reasons)
+
+    def summary(self) -> str:
+        """One line with the count, then one for each file."""
+        head = f"{len(self)} of {self.total} videos could not be read and were left out ({self.share:.1%})"
+        return "\n".join([head, *(f"  {reason}" for _, reason in sorted(self.reasons.items()))])
+
+
+class FrameCache:
+    """Decoded frames of whole videos in memory, up to a number of bytes; what came first stays."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.used = 0
+        self.videos: dict[int, tuple[Timeline, Tensor]] = {}
+
+    def fits(self, timeline: Timeline) -> bool:
+        """Whether a whole video still fits. Each loading worker has its own cache, with its share of the
+        bytes.
+        """
+        info = get_worker_info()
+        room = self.limit // (info.num_workers if info else 1) - self.used
+        return len(timeline.times) * timeline.frame_bytes <= room
+
+    def keep(self, index: int, timeline: Timeline, frames: Tensor) -> None:
+        """Keep a video's frames (F, 3, H, W)."""
+        self.videos[index] = (timeline, frames)
+        self.used += frames.nbytes
+
+
+class ViewDataset(Dataset[dict[str, Any]]):
+    """Augmented views of unlabelled videos, all views of a video from one decode.
+
+    Indexed by (epoch, i), or i for epoch 0; an item is a pure function of (seed, epoch, i) and the files. It
+    holds `global` uint8 (G, T, 3, S, S), `global_times` (G, T) float32 seconds, the same as `local` and
+    `local_times` where there are local views, and `index`. Labels are not kept: nothing downstream could use
+    them by mistake.
+
+    A video that cannot be read is replaced by another, drawn from (seed, epoch, i), so that batches stay
+    full; it is named in the item's `bad`. When no substitute can be read either, NoReadableVideo is raised.
+
+    Windows are shares of the clip's duration, scales shares of the frame's area; see `plan_views` and
+    `augment`. largest: frames with a longer short side, in pixels, are shrunk to it while decoding.
+    cache_bytes: memory for decoded videos, which later epochs then do not decode again; items are the same
+    with and without.
+    """
+
+    def __init__(
+        self,
+        records: Sequence[Record],
+        *,
+        seed: int = 0,
+        global_views: int = 2,
+        global_frames: int = 8,
+        global_size: int = 224,
+        global_window: tuple[float, float] = (0.6, 1.0),
+        global_scale: tuple[float, float] = (0.4, 1.0),
+        local_views: int = 8,
+        local_frames: int = 8,
+        local_size: int = 96,
+        local_window: tuple[float, float] = (0.15, 0.5),
+        local_scale: tuple[float, float] = (0.15, 0.5),
+        flip: float = 0.5,
+        brightness: float = 0.4,
+        contrast: float = 0.4,
+        saturation: float = 0.2,
+        grey: float = 0.2,
+        blur: float = 0.2,
+        longest: float | None = None,
+        largest: int | None = 360,
+        cache_bytes: int = 0,
+    ) -> None:
+        if not records:
+            raise ValueError("there are no videos to train on")
+        self.paths = [record.path for record in records]
+        self.seed = seed
+        self.plan = partial(
+            plan_views,
+            globals=global_views,
+            global_frames=global_frames,
+            global_size=global_size,
+            global_window=global_window,
+            locals=local_views,
+            local_frames=local_frames,
+            local_size=local_size,
+            local_window=local_window,
+            longest=longest,
+        )
+        self.scales = {"global": global_scale, "local": local_scale}
+        self.augment = partial(
+            augment,
+            flip=flip,
+            brightness=brightness,
+            contrast=contrast,
+            saturation=saturation,
+            grey=grey,
+            blur=blur,
+        )
+        self.largest = largest
+        self.cache = FrameCache(cache_bytes)
+        self.known_bad: dict[int, BadVideo] = {}
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
+        epoch, index = key if isinstance(key, tuple) else (0, key)
+        if not 0 <= index < len(self.paths):
+            raise IndexError(f"video {index} of {len(self.paths)}")
+        bad: list[BadVideo] = []
+        for candidate in self._candidates(epoch, index):
+            if candidate not in self.known_bad:
+                try:
+                    return {**self._views(epoch, index, candidate), "index": candidate, "bad": bad}
+                except DecodeError as error:
+                    self.known_bad[candidate] = BadVideo(candidate, self.paths[candidate], str(error))
+            bad.append(self.known_bad[candidate])
+        raise NoReadableVideo(f"none of the {len(bad)} videos tried can be read; the first: {bad[0].reason}")
+
+    def _candidates(self, epoch: int, index: int) -> Iterator[int]:
+        """The video asked for, then its substitutes."""
+        yield index
+        count = len(self.paths)
+        rng = np.random.default_rng([self.seed, epoch, index, 1])
+        for other in rng.choice(count, min(count, _SUBSTITUTES + 1), replace=False).tolist():
+            if other != index:
+                yield other
+
+    def _views(self, epoch: int, index: int, candidate: int) -> dict[str, Tensor]:
+        plans: list[ViewPlan] = []
+
+        def choose(timeline: Timeline) -> list[int]:
+            plans[:] = self.plan(timeline.times, np.random.default_rng([self.seed, epoch, index, 0]))
+            return [frame for plan in plans for frame in plan.frame_indices]
+
+        frames = self._frames(candidate, choose)
+        generator = torch.Generator().manual_seed(
+            int(np.random.default_rng([self.seed, epoch, index, 2]).integers(2**63))
+        )
+        item: dict[str, Tensor] = {}
+        at = 0
+        for kind, scale in self.scales.items():
+            views = [plan for plan in plans if plan.kind == kind]
+            if views:
+                length = len(views[0].frame_indices)
+                part = frames[at : at + len(views) * length]
+                part = part.view(len(views), length, *part.shape[1:])
+                at += len(views) * length
+                item[kind] = self.augment(part, views[0].size, generator, scale=scale)
+                item[f"{kind}_times"] = torch.tensor([plan.seconds for plan in views], dtype=torch.float32)
+        return item
+
+    def _frames(self, index: int, choose: Any) -> Tensor:
+        """The chosen frames of a video (n, 3, H, W), from the cache or from one decode."""
+        if index in self.cache.videos:
+            timeline, frames = self.cache.videos[index]
+            return frames[choose(timeline)]
+        wanted: list[int] = []
+
+        def choose_all(timeline: Timeline) -> Sequence[int]:
+            wanted[:] = choose(timeline)
+            whole = self.cache.fits(timeline)
+            return range(len(timeline.times)) if whole else wanted
+
+        timeline, frames = read_video(self.paths[index], choose_all, self.largest)
+        if not self.cache.fits(timeline):
+            return frames
+        self.cache.keep(index, timeline, frames)
+        return frames[wanted]
+
+
+class ClipDataset(Dataset[dict[str, Any] | BadVideo]):
+    """Deterministic clips for evaluation: `video` uint8 (clips, T, 3, S, S), `times` (clips, T) float32
+    seconds, `index`.
+
+    A video that cannot be read gives a BadVideo, which `collate` sets aside.
+    """
+
+    def __init__(
+        self, records: Sequence[Record], *, frames: int = 8, clips: int = 1, size: int = 224
+    ) -> None:
+        self.paths = [record.path for record in records]
+        self.frames, self.clips, self.size = frames, clips, size
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> dict[str, Any] | BadVideo:
+        if not 0 <= index < len(self.paths):
+            raise IndexError(f"video {index} of {len(self.paths)}")
+        plans: list[ViewPlan] = []
+
+        def choose(timeline: Timeline) -> list[int]:
+            plans[:] = plan_eval(timeline.times, self.frames, self.clips, self.size)
+            return [frame for plan in plans for frame in plan.frame_indices]
+
+        try:
+            frames = read_video(self.paths[index], choose)[1]
+        except DecodeError as error:
+            return BadVideo(index, self.paths[index], str(error))
+        video = eval_view(frames, self.size).view(self.clips, self.frames, 3, self.size, self.size)
+        times = torch.tensor([plan.seconds for plan in plans], dtype=torch.float32)
+        return {"video": video, "times": times, "index": index}
+
+
+def collate(items: Sequence[dict[str, Any] | BadVideo]) -> dict[str, Any]:
+    """Stack items into a batch: tensors with a first axis B, `index` (B,), and `bad`, the BadVideos met,
+    which are left out.
+
+    A batch of bad videos only has `bad` and an empty `index`.
+    """
+    good = [item for item in items if not isinstance(item, BadVideo)]
+    bad = [item for item in items if isinstance(item, BadVideo)]
+    batch: dict[str, Any] = {"index": torch.tensor([item["index"] for item in good], dtype=torch.long)}
+    for item in good:
+        bad.extend(item.get("bad", ()))
+    if good:
+        batch |= {
+            key: torch.stack([item[key] for item in good]) for key in good[0] if key not in ("index", "bad")
+        }
+    return {**batch, "bad": bad}
+
+
+class EpochBatches:
+    """Batches of (epoch, i) keys from step `start` on: a DataLoader's `batch_sampler`.
+
+    The keys are the epochs' shuffles, end to end, cut into batches of one size, so a batch is a pure function
+    of (seed, step), and every video comes equally often. Endless, or up to step `stop`.
+    """
+
+    def __init__(
+        self, count: int, batch_size: int, seed: int, start: int = 0, stop: int | None = None
+    ) -> None:
+        self.count, self.batch_size, self.seed, self.start, self.stop = count, batch_size, seed, start, stop
+
+    def steps(self, epochs: float) -> int:
+        """Steps that so many epochs take, rounded up."""
+        return -int(-epochs * self.count // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        step, at = self.start, self.start * self.batch_size
+        shuffled: tuple[int, list[int]] = (-1, [])
+        while self.stop is None or step < self.stop:
+            batch = []
+            for place in range(at, at + self.batch_size):
+                epoch, i = divmod(place, self.count)
+                if shuffled[0] != epoch:
+                    shuffled = (
+                        epoch,
+                        np.random.default_rng([self.seed, epoch]).permutation(self.count).tolist(),
+                    )
+                batch.append((epoch, shuffled[1][i]))
+            yield batch
+            step, at = step + 1, at + self.batch_size
+
+
+def load_views(
+    dataset: ViewDataset, *, batch_size: int, start: int = 0, workers: int = 0, bad: BadFiles | None = None
+) -> Iterator[dict[str, Tensor]]:
+    """Batches of views from step `start` on, forever: `global`, `global_times`, `local`, `local_times`,
+    `index`, tensors only.
+
+    Bad files met on the way are noted in `bad`.
+    """
+    loader: DataLoader[Any] = DataLoader(
+        dataset,
+        batch_sampler=EpochBatches(len(dataset), batch_size, dataset.seed, start),
+        num_workers=workers,
+        collate_fn=collate,
+        generator=torch.Generator(),  # or the loader would draw its base seed from the global one
+    )
+    for batch in loader:
+        found = batch.pop("bad")
+        if bad is not None:
+            bad.add(found)
+        yield batch

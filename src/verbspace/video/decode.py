@@ -1,0 +1,283 @@
+"""Video files to frames with times, from one sequential decode that never seeks (PyAV).
+
+The frames are those of FFmpeg's own sequential decode, in display order. Where the container can be trusted,
+times come from the packets, so that the decode may stop after the last frame that is needed. Elsewhere (AVI
+above all, whose MPEG-4 streams often pack two frames into one packet and number them wrongly) only the decode
+itself tells how many frames there are and when they show: then all of it is decoded, once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import torch
+from av.video.reformatter import VideoReformatter
+from torch import Tensor
+
+# One packet shows exactly one frame, at the packet's time, for these codecs in these containers.
+TRUSTED_FORMATS = {"mov", "mp4", "matroska", "webm"}
+TRUSTED_CODECS = {"h264", "hevc", "vp9", "libvpx-vp9", "av1", "libdav1d", "mpeg4", "mjpeg", "ffv1"}
+HELD_BYTES = (
+    256 << 20
+)  # packets or undisplayed frames kept in memory for a file; beyond it, a second pass reads them again
+
+
+class DecodeError(ValueError):
+    """A video file that cannot be decoded. The message names the file and the cause."""
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """When a video's frames show. times: float64 (F,) seconds, ascending, the first 0. frame_bytes: of one
+    RGB frame.
+    """
+
+    times: np.ndarray
+    frame_bytes: int
+
+
+class _Untrusted(Exception):
+    """The decode disagrees with the packets' times."""
+
+
+class _File:
+    """An open file and its video stream, decoded in one thread."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        # Tags in unknown encodings are no reason to refuse a file: we do not read them.
+        self.container = av.open(str(path), metadata_errors="ignore")
+        try:
+            streams = [
+                s for s in self.container.streams.video if not s.disposition & s.disposition.attached_pic
+            ]
+            if not streams:
+                kinds = sorted({stream.type for stream in self.container.streams}) or ["nothing"]
+                raise DecodeError(f"{path}: there is no video in this file, only {' and '.join(kinds)}")
+            self.stream = streams[0]
+            self.stream.codec_context.thread_count = 1  # data loading runs one worker per core
+        except BaseException:
+            self.container.close()
+            raise
+
+    def close(self) -> None:
+        self.container.close()
+
+    @property
+    def trusted(self) -> bool:
+        """Whether packets tell the frames' times."""
+        formats = set(self.container.format.name.split(","))
+        return bool(formats & TRUSTED_FORMATS) and self.stream.codec_context.codec.name in TRUSTED_CODECS
+
+    def frames(self, packets: Sequence[Any] | None = None) -> Iterator[Any]:
+        """Decoded frames in display order, from packets already read or from the file."""
+        for packet in self.container.demux(self.stream) if packets is None else packets:
+            yield from packet.decode()
+
+    def frame_bytes(self, size: int | None) -> int:
+        """Bytes of one RGB frame after shrinking."""
+        context = self.stream.codec_context
+        height, width = _shrunk(context.height, context.width, size)
+        return height * width * 3
+
+
+def read_video(
+    path: str | Path, choose: Callable[[Timeline], Sequence[int]], size: int | None = None
+) -> tuple[Timeline, Tensor]:
+    """Decode the frames that `choose` picks once it has seen the timeline: one open, one decode.
+
+    choose(timeline) -> n frame indices in any order, repeats allowed; it must be a pure function. size:
+    frames whose short side is longer, in pixels, are shrunk to it. Returns the timeline and uint8 RGB frames
+    (n, 3, H, W), in the order asked for. Raises DecodeError.
+    """
+    path = Path(path)
+    try:
+        try:
+            with closing(_open(path)) as file:
+                return (
+                    _read_by_packets(file, choose, size)
+                    if file.trusted
+                    else _read_by_decode(file, choose, size)
+                )
+        except _Untrusted:
+            with closing(_open(path)) as file:
+                return _read_by_decode(file, choose, size)
+    except av.FFmpegError as error:
+        reason = error.strerror or str(error)
+        raise DecodeError(f"{path}: not decodable as video: {reason}") from None
+
+
+def frame_times(path: str | Path) -> np.ndarray:
+    """Seconds (F,) float64 at which each frame shows, ascending, the first 0. Raises DecodeError."""
+    return read_video(path, lambda timeline: ())[0].times
+
+
+def decode_frames(path: str | Path, indices: Sequence[int] | None = None, size: int | None = None) -> Tensor:
+    """Decode frames by index into `frame_times`, or all: uint8 RGB (n, 3, H, W), in the order asked for.
+
+    size: frames whose short side is longer, in pixels, are shrunk to it. Raises DecodeError, and IndexError
+    for a frame that is not there.
+    """
+    return read_video(
+        path, lambda timeline: range(len(timeline.times)) if indices is None else indices, size
+    )[1]
+
+
+def _open(path: Path) -> _File:
+    if not path.exists():
+        raise DecodeError(f"{path}: there is no such file")
+    if not path.is_file():
+        raise DecodeError(f"{path}: not a file")
+    if path.stat().st_size == 0:
+        raise DecodeError(f"{path}: the file is empty")
+    return _File(path)
+
+
+def _read_by_packets(
+    file: _File, choose: Callable[[Timeline], Sequence[int]], size: int | None
+) -> tuple[Timeline, Tensor]:
+    """Times from the packets, then a decode as far as needed. Raises _Untrusted where the two disagree."""
+    packets: list[Any] | None = []
+    stamps: list[int] = []
+    held, sound = 0, True
+    for packet in file.container.demux(file.stream):
+        if packet.size:
+            if packet.is_corrupt:
+                raise DecodeError(f"{file.path}: cut short or damaged at frame {len(stamps)}")
+            sound &= packet.pts is not None and not packet.is_discard
+            stamps.append(packet.pts if packet.pts is not None else -1)
+        held += packet.size
+        if packets is not None:
+            packets.append(packet)
+            if held > HELD_BYTES:
+                packets = None
+    if not sound or not stamps or len(set(stamps)) != len(stamps):
+        raise _Untrusted
+    stamps.sort()
+    times = (np.asarray(stamps) - stamps[0]) * float(file.stream.time_base)
+    timeline = Timeline(times, file.frame_bytes(size))
+    wanted = _checked(file, choose(timeline), len(stamps))
+    if not len(wanted):
+        return timeline, torch.empty(0, 3, 0, 0, dtype=torch.uint8)
+    again = None if packets is not None else _File(file.path)
+    try:
+        frames = file.frames(packets) if again is None else again.frames()
+        return timeline, _gather(file, frames, wanted, size, stamps)
+    finally:
+        if again is not None:
+            again.close()
+
+
+def _read_by_decode(
+    file: _File, choose: Callable[[Timeline], Sequence[int]], size: int | None
+) -> tuple[Timeline, Tensor]:
+    """Times and frames from a decode of the whole file."""
+    frames: list[Any] | None = []
+    pts: list[int | None] = []
+    dts: list[int | None] = []
+    held = 0
+    for frame in file.frames():
+        pts.append(frame.pts)
+        dts.append(frame.dts)
+        held += sum(plane.buffer_size for plane in frame.planes)
+        if frames is not None:
+            frames.append(frame)
+            if held > HELD_BYTES:
+                frames = None
+    if not pts:
+        raise DecodeError(f"{file.path}: the video stream holds no decodable frame")
+    timeline = Timeline(_times(file.stream, pts, dts), file.frame_bytes(size))
+    wanted = _checked(file, choose(timeline), len(pts))
+    if not len(wanted):
+        return timeline, torch.empty(0, 3, 0, 0, dtype=torch.uint8)
+    if frames is not None:
+        return timeline, _gather(file, iter(frames), wanted, size, None)
+    with closing(_File(file.path)) as again:
+        return timeline, _gather(again, again.frames(), wanted, size, None)
+
+
+def _times(stream: Any, pts: Sequence[int | None], dts: Sequence[int | None]) -> np.ndarray:
+    """Seconds of decoded frames: presentation times if they ascend, else decoding times, else the frame rate.
+
+    AVI stores no presentation times, and those guessed for streams with B-frames go back and forth; the
+    decoding time of the packet that drove each frame out is then right but for an offset, as in FFmpeg's
+    best-effort time stamps.
+    """
+    rate = stream.average_rate or stream.guessed_rate or 25
+    step = max(1, round(1 / (rate * stream.time_base))) if stream.time_base else 1
+    for stamps in (pts, dts):
+        filled: list[int] = []
+        for stamp in stamps:
+            if stamp is None and not filled:
+                break
+            filled.append(
+                stamp if stamp is not None else filled[-1] + step
+            )  # frames flushed out at the end have none
+        if len(filled) == len(stamps) and all(a < b for a, b in pairwise(filled)):
+            return (np.asarray(filled) - filled[0]) * float(stream.time_base)
+    return np.arange(len(pts)) / float(rate)
+
+
+def _checked(file: _File, indices: Sequence[int], count: int) -> np.ndarray:
+    wanted = np.asarray(indices, dtype=np.int64)
+    if len(wanted) and (wanted.min() < 0 or wanted.max() >= count):
+        raise IndexError(f"{file.path}: frames {wanted.min()} to {wanted.max()} asked for, of {count}")
+    return wanted
+
+
+def _gather(
+    file: _File, frames: Iterator[Any], wanted: np.ndarray, size: int | None, stamps: Sequence[int] | None
+) -> Tensor:
+    """Convert the wanted frames (by count) to RGB and stop. `stamps` are the times that the decode must
+    confirm.
+    """
+    unique, inverse = np.unique(wanted, return_inverse=True)
+    needed = set(unique.tolist())
+    reformatter = VideoReformatter()
+    shape: tuple[int, int] | None = None
+    out: list[np.ndarray] = []
+    for number, frame in enumerate(frames):
+        if stamps is not None and (number >= len(stamps) or frame.pts != stamps[number]):
+            raise _Untrusted
+        if number in needed:
+            shape = shape or _shrunk(
+                frame.height, frame.width, size
+            )  # as FFmpeg: later frames follow the first's size
+            out.append(_rgb(reformatter, frame, shape))
+        if len(out) == len(unique):
+            break
+    if len(out) < len(unique):
+        if stamps is not None:
+            raise _Untrusted
+        raise DecodeError(f"{file.path}: the second pass found fewer frames than the first")
+    stacked = torch.from_numpy(np.stack(out))
+    if len(unique) != len(wanted) or (inverse[1:] < inverse[:-1]).any():
+        stacked = stacked[torch.from_numpy(inverse)]
+    return stacked.permute(0, 3, 1, 2)
+
+
+def _rgb(reformatter: VideoReformatter, frame: Any, shape: tuple[int, int]) -> np.ndarray:
+    """A frame as uint8 (H, W, 3), upright."""
+    height, width = shape
+    # One scaling thread; the interpolation matters only when the size changes (but for chroma, where FFmpeg's
+    # default holds).
+    interpolation = "BILINEAR" if (frame.height, frame.width) == shape else "BICUBIC"
+    rgb = reformatter.reformat(frame, width, height, "rgb24", interpolation=interpolation, threads=1)
+    array: np.ndarray = rgb.to_ndarray()
+    turns = round(frame.rotation / 90)  # display matrices turn counter-clockwise, as rot90 does
+    return np.ascontiguousarray(np.rot90(array, turns)) if turns % 4 else array
+
+
+def _shrunk(height: int, width: int, size: int | None) -> tuple[int, int]:
+    """Height and width with the short side at most `size`, in the same shape."""
+    short = min(height, width)
+    if size is None or short <= size:
+        return height, width
+    return max(1, round(height * size / short)), max(1, round(width * size / short))

@@ -1,0 +1,156 @@
+"""Crops and augmentation, batched over clips, the same for all frames of a clip.
+
+Training views leave as uint8. Rounding costs half a grey level, far less than the video's own compression,
+and makes what travels from workers to the trainer, and waits there, four times smaller than float32.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+_LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as in PIL's conversion to "L"
+_TRIES = 10  # random crops drawn until one fits into the frame, as in torchvision's RandomResizedCrop
+
+
+def augment(
+    frames: Tensor,
+    size: int,
+    generator: torch.Generator,
+    *,
+    scale: tuple[float, float] = (0.4, 1.0),
+    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+    flip: float = 0.0,
+    brightness: float = 0.0,
+    contrast: float = 0.0,
+    saturation: float = 0.0,
+    grey: float = 0.0,
+    blur: float = 0.0,
+    blur_sigma: tuple[float, float] = (0.1, 2.0),
+) -> Tensor:
+    """Random views: uint8 (N, T, 3, H, W), or (T, 3, H, W), to uint8 (N, T, 3, size, size), or (T, 3, size,
+    size).
+
+    Every clip gets parameters of its own, and all of its frames get the same. The number of draws from
+    `generator` depends on N alone, so switching one augmentation off leaves the others as they were.
+
+    scale: share of the frame's area that a crop covers; ratio: its width by its height. flip, grey, blur:
+    probabilities. brightness, contrast, saturation: strength s draws a factor from [max(0, 1 - s), 1 + s];
+    contrast stretches about the clip's mean grey. blur_sigma: in pixels of a view of 224, scaled with `size`.
+    Shrinking is antialiased (bicubic).
+    """
+    single = frames.ndim == 4
+    if single:
+        frames = frames[None]
+    count, _, _, height, width = frames.shape
+    draws = torch.rand(count, 4 * _TRIES + 7, generator=generator).to(frames.device)
+    boxes = random_boxes(draws[:, : 4 * _TRIES].view(count, _TRIES, 4), (height, width), scale, ratio)
+    flipped, bright, contrasted, saturated, greyed, blurred, sigma = draws[:, 4 * _TRIES :].unbind(1)
+    mirrored = (flipped < flip).tolist()
+    views = []
+    for clip, (top, left, h, w), mirror in zip(frames, boxes.tolist(), mirrored, strict=True):
+        view = resize(clip[..., top : top + h, left : left + w], (size, size))
+        views.append(view.flip(-1) if mirror else view)
+    out = torch.stack(views)
+
+    if brightness or contrast or saturation or grey:
+        x = out.float()
+        if brightness:
+            x = (x * _factor(bright, brightness)).clamp_(0, 255)
+        if contrast:
+            mean = _luma(x).mean((1, 2, 3, 4), keepdim=True)
+            x = torch.lerp(mean, x, _factor(contrasted, contrast)).clamp_(0, 255)
+        if saturation or grey:
+            factor = _factor(saturated, saturation) * (greyed >= grey).view(-1, 1, 1, 1, 1)
+            x = torch.lerp(_luma(x), x, factor).clamp_(0, 255)
+        out = x.round_().to(torch.uint8)
+    chosen = (blurred < blur).nonzero()[:, 0]
+    if len(chosen):
+        low, high = blur_sigma
+        out[chosen] = gaussian_blur(out[chosen], (low + (high - low) * sigma[chosen]) * size / 224)
+    return out[0] if single else out
+
+
+def eval_view(frames: Tensor, size: int) -> Tensor:
+    """CLIP's evaluation view: short side to `size` (bicubic, antialiased), centre crop. uint8 (..., 3, H, W)
+    to (..., size, size).
+
+    Agrees with the CLIP image processor (PIL) to within one grey level: both weigh pixels alike, but round
+    otherwise.
+    """
+    height, width = frames.shape[-2:]
+    short = min(height, width)
+    # The processor truncates the long side, and centres with floor division.
+    h, w = (size, int(size * width / height)) if height == short else (int(size * height / width), size)
+    x = (
+        frames
+        if (h, w) == (height, width)
+        else resize(frames.reshape(-1, 3, height, width), (h, w)).view(*frames.shape[:-2], h, w)
+    )
+    top, left = (h - size) // 2, (w - size) // 2
+    return x[..., top : top + size, left : left + size].contiguous()
+
+
+def resize(frames: Tensor, shape: tuple[int, int]) -> Tensor:
+    """Bicubic, antialiased when shrinking: uint8 (n, 3, H, W) to uint8 (n, 3, *shape)."""
+    if frames.device.type == "cpu":  # has a fast kernel for uint8, with PIL's own weights
+        return F.interpolate(frames, shape, mode="bicubic", antialias=True)
+    return (
+        F.interpolate(frames.float(), shape, mode="bicubic", antialias=True)
+        .round_()
+        .clamp_(0, 255)
+        .to(torch.uint8)
+    )
+
+
+def random_boxes(
+    draws: Tensor, shape: tuple[int, int], scale: tuple[float, float], ratio: tuple[float, float]
+) -> Tensor:
+    """Crop boxes (N, 4) int64 of top, left, height, width from uniform draws (N, tries, 4), as
+    RandomResizedCrop.
+
+    Area is uniform in `scale`, the logarithm of width by height uniform in `ratio`; the first try that fits
+    counts, and where none fits, the largest centred box whose ratio is within the range.
+    """
+    height, width = shape
+    draws = draws.double()
+    area = height * width * (scale[0] + (scale[1] - scale[0]) * draws[..., 0])
+    low, high = math.log(ratio[0]), math.log(ratio[1])
+    aspect = torch.exp(low + (high - low) * draws[..., 1])
+    w, h = torch.sqrt(area * aspect).round().clamp_(min=1), torch.sqrt(area / aspect).round().clamp_(min=1)
+    fits = (w <= width) & (h <= height)
+    top = torch.floor(draws[..., 2] * (height - h + 1))
+    left = torch.floor(draws[..., 3] * (width - w + 1))
+    boxes = torch.stack([top, left, h, w], -1)
+    first = fits.long().argmax(1)
+    chosen = boxes[torch.arange(len(boxes), device=boxes.device), first]
+    within = min(max(width / height, ratio[0]), ratio[1])
+    whole_w, whole_h = min(width, max(1, round(height * within))), min(height, max(1, round(width / within)))
+    whole = chosen.new_tensor([(height - whole_h) // 2, (width - whole_w) // 2, whole_h, whole_w])
+    return torch.where(fits.any(1, keepdim=True), chosen, whole).long()
+
+
+def gaussian_blur(frames: Tensor, sigma: Tensor) -> Tensor:
+    """Blur uint8 (N, T, 3, S, S) with a Gaussian of `sigma` (N,) pixels; at the edges the kernel is cut and
+    renormalised.
+    """
+    side = frames.shape[-1]
+    place = torch.arange(side, dtype=torch.float32, device=frames.device)
+    distance = (place[:, None] - place[None]) / sigma.float().clamp_min(1e-3).view(-1, 1, 1)
+    kernel = torch.softmax(-0.5 * distance.square(), -1)[:, None, None]
+    x = kernel @ frames.float() @ kernel.mT
+    return x.round_().clamp_(0, 255).to(torch.uint8)
+
+
+def _factor(draws: Tensor, strength: float) -> Tensor:
+    low = max(0.0, 1 - strength)
+    return (low + (1 + strength - low) * draws).view(-1, 1, 1, 1, 1)
+
+
+def _luma(x: Tensor) -> Tensor:
+    """(N, T, 3, H, W) to (N, T, 1, H, W)."""
+    weights = x.new_tensor(_LUMA)
+    return (x[:, :, 0] * weights[0] + x[:, :, 1] * weights[1] + x[:, :, 2] * weights[2])[:, :, None]
