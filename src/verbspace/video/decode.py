@@ -62,6 +62,8 @@ class _File:
                 kinds = sorted({stream.type for stream in self.container.streams}) or ["nothing"]
                 raise DecodeError(f"{path}: there is no video in this file, only {' and '.join(kinds)}")
             self.stream = streams[0]
+            if self.stream.codec_context is None:
+                raise DecodeError(f"{path}: the video is of an unknown codec, or the file is damaged")
             self.stream.codec_context.thread_count = 1  # data loading runs one worker per core
         except BaseException:
             self.container.close()
@@ -77,9 +79,24 @@ class _File:
         return bool(formats & TRUSTED_FORMATS) and self.stream.codec_context.codec.name in TRUSTED_CODECS
 
     def frames(self, packets: Sequence[Any] | None = None) -> Iterator[Any]:
-        """Decoded frames in display order, from packets already read or from the file."""
-        for packet in self.container.demux(self.stream) if packets is None else packets:
-            yield from packet.decode()
+        """Decoded frames in display order, from packets already read or from the file.
+
+        What the decoder guesses in place of lost data is no frame of the video: such a frame raises DecodeError.
+        """
+        count = 0
+        for packet in self.packets() if packets is None else packets:
+            for frame in packet.decode():
+                if frame.is_corrupt:
+                    raise DecodeError(f"{self.path}: damaged at frame {count}")
+                yield frame
+                count += 1
+
+    def packets(self) -> Iterator[Any]:
+        """The video stream's packets, in decoding order; the last is empty and flushes the decoder."""
+        for count, packet in enumerate(self.container.demux(self.stream)):
+            if packet.is_corrupt:
+                raise DecodeError(f"{self.path}: cut short or damaged at packet {count}")
+            yield packet
 
     def frame_bytes(self, size: int | None) -> int:
         """Bytes of one RGB frame after shrinking."""
@@ -147,10 +164,8 @@ def _read_by_packets(
     packets: list[Any] | None = []
     stamps: list[int] = []
     held, sound = 0, True
-    for packet in file.container.demux(file.stream):
+    for packet in file.packets():
         if packet.size:
-            if packet.is_corrupt:
-                raise DecodeError(f"{file.path}: cut short or damaged at frame {len(stamps)}")
             sound &= packet.pts is not None and not packet.is_discard
             stamps.append(packet.pts if packet.pts is not None else -1)
         held += packet.size

@@ -1,0 +1,241 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+
+from verbspace.video import decode
+from verbspace.video.decode import DecodeError, decode_frames, frame_times, read_video
+from video_files import REAL_CLIPS, numbered_frames, read_numbers, write_video
+
+COUNT = 20
+EVEN = np.arange(COUNT) / 25
+UNEVEN = np.cumsum([10] + [20, 60, 33, 100] * 5)[:COUNT]
+X265 = {"x265-params": "log-level=none:pools=1"}
+
+# name: encoder settings; the frames last 40 ms unless pts are given.
+FILES: dict[str, dict[str, Any]] = {
+    "h264.mp4": {"bf": "3"},
+    "h264.mkv": {"bf": "3"},
+    "h264.ts": {"bf": "3"},
+    "h264.avi": {"bf": "3"},
+    "raw.h264": {"bf": "2"},
+    "hevc.mp4": {"codec": "libx265", **X265},
+    "ten_bit.mkv": {"codec": "libx265", "pix_fmt": "yuv420p10le", **X265},
+    "vp8.webm": {"codec": "libvpx", "auto-alt-ref": "1", "lag-in-frames": "16"},
+    "vp9.webm": {"codec": "libvpx-vp9", "auto-alt-ref": "1", "lag-in-frames": "16", "cpu-used": "8"},
+    "alpha.webm": {"codec": "libvpx-vp9", "pix_fmt": "yuva420p", "auto-alt-ref": "0"},
+    "mpeg4.avi": {"codec": "mpeg4"},
+    "mpeg4_b.avi": {"codec": "mpeg4", "bf": "2"},
+    "mpeg4_b.mp4": {"codec": "mpeg4", "bf": "2"},
+    "mpeg2.mpg": {"codec": "mpeg2video", "bf": "2"},
+    "mjpeg.avi": {"codec": "mjpeg", "pix_fmt": "yuvj420p"},
+    "mjpeg.mkv": {"codec": "mjpeg", "pix_fmt": "yuvj420p"},
+    "interlaced.mkv": {"codec": "mpeg2video", "flags": "+ilme+ildct"},
+    "late.mp4": {"pts": [1000 + 40 * n for n in range(COUNT)]},
+    "uneven.mp4": {"pts": UNEVEN.tolist()},
+    "uneven.webm": {"codec": "libvpx-vp9", "cpu-used": "8", "pts": UNEVEN.tolist()},
+    "sound_first.mp4": {"audio": True},
+}
+
+
+def plain_decode(path: Path) -> np.ndarray:
+    """(F, H, W, 3): FFmpeg's own sequential decode."""
+    with av.open(str(path), metadata_errors="ignore") as container:
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_frames_and_times_are_those_of_the_file(tmp_path: Path, name: str) -> None:
+    path = write_video(tmp_path / name, numbered_frames(COUNT), **FILES[name])
+
+    frames, times = decode_frames(path), frame_times(path)
+
+    assert read_numbers(frames.numpy()) == list(range(COUNT))
+    assert np.array_equal(frames.permute(0, 2, 3, 1).numpy(), plain_decode(path))
+    expected = (UNEVEN - UNEVEN[0]) / 1000 if "uneven" in name else EVEN
+    assert times.dtype == np.float64
+    np.testing.assert_allclose(times, expected, atol=1.1e-3)  # Matroska rounds to milliseconds
+
+    picked = decode_frames(path, [17, 3, 3, 0])
+    assert np.array_equal(picked.numpy(), frames[[17, 3, 3, 0]].numpy())
+
+
+@pytest.mark.parametrize("name", ["h264.mp4", "mpeg4_b.avi"])
+def test_one_open_and_one_decode(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_video(tmp_path / name, numbered_frames(COUNT), **FILES[name])
+    opened, decoded = [], []
+    plain_open, plain_frames = av.open, decode._File.frames
+
+    def counted(file: Any, packets: Any = None) -> Any:
+        for frame in plain_frames(file, packets):
+            decoded.append(frame.pts)
+            yield frame
+
+    monkeypatch.setattr(av, "open", lambda *a, **k: (opened.append(a), plain_open(*a, **k))[1])
+    monkeypatch.setattr(decode._File, "frames", counted)
+    seen = []
+    timeline, frames = read_video(path, lambda timeline: (seen.append(timeline), [2, 5])[1])
+
+    assert seen == [timeline]
+    assert len(timeline.times) == COUNT
+    assert timeline.frame_bytes == frames[0].nbytes
+    assert read_numbers(frames.numpy()) == [2, 5]
+    assert len(opened) == 1
+    # Where packets tell the times, the decode stops after the last needed frame.
+    assert len(decoded) == (6 if name.endswith("mp4") else COUNT)
+
+
+@pytest.mark.parametrize("name", ["h264.mp4", "mpeg4_b.avi"])
+def test_a_file_too_large_to_hold_is_read_again(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_video(tmp_path / name, numbered_frames(COUNT), **FILES[name])
+    expected = decode_frames(path, [4, 11]), frame_times(path)
+    monkeypatch.setattr(decode, "HELD_BYTES", 100)
+    assert np.array_equal(decode_frames(path, [4, 11]).numpy(), expected[0].numpy())
+    assert np.array_equal(frame_times(path), expected[1])
+
+
+def test_packets_that_mislead_are_not_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_video(tmp_path / "h264.avi", numbered_frames(COUNT), **FILES["h264.avi"])
+    monkeypatch.setattr(decode, "TRUSTED_FORMATS", {"avi"})  # its packets have times, and wrong ones
+    calls: list[int] = []
+    timeline, frames = read_video(path, lambda timeline: (calls.append(len(timeline.times)), [1, 19])[1])
+    assert len(calls) == 2  # once on what the packets said, and again on what the decode found
+    assert read_numbers(frames.numpy()) == [1, 19]
+    np.testing.assert_allclose(timeline.times, EVEN)
+
+
+@pytest.mark.parametrize("name", ["one.mp4", "one.avi", "one.webm"])
+def test_one_frame(tmp_path: Path, name: str) -> None:
+    codec = {"mp4": "libx264", "avi": "mpeg4", "webm": "libvpx-vp9"}[name[4:]]
+    path = write_video(tmp_path / name, numbered_frames(1), codec)
+    assert frame_times(path).tolist() == [0.0]
+    assert decode_frames(path).shape == (1, 3, 48, 64)
+
+
+@pytest.mark.parametrize(
+    ("codec", "pix_fmt"), [("libx264", "yuv444p"), ("mpeg4", "yuv420p"), ("ffv1", "bgr0")]
+)
+def test_odd_size(tmp_path: Path, codec: str, pix_fmt: str) -> None:
+    images = numbered_frames(5, 45, 61)
+    path = write_video(tmp_path / "odd.mkv", images, codec, pix_fmt=pix_fmt)
+    frames = decode_frames(path)
+    assert frames.shape == (5, 3, 45, 61)
+    assert np.array_equal(frames.permute(0, 2, 3, 1).numpy(), plain_decode(path))
+    if codec == "ffv1":  # is lossless
+        assert np.array_equal(frames.permute(0, 2, 3, 1).numpy(), images)
+
+
+@pytest.mark.parametrize("degrees", [90, 180, -90])
+def test_rotated_frames_stand_upright(tmp_path: Path, degrees: int) -> None:
+    images = numbered_frames(4)
+    lying = np.rot90(images, -degrees // 90, axes=(1, 2))
+    path = write_video(tmp_path / "phone.mp4", lying, rotation=degrees)
+    frames = decode_frames(path)
+    assert frames.shape == (4, 3, 48, 64)
+    assert read_numbers(frames.numpy()) == [0, 1, 2, 3]
+
+
+def test_frames_are_shrunk_but_never_enlarged(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.mp4", numbered_frames(6, 96, 130))
+    small = decode_frames(path, [4, 5], size=48)
+    assert small.shape == (2, 3, 48, 65)
+    assert read_numbers(small.numpy()) == [4, 5]
+    assert np.array_equal(decode_frames(path, size=200).numpy(), decode_frames(path).numpy())
+    assert read_video(path, lambda timeline: [0], size=48)[0].frame_bytes == small[0].nbytes
+
+
+def test_decoding_keeps_to_one_thread(tmp_path: Path) -> None:
+    file = decode._File(write_video(tmp_path / "a.mp4", numbered_frames(2)))
+    assert file.stream.codec_context.thread_count == 1
+    file.close()
+
+
+def test_frame_that_is_not_there(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.mp4", numbered_frames(3))
+    with pytest.raises(IndexError, match=r"a\.mp4: frames 0 to 3 asked for, of 3"):
+        decode_frames(path, [0, 3])
+
+
+def damaged(name: str, folder: Path) -> Path:
+    """A bad file of the kind that the name says."""
+    path = folder / f"{name}.mp4"
+    if name == "empty":
+        path.touch()
+    elif name == "text":
+        path.write_text("This is no video.\n" * 200)
+    elif name == "folder":
+        path.mkdir()
+    elif name == "dangling link":
+        path.symlink_to(folder / "nowhere.mp4")
+    elif name == "sound only":
+        with av.open(str(path), "w") as container:
+            stream = container.add_stream("aac", rate=16000, layout="mono")
+            sound = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+            sound.rate = 16000
+            container.mux(stream.encode(sound))
+            container.mux(stream.encode())
+    elif name.startswith("cut"):
+        early = {"movflags": "faststart"} if name == "cut late" else {}
+        write_video(path, numbered_frames(40), container_options=early)
+        path.write_bytes(path.read_bytes()[: path.stat().st_size * 6 // 10])
+    elif name == "flipped":
+        write_video(path, numbered_frames(40), container_options={"movflags": "faststart"})
+        content = bytearray(path.read_bytes())
+        for place in range(len(content) // 2, len(content), 50):
+            content[place] ^= 255
+        path.write_bytes(content)
+    return path
+
+
+BAD = {
+    "missing": "there is no such file",
+    "empty": "the file is empty",
+    "text": "not decodable as video: Invalid data",
+    "folder": "not a file",
+    "dangling link": "there is no such file",
+    "sound only": "there is no video in this file, only audio",
+    "cut": "not decodable as video: Invalid data",
+    "cut late": "cut short or damaged at packet",
+    "flipped": "damaged at frame|Invalid data",
+}
+
+
+@pytest.mark.parametrize(("name", "reason"), BAD.items())
+def test_bad_files_are_named_with_the_cause(tmp_path: Path, name: str, reason: str) -> None:
+    path = damaged(name, tmp_path)
+    with pytest.raises(DecodeError, match=reason) as error:
+        decode_frames(path)
+    assert str(path) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_cut_avi_gives_no_guessed_frame(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.avi", numbered_frames(40), "mpeg4")
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 8 // 10])
+    with pytest.raises(DecodeError, match=r"a\.avi: cut short or damaged at packet"):
+        decode_frames(path)
+
+
+@pytest.mark.skipif(not REAL_CLIPS.exists(), reason="the real clips are not here")
+def test_real_clips_decode_as_ffmpeg_does() -> None:
+    paths = sorted(path for path in REAL_CLIPS.glob("*/*/*") if path.suffix in (".avi", ".mp4", ".mkv"))
+    assert paths
+    for path in paths:
+        expected = plain_decode(path)
+        frames, times = decode_frames(path), frame_times(path)
+        assert np.array_equal(frames.permute(0, 2, 3, 1).numpy(), expected), path
+        assert len(times) == len(expected)
+        assert times[0] == 0
+        steps = np.diff(times)
+        assert (steps > 0).all()
+        if path.suffix == ".avi":  # constant frame rate, but with misnumbered frames
+            np.testing.assert_allclose(steps, steps[0], rtol=1e-9)
+        last = len(times) - 1
+        picked = decode_frames(path, [last, 1, last // 2])
+        assert np.array_equal(picked.permute(0, 2, 3, 1).numpy(), expected[[last, 1, last // 2]]), path
