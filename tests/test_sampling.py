@@ -58,7 +58,7 @@ def test_spread_takes_the_centres_of_segments() -> None:
 
 
 def windows(seed: int, **options: object) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Seconds of global and local views of a 10-second clip with so many frames that they are as wanted."""
+    """Seconds of global and local views of a 10-second clip of a thousand frames a second."""
     times = np.arange(0, 10, 0.001)
     plans = plan_views(times, np.random.default_rng(seed), **options)  # type: ignore[arg-type]
     seconds = {kind: [np.asarray(p.seconds) for p in plans if p.kind == kind] for kind in ("global", "local")}
@@ -87,7 +87,7 @@ def test_global_windows_are_offset() -> None:
         (a, b), _ = windows(seed, global_window=(0.6, 0.6))
         offsets.append(abs(a[0] - b[0]))
         firsts.append(a[0] < b[0])
-    # One starts in the first half of the 4 free seconds and one in the second: 2 apart on average; unplanned, 1.33.
+    # One starts in the first half of the 4 free seconds, one in the second: 2 apart on average, not 1.33.
     assert abs(np.mean(offsets) - 2.0) < 0.15
     assert 0.3 < np.mean(firsts) < 0.7  # either may be the earlier
 

@@ -4,6 +4,7 @@ end a run.
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -45,7 +46,7 @@ class BadFiles:
 
     def add(self, bad: Iterable[BadVideo]) -> list[BadVideo]:
         """Note bad videos. Returns those that are new."""
-        new = [video for video in bad if video.path not in self.reasons]
+        new = list({video.path: video for video in bad if video.path not in self.reasons}.values())
         self.reasons.update((video.path, video.reason) for video in new)
         return new
 
@@ -311,6 +312,11 @@ class EpochBatches:
             step, at = step + 1, at + self.batch_size
 
 
+def _ignore_interrupts(worker: int) -> None:
+    """Ctrl-C reaches workers too; the trainer decides when to stop, and still needs their batch until then."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def load_views(
     dataset: ViewDataset, *, batch_size: int, start: int = 0, workers: int = 0, bad: BadFiles | None = None
 ) -> Iterator[dict[str, Tensor]]:
@@ -324,6 +330,7 @@ def load_views(
         batch_sampler=EpochBatches(len(dataset), batch_size, dataset.seed, start),
         num_workers=workers,
         collate_fn=collate,
+        worker_init_fn=_ignore_interrupts,
         generator=torch.Generator(),  # or the loader would draw its base seed from the global one
     )
     for batch in loader:

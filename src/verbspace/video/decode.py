@@ -81,7 +81,8 @@ class _File:
     def frames(self, packets: Sequence[Any] | None = None) -> Iterator[Any]:
         """Decoded frames in display order, from packets already read or from the file.
 
-        What the decoder guesses in place of lost data is no frame of the video: such a frame raises DecodeError.
+        What the decoder guesses in place of lost data is no frame of the video: such a frame raises
+        DecodeError.
         """
         count = 0
         for packet in self.packets() if packets is None else packets:

@@ -61,7 +61,7 @@ def augment(
         if brightness:
             x = (x * _factor(bright, brightness)).clamp_(0, 255)
         if contrast:
-            mean = _luma(x).mean((1, 2, 3, 4), keepdim=True)
+            mean = _luma(x.mean((1, 3, 4), keepdim=True))  # of the whole clip, from its channels' means
             x = torch.lerp(mean, x, _factor(contrasted, contrast)).clamp_(0, 255)
         if saturation or grey:
             factor = _factor(saturated, saturation) * (greyed >= grey).view(-1, 1, 1, 1, 1)
@@ -78,8 +78,8 @@ def eval_view(frames: Tensor, size: int) -> Tensor:
     """CLIP's evaluation view: short side to `size` (bicubic, antialiased), centre crop. uint8 (..., 3, H, W)
     to (..., size, size).
 
-    Agrees with the CLIP image processor (PIL) to within one grey level: both weigh pixels alike, but round
-    otherwise.
+    Agrees with the CLIP image processor (PIL) to within two grey levels, and exactly in over 99% of values
+    even of noise: both weigh pixels alike, but round otherwise.
     """
     height, width = frames.shape[-2:]
     short = min(height, width)

@@ -1,0 +1,228 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from verbspace.video.views import augment, eval_view, gaussian_blur, random_boxes
+
+JITTER = {"brightness": 0.4, "contrast": 0.4, "saturation": 0.4}
+EVERYTHING: dict[str, Any] = {"scale": (0.3, 1.0), "flip": 0.5, **JITTER, "grey": 0.3, "blur": 0.5}
+WHOLE: dict[str, Any] = {"scale": (1.0, 1.0), "ratio": (1.0, 1.0)}
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def noise(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=seeded(seed))
+
+
+def smooth(*shape: int, seed: int = 0) -> Tensor:
+    """Images without fine detail, uint8 (..., 3, H, W)."""
+    coarse = noise(*shape[:-2], 4, 4, seed=seed).float().flatten(0, -4)
+    fine = F.interpolate(coarse, shape[-2:], mode="bicubic").clamp(0, 255).to(torch.uint8)
+    return fine.view(shape)
+
+
+def test_all_off_is_the_frame_itself() -> None:
+    frames = noise(2, 3, 3, 32, 32)
+    assert torch.equal(augment(frames, 32, seeded(), **WHOLE), frames)
+
+
+def test_shape_and_type() -> None:
+    out = augment(noise(3, 5, 3, 40, 52), 24, seeded(), **EVERYTHING)
+    assert out.shape == (3, 5, 3, 24, 24)
+    assert out.dtype == torch.uint8
+    one = augment(noise(3, 5, 3, 40, 52)[0], 24, seeded(), **EVERYTHING)
+    assert one.shape == (5, 3, 24, 24)
+
+
+def test_all_frames_of_a_clip_are_treated_alike_and_clips_differ() -> None:
+    still = smooth(1, 1, 3, 40, 52).expand(12, 6, -1, -1, -1)
+    out = augment(still, 24, seeded(), **EVERYTHING)
+    assert torch.equal(out, out[:, :1].expand_as(out))
+    assert len({tuple(clip.flatten().tolist()) for clip in out[:, 0]}) == 12
+
+
+def test_contrast_does_not_depend_on_the_single_frame() -> None:
+    dark, light = torch.full((3, 8, 8), 60, dtype=torch.uint8), torch.full((3, 8, 8), 180, dtype=torch.uint8)
+    out = augment(torch.stack([dark, light])[None], 8, seeded(3), contrast=0.4, **WHOLE).float()
+    # Stretched about the clip's mean of 120, the frames stay apart; about their own means they would not move.
+    assert out.mean() == pytest.approx(120, abs=0.5)
+    assert abs((out[0, 1] - out[0, 0]).mean() - 120) > 5
+
+
+def test_the_seed_decides() -> None:
+    frames = noise(4, 2, 3, 40, 52)
+    a, b, c = (augment(frames, 24, seeded(seed), **EVERYTHING) for seed in (5, 5, 6))
+    assert torch.equal(a, b)
+    assert not torch.equal(a, c)
+
+
+@pytest.mark.parametrize("name", ["flip", "brightness", "contrast", "saturation", "grey", "blur"])
+def test_one_augmentation_switched_off_leaves_the_draws_of_the_others(name: str) -> None:
+    frames = smooth(3, 2, 3, 40, 52)
+    generator, reduced = seeded(), seeded()
+    augment(frames, 24, generator, **EVERYTHING)
+    augment(frames, 24, reduced, **{**EVERYTHING, name: 0.0})
+    assert torch.equal(generator.get_state(), reduced.get_state())
+
+
+def test_flip_mirrors() -> None:
+    frames = noise(4, 2, 3, 40, 52)
+    plain, mirrored = (augment(frames, 24, seeded(), flip=p) for p in (0.0, 1.0))
+    assert torch.equal(plain.flip(-1), mirrored)
+    sometimes = augment(noise(1, 1, 3, 16, 16).expand(200, -1, -1, -1, -1), 16, seeded(), flip=0.5, **WHOLE)
+    share = (sometimes != sometimes[0]).flatten(1).any(1).float().mean()
+    assert 0.35 < share < 0.65
+
+
+@pytest.mark.parametrize("strengths", [(0.5, 0, 0), (0, 0.5, 0), (0, 0, 0.5), (0.5, 0.5, 0.5), (1.5, 0, 2.0)])
+def test_colours_follow_their_definition(strengths: tuple[float, float, float]) -> None:
+    """Restated in float64, one clip at a time, from the factors that the fixed order of draws gives."""
+    frames = noise(6, 2, 3, 16, 16)
+    bright, contrast, saturation = strengths
+    out = augment(frames, 16, seeded(7), brightness=bright, contrast=contrast, saturation=saturation, **WHOLE)
+    draws = torch.rand(6, 47, generator=seeded(7)).double().numpy()[:, 41:44]
+    luma = np.array([0.299, 0.587, 0.114]).reshape(3, 1, 1)
+    for clip, result, u in zip(frames.double().numpy(), out.double().numpy(), draws, strict=True):
+        b, c, s = (max(0, 1 - k) + (1 + k - max(0, 1 - k)) * v for k, v in zip(strengths, u, strict=True))
+        x = np.clip(clip * b, 0, 255)
+        mean = (x * luma).sum(1).mean()
+        x = np.clip(mean + (x - mean) * c, 0, 255)
+        grey = (x * luma).sum(1, keepdims=True)
+        x = np.clip(grey + (x - grey) * s, 0, 255)
+        assert np.abs(result - x).max() <= 0.501
+
+
+def test_grey_has_no_colour() -> None:
+    frames = noise(5, 2, 3, 16, 16)
+    out = augment(frames, 16, seeded(), grey=1.0, **WHOLE).float()
+    assert torch.equal(out, out[:, :, :1].expand_as(out))
+    weights = torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)
+    assert (out[:, :, 0] - (frames * weights).sum(2)).abs().max() <= 0.501
+    some = augment(frames[:1].expand(200, -1, -1, -1, -1), 16, seeded(), grey=0.3, **WHOLE)
+    share = (some[:, :, 0] == some[:, :, 1]).flatten(1).all(1).float().mean()
+    assert 0.2 < share < 0.4
+
+
+def test_blur_is_a_gaussian() -> None:
+    point = torch.zeros(2, 1, 3, 21, 21, dtype=torch.uint8)
+    point[:, :, :, 10, 10] = 255
+    sigma = torch.tensor([0.8, 2.0])
+    out = gaussian_blur(point, sigma)
+    for image, s in zip(out[:, 0, 0], sigma.tolist(), strict=True):
+        line = np.exp(-0.5 * ((np.arange(21) - 10) / s) ** 2)
+        kernel = np.outer(line / line.sum(), line / line.sum())
+        assert np.abs(image.numpy() - 255 * kernel).max() <= 0.501
+    flat = torch.full((1, 1, 3, 9, 9), 77, dtype=torch.uint8)
+    assert torch.equal(gaussian_blur(flat, torch.tensor([3.0])), flat)  # edges keep their brightness
+    sharp = noise(1, 2, 3, 9, 9)
+    assert torch.equal(gaussian_blur(sharp, torch.tensor([0.0])), sharp)
+
+
+def test_blur_scales_with_the_view() -> None:
+    frames = noise(1, 1, 3, 56, 56)
+    fixed = augment(frames, 56, seeded(), blur=1.0, blur_sigma=(4.0, 4.0), **WHOLE)
+    assert torch.equal(fixed, gaussian_blur(frames, torch.tensor([1.0])))
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.integers(1, 80), st.integers(1, 80), st.integers(0, 2**31), st.floats(0.05, 1), st.floats(0.05, 1))
+def test_boxes_lie_within_the_frame(height: int, width: int, seed: int, a: float, b: float) -> None:
+    draws = torch.rand(8, 10, 4, generator=seeded(seed))
+    boxes = random_boxes(draws, (height, width), (min(a, b), max(a, b)), (3 / 4, 4 / 3))
+    top, left, h, w = boxes.unbind(1)
+    assert (top >= 0).all()
+    assert (left >= 0).all()
+    assert (h >= 1).all()
+    assert (w >= 1).all()
+    assert (top + h <= height).all()
+    assert (left + w <= width).all()
+
+
+def test_boxes_have_the_area_and_ratio_asked_for() -> None:
+    draws = torch.rand(4000, 10, 4, generator=seeded())
+    top, left, h, w = random_boxes(draws, (300, 400), (0.2, 0.6), (3 / 4, 4 / 3)).double().unbind(1)
+    area, ratio = h * w / 120_000, w / h
+    assert area.min() > 0.195
+    assert area.max() < 0.605
+    assert abs(area.mean() - 0.4) < 0.01  # uniform
+    assert ratio.min() > 0.74
+    assert ratio.max() < 1.35
+    assert abs(ratio.log().mean()) < 0.01  # as often tall as wide
+    assert abs((left / (400 - w)).nanmean() - 0.5) < 0.02
+    assert abs((top / (300 - h)).nanmean() - 0.5) < 0.02
+
+
+def test_box_where_no_crop_fits() -> None:
+    draws = torch.rand(3, 10, 4, generator=seeded())
+    boxes = random_boxes(draws, (10, 100), (1.0, 1.0), (3 / 4, 4 / 3))
+    assert boxes.tolist() == [[0, 43, 10, 13]] * 3  # the widest allowed, in the middle
+
+
+def test_crops_are_where_the_boxes_are() -> None:
+    across = torch.linspace(0, 255, 200).expand(1, 1, 3, 100, -1)
+    down = torch.linspace(0, 255, 100)[:, None].expand(1, 1, 3, -1, 200)
+    boxes = random_boxes(
+        torch.rand(1, 47, generator=seeded(4))[:, :40].view(1, 10, 4), (100, 200), (0.3, 0.5), (3 / 4, 4 / 3)
+    )
+    top, left, h, w = boxes[0].tolist()
+    x, y = (
+        augment(image.to(torch.uint8), 20, seeded(4), scale=(0.3, 0.5)).float() for image in (across, down)
+    )
+    assert x.mean().item() == pytest.approx((left + w / 2 - 0.5) * 255 / 199, abs=1.5)
+    assert y.mean().item() == pytest.approx((top + h / 2 - 0.5) * 255 / 99, abs=1.5)
+
+
+@pytest.mark.parametrize("size", [12, 16])
+def test_shrinking_does_not_alias(size: int) -> None:
+    board = ((torch.arange(64)[:, None] + torch.arange(64)) % 2 * 255).to(torch.uint8).expand(2, 1, 3, 64, 64)
+    for out in (augment(board, size, seeded(), **WHOLE), eval_view(board, size)):
+        assert (out.float() - 127.5).abs().max() < 12
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "size"),
+    [(240, 320, 224), (64, 80, 56), (45, 61, 48), (61, 45, 48), (64, 80, 64), (37, 200, 48), (333, 250, 224)],
+)
+def test_evaluation_view_is_that_of_clips_image_processor(height: int, width: int, size: int) -> None:
+    pytest.importorskip("PIL")
+    from PIL import Image
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+    processor = CLIPImageProcessorPil(size={"shortest_edge": size}, crop_size={"height": size, "width": size})
+    frames = noise(2, 3, height, width)
+    images = [Image.fromarray(frame) for frame in frames.permute(0, 2, 3, 1).numpy()]
+    expected = processor(images, do_rescale=False, do_normalize=False, return_tensors="pt")["pixel_values"]
+    for layout in (torch.contiguous_format, torch.channels_last):
+        got = eval_view(frames.contiguous(memory_format=layout), size)
+        assert got.shape == (2, 3, size, size)
+        assert got.dtype == torch.uint8
+        difference = (got.float() - expected.float()).abs()
+        assert difference.max() <= 2
+        assert (difference > 0).float().mean() < 0.01
+
+
+def test_evaluation_view_takes_any_leading_axes() -> None:
+    frames = noise(2, 3, 3, 40, 52)
+    out = eval_view(frames, 24)
+    assert out.shape == (2, 3, 3, 24, 24)
+    assert torch.equal(out[1, 2], eval_view(frames[1, 2], 24))
+
+
+def test_memory_layout_does_not_matter() -> None:
+    frames = noise(2, 4, 3, 40, 52)
+    turned = frames.permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3)
+    assert turned.stride() != frames.stride()
+    assert torch.equal(
+        augment(frames, 24, seeded(), **EVERYTHING), augment(turned, 24, seeded(), **EVERYTHING)
+    )
