@@ -122,6 +122,7 @@ def test_items_are_a_function_of_seed_epoch_and_index_alone(records: list[Record
     random.seed(99)
     state = torch.get_rng_state()
     again = ViewDataset(records, seed=3, **SMALL)
+    next(load_views(again, batch_size=2))
     for key in reversed(expected):
         assert same(again[key], expected[key])
     assert torch.equal(torch.get_rng_state(), state)  # and nothing is drawn from the global generator
@@ -129,6 +130,10 @@ def test_items_are_a_function_of_seed_epoch_and_index_alone(records: list[Record
     assert not torch.equal(expected[0, 1]["global"], expected[4, 1]["global"])
     assert not torch.equal(expected[0, 1]["global_times"], expected[4, 1]["global_times"])
     assert not same(ViewDataset(records, seed=4, **SMALL)[1], expected[0, 1])
+    # Crops and colours are drawn anew too, where the frames stay the same.
+    fixed = ViewDataset(records, **{**SMALL, "global_window": (1.0, 1.0)})
+    assert torch.equal(fixed[0, 1]["global_times"], fixed[4, 1]["global_times"])
+    assert not torch.equal(fixed[0, 1]["global"], fixed[4, 1]["global"])
 
 
 def everything_within(thing: Any, depth: int = 4) -> list[Any]:
@@ -228,6 +233,24 @@ def test_bad_files_are_tried_once(
     for epoch in range(3):
         dataset[epoch, 1]
     assert tried.count(mixed[1].path) == 1
+
+
+def test_damage_that_only_some_views_meet(tmp_path: Path, records: list[Record]) -> None:
+    path = write_video(
+        tmp_path / "a.mp4", numbered_frames(50), container_options={"movflags": "faststart"}, g="5"
+    )
+    content = bytearray(path.read_bytes())
+    for place in range(len(content) * 6 // 10, len(content), 40):
+        content[place] ^= 255
+    path.write_bytes(content)
+    mixed = [Record(path), *records[:2]]
+    short = {**SMALL, "longest": 0.4}
+    lasting, cached = ViewDataset(mixed, **short), ViewDataset(mixed, cache_bytes=1 << 30, **short)
+    items = [lasting[epoch, 0] for epoch in range(12)]
+    assert {len(item["bad"]) for item in items} == {0, 1}
+    for epoch, item in enumerate(items):  # neither the past nor the cache matters
+        assert same(ViewDataset(mixed, **short)[epoch, 0], item)
+        assert same(cached[epoch, 0], item)
 
 
 @pytest.mark.parametrize("workers", [0, 2])

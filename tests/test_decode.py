@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import av
@@ -220,6 +222,31 @@ def test_a_cut_avi_gives_no_guessed_frame(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 8 // 10])
     with pytest.raises(DecodeError, match=r"a\.avi: cut short or damaged at packet"):
         decode_frames(path)
+
+
+@pytest.mark.parametrize("name", ["a.avi", "a.mp4"])
+def test_guessed_frames_are_no_frames(tmp_path: Path, name: str) -> None:
+    codec, early = ("mpeg4", {}) if name == "a.avi" else ("libx264", {"movflags": "faststart"})
+    path = write_video(tmp_path / name, numbered_frames(40), codec, container_options=early)
+    content = bytearray(path.read_bytes())
+    for place in range(len(content) * 6 // 10, len(content) * 6 // 10 + 30):
+        content[place] ^= 255
+    path.write_bytes(content)
+    assert len(plain_decode(path)) > 30  # FFmpeg itself fills the gap from the frames before
+    with pytest.raises(DecodeError, match=rf"{name}: damaged at frame \d+$"):
+        decode_frames(path)
+
+
+def test_times_where_presentation_times_are_wrong() -> None:
+    stream = SimpleNamespace(average_rate=Fraction(25), guessed_rate=None, time_base=Fraction(1, 25))
+    right = [2, 3, 5, 6, 7]  # the fourth frame was dropped when the file was made
+    jumbled = [2, 5, 3, 7, 6]
+    expected = [0, 0.04, 0.12, 0.16, 0.2]
+    np.testing.assert_allclose(decode._times(stream, right, [None] * 5), expected)
+    np.testing.assert_allclose(decode._times(stream, jumbled, right), expected)
+    np.testing.assert_allclose(decode._times(stream, jumbled, [*right[:3], None, None]), expected)
+    for useless in (jumbled, [None] * 5, [2, 2, 2, 2, 2]):
+        np.testing.assert_allclose(decode._times(stream, jumbled, useless), np.arange(5) / 25)
 
 
 @pytest.mark.skipif(not REAL_CLIPS.exists(), reason="the real clips are not here")

@@ -55,7 +55,7 @@ def test_all_frames_of_a_clip_are_treated_alike_and_clips_differ() -> None:
 def test_contrast_does_not_depend_on_the_single_frame() -> None:
     dark, light = torch.full((3, 8, 8), 60, dtype=torch.uint8), torch.full((3, 8, 8), 180, dtype=torch.uint8)
     out = augment(torch.stack([dark, light])[None], 8, seeded(3), contrast=0.4, **WHOLE).float()
-    # Stretched about the clip's mean of 120, the frames stay apart; about their own means they would not move.
+    # Stretched about the clip's mean of 120, they stay apart; about their own means they would not move.
     assert out.mean() == pytest.approx(120, abs=0.5)
     assert abs((out[0, 1] - out[0, 0]).mean() - 120) > 5
 

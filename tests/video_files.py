@@ -15,7 +15,7 @@ REAL_CLIPS = Path(__file__).resolve().parents[2] / "shared" / "data" / "videos"
 
 
 def numbered_frames(count: int, height: int = 48, width: int = 64, seed: int = 0) -> np.ndarray:
-    """uint8 (count, height, width, 3): frame n shows n in binary, in dark and light columns of its upper half."""
+    """uint8 (count, height, width, 3): frame n shows n in binary, in dark and light columns of its top."""
     rng = np.random.default_rng(seed)
     low = rng.uniform(60, 200, (count, 4, 4, 3))
     frames = low.repeat(-(-height // 4), 1).repeat(-(-width // 4), 2)[:, :height, :width]

@@ -5,7 +5,7 @@ end a run.
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -73,9 +73,7 @@ class FrameCache:
         self.videos: dict[int, tuple[Timeline, Tensor]] = {}
 
     def fits(self, timeline: Timeline) -> bool:
-        """Whether a whole video still fits. Each loading worker has its own cache, with its share of the
-        bytes.
-        """
+        """Whether a whole video still fits. Every loading worker has a cache, with its share of the bytes."""
         info = get_worker_info()
         room = self.limit // (info.num_workers if info else 1) - self.used
         return len(timeline.times) * timeline.frame_bytes <= room
@@ -156,7 +154,7 @@ class ViewDataset(Dataset[dict[str, Any]]):
         )
         self.largest = largest
         self.cache = FrameCache(cache_bytes)
-        self.known_bad: dict[int, BadVideo] = {}
+        self.hopeless: dict[int, str] = {}
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -167,12 +165,10 @@ class ViewDataset(Dataset[dict[str, Any]]):
             raise IndexError(f"video {index} of {len(self.paths)}")
         bad: list[BadVideo] = []
         for candidate in self._candidates(epoch, index):
-            if candidate not in self.known_bad:
-                try:
-                    return {**self._views(epoch, index, candidate), "index": candidate, "bad": bad}
-                except DecodeError as error:
-                    self.known_bad[candidate] = BadVideo(candidate, self.paths[candidate], str(error))
-            bad.append(self.known_bad[candidate])
+            try:
+                return {**self._views(epoch, index, candidate), "index": candidate, "bad": bad}
+            except DecodeError as error:
+                bad.append(BadVideo(candidate, self.paths[candidate], str(error)))
         raise NoReadableVideo(f"none of the {len(bad)} videos tried can be read; the first: {bad[0].reason}")
 
     def _candidates(self, epoch: int, index: int) -> Iterator[int]:
@@ -208,20 +204,34 @@ class ViewDataset(Dataset[dict[str, Any]]):
                 item[f"{kind}_times"] = torch.tensor([plan.seconds for plan in views], dtype=torch.float32)
         return item
 
-    def _frames(self, index: int, choose: Any) -> Tensor:
+    def _frames(self, index: int, choose: Callable[[Timeline], list[int]]) -> Tensor:
         """The chosen frames of a video (n, 3, H, W), from the cache or from one decode."""
+        if index in self.hopeless:
+            raise DecodeError(self.hopeless[index])
         if index in self.cache.videos:
             timeline, frames = self.cache.videos[index]
             return frames[choose(timeline)]
         wanted: list[int] = []
+        keep = False
 
         def choose_all(timeline: Timeline) -> Sequence[int]:
+            nonlocal keep
             wanted[:] = choose(timeline)
-            whole = self.cache.fits(timeline)
-            return range(len(timeline.times)) if whole else wanted
+            keep = self.cache.fits(timeline)
+            return range(len(timeline.times)) if keep else wanted
 
-        timeline, frames = read_video(self.paths[index], choose_all, self.largest)
-        if not self.cache.fits(timeline):
+        try:
+            timeline, frames = read_video(self.paths[index], choose_all, self.largest)
+        except DecodeError as error:
+            if not wanted:  # whatever is asked for: not to be tried again
+                self.hopeless[index] = str(error)
+                raise
+            if not keep:
+                raise
+            # Damaged, but perhaps past the frames that are wanted: the cache must not change what can be
+            # read.
+            return read_video(self.paths[index], choose, self.largest)[1]
+        if not keep:
             return frames
         self.cache.keep(index, timeline, frames)
         return frames[wanted]
@@ -313,7 +323,7 @@ class EpochBatches:
 
 
 def _ignore_interrupts(worker: int) -> None:
-    """Ctrl-C reaches workers too; the trainer decides when to stop, and still needs their batch until then."""
+    """Ctrl-C reaches workers too, but the trainer decides when to stop, and needs their batches till then."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 

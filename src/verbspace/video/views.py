@@ -75,8 +75,7 @@ def augment(
 
 
 def eval_view(frames: Tensor, size: int) -> Tensor:
-    """CLIP's evaluation view: short side to `size` (bicubic, antialiased), centre crop. uint8 (..., 3, H, W)
-    to (..., size, size).
+    """CLIP's evaluation view: short side to `size`, centre crop. uint8 (..., H, W) to (..., size, size).
 
     Agrees with the CLIP image processor (PIL) to within two grey levels, and exactly in over 99% of values
     even of noise: both weigh pixels alike, but round otherwise.
@@ -85,13 +84,10 @@ def eval_view(frames: Tensor, size: int) -> Tensor:
     short = min(height, width)
     # The processor truncates the long side, and centres with floor division.
     h, w = (size, int(size * width / height)) if height == short else (int(size * height / width), size)
-    x = (
-        frames
-        if (h, w) == (height, width)
-        else resize(frames.reshape(-1, 3, height, width), (h, w)).view(*frames.shape[:-2], h, w)
-    )
+    if (h, w) != (height, width):
+        frames = resize(frames.reshape(-1, 3, height, width), (h, w)).view(*frames.shape[:-2], h, w)
     top, left = (h - size) // 2, (w - size) // 2
-    return x[..., top : top + size, left : left + size].contiguous()
+    return frames[..., top : top + size, left : left + size].contiguous()
 
 
 def resize(frames: Tensor, shape: tuple[int, int]) -> Tensor:
