@@ -1,0 +1,1 @@
+"""Words: concept sets, and the spaces that a text encoder makes of them."""

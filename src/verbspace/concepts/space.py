@@ -1,0 +1,99 @@
+"""The concept space: frozen text vectors, and embeddings turned into distributions over them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from verbspace.concepts.concept_set import ConceptSet
+
+By = Literal["category", "description", "both"]
+
+
+class ConceptSpace(nn.Module):
+    """Category vectors (K, D), description vectors (M, D; M may be 0) and which describes which (M, K), all frozen.
+
+    temperature: divides cosines; CLIP's own is 1 / exp(logit_scale), about 0.01.
+    """
+
+    categories: Tensor
+    descriptions: Tensor
+    ownership: Tensor
+
+    def __init__(
+        self,
+        categories: Tensor,
+        descriptions: Tensor,
+        ownership: Tensor,
+        *,
+        action_names: list[str],
+        description_texts: list[str],
+        temperature: float = 0.01,
+    ) -> None:
+        super().__init__()
+        if ownership.shape != (len(descriptions), len(categories)):
+            raise ValueError(f"ownership is {tuple(ownership.shape)}, not {(len(descriptions), len(categories))}")
+        self.register_buffer("categories", F.normalize(categories.float(), dim=-1))
+        self.register_buffer("descriptions", F.normalize(descriptions.float(), dim=-1))
+        self.register_buffer("ownership", ownership.bool())
+        self.action_names, self.description_texts = action_names, description_texts
+        self.temperature = temperature
+
+    @classmethod
+    def build(
+        cls, concepts: ConceptSet, encode_text: Callable[[list[str]], Tensor], temperature: float = 0.01
+    ) -> ConceptSpace:
+        """Encode a concept set. encode_text: n texts to (n, D) embeddings.
+
+        A category vector is the normalised mean, over the prompt templates, of normalised text embeddings (CLIP's prompt
+        ensembling, Radford et al. 2021, section 3.1.4).
+        """
+        prompts = [template.format(name) for name in concepts.action_names for template in concepts.templates]
+        vectors = F.normalize(encode_text(prompts).float(), dim=-1).view(len(concepts.actions), len(concepts.templates), -1)
+        texts = [description.text for description in concepts.descriptions]
+        described = encode_text(texts) if texts else vectors.new_zeros(0, vectors.shape[-1])
+        return cls(
+            vectors.mean(1),
+            described,
+            concepts.ownership(),
+            action_names=concepts.action_names,
+            description_texts=texts,
+            temperature=temperature,
+        )
+
+    def logits(self, z: Tensor, space: Literal["category", "description"]) -> Tensor:
+        """(B, D) normalised embeddings -> (B, K) or (B, M) cosines over temperature."""
+        return z @ (self.categories if space == "category" else self.descriptions).T / self.temperature
+
+    def probs(self, z: Tensor, space: Literal["category", "description"]) -> Tensor:
+        """(B, D) -> (B, K) or (B, M) distributions."""
+        return self.logits(z, space).softmax(-1)
+
+    def pool(self, description_probs: Tensor) -> Tensor:
+        """A distribution over descriptions (..., M) as one over actions (..., K).
+
+        A description that several actions own gives each an equal part; what belongs to none is left out.
+        """
+        owned = self.ownership.to(description_probs)
+        shares = description_probs @ (owned / owned.sum(1, keepdim=True).clamp_min(1))
+        return shares / shares.sum(-1, keepdim=True).clamp_min(1e-12)
+
+    def action_scores(self, z: Tensor, by: By = "category") -> Tensor:
+        """(B, D) -> (B, K) zero-shot scores.
+
+        category: cosine to the category vector over temperature. description: mean over an action's descriptions (Menon and
+        Vondrick, ICLR 2023). both: the mean of the two.
+        """
+        if by == "category":
+            return self.logits(z, "category")
+        owned = self.ownership.to(z)
+        counts = owned.sum(0)
+        if not bool((counts > 0).all()):
+            bare = [name for name, count in zip(self.action_names, counts.tolist(), strict=True) if not count]
+            raise ValueError(f"there is no description of {', '.join(bare[:3])}; score by category, or describe every action")
+        described = self.logits(z, "description") @ (owned / counts)
+        return described if by == "description" else (described + self.logits(z, "category")) / 2

@@ -1,0 +1,1 @@
+"""What an adapted encoder is for: predictions, reports, the demo."""

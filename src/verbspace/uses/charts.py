@@ -1,0 +1,85 @@
+"""Small charts as inline SVG that take their colours from the page's CSS variables, so they follow light and dark."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup, escape
+
+DASHES = ("", "6 3", "2 3", "8 3 2 3", "1 3")  # lines stay apart in greyscale
+
+
+@dataclass(frozen=True)
+class Line:
+    """One curve: a name and (x, y) points."""
+
+    name: str
+    points: Sequence[tuple[float, float]]
+
+
+def _ticks(low: float, high: float, count: int = 4) -> list[float]:
+    """Round numbers that span low to high."""
+    raw = (high - low) / count
+    unit = 10 ** math.floor(math.log10(raw))
+    step = min((unit * m for m in (1, 2, 5, 10)), key=lambda s: abs(s - raw))
+    first = math.ceil(low / step - 1e-9)
+    return [k * step for k in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+def line_chart(lines: Sequence[Line], *, x_label: str, y_label: str, width: int = 460, height: int = 250) -> Markup:
+    """Curves over one pair of axes, each named in the legend beneath. Raises ValueError where there is nothing to draw."""
+    points = [point for line in lines for point in line.points]
+    if not points:
+        raise ValueError("there is nothing to draw: every line is empty")
+    left, right, top, bottom = 46, 10, 10, 36 + 18 * math.ceil(len(lines) / 3)
+    x0, x1 = min(p[0] for p in points), max(p[0] for p in points)
+    y0, y1 = min(0.0, *(p[1] for p in points)), max(p[1] for p in points)
+    x1, y1 = (x1 if x1 > x0 else x0 + 1), (y1 if y1 > y0 else y0 + 1)
+
+    def px(x: float) -> float:
+        return left + (x - x0) / (x1 - x0) * (width - left - right)
+
+    def py(y: float) -> float:
+        return height - bottom - (y - y0) / (y1 - y0) * (height - top - bottom)
+
+    out = [f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(y_label)} against {escape(x_label)}">']
+    for y in _ticks(y0, y1):
+        out.append(f'<line class="grid" x1="{left}" x2="{width - right}" y1="{py(y):.1f}" y2="{py(y):.1f}"/>')
+        out.append(f'<text class="tick" x="{left - 6}" y="{py(y) + 4:.1f}" text-anchor="end">{y:g}</text>')
+    for x in _ticks(x0, x1, 5):
+        out.append(f'<text class="tick" x="{px(x):.1f}" y="{height - bottom + 15}" text-anchor="middle">{x:g}</text>')
+    out.append(f'<text class="tick" x="{width - right}" y="{height - bottom + 30}" text-anchor="end">{escape(x_label)}</text>')
+    for index, line in enumerate(lines):
+        path = " ".join(f"{px(x):.1f},{py(y):.1f}" for x, y in line.points)
+        style = f'class="line c{index % 5}" stroke-dasharray="{DASHES[index % 5]}"'
+        out.append(f'<polyline {style} points="{path}"/>')
+        lx, ly = left + (index % 3) * 140, height - bottom + 36 + 18 * (index // 3)
+        out.append(f'<line {style} x1="{lx}" x2="{lx + 22}" y1="{ly}" y2="{ly}"/>')
+        out.append(f'<text class="tick" x="{lx + 27}" y="{ly + 4}">{escape(line.name)}</text>')
+    out.append("</svg>")
+    return Markup("".join(out))
+
+
+def confusion_chart(matrix: Sequence[Sequence[int]], names: Sequence[str], *, cell: int = 15) -> Markup:
+    """A confusion matrix: a row per true action, a column per prediction, darker for a larger share of the row."""
+    size, margin = len(names) * cell, 122
+    out = [f'<svg viewBox="0 0 {margin + size + 4} {size + margin}" role="img" aria-label="confusion matrix">']
+    for i, (row, name) in enumerate(zip(matrix, names, strict=True)):
+        total = sum(row)
+        y = i * cell
+        out.append(f'<text class="tick" x="{margin - 5}" y="{y + cell - 4}" text-anchor="end">{escape(name)}</text>')
+        for j, count in enumerate(row):
+            if count:
+                share = count / total
+                title = f"{escape(name)} taken for {escape(names[j])}: {count} of {total}"
+                kind = "hit" if i == j else "miss"
+                out.append(
+                    f'<rect class="{kind}" x="{margin + j * cell}" y="{y}" width="{cell - 1}" height="{cell - 1}" '
+                    f'fill-opacity="{0.08 + 0.92 * share:.2f}"><title>{title}</title></rect>'
+                )
+        x = margin + i * cell + cell / 2 + 3
+        out.append(f'<text class="tick" transform="translate({x},{size + 6}) rotate(-60)" text-anchor="end">{escape(name)}</text>')
+    out.append(f'<rect class="frame" x="{margin}" y="0" width="{size}" height="{size}"/></svg>')
+    return Markup("".join(out))
