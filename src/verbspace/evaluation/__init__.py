@@ -1,0 +1,1 @@
+"""Measuring encoders: zero-shot, linear probe, k-NN, each with its protocol beside the numbers."""
