@@ -1,0 +1,1 @@
+"""The video encoder: an image CLIP with temporal attention."""
