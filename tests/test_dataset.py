@@ -307,6 +307,7 @@ def test_evaluation_sets_bad_files_aside(tmp_path: Path, records: list[Record]) 
     batch = collate([dataset[0], dataset[1], dataset[2]])
     assert batch["index"].tolist() == [0, 2]
     assert batch["video"].shape == (2, 1, 4, 3, 32, 32)
+    assert set(batch) == {"index", "video", "times", "bad"}
     (bad,) = batch["bad"]
     assert isinstance(bad, BadVideo)
     assert bad.index == 1

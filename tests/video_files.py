@@ -55,6 +55,10 @@ def write_video(
     with av.open(str(path), "w", options=container_options or {}) as container:
         if audio:
             sound = container.add_stream("aac", rate=16000, layout="mono")
+        if (
+            codec == "libx264"
+        ):  # its assembly reads beyond its buffers: the same frames give now this file, now that
+            options.setdefault("x264-params", "asm=0")
         stream = container.add_stream(codec, rate=Fraction(rate), options={"threads": "1", **options})
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = pix_fmt

@@ -93,7 +93,8 @@ class ViewDataset(Dataset[dict[str, Any]]):
     them by mistake.
 
     A video that cannot be read is replaced by another, drawn from (seed, epoch, i), so that batches stay
-    full; it is named in the item's `bad`. When no substitute can be read either, NoReadableVideo is raised.
+    full; it is named in the item's `bad`. When no substitute can be read either, the item has nothing but
+    `bad`.
 
     Windows are shares of the clip's duration, scales shares of the frame's area; see `plan_views` and
     `augment`. largest: frames with a longer short side, in pixels, are shrunk to it while decoding.
@@ -169,7 +170,7 @@ class ViewDataset(Dataset[dict[str, Any]]):
                 return {**self._views(epoch, index, candidate), "index": candidate, "bad": bad}
             except DecodeError as error:
                 bad.append(BadVideo(candidate, self.paths[candidate], str(error)))
-        raise NoReadableVideo(f"none of the {len(bad)} videos tried can be read; the first: {bad[0].reason}")
+        return {"bad": bad}
 
     def _candidates(self, epoch: int, index: int) -> Iterator[int]:
         """The video asked for, then its substitutes."""
@@ -272,20 +273,23 @@ class ClipDataset(Dataset[dict[str, Any] | BadVideo]):
 
 
 def collate(items: Sequence[dict[str, Any] | BadVideo]) -> dict[str, Any]:
-    """Stack items into a batch: tensors with a first axis B, `index` (B,), and `bad`, the BadVideos met,
-    which are left out.
+    """Stack items into a batch: tensors with a first axis B, `index` (B,), and `bad`, the BadVideos met.
 
-    A batch of bad videos only has `bad` and an empty `index`.
+    Items without views are left out; a batch of such items only has `bad` and an empty `index`.
     """
-    good = [item for item in items if not isinstance(item, BadVideo)]
-    bad = [item for item in items if isinstance(item, BadVideo)]
-    batch: dict[str, Any] = {"index": torch.tensor([item["index"] for item in good], dtype=torch.long)}
-    for item in good:
+    good: list[dict[str, Any]] = []
+    bad: list[BadVideo] = []
+    for item in items:
+        if isinstance(item, BadVideo):
+            bad.append(item)
+            continue
         bad.extend(item.get("bad", ()))
-    if good:
-        batch |= {
-            key: torch.stack([item[key] for item in good]) for key in good[0] if key not in ("index", "bad")
-        }
+        if "index" in item:
+            good.append(item)
+    batch: dict[str, Any] = {"index": torch.tensor([item["index"] for item in good], dtype=torch.long)}
+    for key in good[0] if good else ():
+        if key not in ("index", "bad"):
+            batch[key] = torch.stack([item[key] for item in good])
     return {**batch, "bad": bad}
 
 
@@ -333,7 +337,7 @@ def load_views(
     """Batches of views from step `start` on, forever: `global`, `global_times`, `local`, `local_times`,
     `index`, tensors only.
 
-    Bad files met on the way are noted in `bad`.
+    Bad files met on the way are noted in `bad`. Raises NoReadableVideo when nothing in a batch can be read.
     """
     loader: DataLoader[Any] = DataLoader(
         dataset,
@@ -343,8 +347,17 @@ def load_views(
         worker_init_fn=_ignore_interrupts,
         generator=torch.Generator(),  # or the loader would draw its base seed from the global one
     )
-    for batch in loader:
-        found = batch.pop("bad")
-        if bad is not None:
-            bad.add(found)
-        yield batch
+    batches = iter(loader)
+    try:
+        for batch in batches:
+            found = batch.pop("bad")
+            if bad is not None:
+                bad.add(found)
+            if not len(batch["index"]):
+                tried = len({video.path for video in found})
+                raise NoReadableVideo(
+                    f"none of the {tried} videos tried can be read; the first: {found[0].reason}"
+                )
+            yield batch
+    finally:
+        del batches  # its workers stop here and now, not when the garbage is collected
