@@ -1,1 +1,41 @@
-"""Teach an image CLIP to understand actions in video, without labels."""
+"""Teach an image CLIP to understand actions in video, without labels.
+
+The public names are loaded when they are first used, so that importing the package costs next to nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from verbspace.concepts.concept_set import ConceptSet
+    from verbspace.concepts.space import ConceptSpace
+    from verbspace.config import AdaptSettings
+    from verbspace.evaluation.evaluate import evaluate
+    from verbspace.learning.adapt import adapt
+    from verbspace.model.encoder import VideoEncoder
+    from verbspace.uses.predict import predict
+
+__version__ = "0.1.0"
+__all__ = ["AdaptSettings", "ConceptSet", "ConceptSpace", "VideoEncoder", "adapt", "evaluate", "predict"]
+
+_HOMES = {
+    "AdaptSettings": "verbspace.config",
+    "ConceptSet": "verbspace.concepts.concept_set",
+    "ConceptSpace": "verbspace.concepts.space",
+    "VideoEncoder": "verbspace.model.encoder",
+    "adapt": "verbspace.learning.adapt",
+    "evaluate": "verbspace.evaluation.evaluate",
+    "predict": "verbspace.uses.predict",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'verbspace' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from verbspace.playground.figure import Array, Pose, joints, placed
 
@@ -163,3 +164,38 @@ def draw(pose: Pose, look: Look, camera: Camera, size: tuple[int, int], clutter:
     arm(1, 0.9)
     hang(behind=False)
     return np.clip(image, 0, 1)
+
+
+def soften(image: Array, amount: float) -> Array:
+    """Blur by repeated three-tap filters along both axes."""
+    for _ in range(int(np.ceil(amount))):
+        k = np.float32(min(amount, 1.0) * 0.28)
+        for axis in (1, 2):
+            image = (1 - 2 * k) * image + k * (np.roll(image, 1, axis) + np.roll(image, -1, axis))
+        amount -= 1
+    return image
+
+
+@dataclass(frozen=True)
+class Film:
+    """What optics, light and sensor do to a picture; each is a range from which a clip or a photograph draws once.
+
+    softness: blur in passes of a three-tap filter. haze: share of a flat grey. warmth: of the light, red against blue.
+    light: exposure. grain: standard deviation of the noise.
+    """
+
+    softness: tuple[float, float]
+    haze: tuple[float, float]
+    warmth: tuple[float, float]
+    light: tuple[float, float]
+    grain: tuple[float, float]
+
+
+def develop(image: Array, film: Film, rng: np.random.Generator) -> NDArray[np.uint8]:
+    """The picture as the film records it, uint8."""
+    image = soften(image, rng.uniform(*film.softness))
+    image = image + np.float32(rng.uniform(*film.haze)) * (np.float32(0.62) - image)
+    tint = 1 + rng.uniform(*film.warmth) * np.array([1.0, 0.1, -1.0])
+    image = image * (rng.uniform(*film.light) * tint).astype(np.float32)
+    image = image + rng.normal(scale=rng.uniform(*film.grain), size=image.shape).astype(np.float32)
+    return (np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8)

@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 
 from verbspace.playground.actions import ACTIONS, MOTIONS, Style
 from verbspace.playground.figure import Pose, joints
-from verbspace.playground.render import SCENES, Camera, Look, draw
+from verbspace.playground.render import SCENES, Camera, Film, Look, develop, draw
 
 PLACES = {"park": "in a park", "street": "on a street", "gym": "in a gym", "room": "in a room"}
 HAUNTS = {"waving": "street", "doing jumping jacks": "gym", "squatting": "gym", "sitting down": "room", "standing up": "room",
           "walking": "street", "running": "park", "kicking a ball": "park", "throwing a ball": "park", "catching a ball": "park",
           "punching": "gym", "dribbling a ball": "gym", "drinking from a cup": "room", "lifting a box": "room",
           "putting down a box": "room", "bowing": "room"}  # fmt: skip
+PHOTOGRAPH = Film(softness=(0.0, 0.5), haze=(0.0, 0.12), warmth=(-0.08, 0.08), light=(0.7, 1.1), grain=(0.0, 0.02))
 OTHER_WORDS: dict[str, tuple[str, ...]] = {
     "waving": ("swinging a raised forearm from side to side", "greeting with one open hand", "saying hello with a hand"),
     "clapping": ("bringing both palms together", "applauding with the hands at the chest", "striking the hands together"),
@@ -131,7 +132,7 @@ def caption(action: str, pose: Pose, look: Look, rng: np.random.Generator) -> st
 
 
 def draw_stills(count: int, seed: int, size: int = 48) -> Stills:
-    """Photograph `count` people, actions in turn, each at a random moment, in good light on a plain scene."""
+    """Photograph `count` people, actions in turn, each at a random moment, in fair light on a plain scene."""
     rng = np.random.default_rng([seed, 7])
     images = np.empty((count, size, size, 3), np.uint8)
     captions: list[str] = []
@@ -141,8 +142,7 @@ def draw_stills(count: int, seed: int, size: int = 48) -> Stills:
         moment = np.array([rng.uniform(0, 2.4)], np.float32)
         pose = MOTIONS[action](moment, Style.draw(rng))
         look = Look.draw(rng, choose_scene(action, rng))
-        camera = Camera.still(1, size, zoom=rng.uniform(1.05, 1.3), x=rng.uniform(-0.15, 0.15), y=rng.uniform(0.85, 1.0))
-        picture = draw(pose, look, camera, (size, size))[0]
-        images[index] = (picture * 255 + 0.5).astype(np.uint8)
+        camera = Camera.still(1, size, zoom=rng.uniform(0.95, 1.35), x=rng.uniform(-0.2, 0.2), y=rng.uniform(0.85, 1.05))
+        images[index] = develop(draw(pose, look, camera, (size, size)), PHOTOGRAPH, rng)[0]
         captions.append(caption(action, pose, look, rng))
     return Stills(images, captions, labels)

@@ -27,12 +27,23 @@ import numpy as np
 
 from verbspace.playground.actions import ACTIONS, MOTIONS, TRAINED, Style
 from verbspace.playground.figure import Array
-from verbspace.playground.render import Camera, Look, draw
+from verbspace.playground.render import Camera, Film, Look, develop, draw
 from verbspace.playground.stills import choose_scene
 
 HEIGHT, WIDTH = 64, 80
 SPLITS = ("train", "probe", "validation", "test")
 FORMAT = 1  # of the files on disk; a world of another format is made anew
+
+
+@dataclass(frozen=True)
+class Shift:
+    """How the videos differ from the stills: another film, and a camera among people. 0 switches a strength off."""
+
+    film: Film = Film(softness=(0.4, 1.6), haze=(0.12, 0.32), warmth=(0.04, 0.2), light=(0.4, 0.9), grain=(0.02, 0.07))
+    shake: float = 1.0
+    zoom: float = 1.0
+    clutter: float = 1.0
+    occlusion: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -45,7 +56,7 @@ class WorldSettings:
     validation: int = 400
     test: int = 800
     long_tail: bool = False
-    severity: float = 1.0
+    shift: Shift = Shift()
 
 
 def split_actions(settings: WorldSettings, split: str) -> list[str]:
@@ -71,54 +82,39 @@ def _smooth(rng: np.random.Generator, times: Array, knots_per_second: float, cha
     return np.stack([np.interp(times, knots, values[:, c]) for c in range(channels)], -1).astype(np.float32)
 
 
-def _soften(image: Array, amount: float) -> Array:
-    """Blur by repeated three-tap filters along both axes."""
-    for _ in range(int(np.ceil(amount))):
-        k = np.float32(min(amount, 1.0) * 0.28)
-        for axis in (1, 2):
-            image = (1 - 2 * k) * image + k * (np.roll(image, 1, axis) + np.roll(image, -1, axis))
-        amount -= 1
-    return image
-
-
-def film(action: str, rng: np.random.Generator, severity: float = 1.0) -> tuple[np.ndarray, int]:
+def film(action: str, rng: np.random.Generator, shift: Shift = Shift()) -> tuple[np.ndarray, int]:  # noqa: B008
     """Film one clip. Returns uint8 frames (F, 64, 80, 3) and their rate in frames per second."""
     rate = int(rng.choice([8, 10, 12, 15]))
     times = np.arange(int(rng.uniform(2.0, 3.2) * rate), dtype=np.float32) / rate
-    hard = severity * rng.beta(1.6, 1.6) * 2  # some clips are easy, some are hard
     pose = MOTIONS[action](times, Style.draw(rng))
     look = Look.draw(rng, choose_scene(action, rng))
-    shake = _smooth(rng, times, 3.0, 3) * 0.035 * hard
-    drift = _smooth(rng, times, 0.5, 3) * 0.07 * hard
-    centre = np.array([rng.uniform(-0.3, 0.3), rng.uniform(0.8, 1.1)], np.float32) + shake[:, :2] + drift[:, :2]
-    zoom = np.clip(rng.uniform(0.85, 1.3) * (1 + drift[:, 2]), 0.7, 1.5)
-    roll = (rng.uniform(-0.09, 0.09) * hard + shake[:, 2] * 0.8).astype(np.float32)
+    shake = _smooth(rng, times, 3.0, 3) * 0.02 * shift.shake
+    drift = _smooth(rng, times, 0.5, 3) * 0.04 * shift.shake
+    centre = np.array([rng.uniform(-0.2, 0.2), rng.uniform(0.85, 1.05)], np.float32) + shake[:, :2] + drift[:, :2]
+    zoom = np.clip((1.15 + rng.uniform(-0.16, 0.12) * shift.zoom) * (1 + drift[:, 2]), 0.7, 1.5)
+    roll = (rng.uniform(-0.05, 0.05) * shift.shake + shake[:, 2] * 0.8).astype(np.float32)
     camera = Camera(centre.astype(np.float32), (zoom * HEIGHT / 2.5).astype(np.float32), roll)
     clutter = []
-    for _ in range(rng.poisson(3.0 * hard)):
+    for _ in range(rng.poisson(0.6 * shift.clutter)):
         x, y = rng.uniform(-1.6, 1.6), rng.uniform(0, 2.1)
         to = rng.normal(scale=0.25, size=2)
-        shape = np.array([x, y, x + to[0], y + to[1], rng.uniform(0.03, 0.16)], np.float32)
+        shape = np.array([x, y, x + to[0], y + to[1], rng.uniform(0.03, 0.14)], np.float32)
         clutter.append((shape, rng.uniform(0.1, 0.95, 3).astype(np.float32)))
     image = draw(pose, look, camera, (HEIGHT, WIDTH), clutter)
-    if rng.uniform() < 0.35 * hard:  # someone or something passes in front of the lens
+    if rng.uniform() < 0.15 * shift.occlusion:  # someone or something passes in front of the lens
         start, speed, half = rng.uniform(-20, WIDTH + 20), rng.normal(scale=14), rng.uniform(2, 6)
         x = np.arange(WIDTH, dtype=np.float32)
         inside = np.clip(half - np.abs(x[None] - (start + speed * times)[:, None]) + 0.5, 0, 1)
         image += inside[:, None, :, None] * (rng.uniform(0.05, 0.6, 3).astype(np.float32) - image)
-    image = _soften(image, rng.uniform(0, 1.6) * hard)
-    gain = np.clip(1 - rng.uniform(0, 0.42) * hard, 0.2, 1.0)
-    tint = 1 + rng.normal(scale=0.07 * hard, size=3)
-    image = (image ** np.float32(1 + rng.uniform(-0.15, 0.35) * hard)) * (gain * tint).astype(np.float32)
-    image = image + rng.normal(scale=rng.uniform(0.0, 0.075) * hard, size=image.shape).astype(np.float32)
-    return (np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8), rate
+    return develop(image, shift.film, rng), rate
 
 
 def write_clip(path: Path, frames: np.ndarray, rate: int, crf: int) -> None:
     """Encode uint8 frames (F, H, W, 3) as H.264 in MP4, under a temporary name first."""
     part = path.with_suffix(".part")
     with av.open(str(part), "w", format="mp4") as container:
-        options = {"crf": str(crf), "preset": "veryfast", "threads": "1"}
+        # Macroblock-tree rate control differs from run to run; without it the same frames give the same file.
+        options = {"crf": str(crf), "preset": "veryfast", "threads": "1", "x264-params": "mbtree=0"}
         stream = container.add_stream("libx264", rate=Fraction(rate), options=options)
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv420p"
@@ -128,10 +124,10 @@ def write_clip(path: Path, frames: np.ndarray, rate: int, crf: int) -> None:
     os.replace(part, path)
 
 
-def _shoot(job: tuple[str, str, tuple[int, int, int], float]) -> None:
-    path, action, seed, severity = job
+def _shoot(job: tuple[str, str, tuple[int, int, int], Shift]) -> None:
+    path, action, seed, shift = job
     rng = np.random.default_rng(seed)
-    frames, rate = film(action, rng, severity)
+    frames, rate = film(action, rng, shift)
     write_clip(Path(path), frames, rate, int(rng.integers(22, 33)))
 
 
@@ -152,7 +148,7 @@ def make_world(
     if note.exists() and json.loads(note.read_text()) != stamp:
         raise ValueError(f"{note} describes a world of other settings; remove the folder {folder} or choose another")
     note.write_text(json.dumps(stamp, indent=2) + "\n")
-    jobs: dict[str, list[tuple[str, str, tuple[int, int, int], float]]] = {}
+    jobs: dict[str, list[tuple[str, str, tuple[int, int, int], Shift]]] = {}
     for split in splits:
         if (folder / split).exists():
             continue
@@ -166,7 +162,7 @@ def make_world(
             rows = "".join(f"{path},{action}\n" for path, action in zip(paths, actions, strict=True))
             (folder / "truth" / "train.csv").write_text(rows)
         jobs[split] = [
-            (str(folder / f"{split}.part" / path), action, (settings.seed, SPLITS.index(split), i), settings.severity)
+            (str(folder / f"{split}.part" / path), action, (settings.seed, SPLITS.index(split), i), settings.shift)
             for i, (path, action) in enumerate(zip(paths, actions, strict=True))
         ]
     total, done = sum(len(job) for job in jobs.values()), 0

@@ -1,0 +1,208 @@
+"""The commands: wiring, and nothing but wiring. Heavy imports stand inside the commands, so that --help is quick."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from verbspace.config import AdaptSettings
+
+app = typer.Typer(
+    name="verbspace",
+    help="Teach an image CLIP to understand actions in video, without labels.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+INTERRUPTED = 75  # exit code of a run that was stopped and can be resumed (sysexits' EX_TEMPFAIL)
+
+Say = Callable[[str, int, int, dict[str, float]], None]
+
+
+@contextmanager
+def progress() -> Iterator[Say]:
+    """One bar per stage, with a rate and the time left."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    bars: dict[str, Any] = {}
+    columns = (
+        TextColumn("{task.description:<20}"), BarColumn(bar_width=30), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"),
+        TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
+    )  # fmt: skip
+    with Progress(*columns, console=Console(stderr=True)) as shown:
+
+        def say(stage: str, done: int, total: int, values: dict[str, float]) -> None:
+            if stage not in bars or (shown.tasks[bars[stage]].finished and done < total):
+                bars[stage] = shown.add_task(stage, total=total, note="", rate="")
+            task = shown.tasks[bars[stage]]
+            rate = f"{task.speed:.1f}/s" if task.speed else ""
+            note = "  ".join(f"{key} {values[key]:.3f}" for key in ("loss", "category_mean_entropy", "top1") if key in values)
+            shown.update(bars[stage], completed=done, total=total, rate=rate, **({"note": note} if note else {}))
+
+        yield say
+
+
+def settings_from(config: Path | None, changes: list[str], base: AdaptSettings | None = None) -> AdaptSettings:
+    """Settings from a file and `--set group.key=value` changes, the latter winning."""
+    import yaml
+
+    from verbspace.config import AdaptSettings, load_settings, parse_settings
+
+    content = (load_settings(config) if config else base or AdaptSettings()).model_dump(mode="json")
+    for change in changes:
+        key, equals, value = change.partition("=")
+        *groups, field = key.strip().split(".")
+        if not equals:
+            raise ValueError(f"--set {change}: write it as group.key=value, such as training.steps=500")
+        place = content
+        for group in groups:
+            if not isinstance(place.get(group), dict):
+                raise ValueError(f"--set {change}: there is no group of settings {group!r}")
+            place = place[group]
+        place[field] = yaml.safe_load(value)
+    return parse_settings(content, "--set" if changes else str(config or "settings"))
+
+
+Set = Annotated[list[str] | None, typer.Option("--set", help="Change a setting: group.key=value. May be given many times.")]
+Config = Annotated[Path | None, typer.Option("--config", help="YAML or TOML file of settings.")]
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for everything the demo makes.")] = Path("runs/demo"),
+    seeds: Annotated[int, typer.Option(min=1, help="Training seeds; more than one adds the spread.")] = 1,
+    world_seed: Annotated[int, typer.Option(help="Seed of the generated world.")] = 0,
+    oracle: Annotated[bool, typer.Option(help="Also train the supervised oracle.")] = True,
+    set_: Set = None,
+) -> None:
+    """Film a small world, adapt a small CLIP to it without labels, and show before and after."""
+    from rich.console import Console
+
+    from verbspace.uses.demo import MEASURES, PLAYGROUND, run_demo
+
+    settings = settings_from(None, set_ or [], PLAYGROUND)
+    with progress() as say:
+        results = run_demo(out, world_seed=world_seed, seeds=seeds, oracle=oracle, settings=settings, say=say)
+    sides = ["frozen", "adapted", *(["oracle"] if oracle else [])]
+    rows = [
+        [name.replace("_", " "), *(f"{100 * results[name][side]['top1']:.1f}" for side in sides)] for name in MEASURES
+    ]
+    Console().print(_table(["top-1, %", *sides], rows))
+    Console().print(f"{out / 'report.html'}  ·  {results['seconds']['all']:.0f} s", highlight=False)
+
+
+@app.command()
+def adapt(
+    encoder: Annotated[str, typer.Option(help="Image checkpoint of the CLIP family, or a verbspace encoder: folder or hub id.")],
+    videos: Annotated[Path, typer.Option(help="Folder of videos, or a list file. Labels are not looked at.")],
+    concepts: Annotated[str, typer.Option(help="Concept set: bundled name or JSON file.")],
+    out: Annotated[Path, typer.Option(help="Folder of the run. An unfinished run in it is resumed.")],
+    config: Config = None,
+    set_: Set = None,
+) -> None:
+    """Adapt an encoder to unlabelled videos."""
+    from rich.console import Console
+
+    from verbspace.learning.adapt import adapt as run
+
+    settings = settings_from(config, set_ or [])
+    with progress() as say:
+        run(
+            encoder, videos, concepts, out, settings,
+            on_step=lambda done, steps, values: say("adapt", done, steps, values),
+            on_bad=lambda bad: Console(stderr=True).print(bad.summary(), markup=False),
+        )  # fmt: skip
+    Console().print(f"adapted encoder: {out / 'encoder'}", highlight=False)
+
+
+@app.command()
+def evaluate(
+    encoder: Annotated[str, typer.Option(help="Encoder to measure: folder or hub id.")],
+    data: Annotated[Path, typer.Option(help="Labelled videos: folder with a folder per class, or a list file.")],
+    protocol: Annotated[str, typer.Option(help="zero-shot, linear-probe or knn.")] = "zero-shot",
+    train: Annotated[Path | None, typer.Option(help="Labelled training videos, for linear-probe and knn.")] = None,
+    concepts: Annotated[str | None, typer.Option(help="Concept set; the encoder's own where not given.")] = None,
+    by: Annotated[str, typer.Option(help="Zero-shot by category, description or both.")] = "category",
+    frames: Annotated[int, typer.Option(min=1, help="Frames per clip.")] = 8,
+    baseline: Annotated[bool, typer.Option(help="Measure frozen frame-averaged CLIP beside it.")] = True,
+    out: Annotated[Path | None, typer.Option(help="JSON file for the result.")] = None,
+) -> None:
+    """Measure an encoder, with frozen frame-averaged CLIP beside it under the same protocol."""
+    from verbspace.evaluation.evaluate import evaluate as run
+    from verbspace.uses.report import write_text
+
+    found = run(encoder, data, protocol, concepts=concepts, train=train, by=by, frames=frames, baseline=baseline)  # type: ignore[arg-type]
+    if out:
+        write_text(out, json.dumps(found.to_json(), indent=2) + "\n")
+
+
+@app.command()
+def predict(
+    paths: Annotated[list[Path], typer.Argument(help="Videos.")],
+    encoder: Annotated[str, typer.Option(help="Encoder: folder or hub id.")],
+    actions: Annotated[str | None, typer.Option(help="Action names, comma-separated.")] = None,
+    concepts: Annotated[str | None, typer.Option(help="Concept set; the encoder's own where nothing is given.")] = None,
+    top: Annotated[int, typer.Option(min=1, help="How many actions to show.")] = 5,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+) -> None:
+    """Rank actions for videos."""
+    from rich.console import Console
+
+    from verbspace.uses.predict import predict as run
+
+    names = [name.strip() for name in actions.split(",") if name.strip()] if actions else None
+    for found in run(encoder, paths, names, concepts=concepts, top=top):
+        if as_json:
+            print(json.dumps({"path": str(found.path), "actions": dict(found.ranked), "descriptions": found.descriptions}))
+            continue
+        console = Console()
+        console.print(str(found.path), style="bold", markup=False, highlight=False)
+        for name, probability in found.ranked:
+            bar = "█" * round(24 * probability)
+            console.print(f"  {100 * probability:5.1f}%  {bar:<24}  {name}", markup=False, highlight=False)
+
+
+def _table(head: list[str], rows: list[list[str]]) -> Any:
+    from rich.table import Table
+
+    table = Table(*head)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def main() -> None:
+    """Entry point: errors that a user can mend are one sentence, without a traceback."""
+    try:
+        app(standalone_mode=False)
+    except KeyboardInterrupt as stop:
+        print(str(stop) or "stopped", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+    except (ValueError, OSError, RuntimeError, TypeError) as error:
+        # Typer's own usage errors know how to print themselves.
+        if hasattr(error, "show"):
+            error.show()
+            sys.exit(2)
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except Exception as error:
+        if hasattr(error, "show"):
+            error.show()
+            sys.exit(getattr(error, "exit_code", 2))
+        if type(error).__name__ in ("Exit", "Abort"):
+            sys.exit(getattr(error, "exit_code", 1))
+        raise
+
+
+if __name__ == "__main__":
+    main()

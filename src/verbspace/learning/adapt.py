@@ -1,0 +1,156 @@
+"""`adapt`: unlabelled videos and a concept set in, an adapted encoder out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from verbspace.concepts.concept_set import ConceptSet
+from verbspace.concepts.space import ConceptSpace
+from verbspace.config import AdaptSettings, dump_settings
+from verbspace.learning.distiller import Distiller, Weights
+from verbspace.learning.trainer import parameter_groups, train
+from verbspace.model.encoder import VideoEncoder
+from verbspace.video.dataset import BadFiles, ViewDataset, load_views
+from verbspace.video.manifest import Record, read_manifest
+
+OnStep = Callable[[int, int, dict[str, float]], None]
+
+
+def adapt(
+    encoder: VideoEncoder | str | Path,
+    videos: str | Path | Sequence[str | Path],
+    concepts: ConceptSet | str | Path,
+    out: str | Path,
+    settings: AdaptSettings | None = None,
+    *,
+    on_step: OnStep | None = None,
+    on_bad: Callable[[BadFiles], None] | None = None,
+    stop_after: int | None = None,
+) -> VideoEncoder:
+    """Adapt an encoder to videos without labels, in the concept space of `concepts`. Returns the exported encoder.
+
+    videos: a folder, a list file or paths; labels in them are not looked at. out: the run's folder; `encoder/` in it is what
+    is returned, `state/` what a second call resumes from, `metrics.jsonl` and `config.yaml` the record. The exported weights
+    are `settings.export_share` of the way from the encoder given to the adapted teacher. on_step(done, steps, values) is
+    called after every step; on_bad(bad) at the end where files could not be read. Raises Interrupted after Ctrl-C (resumable)
+    and Collapsed when training fails.
+    """
+    settings = settings or AdaptSettings()
+    concepts = concepts if isinstance(concepts, ConceptSet) else ConceptSet.load(concepts)
+    start = encoder if isinstance(encoder, VideoEncoder) else VideoEncoder.from_pretrained(encoder)
+    out = Path(out)
+    records = read_videos(videos)
+    training = settings.training
+    device = torch.device(training.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+    distiller = build_distiller(start, concepts, settings, device)
+    dataset = build_dataset(records, distiller.student, concepts, settings)
+    bad = BadFiles(len(records))
+
+    def batches(first: int) -> Iterable[dict[str, Tensor]]:
+        return load_views(dataset, batch_size=training.batch_size, start=first, workers=training.workers, bad=bad)
+
+    steps = training.steps or max(1, round(training.epochs * len(records) / training.batch_size))
+    write_config(out, settings, concepts, start)
+    train(
+        distiller,
+        batches,
+        build_optimizer(distiller.student, settings),
+        steps=steps,
+        out=out,
+        warmup=round(training.warmup * steps),
+        weight_decay=training.weight_decay,
+        teacher_momentum=training.teacher_momentum,
+        centre_momentum=settings.losses.centre_momentum,
+        clip_gradient=training.clip_gradient,
+        autocast=torch.bfloat16 if training.dtype == "bf16" else None,
+        log_every=training.log_every,
+        save_every=training.save_every,
+        keep_states=training.keep_states,
+        facts={"concepts": concepts.hash, "videos": len(records), "seed": training.seed},
+        on_step=(lambda done, values: on_step(done, steps, values)) if on_step else None,
+        stop_after=stop_after,
+    )
+    if len(bad) and on_bad:
+        on_bad(bad)
+    exported = start.to(device).interpolated(distiller.teacher, settings.export_share)
+    exported.concept_set = concepts
+    exported.save_pretrained(out / "encoder")
+    return exported
+
+
+def read_videos(videos: str | Path | Sequence[str | Path]) -> list[Record]:
+    """Records without labels, from a folder, a list file or paths."""
+    found = read_manifest(videos) if isinstance(videos, (str, Path)) else [Record(Path(path), None) for path in videos]
+    if not found:
+        raise ValueError(f"{videos}: there are no videos here")
+    return [Record(record.path, None) for record in found]
+
+
+def build_distiller(start: VideoEncoder, concepts: ConceptSet, settings: AdaptSettings, device: torch.device) -> Distiller:
+    """Student and teacher from one encoder, and the concept space from its text tower."""
+    loss = settings.losses
+    student, teacher = start.copy().to(device), start.copy().to(device)
+    for encoder in (student, teacher):
+        encoder.set_attention(start.attention)
+    if settings.training.train == "temporal":
+        for parameter in student.spatial_parameters():
+            parameter.requires_grad_(False)
+    if settings.training.gradient_checkpointing:
+        student.gradient_checkpointing = True
+    shares = None
+    if loss.class_shares is not None:
+        if set(loss.class_shares) != set(concepts.action_names):
+            odd = sorted(set(loss.class_shares) ^ set(concepts.action_names))[0]
+            raise ValueError(f"losses.class_shares: {odd!r} is not on both sides; give one share for every action of the set")
+        shares = torch.tensor([loss.class_shares[name] for name in concepts.action_names])
+    return Distiller(
+        student,
+        teacher,
+        ConceptSpace.build(concepts, start.encode_text, 1 / start.logit_scale),
+        weights=Weights(loss.category, loss.description, loss.alignment, loss.category_prior, loss.description_prior),
+        student_temperature=loss.student_temperature,
+        teacher_temperature=loss.teacher_temperature,
+        centring=loss.centring,
+        prior=shares,
+        prior_momentum=loss.prior_momentum,
+        slack=loss.prior_slack,
+    ).to(device)
+
+
+def build_optimizer(student: VideoEncoder, settings: AdaptSettings) -> torch.optim.Optimizer:
+    """AdamW over what is trained; temporal attention at its own rate."""
+    training = settings.training
+    temporal = {id(parameter) for parameter in student.temporal_parameters()}
+    groups = parameter_groups(student, temporal, training.learning_rate, training.temporal_rate)
+    if not groups:
+        raise ValueError("training.train: there is nothing to train; an encoder without temporal attention needs train: full")
+    return torch.optim.AdamW(groups, lr=training.learning_rate, foreach=True)
+
+
+def build_dataset(
+    records: Sequence[Record], encoder: VideoEncoder, concepts: ConceptSet, settings: AdaptSettings
+) -> ViewDataset:
+    """Views at the encoder's sizes; no flip where left and right carry meaning."""
+    view: dict[str, Any] = settings.views.model_dump()
+    size = view["global_size"] or encoder.image_size
+    patch = encoder.patch_size
+    view["global_size"] = size
+    view["local_size"] = view["local_size"] or max(patch, round(size * 3 / 7 / patch) * patch)
+    view["flip"] = 0.0 if concepts.directional else view["flip"]
+    return ViewDataset(records, seed=settings.training.seed, cache_bytes=settings.training.cache_mb * 2**20, **view)
+
+
+def write_config(out: Path, settings: AdaptSettings, concepts: ConceptSet, start: VideoEncoder) -> None:
+    """`config.yaml`, with what the settings do not say in its head."""
+    out.mkdir(parents=True, exist_ok=True)
+    head = f"# concepts: {concepts.name} ({concepts.hash})\n# encoder: {start.config.base_name}\n"
+    part = out / "config.yaml.part"
+    part.write_text(head + dump_settings(settings))
+    os.replace(part, out / "config.yaml")

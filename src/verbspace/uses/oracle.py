@@ -1,0 +1,67 @@
+"""The supervised oracle: the same encoder, views, optimiser and budget, but told the labels. An upper mark, never a result."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from verbspace.concepts.concept_set import ConceptSet
+from verbspace.config import AdaptSettings
+from verbspace.learning.adapt import build_dataset, build_distiller, build_optimizer
+from verbspace.learning.distiller import Distiller, Memory, Outcome
+from verbspace.learning.trainer import train
+from verbspace.model.encoder import VideoEncoder
+from verbspace.video.dataset import load_views
+from verbspace.video.manifest import Record
+
+
+class Supervised(nn.Module):
+    """Cross-entropy of every student view with the clip's true action, in category space."""
+
+    def __init__(self, distiller: Distiller, labels: Tensor) -> None:
+        super().__init__()
+        self.distiller, self.labels = distiller, labels
+        self.student, self.teacher = distiller.student, distiller.teacher
+        self.category_prior, self.prior_momentum = distiller.category_prior, distiller.prior_momentum
+        self.fresh_memory = distiller.fresh_memory
+
+    def forward(self, views: Mapping[str, Tensor], memory: Memory) -> Outcome:
+        """One step's loss; `views["index"]` says which clips these are."""
+        d = self.distiller
+        z = d.embed(self.student, views["global"], views["global_times"])
+        if "local" in views:
+            z = torch.cat([z, d.embed(self.student, views["local"], views["local_times"])])
+        logits = z @ d.space.categories.T / d.student_temperature
+        target = self.labels[views["index"].cpu()].to(logits.device).expand(len(z), -1)
+        loss = F.cross_entropy(logits.flatten(0, 1), target.flatten())
+        return Outcome(loss, {"supervised": loss}, {}, memory)
+
+
+def train_oracle(
+    start: VideoEncoder, records: list[Record], concepts: ConceptSet, out: Path, settings: AdaptSettings
+) -> VideoEncoder:
+    """Train on labelled records (labels are action names) with `settings`' budget. Returns the averaged encoder."""
+    training = settings.training
+    distiller = build_distiller(start, concepts, settings, torch.device("cpu"))
+    place = {name: index for index, name in enumerate(concepts.action_names)}
+    labels = torch.tensor([place[str(record.label)] for record in records])
+    dataset = build_dataset([Record(r.path, None) for r in records], distiller.student, concepts, settings)
+    steps = training.steps or max(1, round(training.epochs * len(records) / training.batch_size))
+    train(
+        Supervised(distiller, labels),
+        lambda first: load_views(dataset, batch_size=training.batch_size, start=first),
+        build_optimizer(distiller.student, settings),
+        steps=steps,
+        out=out,
+        warmup=round(training.warmup * steps),
+        weight_decay=training.weight_decay,
+        teacher_momentum=training.teacher_momentum,
+        clip_gradient=training.clip_gradient,
+        autocast=torch.bfloat16 if training.dtype == "bf16" else None,
+        save_every=training.save_every,
+    )
+    return distiller.teacher
