@@ -1,0 +1,109 @@
+"""Videos to embeddings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.utils.data import DataLoader
+
+from verbspace.video.dataset import BadFiles, ClipDataset, NoReadableVideo, collate
+from verbspace.video.manifest import Record
+
+
+class Embedder(Protocol):
+    """What is asked of a video encoder here."""
+
+    @property
+    def image_size(self) -> int:
+        """Side of the frames, in pixels."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+
+    def normalise(self, video: Tensor) -> Tensor:
+        """uint8 (B, T, 3, S, S) to what the encoder takes."""
+
+    def __call__(self, video: Tensor, times: Tensor) -> Tensor:
+        """Normalised frames and their seconds (B, T) to embeddings (B, D)."""
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """The readable videos: embeddings (N, D) float32 on the CPU, normalised; their labels and paths in the
+    records' order; and the files that could not be read.
+    """
+
+    embeddings: Tensor
+    labels: list[str | None]
+    paths: list[Path]
+    bad: BadFiles
+
+
+def embed_videos(
+    encoder: Embedder,
+    records: Sequence[Record],
+    *,
+    frames: int = 8,
+    clips: int = 1,
+    batch_size: int = 16,
+    workers: int = 0,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Embedded:
+    """Embed each video: the normalised mean of the normalised embeddings of `clips` clips of `frames` frames.
+
+    batch_size: videos at once, each with all its clips. on_progress is told (videos done, videos in all).
+    An encoder in training mode is used in evaluation mode and set back. Raises ValueError without records,
+    NoReadableVideo where not one can be read.
+    """
+    if not records:
+        raise ValueError("there are no videos to embed")
+    loader: DataLoader[Any] = DataLoader(
+        ClipDataset(records, frames=frames, clips=clips, size=encoder.image_size),
+        batch_size=batch_size,
+        num_workers=workers,
+        collate_fn=collate,
+        generator=torch.Generator(),  # or the loader would draw its base seed from the global one
+    )
+    bad = BadFiles(len(records))
+    found: list[Tensor] = []
+    kept: list[int] = []
+    done = 0
+    training = isinstance(encoder, torch.nn.Module) and encoder.training
+    if isinstance(encoder, torch.nn.Module):
+        encoder.eval()
+    try:
+        with torch.inference_mode():
+            for batch in loader:
+                bad.add(batch["bad"])
+                if len(batch["index"]):
+                    found.append(_embed(encoder, batch["video"], batch["times"]))
+                    kept += batch["index"].tolist()
+                done += len(batch["index"]) + len(batch["bad"])
+                if on_progress is not None:
+                    on_progress(done, len(records))
+    finally:
+        if isinstance(encoder, torch.nn.Module):
+            encoder.train(training)
+    if not found:
+        reason = next(iter(bad.reasons.values()))
+        raise NoReadableVideo(f"none of the {len(records)} videos can be read; the first: {reason}")
+    return Embedded(
+        torch.cat(found).clone(),  # cloned out of inference mode
+        [records[index].label for index in kept],
+        [records[index].path for index in kept],
+        bad,
+    )
+
+
+def _embed(encoder: Embedder, video: Tensor, times: Tensor) -> Tensor:
+    """uint8 (B, clips, T, 3, S, S) and seconds (B, clips, T) to (B, D) on the CPU."""
+    views = encoder.normalise(video.flatten(0, 1).to(encoder.device))
+    each = functional.normalize(encoder(views, times.flatten(0, 1).to(encoder.device)).float(), dim=-1)
+    return functional.normalize(each.view(*video.shape[:2], -1).mean(dim=1), dim=-1).cpu()

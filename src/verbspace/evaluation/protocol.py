@@ -1,0 +1,125 @@
+"""What a number was measured with. Two numbers may be compared where their protocols have the same key."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from typing import Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import nn
+
+from verbspace.concepts.space import By
+from verbspace.evaluation.metrics import Scores
+from verbspace.video.manifest import Record
+
+Task = Literal["zero-shot", "linear-probe", "knn"]
+Detail = int | float | str | tuple[float, ...]
+
+
+class Protocol(BaseModel):
+    """One measurement's settings.
+
+    clips: videos measured; missing: videos of the data that could not be read and are not among them. views:
+    (temporal clips, spatial crops) of each video. concepts: hash of the concept set. details: the task's own
+    settings. checkpoint and chosen (what was chosen on train data, like C) say which encoder was measured,
+    and have no part in `key`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    task: Task
+    data: str
+    data_hash: str
+    clips: int
+    missing: int
+    actions: int
+    concepts: str
+    templates: tuple[str, ...] = ()
+    by: By | None = None
+    frames: int
+    views: tuple[int, int] = (1, 1)
+    size: int
+    decoder: str
+    dtype: str = "float32"
+    seed: int = 0
+    train: str | None = None
+    train_hash: str | None = None
+    train_clips: int | None = None
+    details: dict[str, Detail] = {}
+    checkpoint: str
+    chosen: dict[str, Detail] = {}
+
+    def line(self) -> str:
+        """The protocol as one printed line."""
+        parts = [
+            self.task if self.by is None else f"{self.task} by {self.by}",
+            f"{self.data} ({self.data_hash})",
+            f"{self.clips} of {self.clips + self.missing} clips",
+        ]
+        if self.train is not None:
+            parts.append(f"train {self.train} ({self.train_hash}), {self.train_clips} clips")
+        parts.append(f"{self.actions} actions ({self.concepts})")
+        if self.templates:
+            parts.append(f"{len(self.templates)} template{'s' if len(self.templates) > 1 else ''}")
+        parts += [
+            f"{self.frames} frames",
+            f"{self.views[0]}x{self.views[1]} views",
+            f"{self.size} px",
+            self.decoder,
+            self.dtype,
+            *(f"{name} {_written(value)}" for name, value in {**self.details, **self.chosen}.items()),
+            f"seed {self.seed}",
+            f"checkpoint {self.checkpoint}",
+        ]
+        return " · ".join(parts)
+
+    def key(self) -> str:
+        """16 hex digits, the same for protocols that differ in the encoder only."""
+        content = self.model_dump(mode="json", exclude={"checkpoint", "chosen"})
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _written(value: Detail) -> str:
+    if isinstance(value, tuple):
+        return "/".join(f"{part:g}" for part in value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+class Result(Scores):
+    """Scores and the protocol that they were measured with."""
+
+    protocol: Protocol
+
+
+def comparable(a: Protocol, b: Protocol) -> bool:
+    """Whether numbers measured under both may stand beside each other: all but the encoder is the same."""
+    return a.key() == b.key()
+
+
+def state_hash(module: nn.Module) -> str:
+    """16 hex digits of a module's parameters and buffers: names, types, shapes and bytes.
+
+    The same on every device.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        # Bytes by view: NumPy has no bfloat16.
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        digest.update(flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b"")
+    return digest.hexdigest()[:16]
+
+
+def data_hash(records: Iterable[Record]) -> str:
+    """16 hex digits of which videos there are and their labels, in any order and on any machine.
+
+    A video counts by its name, the name of its folder and its size in bytes; contents are not read.
+    """
+    lines = []
+    for record in records:
+        size = record.path.stat().st_size if record.path.is_file() else None
+        lines.append(json.dumps([record.label, record.path.parent.name, record.path.name, size]))
+    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()[:16]

@@ -1,0 +1,95 @@
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from verbspace.evaluation.embed import embed_videos
+from verbspace.video.dataset import ClipDataset, NoReadableVideo
+from verbspace.video.manifest import Record
+from video_files import numbered_frames, write_video
+
+
+class Colours(nn.Module):
+    """Embeds a clip as its mean colour, when it was, and a constant."""
+
+    image_size = 32
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(3.0))
+        self.batches: list[int] = []
+
+    @property
+    def device(self) -> torch.device:
+        return self.scale.device
+
+    def normalise(self, video: Tensor) -> Tensor:
+        assert video.dtype == torch.uint8
+        return video / 255
+
+    def forward(self, video: Tensor, times: Tensor) -> Tensor:
+        assert not self.training
+        self.batches.append(len(video))
+        when = times.mean(1, keepdim=True)
+        return self.scale * torch.cat([video.mean((1, 3, 4)), when, torch.ones_like(when)], dim=1)
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory: pytest.TempPathFactory) -> list[Record]:
+    root = tmp_path_factory.mktemp("videos")
+    made = [
+        Record(write_video(root / f"{n}.mp4", numbered_frames(20, seed=n)), label)
+        for n, label in enumerate(["wave", "clap", None])
+    ]
+    broken = root / "broken.mp4"
+    broken.write_bytes(b"no video")
+    return [made[0], Record(broken, "wave"), *made[1:], Record(root / "missing.mp4", "clap")]
+
+
+def test_readable_videos_in_order_and_the_bad_ones_named(records: list[Record]) -> None:
+    encoder = Colours()
+    steps: list[tuple[int, int]] = []
+    found = embed_videos(
+        encoder, records, frames=4, batch_size=2, on_progress=lambda *step: steps.append(step)
+    )
+    assert found.embeddings.shape == (3, 5)
+    assert found.embeddings.dtype == torch.float32
+    assert not found.embeddings.is_inference()
+    assert not found.embeddings.requires_grad
+    torch.testing.assert_close(found.embeddings.norm(dim=1), torch.ones(3))
+    assert found.labels == ["wave", "clap", None]
+    assert found.paths == [records[i].path for i in (0, 2, 3)]
+    assert set(found.bad.reasons) == {records[1].path, records[4].path}
+    assert found.bad.share == pytest.approx(0.4)
+    assert steps == [(2, 5), (4, 5), (5, 5)]
+    assert encoder.batches == [1, 2]
+    assert encoder.training
+
+
+def test_mean_of_normalised_clips(records: list[Record]) -> None:
+    encoder = Colours().eval()
+    found = embed_videos(encoder, [records[0]], frames=3, clips=4)
+    item = ClipDataset([records[0]], frames=3, clips=4, size=32)[0]
+    assert isinstance(item, dict)
+    with torch.no_grad():
+        each = functional.normalize(encoder(encoder.normalise(item["video"]), item["times"]), dim=1)
+    expected = functional.normalize(each.mean(0), dim=0)
+    torch.testing.assert_close(found.embeddings[0], expected)
+    assert not encoder.training
+
+
+def test_batches_and_workers_change_nothing(records: list[Record]) -> None:
+    one = embed_videos(Colours(), records, frames=4, clips=2, batch_size=1)
+    before = torch.get_rng_state()
+    other = embed_videos(Colours(), records, frames=4, clips=2, batch_size=16, workers=1)
+    torch.testing.assert_close(one.embeddings, other.embeddings)
+    assert one.paths == other.paths
+    assert set(one.bad.reasons) == set(other.bad.reasons)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_nothing_to_embed(records: list[Record]) -> None:
+    with pytest.raises(ValueError, match="no videos"):
+        embed_videos(Colours(), [])
+    with pytest.raises(NoReadableVideo, match=r"none of the 1 videos.*broken\.mp4"):
+        embed_videos(Colours(), [records[1]])

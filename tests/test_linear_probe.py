@@ -1,0 +1,116 @@
+import time
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from torch.nn import functional
+
+from verbspace.evaluation import linear_probe as module
+from verbspace.evaluation.linear_probe import fit_logistic, held_out_split, linear_probe
+
+
+def clips(n: int, classes: int, size: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Like CLIP's embeddings: normalised, in a narrow cone."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(classes, (n,), generator=generator)
+    fixed = torch.Generator().manual_seed(0)
+    cone, centres = 4 * torch.randn(size, generator=fixed), torch.randn(classes, size, generator=fixed)
+    return functional.normalize(
+        cone + centres[labels] + 1.2 * torch.randn(n, size, generator=generator), dim=1
+    ), labels
+
+
+@pytest.mark.parametrize("C", [0.1, 1.0, 100.0, 1e4])
+def test_agrees_with_sklearn(C: float) -> None:
+    train, labels = clips(200, 6, 24, 1)
+    test, test_labels = clips(200, 6, 24, 2)
+    reference = LogisticRegression(C=C, tol=1e-8, solver="newton-cg", max_iter=100_000)
+    reference.fit(train.double().numpy(), labels.numpy())
+    ours = fit_logistic(train, labels, 6, C)
+    size = np.abs(reference.coef_).max()
+    np.testing.assert_allclose(ours.weight, reference.coef_, atol=1e-4 * size)
+    # Only differences of biases mean something.
+    np.testing.assert_allclose(
+        ours.bias - ours.bias.mean(), reference.intercept_ - reference.intercept_.mean(), atol=1e-4 * size
+    )
+    guess = ours.scores(test).argmax(dim=1)
+    assert (guess == test_labels).double().mean().item() == pytest.approx(
+        reference.score(test.double().numpy(), test_labels.numpy())
+    )
+
+
+def test_two_classes_are_sklearns_at_twice_c() -> None:
+    train, labels = clips(80, 2, 8, 1)
+    reference = LogisticRegression(C=6.0, tol=1e-10, max_iter=10_000).fit(
+        train.double().numpy(), labels.numpy()
+    )
+    ours = fit_logistic(train, labels, 2, 3.0)
+    np.testing.assert_allclose(ours.weight[1] - ours.weight[0], reference.coef_[0], rtol=1e-4)
+
+
+def test_more_dimensions_than_clips_and_a_class_without_clips() -> None:
+    train, labels = clips(30, 4, 64, 3)
+    labels = labels + (labels >= 2).long()  # class 2 has no clips
+    reference = LogisticRegression(C=10.0, tol=1e-10, max_iter=10_000).fit(
+        train.double().numpy(), labels.numpy()
+    )
+    ours = fit_logistic(train, labels, 5, 10.0)
+    np.testing.assert_allclose(ours.weight[[0, 1, 3, 4]], reference.coef_, atol=1e-4)
+    assert torch.isneginf(ours.scores(train)[:, 2]).all()
+
+
+def test_c_is_chosen_on_held_out_clips_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    train, labels = clips(150, 5, 16, 4)
+    fitted: list[int] = []
+    real = module.fit_logistic
+
+    def noted(features: torch.Tensor, *rest: object) -> module.Linear:
+        fitted.append(len(features))
+        return real(features, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(module, "fit_logistic", noted)
+    probe = linear_probe(train, labels, 5, Cs=[100.0, 0.01, 1.0], seed=7)
+    held = held_out_split(labels, seed=7)
+    assert fitted == [int((~held).sum())] * 3 + [150]
+    assert probe.chosen_C == max(probe.held_out, key=lambda C: (probe.held_out[C], -C))
+    assert list(probe.held_out) == [0.01, 1.0, 100.0]
+    again = real(train[~held], labels[~held], 5, 1.0)
+    right = again.scores(train[held]).argmax(dim=1) == labels[held]
+    assert probe.held_out[1.0] == pytest.approx(right.double().mean().item())
+    assert torch.equal(probe.model.weight, real(train, labels, 5, probe.chosen_C).weight)
+
+
+def test_split_is_stratified_and_seeded() -> None:
+    labels = torch.tensor([0] * 50 + [1] * 10 + [2] * 2 + [3])
+    held = held_out_split(labels)
+    assert [int(held[labels == c].sum()) for c in range(4)] == [10, 2, 1, 0]
+    assert torch.equal(held, held_out_split(labels))
+    assert not torch.equal(held, held_out_split(labels, seed=1))
+
+
+def test_fast_enough_for_the_demo() -> None:
+    train, labels = clips(400, 20, 96, 5)
+    began = time.process_time()
+    linear_probe(train, labels, 20)
+    assert time.process_time() - began < 15  # about one second on an idle core
+
+
+def test_warns_when_it_has_not_converged(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_ROUNDS", 2)
+    with pytest.warns(UserWarning, match="stopped with a gradient"):
+        fit_logistic(*clips(50, 3, 8, 1), 3, 10.0)
+
+
+def test_refusals() -> None:
+    train, labels = clips(10, 3, 4, 1)
+    with pytest.raises(ValueError, match="above 0"):
+        fit_logistic(train, labels, 3, 0.0)
+    with pytest.raises(ValueError, match="finite"):
+        fit_logistic(train * torch.nan, labels, 3, 1.0)
+    with pytest.raises(ValueError, match="do not fit"):
+        fit_logistic(train, labels[1:], 3, 1.0)
+    with pytest.raises(ValueError, match="2 classes"):
+        fit_logistic(train, labels, 2, 1.0)
+    with pytest.raises(ValueError, match="two train clips"):
+        linear_probe(train[:2], torch.tensor([0, 1]), 2)
