@@ -89,7 +89,7 @@ def test_result_round_trip() -> None:
     with pytest.raises(ValidationError):
         Result.model_validate({**result.model_dump(), "top2": 0.5})
     with pytest.raises(ValidationError, match="frozen"):
-        PROBE.frames = 4  # type: ignore[misc]
+        PROBE.frames = 4
 
 
 def test_state_hash() -> None:
