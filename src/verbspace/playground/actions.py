@@ -19,7 +19,7 @@ ACTIONS: tuple[str, ...] = (
     "jumping", "kicking a ball", "throwing a ball", "catching a ball", "lifting a box", "putting down a box",
     "punching", "swinging a bat", "raising a hand", "bowing", "dribbling a ball", "drinking from a cup",
 )  # fmt: skip
-RESERVED: tuple[str, ...] = ("raising a hand", "bowing", "dribbling a ball", "drinking from a cup")
+RESERVED: tuple[str, ...] = ("clapping", "doing jumping jacks", "swinging a bat", "drinking from a cup")
 TRAINED: tuple[str, ...] = tuple(name for name in ACTIONS if name not in RESERVED)
 
 
@@ -165,7 +165,9 @@ def standing_up(t: Array, s: Style) -> Pose:
     return p
 
 
-def _gait(t: Array, s: Style, rate: float, swing: float, bend: float, elbow: float, lean: float, hop: float) -> Pose:
+def _gait(
+    t: Array, s: Style, rate: float, swing: float, bend: float, elbow: float, lean: float, hop: float
+) -> Pose:
     p = _pose(t, s)
     phase = 2 * np.pi * (rate * s.tempo * t + s.start)
     for side, shift in enumerate((0.0, np.pi)):

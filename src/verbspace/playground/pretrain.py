@@ -34,13 +34,19 @@ def train_tokenizer(captions: list[str], vocabulary: int = 900) -> CLIPTokenizer
     raw.normalizer = normalizers.Lowercase()
     raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     # CLIP's words carry no leading space, so spaces are cut away before the byte level.
-    raw.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Whitespace(), pre_tokenizers.ByteLevel(False, use_regex=False)])
+    raw.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Whitespace(), pre_tokenizers.ByteLevel(False, use_regex=False)]
+    )
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     raw.train_from_iterator(
         captions,
         trainers.BpeTrainer(
             vocab_size=vocabulary + 512,
-            special_tokens=["<|startoftext|>", "<|endoftext|>", *(letter + "</w>" for letter in sorted(alphabet))],
+            special_tokens=[
+                "<|startoftext|>",
+                "<|endoftext|>",
+                *(letter + "</w>" for letter in sorted(alphabet)),
+            ],
             initial_alphabet=sorted(alphabet),
             end_of_word_suffix="</w>",
             show_progress=False,
@@ -81,13 +87,19 @@ def accuracy(model: CLIPModel, tokenizer: CLIPTokenizer, stills: Stills) -> floa
     """Zero-shot top-1 over the twenty actions."""
     model.eval()
     with torch.no_grad():
-        words = tokenizer([f"a photo of a person {name}" for name in ACTIONS], padding=True, return_tensors="pt")
+        words = tokenizer(
+            [f"a photo of a person {name}" for name in ACTIONS], padding=True, return_tensors="pt"
+        )
         texts = F.normalize(model.get_text_features(**words).pooler_output, dim=-1)
-        images = F.normalize(model.get_image_features(pixel_values=pixels(stills.images)).pooler_output, dim=-1)
+        images = F.normalize(
+            model.get_image_features(pixel_values=pixels(stills.images)).pooler_output, dim=-1
+        )
     return float(((images @ texts.T).argmax(-1).numpy() == stills.labels).mean())
 
 
-def pretrain(images: int = 40_000, steps: int = 3000, batch: int = 256, rate: float = 2e-3, seed: int = 0) -> tuple[CLIPModel, CLIPTokenizer, float]:
+def pretrain(
+    images: int = 40_000, steps: int = 3000, batch: int = 256, rate: float = 2e-3, seed: int = 0
+) -> tuple[CLIPModel, CLIPTokenizer, float]:
     """Train from scratch. Returns the model, its tokenizer, and top-1 on stills that it has not seen."""
     torch.manual_seed(seed)
     stills, held_out = draw_stills(images, seed), draw_stills(1000, seed + 1)
@@ -98,11 +110,17 @@ def pretrain(images: int = 40_000, steps: int = 3000, batch: int = 256, rate: fl
     bag = torch.zeros(images, len(tokenizer)).scatter_(1, ids, 1.0)
     bag = bag[:, (bag.mean(0) > 0.002) & (bag.mean(0) < 0.9)]
     model = build_clip(tokenizer)
-    model.set_attn_implementation("eager")  # at this size the fused kernel's bf16 backward costs three times as much
+    model.set_attn_implementation(
+        "eager"
+    )  # at this size the fused kernel's bf16 backward costs three times as much
     head = nn.Linear(96, bag.shape[1])
     decayed = [p for m in (model, head) for p in m.parameters() if p.ndim > 1]
     plain = [p for m in (model, head) for p in m.parameters() if p.ndim <= 1]
-    optimizer = torch.optim.AdamW([{"params": decayed, "weight_decay": 0.1}, {"params": plain, "weight_decay": 0.0}], lr=rate, betas=(0.9, 0.98))
+    optimizer = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": 0.1}, {"params": plain, "weight_decay": 0.0}],
+        lr=rate,
+        betas=(0.9, 0.98),
+    )
     generator = torch.Generator().manual_seed(seed)
     model.train()
     for step in range(steps):
@@ -114,7 +132,9 @@ def pretrain(images: int = 40_000, steps: int = 3000, batch: int = 256, rate: fl
             seen = model.get_image_features(pixel_values=pixels(stills.images[pick.numpy()])).pooler_output
             read = model.get_text_features(input_ids=ids[pick], attention_mask=mask[pick]).pooler_output
             guess = head(seen)
-        logits = model.logit_scale.exp() * F.normalize(seen.float(), dim=-1) @ F.normalize(read.float(), dim=-1).T
+        logits = (
+            model.logit_scale.exp() * F.normalize(seen.float(), dim=-1) @ F.normalize(read.float(), dim=-1).T
+        )
         target = torch.arange(batch)
         contrast = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
         loss = contrast + 50 * F.binary_cross_entropy_with_logits(guess.float(), bag[pick])
@@ -125,7 +145,10 @@ def pretrain(images: int = 40_000, steps: int = 3000, batch: int = 256, rate: fl
         with torch.no_grad():
             model.logit_scale.clamp_(max=math.log(100))
         if step % 200 == 0 or step == steps - 1:
-            print(f"step {step:5d}  contrastive {contrast.item():.3f}  total {loss.item():.3f}  stills top-1 {accuracy(model, tokenizer, held_out):.3f}", flush=True)
+            print(
+                f"step {step:5d}  contrastive {contrast.item():.3f}  total {loss.item():.3f}  stills top-1 {accuracy(model, tokenizer, held_out):.3f}",
+                flush=True,
+            )
             model.train()
     return model.eval(), tokenizer, accuracy(model, tokenizer, held_out)
 
@@ -152,7 +175,9 @@ def main() -> None:
     args = parser.parse_args()
     model, tokenizer, top1 = pretrain(args.images, args.steps, seed=args.seed)
     save_clip(model, tokenizer, args.out)
-    print(f"saved {args.out}: {sum(p.numel() for p in model.parameters()):,} parameters, stills top-1 {top1:.3f}")
+    print(
+        f"saved {args.out}: {sum(p.numel() for p in model.parameters()):,} parameters, stills top-1 {top1:.3f}"
+    )
 
 
 if __name__ == "__main__":

@@ -46,11 +46,15 @@ class Look:
 
 @dataclass(frozen=True)
 class Camera:
-    """Per frame: the point looked at (F, 2) in metres, pixels per metre (F,), and roll in radians (F,)."""
+    """Per frame: the point looked at (F, 2) in metres, pixels per metre (F,), and roll in radians (F,).
+
+    squeeze: how much wider the picture is than it should be, as footage is that was shown in the wrong aspect ratio.
+    """
 
     centre: Array
     scale: Array
     roll: Array
+    squeeze: float = 1.0
 
     @staticmethod
     def still(frames: int, height: int, zoom: float = 1.0, x: float = 0.0, y: float = 1.02) -> Camera:
@@ -68,10 +72,14 @@ class Camera:
         x = cos * offset[:, 0] - sin * offset[:, 1]
         y = sin * offset[:, 0] + cos * offset[:, 1]
         height, width = size
-        return np.stack([width / 2 + self.scale * x, height / 2 - self.scale * y], -1).astype(np.float32)
+        return np.stack([width / 2 + self.squeeze * self.scale * x, height / 2 - self.scale * y], -1).astype(
+            np.float32
+        )
 
 
-def capsule(image: Array, a: Array, b: Array, radius: Array, colour: Array, shown: Array | None = None) -> None:
+def capsule(
+    image: Array, a: Array, b: Array, radius: Array, colour: Array, shown: Array | None = None
+) -> None:
     """Blend a capsule from a to b (F, 2 pixels) of `radius` (F,) pixels over `image`, in place, edges one pixel soft."""
     height, width = image.shape[1:3]
     reach = float(radius.max()) + 1
@@ -97,12 +105,24 @@ def capsule(image: Array, a: Array, b: Array, radius: Array, colour: Array, show
 
 def _scene(image: Array, camera: Camera, look: Look, size: tuple[int, int]) -> None:
     """Wall or sky, floor, and one landmark per scene."""
-    walls = {"park": (0.62, 0.80, 0.93), "street": (0.72, 0.72, 0.74), "gym": (0.86, 0.82, 0.72), "room": (0.90, 0.86, 0.80)}
-    floors = {"park": (0.42, 0.66, 0.32), "street": (0.42, 0.42, 0.45), "gym": (0.80, 0.56, 0.32), "room": (0.58, 0.46, 0.38)}
+    walls = {
+        "park": (0.62, 0.80, 0.93),
+        "street": (0.72, 0.72, 0.74),
+        "gym": (0.86, 0.82, 0.72),
+        "room": (0.90, 0.86, 0.80),
+    }
+    floors = {
+        "park": (0.42, 0.66, 0.32),
+        "street": (0.42, 0.42, 0.45),
+        "gym": (0.80, 0.56, 0.32),
+        "room": (0.58, 0.46, 0.38),
+    }
     frames = len(image)
     image[:] = np.array(walls[look.scene], np.float32)
 
-    def bar(x0: float, y0: float, x1: float, y1: float, radius: float, colour: tuple[float, float, float]) -> None:
+    def bar(
+        x0: float, y0: float, x1: float, y1: float, radius: float, colour: tuple[float, float, float]
+    ) -> None:
         ends = [np.tile(np.array([[x, y]], np.float32), (frames, 1)) for x, y in ((x0, y0), (x1, y1))]
         a, b = (camera.see(end, size, look.mirrored) for end in ends)
         capsule(image, a, b, camera.scale * radius, np.array(colour, np.float32))
@@ -122,7 +142,13 @@ def _scene(image: Array, camera: Camera, look: Look, size: tuple[int, int]) -> N
         bar(0.95, 1.0, 0.95, 2.0, 0.02, (0.98, 0.98, 0.98))
 
 
-def draw(pose: Pose, look: Look, camera: Camera, size: tuple[int, int], clutter: list[tuple[Array, Array]] | None = None) -> Array:
+def draw(
+    pose: Pose,
+    look: Look,
+    camera: Camera,
+    size: tuple[int, int],
+    clutter: list[tuple[Array, Array]] | None = None,
+) -> Array:
     """Render a clip. `clutter` holds scene objects that have nothing to do with the action: (x0 y0 x1 y1 radius, colour)."""
     frames, (height, width) = len(pose.x), size
     image = np.empty((frames, height, width, 3), np.float32)
@@ -132,7 +158,10 @@ def draw(pose: Pose, look: Look, camera: Camera, size: tuple[int, int], clutter:
         a, b = (camera.see(end, size, look.mirrored) for end in ends)
         capsule(image, a, b, camera.scale * shape[4], colour)
 
-    at = {name: camera.see(place * np.float32(look.build), size, look.mirrored) for name, place in joints(pose).items()}
+    at = {
+        name: camera.see(place * np.float32(look.build), size, look.mirrored)
+        for name, place in joints(pose).items()
+    }
     ground = joints(pose)
     skin = np.array(look.skin, np.float32)
     shirt, trousers = (np.array(COLOURS[name], np.float32) for name in (look.shirt, look.trousers))
@@ -144,7 +173,10 @@ def draw(pose: Pose, look: Look, camera: Camera, size: tuple[int, int], clutter:
     def hang(behind: bool) -> None:
         for prop in pose.props:
             if (prop.kind == "chair") == behind:
-                a, b = (camera.see(end * np.float32(look.build), size, look.mirrored) for end in placed(prop, ground))
+                a, b = (
+                    camera.see(end * np.float32(look.build), size, look.mirrored)
+                    for end in placed(prop, ground)
+                )
                 capsule(image, a, b, thick * prop.radius, np.array(PROPS[prop.kind], np.float32), prop.shown)
 
     def arm(side: int, shade: float) -> None:
@@ -189,12 +221,14 @@ class Film:
     warmth: tuple[float, float]
     light: tuple[float, float]
     grain: tuple[float, float]
+    grey: float = 0.0  # share of the colour that is lost
 
 
 def develop(image: Array, film: Film, rng: np.random.Generator) -> NDArray[np.uint8]:
     """The picture as the film records it, uint8."""
     image = soften(image, rng.uniform(*film.softness))
     image = image + np.float32(rng.uniform(*film.haze)) * (np.float32(0.62) - image)
+    image = image + np.float32(film.grey) * (image.mean(-1, keepdims=True) - image)
     tint = 1 + rng.uniform(*film.warmth) * np.array([1.0, 0.1, -1.0])
     image = image * (rng.uniform(*film.light) * tint).astype(np.float32)
     image = image + rng.normal(scale=rng.uniform(*film.grain), size=image.shape).astype(np.float32)

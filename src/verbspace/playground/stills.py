@@ -20,28 +20,82 @@ HAUNTS = {"waving": "street", "doing jumping jacks": "gym", "squatting": "gym", 
           "walking": "street", "running": "park", "kicking a ball": "park", "throwing a ball": "park", "catching a ball": "park",
           "punching": "gym", "dribbling a ball": "gym", "drinking from a cup": "room", "lifting a box": "room",
           "putting down a box": "room", "bowing": "room"}  # fmt: skip
-PHOTOGRAPH = Film(softness=(0.0, 0.5), haze=(0.0, 0.12), warmth=(-0.08, 0.08), light=(0.7, 1.1), grain=(0.0, 0.02))
+PHOTOGRAPH = Film(
+    softness=(0.0, 0.5), haze=(0.0, 0.12), warmth=(-0.08, 0.08), light=(0.7, 1.1), grain=(0.0, 0.02)
+)
 OTHER_WORDS: dict[str, tuple[str, ...]] = {
-    "waving": ("swinging a raised forearm from side to side", "greeting with one open hand", "saying hello with a hand"),
-    "clapping": ("bringing both palms together", "applauding with the hands at the chest", "striking the hands together"),
-    "doing jumping jacks": ("spreading arms and legs wide with a hop", "hopping with arms and legs apart", "exercising"),
-    "squatting": ("lowering the hips with bent knees", "sinking down with the arms forward", "exercising the legs"),
+    "waving": (
+        "swinging a raised forearm from side to side",
+        "greeting with one open hand",
+        "saying hello with a hand",
+    ),
+    "clapping": (
+        "bringing both palms together",
+        "applauding with the hands at the chest",
+        "striking the hands together",
+    ),
+    "doing jumping jacks": (
+        "spreading arms and legs wide with a hop",
+        "hopping with arms and legs apart",
+        "exercising",
+    ),
+    "squatting": (
+        "lowering the hips with bent knees",
+        "sinking down with the arms forward",
+        "exercising the legs",
+    ),
     "sitting down": ("lowering onto a chair", "taking a seat", "reaching back for the seat of a chair"),
-    "standing up": ("rising from a chair", "getting up from a seat", "pushing up from the knees out of a chair"),
+    "standing up": (
+        "rising from a chair",
+        "getting up from a seat",
+        "pushing up from the knees out of a chair",
+    ),
     "walking": ("taking easy steps", "strolling with swinging arms", "stepping along slowly"),
     "running": ("taking long fast strides", "sprinting with bent elbows", "jogging fast and leaning forward"),
-    "jumping": ("leaping up into the air", "springing off the ground with both feet", "bouncing up from a crouch"),
-    "kicking a ball": ("swinging a leg at a ball", "striking a ball with the foot", "shooting a ball along the ground"),
-    "throwing a ball": ("hurling a ball with one arm", "winding up to pitch a ball", "letting a ball fly from the hand"),
-    "catching a ball": ("receiving a ball with both hands", "grabbing a flying ball", "holding out both hands for a ball"),
-    "lifting a box": ("picking a box up from the floor", "hoisting a box to the chest", "raising a box off the floor"),
+    "jumping": (
+        "leaping up into the air",
+        "springing off the ground with both feet",
+        "bouncing up from a crouch",
+    ),
+    "kicking a ball": (
+        "swinging a leg at a ball",
+        "striking a ball with the foot",
+        "shooting a ball along the ground",
+    ),
+    "throwing a ball": (
+        "hurling a ball with one arm",
+        "winding up to pitch a ball",
+        "letting a ball fly from the hand",
+    ),
+    "catching a ball": (
+        "receiving a ball with both hands",
+        "grabbing a flying ball",
+        "holding out both hands for a ball",
+    ),
+    "lifting a box": (
+        "picking a box up from the floor",
+        "hoisting a box to the chest",
+        "raising a box off the floor",
+    ),
     "putting down a box": ("placing a box on the floor", "lowering a box to the floor", "setting a box down"),
     "punching": ("shooting one fist forward", "boxing with raised fists", "striking with the fists in turn"),
     "swinging a bat": ("sweeping a bat with both hands", "hitting with a bat", "batting"),
     "raising a hand": ("holding one arm straight up", "putting a hand up", "asking with a lifted hand"),
-    "bowing": ("folding the upper body forward", "bending at the hips with straight legs", "lowering the head in respect"),
-    "dribbling a ball": ("bouncing a ball on the floor", "patting a ball with one hand", "pushing a ball to the ground"),
-    "drinking from a cup": ("bringing a cup to the mouth", "sipping with the head tipped back", "taking a drink"),
+    "bowing": (
+        "folding the upper body forward",
+        "bending at the hips with straight legs",
+        "lowering the head in respect",
+    ),
+    "dribbling a ball": (
+        "bouncing a ball on the floor",
+        "patting a ball with one hand",
+        "pushing a ball to the ground",
+    ),
+    "drinking from a cup": (
+        "bringing a cup to the mouth",
+        "sipping with the head tipped back",
+        "taking a drink",
+    ),
 }
 
 
@@ -68,7 +122,9 @@ def statements(pose: Pose) -> list[str]:
         out.append("both arms raised above the head")
     elif any(above):
         out.append("one arm raised above the head")
-    elif all(at[f"hand{side}"][1] < at["pelvis"][1] + 0.06 and abs(pose.arm[side][0]) < 25 for side in (0, 1)):
+    elif all(
+        at[f"hand{side}"][1] < at["pelvis"][1] + 0.06 and abs(pose.arm[side][0]) < 25 for side in (0, 1)
+    ):
         out.append("arms hanging at the sides")
     forward = [at[f"hand{side}"][0] > at["neck"][0] + 0.3 for side in (0, 1)]
     if pose.front < 0.5 and all(forward):
@@ -103,7 +159,13 @@ def statements(pose: Pose) -> list[str]:
             continue
         if prop.kind == "ball":
             low = prop.hand is None and prop.a[0, 1] < 0.2
-            out.append("a ball in the hands" if prop.hand is not None else "a ball on the ground" if low else "a ball in the air")
+            out.append(
+                "a ball in the hands"
+                if prop.hand is not None
+                else "a ball on the ground"
+                if low
+                else "a ball in the air"
+            )
         elif prop.kind == "box":
             out.append("a box in the hands" if prop.hand is not None else "a box on the floor")
         elif prop.kind == "chair":
@@ -117,7 +179,12 @@ def statements(pose: Pose) -> list[str]:
 def caption(action: str, pose: Pose, look: Look, rng: np.random.Generator) -> str:
     """One caption: who, mostly the action in one wording or another, then some of what can be seen."""
     shot = ("a photo of ", "a picture of ", "")[rng.integers(3)]
-    who = ("a person", "someone", f"a person in a {look.shirt} shirt", f"a person in {look.trousers} trousers")[rng.integers(4)]
+    who = (
+        "a person",
+        "someone",
+        f"a person in a {look.shirt} shirt",
+        f"a person in {look.trousers} trousers",
+    )[rng.integers(4)]
     draw_ = rng.uniform()
     words = OTHER_WORDS[action]
     doing = action if draw_ < 0.5 else words[rng.integers(len(words))] if draw_ < 0.85 else ""
@@ -142,7 +209,9 @@ def draw_stills(count: int, seed: int, size: int = 48) -> Stills:
         moment = np.array([rng.uniform(0, 2.4)], np.float32)
         pose = MOTIONS[action](moment, Style.draw(rng))
         look = Look.draw(rng, choose_scene(action, rng))
-        camera = Camera.still(1, size, zoom=rng.uniform(0.95, 1.35), x=rng.uniform(-0.2, 0.2), y=rng.uniform(0.85, 1.05))
+        camera = Camera.still(
+            1, size, zoom=rng.uniform(0.95, 1.35), x=rng.uniform(-0.2, 0.2), y=rng.uniform(0.85, 1.05)
+        )
         images[index] = develop(draw(pose, look, camera, (size, size)), PHOTOGRAPH, rng)[0]
         captions.append(caption(action, pose, look, rng))
     return Stills(images, captions, labels)

@@ -37,9 +37,14 @@ FORMAT = 1  # of the files on disk; a world of another format is made anew
 
 @dataclass(frozen=True)
 class Shift:
-    """How the videos differ from the stills: another film, and a camera among people. 0 switches a strength off."""
+    """How the videos differ from the stills: a faded, dim, grainy film, shot askew and shown in the wrong aspect ratio, by a
+    hand that shakes and zooms, with clutter and passers-by. 0 switches a strength off; squeeze 1 and tilt 0 are upright."""
 
-    film: Film = Film(softness=(0.4, 1.6), haze=(0.12, 0.32), warmth=(0.04, 0.2), light=(0.4, 0.9), grain=(0.02, 0.07))
+    film: Film = Film(
+        (0.6, 1.0), haze=(0.18, 0.26), warmth=(0.08, 0.14), light=(0.6, 0.75), grain=(0.03, 0.05), grey=0.5
+    )
+    squeeze: float = 1.35
+    tilt: float = 4.0  # degrees
     shake: float = 1.0
     zoom: float = 1.0
     clutter: float = 1.0
@@ -88,20 +93,24 @@ def film(action: str, rng: np.random.Generator, shift: Shift = Shift()) -> tuple
     times = np.arange(int(rng.uniform(2.0, 3.2) * rate), dtype=np.float32) / rate
     pose = MOTIONS[action](times, Style.draw(rng))
     look = Look.draw(rng, choose_scene(action, rng))
-    shake = _smooth(rng, times, 3.0, 3) * 0.02 * shift.shake
-    drift = _smooth(rng, times, 0.5, 3) * 0.04 * shift.shake
-    centre = np.array([rng.uniform(-0.2, 0.2), rng.uniform(0.85, 1.05)], np.float32) + shake[:, :2] + drift[:, :2]
-    zoom = np.clip((1.15 + rng.uniform(-0.16, 0.12) * shift.zoom) * (1 + drift[:, 2]), 0.7, 1.5)
-    roll = (rng.uniform(-0.05, 0.05) * shift.shake + shake[:, 2] * 0.8).astype(np.float32)
-    camera = Camera(centre.astype(np.float32), (zoom * HEIGHT / 2.5).astype(np.float32), roll)
+    shake = _smooth(rng, times, 3.0, 3) * 0.012 * shift.shake
+    drift = _smooth(rng, times, 0.5, 3) * 0.024 * shift.shake
+    centre = (
+        np.array([rng.uniform(-0.2, 0.2), rng.uniform(0.85, 1.05)], np.float32) + shake[:, :2] + drift[:, :2]
+    )
+    zoom = np.clip((1.15 + rng.uniform(-0.1, 0.08) * shift.zoom) * (1 + drift[:, 2]), 0.7, 1.5)
+    roll = (rng.uniform(-0.03, 0.03) * shift.shake + shake[:, 2] * 0.8 + np.deg2rad(shift.tilt)).astype(
+        np.float32
+    )
+    camera = Camera(centre.astype(np.float32), (zoom * HEIGHT / 2.5).astype(np.float32), roll, shift.squeeze)
     clutter = []
-    for _ in range(rng.poisson(0.6 * shift.clutter)):
+    for _ in range(rng.poisson(0.3 * shift.clutter)):
         x, y = rng.uniform(-1.6, 1.6), rng.uniform(0, 2.1)
         to = rng.normal(scale=0.25, size=2)
         shape = np.array([x, y, x + to[0], y + to[1], rng.uniform(0.03, 0.14)], np.float32)
         clutter.append((shape, rng.uniform(0.1, 0.95, 3).astype(np.float32)))
     image = draw(pose, look, camera, (HEIGHT, WIDTH), clutter)
-    if rng.uniform() < 0.15 * shift.occlusion:  # someone or something passes in front of the lens
+    if rng.uniform() < 0.08 * shift.occlusion:  # someone or something passes in front of the lens
         start, speed, half = rng.uniform(-20, WIDTH + 20), rng.normal(scale=14), rng.uniform(2, 6)
         x = np.arange(WIDTH, dtype=np.float32)
         inside = np.clip(half - np.abs(x[None] - (start + speed * times)[:, None]) + 0.5, 0, 1)
@@ -146,7 +155,9 @@ def make_world(
     stamp = {"format": FORMAT, **asdict(settings)}
     note = folder / "world.json"
     if note.exists() and json.loads(note.read_text()) != stamp:
-        raise ValueError(f"{note} describes a world of other settings; remove the folder {folder} or choose another")
+        raise ValueError(
+            f"{note} describes a world of other settings; remove the folder {folder} or choose another"
+        )
     note.write_text(json.dumps(stamp, indent=2) + "\n")
     jobs: dict[str, list[tuple[str, str, tuple[int, int, int], Shift]]] = {}
     for split in splits:
@@ -154,7 +165,10 @@ def make_world(
             continue
         shutil.rmtree(folder / f"{split}.part", ignore_errors=True)
         actions = split_actions(settings, split)
-        paths = [Path(f"{i:05d}.mp4") if split == "train" else Path(a, f"{i:05d}.mp4") for i, a in enumerate(actions)]
+        paths = [
+            Path(f"{i:05d}.mp4") if split == "train" else Path(a, f"{i:05d}.mp4")
+            for i, a in enumerate(actions)
+        ]
         for path in {folder / f"{split}.part" / path.parent for path in paths}:
             path.mkdir(parents=True)
         if split == "train":
@@ -162,7 +176,12 @@ def make_world(
             rows = "".join(f"{path},{action}\n" for path, action in zip(paths, actions, strict=True))
             (folder / "truth" / "train.csv").write_text(rows)
         jobs[split] = [
-            (str(folder / f"{split}.part" / path), action, (settings.seed, SPLITS.index(split), i), settings.shift)
+            (
+                str(folder / f"{split}.part" / path),
+                action,
+                (settings.seed, SPLITS.index(split), i),
+                settings.shift,
+            )
             for i, (path, action) in enumerate(zip(paths, actions, strict=True))
         ]
     total, done = sum(len(job) for job in jobs.values()), 0
