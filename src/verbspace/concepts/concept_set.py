@@ -1,19 +1,32 @@
-"""Concept sets: actions, descriptions of them by kind, and who wrote those. Plain JSON files, validated as they are read."""
+"""Concept sets: actions, descriptions of them by kind, and who wrote those.
+
+Plain JSON files, validated as they are read.
+"""
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from datetime import date
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictBool,
+    ValidationError,
+    model_validator,
+)
 
-FORMAT = "verbspace-concepts/1"
+FORMAT: Literal["verbspace-concepts/1"] = "verbspace-concepts/1"
 DEFAULT_TEMPLATES = ("a video of a person {}.", "a photo of a person {}.", "a person {}.")
 Kind = Literal["motion", "pose", "objects", "scene"]
 
@@ -26,24 +39,31 @@ class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-Text = Annotated[str, Field(min_length=1)]
-
-
 def _clean(value: str) -> str:
     if not value.strip():
         raise ValueError("is empty; write some text or remove the entry")
     if value != value.strip():
-        raise ValueError("has white space at its ends; strip it")
+        raise ValueError(f"{value!r} has white space at its ends; strip it")
     return value
 
 
+def _one_gap(template: str) -> str:
+    if template.count("{}") != 1 or set("{}") & set(template.replace("{}", "")):
+        raise ValueError(f"{template!r} must hold exactly one {{}}, the place of the action's name; mend it")
+    return template
+
+
+Text = Annotated[str, AfterValidator(_clean)]
+Template = Annotated[str, AfterValidator(_one_gap)]
+
+
 class Action(_Part):
-    """An action: `name` is readable and goes into prompts, `label` is the data set's own class name where it differs."""
+    """An action: `name` is readable and goes into prompts, `label` is the data set's own class name where it
+    differs.
+    """
 
     name: Text
     label: Text | None = None
-
-    _cleaned = field_validator("name", "label")(lambda value: value if value is None else _clean(value))
 
     @property
     def class_label(self) -> str:
@@ -57,8 +77,6 @@ class Description(_Part):
     text: Text
     kind: Kind
     actions: Annotated[tuple[str, ...], Field(min_length=1)]
-
-    _cleaned = field_validator("text")(_clean)
 
 
 class Provenance(_Part):
@@ -75,42 +93,36 @@ class Provenance(_Part):
 class ConceptSet(_Part):
     """Actions and their descriptions.
 
-    templates: prompts with one `{}` each, for category vectors. directional: left and right carry meaning, so videos are
-    never flipped.
+    templates: prompts with one `{}` each, for category vectors. directional: left and right carry meaning, so
+    videos are never flipped.
     """
 
-    format: Literal["verbspace-concepts/1"] = "verbspace-concepts/1"
+    format: Literal["verbspace-concepts/1"] = FORMAT
     name: Text
     actions: Annotated[tuple[Action, ...], Field(min_length=1)]
     descriptions: tuple[Description, ...] = ()
     provenance: Provenance
-    templates: Annotated[tuple[str, ...], Field(min_length=1)] = DEFAULT_TEMPLATES
-    directional: bool = False
-
-    @field_validator("templates")
-    @classmethod
-    def _one_gap(cls, templates: tuple[str, ...]) -> tuple[str, ...]:
-        for template in templates:
-            if template.count("{}") != 1 or template.replace("{}", "").count("{"):
-                raise ValueError(f"{template!r} must hold exactly one {{}}, the place of the action's name")
-        return templates
+    templates: Annotated[tuple[Template, ...], Field(min_length=1)] = DEFAULT_TEMPLATES
+    directional: StrictBool = False
 
     @model_validator(mode="after")
     def _consistent(self) -> ConceptSet:
-        for field, values in (
-            ("actions", [action.name for action in self.actions]),
-            ("actions", [action.class_label for action in self.actions]),
-            ("descriptions", [description.text for description in self.descriptions]),
-        ):
-            if twice := _repeated(values):
-                raise ValueError(f"{field}: {twice!r} stands there twice; keep one")
+        _once("actions", ".name", self.action_names)
+        _once("actions", ".label", self.labels)
+        _once("descriptions", ".text", [description.text for description in self.descriptions])
         known = set(self.action_names)
         for index, description in enumerate(self.descriptions):
-            if twice := _repeated(list(description.actions)):
-                raise ValueError(f"descriptions.{index}.actions: {twice!r} stands there twice; keep one")
-            for name in description.actions:
+            field = f"descriptions.{index}.actions"
+            _once(field, "", description.actions)
+            for place, name in enumerate(description.actions):
                 if name not in known:
-                    raise ValueError(f"descriptions.{index}.actions: {name!r} is not the name of an action of this set")
+                    close = difflib.get_close_matches(name, known, n=1)
+                    hint = (
+                        f"; did you mean {close[0]!r}?" if close else "; add the action or leave the name out"
+                    )
+                    raise ValueError(
+                        f"{field}.{place}: {name!r} is not the name of an action of this set{hint}"
+                    )
         return self
 
     @property
@@ -137,66 +149,147 @@ class ConceptSet(_Part):
             owned[row, [place[name] for name in description.actions]] = True
         return owned
 
-    def subset(self, names: list[str] | tuple[str, ...]) -> ConceptSet:
-        """The set with these actions only, in the order given; descriptions of none of them are left out."""
+    def subset(self, names: Sequence[str]) -> ConceptSet:
+        """The set with these actions only, in the order given; descriptions of none of them are left out.
+
+        Raises ConceptSetError where a name is not an action's, or is given twice.
+        """
         by_name = {action.name: action for action in self.actions}
         if missing := [name for name in names if name not in by_name]:
-            raise ConceptSetError(f"{self.name}: there is no action {missing[0]!r} to keep")
-        kept = tuple(
-            description.model_copy(update={"actions": tuple(name for name in description.actions if name in names)})
+            raise ConceptSetError(
+                f"{self.name}: there is no action {missing[0]!r} to keep; see `action_names`"
+            )
+        wanted = set(names)
+        kept = [
+            {**description.model_dump(), "actions": [name for name in description.actions if name in wanted]}
             for description in self.descriptions
-            if set(description.actions) & set(names)
-        )
-        return self.model_copy(update={"actions": tuple(by_name[name] for name in names), "descriptions": kept})
+            if wanted & set(description.actions)
+        ]
+        actions = [by_name[name].model_dump() for name in names]
+        return parse({**self.model_dump(), "actions": actions, "descriptions": kept}, self.name)
 
     @classmethod
-    def from_actions(cls, names: list[str] | tuple[str, ...], name: str = "actions") -> ConceptSet:
+    def from_actions(cls, names: Sequence[str], name: str = "actions") -> ConceptSet:
         """A set of bare action names, without descriptions."""
-        return parse({"name": name, "actions": [{"name": n} for n in names], "provenance": {"author": "given by name"}}, name)
+        actions = [{"name": action} for action in names]
+        return parse({"name": name, "actions": actions, "provenance": {"author": "given by name"}}, name)
 
     @classmethod
     def load(cls, name_or_path: str | Path) -> ConceptSet:
-        """Read a bundled set by name (`ConceptSet.bundled()` lists them) or any set by path. Raises ConceptSetError."""
+        """Read a bundled set by name (`ConceptSet.bundled()` lists them) or any set by path.
+
+        A bundled name comes before a file of that name. Raises ConceptSetError.
+        """
         path = Path(name_or_path)
-        if path.suffix != ".json" and not path.exists():
-            found = resources.files("verbspace.concepts") / "sets" / f"{name_or_path}.json"
-            if str(name_or_path) not in cls.bundled():
-                raise ConceptSetError(
-                    f"{name_or_path}: there is neither a bundled concept set nor a file of that name; bundled are {', '.join(cls.bundled())}"
-                )
-            return parse(json.loads(found.read_text(encoding="utf-8")), str(name_or_path))
+        bundled = cls.bundled()
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            if str(name_or_path) in bundled:
+                text = (_sets() / f"{name_or_path}.json").read_text(encoding="utf-8")
+            else:
+                text = path.read_text(encoding="utf-8-sig")
+        except FileNotFoundError:
+            raise ConceptSetError(
+                f"{path}: there is neither a file nor a bundled concept set of that name; "
+                f"bundled are {', '.join(bundled)}"
+            ) from None
         except OSError as error:
-            raise ConceptSetError(f"{path}: cannot be read: {error.strerror}") from None
-        except ValueError as error:
-            raise ConceptSetError(f"{path}: is not JSON: {error}") from None
-        return parse(content, str(path))
+            raise ConceptSetError(f"{path}: cannot be read ({error.strerror}); give a JSON file") from None
+        except UnicodeDecodeError as error:
+            raise ConceptSetError(f"{path}: is not JSON in UTF-8 ({error}); save it as UTF-8") from None
+        return parse(_decode(text, str(path)), str(path))
 
     @staticmethod
     def bundled() -> list[str]:
         """Names of the sets that come with the package."""
-        folder = resources.files("verbspace.concepts") / "sets"
-        return sorted(entry.name.removesuffix(".json") for entry in folder.iterdir() if entry.name.endswith(".json"))
+        names = [entry.name for entry in _sets().iterdir()]
+        return sorted(name.removesuffix(".json") for name in names if name.endswith(".json"))
 
     def save(self, path: str | Path) -> None:
-        """Write as JSON, under a temporary name first."""
+        """Write as JSON, under a temporary name first; folders on the way are made."""
         path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(path.name + ".part")
-        part.write_text(json.dumps(self.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        content = json.dumps(self.model_dump(mode="json"), indent=1, ensure_ascii=False)
+        part.write_text(content + "\n", encoding="utf-8")
         os.replace(part, path)
-
-
-def _repeated(values: list[str]) -> str | None:
-    return next((value for index, value in enumerate(values) if value in values[:index]), None)
 
 
 def parse(content: Any, source: str) -> ConceptSet:
     """A decoded JSON value to a concept set. Raises ConceptSetError that names the source and the field."""
+    if not isinstance(content, dict):
+        raise ConceptSetError(f"{source}: holds no JSON object; write {{...}} with the set's fields")
+    if content.get("format", FORMAT) != FORMAT:  # before all else: another format has other fields
+        raise ConceptSetError(
+            f"{source}: format: {content['format']!r} cannot be read here; this version reads {FORMAT!r}"
+        )
     try:
         return ConceptSet.model_validate(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
-        message = first["msg"].removeprefix("Value error, ")
-        raise ConceptSetError(f"{source}: {f'{field}: ' if field else ''}{message}") from None
+        found = error.errors()
+        more = f" (and {len(found) - 1} more to mend)" if len(found) > 1 else ""
+        raise ConceptSetError(f"{source}: {_sentence(found[0])}{more}") from None
+
+
+def _sets() -> Any:
+    return resources.files("verbspace.concepts") / "sets"
+
+
+def _once(field: str, end: str, values: Sequence[str]) -> None:
+    first: dict[str, int] = {}
+    for index, value in enumerate(values):
+        if (other := first.setdefault(value, index)) != index:
+            raise ValueError(f"{field}.{index}{end}: {value!r} is that of {field}.{other} too; keep one")
+
+
+def _decode(text: str, source: str) -> Any:
+    """A file's JSON. A key that stands twice would lose its first value in silence, so it is refused."""
+
+    def pairs(found: list[tuple[str, Any]]) -> dict[str, Any]:
+        content = dict(found)
+        if len(content) != len(found):
+            keys = [key for key, _ in found]
+            twice = next(key for key in content if keys.count(key) > 1)
+            raise ConceptSetError(f"{source}: {twice}: stands twice in one object; keep one")
+        return content
+
+    try:
+        content = json.loads(text, object_pairs_hook=pairs)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise ConceptSetError(f"{source}: is not JSON ({error}); mend it there") from None
+    if isinstance(content, dict) and "format" not in content:
+        raise ConceptSetError(f'{source}: format: is missing; add "format": "{FORMAT}"')
+    return content
+
+
+def _sentence(error: Any) -> str:
+    """One of pydantic's errors as field, fault and mend."""
+    place, value = error["loc"], error.get("input")
+    field = ".".join(map(str, place))
+    match error["type"]:
+        case "value_error":
+            fault = error["msg"].removeprefix("Value error, ")
+        case "extra_forbidden":
+            inner: dict[str, type[_Part]] = {
+                "actions": Action,
+                "descriptions": Description,
+                "provenance": Provenance,
+            }
+            known = list((inner[place[0]] if len(place) > 1 else ConceptSet).model_fields)
+            close = difflib.get_close_matches(str(place[-1]), known, n=1)
+            mend = f"did you mean {close[0]!r}?" if close else "remove it"
+            fault = f"is not a known key ({', '.join(known)}); {mend}"
+        case "missing":
+            fault = "is missing; add it"
+        case "literal_error":
+            fault = f"is {value!r}; write {error['ctx']['expected']}"
+        case "too_short":
+            fault = "is empty; list one or more"
+        case "string_type":
+            fault = f"{value!r} is not text; write a string"
+        case "tuple_type":
+            fault = f"{value!r} is not a list; write [...]"
+        case "model_type":
+            fault = f"{value!r} is not an object; write {{...}}"
+        case _:
+            fault = f"{error['msg']}, got {value!r}; mend it"
+    return f"{field}: {fault}" if field else fault

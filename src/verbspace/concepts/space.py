@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -15,9 +14,10 @@ By = Literal["category", "description", "both"]
 
 
 class ConceptSpace(nn.Module):
-    """Category vectors (K, D), description vectors (M, D; M may be 0) and which describes which (M, K), all frozen.
+    """Category vectors (K, D), description vectors (M, D; M may be 0) and which describes which (M, K).
 
-    temperature: divides cosines; CLIP's own is 1 / exp(logit_scale), about 0.01.
+    All are frozen; vectors are normalised here. temperature: divides cosines; CLIP's own is
+    1 / exp(logit_scale), about 0.01. Raises ValueError where sizes do not fit.
     """
 
     categories: Tensor
@@ -35,8 +35,20 @@ class ConceptSpace(nn.Module):
         temperature: float = 0.01,
     ) -> None:
         super().__init__()
-        if ownership.shape != (len(descriptions), len(categories)):
-            raise ValueError(f"ownership is {tuple(ownership.shape)}, not {(len(descriptions), len(categories))}")
+        sizes = (len(descriptions), len(categories))
+        if ownership.shape != sizes:
+            raise ValueError(f"ownership is {tuple(ownership.shape)}, not {sizes}")
+        if categories.shape[1:] != descriptions.shape[1:]:
+            raise ValueError(
+                f"categories {tuple(categories.shape)} and descriptions {tuple(descriptions.shape)} "
+                "are not of one embedding size"
+            )
+        if (len(description_texts), len(action_names)) != sizes:
+            raise ValueError(
+                f"there are {len(description_texts)} texts and {len(action_names)} names for {sizes} vectors"
+            )
+        if not temperature > 0:
+            raise ValueError(f"temperature: {temperature} is not above 0")
         self.register_buffer("categories", F.normalize(categories.float(), dim=-1))
         self.register_buffer("descriptions", F.normalize(descriptions.float(), dim=-1))
         self.register_buffer("ownership", ownership.bool())
@@ -49,11 +61,13 @@ class ConceptSpace(nn.Module):
     ) -> ConceptSpace:
         """Encode a concept set. encode_text: n texts to (n, D) embeddings.
 
-        A category vector is the normalised mean, over the prompt templates, of normalised text embeddings (CLIP's prompt
-        ensembling, Radford et al. 2021, section 3.1.4).
+        A category vector is the normalised mean, over the prompt templates, of normalised text embeddings
+        (CLIP's prompt ensembling, Radford et al. 2021, section 3.1.4).
         """
-        prompts = [template.format(name) for name in concepts.action_names for template in concepts.templates]
-        vectors = F.normalize(encode_text(prompts).float(), dim=-1).view(len(concepts.actions), len(concepts.templates), -1)
+        templates = concepts.templates
+        prompts = [template.format(name) for name in concepts.action_names for template in templates]
+        vectors = F.normalize(encode_text(prompts).float(), dim=-1)
+        vectors = vectors.view(len(concepts.actions), len(templates), -1)
         texts = [description.text for description in concepts.descriptions]
         described = encode_text(texts) if texts else vectors.new_zeros(0, vectors.shape[-1])
         return cls(
@@ -85,8 +99,9 @@ class ConceptSpace(nn.Module):
     def action_scores(self, z: Tensor, by: By = "category") -> Tensor:
         """(B, D) -> (B, K) zero-shot scores.
 
-        category: cosine to the category vector over temperature. description: mean over an action's descriptions (Menon and
-        Vondrick, ICLR 2023). both: the mean of the two.
+        category: cosine to the category vector over temperature. description: mean over an action's
+        descriptions (Menon and Vondrick, ICLR 2023). both: the mean of the two. Raises ValueError where an
+        action has no description and `by` needs one.
         """
         if by == "category":
             return self.logits(z, "category")
@@ -94,6 +109,9 @@ class ConceptSpace(nn.Module):
         counts = owned.sum(0)
         if not bool((counts > 0).all()):
             bare = [name for name, count in zip(self.action_names, counts.tolist(), strict=True) if not count]
-            raise ValueError(f"there is no description of {', '.join(bare[:3])}; score by category, or describe every action")
+            raise ValueError(
+                f"there is no description of {', '.join(bare[:3])}; "
+                "score by category, or describe every action"
+            )
         described = self.logits(z, "description") @ (owned / counts)
         return described if by == "description" else (described + self.logits(z, "category")) / 2

@@ -1,0 +1,309 @@
+import copy
+import json
+import random
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from verbspace.concepts.concept_set import (
+    DEFAULT_TEMPLATES,
+    FORMAT,
+    Action,
+    ConceptSet,
+    ConceptSetError,
+    Description,
+    Provenance,
+)
+
+GOOD: dict[str, Any] = {
+    "format": FORMAT,
+    "name": "small",
+    "actions": [{"name": "waving", "label": "Wave"}, {"name": "jumping"}, {"name": "bowing"}],
+    "descriptions": [
+        {"text": "A hand moves.", "kind": "motion", "actions": ["waving"]},
+        {"text": "Arms are raised.", "kind": "pose", "actions": ["jumping", "waving"]},
+        {"text": "A gym.", "kind": "scene", "actions": ["jumping"]},
+    ],
+    "provenance": {"author": "the tests", "created": "2024-05-06"},
+    "templates": ["a video of {}."],
+    "directional": True,
+}
+
+texts = st.text(min_size=1, max_size=12).map(str.strip).filter(bool)
+
+
+@st.composite
+def concept_sets(draw: st.DrawFn) -> ConceptSet:
+    names = draw(st.lists(texts, min_size=1, max_size=5, unique=True))
+    # Labels of their own, which no other action's name or label equals.
+    labels = [f"label {n}" if draw(st.booleans()) and f"label {n}" not in names else None for n in range(5)]
+    sentences = draw(st.lists(texts, max_size=5, unique=True))
+    return ConceptSet(
+        name=draw(texts),
+        actions=tuple(Action(name=name, label=label) for name, label in zip(names, labels, strict=False)),
+        descriptions=tuple(
+            Description(
+                text=sentence,
+                kind=draw(st.sampled_from(["motion", "pose", "objects", "scene"])),
+                actions=tuple(draw(st.lists(st.sampled_from(names), min_size=1, unique=True))),
+            )
+            for sentence in sentences
+        ),
+        provenance=Provenance(
+            author=draw(texts),
+            method=draw(st.text(max_size=5)),
+            prompt=draw(st.none() | st.text(max_size=5)),
+            created=draw(st.none() | st.dates()),
+            license=draw(st.none() | st.just("MIT")),
+        ),
+        templates=draw(st.sampled_from([DEFAULT_TEMPLATES, ("{}",), ("a {} b", "{} c")])),
+        directional=draw(st.booleans()),
+    )
+
+
+def shuffled(value: Any, rng: random.Random) -> Any:
+    """The same JSON value with every object's keys in another order."""
+    if isinstance(value, dict):
+        return {key: shuffled(value[key], rng) for key in rng.sample(list(value), len(value))}
+    return [shuffled(part, rng) for part in value] if isinstance(value, list) else value
+
+
+@settings(deadline=None, max_examples=60)
+@given(concepts=concept_sets())
+def test_saved_and_loaded_it_is_the_same(
+    concepts: ConceptSet, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = tmp_path_factory.mktemp("sets") / "new folder" / "set.json"
+    concepts.save(path)
+    again = ConceptSet.load(path)
+    assert again == concepts
+    assert again.hash == concepts.hash
+    assert [file.name for file in path.parent.iterdir()] == ["set.json"]
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    concepts=concept_sets(),
+    seed=st.integers(0, 99),
+    indent=st.none() | st.integers(0, 5),
+    escaped=st.booleans(),
+)
+def test_hash_is_of_the_content_not_of_the_writing(
+    concepts: ConceptSet,
+    seed: int,
+    indent: int | None,
+    escaped: bool,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    path = tmp_path_factory.mktemp("sets") / "set.json"
+    content = shuffled(concepts.model_dump(mode="json"), random.Random(seed))
+    path.write_text(
+        "\ufeff \n" + json.dumps(content, indent=indent, ensure_ascii=escaped) + "\n\n", encoding="utf-8"
+    )
+    assert ConceptSet.load(path).hash == concepts.hash
+
+
+def test_hash_changes_with_every_part() -> None:
+    first = load(GOOD)
+    assert len(first.hash) == 16
+    assert int(first.hash, 16) >= 0
+    seen = {first.hash}
+    for path, value in [
+        (("name",), "other"),
+        (("actions", 0, "name"), "waving"),  # set again below: label removed
+        (("actions", 1, "label"), "Jump"),
+        (("descriptions", 0, "text"), "Another."),
+        (("descriptions", 0, "kind"), "pose"),
+        (("descriptions", 1, "actions"), ["jumping"]),
+        (("provenance", "author"), "someone"),
+        (("templates", 0), "{}"),
+        (("directional",), False),
+    ]:
+        content = changed(path, value)
+        if path == ("actions", 0, "name"):
+            del content["actions"][0]["label"]
+        seen.add(load(content).hash)
+    content = copy.deepcopy(GOOD)
+    content["actions"].reverse()  # the order numbers the classes
+    seen.add(load(content).hash)
+    assert len(seen) == 11
+
+
+def test_what_stands_in_it() -> None:
+    concepts = load(GOOD)
+    assert concepts.action_names == ["waving", "jumping", "bowing"]
+    assert concepts.labels == ["Wave", "jumping", "bowing"]
+    assert concepts.provenance.created == date(2024, 5, 6)
+    assert concepts.directional
+    owned = concepts.ownership()
+    assert owned.dtype == torch.bool
+    assert owned.tolist() == [[True, False, False], [True, True, False], [False, True, False]]
+    with pytest.raises(ValidationError, match="frozen"):
+        concepts.name = "other"
+
+
+def test_subset() -> None:
+    concepts = load(GOOD)
+    part = concepts.subset(["bowing", "waving"])
+    assert part.action_names == ["bowing", "waving"]
+    assert [(d.text, d.actions) for d in part.descriptions] == [
+        ("A hand moves.", ("waving",)),
+        ("Arms are raised.", ("waving",)),
+    ]
+    assert part.labels == ["bowing", "Wave"]
+    assert (part.templates, part.directional, part.provenance) == (
+        concepts.templates,
+        concepts.directional,
+        concepts.provenance,
+    )
+    assert concepts.subset(concepts.action_names) == concepts
+    with pytest.raises(ConceptSetError, match="no action 'sitting' to keep"):
+        concepts.subset(["waving", "sitting"])
+    with pytest.raises(ConceptSetError, match=r"actions\.1\.name: 'waving' is that of actions\.0 too"):
+        concepts.subset(["waving", "waving"])
+    with pytest.raises(ConceptSetError, match="actions: is empty"):
+        concepts.subset([])
+
+
+def test_from_actions() -> None:
+    concepts = ConceptSet.from_actions(["b", "a"])
+    assert concepts.action_names == ["b", "a"]
+    assert concepts.ownership().shape == (0, 2)
+    assert concepts.templates == DEFAULT_TEMPLATES
+    with pytest.raises(ConceptSetError, match=r"actions\.2\.name: 'a' is that of actions\.0 too"):
+        ConceptSet.from_actions(["a", "b", "a"])
+
+
+def test_bundled_sets_load_and_come_before_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ConceptSet.bundled()
+    assert "playground" in names
+    (tmp_path / "playground").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for name in names:
+        concepts = ConceptSet.load(name)
+        assert concepts.name == name
+        assert not concepts.descriptions or concepts.ownership().any(0).all()
+
+
+def changed(path: tuple[str | int, ...], value: Any) -> dict[str, Any]:
+    """GOOD with one value set, or taken away where it is `...`."""
+    content: Any = copy.deepcopy(GOOD)
+    place = content
+    for key in path[:-1]:
+        place = place[key]
+    if value is ...:
+        del place[path[-1]]
+    else:
+        place[path[-1]] = value
+    found: dict[str, Any] = content
+    return found
+
+
+def load(content: Any, folder: Path | None = None) -> ConceptSet:
+    if folder is None:
+        return ConceptSet.model_validate(content)
+    (folder / "set.json").write_text(json.dumps(content), encoding="utf-8")
+    return ConceptSet.load(folder / "set.json")
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (("format",), ..., 'format: is missing; add "format": "verbspace-concepts/1"'),
+        (("format",), "verbspace-concepts/2", "format: 'verbspace-concepts/2' cannot be read here; "),
+        (("format",), ["x"], "format: ['x'] cannot be read here"),
+        (("descripton",), [], "descripton: is not a known key (format, name, "),
+        (("actions", 1, "nme"), "x", "actions.1.nme: is not a known key (name, label); did you mean 'name'?"),
+        (("provenance", "writer"), "x", "provenance.writer: is not a known key (author, "),
+        (("descriptions", 2, "x"), "x", "descriptions.2.x: is not a known key (text, kind, actions); remove"),
+        (("provenance",), ..., "provenance: is missing; add it"),
+        (("actions", 2, "name"), "waving", "actions.2.name: 'waving' is that of actions.0 too; keep one"),
+        (("actions", 2, "label"), "Wave", "actions.2.label: 'Wave' is that of actions.0 too; keep one"),
+        (("actions", 2, "label"), "jumping", "actions.2.label: 'jumping' is that of actions.1 too; keep one"),
+        (("descriptions", 2, "text"), "A hand moves.", "descriptions.2.text: 'A hand moves.' is that of "),
+        (("descriptions", 1, "actions"), ["jumping", "wavng"],
+         "descriptions.1.actions.1: 'wavng' is not the name of an action of this set; did you mean 'waving"),
+        (("descriptions", 0, "actions"), ["Wave"], "descriptions.0.actions.0: 'Wave' is not the name"),
+        (("descriptions", 0, "actions"), ["bowing", "bowing"], "descriptions.0.actions.1: 'bowing' is that"),
+        (("descriptions", 0, "actions"), [], "descriptions.0.actions: is empty; list one or more"),
+        (("descriptions", 0, "actions"), "waving", "descriptions.0.actions: 'waving' is not a list; write"),
+        (("descriptions", 1, "text"), " \n", "descriptions.1.text: is empty; write some text or remove"),
+        (("descriptions", 1, "text"), "", "descriptions.1.text: is empty; write some text or remove"),
+        (("actions", 0, "name"), "wave ", "actions.0.name: 'wave ' has white space at its ends; strip it"),
+        (("actions", 0, "label"), "", "actions.0.label: is empty"),
+        (("actions", 0, "name"), 7, "actions.0.name: 7 is not text; write a string"),
+        (("actions", 0), "waving", "actions.0: 'waving' is not an object; write {...}"),
+        (("actions",), [], "actions: is empty; list one or more"),
+        (("name",), "", "name: is empty"),
+        (("provenance", "author"), "  ", "provenance.author: is empty"),
+        (("provenance", "created"), "yesterday", "provenance.created: "),
+        (("descriptions", 0, "kind"), "sound",
+         "descriptions.0.kind: is 'sound'; write 'motion', 'pose', 'objects' or 'scene'"),
+        (("templates",), ["{}", "a person"], "templates.1: 'a person' must hold exactly one {}"),
+        (("templates",), ["{} and {}"], "templates.0: '{} and {}' must hold exactly one {}"),
+        (("templates",), ["{} }"], "templates.0: '{} }' must hold exactly one {}"),
+        (("templates",), ["{} {name}"], "templates.0: '{} {name}' must hold exactly one {}"),
+        (("templates",), [], "templates: is empty"),
+        (("directional",), "no", "directional: "),
+    ],
+)  # fmt: skip
+def test_mistakes_are_named_by_file_and_field(
+    path: tuple[str | int, ...], value: Any, message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ConceptSetError) as caught:
+        load(changed(path, value), tmp_path)
+    told = str(caught.value)
+    assert told.startswith(f"{tmp_path / 'set.json'}: {message}")
+    assert "\n" not in told
+
+
+def test_more_mistakes_are_counted(tmp_path: Path) -> None:
+    content = changed(("actions", 0, "name"), "")
+    content["extra"] = 1
+    with pytest.raises(ConceptSetError, match=r"actions\.0\.name: is empty.* \(and 1 more to mend\)$"):
+        load(content, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("written", "message"),
+    [
+        (b'{"format": ', r"set\.json: is not JSON \(.*line 1 column 12.*\); mend it"),
+        (b"[" * 100_000, r"set\.json: is not JSON"),
+        (b"\xff\xfe{}", r"set\.json: is not JSON in UTF-8"),
+        (b"[]", r"set\.json: holds no JSON object"),
+        (
+            b'{"name": "a", "actions": [{"name": "a", "name": "b"}]}',
+            r"set\.json: name: stands twice in one object",
+        ),
+    ],
+)
+def test_files_that_are_no_concept_set(written: bytes, message: str, tmp_path: Path) -> None:
+    (tmp_path / "set.json").write_bytes(written)
+    with pytest.raises(ConceptSetError, match=message):
+        ConceptSet.load(tmp_path / "set.json")
+
+
+def test_files_that_are_not_there(tmp_path: Path) -> None:
+    for name in (str(tmp_path / "x.json"), "nosuchset"):
+        with pytest.raises(ConceptSetError, match=rf"{name}: there is neither .*; bundled are .*playground"):
+            ConceptSet.load(name)
+    with pytest.raises(ConceptSetError, match=r"cannot be read \(.*directory"):
+        ConceptSet.load(tmp_path)
+
+
+def test_a_large_set_is_read_at_once(tmp_path: Path) -> None:
+    """K400's size: checks for repetition must not compare all with all."""
+    content = copy.deepcopy(GOOD)
+    content["actions"] = [{"name": f"action {n}"} for n in range(700)]
+    content["descriptions"] = [
+        {"text": f"text {n}", "kind": "pose", "actions": [f"action {n % 700}"]} for n in range(14_000)
+    ]
+    concepts = load(content, tmp_path)
+    assert concepts.ownership().sum().item() == 14_000
+    assert len(concepts.subset(concepts.action_names[:350]).descriptions) == 7_000
