@@ -15,6 +15,7 @@ from verbspace.evaluation.protocol import comparable, state_hash
 from verbspace.model.encoder import VideoEncoder
 from video_files import write_video
 
+FEATURES = "projected and L2-normalised"
 COLOURS = {"brush_teeth": (200, 40, 40), "jump": (40, 200, 40), "wave": (40, 40, 200)}
 CONCEPTS = parse(
     {
@@ -135,7 +136,11 @@ def test_frozen_stands_beside_under_the_same_protocol(
     alone = evaluate(image, data / "test", concepts=CONCEPTS, frames=4, baseline=False, quiet=True)
     assert alone.frozen is None
     assert alone.result == found.frozen
-    assert Evaluation.model_validate_json(found.model_dump_json()) == found
+    assert found.adapted is found.result
+    assert Evaluation.model_validate(json.loads(json.dumps(found.to_json()))) == found
+    encoder.config.base_name = "gone"
+    again = evaluate(encoder, data / "test", concepts=CONCEPTS, frames=4, baseline=image, quiet=True)
+    assert again == found
 
 
 @pytest.mark.parametrize("task", ["linear-probe", "knn"])
@@ -161,9 +166,9 @@ def test_supervised_tasks_tell_colours_apart(
         assert (protocol.data, protocol.train, protocol.train_clips) == ("test", "train", 18)
         assert protocol.by is None
         if task == "knn":
-            assert protocol.details == {"k": 3, "temperature": 0.07}
+            assert protocol.details == {"features": FEATURES, "k": 3, "temperature": 0.07}
         else:
-            assert protocol.details == {"C among": (1e2, 1e4), "held out": 0.2}
+            assert protocol.details == {"features": FEATURES, "C among": (1e2, 1e4), "held out": 0.2}
             assert protocol.chosen["C"] in (1e2, 1e4)
 
 
@@ -199,7 +204,9 @@ def unread(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("unread")
-def test_mistakes_are_told_before_videos_are_read(encoder: VideoEncoder, data: Path, tmp_path: Path) -> None:
+def test_mistakes_are_told_before_videos_are_read(
+    encoder: VideoEncoder, checkpoint: Path, data: Path, tmp_path: Path
+) -> None:
     test = data / "test"
     with pytest.raises(ValueError, match="none of"):
         evaluate(encoder, test, "probe")  # type: ignore[arg-type]
@@ -219,6 +226,14 @@ def test_mistakes_are_told_before_videos_are_read(encoder: VideoEncoder, data: P
     short.write_text(f"{data}/train/wave/0.mp4,wave\n{data}/train/jump/0.mp4,jump\n")
     with pytest.raises(ValueError, match=r"train\.csv: there is no train video of 'brush teeth'"):
         evaluate(encoder, test, "linear-probe", train=short)
+    small = VideoEncoder.from_pretrained(checkpoint, temporal=False)
+    small.base.config.vision_config.image_size = 8
+    with pytest.raises(ValueError, match="baseline: its image_size is 8 and the encoder's is 16"):
+        evaluate(encoder, test, baseline=small)
+    overlapping = tmp_path / "overlapping.csv"
+    overlapping.write_text("\n".join(f"{test}/{a}/{n}.mp4,{a}" for a in COLOURS for n in range(2)))
+    with pytest.raises(ValueError, match=r"brush_teeth/0\.mp4: this video is in train and .*\(6 such\)"):
+        evaluate(encoder, test, "knn", train=overlapping)
     encoder.config.base_name = str(tmp_path / "gone")
     with pytest.raises(ValueError, match=r"frozen baseline is out of reach: .*gone.*baseline=False"):
         evaluate(encoder, test)

@@ -5,6 +5,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from torch.nn import functional
 
 from verbspace.evaluation.knn import knn_scores
+from verbspace.evaluation.metrics import scores
 
 
 def clips(n: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -43,9 +44,20 @@ def test_weights_are_dinos() -> None:
 
 def test_chunks_and_a_large_k(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = knn_scores(TRAIN, TRAIN_LABELS, QUERIES, 4, k=500)
-    monkeypatch.setattr("verbspace.evaluation.knn._CHUNK", 13)
+    monkeypatch.setattr("verbspace.evaluation.knn._ENTRIES", 13 * len(TRAIN) + 5)
     torch.testing.assert_close(knn_scores(TRAIN, TRAIN_LABELS, QUERIES, 4, k=500), whole)
     torch.testing.assert_close(whole.sum(dim=1), torch.ones(70))
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 5])
+def test_of_equally_near_clips_the_first_vote(k: int) -> None:
+    """Copies of a clip, with other labels each: 40 of them, for topk takes any of many equal values."""
+    copies = torch.eye(4)[torch.arange(40) % 2]
+    labels = torch.arange(40)
+    votes = knn_scores(copies, labels, torch.eye(4)[[1, 0]], 40, k=k)
+    for row, first in zip(votes, (1, 0), strict=True):
+        assert row.nonzero()[:, 0].tolist() == [first + 2 * n for n in range(k)]
+    assert scores(votes, torch.tensor([1, 0])).top1 == 1.0  # equal votes: the lower class number
 
 
 def test_refusals() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
@@ -37,15 +38,27 @@ from verbspace.video.dataset import BadFiles
 from verbspace.video.manifest import Record, read_manifest
 
 NEIGHBOURS, TEMPERATURE = 20, 0.07
+_FEATURES = "projected and L2-normalised"
 
 
 class Evaluation(BaseModel):
-    """An encoder's result and, under the same protocol, that of the frozen frame-averaged one."""
+    """An encoder's result and, under the same protocol, that of the frozen frame-averaged one (None where no
+    baseline was asked for).
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     result: Result
     frozen: Result | None = None
+
+    @property
+    def adapted(self) -> Result:
+        """The measured encoder's result, by the name that stands beside `frozen`."""
+        return self.result
+
+    def to_json(self) -> dict[str, Any]:
+        """Both results as what `json.dump` takes; `Evaluation.model_validate` reads it back."""
+        return self.model_dump(mode="json")
 
 
 @dataclass(frozen=True)
@@ -84,9 +97,9 @@ class Plan:
         """The record of a measurement."""
         details: dict[str, Detail] = {}
         if self.task == "linear-probe":
-            details = {"C among": self.Cs, "held out": HELD_OUT}
+            details = {"features": _FEATURES, "C among": self.Cs, "held out": HELD_OUT}
         elif self.task == "knn":
-            details = {"k": self.k, "temperature": self.temperature}
+            details = {"features": _FEATURES, "k": self.k, "temperature": self.temperature}
         zero_shot = self.task == "zero-shot"
         return Protocol(
             task=self.task,
@@ -122,7 +135,7 @@ def evaluate(
     by: By = "category",
     frames: int = 8,
     clips: int = 1,
-    baseline: bool = True,
+    baseline: bool | VideoEncoder = True,
     seed: int = 0,
     batch_size: int = 16,
     workers: int = 0,
@@ -139,8 +152,9 @@ def evaluate(
     "description" or "both"); "linear-probe" and "knn" learn from the labelled videos of `train`, which
     `data`'s have no part in. concepts: a set, a bundled name or a path; where it is not given, the encoder's
     own for zero-shot if it has one, else a set of the data's class names. frames, clips: frames a clip and
-    clips a video. baseline: whether the frozen encoder is measured too. k, temperature: of k-NN. Cs: what the
-    linear probe chooses from on held-out train videos. quiet: print nothing.
+    clips a video. baseline: whether the frozen encoder, `encoder.frozen()`, is measured too, or an encoder to
+    take for it. k, temperature: of k-NN. Cs: what the linear probe chooses from on held-out train videos.
+    quiet: print nothing.
 
     Prints a protocol line for each result, and a table. Videos that cannot be read are left out, counted and
     named. Raises ValueError or FileNotFoundError that say what to mend, before videos are read where it can
@@ -152,14 +166,8 @@ def evaluate(
         raise ValueError(f'by: {by!r} is none of "category", "description", "both"')
     if isinstance(encoder, (str, Path)):
         encoder = VideoEncoder.from_pretrained(encoder)
-    measured = {"encoder": encoder}
-    if baseline:
-        try:
-            measured = {"frozen": encoder.frozen(), **measured}
-        except (ValueError, OSError) as error:
-            raise ValueError(
-                f"the frozen baseline is out of reach: {error}; pass baseline=False to measure without it"
-            ) from error
+    frozen = _frozen(encoder, baseline)
+    measured = {"encoder": encoder} if frozen is None else {"frozen": frozen, "encoder": encoder}
     test, learned, concepts = _parts(encoder, data, protocol, concepts, train)
     plan = Plan(
         protocol,
@@ -181,6 +189,7 @@ def evaluate(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(),
         console=console,
         transient=True,
@@ -196,6 +205,27 @@ def evaluate(
         )
     _show(console, results, bad)
     return found
+
+
+def _frozen(encoder: VideoEncoder, baseline: bool | VideoEncoder) -> VideoEncoder | None:
+    """The baseline, or None. Raises ValueError where it cannot be had or cannot stand beside the encoder."""
+    if isinstance(baseline, bool):
+        if not baseline:
+            return None
+        try:
+            baseline = encoder.frozen()
+        except (ValueError, OSError) as error:
+            raise ValueError(
+                f"the frozen baseline is out of reach: {error}; "
+                "pass the image checkpoint's encoder as baseline, or baseline=False to measure without it"
+            ) from error
+    for name in ("image_size", "dtype"):
+        its, own = getattr(baseline, name), getattr(encoder, name)
+        if its != own:
+            raise ValueError(
+                f"baseline: its {name} is {its} and the encoder's is {own}; give one that is alike"
+            )
+    return baseline
 
 
 def _parts(
@@ -224,6 +254,11 @@ def _parts(
     ]
     if not supervised:
         return parts[0], None, concepts
+    trained = {os.path.abspath(record.path) for record in parts[1].records}
+    if both := [record.path for record in parts[0].records if os.path.abspath(record.path) in trained]:
+        raise ValueError(
+            f"{both[0]}: this video is in train and in the test data; take it out of one ({len(both)} such)"
+        )
     _need_classes(parts[0].classes, parts[1].classes, concepts, f"{train}: there is no train video")
     return parts[0], parts[1], concepts
 
@@ -244,7 +279,12 @@ def _measure(
         zero_shot_scores(space.categories[:1], space, plan.by)  # says now what descriptions are missing
 
     def embedded(part: Part) -> Embedded:
-        bar = progress.add_task(f"{name}: {part.name}", total=len(part.records))
+        bar = progress.add_task(f"{name}: {part.name}", total=len(part.records), rate="")
+
+        def say(done: int, _: int) -> None:
+            speed = next(task.speed for task in progress.tasks if task.id == bar)
+            progress.update(bar, completed=done, rate=f"{speed:.1f} videos/s" if speed else "")
+
         return embed_videos(
             encoder,
             part.records,
@@ -252,7 +292,7 @@ def _measure(
             clips=plan.clips,
             batch_size=batch_size,
             workers=workers,
-            on_progress=lambda done, _: progress.update(bar, completed=done),
+            on_progress=say,
         )
 
     train = embedded(plan.train) if plan.train else None

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-_CHUNK = 1024  # queries compared with the whole train set at once
+_ENTRIES = 2**24  # similarities held at once, of some queries to the whole train set
 
 
 def knn_scores(
@@ -23,7 +23,9 @@ def knn_scores(
 
     train (N, D) with train_labels (N,), queries (Q, D); they need not be normalised. A neighbour's vote
     weighs exp(similarity / temperature), as in DINO (Caron et al. 2021, after Wu et al. 2018), or 1 when
-    `uniform`; a query's votes sum to 1. k is cut to N. Raises ValueError.
+    `uniform`; a query's votes sum to 1. k is cut to N. Of train clips that are equally near, the first in
+    order are taken, and `metrics.scores` ranks equal votes by class number: nothing is left to chance. Raises
+    ValueError.
     """
     if k < 1 or temperature <= 0:
         raise ValueError(f"k must be 1 or more and the temperature above 0; got {k} and {temperature}")
@@ -36,10 +38,23 @@ def knn_scores(
         raise ValueError(f"a train label is outside of the {classes} classes 0 to {classes - 1}")
     bank = functional.normalize(train.float(), dim=-1)
     votes = bank.new_zeros(len(queries), classes)
-    for start in range(0, len(queries), _CHUNK):
-        part = functional.normalize(queries[start : start + _CHUNK].float(), dim=-1)
-        near, index = (part @ bank.T).topk(min(k, len(bank)), dim=1)
+    step = max(1, _ENTRIES // len(bank))
+    for start in range(0, len(queries), step):
+        part = functional.normalize(queries[start : start + step].float(), dim=-1)
+        near, index = _nearest(part @ bank.T, min(k, len(bank)))
         # The softmax is DINO's weight up to a factor per query, and cannot overflow.
         weights = torch.full_like(near, 1 / near.shape[1]) if uniform else (near / temperature).softmax(dim=1)
-        votes[start : start + _CHUNK].scatter_add_(1, train_labels[index].to(votes.device), weights)
+        votes[start : start + step].scatter_add_(1, train_labels[index].to(votes.device), weights)
     return votes
+
+
+def _nearest(similarities: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k largest of each row and their places; of equal ones the first."""
+    near, index = similarities.topk(k, dim=1)
+    # topk leaves open which of equal values it takes. That matters only where they reach across the k-th
+    # place, and a stable sort of whole rows is too slow for all.
+    tied = (similarities >= near[:, -1:]).sum(dim=1) > k
+    if tied.any():
+        values, places = similarities[tied].sort(dim=1, descending=True, stable=True)
+        near[tied], index[tied] = values[:, :k], places[:, :k]
+    return near, index
