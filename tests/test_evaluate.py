@@ -218,6 +218,8 @@ def test_mistakes_are_told_before_videos_are_read(
         evaluate(encoder, test, concepts=ConceptSet.from_actions(["brush tooth", "jump", "wave"]))
     with pytest.raises(ValueError, match="no description of sitting down"):
         evaluate(encoder, test, concepts=CONCEPTS, by="description")
+    with pytest.raises(ValueError, match=r"by: 'both' needs descriptions, .* 'folder names' has none"):
+        evaluate(encoder, test, by="both")
     with pytest.raises(ValueError, match=r"0\.mp4: this video has no label"):
         evaluate(encoder, test / "wave")
     with pytest.raises(FileNotFoundError):

@@ -169,6 +169,11 @@ def evaluate(
     frozen = _frozen(encoder, baseline)
     measured = {"encoder": encoder} if frozen is None else {"frozen": frozen, "encoder": encoder}
     test, learned, concepts = _parts(encoder, data, protocol, concepts, train)
+    if protocol == "zero-shot" and by != "category" and not concepts.descriptions:
+        raise ValueError(
+            f"by: {by!r} needs descriptions, and the concept set {concepts.name!r} has none; "
+            "give concepts that have some, or score by category"
+        )
     plan = Plan(
         protocol,
         test,
@@ -326,12 +331,13 @@ def _show(console: Console, results: dict[str, Result], bad: list[BadFiles]) -> 
     for files in bad:
         if len(files):
             console.print(files.summary(), highlight=False, markup=False, soft_wrap=True)
-    table = Table("", "top-1", "95% interval", "top-5", "mean class", "clips")
+    caption = "frozen: the image checkpoint, averaged over frames" if "frozen" in results else None
+    table = Table("", "top-1", "95% interval", "top-5", "mean class", "clips", caption=caption)
     for name, result in results.items():
         line = result.protocol.line()
         console.print(f"{name}: {line}", highlight=False, markup=False, soft_wrap=True)
         table.add_row(
-            "frozen, frame-averaged" if name == "frozen" else name,
+            name,
             f"{result.top1:.1%}",
             f"{result.ci95[0]:.1%} to {result.ci95[1]:.1%}",
             f"{result.top5:.1%}",
