@@ -106,6 +106,12 @@ class Distiller(nn.Module):
         if "local" in views and views["local"].shape[1]:
             z_student = torch.cat([z_student, self.embed(self.student, views["local"], views["local_times"])])
 
+        # Cosines over small temperatures are computed in full precision, whatever the towers ran in.
+        with torch.autocast(z_teacher.device.type, enabled=False):
+            return self.losses(z_teacher, z_student, memory)
+
+    def losses(self, z_teacher: Tensor, z_student: Tensor, memory: Memory) -> Outcome:
+        """The losses of embeddings (V_t, B, D) and (V_s, B, D), global views first."""
         w, space = self.weights, self.space
         named: dict[str, Tensor] = {}
         stats: dict[str, Tensor] = {}

@@ -124,8 +124,8 @@ def train(
                 outcome = distiller(views, memory)
             optimizer.zero_grad(set_to_none=True)
             outcome.total.backward()
-            norm = nn.utils.clip_grad_norm_(trained, clip_gradient)
-            if not math.isfinite(float(norm)) or not math.isfinite(float(outcome.total)):
+            norm = float(nn.utils.clip_grad_norm_(trained, clip_gradient).detach())
+            if not math.isfinite(norm) or not math.isfinite(float(outcome.total.detach())):
                 raise Collapsed(f"step {step}: the loss or its gradient is not finite; lower training.learning_rate, or set training.dtype to fp32")
             optimizer.step()
             follow(teacher, student, cosine(step, steps, *teacher_momentum))
@@ -133,7 +133,7 @@ def train(
 
             done = step + 1
             if done % log_every == 0 or done == steps or step == first:
-                values = log.write(done, outcome, optimizer, float(norm), time.perf_counter() - began)
+                values = log.write(done, outcome, optimizer, norm, time.perf_counter() - began)
                 watch(memory, step, warmup, distiller)
                 if on_step:
                     on_step(done, values)

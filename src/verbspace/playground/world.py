@@ -152,7 +152,7 @@ def make_world(
     `on_clip(done, total)` is called after every clip. A split appears under its own name only when it is complete.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    stamp = {"format": FORMAT, **asdict(settings)}
+    stamp = json.loads(json.dumps({"format": FORMAT, **asdict(settings)}))
     note = folder / "world.json"
     if note.exists() and json.loads(note.read_text()) != stamp:
         raise ValueError(

@@ -41,10 +41,16 @@ MEASURES = ("zero_shot", "linear_probe", "knn", "reserved_actions", "stills")
 
 # Chosen on validation clips of world 100, which no reported figure uses.
 PLAYGROUND = AdaptSettings(
-    views=ViewSettings(local_views=3, local_frames=4, local_size=32),
-    losses=LossSettings(),
-    training=TrainSettings(steps=300, batch_size=12, save_every=100, cache_mb=1000),
-)
+    views=ViewSettings(
+        global_scale=(0.65, 1.0), local_views=3, local_frames=4, local_size=32, local_window=(0.2, 0.5), local_scale=(0.3, 0.8),
+        brightness=0.3, contrast=0.3, saturation=0.2, grey=0.1, blur=0.1,
+    ),
+    losses=LossSettings(student_temperature=0.1, teacher_temperature=0.04),
+    training=TrainSettings(
+        steps=200, batch_size=12, learning_rate=3e-4, teacher_momentum=(0.98, 0.995), save_every=100, cache_mb=1000
+    ),
+    export_share=0.45,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -57,10 +63,10 @@ class Clips:
     paths: list[Path]
 
 
-def clip_encoder() -> VideoEncoder:
+def clip_encoder(temporal: bool = True) -> VideoEncoder:
     """The playground's small CLIP, frame-averaged, with untrained temporal attention."""
     with resources.as_file(resources.files("verbspace.playground") / "clip") as folder:
-        encoder = VideoEncoder.from_pretrained(folder)
+        encoder = VideoEncoder.from_pretrained(folder, temporal=temporal)
     encoder.config.base_name = "verbspace playground CLIP"
     return encoder
 

@@ -1,0 +1,171 @@
+"""The playground study: worlds x training seeds x variants, measured on clips that no setting was chosen on.
+
+    python studies/playground.py --out runs/study                      # everything that docs/benchmarks.md reports
+    python studies/playground.py --out runs/study --variants full      # one variant
+    python studies/playground.py --out runs/tune --split validation --worlds 100 --set losses.alignment=1
+
+Each (variant, world, seed) is one line of `results.jsonl`; what is there already is not run again. Workers run one thread each,
+so a worker's training time is not the demo's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+# variant -> (settings changed, and what else differs)
+VARIANTS: dict[str, tuple[list[str], dict[str, Any]]] = {
+    "full": ([], {}),
+    "long tail": ([], {"long_tail": True}),
+    "oracle": ([], {"oracle": True}),
+    "without concept distillation": (["losses.category=0", "losses.description=0"], {}),
+    "without alignment": (["losses.alignment=0"], {}),
+    "without the prior": (["losses.category_prior=0", "losses.description_prior=0"], {}),
+    "without temporal attention": ([], {"temporal": False}),
+    "without descriptions": (["losses.description=0", "losses.alignment=0", "losses.description_prior=0"], {}),
+    "without local views": (["views.local_views=0"], {}),
+}
+
+
+def world_folder(out: Path, world: int, long_tail: bool) -> Path:
+    return out / "worlds" / f"{world}{'-long-tail' if long_tail else ''}"
+
+
+def build_world(out: Path, world: int, long_tail: bool, split: str) -> None:
+    from verbspace.playground.world import WorldSettings, make_world
+
+    make_world(world_folder(out, world, long_tail), WorldSettings(seed=world, long_tail=long_tail), ("train", "probe", split))
+
+
+def run(job: dict[str, Any]) -> dict[str, Any]:
+    import torch
+
+    torch.set_num_threads(1)
+    from verbspace.cli import settings_from
+    from verbspace.concepts.concept_set import ConceptSet
+    from verbspace.learning.adapt import adapt
+    from verbspace.playground.actions import TRAINED
+    from verbspace.uses.demo import PLAYGROUND, Yardstick, clip_encoder, train_records
+    from verbspace.uses.oracle import train_oracle
+
+    out, extra = Path(job["out"]), job["extra"]
+    world = world_folder(out, job["world"], extra.get("long_tail", False))
+    start = clip_encoder(temporal=extra.get("temporal", True))
+    yardstick = Yardstick(world, start.image_size, split=job["split"], seed=job["world"])
+    settings = settings_from(None, [*job["set"], f"training.seed={job['seed']}"], PLAYGROUND)
+    vocabulary = ConceptSet.load("playground").subset(TRAINED)
+    folder = out / "runs" / f"{job['variant']}-{job['world']}-{job['seed']}".replace(" ", "-")
+
+    def top1(encoder: Any) -> dict[str, float]:
+        return {name: found.top1 for name, found in yardstick.measure(encoder).items()}
+
+    began = time.perf_counter()
+    if extra.get("oracle"):
+        exported = train_oracle(start, train_records(world), vocabulary, folder, settings)
+    else:
+        exported = adapt(start, world / "train", vocabulary, folder, settings)
+    seconds = time.perf_counter() - began
+    found: dict[str, Any] = {"exported": top1(exported), "frozen": frozen_top1(out, job, lambda: top1(start))}
+    for share in job["shares"]:
+        found[f"share {share}"] = top1(remix(start, exported, settings.export_share, share, folder))
+    if job["variant"] == "full" and job["seed"] == 0 and job["split"] == "test":
+        found["order"] = {"frozen": yardstick.by_order(start), "exported": yardstick.by_order(exported)}
+    return {k: job[k] for k in ("variant", "world", "seed", "split", "set")} | {"seconds": round(seconds, 1), **found}
+
+
+def frozen_top1(out: Path, job: dict[str, Any], measure: Any) -> dict[str, float]:
+    """Frozen CLIP is the same for every run in a world, so it is measured once."""
+    note = out / "worlds" / f"frozen-{job['world']}-{job['split']}.json"
+    if not note.exists():
+        part = note.with_suffix(f".{os.getpid()}.part")
+        part.write_text(json.dumps(measure()))
+        os.replace(part, note)
+    found: dict[str, float] = json.loads(note.read_text())
+    return found
+
+
+def remix(start: Any, exported: Any, exported_share: float, share: float, folder: Path) -> Any:
+    """Another interpolation of the same run, from the teacher in its state."""
+    from safetensors.torch import load_file
+
+    from verbspace.learning.state import find_states
+
+    teacher = exported.copy()
+    teacher.load_state_dict(load_file(find_states(folder / "state")[-1] / "teacher.safetensors"), strict=False)
+    return start.interpolated(teacher, share)
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Markdown: a row per variant, mean ± standard deviation of the change against frozen CLIP in points."""
+    measures = ("zero_shot", "linear_probe", "knn", "reserved_actions", "stills")
+    lines = ["| variant | runs | " + " | ".join(measures) + " |", "|---|---|" + "---|" * len(measures)]
+    keys: list[tuple[str, str]] = []
+    for row in rows:
+        for part in row:
+            if (part == "exported" or part.startswith("share")) and (row["variant"], part) not in keys:
+                keys.append((row["variant"], part))
+    first = [row for row in rows if row["variant"] == rows[0]["variant"]]
+    lines.append("| frozen CLIP (level, not change) | " + str(len(first)) + " | " + " | ".join(spread([100 * r["frozen"][m] for r in first], "") for m in measures) + " |")
+    for variant, part in keys:
+        mine = [row for row in rows if row["variant"] == variant and part in row]
+        cells = [spread([100 * (row[part][m] - row["frozen"][m]) for row in mine], "+") for m in measures]
+        lines.append(f"| {variant}{'' if part == 'exported' else ', ' + part} | {len(mine)} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def spread(values: list[float], sign: str) -> str:
+    deviation = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):{sign}.1f}{deviation}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--variants", nargs="+", default=list(VARIANTS), metavar="NAME")
+    parser.add_argument("--worlds", nargs="+", type=int, default=[1, 2, 3])
+    parser.add_argument("--seeds", nargs="+", type=int, default=None, help="training seeds; by default 0 1 2 for `full`, 0 for the rest")
+    parser.add_argument("--split", choices=("test", "validation"), default="test")
+    parser.add_argument("--set", dest="set_", action="append", default=[], metavar="group.key=value")
+    parser.add_argument("--shares", nargs="*", type=float, default=[1.0], help="other interpolations to measure")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    if unknown := [name for name in args.variants if name not in VARIANTS]:
+        sys.exit(f"there is no variant {unknown[0]!r}; there are: {', '.join(VARIANTS)}")
+    log = args.out / "results.jsonl"
+    rows = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    jobs = []
+    for name in args.variants:
+        changes, extra = VARIANTS[name]
+        for seed in args.seeds if args.seeds is not None else ([0, 1, 2] if name == "full" else [0]):
+            for world in args.worlds:
+                job = {"variant": name, "world": world, "seed": seed, "split": args.split, "set": changes + args.set_, "extra": extra}
+                job |= {"out": str(args.out), "shares": args.shares if name in ("full", "long tail") else []}
+                same = ("variant", "world", "seed", "split", "set")
+                if not any(all(row[k] == job[k] for k in same) for row in rows):
+                    jobs.append(job)
+    for world, long_tail in sorted({(job["world"], job["extra"].get("long_tail", False)) for job in jobs}):
+        build_world(args.out, world, long_tail, args.split)
+    with ProcessPoolExecutor(args.workers, mp_context=get_context("spawn")) as pool:
+        pending = [pool.submit(run, job) for job in jobs]
+        for done, future in enumerate(as_completed(pending), 1):
+            row = future.result()
+            rows.append(row)
+            with log.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+            print(f"{done}/{len(jobs)}  {row['variant']}, world {row['world']}, seed {row['seed']}: zero-shot {100 * row['frozen']['zero_shot']:.1f} -> {100 * row['exported']['zero_shot']:.1f}  ({row['seconds']:.0f} s)", flush=True)
+    if rows:
+        (args.out / "table.md").write_text(table(rows) + "\n")
+        print(table(rows))
+
+
+if __name__ == "__main__":
+    main()
