@@ -4,8 +4,8 @@
     python studies/playground.py --out runs/study --variants full      # one variant
     python studies/playground.py --out runs/tune --split validation --worlds 100 --set losses.alignment=1
 
-Each (variant, world, seed) is one line of `results.jsonl`; what is there already is not run again. Workers run one thread each,
-so a worker's training time is not the demo's.
+Each (variant, world, seed) is one line of `results.jsonl`; what is there already is not run again. Workers run one
+thread each, so a worker's training time is not the demo's.
 """
 
 from __future__ import annotations
@@ -30,22 +30,32 @@ VARIANTS: dict[str, tuple[list[str], dict[str, Any]]] = {
     "without alignment": (["losses.alignment=0"], {}),
     "without the prior": (["losses.category_prior=0", "losses.description_prior=0"], {}),
     "without temporal attention": ([], {"temporal": False}),
-    "without descriptions": (["losses.description=0", "losses.alignment=0", "losses.description_prior=0"], {}),
+    "without descriptions": (
+        ["losses.description=0", "losses.alignment=0", "losses.description_prior=0"],
+        {},
+    ),
     "without local views": (["views.local_views=0"], {}),
 }
 
 
 def world_folder(out: Path, world: int, long_tail: bool) -> Path:
+    """Where a world is filmed."""
     return out / "worlds" / f"{world}{'-long-tail' if long_tail else ''}"
 
 
 def build_world(out: Path, world: int, long_tail: bool, split: str) -> None:
+    """Film what the study needs of a world."""
     from verbspace.playground.world import WorldSettings, make_world
 
-    make_world(world_folder(out, world, long_tail), WorldSettings(seed=world, long_tail=long_tail), ("train", "probe", split))
+    make_world(
+        world_folder(out, world, long_tail),
+        WorldSettings(seed=world, long_tail=long_tail),
+        ("train", "probe", split),
+    )
 
 
 def run(job: dict[str, Any]) -> dict[str, Any]:
+    """Train and measure one (variant, world, seed), in a process of its own. Returns its line of the results."""
     import torch
 
     torch.set_num_threads(1)
@@ -78,7 +88,10 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
         found[f"share {share}"] = top1(remix(start, exported, settings.export_share, share, folder))
     if job["variant"] == "full" and job["seed"] == 0 and job["split"] == "test":
         found["order"] = {"frozen": yardstick.by_order(start), "exported": yardstick.by_order(exported)}
-    return {k: job[k] for k in ("variant", "world", "seed", "split", "set")} | {"seconds": round(seconds, 1), **found}
+    return {k: job[k] for k in ("variant", "world", "seed", "split", "set")} | {
+        "seconds": round(seconds, 1),
+        **found,
+    }
 
 
 def frozen_top1(out: Path, job: dict[str, Any], measure: Any) -> dict[str, float]:
@@ -113,25 +126,41 @@ def table(rows: list[dict[str, Any]]) -> str:
             if (part == "exported" or part.startswith("share")) and (row["variant"], part) not in keys:
                 keys.append((row["variant"], part))
     first = [row for row in rows if row["variant"] == rows[0]["variant"]]
-    lines.append("| frozen CLIP (level, not change) | " + str(len(first)) + " | " + " | ".join(spread([100 * r["frozen"][m] for r in first], "") for m in measures) + " |")
+    lines.append(
+        "| frozen CLIP (level, not change) | "
+        + str(len(first))
+        + " | "
+        + " | ".join(spread([100 * r["frozen"][m] for r in first], "") for m in measures)
+        + " |"
+    )
     for variant, part in keys:
         mine = [row for row in rows if row["variant"] == variant and part in row]
         cells = [spread([100 * (row[part][m] - row["frozen"][m]) for row in mine], "+") for m in measures]
-        lines.append(f"| {variant}{'' if part == 'exported' else ', ' + part} | {len(mine)} | " + " | ".join(cells) + " |")
+        lines.append(
+            f"| {variant}{'' if part == 'exported' else ', ' + part} | {len(mine)} | " + " | ".join(cells) + " |"
+        )
     return "\n".join(lines)
 
 
 def spread(values: list[float], sign: str) -> str:
+    """Mean and standard deviation."""
     deviation = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
     return f"{statistics.fmean(values):{sign}.1f}{deviation}"
 
 
 def main() -> None:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), metavar="NAME")
     parser.add_argument("--worlds", nargs="+", type=int, default=[1, 2, 3])
-    parser.add_argument("--seeds", nargs="+", type=int, default=None, help="training seeds; by default 0 1 2 for `full`, 0 for the rest")
+    parser.add_argument(
+        "--seeds",
+        nargs="+",
+        type=int,
+        default=None,
+        help="training seeds; by default 0 1 2 for `full`, 0 for the rest",
+    )
     parser.add_argument("--split", choices=("test", "validation"), default="test")
     parser.add_argument("--set", dest="set_", action="append", default=[], metavar="group.key=value")
     parser.add_argument("--shares", nargs="*", type=float, default=[1.0], help="other interpolations to measure")
@@ -147,7 +176,14 @@ def main() -> None:
         changes, extra = VARIANTS[name]
         for seed in args.seeds if args.seeds is not None else ([0, 1, 2] if name == "full" else [0]):
             for world in args.worlds:
-                job = {"variant": name, "world": world, "seed": seed, "split": args.split, "set": changes + args.set_, "extra": extra}
+                job = {
+                    "variant": name,
+                    "world": world,
+                    "seed": seed,
+                    "split": args.split,
+                    "set": changes + args.set_,
+                    "extra": extra,
+                }
                 job |= {"out": str(args.out), "shares": args.shares if name in ("full", "long tail") else []}
                 same = ("variant", "world", "seed", "split", "set")
                 if not any(all(row[k] == job[k] for k in same) for row in rows):
@@ -161,7 +197,12 @@ def main() -> None:
             rows.append(row)
             with log.open("a") as file:
                 file.write(json.dumps(row) + "\n")
-            print(f"{done}/{len(jobs)}  {row['variant']}, world {row['world']}, seed {row['seed']}: zero-shot {100 * row['frozen']['zero_shot']:.1f} -> {100 * row['exported']['zero_shot']:.1f}  ({row['seconds']:.0f} s)", flush=True)
+            print(
+                f"{done}/{len(jobs)}  {row['variant']}, world {row['world']}, seed {row['seed']}: zero-shot "
+                f"{100 * row['frozen']['zero_shot']:.1f} -> {100 * row['exported']['zero_shot']:.1f}  "
+                f"({row['seconds']:.0f} s)",
+                flush=True,
+            )
     if rows:
         (args.out / "table.md").write_text(table(rows) + "\n")
         print(table(rows))

@@ -76,9 +76,7 @@ def shuffled(value: Any, rng: random.Random) -> Any:
 
 @settings(deadline=None, max_examples=60)
 @given(concepts=concept_sets())
-def test_saved_and_loaded_it_is_the_same(
-    concepts: ConceptSet, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_saved_and_loaded_it_is_the_same(concepts: ConceptSet, tmp_path_factory: pytest.TempPathFactory) -> None:
     path = tmp_path_factory.mktemp("sets") / "new folder" / "set.json"
     concepts.save(path)
     again = ConceptSet.load(path)
@@ -103,9 +101,7 @@ def test_hash_is_of_the_content_not_of_the_writing(
 ) -> None:
     path = tmp_path_factory.mktemp("sets") / "set.json"
     content = shuffled(concepts.model_dump(mode="json"), random.Random(seed))
-    path.write_text(
-        "\ufeff \n" + json.dumps(content, indent=indent, ensure_ascii=escaped) + "\n\n", encoding="utf-8"
-    )
+    path.write_text("\ufeff \n" + json.dumps(content, indent=indent, ensure_ascii=escaped) + "\n\n", encoding="utf-8")
     assert ConceptSet.load(path).hash == concepts.hash
 
 

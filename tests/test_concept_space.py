@@ -139,9 +139,7 @@ def test_pool_passes_gradients() -> None:
 @given(actions=st.integers(1, 4), more=st.integers(0, 6), seed=st.integers(0, 999))
 def test_action_scores_are_the_naive_means(actions: int, more: int, seed: int) -> None:
     space = random_space(actions, actions + more, seed, owned_by_none=False)
-    z = torch.nn.functional.normalize(
-        torch.randn(2, 6, generator=torch.Generator().manual_seed(seed)), dim=-1
-    )
+    z = torch.nn.functional.normalize(torch.randn(2, 6, generator=torch.Generator().manual_seed(seed)), dim=-1)
     category, described = space.logits(z, "category"), space.logits(z, "description")
     for k in range(actions):
         owned = [m for m in range(actions + more) if space.ownership[m, k]]
@@ -174,8 +172,6 @@ def test_sizes_that_do_not_fit() -> None:
     with pytest.raises(ValueError, match="not of one embedding size"):
         ConceptSpace(torch.ones(2, 3), torch.ones(1, 4), torch.ones(1, 2), **good)
     with pytest.raises(ValueError, match="1 texts and 1 names"):
-        ConceptSpace(
-            torch.ones(2, 3), torch.ones(1, 3), torch.ones(1, 2), action_names=["a"], description_texts=texts
-        )
+        ConceptSpace(torch.ones(2, 3), torch.ones(1, 3), torch.ones(1, 2), action_names=["a"], description_texts=texts)
     with pytest.raises(ValueError, match=r"temperature: 0\.0 is not above 0"):
         ConceptSpace(torch.ones(2, 3), torch.ones(1, 3), torch.ones(1, 2), **good, temperature=0.0)

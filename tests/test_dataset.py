@@ -45,9 +45,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("videos")
     for n in range(VIDEOS):
         codec, suffix = (("libx264", "mp4"), ("mpeg4", "avi"))[n % 2]
-        write_video(
-            root / f"class {n % 3}" / f"{n}.{suffix}", numbered_frames(12 + 2 * n, 48, 64, seed=n), codec
-        )
+        write_video(root / f"class {n % 3}" / f"{n}.{suffix}", numbered_frames(12 + 2 * n, 48, 64, seed=n), codec)
     return root
 
 
@@ -74,9 +72,7 @@ def same(a: dict[str, Any], b: dict[str, Any]) -> bool:
 
 def test_item(records: list[Record]) -> None:
     item = ViewDataset(records, **SMALL)[2]
-    shapes = {
-        key: (tuple(value.shape), value.dtype) for key, value in item.items() if isinstance(value, Tensor)
-    }
+    shapes = {key: (tuple(value.shape), value.dtype) for key, value in item.items() if isinstance(value, Tensor)}
     assert shapes == {
         "global": ((2, 4, 3, 32, 32), torch.uint8),
         "global_times": ((2, 4), torch.float32),
@@ -90,9 +86,7 @@ def test_item(records: list[Record]) -> None:
 
 def test_views_show_the_frames_of_their_times(tmp_path: Path) -> None:
     path = write_video(tmp_path / "a.mp4", numbered_frames(40, 48, 48))
-    dataset = ViewDataset(
-        [Record(path)], global_size=48, local_size=48, global_frames=6, local_frames=4, **PLAIN
-    )
+    dataset = ViewDataset([Record(path)], global_size=48, local_size=48, global_frames=6, local_frames=4, **PLAIN)
     for epoch in range(5):
         item = dataset[epoch, 0]
         for kind in ("global", "local"):
@@ -101,9 +95,7 @@ def test_views_show_the_frames_of_their_times(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("place", range(VIDEOS))
-def test_all_views_come_from_one_decode(
-    records: list[Record], place: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_all_views_come_from_one_decode(records: list[Record], place: int, monkeypatch: pytest.MonkeyPatch) -> None:
     opened, decoded = [], []
     plain_open, plain_read = av.open, module.read_video
     monkeypatch.setattr(av, "open", lambda *a, **k: (opened.append(a), plain_open(*a, **k))[1])
@@ -153,15 +145,12 @@ def test_labels_never_reach_training(records: list[Record]) -> None:
     assert len(set(labels)) == 3
     variants = {
         "as they are": records,
-        "shuffled": [
-            Record(r.path, label) for r, label in zip(records, labels[3:] + labels[:3], strict=True)
-        ],
+        "shuffled": [Record(r.path, label) for r, label in zip(records, labels[3:] + labels[:3], strict=True)],
         "all one": [Record(r.path, "secret") for r in records],
         "removed": [Record(r.path) for r in records],
     }
     batches = {
-        name: list(islice(load_views(ViewDataset(v, seed=1, **SMALL), batch_size=3), 5))
-        for name, v in variants.items()
+        name: list(islice(load_views(ViewDataset(v, seed=1, **SMALL), batch_size=3), 5)) for name, v in variants.items()
     }
     for name in variants:
         assert len(batches[name]) == 5
@@ -175,9 +164,7 @@ def test_labels_never_reach_training(records: list[Record]) -> None:
     assert not any(isinstance(thing, Record) for thing in held)
 
 
-def test_cache_changes_nothing_but_the_decoding(
-    records: list[Record], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_cache_changes_nothing_but_the_decoding(records: list[Record], monkeypatch: pytest.MonkeyPatch) -> None:
     decoded: list[Path] = []
     plain = module.read_video
     monkeypatch.setattr(module, "read_video", lambda path, *a: (decoded.append(path), plain(path, *a))[1])
@@ -222,9 +209,7 @@ def test_bad_files_are_replaced_and_named(tmp_path: Path, records: list[Record])
     assert fresh[2, 4]["index"] not in (1, 4)
 
 
-def test_bad_files_are_tried_once(
-    tmp_path: Path, records: list[Record], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_bad_files_are_tried_once(tmp_path: Path, records: list[Record], monkeypatch: pytest.MonkeyPatch) -> None:
     mixed = broken(tmp_path, records, [1])
     tried: list[Path] = []
     plain = module.read_video
@@ -236,9 +221,7 @@ def test_bad_files_are_tried_once(
 
 
 def test_damage_that_only_some_views_meet(tmp_path: Path, records: list[Record]) -> None:
-    path = write_video(
-        tmp_path / "a.mp4", numbered_frames(50), container_options={"movflags": "faststart"}, g="5"
-    )
+    path = write_video(tmp_path / "a.mp4", numbered_frames(50), container_options={"movflags": "faststart"}, g="5")
     content = bytearray(path.read_bytes())
     for place in range(len(content) * 6 // 10, len(content), 40):
         content[place] ^= 255
@@ -256,9 +239,7 @@ def test_damage_that_only_some_views_meet(tmp_path: Path, records: list[Record])
 @pytest.mark.parametrize("workers", [0, 2])
 def test_all_bad_is_an_error(tmp_path: Path, records: list[Record], workers: int) -> None:
     mixed = broken(tmp_path, records, range(VIDEOS))
-    with pytest.raises(
-        NoReadableVideo, match=r"none of the 7 videos tried can be read; the first: .*broken_"
-    ):
+    with pytest.raises(NoReadableVideo, match=r"none of the 7 videos tried can be read; the first: .*broken_"):
         next(load_views(ViewDataset(mixed, **SMALL), batch_size=2, workers=workers))
 
 

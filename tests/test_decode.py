@@ -92,9 +92,7 @@ def test_one_open_and_one_decode(tmp_path: Path, name: str, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("name", ["h264.mp4", "mpeg4_b.avi"])
-def test_a_file_too_large_to_hold_is_read_again(
-    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_too_large_to_hold_is_read_again(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_video(tmp_path / name, numbered_frames(COUNT), **FILES[name])
     expected = decode_frames(path, [4, 11]), frame_times(path)
     monkeypatch.setattr(decode, "HELD_BYTES", 100)
@@ -120,9 +118,7 @@ def test_one_frame(tmp_path: Path, name: str) -> None:
     assert decode_frames(path).shape == (1, 3, 48, 64)
 
 
-@pytest.mark.parametrize(
-    ("codec", "pix_fmt"), [("libx264", "yuv444p"), ("mpeg4", "yuv420p"), ("ffv1", "bgr0")]
-)
+@pytest.mark.parametrize(("codec", "pix_fmt"), [("libx264", "yuv444p"), ("mpeg4", "yuv420p"), ("ffv1", "bgr0")])
 def test_odd_size(tmp_path: Path, codec: str, pix_fmt: str) -> None:
     images = numbered_frames(5, 45, 61)
     path = write_video(tmp_path / "odd.mkv", images, codec, pix_fmt=pix_fmt)

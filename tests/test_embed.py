@@ -49,9 +49,7 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> list[Record]:
 def test_readable_videos_in_order_and_the_bad_ones_named(records: list[Record]) -> None:
     encoder = Colours()
     steps: list[tuple[int, int]] = []
-    found = embed_videos(
-        encoder, records, frames=4, batch_size=2, on_progress=lambda *step: steps.append(step)
-    )
+    found = embed_videos(encoder, records, frames=4, batch_size=2, on_progress=lambda *step: steps.append(step))
     assert found.embeddings.shape == (3, 5)
     assert found.embeddings.dtype == torch.float32
     assert not found.embeddings.is_inference()

@@ -244,9 +244,7 @@ def test_mistakes_are_told_before_videos_are_read(
         evaluate(encoder, test)
 
 
-def test_class_whose_train_videos_are_all_unreadable(
-    encoder: VideoEncoder, data: Path, tmp_path: Path
-) -> None:
+def test_class_whose_train_videos_are_all_unreadable(encoder: VideoEncoder, data: Path, tmp_path: Path) -> None:
     broken = tmp_path / "broken.mp4"
     broken.write_bytes(b"no video")
     train = tmp_path / "train.csv"

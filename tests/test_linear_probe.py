@@ -16,9 +16,7 @@ def clips(n: int, classes: int, size: int, seed: int) -> tuple[torch.Tensor, tor
     labels = torch.randint(classes, (n,), generator=generator)
     fixed = torch.Generator().manual_seed(0)
     cone, centres = 4 * torch.randn(size, generator=fixed), torch.randn(classes, size, generator=fixed)
-    return functional.normalize(
-        cone + centres[labels] + 1.2 * torch.randn(n, size, generator=generator), dim=1
-    ), labels
+    return functional.normalize(cone + centres[labels] + 1.2 * torch.randn(n, size, generator=generator), dim=1), labels
 
 
 @pytest.mark.parametrize("C", [0.1, 1.0, 100.0, 1e4])
@@ -42,9 +40,7 @@ def test_agrees_with_sklearn(C: float) -> None:
 
 def test_two_classes_are_sklearns_at_twice_c() -> None:
     train, labels = clips(80, 2, 8, 1)
-    reference = LogisticRegression(C=6.0, tol=1e-10, max_iter=10_000).fit(
-        train.double().numpy(), labels.numpy()
-    )
+    reference = LogisticRegression(C=6.0, tol=1e-10, max_iter=10_000).fit(train.double().numpy(), labels.numpy())
     ours = fit_logistic(train, labels, 2, 3.0)
     np.testing.assert_allclose(ours.weight[1] - ours.weight[0], reference.coef_[0], rtol=1e-4)
 
@@ -52,9 +48,7 @@ def test_two_classes_are_sklearns_at_twice_c() -> None:
 def test_more_dimensions_than_clips_and_a_class_without_clips() -> None:
     train, labels = clips(30, 4, 64, 3)
     labels = labels + (labels >= 2).long()  # class 2 has no clips
-    reference = LogisticRegression(C=10.0, tol=1e-10, max_iter=10_000).fit(
-        train.double().numpy(), labels.numpy()
-    )
+    reference = LogisticRegression(C=10.0, tol=1e-10, max_iter=10_000).fit(train.double().numpy(), labels.numpy())
     ours = fit_logistic(train, labels, 5, 10.0)
     np.testing.assert_allclose(ours.weight[[0, 1, 3, 4]], reference.coef_, atol=1e-4)
     assert torch.isneginf(ours.scores(train)[:, 2]).all()

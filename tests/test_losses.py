@@ -1,6 +1,7 @@
 """Losses against naive restatements, in float64."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -173,4 +174,4 @@ def test_schedules():
     assert [cosine(s, 10, 0.9, 1.0) for s in (0, 10, 20)] == pytest.approx([0.9, 1.0, 1.0])
     values = [warmed_cosine(s, 100, 10, 1.0) for s in range(101)]
     assert values.index(max(values)) == 9 or values.index(max(values)) == 10
-    assert all(b <= a for a, b in zip(values[10:], values[11:]))
+    assert all(b <= a for a, b in pairwise(values[10:]))

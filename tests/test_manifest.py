@@ -22,9 +22,7 @@ def listed(folder: Path, text: str) -> Path:
 
 
 def test_folders_are_classes(tmp_path: Path) -> None:
-    touch(
-        tmp_path, "b/2.mp4", "b/1.MP4", "a/x.avi", "a/notes.txt", "a/.hidden.mp4", ".cache/y.mp4", "c/d/z.mkv"
-    )
+    touch(tmp_path, "b/2.mp4", "b/1.MP4", "a/x.avi", "a/notes.txt", "a/.hidden.mp4", ".cache/y.mp4", "c/d/z.mkv")
     assert read_manifest(tmp_path) == [
         Record(tmp_path / "a/x.avi", "a"),
         Record(tmp_path / "b/1.MP4", "b"),

@@ -176,9 +176,7 @@ def test_crops_are_where_the_boxes_are() -> None:
         torch.rand(1, 47, generator=seeded(4))[:, :40].view(1, 10, 4), (100, 200), (0.3, 0.5), (3 / 4, 4 / 3)
     )
     top, left, h, w = boxes[0].tolist()
-    x, y = (
-        augment(image.to(torch.uint8), 20, seeded(4), scale=(0.3, 0.5)).float() for image in (across, down)
-    )
+    x, y = (augment(image.to(torch.uint8), 20, seeded(4), scale=(0.3, 0.5)).float() for image in (across, down))
     assert x.mean().item() == pytest.approx((left + w / 2 - 0.5) * 255 / 199, abs=1.5)
     assert y.mean().item() == pytest.approx((top + h / 2 - 0.5) * 255 / 99, abs=1.5)
 
@@ -223,6 +221,4 @@ def test_memory_layout_does_not_matter() -> None:
     frames = noise(2, 4, 3, 40, 52)
     turned = frames.permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3)
     assert turned.stride() != frames.stride()
-    assert torch.equal(
-        augment(frames, 24, seeded(), **EVERYTHING), augment(turned, 24, seeded(), **EVERYTHING)
-    )
+    assert torch.equal(augment(frames, 24, seeded(), **EVERYTHING), augment(turned, 24, seeded(), **EVERYTHING))

@@ -55,9 +55,7 @@ def write_video(
     with av.open(str(path), "w", options=container_options or {}) as container:
         if audio:
             sound = container.add_stream("aac", rate=16000, layout="mono")
-        if (
-            codec == "libx264"
-        ):  # its assembly reads beyond its buffers: the same frames give now this file, now that
+        if codec == "libx264":  # its assembly reads beyond its buffers: the same frames give now this file, now that
             options.setdefault("x264-params", "asm=0")
         stream = container.add_stream(codec, rate=Fraction(rate), options={"threads": "1", **options})
         stream.height, stream.width = frames.shape[1:3]
@@ -68,9 +66,7 @@ def write_video(
             stream.set_display_rotation(rotation)
         if audio:
             for _ in range(20):
-                silence = av.AudioFrame.from_ndarray(
-                    np.zeros((1, 1024), np.float32), format="fltp", layout="mono"
-                )
+                silence = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
                 silence.rate = 16000
                 container.mux(sound.encode(silence))
             container.mux(sound.encode())

@@ -30,12 +30,20 @@ Say = Callable[[str, int, int, dict[str, float]], None]
 def progress() -> Iterator[Say]:
     """One bar per stage, with a rate and the time left."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     bars: dict[str, Any] = {}
     columns = (
-        TextColumn("{task.description:<20}"), BarColumn(bar_width=30), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"),
-        TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
+        TextColumn("{task.description:<20}"), BarColumn(bar_width=30), MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
     )  # fmt: skip
     with Progress(*columns, console=Console(stderr=True)) as shown:
 
@@ -44,8 +52,11 @@ def progress() -> Iterator[Say]:
                 bars[stage] = shown.add_task(stage, total=total, note="", rate="")
             task = shown.tasks[bars[stage]]
             rate = f"{task.speed:.1f}/s" if task.speed else ""
-            note = "  ".join(f"{key} {values[key]:.3f}" for key in ("loss", "category_mean_entropy", "top1") if key in values)
-            shown.update(bars[stage], completed=done, total=total, rate=rate, **({"note": note} if note else {}))
+            note = "  ".join(
+                f"{key} {values[key]:.3f}" for key in ("loss", "category_mean_entropy", "top1") if key in values
+            )
+            note = note or task.fields["note"]
+            shown.update(bars[stage], completed=done, total=total, rate=rate, note=note)
 
         yield say
 
@@ -71,7 +82,10 @@ def settings_from(config: Path | None, changes: list[str], base: AdaptSettings |
     return parse_settings(content, "--set" if changes else str(config or "settings"))
 
 
-Set = Annotated[list[str] | None, typer.Option("--set", help="Change a setting: group.key=value. May be given many times.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Change a setting: group.key=value. May be given many times."),
+]
 Config = Annotated[Path | None, typer.Option("--config", help="YAML or TOML file of settings.")]
 
 
@@ -101,7 +115,10 @@ def demo(
 
 @app.command()
 def adapt(
-    encoder: Annotated[str, typer.Option(help="Image checkpoint of the CLIP family, or a verbspace encoder: folder or hub id.")],
+    encoder: Annotated[
+        str,
+        typer.Option(help="Image checkpoint of the CLIP family, or a verbspace encoder: folder or hub id."),
+    ],
     videos: Annotated[Path, typer.Option(help="Folder of videos, or a list file. Labels are not looked at.")],
     concepts: Annotated[str, typer.Option(help="Concept set: bundled name or JSON file.")],
     out: Annotated[Path, typer.Option(help="Folder of the run. An unfinished run in it is resumed.")],
@@ -161,7 +178,15 @@ def predict(
     names = [name.strip() for name in actions.split(",") if name.strip()] if actions else None
     for found in run(encoder, paths, names, concepts=concepts, top=top):
         if as_json:
-            print(json.dumps({"path": str(found.path), "actions": dict(found.ranked), "descriptions": found.descriptions}))
+            print(
+                json.dumps(
+                    {
+                        "path": str(found.path),
+                        "actions": dict(found.ranked),
+                        "descriptions": found.descriptions,
+                    }
+                )
+            )
             continue
         console = Console()
         console.print(str(found.path), style="bold", markup=False, highlight=False)

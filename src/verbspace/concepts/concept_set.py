@@ -117,12 +117,8 @@ class ConceptSet(_Part):
             for place, name in enumerate(description.actions):
                 if name not in known:
                     close = difflib.get_close_matches(name, known, n=1)
-                    hint = (
-                        f"; did you mean {close[0]!r}?" if close else "; add the action or leave the name out"
-                    )
-                    raise ValueError(
-                        f"{field}.{place}: {name!r} is not the name of an action of this set{hint}"
-                    )
+                    hint = f"; did you mean {close[0]!r}?" if close else "; add the action or leave the name out"
+                    raise ValueError(f"{field}.{place}: {name!r} is not the name of an action of this set{hint}")
         return self
 
     @property
@@ -156,9 +152,7 @@ class ConceptSet(_Part):
         """
         by_name = {action.name: action for action in self.actions}
         if missing := [name for name in names if name not in by_name]:
-            raise ConceptSetError(
-                f"{self.name}: there is no action {missing[0]!r} to keep; see `action_names`"
-            )
+            raise ConceptSetError(f"{self.name}: there is no action {missing[0]!r} to keep; see `action_names`")
         wanted = set(names)
         kept = [
             {**description.model_dump(), "actions": [name for name in description.actions if name in wanted]}

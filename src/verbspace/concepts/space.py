@@ -110,8 +110,7 @@ class ConceptSpace(nn.Module):
         if not bool((counts > 0).all()):
             bare = [name for name, count in zip(self.action_names, counts.tolist(), strict=True) if not count]
             raise ValueError(
-                f"there is no description of {', '.join(bare[:3])}; "
-                "score by category, or describe every action"
+                f"there is no description of {', '.join(bare[:3])}; score by category, or describe every action"
             )
         described = self.logits(z, "description") @ (owned / counts)
         return described if by == "description" else (described + self.logits(z, "category")) / 2

@@ -227,9 +227,7 @@ def _frozen(encoder: VideoEncoder, baseline: bool | VideoEncoder) -> VideoEncode
     for name in ("image_size", "dtype"):
         its, own = getattr(baseline, name), getattr(encoder, name)
         if its != own:
-            raise ValueError(
-                f"baseline: its {name} is {its} and the encoder's is {own}; give one that is alike"
-            )
+            raise ValueError(f"baseline: its {name} is {its} and the encoder's is {own}; give one that is alike")
     return baseline
 
 

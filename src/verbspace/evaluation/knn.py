@@ -31,8 +31,7 @@ def knn_scores(
         raise ValueError(f"k must be 1 or more and the temperature above 0; got {k} and {temperature}")
     if not len(train) or train_labels.shape != train.shape[:1]:
         raise ValueError(
-            f"{tuple(train.shape)} train embeddings need as many labels, one or more; "
-            f"got {tuple(train_labels.shape)}"
+            f"{tuple(train.shape)} train embeddings need as many labels, one or more; got {tuple(train_labels.shape)}"
         )
     if train_labels.min() < 0 or train_labels.max() >= classes:
         raise ValueError(f"a train label is outside of the {classes} classes 0 to {classes - 1}")

@@ -113,9 +113,7 @@ def held_out_split(labels: Tensor, *, share: float = HELD_OUT, seed: int = 0) ->
     return held
 
 
-def linear_probe(
-    train: Tensor, train_labels: Tensor, classes: int, Cs: Sequence[float] = CS, seed: int = 0
-) -> Probe:
+def linear_probe(train: Tensor, train_labels: Tensor, classes: int, Cs: Sequence[float] = CS, seed: int = 0) -> Probe:
     """Fit to train (N, D), labels (N,), with the C of best accuracy on a held-out, stratified part of train.
 
     Of equal Cs the smallest is taken. Then all of train is fitted with it. A probe's scores are for

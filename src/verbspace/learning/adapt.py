@@ -35,11 +35,11 @@ def adapt(
 ) -> VideoEncoder:
     """Adapt an encoder to videos without labels, in the concept space of `concepts`. Returns the exported encoder.
 
-    videos: a folder, a list file or paths; labels in them are not looked at. out: the run's folder; `encoder/` in it is what
-    is returned, `state/` what a second call resumes from, `metrics.jsonl` and `config.yaml` the record. The exported weights
-    are `settings.export_share` of the way from the encoder given to the adapted teacher. on_step(done, steps, values) is
-    called after every step; on_bad(bad) at the end where files could not be read. Raises Interrupted after Ctrl-C (resumable)
-    and Collapsed when training fails.
+    videos: a folder, a list file or paths; labels in them are not looked at. out: the run's folder; `encoder/` in
+    it is what is returned, `state/` what a second call resumes from, `metrics.jsonl` and `config.yaml` the record.
+    The exported weights are `settings.export_share` of the way from the encoder given to the adapted teacher.
+    on_step(done, steps, values) is called after every step; on_bad(bad) at the end where files could not be read.
+    Raises Interrupted after Ctrl-C (resumable) and Collapsed when training fails.
     """
     settings = settings or AdaptSettings()
     concepts = concepts if isinstance(concepts, ConceptSet) else ConceptSet.load(concepts)
@@ -79,7 +79,7 @@ def adapt(
     )
     if len(bad) and on_bad:
         on_bad(bad)
-    exported = start.to(device).interpolated(distiller.teacher, settings.export_share)
+    exported: VideoEncoder = start.to(device).interpolated(distiller.teacher, settings.export_share)
     exported.concept_set = concepts
     exported.save_pretrained(out / "encoder")
     return exported
@@ -93,7 +93,9 @@ def read_videos(videos: str | Path | Sequence[str | Path]) -> list[Record]:
     return [Record(record.path, None) for record in found]
 
 
-def build_distiller(start: VideoEncoder, concepts: ConceptSet, settings: AdaptSettings, device: torch.device) -> Distiller:
+def build_distiller(
+    start: VideoEncoder, concepts: ConceptSet, settings: AdaptSettings, device: torch.device
+) -> Distiller:
     """Student and teacher from one encoder, and the concept space from its text tower."""
     loss = settings.losses
     student, teacher = start.copy().to(device), start.copy().to(device)
@@ -108,7 +110,9 @@ def build_distiller(start: VideoEncoder, concepts: ConceptSet, settings: AdaptSe
     if loss.class_shares is not None:
         if set(loss.class_shares) != set(concepts.action_names):
             odd = sorted(set(loss.class_shares) ^ set(concepts.action_names))[0]
-            raise ValueError(f"losses.class_shares: {odd!r} is not on both sides; give one share for every action of the set")
+            raise ValueError(
+                f"losses.class_shares: {odd!r} is not on both sides; give one share for every action of the set"
+            )
         shares = torch.tensor([loss.class_shares[name] for name in concepts.action_names])
     return Distiller(
         student,
@@ -130,7 +134,9 @@ def build_optimizer(student: VideoEncoder, settings: AdaptSettings) -> torch.opt
     temporal = {id(parameter) for parameter in student.temporal_parameters()}
     groups = parameter_groups(student, temporal, training.learning_rate, training.temporal_rate)
     if not groups:
-        raise ValueError("training.train: there is nothing to train; an encoder without temporal attention needs train: full")
+        raise ValueError(
+            "training.train: there is nothing to train; an encoder without temporal attention needs train: full"
+        )
     return torch.optim.AdamW(groups, lr=training.learning_rate, foreach=True)
 
 

@@ -27,7 +27,8 @@ class Weights:
 
 @dataclass
 class Memory:
-    """What carries over from step to step, each (K,) or (M,). The trainer replaces these; the distiller only reads them."""
+    """What carries over from step to step, each (K,) or (M,). The trainer replaces these; the distiller only reads
+    them."""
 
     category_centre: Tensor
     description_centre: Tensor
@@ -49,9 +50,13 @@ class Distiller(nn.Module):
     """Concept distillation in category and description space, concept alignment, and a prior against collapse.
 
     student, teacher: video encoders of one architecture. space: the frozen concept space. Temperatures divide cosines:
-    `student_temperature` and `teacher_temperature`. centring: subtract the teacher's running mean similarity (DINO) before
-    its softmax. prior: expected distribution over actions (K,), uniform where None. slack: see `losses.prior`.
+    `student_temperature` and `teacher_temperature`. centring: subtract the teacher's running mean similarity
+    (DINO) before its softmax. prior: expected distribution over actions (K,), uniform where None. slack: see
+    `losses.prior`.
     """
+
+    category_prior: Tensor
+    description_prior: Tensor
 
     def __init__(
         self,
@@ -75,7 +80,9 @@ class Distiller(nn.Module):
         actions, descriptions = len(space.categories), len(space.descriptions)
         expected = torch.full((actions,), 1 / actions) if prior is None else prior / prior.sum()
         if expected.shape != (actions,):
-            raise ValueError(f"the prior has {tuple(expected.shape)} entries for {actions} actions; give one share per action")
+            raise ValueError(
+                f"the prior has {tuple(expected.shape)} entries for {actions} actions; give one share per action"
+            )
         self.register_buffer("category_prior", expected, persistent=False)
         owned = space.ownership.float()  # an action's share is split evenly over the descriptions that it owns
         share = (owned / owned.sum(0).clamp_min(1)) @ expected.to(owned)
@@ -91,14 +98,14 @@ class Distiller(nn.Module):
     def embed(self, encoder: VideoEncoder, video: Tensor, times: Tensor) -> Tensor:
         """(B, V, T, 3, S, S) uint8 views with times (B, V, T) -> (V, B, D) embeddings; one forward for all views."""
         clips, views = video.shape[:2]
-        z = encoder(encoder.normalise(video.flatten(0, 1)), times.flatten(0, 1))
-        return z.float().unflatten(0, (clips, views)).transpose(0, 1)
+        z: Tensor = encoder(encoder.normalise(video.flatten(0, 1)), times.flatten(0, 1))
+        return z.float().view(clips, views, -1).transpose(0, 1)
 
     def forward(self, views: Mapping[str, Tensor], memory: Memory) -> Outcome:
         """One step's losses.
 
-        views: `global` (B, G, T, 3, S, S) uint8 and `global_times` (B, G, T) seconds, and likewise `local` where there are
-        local views. Changes no state.
+        views: `global` (B, G, T, 3, S, S) uint8 and `global_times` (B, G, T) seconds, and likewise `local` where
+        there are local views. Changes no state.
         """
         with torch.no_grad():
             z_teacher = self.embed(self.teacher, views["global"], views["global_times"])
@@ -138,9 +145,7 @@ class Distiller(nn.Module):
             setattr(seen, f"{name}_mean", mean.detach())
             stats[f"{name}_entropy"] = losses.entropy(teacher[name]).mean()
             stats[f"{name}_mean_entropy"] = losses.entropy(teacher[name].mean((0, 1)))
-            stats[f"{name}_agreement"] = (
-                (teacher[name][0].argmax(-1) == student[name][-1].argmax(-1)).float().mean()
-            )
+            stats[f"{name}_agreement"] = (teacher[name][0].argmax(-1) == student[name][-1].argmax(-1)).float().mean()
         if scale["alignment"] and "description" in teacher:
             pooled_student = space.pool(student["description"].exp()).clamp_min(1e-8).log()
             pooled_teacher = space.pool(teacher["description"])

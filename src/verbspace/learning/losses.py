@@ -48,10 +48,11 @@ def alignment(
 ) -> Tensor:
     """Concept alignment: each space's teacher teaches the other space's student, across views. Scalar.
 
-    KL(teacher_pooled || student_category) + KL(teacher_category || student_pooled), halved, averaged over clips and view
-    pairs. All are distributions over actions; `pooled` ones come from description space by ownership. Teacher: (V_t, B, K)
-    probabilities; student: (V_s, B, K) log-probabilities. Where the two spaces agree, value and gradient are zero. The
-    paper names the aim (relations between actions and their attributes); this form is our choice.
+    KL(teacher_pooled || student_category) + KL(teacher_category || student_pooled), halved, averaged over clips
+    and view pairs. All are distributions over actions; `pooled` ones come from description space by ownership.
+    Teacher: (V_t, B, K) probabilities; student: (V_s, B, K) log-probabilities. Where the two spaces agree, value and
+    gradient are zero. The paper names the aim (relations between actions and their attributes); this form is our
+    choice.
     """
     return (cross_view_kl(teacher_pooled, student_category) + cross_view_kl(teacher_category, student_pooled)) / 2
 
@@ -69,10 +70,11 @@ def prior(mean: Tensor, running: Tensor | None, momentum: float, expected: Tenso
     """Keep the mean distribution near the expected one: max(0, KL(m || expected) - slack). Scalar.
 
     mean: (K,) mean of the student's distributions over this batch's clips and views. running: (K,) its running mean, or
-    None before the first step. m = momentum · running + (1 - momentum) · mean gives the value; the gradient reaches `mean`
-    undamped, as if m had moved with it one to one, so that the weight of this loss does not depend on the momentum.
-    expected: (K,) the prior, uniform unless the class distribution is known. slack: nats by which m may stray for free, so
-    that a long-tailed collection of videos is not forced into balance.
+    None before the first step. m = momentum · running + (1 - momentum) · mean gives the value; the gradient
+    reaches `mean` undamped, as if m had moved with it one to one, so that the weight of this loss does not depend
+    on the momentum.
+    expected: (K,) the prior, uniform unless the class distribution is known. slack: nats by which m may stray for
+    free, so that a long-tailed collection of videos is not forced into balance.
     """
     smoothed = mean if running is None else moved(running, mean, momentum)
     m = smoothed.detach() + (mean - mean.detach())

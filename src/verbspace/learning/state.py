@@ -1,4 +1,5 @@
-"""A run's state on disk: everything that the next step depends on, in safetensors and JSON, written whole or not at all."""
+"""A run's state on disk: everything that the next step depends on, in safetensors and JSON, written whole or not
+at all."""
 
 from __future__ import annotations
 
@@ -20,7 +21,9 @@ FORMAT = "verbspace-state/1"
 
 def trainable_state(module: nn.Module) -> dict[str, Tensor]:
     """The tensors of a module, without the frozen text tower that never changes."""
-    return {k: v.detach().contiguous() for k, v in module.state_dict().items() if ".text" not in f".{k}" or "vision" in k}
+    return {
+        k: v.detach().contiguous() for k, v in module.state_dict().items() if ".text" not in f".{k}" or "vision" in k
+    }
 
 
 def save_state(
@@ -66,13 +69,18 @@ def load_state(
     """Put a state back in place. Returns the memory and the facts of `state.json`."""
     facts: dict[str, Any] = json.loads((path / "state.json").read_text())
     if facts.get("format") != FORMAT:
-        raise ValueError(f"{path / 'state.json'}: format: {facts.get('format')!r} is not {FORMAT!r}; start the run anew")
+        raise ValueError(
+            f"{path / 'state.json'}: format: {facts.get('format')!r} is not {FORMAT!r}; start the run anew"
+        )
     for name, module in (("student", student), ("teacher", teacher)):
         tensors = load_file(path / f"{name}.safetensors")
         expected = trainable_state(module).keys()
         if tensors.keys() != expected:
             odd = sorted(tensors.keys() ^ expected)[:3]
-            raise ValueError(f"{path / (name + '.safetensors')}: does not fit this encoder (at {', '.join(odd)}); resume with the encoder it began with")
+            raise ValueError(
+                f"{path / (name + '.safetensors')}: does not fit this encoder (at {', '.join(odd)}); "
+                "resume with the encoder that the run began with"
+            )
         module.load_state_dict(tensors, strict=False)
     entries: dict[int, dict[str, Tensor]] = {}
     for key, value in load_file(path / "optimizer.safetensors").items():

@@ -9,17 +9,36 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from verbspace.learning.distiller import Distiller, Memory, Outcome
+from verbspace.learning.distiller import Memory, Outcome
 from verbspace.learning.losses import moved
 from verbspace.learning.schedules import cosine, warmed_cosine
 from verbspace.learning.state import find_states, load_state, save_state
+from verbspace.model.encoder import VideoEncoder
+
+
+class Learner(Protocol):
+    """What the loop trains: a Distiller, or anything else with a student and a teacher that turns views into losses."""
+
+    student: VideoEncoder
+    teacher: VideoEncoder
+    category_prior: Tensor
+    prior_momentum: float
+
+    def fresh_memory(self) -> Memory:
+        """What the first step remembers."""
+
+    def train(self, mode: bool = True) -> Any:
+        """As in nn.Module."""
+
+    def __call__(self, views: Mapping[str, Tensor], memory: Memory) -> Outcome:
+        """One step's losses."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -31,13 +50,19 @@ class Collapsed(RuntimeError):
 
 
 def parameter_groups(student: nn.Module, temporal: set[int], rate: float, temporal_rate: float) -> list[dict[str, Any]]:
-    """AdamW's groups: temporal and spatial parameters, with weight decay on matrices only. `peak` holds a group's rate."""
+    """AdamW's groups: temporal and spatial parameters, with weight decay on matrices only. `peak` holds a group's
+    rate."""
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for parameter in student.parameters():
         if parameter.requires_grad:
             groups.setdefault((id(parameter) in temporal, parameter.ndim > 1), []).append(parameter)
     return [
-        {"params": members, "peak": rate * (temporal_rate if is_temporal else 1.0), "decays": decays, "weight_decay": 0.0}
+        {
+            "params": members,
+            "peak": rate * (temporal_rate if is_temporal else 1.0),
+            "decays": decays,
+            "weight_decay": 0.0,
+        }
         for (is_temporal, decays), members in groups.items()
     ]
 
@@ -65,7 +90,7 @@ def signals_noted() -> Iterator[list[int]]:
 
 
 def train(
-    distiller: Distiller,
+    distiller: Learner,
     batches: Callable[[int], Iterable[dict[str, Tensor]]],
     optimizer: torch.optim.Optimizer,
     *,
@@ -86,11 +111,13 @@ def train(
 ) -> Memory:
     """Train `distiller.student` until `steps`, from the newest state under `out/state` if there is one.
 
-    batches(start) yields the batches of views from step `start` on, forever; they must depend on the step alone, so that a
-    resumed run repeats an unbroken one bit for bit on the CPU. Each step: forward, backward, clip, AdamW, then the teacher
-    follows, then centre and running means move. `out/metrics.jsonl` gets a line every `log_every` steps. Raises
-    Interrupted after a signal (state saved) and Collapsed when the concepts collapse or a loss is not finite (the last good
-    state is kept). `stop_after` ends the call early, state saved, without touching the schedules.
+    batches(start) yields the batches of views from step `start` on, forever; they must depend on the step alone,
+    so that a resumed run repeats an unbroken one bit for bit on the CPU. Each step: forward, backward, clip,
+    AdamW, then the teacher follows, then centre and running means move. `out/metrics.jsonl` gets a line every
+    `log_every` steps.
+    Raises Interrupted after a signal (state saved) and Collapsed when the concepts collapse or a loss is not
+    finite (the last good state is kept). `stop_after` ends the call early, state saved, without touching the
+    schedules.
     """
     student, teacher = distiller.student, distiller.teacher
     device = distiller.category_prior.device
@@ -100,7 +127,9 @@ def train(
         memory, saved = load_state(states[-1], student=student, teacher=teacher, optimizer=optimizer, memory=memory)
         first = int(saved["step"])
         if saved["steps"] != steps:
-            raise ValueError(f"{states[-1]}: steps: the run was planned for {saved['steps']} steps, not {steps}; use the same number")
+            raise ValueError(
+                f"{states[-1]}: steps: the run was planned for {saved['steps']} steps, not {steps}; use the same number"
+            )
     log = MetricsLog(out / "metrics.jsonl", first)
     trained = [p for p in student.parameters() if p.requires_grad]
     distiller.train()
@@ -123,10 +152,13 @@ def train(
             with torch.autocast(device.type, autocast, enabled=autocast is not None):
                 outcome = distiller(views, memory)
             optimizer.zero_grad(set_to_none=True)
-            outcome.total.backward()
+            outcome.total.backward()  # type: ignore[no-untyped-call]
             norm = float(nn.utils.clip_grad_norm_(trained, clip_gradient).detach())
             if not math.isfinite(norm) or not math.isfinite(float(outcome.total.detach())):
-                raise Collapsed(f"step {step}: the loss or its gradient is not finite; lower training.learning_rate, or set training.dtype to fp32")
+                raise Collapsed(
+                    f"step {step}: the loss or its gradient is not finite; "
+                    "lower training.learning_rate, or set training.dtype to fp32"
+                )
             optimizer.step()
             follow(teacher, student, cosine(step, steps, *teacher_momentum))
             memory = advance(memory, outcome, centre_momentum, distiller.prior_momentum)
@@ -157,7 +189,7 @@ def advance(memory: Memory, outcome: Outcome, centre_momentum: float, prior_mome
     )
 
 
-def watch(memory: Memory, step: int, warmup: int, distiller: Distiller) -> None:
+def watch(memory: Memory, step: int, warmup: int, distiller: Learner) -> None:
     """Stop a run whose mean concept distribution has fallen on to a tenth of the concepts that the prior expects."""
 
     def effective(p: Tensor) -> float:
@@ -183,12 +215,18 @@ class MetricsLog:
         part.write_text("".join(line + "\n" for line in kept))
         os.replace(part, path)
 
-    def write(self, step: int, outcome: Outcome, optimizer: torch.optim.Optimizer, norm: float, seconds: float) -> dict[str, float]:
+    def write(
+        self, step: int, outcome: Outcome, optimizer: torch.optim.Optimizer, norm: float, seconds: float
+    ) -> dict[str, float]:
         """Append a step's figures and return them."""
         values = {"loss": float(outcome.total.detach())}
         values |= {f"loss/{name}": float(value.detach()) for name, value in outcome.losses.items()}
         values |= {name: float(value) for name, value in outcome.stats.items()}
-        values |= {"gradient_norm": norm, "learning_rate": optimizer.param_groups[0]["lr"], "seconds": seconds}
+        values |= {
+            "gradient_norm": norm,
+            "learning_rate": optimizer.param_groups[0]["lr"],
+            "seconds": seconds,
+        }
         with self.path.open("a") as file:
             file.write(json.dumps({"step": step, **{key: round(value, 6) for key, value in values.items()}}) + "\n")
         return values

@@ -5,31 +5,74 @@ The layers in between are the same for all of them and belong to the encoder.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-FAMILIES = ("clip", "metaclip_2", "siglip")
+FAMILIES = {  # a config's model_type, and what is known by it
+    "clip": "CLIP and MetaCLIP",
+    "metaclip_2": "MetaCLIP 2",
+    "siglip": "SigLIP, and SigLIP 2 of a fixed resolution",
+    "siglip2": "SigLIP 2 NaFlex",
+}
 
 
-def check_family(model_type: str, source: str) -> None:
-    """Raise ValueError for a checkpoint whose tower is not known here."""
-    if model_type in FAMILIES:
-        return
-    known = "CLIP, MetaCLIP, SigLIP, and SigLIP 2 at a fixed resolution"
-    if model_type == "siglip2":
-        raise ValueError(f"{source}: this is a SigLIP 2 NaFlex checkpoint, whose images have no fixed grid; use a fixed-resolution one")
-    raise ValueError(f"{source}: config.json: model_type: {model_type!r} is not of the CLIP family; use {known}")
+def check_family(model_type: object, source: str) -> None:
+    """Raise ValueError for a checkpoint whose towers are not known here."""
+    if model_type not in FAMILIES:
+        known = ", ".join(FAMILIES.values())
+        raise ValueError(f"{source}: config.json: model_type: {model_type!r} is none that is read; use {known}")
+
+
+def image_size(vision: Any) -> int:
+    """Side in pixels of the frames that a vision config was made for: NaFlex has a square grid of
+    patches."""
+    size = getattr(vision, "image_size", None)
+    return int(size) if size is not None else math.isqrt(vision.num_patches) * int(vision.patch_size)
+
+
+def embedding_dim(config: Any) -> int:
+    """D: CLIP projects, SigLIP does not."""
+    projection = getattr(config, "projection_dim", None)
+    return int(projection if projection is not None else config.vision_config.hidden_size)
 
 
 def tokens(base: PreTrainedModel, pixels: Tensor) -> Tensor:
-    """Normalised frames (F, 3, H, W) -> tokens (F, N, width), positions interpolated where the size is not the native one."""
+    """Normalised frames (F, 3, H, W) -> tokens (F, N, width), positions interpolated to sizes not native.
+
+    Rows and columns that do not fill a patch are left out. Raises ValueError for frames smaller than a
+    patch.
+    """
     vision: Any = base.vision_model
-    size = vision.config.image_size
-    hidden: Tensor = vision.embeddings(pixels, interpolate_pos_encoding=pixels.shape[-2:] != (size, size))
+    patch = vision.config.patch_size
+    height, width = pixels.shape[-2:]
+    if min(height, width) < patch:
+        raise ValueError(f"frames of {height}×{width} px are smaller than one patch of {patch}×{patch} px")
+    if hasattr(vision.embeddings, "resize_positional_embeddings"):
+        return _naflex_tokens(vision.embeddings, pixels[..., : height // patch * patch, : width // patch * patch])
+    native = (image_size(vision.config),) * 2
+    hidden: Tensor = vision.embeddings(pixels, interpolate_pos_encoding=(height, width) != native)
     if hasattr(vision, "pre_layrnorm"):
         hidden = vision.pre_layrnorm(hidden)
+    return hidden
+
+
+def _naflex_tokens(embeddings: Any, pixels: Tensor) -> Tensor:
+    """NaFlex takes patches, rows first and colours last, and positions resized to each image's grid.
+
+    All frames here share a grid, so the positions are resized once.
+    """
+    patch, side = embeddings.patch_size, embeddings.position_embedding_size
+    rows, columns = pixels.shape[-2] // patch, pixels.shape[-1] // patch
+    blocks = pixels.reshape(len(pixels), 3, rows, patch, columns, patch)
+    patches = blocks.permute(0, 2, 4, 3, 5, 1).reshape(len(pixels), rows * columns, -1)
+    native = embeddings.position_embedding.weight.reshape(side, side, -1)
+    shape = torch.tensor([[rows, columns]])
+    places = embeddings.resize_positional_embeddings(native, shape, max_length=rows * columns)
+    hidden: Tensor = embeddings.patch_embedding(patches.to(embeddings.patch_embedding.weight.dtype)) + places
     return hidden
 
 

@@ -61,7 +61,8 @@ def _pose(t: Array, style: Style, front: float = 0.2) -> Pose:
 
 def _beat(t: Array, rate: float, style: Style) -> Array:
     """A smooth beat between 0 and 1, `rate` per second."""
-    return (0.5 - 0.5 * np.cos(2 * np.pi * (rate * style.tempo * t + style.start))).astype(np.float32)
+    beat: Array = (0.5 - 0.5 * np.cos(2 * np.pi * (rate * style.tempo * t + style.start))).astype(np.float32)
+    return beat
 
 
 def _cycle(t: Array, seconds: float, style: Style) -> Array:
@@ -72,7 +73,8 @@ def _cycle(t: Array, seconds: float, style: Style) -> Array:
 def _ramp(progress: Array, start: float, stop: float) -> Array:
     """Smoothly 0 before `start`, 1 after `stop`."""
     u = np.clip((progress - start) / (stop - start), 0, 1)
-    return (u * u * (3 - 2 * u)).astype(np.float32)
+    ramp: Array = (u * u * (3 - 2 * u)).astype(np.float32)
+    return ramp
 
 
 def _point(x: Array, y: Array) -> Array:
@@ -165,9 +167,7 @@ def standing_up(t: Array, s: Style) -> Pose:
     return p
 
 
-def _gait(
-    t: Array, s: Style, rate: float, swing: float, bend: float, elbow: float, lean: float, hop: float
-) -> Pose:
+def _gait(t: Array, s: Style, rate: float, swing: float, bend: float, elbow: float, lean: float, hop: float) -> Pose:
     p = _pose(t, s)
     phase = 2 * np.pi * (rate * s.tempo * t + s.start)
     for side, shift in enumerate((0.0, np.pi)):

@@ -1,8 +1,9 @@
 """Make the playground's small CLIP: `python -m verbspace.playground.pretrain --out FOLDER`.
 
-A `transformers` CLIPModel of about a million parameters learns from captioned stills alone. Contrastive learning at this
-size starts slowly, so an auxiliary head, thrown away at the end, predicts which words the caption holds; and position
-embeddings start larger than usual. The weights that ship with the package were made by this command with its defaults.
+A `transformers` CLIPModel of about a million parameters learns from captioned stills alone. Contrastive learning
+at this size starts slowly, so an auxiliary head, thrown away at the end, predicts which words the caption holds;
+and position embeddings start larger than usual. The weights that ship with the package were made by this command
+with its defaults.
 """
 
 from __future__ import annotations
@@ -87,13 +88,9 @@ def accuracy(model: CLIPModel, tokenizer: CLIPTokenizer, stills: Stills) -> floa
     """Zero-shot top-1 over the twenty actions."""
     model.eval()
     with torch.no_grad():
-        words = tokenizer(
-            [f"a photo of a person {name}" for name in ACTIONS], padding=True, return_tensors="pt"
-        )
+        words = tokenizer([f"a photo of a person {name}" for name in ACTIONS], padding=True, return_tensors="pt")
         texts = F.normalize(model.get_text_features(**words).pooler_output, dim=-1)
-        images = F.normalize(
-            model.get_image_features(pixel_values=pixels(stills.images)).pooler_output, dim=-1
-        )
+        images = F.normalize(model.get_image_features(pixel_values=pixels(stills.images)).pooler_output, dim=-1)
     return float(((images @ texts.T).argmax(-1).numpy() == stills.labels).mean())
 
 
@@ -110,9 +107,7 @@ def pretrain(
     bag = torch.zeros(images, len(tokenizer)).scatter_(1, ids, 1.0)
     bag = bag[:, (bag.mean(0) > 0.002) & (bag.mean(0) < 0.9)]
     model = build_clip(tokenizer)
-    model.set_attn_implementation(
-        "eager"
-    )  # at this size the fused kernel's bf16 backward costs three times as much
+    model.set_attn_implementation("eager")  # at this size the fused kernel's bf16 backward costs three times as much
     head = nn.Linear(96, bag.shape[1])
     decayed = [p for m in (model, head) for p in m.parameters() if p.ndim > 1]
     plain = [p for m in (model, head) for p in m.parameters() if p.ndim <= 1]
@@ -132,21 +127,20 @@ def pretrain(
             seen = model.get_image_features(pixel_values=pixels(stills.images[pick.numpy()])).pooler_output
             read = model.get_text_features(input_ids=ids[pick], attention_mask=mask[pick]).pooler_output
             guess = head(seen)
-        logits = (
-            model.logit_scale.exp() * F.normalize(seen.float(), dim=-1) @ F.normalize(read.float(), dim=-1).T
-        )
+        logits = model.logit_scale.exp() * F.normalize(seen.float(), dim=-1) @ F.normalize(read.float(), dim=-1).T
         target = torch.arange(batch)
         contrast = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
         loss = contrast + 50 * F.binary_cross_entropy_with_logits(guess.float(), bag[pick])
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(decayed + plain, 1.0)
         optimizer.step()
         with torch.no_grad():
             model.logit_scale.clamp_(max=math.log(100))
         if step % 200 == 0 or step == steps - 1:
             print(
-                f"step {step:5d}  contrastive {contrast.item():.3f}  total {loss.item():.3f}  stills top-1 {accuracy(model, tokenizer, held_out):.3f}",
+                f"step {step:5d}  contrastive {contrast.item():.3f}  total {loss.item():.3f}  "
+                f"stills top-1 {accuracy(model, tokenizer, held_out):.3f}",
                 flush=True,
             )
             model.train()
@@ -158,9 +152,12 @@ def save_clip(model: CLIPModel, tokenizer: CLIPTokenizer, out: Path) -> None:
     model.half().save_pretrained(out)
     tokenizer.save_pretrained(out)
     preprocessor = {
-        "image_processor_type": "CLIPImageProcessor", "do_resize": True, "size": {"shortest_edge": IMAGE_SIZE}, "resample": 3,
-        "do_center_crop": True, "crop_size": {"height": IMAGE_SIZE, "width": IMAGE_SIZE}, "do_rescale": True,
-        "rescale_factor": 1 / 255, "do_normalize": True, "image_mean": MEAN, "image_std": STD, "do_convert_rgb": True,
+        "image_processor_type": "CLIPImageProcessor",
+        "do_resize": True, "size": {"shortest_edge": IMAGE_SIZE}, "resample": 3,
+        "do_center_crop": True, "crop_size": {"height": IMAGE_SIZE, "width": IMAGE_SIZE},
+        "do_rescale": True, "rescale_factor": 1 / 255,
+        "do_normalize": True, "image_mean": MEAN, "image_std": STD,
+        "do_convert_rgb": True,
     }  # fmt: skip
     (out / "preprocessor_config.json").write_text(json.dumps(preprocessor, indent=2) + "\n")
 
@@ -175,9 +172,7 @@ def main() -> None:
     args = parser.parse_args()
     model, tokenizer, top1 = pretrain(args.images, args.steps, seed=args.seed)
     save_clip(model, tokenizer, args.out)
-    print(
-        f"saved {args.out}: {sum(p.numel() for p in model.parameters()):,} parameters, stills top-1 {top1:.3f}"
-    )
+    print(f"saved {args.out}: {sum(p.numel() for p in model.parameters()):,} parameters, stills top-1 {top1:.3f}")
 
 
 if __name__ == "__main__":

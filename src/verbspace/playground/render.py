@@ -11,8 +11,9 @@ from verbspace.playground.figure import Array, Pose, joints, placed
 
 SCENES: tuple[str, ...] = ("park", "street", "gym", "room")
 COLOURS: dict[str, tuple[float, float, float]] = {
-    "red": (0.80, 0.18, 0.16), "blue": (0.18, 0.32, 0.78), "green": (0.15, 0.55, 0.25), "yellow": (0.90, 0.78, 0.20),
-    "black": (0.12, 0.12, 0.14), "white": (0.93, 0.93, 0.92), "purple": (0.50, 0.25, 0.62), "orange": (0.92, 0.52, 0.14),
+    "red": (0.80, 0.18, 0.16), "blue": (0.18, 0.32, 0.78), "green": (0.15, 0.55, 0.25),
+    "yellow": (0.90, 0.78, 0.20), "black": (0.12, 0.12, 0.14), "white": (0.93, 0.93, 0.92),
+    "purple": (0.50, 0.25, 0.62), "orange": (0.92, 0.52, 0.14),
 }  # fmt: skip
 SKINS = ((0.96, 0.80, 0.69), (0.87, 0.67, 0.51), (0.62, 0.43, 0.30), (0.40, 0.27, 0.19))
 PROPS = {"ball": (0.95, 0.35, 0.20), "box": (0.62, 0.42, 0.22), "bat": (0.80, 0.62, 0.35), "cup": (0.85, 0.9, 0.98),
@@ -72,15 +73,12 @@ class Camera:
         x = cos * offset[:, 0] - sin * offset[:, 1]
         y = sin * offset[:, 0] + cos * offset[:, 1]
         height, width = size
-        return np.stack([width / 2 + self.squeeze * self.scale * x, height / 2 - self.scale * y], -1).astype(
-            np.float32
-        )
+        return np.stack([width / 2 + self.squeeze * self.scale * x, height / 2 - self.scale * y], -1).astype(np.float32)
 
 
-def capsule(
-    image: Array, a: Array, b: Array, radius: Array, colour: Array, shown: Array | None = None
-) -> None:
-    """Blend a capsule from a to b (F, 2 pixels) of `radius` (F,) pixels over `image`, in place, edges one pixel soft."""
+def capsule(image: Array, a: Array, b: Array, radius: Array, colour: Array, shown: Array | None = None) -> None:
+    """Blend a capsule from a to b (F, 2 pixels) of `radius` (F,) pixels over `image`, in place, edges one pixel
+    soft."""
     height, width = image.shape[1:3]
     reach = float(radius.max()) + 1
     low = np.floor(np.minimum(a, b).min(0) - reach).astype(int)
@@ -120,9 +118,7 @@ def _scene(image: Array, camera: Camera, look: Look, size: tuple[int, int]) -> N
     frames = len(image)
     image[:] = np.array(walls[look.scene], np.float32)
 
-    def bar(
-        x0: float, y0: float, x1: float, y1: float, radius: float, colour: tuple[float, float, float]
-    ) -> None:
+    def bar(x0: float, y0: float, x1: float, y1: float, radius: float, colour: tuple[float, float, float]) -> None:
         ends = [np.tile(np.array([[x, y]], np.float32), (frames, 1)) for x, y in ((x0, y0), (x1, y1))]
         a, b = (camera.see(end, size, look.mirrored) for end in ends)
         capsule(image, a, b, camera.scale * radius, np.array(colour, np.float32))
@@ -149,7 +145,8 @@ def draw(
     size: tuple[int, int],
     clutter: list[tuple[Array, Array]] | None = None,
 ) -> Array:
-    """Render a clip. `clutter` holds scene objects that have nothing to do with the action: (x0 y0 x1 y1 radius, colour)."""
+    """Render a clip. `clutter` holds scene objects that have nothing to do with the action: (x0 y0 x1 y1 radius,
+    colour)."""
     frames, (height, width) = len(pose.x), size
     image = np.empty((frames, height, width, 3), np.float32)
     _scene(image, camera, look, size)
@@ -158,10 +155,7 @@ def draw(
         a, b = (camera.see(end, size, look.mirrored) for end in ends)
         capsule(image, a, b, camera.scale * shape[4], colour)
 
-    at = {
-        name: camera.see(place * np.float32(look.build), size, look.mirrored)
-        for name, place in joints(pose).items()
-    }
+    at = {name: camera.see(place * np.float32(look.build), size, look.mirrored) for name, place in joints(pose).items()}
     ground = joints(pose)
     skin = np.array(look.skin, np.float32)
     shirt, trousers = (np.array(COLOURS[name], np.float32) for name in (look.shirt, look.trousers))
@@ -173,10 +167,7 @@ def draw(
     def hang(behind: bool) -> None:
         for prop in pose.props:
             if (prop.kind == "chair") == behind:
-                a, b = (
-                    camera.see(end * np.float32(look.build), size, look.mirrored)
-                    for end in placed(prop, ground)
-                )
+                a, b = (camera.see(end * np.float32(look.build), size, look.mirrored) for end in placed(prop, ground))
                 capsule(image, a, b, thick * prop.radius, np.array(PROPS[prop.kind], np.float32), prop.shown)
 
     def arm(side: int, shade: float) -> None:

@@ -16,13 +16,13 @@ from verbspace.playground.figure import Pose, joints
 from verbspace.playground.render import SCENES, Camera, Film, Look, develop, draw
 
 PLACES = {"park": "in a park", "street": "on a street", "gym": "in a gym", "room": "in a room"}
-HAUNTS = {"waving": "street", "doing jumping jacks": "gym", "squatting": "gym", "sitting down": "room", "standing up": "room",
-          "walking": "street", "running": "park", "kicking a ball": "park", "throwing a ball": "park", "catching a ball": "park",
-          "punching": "gym", "dribbling a ball": "gym", "drinking from a cup": "room", "lifting a box": "room",
-          "putting down a box": "room", "bowing": "room"}  # fmt: skip
-PHOTOGRAPH = Film(
-    softness=(0.0, 0.5), haze=(0.0, 0.12), warmth=(-0.08, 0.08), light=(0.7, 1.1), grain=(0.0, 0.02)
-)
+HAUNTS = {
+    "waving": "street", "doing jumping jacks": "gym", "squatting": "gym", "sitting down": "room", "standing up": "room",
+    "walking": "street", "running": "park", "kicking a ball": "park", "throwing a ball": "park",
+    "catching a ball": "park", "punching": "gym", "dribbling a ball": "gym", "drinking from a cup": "room",
+    "lifting a box": "room", "putting down a box": "room", "bowing": "room",
+}  # fmt: skip
+PHOTOGRAPH = Film(softness=(0.0, 0.5), haze=(0.0, 0.12), warmth=(-0.08, 0.08), light=(0.7, 1.1), grain=(0.0, 0.02))
 OTHER_WORDS: dict[str, tuple[str, ...]] = {
     "waving": (
         "swinging a raised forearm from side to side",
@@ -122,9 +122,7 @@ def statements(pose: Pose) -> list[str]:
         out.append("both arms raised above the head")
     elif any(above):
         out.append("one arm raised above the head")
-    elif all(
-        at[f"hand{side}"][1] < at["pelvis"][1] + 0.06 and abs(pose.arm[side][0]) < 25 for side in (0, 1)
-    ):
+    elif all(at[f"hand{side}"][1] < at["pelvis"][1] + 0.06 and abs(pose.arm[side][0]) < 25 for side in (0, 1)):
         out.append("arms hanging at the sides")
     forward = [at[f"hand{side}"][0] > at["neck"][0] + 0.3 for side in (0, 1)]
     if pose.front < 0.5 and all(forward):

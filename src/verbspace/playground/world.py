@@ -1,7 +1,7 @@
 """The generated world: real H.264 files of people who do things, filmed badly.
 
-Stills come from a clean domain (stills.py). The videos come from this one: a shaking, zooming camera, clutter, occlusion,
-low and tinted light, blur, sensor noise, several frame rates, strong compression. Splits:
+Stills come from a clean domain (stills.py). The videos come from this one: a shaking, zooming camera, clutter,
+occlusion, low and tinted light, blur, sensor noise, several frame rates, strong compression. Splits:
 
     train/        unlabelled, flat, numbered names; only the actions of TRAINED; truth/train.csv holds what they are,
                   for the supervised oracle alone
@@ -35,14 +35,16 @@ SPLITS = ("train", "probe", "validation", "test")
 FORMAT = 1  # of the files on disk; a world of another format is made anew
 
 
+FADED = Film((0.6, 1.0), haze=(0.18, 0.26), warmth=(0.08, 0.14), light=(0.6, 0.75), grain=(0.03, 0.05), grey=0.5)
+
+
 @dataclass(frozen=True)
 class Shift:
-    """How the videos differ from the stills: a faded, dim, grainy film, shot askew and shown in the wrong aspect ratio, by a
-    hand that shakes and zooms, with clutter and passers-by. 0 switches a strength off; squeeze 1 and tilt 0 are upright."""
+    """How the videos differ from the stills: a faded, dim, grainy film, shot askew and shown in the wrong aspect
+    ratio, by a hand that shakes and zooms, with clutter and passers-by. 0 switches a strength off; squeeze 1 and
+    tilt 0 are upright."""
 
-    film: Film = Film(
-        (0.6, 1.0), haze=(0.18, 0.26), warmth=(0.08, 0.14), light=(0.6, 0.75), grain=(0.03, 0.05), grey=0.5
-    )
+    film: Film = FADED
     squeeze: float = 1.35
     tilt: float = 4.0  # degrees
     shake: float = 1.0
@@ -87,21 +89,17 @@ def _smooth(rng: np.random.Generator, times: Array, knots_per_second: float, cha
     return np.stack([np.interp(times, knots, values[:, c]) for c in range(channels)], -1).astype(np.float32)
 
 
-def film(action: str, rng: np.random.Generator, shift: Shift = Shift()) -> tuple[np.ndarray, int]:  # noqa: B008
+def film(action: str, rng: np.random.Generator, shift: Shift) -> tuple[np.ndarray, int]:
     """Film one clip. Returns uint8 frames (F, 64, 80, 3) and their rate in frames per second."""
     rate = int(rng.choice([8, 10, 12, 15]))
-    times = np.arange(int(rng.uniform(2.0, 3.2) * rate), dtype=np.float32) / rate
+    times: Array = (np.arange(int(rng.uniform(2.0, 3.2) * rate)) / rate).astype(np.float32)
     pose = MOTIONS[action](times, Style.draw(rng))
     look = Look.draw(rng, choose_scene(action, rng))
     shake = _smooth(rng, times, 3.0, 3) * 0.012 * shift.shake
     drift = _smooth(rng, times, 0.5, 3) * 0.024 * shift.shake
-    centre = (
-        np.array([rng.uniform(-0.2, 0.2), rng.uniform(0.85, 1.05)], np.float32) + shake[:, :2] + drift[:, :2]
-    )
+    centre = np.array([rng.uniform(-0.2, 0.2), rng.uniform(0.85, 1.05)], np.float32) + shake[:, :2] + drift[:, :2]
     zoom = np.clip((1.15 + rng.uniform(-0.1, 0.08) * shift.zoom) * (1 + drift[:, 2]), 0.7, 1.5)
-    roll = (rng.uniform(-0.03, 0.03) * shift.shake + shake[:, 2] * 0.8 + np.deg2rad(shift.tilt)).astype(
-        np.float32
-    )
+    roll = (rng.uniform(-0.03, 0.03) * shift.shake + shake[:, 2] * 0.8 + np.deg2rad(shift.tilt)).astype(np.float32)
     camera = Camera(centre.astype(np.float32), (zoom * HEIGHT / 2.5).astype(np.float32), roll, shift.squeeze)
     clutter = []
     for _ in range(rng.poisson(0.3 * shift.clutter)):
@@ -112,8 +110,8 @@ def film(action: str, rng: np.random.Generator, shift: Shift = Shift()) -> tuple
     image = draw(pose, look, camera, (HEIGHT, WIDTH), clutter)
     if rng.uniform() < 0.08 * shift.occlusion:  # someone or something passes in front of the lens
         start, speed, half = rng.uniform(-20, WIDTH + 20), rng.normal(scale=14), rng.uniform(2, 6)
-        x = np.arange(WIDTH, dtype=np.float32)
-        inside = np.clip(half - np.abs(x[None] - (start + speed * times)[:, None]) + 0.5, 0, 1)
+        column = np.arange(WIDTH, dtype=np.float32)
+        inside = np.clip(half - np.abs(column[None] - (start + speed * times)[:, None]) + 0.5, 0, 1)
         image += inside[:, None, :, None] * (rng.uniform(0.05, 0.6, 3).astype(np.float32) - image)
     return develop(image, shift.film, rng), rate
 
@@ -155,9 +153,7 @@ def make_world(
     stamp = json.loads(json.dumps({"format": FORMAT, **asdict(settings)}))
     note = folder / "world.json"
     if note.exists() and json.loads(note.read_text()) != stamp:
-        raise ValueError(
-            f"{note} describes a world of other settings; remove the folder {folder} or choose another"
-        )
+        raise ValueError(f"{note} describes a world of other settings; remove the folder {folder} or choose another")
     note.write_text(json.dumps(stamp, indent=2) + "\n")
     jobs: dict[str, list[tuple[str, str, tuple[int, int, int], Shift]]] = {}
     for split in splits:
@@ -165,10 +161,7 @@ def make_world(
             continue
         shutil.rmtree(folder / f"{split}.part", ignore_errors=True)
         actions = split_actions(settings, split)
-        paths = [
-            Path(f"{i:05d}.mp4") if split == "train" else Path(a, f"{i:05d}.mp4")
-            for i, a in enumerate(actions)
-        ]
+        paths = [Path(f"{i:05d}.mp4") if split == "train" else Path(a, f"{i:05d}.mp4") for i, a in enumerate(actions)]
         for path in {folder / f"{split}.part" / path.parent for path in paths}:
             path.mkdir(parents=True)
         if split == "train":

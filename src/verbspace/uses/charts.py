@@ -29,7 +29,8 @@ def _ticks(low: float, high: float, count: int = 4) -> list[float]:
 
 
 def line_chart(lines: Sequence[Line], *, x_label: str, y_label: str, width: int = 460, height: int = 250) -> Markup:
-    """Curves over one pair of axes, each named in the legend beneath. Raises ValueError where there is nothing to draw."""
+    """Curves over one pair of axes, each named in the legend beneath. Raises ValueError where there is nothing to
+    draw."""
     points = [point for line in lines for point in line.points]
     if not points:
         raise ValueError("there is nothing to draw: every line is empty")
@@ -50,7 +51,9 @@ def line_chart(lines: Sequence[Line], *, x_label: str, y_label: str, width: int 
         out.append(f'<text class="tick" x="{left - 6}" y="{py(y) + 4:.1f}" text-anchor="end">{y:g}</text>')
     for x in _ticks(x0, x1, 5):
         out.append(f'<text class="tick" x="{px(x):.1f}" y="{height - bottom + 15}" text-anchor="middle">{x:g}</text>')
-    out.append(f'<text class="tick" x="{width - right}" y="{height - bottom + 30}" text-anchor="end">{escape(x_label)}</text>')
+    out.append(
+        f'<text class="tick" x="{width - right}" y="{height - bottom + 30}" text-anchor="end">{escape(x_label)}</text>'
+    )
     for index, line in enumerate(lines):
         path = " ".join(f"{px(x):.1f},{py(y):.1f}" for x, y in line.points)
         style = f'class="line c{index % 5}" stroke-dasharray="{DASHES[index % 5]}"'
@@ -80,6 +83,9 @@ def confusion_chart(matrix: Sequence[Sequence[int]], names: Sequence[str], *, ce
                     f'fill-opacity="{0.08 + 0.92 * share:.2f}"><title>{title}</title></rect>'
                 )
         x = margin + i * cell + cell / 2 + 3
-        out.append(f'<text class="tick" transform="translate({x},{size + 6}) rotate(-60)" text-anchor="end">{escape(name)}</text>')
+        out.append(
+            f'<text class="tick" transform="translate({x},{size + 6}) rotate(-60)" text-anchor="end">'
+            f"{escape(name)}</text>"
+        )
     out.append(f'<rect class="frame" x="{margin}" y="0" width="{size}" height="{size}"/></svg>')
     return Markup("".join(out))

@@ -1,4 +1,5 @@
-"""The supervised oracle: the same encoder, views, optimiser and budget, but told the labels. An upper mark, never a result."""
+"""The supervised oracle: the same encoder, views, optimiser and budget, but told the labels. An upper mark, never
+a result."""
 
 from __future__ import annotations
 

@@ -32,9 +32,9 @@ def predict(
 ) -> list[Prediction]:
     """Rank actions for each video.
 
-    actions: names to choose among; or concepts: a concept set (the encoder's own where neither is given). Probabilities are the
-    softmax of cosines at the checkpoint's own temperature: they compare the actions given with one another, and are not
-    calibrated. Raises DecodeError for a file that cannot be read.
+    actions: names to choose among; or concepts: a concept set (the encoder's own where neither is given).
+    Probabilities are the softmax of cosines at the checkpoint's own temperature: they compare the actions given
+    with one another, and are not calibrated. Raises DecodeError for a file that cannot be read.
     """
     encoder = encoder if isinstance(encoder, VideoEncoder) else VideoEncoder.from_pretrained(encoder)
     if actions is not None and concepts is not None:

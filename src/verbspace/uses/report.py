@@ -72,16 +72,27 @@ def _smoothed(points: Sequence[tuple[float, float]], weight: float = 0.6) -> lis
 
 def _curves(metrics: Path, names: dict[str, str]) -> list[Line]:
     rows = [json.loads(line) for line in metrics.read_text().splitlines()]
-    lines = [Line(label, _smoothed([(row["step"], row[key]) for row in rows if key in row])) for key, label in names.items()]
+    lines = [
+        Line(label, _smoothed([(row["step"], row[key]) for row in rows if key in row])) for key, label in names.items()
+    ]
     return [line for line in lines if line.points]
 
 
 def _clips(yardstick: Yardstick, sides: Sequence[tuple[str, VideoEncoder]], count: int = 9) -> list[dict[str, Any]]:
-    """Some test clips, one of every other action: top actions of each encoder and the descriptions nearest to the last one's."""
+    """Some test clips, one of every other action: top actions of each encoder and the descriptions nearest to the
+    last one's."""
     test = yardstick.test
-    chosen = [int((test.labels == label).nonzero()[0, 0]) for label in torch.linspace(0, len(ACTIONS) - 1, count).round().long().tolist()]
+    chosen = [
+        int((test.labels == label).nonzero()[0, 0])
+        for label in torch.linspace(0, len(ACTIONS) - 1, count).round().long().tolist()
+    ]
     out: list[dict[str, Any]] = [
-        {"action": ACTIONS[int(test.labels[i])], "video": base64.b64encode(test.paths[i].read_bytes()).decode(), "sides": []} for i in chosen
+        {
+            "action": ACTIONS[int(test.labels[i])],
+            "video": base64.b64encode(test.paths[i].read_bytes()).decode(),
+            "sides": [],
+        }
+        for i in chosen
     ]
     for name, encoder in sides:
         space = ConceptSpace.build(yardstick.concepts, encoder.encode_text, 1 / encoder.logit_scale)
@@ -89,7 +100,10 @@ def _clips(yardstick: Yardstick, sides: Sequence[tuple[str, VideoEncoder]], coun
         probabilities, near = space.probs(z, "category"), space.logits(z, "description")
         for row, clip in enumerate(out):
             top = probabilities[row].topk(3)
-            guesses = [{"action": ACTIONS[i], "probability": p} for p, i in zip(top.values.tolist(), top.indices.tolist(), strict=True)]
+            guesses = [
+                {"action": ACTIONS[i], "probability": p}
+                for p, i in zip(top.values.tolist(), top.indices.tolist(), strict=True)
+            ]
             clip["sides"].append({"name": name, "guesses": guesses})
             clip["fired"] = [space.description_texts[i] for i in near[row].topk(3).indices.tolist()]
     return out
@@ -119,46 +133,64 @@ def demo_report(
         "title": "A CLIP that only knew stills, after watching unlabelled video",
         "lead": (
             f"{protocol['world']['train']} unlabelled clips of {protocol['vocabulary']['actions']} actions, "
-            f"{protocol['vocabulary']['descriptions']} written descriptions of them, {settings['training']['steps']} steps of "
-            "self-distillation in the space of those words. No label was used in adaptation. The world is generated: these figures "
-            "say that the method works as built, not how it does on real video."
+            f"{protocol['vocabulary']['descriptions']} written descriptions of them, "
+            f"{settings['training']['steps']} steps of self-distillation in the space of those words. No label was "
+            "used in adaptation. The world is generated: these figures say that the method works as built, not how "
+            "it does on real video."
         ),
         "tiles": tiles,
         "columns": [heads[c] for c in columns],
         "rows": [
-            {"name": title, "detail": f"{detail}, n = {results[name]['frozen']['n']}", "cells": [_cell(results[name].get(c)) for c in columns]}
+            {
+                "name": title,
+                "detail": f"{detail}, n = {results[name]['frozen']['n']}",
+                "cells": [_cell(results[name].get(c)) for c in columns],
+            }
             for name, (title, detail) in ROWS.items()
         ],
         "table_note": (
-            "Both sides share test clips, views, prompts and decoder; intervals are bootstrapped over clips. The adapted encoder is the "
-            f"exported default: {settings['export_share']:.0%} of the way from CLIP's weights to the adapted ones, which keeps clean "
-            "stills. The oracle is the same encoder trained with labels on the same clips, views and budget."
+            "Both sides share test clips, views, prompts and decoder; intervals are bootstrapped over clips. The "
+            f"adapted encoder is the exported default: {settings['export_share']:.0%} of the way from CLIP's weights "
+            "to the adapted ones, which keeps clean stills. The oracle is the same encoder trained with labels on the "
+            "same clips, views and budget."
         ),
         "order_lead": (
-            "Sitting down and standing up, lifting a box and putting it down, throwing and catching share most of their frames. "
-            "Frame-averaged CLIP cannot see order at all, so the first three columns agree for it; what the adapted encoder loses when "
-            "the frames are shuffled or reversed is what its temporal attention reads from order."
+            "Sitting down and standing up, lifting a box and putting it down, throwing and catching share most of "
+            "their frames. Frame-averaged CLIP cannot see order at all, so the first three columns agree for it; what "
+            "the adapted encoder loses when the frames are shuffled or reversed is what its temporal attention reads "
+            "from order."
         ),
         "order": {
             "columns": kinds,
             "rows": [
-                {"name": f"{heads[side]}, {label}", "cells": [percent(order[side][part][kind]) for kind in kinds]}
+                {
+                    "name": f"{heads[side]}, {label}",
+                    "cells": [percent(order[side][part][kind]) for kind in kinds],
+                }
                 for part, label in (("all", "all clips"), ("ordered", "clips of those six actions"))
                 for side in ("frozen", "adapted")
             ],
         },
         "curves": [
-            {"svg": line_chart(_curves(metrics, CURVES), x_label="step", y_label="nats"), "caption": "Losses, unweighted, in nats, smoothed."},
+            {
+                "svg": line_chart(_curves(metrics, CURVES), x_label="step", y_label="nats"),
+                "caption": "Losses, unweighted, in nats, smoothed.",
+            },
             {
                 "svg": line_chart(_curves(metrics, ENTROPIES), x_label="step", y_label="nats"),
-                "caption": "Entropy of the teacher's action distribution. If the first fell towards zero, the concepts would have collapsed.",
+                "caption": "Entropy of the teacher's action distribution. If the first fell towards zero, "
+                "the concepts would have collapsed.",
             },
         ],
         "confusions": [
-            {"svg": confusion_chart(found.confusion, ACTIONS), "caption": f"{heads[side]}. Rows: true action; columns: predicted."}
+            {
+                "svg": confusion_chart(found.confusion, ACTIONS),
+                "caption": f"{heads[side]}. Rows: true action; columns: predicted.",
+            }
             for side, found in (("frozen", frozen_scores), ("adapted", adapted_scores))
         ],
-        "clips_lead": "Test clips with the three likeliest actions before and after, and the three descriptions nearest to the adapted embedding.",
+        "clips_lead": "Test clips with the three likeliest actions before and after, and the three descriptions "
+        "nearest to the adapted embedding.",
         "clips": _clips(yardstick, [("frozen", frozen), ("adapted", adapted)]),
         "protocol": [
             ("task", protocol["task"]),

@@ -245,9 +245,7 @@ class ClipDataset(Dataset[dict[str, Any] | BadVideo]):
     A video that cannot be read gives a BadVideo, which `collate` sets aside.
     """
 
-    def __init__(
-        self, records: Sequence[Record], *, frames: int = 8, clips: int = 1, size: int = 224
-    ) -> None:
+    def __init__(self, records: Sequence[Record], *, frames: int = 8, clips: int = 1, size: int = 224) -> None:
         self.paths = [record.path for record in records]
         self.frames, self.clips, self.size = frames, clips, size
 
@@ -300,9 +298,7 @@ class EpochBatches:
     of (seed, step), and every video comes equally often. Endless, or up to step `stop`.
     """
 
-    def __init__(
-        self, count: int, batch_size: int, seed: int, start: int = 0, stop: int | None = None
-    ) -> None:
+    def __init__(self, count: int, batch_size: int, seed: int, start: int = 0, stop: int | None = None) -> None:
         self.count, self.batch_size, self.seed, self.start, self.stop = count, batch_size, seed, start, stop
 
     def steps(self, epochs: float) -> int:
@@ -355,9 +351,7 @@ def load_views(
                 bad.add(found)
             if not len(batch["index"]):
                 tried = len({video.path for video in found})
-                raise NoReadableVideo(
-                    f"none of the {tried} videos tried can be read; the first: {found[0].reason}"
-                )
+                raise NoReadableVideo(f"none of the {tried} videos tried can be read; the first: {found[0].reason}")
             yield batch
     finally:
         del batches  # its workers stop here and now, not when the garbage is collected

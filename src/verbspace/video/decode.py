@@ -55,9 +55,7 @@ class _File:
         # Tags in unknown encodings are no reason to refuse a file: we do not read them.
         self.container = av.open(str(path), metadata_errors="ignore")
         try:
-            streams = [
-                s for s in self.container.streams.video if not s.disposition & s.disposition.attached_pic
-            ]
+            streams = [s for s in self.container.streams.video if not s.disposition & s.disposition.attached_pic]
             if not streams:
                 kinds = sorted({stream.type for stream in self.container.streams}) or ["nothing"]
                 raise DecodeError(f"{path}: there is no video in this file, only {' and '.join(kinds)}")
@@ -119,11 +117,7 @@ def read_video(
     try:
         try:
             with closing(_open(path)) as file:
-                return (
-                    _read_by_packets(file, choose, size)
-                    if file.trusted
-                    else _read_by_decode(file, choose, size)
-                )
+                return _read_by_packets(file, choose, size) if file.trusted else _read_by_decode(file, choose, size)
         except _Untrusted:
             with closing(_open(path)) as file:
                 return _read_by_decode(file, choose, size)
@@ -143,9 +137,7 @@ def decode_frames(path: str | Path, indices: Sequence[int] | None = None, size: 
     size: frames whose short side is longer, in pixels, are shrunk to it. Raises DecodeError, and IndexError
     for a frame that is not there.
     """
-    return read_video(
-        path, lambda timeline: range(len(timeline.times)) if indices is None else indices, size
-    )[1]
+    return read_video(path, lambda timeline: range(len(timeline.times)) if indices is None else indices, size)[1]
 
 
 def _open(path: Path) -> _File:
@@ -233,9 +225,7 @@ def _times(stream: Any, pts: Sequence[int | None], dts: Sequence[int | None]) ->
         for stamp in stamps:
             if stamp is None and not filled:
                 break
-            filled.append(
-                stamp if stamp is not None else filled[-1] + step
-            )  # frames flushed out at the end have none
+            filled.append(stamp if stamp is not None else filled[-1] + step)  # frames flushed out at the end have none
         if len(filled) == len(stamps) and all(a < b for a, b in pairwise(filled)):
             return (np.asarray(filled) - filled[0]) * float(stream.time_base)
     return np.arange(len(pts)) / float(rate)
@@ -263,9 +253,7 @@ def _gather(
         if stamps is not None and (number >= len(stamps) or frame.pts != stamps[number]):
             raise _Untrusted
         if number in needed:
-            shape = shape or _shrunk(
-                frame.height, frame.width, size
-            )  # as FFmpeg: later frames follow the first's size
+            shape = shape or _shrunk(frame.height, frame.width, size)  # as FFmpeg: later frames follow the first's size
             out.append(_rgb(reformatter, frame, shape))
         if len(out) == len(unique):
             break

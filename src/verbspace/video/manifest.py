@@ -79,9 +79,7 @@ def _read_list(source: Path, root: Path) -> list[Record]:
     try:
         lines = source.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{source}: not a text file in UTF-8 ({error.reason} at byte {error.start})"
-        ) from None
+        raise ValueError(f"{source}: not a text file in UTF-8 ({error.reason} at byte {error.start})") from None
     records: list[Record] = []
     labelled: bool | None = None
     for number, line in enumerate(lines, 1):
@@ -90,9 +88,7 @@ def _read_list(source: Path, root: Path) -> list[Record]:
             continue
         match = _LINE.fullmatch(line)
         if match is None:
-            raise ValueError(
-                f"{source}: line {number}: no path of a video ({', '.join(VIDEO_EXTENSIONS)}) in {line!r}"
-            )
+            raise ValueError(f"{source}: line {number}: no path of a video ({', '.join(VIDEO_EXTENSIONS)}) in {line!r}")
         path, label = match[1], match[2] or None
         if labelled is None:
             labelled = label is not None
@@ -103,7 +99,5 @@ def _read_list(source: Path, root: Path) -> list[Record]:
             )
         records.append(Record(root / path, label))
     if not records:
-        raise ValueError(
-            f"{source}: no videos in this list; write one path a line, with a label behind it or none"
-        )
+        raise ValueError(f"{source}: no videos in this list; write one path a line, with a label behind it or none")
     return records

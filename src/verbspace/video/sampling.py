@@ -77,9 +77,7 @@ def plan_views(
     _check_times(times)
     for name, (low, high) in {"global_window": global_window, "local_window": local_window}.items():
         if not 0 < low <= high <= 1:
-            raise ValueError(
-                f"{name}: ({low}, {high}) must be two shares of the duration, 0 < low <= high <= 1"
-            )
+            raise ValueError(f"{name}: ({low}, {high}) must be two shares of the duration, 0 < low <= high <= 1")
     whole = Window(float(times[0]), float(times[0]) + duration(times))
     if longest is not None and whole.end - whole.start > longest:
         whole = _within(whole, longest, rng.uniform())

@@ -94,12 +94,7 @@ def resize(frames: Tensor, shape: tuple[int, int]) -> Tensor:
     """Bicubic, antialiased when shrinking: uint8 (n, 3, H, W) to uint8 (n, 3, *shape)."""
     if frames.device.type == "cpu":  # has a fast kernel for uint8, with PIL's own weights
         return F.interpolate(frames, shape, mode="bicubic", antialias=True)
-    return (
-        F.interpolate(frames.float(), shape, mode="bicubic", antialias=True)
-        .round_()
-        .clamp_(0, 255)
-        .to(torch.uint8)
-    )
+    return F.interpolate(frames.float(), shape, mode="bicubic", antialias=True).round_().clamp_(0, 255).to(torch.uint8)
 
 
 def random_boxes(

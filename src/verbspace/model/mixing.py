@@ -1,0 +1,38 @@
+"""Encoders between encoders."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from verbspace.model.encoder import VideoEncoder
+
+
+def interpolate(first: VideoEncoder, second: VideoEncoder, share: float) -> VideoEncoder:
+    """Weights (1 - share) · first + share · second, as `VideoEncoder.interpolated` has it."""
+    if not 0 <= share <= 1:
+        raise ValueError(f"share: {share} is not between 0 and 1")
+    mine, mixed = first.state_dict(), second.copy()
+    silent = {
+        layer
+        for layer in mixed.temporal
+        if layer not in first.temporal
+        or not any(mine[f"temporal.{layer}.out.{part}"].any() for part in ("weight", "bias"))
+    }
+    theirs = mixed.state_dict()
+    odd = sorted(mine.keys() - theirs.keys())
+    for name, tensor in theirs.items():
+        part, layer = name.split(".")[:2]
+        if part == "temporal" and layer in silent:
+            theirs[name] = tensor * share if ".out." in name else tensor
+        elif name not in mine or mine[name].shape != tensor.shape:
+            odd.append(name)
+        elif tensor.is_floating_point():
+            theirs[name] = torch.lerp(mine[name].to(tensor), tensor, share)
+    if odd:
+        raise ValueError(f"these encoders are of different make: {odd[0]} is not the same in both")
+    mixed.load_state_dict(theirs)
+    mixed.free_gradients()
+    return mixed
