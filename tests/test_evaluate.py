@@ -168,7 +168,7 @@ def test_supervised_tasks_tell_colours_apart(
         if task == "knn":
             assert protocol.details == {"features": FEATURES, "k": 3, "temperature": 0.07}
         else:
-            assert protocol.details == {"features": FEATURES, "C among": (1e2, 1e4), "held out": 0.2}
+            assert protocol.details == {"features": FEATURES, "C among": (1e2, 1e4), "folds held out in turn": 5}
             assert protocol.chosen["C"] in (1e2, 1e4)
 
 

@@ -21,7 +21,7 @@ from verbspace.concepts.space import By, ConceptSpace
 from verbspace.evaluation.classes import class_numbers, from_labels, labels_of
 from verbspace.evaluation.embed import Embedded, embed_videos
 from verbspace.evaluation.knn import knn_scores
-from verbspace.evaluation.linear_probe import CS, HELD_OUT, linear_probe
+from verbspace.evaluation.linear_probe import CS, FOLDS, linear_probe
 from verbspace.evaluation.metrics import scores
 from verbspace.evaluation.protocol import (
     Detail,
@@ -97,7 +97,7 @@ class Plan:
         """The record of a measurement."""
         details: dict[str, Detail] = {}
         if self.task == "linear-probe":
-            details = {"features": _FEATURES, "C among": self.Cs, "held out": HELD_OUT}
+            details = {"features": _FEATURES, "C among": self.Cs, "folds held out in turn": FOLDS}
         elif self.task == "knn":
             details = {"features": _FEATURES, "k": self.k, "temperature": self.temperature}
         zero_shot = self.task == "zero-shot"

@@ -2,8 +2,9 @@
 
 After CLIP's linear probe (Radford et al. 2021, appendix A.3: L-BFGS on frozen image features, regularisation
 chosen on a validation part, then train and validation fitted). Three points are ours: the features are the
-projected, L2-normalised video embeddings, as used for zero-shot, not those before the projection; the
-validation part is a stratified fifth of train; C goes up in decades.
+projected, L2-normalised video embeddings, as used for zero-shot, not those before the projection; each
+stratified fifth of train is the validation part in turn, for one fifth of a small train set decides little; C
+goes up in decades.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 CS = tuple(10.0**power for power in range(-2, 5))
-HELD_OUT = 0.2
+FOLDS = 5
 _TOLERANCE = 1e-7  # largest entry of the mean loss's gradient at the end
 _ROUNDS = 3000
 
@@ -102,32 +103,42 @@ def fit_logistic(features: Tensor, labels: Tensor, classes: int, C: float = 1.0)
     return full
 
 
-def held_out_split(labels: Tensor, *, share: float = HELD_OUT, seed: int = 0) -> Tensor:
-    """A mask (N,) bool of held-out clips: `share` of each class, at least one of every class that has two."""
+def stratified_folds(labels: Tensor, folds: int = FOLDS, *, seed: int = 0) -> Tensor:
+    """The fold (N,) 0 to folds - 1 in which each clip is held out; -1, never, for the only clip of a class.
+
+    Each class is dealt out in random order, where the class before it stopped: its clips are spread evenly, and
+    of two or more clips there is always one to learn from.
+    """
     generator = torch.Generator().manual_seed(seed)
-    held = torch.zeros(len(labels), dtype=torch.bool)
+    fold = torch.full((len(labels),), -1)
+    dealt = 0
     for label in torch.unique(labels).tolist():
         members = (labels == label).nonzero()[:, 0]
-        count = min(max(1, round(share * len(members))), len(members) - 1)
-        held[members[torch.randperm(len(members), generator=generator)[:count]]] = True
-    return held
+        if len(members) > 1:
+            order = members[torch.randperm(len(members), generator=generator)]
+            fold[order] = (dealt + torch.arange(len(order))) % folds
+            dealt += len(order)
+    return fold
 
 
 def linear_probe(train: Tensor, train_labels: Tensor, classes: int, Cs: Sequence[float] = CS, seed: int = 0) -> Probe:
-    """Fit to train (N, D), labels (N,), with the C of best accuracy on a held-out, stratified part of train.
+    """Fit to train (N, D), labels (N,), with the C of best accuracy on held-out, stratified fifths of train.
 
     Of equal Cs the smallest is taken. Then all of train is fitted with it. A probe's scores are for
     `metrics.scores`; test clips have no part in any choice. Raises ValueError.
     """
-    held = held_out_split(train_labels, seed=seed)
-    if not held.any():
+    fold = stratified_folds(train_labels, seed=seed)
+    if (fold < 0).all():
         raise ValueError("no class has two train clips, so none can be held out to choose C; add train clips")
     if not Cs:
         raise ValueError("there is no C to choose from")
     accuracies: dict[float, float] = {}
     for C in sorted(Cs):
-        model = fit_logistic(train[~held], train_labels[~held], classes, C)
-        hits = model.scores(train[held]).argmax(dim=1) == train_labels[held]
-        accuracies[C] = hits.double().mean().item()
+        hits = []
+        for part in torch.unique(fold[fold >= 0]).tolist():
+            held = fold == part
+            model = fit_logistic(train[~held], train_labels[~held], classes, C)
+            hits.append(model.scores(train[held]).argmax(dim=1) == train_labels[held])
+        accuracies[C] = torch.cat(hits).double().mean().item()
     chosen = max(accuracies, key=accuracies.__getitem__)
     return Probe(fit_logistic(train, train_labels, classes, chosen), chosen, accuracies)
