@@ -1,0 +1,37 @@
+"""Encoders from the tiny checkpoints, and what goes into them, for the tests of `verbspace.model`."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from verbspace.model.encoder import VideoEncoder
+
+FAMILIES = ["tiny_clip", "tiny_metaclip2", "tiny_siglip", "tiny_siglip2"]
+
+
+def stirred(encoder: VideoEncoder, strength: float = 0.3, seed: int = 1) -> VideoEncoder:
+    """The same encoder, its temporal output projections no longer zero."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in encoder.temporal.named_parameters():
+            if ".out." in name:
+                parameter.normal_(
+                    std=strength * encoder.base.config.vision_config.hidden_size**-0.5, generator=generator
+                )
+    return encoder
+
+
+def pixels(*shape: int, seed: int = 0) -> Tensor:
+    """Normalised frames (B, T, 3, H, W): a fresh pattern of 8 px blocks in each."""
+    generator = torch.Generator().manual_seed(seed)
+    *leading, height, width = shape
+    blocks = torch.randn(*leading, -(-height // 8), -(-width // 8), generator=generator)
+    noise = 0.2 * torch.randn(*shape, generator=generator)
+    return blocks.repeat_interleave(8, -2).repeat_interleave(8, -1)[..., :height, :width] + noise
+
+
+def seconds(clips: int, frames: int, seed: int = 0) -> Tensor:
+    """Uneven, ascending times (B, T)."""
+    generator = torch.Generator().manual_seed(seed)
+    return (0.05 + 0.3 * torch.rand(clips, frames, generator=generator)).cumsum(1)
