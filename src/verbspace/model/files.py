@@ -72,6 +72,10 @@ def load_image_checkpoint(folder: Path) -> Any:
         raise ValueError(
             f"{folder}: {WEIGHTS}: lacks {missing[0]}, and {len(missing) - 1} more of what config.json asks for"
         )
+    # These lie in the mapped file, where none is aligned: kernels round otherwise there than on a saved and
+    # loaded encoder's, and whoever writes into the file changes the model.
+    for tensor in (*model.parameters(), *model.buffers()):
+        tensor.data = tensor.data.clone()
     return model
 
 

@@ -9,6 +9,9 @@ import torch
 if TYPE_CHECKING:
     from verbspace.model.encoder import VideoEncoder
 
+# What a tower computes depends on these too, and the shapes of its weights do not show them.
+SETTINGS = ["model_type", "num_attention_heads", "hidden_act", "layer_norm_eps"]
+
 
 def interpolate(first: VideoEncoder, second: VideoEncoder, share: float) -> VideoEncoder:
     """Weights (1 - share) · first + share · second, as `VideoEncoder.interpolated` has it."""
@@ -22,7 +25,11 @@ def interpolate(first: VideoEncoder, second: VideoEncoder, share: float) -> Vide
         or not any(mine[f"temporal.{layer}.out.{part}"].any() for part in ("weight", "bias"))
     }
     theirs = mixed.state_dict()
-    odd = sorted(mine.keys() - theirs.keys())
+    towers = first.base.config.vision_config, mixed.base.config.vision_config
+    odd = [f"vision_config.{name}" for name in SETTINGS if len({getattr(tower, name) for tower in towers}) > 1]
+    if first.temporal_heads != mixed.temporal_heads and any(layer not in silent for layer in mixed.temporal):
+        odd.append("temporal_heads")
+    odd += sorted(mine.keys() - theirs.keys())
     for name, tensor in theirs.items():
         part, layer = name.split(".")[:2]
         if part == "temporal" and layer in silent:
