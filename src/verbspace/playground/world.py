@@ -32,7 +32,7 @@ from verbspace.playground.stills import choose_scene
 
 HEIGHT, WIDTH = 64, 80
 SPLITS = ("train", "probe", "validation", "test")
-FORMAT = 1  # of the files on disk; a world of another format is made anew
+FORMAT = 1  # of the files on disk; a folder with a world of another format is refused
 
 
 FADED = Film((0.6, 1.0), haze=(0.18, 0.26), warmth=(0.08, 0.14), light=(0.6, 0.75), grain=(0.03, 0.05), grey=0.5)
@@ -131,6 +131,12 @@ def write_clip(path: Path, frames: np.ndarray, rate: int, crf: int) -> None:
     os.replace(part, path)
 
 
+def _write(path: Path, text: str) -> None:
+    part = path.with_name(path.name + ".part")
+    part.write_text(text)
+    os.replace(part, path)
+
+
 def _shoot(job: tuple[str, str, tuple[int, int, int], Shift]) -> None:
     path, action, seed, shift = job
     rng = np.random.default_rng(seed)
@@ -145,29 +151,31 @@ def make_world(
     on_clip: Callable[[int, int], None] | None = None,
     workers: int | None = None,
 ) -> Path:
-    """Film the splits into `folder` and return it; a split that is there already, from the same settings, is kept.
+    """Film the splits into `folder` and return it. A split that is there already is kept; one that lacks a clip is
+    filmed anew, which gives the same files.
 
     `on_clip(done, total)` is called after every clip. A split appears under its own name only when it is complete.
+    Raises ValueError where the folder holds a world of other settings.
     """
     folder.mkdir(parents=True, exist_ok=True)
     stamp = json.loads(json.dumps({"format": FORMAT, **asdict(settings)}))
     note = folder / "world.json"
     if note.exists() and json.loads(note.read_text()) != stamp:
         raise ValueError(f"{note} describes a world of other settings; remove the folder {folder} or choose another")
-    note.write_text(json.dumps(stamp, indent=2) + "\n")
+    _write(note, json.dumps(stamp, indent=2) + "\n")
     jobs: dict[str, list[tuple[str, str, tuple[int, int, int], Shift]]] = {}
     for split in splits:
-        if (folder / split).exists():
-            continue
-        shutil.rmtree(folder / f"{split}.part", ignore_errors=True)
         actions = split_actions(settings, split)
         paths = [Path(f"{i:05d}.mp4") if split == "train" else Path(a, f"{i:05d}.mp4") for i, a in enumerate(actions)]
+        if (folder / split).exists() and all((folder / split / path).exists() for path in paths):
+            continue
+        shutil.rmtree(folder / f"{split}.part", ignore_errors=True)
         for path in {folder / f"{split}.part" / path.parent for path in paths}:
             path.mkdir(parents=True)
         if split == "train":
             (folder / "truth").mkdir(exist_ok=True)
             rows = "".join(f"{path},{action}\n" for path, action in zip(paths, actions, strict=True))
-            (folder / "truth" / "train.csv").write_text(rows)
+            _write(folder / "truth" / "train.csv", rows)
         jobs[split] = [
             (
                 str(folder / f"{split}.part" / path),
@@ -187,5 +195,6 @@ def make_world(
                 done += 1
                 if on_clip:
                     on_clip(done, total)
+            shutil.rmtree(folder / split, ignore_errors=True)
             os.replace(folder / f"{split}.part", folder / split)
     return folder
