@@ -78,7 +78,12 @@ def settings_from(config: Path | None, changes: list[str], base: AdaptSettings |
             if not isinstance(place.get(group), dict):
                 raise ValueError(f"--set {change}: there is no group of settings {group!r}")
             place = place[group]
-        place[field] = yaml.safe_load(value)
+        try:
+            place[field] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise ValueError(
+                f"--set {change}: {value!r} is not a value in YAML; quote it or close its brackets"
+            ) from None
     return parse_settings(content, "--set" if changes else str(config or "settings"))
 
 
@@ -208,25 +213,24 @@ def _table(head: list[str], rows: list[list[str]]) -> Any:
 
 def main() -> None:
     """Entry point: errors that a user can mend are one sentence, without a traceback."""
+    command = typer.main.get_command(app)
     try:
-        app(standalone_mode=False)
+        # Not app(): that turns Ctrl-C into an exit code of its own and drops what the run had to say.
+        with command.make_context("verbspace", sys.argv[1:]) as context:
+            command.invoke(context)
     except KeyboardInterrupt as stop:
         print(str(stop) or "stopped", file=sys.stderr)
         sys.exit(INTERRUPTED)
-    except (ValueError, OSError, RuntimeError, TypeError) as error:
-        # Typer's own usage errors know how to print themselves.
-        if hasattr(error, "show"):
-            error.show()
-            sys.exit(2)
+    except typer.Exit as done:
+        sys.exit(done.exit_code)
+    except (ValueError, OSError, RuntimeError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
     except Exception as error:
-        if hasattr(error, "show"):
-            error.show()
-            sys.exit(getattr(error, "exit_code", 2))
-        if type(error).__name__ in ("Exit", "Abort"):
-            sys.exit(getattr(error, "exit_code", 1))
-        raise
+        if not hasattr(error, "show"):
+            raise
+        error.show()  # a mistake in the command itself, which knows how to print itself
+        sys.exit(getattr(error, "exit_code", 2))
 
 
 if __name__ == "__main__":

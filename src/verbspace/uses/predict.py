@@ -36,9 +36,9 @@ def predict(
     Probabilities are the softmax of cosines at the checkpoint's own temperature: they compare the actions given
     with one another, and are not calibrated. Raises DecodeError for a file that cannot be read.
     """
-    encoder = encoder if isinstance(encoder, VideoEncoder) else VideoEncoder.from_pretrained(encoder)
     if actions is not None and concepts is not None:
         raise ValueError("give actions or concepts, not both")
+    encoder = encoder if isinstance(encoder, VideoEncoder) else VideoEncoder.from_pretrained(encoder)
     if actions is not None:
         chosen = ConceptSet.from_actions(list(actions))
     elif concepts is not None:
