@@ -88,6 +88,7 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
         found[f"share {share}"] = top1(remix(start, exported, settings.export_share, share, folder))
     if job["variant"] == "full" and job["seed"] == 0 and job["split"] == "test":
         found["order"] = {"frozen": yardstick.by_order(start), "exported": yardstick.by_order(exported)}
+        found["held_stills"] = yardstick.held_stills(exported)
     return {k: job[k] for k in ("variant", "world", "seed", "split", "set")} | {
         "seconds": round(seconds, 1),
         **found,

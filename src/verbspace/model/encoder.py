@@ -34,7 +34,8 @@ class VideoEncoder(PreTrainedModel):  # type: ignore[misc]
 
     Image layers have a temporal self-attention before them. A video's embedding is the mean over frames
     of the projected frame embeddings, normalised; with untrained temporal attention that is
-    frame-averaged CLIP, to rounding. The text tower is frozen: it has no gradients and stays in
+    frame-averaged CLIP, to rounding. A single frame passes by the temporal attention: there is nothing in
+    time for it to attend to, so that stills keep to the image layers. The text tower is frozen: it has no gradients and stays in
     evaluation mode. Build one with `from_pretrained`.
 
     gradient_checkpointing: whether training recomputes the layers rather than keeps their activations;
@@ -277,7 +278,8 @@ class VideoEncoder(PreTrainedModel):  # type: ignore[misc]
         turn = rotation(times.to(hidden.device), hidden.shape[-1] // self.temporal_heads) if self.temporal else None
         recompute = self.gradient_checkpointing and self.training and torch.is_grad_enabled()
         run = partial(self._gradient_checkpointing_func, self._layer) if recompute else self._layer
-        timed = dict(self.temporal.items())
+        # One frame alone has no time to attend to: an image keeps to the image layers.
+        timed = dict(self.temporal.items()) if moments > 1 else {}
         for index, layer in enumerate(self.base.vision_model.encoder.layers):
             temporal = timed.get(str(index))
             hidden = run(layer, temporal, hidden, turn)

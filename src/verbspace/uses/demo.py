@@ -129,6 +129,11 @@ class Yardstick:
             out["knn"] = scores(knn_scores(train, self.probe.labels, z, classes), self.test.labels)
         return out
 
+    def held_stills(self, encoder: VideoEncoder) -> float:
+        """Zero-shot top-1 on the stills shown for a second, as eight equal frames: nothing moves, but it is a video."""
+        video = self.stills.expand(-1, 8, -1, -1, -1)
+        return float((self.zero_shot(encoder, video, None).argmax(1) == self.still_labels).float().mean())
+
     def by_order(self, encoder: VideoEncoder) -> dict[str, dict[str, float]]:
         """Zero-shot top-1 as filmed, shuffled in time, reversed, and one frame at a time: on all clips, and on
         actions that only their order tells apart."""
