@@ -7,6 +7,8 @@ from typing import Any
 
 from transformers import AutoConfig, PretrainedConfig
 
+from verbspace.model.towers import check_family
+
 
 class VideoEncoderConfig(PretrainedConfig):  # type: ignore[misc]
     """What a VideoEncoder is built from: a CLIP-family config, and where it has temporal attention.
@@ -28,15 +30,14 @@ class VideoEncoderConfig(PretrainedConfig):  # type: ignore[misc]
         temporal_heads: int | None = None,
         **rest: Any,
     ) -> None:
-        self.base, self.temporal, self.base_name = base or {}, temporal, base_name
+        self.base, self.temporal, self.base_name = _nameless(base or {}), temporal, base_name
         self.temporal_layers = None if temporal_layers is None else sorted(set(temporal_layers))
         self.temporal_heads = temporal_heads
         super().__init__(**rest)
 
     def inner(self) -> Any:
-        """The image checkpoint's config as an object. Raises ValueError where there is none."""
-        if "model_type" not in self.base:
-            raise ValueError("config.json: base: has no model_type; it must hold a CLIP-family config")
+        """The image checkpoint's config as an object. Raises ValueError where it is of no known family."""
+        check_family(self.base.get("model_type"), "base")
         return AutoConfig.for_model(**self.base)
 
     def layers_with_time(self, count: int) -> list[int]:
@@ -50,6 +51,12 @@ class VideoEncoderConfig(PretrainedConfig):  # type: ignore[misc]
             if not 0 <= layer < count:
                 raise ValueError(f"temporal_layers: {layer} is not a layer; the tower has 0 to {count - 1}")
         return list(self.temporal_layers)
+
+
+def _nameless(config: dict[str, Any]) -> dict[str, Any]:
+    """Without the folders that transformers notes; `base_name` alone says where the checkpoint came from."""
+    kept = {name: value for name, value in config.items() if name != "_name_or_path"}
+    return {name: _nameless(value) if isinstance(value, dict) else value for name, value in kept.items()}
 
 
 # With this, transformers' tokenizer loading takes a saved encoder's folder as it is.

@@ -35,8 +35,8 @@ class VideoEncoder(PreTrainedModel):  # type: ignore[misc]
     Image layers have a temporal self-attention before them. A video's embedding is the mean over frames
     of the projected frame embeddings, normalised; with untrained temporal attention that is
     frame-averaged CLIP, to rounding. A single frame passes by the temporal attention: there is nothing in
-    time for it to attend to, so that stills keep to the image layers. The text tower is frozen: it has no gradients and stays in
-    evaluation mode. Build one with `from_pretrained`.
+    time for it to attend to, so that stills keep to the image layers. The text tower is frozen: it has no
+    gradients and stays in evaluation mode. Build one with `from_pretrained`.
 
     gradient_checkpointing: whether training recomputes the layers rather than keeps their activations;
     set it, or call `gradient_checkpointing_enable`. concept_set: the one it was adapted with, saved along
@@ -102,11 +102,15 @@ class VideoEncoder(PreTrainedModel):  # type: ignore[misc]
                     f"{name_or_path}: is a saved video encoder, whose temporal attention is what it is; "
                     "use `frozen()` for the image checkpoint under it"
                 )
-            with no_init_weights():
-                encoder = cls(VideoEncoderConfig.from_dict(content))
+            try:
+                with no_init_weights():
+                    encoder = cls(VideoEncoderConfig.from_dict(content))
+            except Exception as error:  # of whatever kind transformers has for this field or that
+                reason = (str(error).splitlines() or [type(error).__name__])[0]
+                raise ValueError(f"{folder / 'config.json'}: {reason}") from error
             files.load_weights(encoder, folder)
         else:
-            towers.check_family(content.get("model_type"), str(name_or_path))
+            towers.check_family(content.get("model_type"), str(folder / "config.json"))
             base = files.load_image_checkpoint(folder)
             name = str(folder.resolve()) if Path(name_or_path).is_dir() else str(name_or_path)
             config = VideoEncoderConfig(base.config.to_dict(), temporal, name, temporal_layers, temporal_heads)

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoModel
@@ -64,6 +65,8 @@ def load_image_checkpoint(folder: Path) -> Any:
         model, found = AutoModel.from_pretrained(
             folder, use_safetensors=True, dtype=torch.float32, local_files_only=True, output_loading_info=True
         )
+    except SafetensorError as error:
+        raise ValueError(f"{folder}: the weights cannot be read as safetensors: {error}") from error
     except (RuntimeError, OSError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(f"{folder}: the weights do not fit config.json: {reason}") from error

@@ -42,6 +42,9 @@ class Sources:
 
     def save(self, folder: Path) -> None:
         """Into a folder, for `read`."""
+        if self.tokenizer.is_fast:  # else what the last texts were padded and cut to would be written too
+            self.tokenizer.backend_tokenizer.no_padding()
+            self.tokenizer.backend_tokenizer.no_truncation()
         self.tokenizer.save_pretrained(folder)
         text = json.dumps(self.processor, indent=2) + "\n"
         (folder / "preprocessor_config.json").write_text(text, encoding="utf-8")

@@ -21,10 +21,10 @@ FAMILIES = {  # a config's model_type, and what is known by it
 
 
 def check_family(model_type: object, source: str) -> None:
-    """Raise ValueError for a checkpoint whose towers are not known here."""
+    """Raise ValueError for a config, of the source named, whose towers are not known here."""
     if model_type not in FAMILIES:
         known = ", ".join(FAMILIES.values())
-        raise ValueError(f"{source}: config.json: model_type: {model_type!r} is none that is read; use {known}")
+        raise ValueError(f"{source}: model_type: {model_type!r} is none that is read; use {known}")
 
 
 def image_size(vision: Any) -> int:
