@@ -131,7 +131,8 @@ def test_kernels_agree(family: Path) -> None:
 
 
 @torch.no_grad()
-def test_the_kernel_that_was_chosen_is_used(encoder: VideoEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_kernel_that_was_chosen_is_used(tiny_clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = VideoEncoder.from_pretrained(tiny_clip)
     calls: list[str] = []
     original = F.scaled_dot_product_attention
 
@@ -141,10 +142,12 @@ def test_the_kernel_that_was_chosen_is_used(encoder: VideoEncoder, monkeypatch: 
 
     monkeypatch.setattr(F, "scaled_dot_product_attention", counted)
     for attention, expected in (("sdpa", 6), ("eager", 0), ("auto", 0)):  # 3 image layers and 3 temporal
-        calls.clear()
+        loaded = VideoEncoder.from_pretrained(tiny_clip, attention=attention)
         encoder.set_attention(attention)
-        encoder(pixels(1, 2, 3, 32, 32))
-        assert len(calls) == expected, attention
+        for each in (loaded, encoder, encoder.copy()):
+            calls.clear()
+            each(pixels(1, 2, 3, 32, 32))
+            assert len(calls) == expected, attention
     with pytest.raises(ValueError, match="'flash' is none of"):
         encoder.set_attention("flash")  # type: ignore[arg-type]
 
@@ -191,7 +194,7 @@ def test_gradient_checkpointing_recomputes_and_changes_no_gradient(family: Path,
     else:
         encoder.gradient_checkpointing_enable({"use_reentrant": way == "reentrant"})
     ran: list[int] = []
-    encoder.base.vision_model.encoder.layers[1].register_forward_pre_hook(lambda *_: ran.append(1))
+    encoder.base.vision_model.encoder.layers[1].mlp.register_forward_pre_hook(lambda *_: ran.append(1))
     found = gradients(encoder, video, times)
     assert len(ran) == 2  # once forward, once again for the backward
     assert found.keys() == expected.keys()
