@@ -63,6 +63,8 @@ def train_oracle(
         teacher_momentum=training.teacher_momentum,
         clip_gradient=training.clip_gradient,
         autocast=torch.bfloat16 if training.dtype == "bf16" else None,
+        log_every=training.log_every,
         save_every=training.save_every,
+        keep_states=training.keep_states,
     )
     return distiller.teacher
