@@ -4,6 +4,8 @@ read."""
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoModel
+from transformers.utils import logging
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 BUNDLED = {"playground": Path(__file__).parents[1] / "playground" / "clip"}
@@ -57,14 +60,27 @@ def require_safetensors(folder: Path) -> None:
     )
 
 
+@contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    """Reading a local file takes a moment; a bar for it would stand in the way of the command's own."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
 def load_image_checkpoint(folder: Path) -> Any:
     """An image CLIP in float32. Raises ValueError where its weights are missing, or are not its
     config's."""
     require_safetensors(folder)
     try:
-        model, found = AutoModel.from_pretrained(
-            folder, use_safetensors=True, dtype=torch.float32, local_files_only=True, output_loading_info=True
-        )
+        with _no_progress_bar():
+            model, found = AutoModel.from_pretrained(
+                folder, use_safetensors=True, dtype=torch.float32, local_files_only=True, output_loading_info=True
+            )
     except SafetensorError as error:
         raise ValueError(f"{folder}: the weights cannot be read as safetensors: {error}") from error
     except (RuntimeError, OSError) as error:

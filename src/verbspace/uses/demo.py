@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -74,10 +73,7 @@ class Clips:
 
 def clip_encoder(temporal: bool = True) -> VideoEncoder:
     """The playground's small CLIP, frame-averaged, with untrained temporal attention."""
-    with resources.as_file(resources.files("verbspace.playground") / "clip") as folder:
-        encoder = VideoEncoder.from_pretrained(folder, temporal=temporal)
-    encoder.config.base_name = "verbspace playground CLIP"
-    return encoder
+    return VideoEncoder.from_pretrained("playground", temporal=temporal)
 
 
 def load_clips(folder: Path, size: int, frames: int = 8) -> Clips:
