@@ -34,7 +34,7 @@ def line_chart(lines: Sequence[Line], *, x_label: str, y_label: str, width: int 
     points = [point for line in lines for point in line.points]
     if not points:
         raise ValueError("there is nothing to draw: every line is empty")
-    left, right, top, bottom = 46, 10, 10, 36 + 18 * math.ceil(len(lines) / 3)
+    left, right, top, bottom = 46, 10, 10, 36 + 18 * math.ceil(len(lines) / 2)
     x0, x1 = min(p[0] for p in points), max(p[0] for p in points)
     y0, y1 = min(0.0, *(p[1] for p in points)), max(p[1] for p in points)
     x1, y1 = (x1 if x1 > x0 else x0 + 1), (y1 if y1 > y0 else y0 + 1)
@@ -58,7 +58,7 @@ def line_chart(lines: Sequence[Line], *, x_label: str, y_label: str, width: int 
         path = " ".join(f"{px(x):.1f},{py(y):.1f}" for x, y in line.points)
         style = f'class="line c{index % 5}" stroke-dasharray="{DASHES[index % 5]}"'
         out.append(f'<polyline {style} points="{path}"/>')
-        lx, ly = left + (index % 3) * 140, height - bottom + 36 + 18 * (index // 3)
+        lx, ly = left + (index % 2) * 200, height - bottom + 36 + 18 * (index // 2)
         out.append(f'<line {style} x1="{lx}" x2="{lx + 22}" y1="{ly}" y2="{ly}"/>')
         out.append(f'<text class="tick" x="{lx + 27}" y="{ly + 4}">{escape(line.name)}</text>')
     out.append("</svg>")

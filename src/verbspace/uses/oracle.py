@@ -36,9 +36,10 @@ class Supervised(nn.Module):
         z = d.embed(self.student, views["global"], views["global_times"])
         if "local" in views:
             z = torch.cat([z, d.embed(self.student, views["local"], views["local_times"])])
-        logits = z @ d.space.categories.T / d.student_temperature
-        target = self.labels[views["index"].cpu()].to(logits.device).expand(len(z), -1)
-        loss = F.cross_entropy(logits.flatten(0, 1), target.flatten())
+        with torch.autocast(z.device.type, enabled=False):
+            logits = z @ d.space.categories.T / d.student_temperature
+            target = self.labels[views["index"].cpu()].to(logits.device).expand(len(z), -1)
+            loss = F.cross_entropy(logits.flatten(0, 1), target.flatten())
         return Outcome(loss, {"supervised": loss}, {}, memory)
 
 

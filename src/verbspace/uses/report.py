@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 ROWS = {
     "zero_shot": ("Zero-shot", "20 actions, never shown a label"),
-    "linear_probe": ("Linear probe", "frozen features, 400 labelled clips"),
-    "knn": ("k-NN", "frozen features, 400 labelled clips, k = 20"),
+    "linear_probe": ("Linear probe", "frozen features, {probe} labelled clips"),
+    "knn": ("k-NN", "frozen features, {probe} labelled clips, k = 20"),
     "reserved_actions": ("Reserved actions", "zero-shot, 20-way, on 4 actions absent from adaptation"),
     "stills": ("Clean stills", "zero-shot on photographs: what may be forgotten"),
 }
@@ -143,7 +143,7 @@ def demo_report(
         "rows": [
             {
                 "name": title,
-                "detail": f"{detail}, n = {results[name]['frozen']['n']}",
+                "detail": f"{detail.format(**protocol['world'])}, n = {results[name]['frozen']['n']}",
                 "cells": [_cell(results[name].get(c)) for c in columns],
             }
             for name, (title, detail) in ROWS.items()
