@@ -63,7 +63,7 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     from verbspace.concepts.concept_set import ConceptSet
     from verbspace.learning.adapt import adapt
     from verbspace.playground.actions import TRAINED
-    from verbspace.uses.demo import PLAYGROUND, Yardstick, clip_encoder, train_records
+    from verbspace.uses.demo import PLAYGROUND, Yardstick, clip_encoder, oracle_settings, train_records
     from verbspace.uses.oracle import train_oracle
 
     out, extra = Path(job["out"]), job["extra"]
@@ -79,7 +79,7 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
 
     began = time.perf_counter()
     if extra.get("oracle"):
-        exported = train_oracle(start, train_records(world), vocabulary, folder, settings)
+        exported = train_oracle(start, train_records(world), vocabulary, folder, oracle_settings(settings))
     else:
         exported = adapt(start, world / "train", vocabulary, folder, settings)
     seconds = time.perf_counter() - began

@@ -152,7 +152,7 @@ def demo_report(
             "Both sides share test clips, views, prompts and decoder; intervals are bootstrapped over clips. The "
             f"adapted encoder is the exported default: {settings['export_share']:.0%} of the way from CLIP's weights "
             "to the adapted ones, which keeps clean stills. The oracle is the same encoder trained with labels on the "
-            "same clips, views and budget."
+            "same clips, views and number of steps."
         ),
         "order_lead": (
             "Sitting down and standing up, lifting a box and putting it down, throwing and catching share most of "
