@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,43 +20,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 INTERRUPTED = 75  # exit code of a run that was stopped and can be resumed (sysexits' EX_TEMPFAIL)
-
-Say = Callable[[str, int, int, dict[str, float]], None]
-
-
-@contextmanager
-def progress() -> Iterator[Say]:
-    """One bar per stage, with a rate and the time left."""
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    bars: dict[str, Any] = {}
-    columns = (
-        TextColumn("{task.description:<20}"), BarColumn(bar_width=30), MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-    )  # fmt: skip
-    with Progress(*columns, console=Console(stderr=True)) as shown:
-
-        def say(stage: str, done: int, total: int, values: dict[str, float]) -> None:
-            if stage not in bars or (shown.tasks[bars[stage]].finished and done < total):
-                bars[stage] = shown.add_task(stage, total=total, note="", rate="")
-            task = shown.tasks[bars[stage]]
-            rate = f"{task.speed:.1f}/s" if task.speed else ""
-            note = "  ".join(
-                f"{key} {values[key]:.3f}" for key in ("loss", "category_mean_entropy", "top1") if key in values
-            )
-            note = note or task.fields["note"]
-            shown.update(bars[stage], completed=done, total=total, rate=rate, note=note)
-
-        yield say
 
 
 def settings_from(config: Path | None, changes: list[str], base: AdaptSettings | None = None) -> AdaptSettings:
@@ -106,6 +67,7 @@ def demo(
     from rich.console import Console
 
     from verbspace.uses.demo import MEASURES, PLAYGROUND, run_demo
+    from verbspace.uses.progress import progress
 
     settings = settings_from(None, set_ or [], PLAYGROUND)
     with progress() as say:
@@ -134,6 +96,7 @@ def adapt(
     from rich.console import Console
 
     from verbspace.learning.adapt import adapt as run
+    from verbspace.uses.progress import progress
 
     settings = settings_from(config, set_ or [])
     with progress() as say:

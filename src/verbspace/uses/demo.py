@@ -8,7 +8,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -31,10 +31,10 @@ from verbspace.playground.actions import ACTIONS, RESERVED, TRAINED
 from verbspace.playground.stills import draw_stills
 from verbspace.playground.world import WorldSettings, make_world
 from verbspace.uses.oracle import train_oracle
+from verbspace.uses.progress import Say
 from verbspace.video.dataset import ClipDataset
 from verbspace.video.manifest import Record, read_manifest
 
-Say = Callable[[str, int, int, dict[str, float]], None]  # stage, done, total, values
 STILLS_SEED, STILLS = 900_000, 1000
 ORDERED = (
     "sitting down",
@@ -250,6 +250,7 @@ def run_demo(
         say("supervised oracle", 1, 1, {"top1": told["zero_shot"].top1})
         for name in MEASURES:
             results[name]["oracle"] = summary([told[name]], [0])
+        order["oracle"] = yardstick.by_order(taught)
         mark = timed("supervised oracle", mark)
     results["order"] = order
     results["protocol"] = {

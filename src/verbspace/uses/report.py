@@ -128,7 +128,7 @@ def demo_report(
     tiles = []
     for name in ("zero_shot", "linear_probe", "knn", "reserved_actions"):
         before, after = (100 * results[name][side]["top1"] for side in ("frozen", "adapted"))
-        tiles.append({"name": ROWS[name][0].lower(), "before": before, "after": after, "change": after - before})
+        tiles.append({"name": ROWS[name][0], "before": before, "after": after, "change": after - before})
     context = {
         "title": "A CLIP that only knew stills, after watching unlabelled video",
         "lead": (
@@ -156,9 +156,10 @@ def demo_report(
         ),
         "order_lead": (
             "Sitting down and standing up, lifting a box and putting it down, throwing and catching share most of "
-            "their frames. Frame-averaged CLIP cannot see order at all, so the first three columns agree for it; what "
-            "the adapted encoder loses when the frames are shuffled or reversed is what its temporal attention reads "
-            "from order."
+            "their frames. Shuffled and reversed: the same frames in another order; what an encoder loses there, it "
+            "had read from order, which frame-averaged CLIP cannot do at all. Single frames: each frame alone, its "
+            "scores averaged over the clip; what an encoder loses there, its temporal attention had gained from "
+            "seeing the frames together."
         ),
         "order": {
             "columns": kinds,
@@ -168,7 +169,8 @@ def demo_report(
                     "cells": [percent(order[side][part][kind]) for kind in kinds],
                 }
                 for part, label in (("all", "all clips"), ("ordered", "clips of those six actions"))
-                for side in ("frozen", "adapted")
+                for side in columns
+                if side in order
             ],
         },
         "curves": [

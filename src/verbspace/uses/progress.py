@@ -1,0 +1,65 @@
+"""How long work is shown: a bar per stage in a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+Say = Callable[[str, int, int, dict[str, float]], None]  # stage, done, total, values
+NOTES = {"loss": "loss", "category_mean_entropy": "entropy", "top1": "top-1"}
+TENTH = 10
+
+
+def note(values: Mapping[str, float]) -> str:
+    """What is worth a place beside the bar."""
+    return "  ".join(f"{name} {values[key]:.3f}" for key, name in NOTES.items() if key in values)
+
+
+@contextmanager
+def progress(console: Console | None = None) -> Iterator[Say]:
+    """A function that is told how far each stage is. Stages of one step have no rate: they pulse until they end."""
+    console = console or Console(stderr=True)
+    if not console.is_terminal:
+        yield lines(console)
+        return
+    bars: dict[str, Any] = {}
+    columns = (
+        TextColumn("{task.description:<19}"), BarColumn(bar_width=12), MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]:>7}"), TimeRemainingColumn(compact=True, elapsed_when_finished=True),
+        TextColumn("{task.fields[note]}"),
+    )  # fmt: skip
+    with Progress(*columns, console=console) as shown:
+
+        def say(stage: str, done: int, total: int, values: dict[str, float]) -> None:
+            if stage not in bars or (shown.tasks[bars[stage]].finished and done < total):
+                bars[stage] = shown.add_task(stage, total=None, note="", rate="")
+            task = shown.tasks[bars[stage]]
+            rate = f"{task.speed:.1f}/s" if task.speed and total > 1 else ""
+            known = total if total > 1 or done else None
+            shown.update(task.id, completed=done, total=known, rate=rate, note=note(values) or task.fields["note"])
+
+        yield say
+
+
+def lines(console: Console) -> Say:
+    """For logs: each stage's beginning, every tenth of it, and its end."""
+    began: dict[str, float] = {}
+    told: dict[str, int] = {}
+
+    def say(stage: str, done: int, total: int, values: dict[str, float]) -> None:
+        now = time.monotonic()
+        tenth = TENTH * done // total
+        if tenth == told.get(stage):
+            return
+        seconds = now - began.setdefault(stage, now)
+        told[stage] = tenth
+        rest = f", {seconds / done * (total - done):.0f} s left" if 0 < done < total else ""
+        parts = [f"{stage}: {done}/{total}", f"{seconds:.0f} s{rest}", note(values)]
+        console.print("  ".join(part for part in parts if part), markup=False, highlight=False, soft_wrap=True)
+
+    return say
