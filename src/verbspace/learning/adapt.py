@@ -14,11 +14,17 @@ from verbspace.concepts.concept_set import ConceptSet
 from verbspace.concepts.space import ConceptSpace
 from verbspace.config import AdaptSettings, dump_settings
 from verbspace.learning.distiller import Distiller, Weights
+from verbspace.learning.state import find_states
 from verbspace.learning.trainer import parameter_groups, train
 from verbspace.model.encoder import VideoEncoder
 from verbspace.video.dataset import BadFiles, ViewDataset, load_views
 from verbspace.video.manifest import Record, read_manifest
 
+# Settings of training that may change when a run goes on. Steps count, but by their number alone.
+INDIFFERENT = {
+    "steps", "epochs", "device", "workers", "cache_mb", "log_every", "save_every", "keep_states",
+    "gradient_checkpointing",
+}  # fmt: skip
 OnStep = Callable[[int, int, dict[str, float]], None]
 
 
@@ -57,7 +63,8 @@ def adapt(
         return load_views(dataset, batch_size=training.batch_size, start=first, workers=training.workers, bad=bad)
 
     steps = training.steps or max(1, round(training.epochs * len(records) / training.batch_size))
-    write_config(out, settings, concepts, start)
+    if not find_states(out / "state"):
+        write_config(out, settings, concepts, start)
     train(
         distiller,
         batches,
@@ -73,7 +80,12 @@ def adapt(
         log_every=training.log_every,
         save_every=training.save_every,
         keep_states=training.keep_states,
-        facts={"concepts": concepts.hash, "videos": len(records), "seed": training.seed},
+        facts={
+            "encoder": start.config.base_name,
+            "concepts": concepts.hash,
+            "videos": len(records),
+            **telling(settings),
+        },
         on_step=(lambda done, values: on_step(done, steps, values)) if on_step else None,
         stop_after=stop_after,
     )
@@ -83,6 +95,12 @@ def adapt(
     exported.concept_set = concepts
     exported.save_pretrained(out / "encoder")
     return exported
+
+
+def telling(settings: AdaptSettings) -> dict[str, Any]:
+    """The settings that decide how training goes, by dotted name: a resumed run must have the same."""
+    groups = settings.model_dump(mode="json", exclude={"export_share": True, "training": INDIFFERENT})
+    return {f"{group}.{key}": value for group, fields in groups.items() for key, value in fields.items()}
 
 
 def read_videos(videos: str | Path | Sequence[str | Path]) -> list[Record]:

@@ -12,26 +12,26 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from verbspace.learning.distiller import Memory
+from verbspace.model.encoder import VideoEncoder
 
 FORMAT = "verbspace-state/1"
 
 
-def trainable_state(module: nn.Module) -> dict[str, Tensor]:
-    """The tensors of a module, without the frozen text tower that never changes."""
-    return {
-        k: v.detach().contiguous() for k, v in module.state_dict().items() if ".text" not in f".{k}" or "vision" in k
-    }
+def moving_state(encoder: VideoEncoder) -> dict[str, Tensor]:
+    """What adaptation may change: the parameters that see pixels. The text tower is the start's, and stays."""
+    moving = {id(parameter) for parameter in (*encoder.spatial_parameters(), *encoder.temporal_parameters())}
+    return {name: p.detach().contiguous() for name, p in encoder.named_parameters() if id(p) in moving}
 
 
 def save_state(
     folder: Path,
     *,
     step: int,
-    student: nn.Module,
-    teacher: nn.Module,
+    student: VideoEncoder,
+    teacher: VideoEncoder,
     optimizer: torch.optim.Optimizer,
     memory: Memory,
     facts: dict[str, Any],
@@ -42,8 +42,8 @@ def save_state(
     target, part = folder / f"step-{step:06d}", folder / f"step-{step:06d}.part"
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir()
-    save_file(trainable_state(student), part / "student.safetensors")
-    save_file(trainable_state(teacher), part / "teacher.safetensors")
+    save_file(moving_state(student), part / "student.safetensors")
+    save_file(moving_state(teacher), part / "teacher.safetensors")
     moments: dict[str, Tensor] = {}
     for index, entry in optimizer.state_dict()["state"].items():
         moments |= {f"{index}.{key}": torch.as_tensor(value).contiguous() for key, value in entry.items()}
@@ -63,18 +63,41 @@ def find_states(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("step-*") if path.suffix != ".part" and (path / "state.json").exists())
 
 
+def read_facts(path: Path) -> dict[str, Any]:
+    """What `state.json` says. Raises ValueError where it cannot be read, or is of another format."""
+    file = path / "state.json"
+    try:
+        facts = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file}: is not JSON: {error}; delete {path.name} to go on from an older state") from None
+    if not isinstance(facts, dict) or facts.get("format") != FORMAT:
+        found = facts.get("format") if isinstance(facts, dict) else None
+        raise ValueError(f"{file}: format: {found!r} is not {FORMAT!r}; start the run anew in another folder")
+    return facts
+
+
 def load_state(
-    path: Path, *, student: nn.Module, teacher: nn.Module, optimizer: torch.optim.Optimizer, memory: Memory
-) -> tuple[Memory, dict[str, Any]]:
-    """Put a state back in place. Returns the memory and the facts of `state.json`."""
-    facts: dict[str, Any] = json.loads((path / "state.json").read_text())
-    if facts.get("format") != FORMAT:
+    path: Path,
+    *,
+    student: VideoEncoder,
+    teacher: VideoEncoder,
+    optimizer: torch.optim.Optimizer,
+    memory: Memory,
+    facts: dict[str, Any],
+) -> tuple[Memory, int]:
+    """Put a state back in place. Returns the memory and the step it was saved after.
+
+    facts: of the run that wants to go on; ValueError says which differ from those that the state was saved with.
+    """
+    saved = read_facts(path)
+    if odd := [key for key in facts if saved.get(key) != facts[key]]:
+        changes = ", ".join(f"{key} {saved.get(key)!r} (now {facts[key]!r})" for key in odd)
         raise ValueError(
-            f"{path / 'state.json'}: format: {facts.get('format')!r} is not {FORMAT!r}; start the run anew"
+            f"{path}: this run was begun with {changes}; go on with the same, or give another folder for a new run"
         )
     for name, module in (("student", student), ("teacher", teacher)):
         tensors = load_file(path / f"{name}.safetensors")
-        expected = trainable_state(module).keys()
+        expected = moving_state(module).keys()
         if tensors.keys() != expected:
             odd = sorted(tensors.keys() ^ expected)[:3]
             raise ValueError(
@@ -89,4 +112,4 @@ def load_state(
     optimizer.load_state_dict({"state": entries, "param_groups": optimizer.state_dict()["param_groups"]})
     device = memory.category_mean.device
     tensors = {key: value.to(device) for key, value in load_file(path / "memory.safetensors").items()}
-    return Memory(**tensors), facts
+    return Memory(**tensors), int(saved["step"])

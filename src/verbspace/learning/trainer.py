@@ -115,21 +115,19 @@ def train(
     so that a resumed run repeats an unbroken one bit for bit on the CPU. Each step: forward, backward, clip,
     AdamW, then the teacher follows, then centre and running means move. `out/metrics.jsonl` gets a line every
     `log_every` steps.
-    Raises Interrupted after a signal (state saved) and Collapsed when the concepts collapse or a loss is not
-    finite (the last good state is kept). `stop_after` ends the call early, state saved, without touching the
-    schedules.
+
+    Raises Interrupted after a signal (state saved), Collapsed when the concepts collapse or a loss is not finite (the
+    last good state is kept), and ValueError where `facts` are not those that the state found was saved with.
+    `stop_after` ends the call early, state saved, without touching the schedules.
     """
     student, teacher = distiller.student, distiller.teacher
     device = distiller.category_prior.device
     memory, first = distiller.fresh_memory(), 0
     facts = {**(facts or {}), "steps": steps}
     if states := find_states(out / "state"):
-        memory, saved = load_state(states[-1], student=student, teacher=teacher, optimizer=optimizer, memory=memory)
-        first = int(saved["step"])
-        if saved["steps"] != steps:
-            raise ValueError(
-                f"{states[-1]}: steps: the run was planned for {saved['steps']} steps, not {steps}; use the same number"
-            )
+        memory, first = load_state(
+            states[-1], student=student, teacher=teacher, optimizer=optimizer, memory=memory, facts=facts
+        )
     log = MetricsLog(out / "metrics.jsonl", first)
     trained = [p for p in student.parameters() if p.requires_grad]
     distiller.train()

@@ -1,0 +1,90 @@
+"""Small runs for the tests of `verbspace.learning`."""
+
+from __future__ import annotations
+
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from video_files import numbered_frames, write_video
+
+from verbspace.concepts.concept_set import Action, ConceptSet, Description, Provenance
+from verbspace.concepts.space import ConceptSpace
+from verbspace.config import AdaptSettings, parse_settings
+from verbspace.learning.distiller import Distiller, Weights
+from verbspace.learning.trainer import parameter_groups
+from verbspace.model.encoder import VideoEncoder
+
+SETTINGS: dict[str, Any] = {
+    "views": {
+        "global_views": 2, "global_frames": 4, "local_views": 1, "local_frames": 2, "local_size": 16, "local_window": [0.3, 0.6],
+    },
+    "training": {"steps": 20, "batch_size": 3, "learning_rate": 1e-3, "log_every": 1, "save_every": 5, "dtype": "fp32"},
+}  # fmt: skip
+
+
+def settings(**training: Any) -> AdaptSettings:
+    return parse_settings({**SETTINGS, "training": {**SETTINGS["training"], **training}})
+
+
+def concept_set(directional: bool = False, described: bool = True) -> ConceptSet:
+    names = ["waving", "jumping", "clapping", "running"]
+    texts = {
+        "both hands moves up and down": ["waving", "jumping"],
+        "the person waving": ["waving"],
+        "both hands clapping": ["clapping"],
+        "the person moves": ["running"],
+        "jumping up and down": ["jumping"],
+    }
+    return ConceptSet(
+        name="small",
+        actions=[Action(name=name) for name in names],
+        descriptions=[Description(text=t, kind="motion", actions=a) for t, a in texts.items()] if described else [],
+        provenance=Provenance(author="the tests", created=date(2024, 1, 1)),
+        directional=directional,
+    )
+
+
+def write_clips(folder: Path, count: int = 5) -> Path:
+    """Clips of 12 frames and unlike colours, in folders named by class."""
+    for index in range(count):
+        frames = numbered_frames(12, 40, 48, seed=index)
+        tinted = (frames * np.linspace(0.4, 1, 3)[np.roll([0, 1, 2], index)]).astype(np.uint8)
+        write_video(folder / ("waving", "jumping")[index % 2] / f"{index}.mp4", tinted, rate=10)
+    return folder
+
+
+def distiller(checkpoint: Path, *, described: bool = True, temporal: bool = True, **values: Any) -> Distiller:
+    encoder = VideoEncoder.from_pretrained(checkpoint, temporal=temporal)
+    encoder.free_gradients()
+    space = ConceptSpace.build(concept_set(described=described), encoder.encode_text, 0.1)
+    return Distiller(encoder.copy(), encoder.copy(), space, **{"weights": Weights(), **values})
+
+
+def random_views(seed: int, clips: int = 2, size: int = 32, local: int = 1) -> dict[str, torch.Tensor]:
+    """A batch as `load_views` gives it."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def view(count: int, frames: int, side: int) -> tuple[torch.Tensor, torch.Tensor]:
+        # Smooth blocks rather than noise, which every encoder takes for the same thing.
+        low = torch.randint(0, 256, (clips, count, frames, 3, 4, 4), generator=generator, dtype=torch.uint8)
+        video = low.repeat_interleave(side // 4, -1).repeat_interleave(side // 4, -2)
+        return video, (torch.arange(frames) / 4.0).expand(clips, count, frames)
+
+    out = dict(zip(("global", "global_times"), view(2, 4, size), strict=True))
+    if local:
+        out |= dict(zip(("local", "local_times"), view(local, 2, 16), strict=True))
+    return {**out, "index": torch.arange(clips)}
+
+
+def optimizer(learner: Distiller, rate: float = 1e-3, temporal_rate: float = 3.0) -> torch.optim.Optimizer:
+    temporal = {id(parameter) for parameter in learner.student.temporal_parameters()}
+    return torch.optim.AdamW(parameter_groups(learner.student, temporal, rate, temporal_rate), lr=rate)
+
+
+def state_tensors(folder: Path) -> dict[str, torch.Tensor]:
+    """Every tensor of a state, by file and name."""
+    return {f"{file.stem}/{name}": t for file in sorted(folder.glob("*.safetensors")) for name, t in load_file(file).items()}

@@ -1,0 +1,147 @@
+"""The distiller against its own pure functions, restated by hand, and against changes of state."""
+
+import copy
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from runs import distiller, random_views
+
+from verbspace.learning.distiller import Memory, Weights
+
+NAMES = {"category", "description", "alignment", "category_prior", "description_prior"}
+
+
+def embeddings(views: int, clips: int = 3, size: int = 24, seed: int = 0) -> torch.Tensor:
+    return F.normalize(torch.randn(views, clips, size, generator=torch.Generator().manual_seed(seed)), dim=-1)
+
+
+def kl(p: torch.Tensor, q: torch.Tensor) -> float:
+    return sum(a * (torch.tensor(a).log() - torch.tensor(b).log()).item() for a, b in zip(p.tolist(), q.tolist()))
+
+
+def test_losses_equal_plain_loops(tiny_clip: Path) -> None:
+    learner = distiller(tiny_clip, student_temperature=0.2, teacher_temperature=0.1)
+    teacher, student = embeddings(2), embeddings(3, seed=1)
+    memory = learner.fresh_memory()
+    outcome = learner.losses(teacher, student, memory)
+    assert outcome.losses.keys() == NAMES
+    pairs = [(t, s) for t in range(2) for s in range(3) if t != s]
+    spaces = {"category": learner.space.categories, "description": learner.space.descriptions}
+    p = {name: (teacher @ m.T / 0.1).softmax(-1) for name, m in spaces.items()}
+    q = {name: (student @ m.T / 0.2).softmax(-1) for name, m in spaces.items()}
+    for name in spaces:
+        cost = [-(p[name][t, b] * q[name][s, b].log()).sum() for t, s in pairs for b in range(3)]
+        assert outcome.losses[name].item() == pytest.approx(torch.stack(cost).mean().item(), rel=1e-5)
+        mean, running = q[name].mean((0, 1)), asdict(memory)[f"{name}_mean"]
+        smoothed = 0.9 * running + 0.1 * mean
+        expected = getattr(learner, f"{name}_prior")
+        assert outcome.losses[f"{name}_prior"].item() == pytest.approx(kl(smoothed, expected), rel=1e-3, abs=1e-6)
+        assert torch.allclose(asdict(outcome.seen)[f"{name}_mean"], mean)
+        assert torch.allclose(asdict(outcome.seen)[f"{name}_centre"], (teacher @ spaces[name].T).mean((0, 1)))
+    owned = learner.space.ownership.float()
+    share = owned / owned.sum(1, keepdim=True)
+    pooled = {"p": p["description"] @ share, "q": q["description"] @ share}
+    cost = [
+        (kl(pooled["p"][t, b], q["category"][s, b]) + kl(p["category"][t, b], pooled["q"][s, b])) / 2
+        for t, s in pairs
+        for b in range(3)
+    ]
+    assert outcome.losses["alignment"].item() == pytest.approx(sum(cost) / len(cost), rel=1e-4)
+    w = asdict(Weights())
+    assert outcome.total.item() == pytest.approx(
+        sum(w[name] * value.item() for name, value in outcome.losses.items()), rel=1e-5
+    )
+
+
+@pytest.mark.parametrize("name", sorted(NAMES))
+def test_a_weight_of_zero_leaves_a_loss_out(tiny_clip: Path, name: str) -> None:
+    learner = distiller(tiny_clip, weights=replace(Weights(), **{name: 0.0}))
+    outcome = learner.losses(embeddings(2), embeddings(3, seed=1), learner.fresh_memory())
+    assert outcome.losses.keys() == NAMES - {name}
+
+
+def test_nothing_to_learn_from_is_an_error(tiny_clip: Path) -> None:
+    learner = distiller(tiny_clip, weights=Weights(0, 0, 0, 0, 0))
+    with pytest.raises(ValueError, match="every loss has weight zero"):
+        learner.losses(embeddings(2), embeddings(2), learner.fresh_memory())
+
+
+def test_centring_takes_the_memory_from_the_teacher_alone(tiny_clip: Path) -> None:
+    weights = Weights(1, 0, 0, 0, 0)
+    plain, centred = (distiller(tiny_clip, weights=weights, centring=on) for on in (False, True))
+    teacher, student = embeddings(2), embeddings(2, seed=1)
+    memory = replace(plain.fresh_memory(), category_centre=torch.tensor([0.5, 0.0, -0.5, 0.0]))
+    s = teacher @ plain.space.categories.T
+    p = ((s - memory.category_centre) / 0.03).softmax(-1)
+    q = (student @ plain.space.categories.T / 0.07).log_softmax(-1)
+    expected = -torch.stack([(p[t] * q[1 - t]).sum(-1).mean() for t in (0, 1)]).mean()
+    assert centred.losses(teacher, student, memory).total.item() == pytest.approx(expected.item(), rel=1e-5)
+    still = plain.losses(teacher, student, memory).total
+    assert still.item() == plain.losses(teacher, student, plain.fresh_memory()).total.item()
+    assert abs(still.item() - expected.item()) > 0.01
+
+
+def test_the_prior_may_be_known(tiny_clip: Path) -> None:
+    learner = distiller(tiny_clip, prior=torch.tensor([4.0, 2.0, 1.0, 1.0]))
+    assert learner.category_prior.tolist() == [0.5, 0.25, 0.125, 0.125]
+    assert learner.description_prior.sum().item() == pytest.approx(1)
+    # waving's half is split over its two descriptions, one of which jumping shares with one of its own.
+    assert learner.description_prior.tolist() == pytest.approx([0.25 + 0.125, 0.25, 0.125, 0.125, 0.125])
+    with pytest.raises(ValueError, match=r"the prior has \(3,\) entries for 4 actions"):
+        distiller(tiny_clip, prior=torch.ones(3))
+
+
+def test_without_descriptions_there_is_one_space(tiny_clip: Path) -> None:
+    learner = distiller(tiny_clip, described=False)
+    outcome = learner(random_views(0), learner.fresh_memory())
+    assert outcome.losses.keys() == {"category", "category_prior"}
+    assert outcome.total.isfinite()
+
+
+def test_a_step_changes_no_state_and_teaches_the_student_alone(tiny_clip: Path) -> None:
+    learner = distiller(tiny_clip).train()
+    memory = learner.fresh_memory()
+    before, remembered = copy.deepcopy(learner.state_dict()), copy.deepcopy(memory)
+    outcome = learner(random_views(1), memory)
+    outcome.total.backward()
+    assert all(torch.equal(t, before[name]) for name, t in learner.state_dict().items())
+    assert all(torch.equal(a, b) for a, b in zip(asdict(memory).values(), asdict(remembered).values()))
+    assert all(p.grad is None for p in [*learner.teacher.parameters(), *learner.space.parameters()])
+    seen = [*learner.student.spatial_parameters(), *learner.student.temporal_parameters()]
+    assert all(p.grad is not None for p in seen)
+    assert any(p.grad.abs().max() > 0 for p in seen if p.grad is not None)
+
+
+def test_views_meet_the_right_views(tiny_clip: Path) -> None:
+    """Global views first, one forward a size; the order of clips is kept."""
+    learner = distiller(tiny_clip).eval()
+    views = random_views(2, clips=3)
+    z = learner.embed(learner.student, views["global"], views["global_times"])
+    alone = learner.student(learner.student.normalise(views["global"][2, 1][None]), views["global_times"][2, 1][None])
+    assert torch.allclose(z[1, 2], alone[0], atol=1e-6)
+    seen: list[tuple[int, ...]] = []
+    real = learner.losses
+
+    def noted(teacher: torch.Tensor, student: torch.Tensor, memory: Memory):  # type: ignore[no-untyped-def]
+        seen.extend([tuple(teacher.shape), tuple(student.shape)])
+        assert torch.allclose(teacher, student[:2], atol=1e-6)  # twins, before the first step
+        return real(teacher, student, memory)
+
+    learner.losses = noted  # type: ignore[method-assign]
+    learner(views, learner.fresh_memory())
+    assert seen == [(2, 3, 24), (3, 3, 24)]
+
+
+def test_losses_are_in_full_precision_under_autocast(tiny_clip: Path) -> None:
+    learner = distiller(tiny_clip).train()
+    views = random_views(3)
+    exact = learner(views, learner.fresh_memory())
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = learner(views, learner.fresh_memory())
+    for name, value in rough.losses.items():
+        assert value.dtype == torch.float32
+        assert value.item() == pytest.approx(exact.losses[name].item(), rel=0.15, abs=0.05)
+    assert rough.total.item() != exact.total.item()
