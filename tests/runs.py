@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import load_file
-from video_files import numbered_frames, write_video
 
 from verbspace.concepts.concept_set import Action, ConceptSet, Description, Provenance
 from verbspace.concepts.space import ConceptSpace
@@ -17,6 +16,7 @@ from verbspace.config import AdaptSettings, parse_settings
 from verbspace.learning.distiller import Distiller, Weights
 from verbspace.learning.trainer import parameter_groups
 from verbspace.model.encoder import VideoEncoder
+from video_files import numbered_frames, write_video
 
 SETTINGS: dict[str, Any] = {
     "views": {
@@ -87,4 +87,6 @@ def optimizer(learner: Distiller, rate: float = 1e-3, temporal_rate: float = 3.0
 
 def state_tensors(folder: Path) -> dict[str, torch.Tensor]:
     """Every tensor of a state, by file and name."""
-    return {f"{file.stem}/{name}": t for file in sorted(folder.glob("*.safetensors")) for name, t in load_file(file).items()}
+    return {
+        f"{file.stem}/{name}": t for file in sorted(folder.glob("*.safetensors")) for name, t in load_file(file).items()
+    }

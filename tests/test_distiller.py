@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from runs import distiller, random_views
 
+from runs import distiller, random_views
 from verbspace.learning.distiller import Memory, Weights
 
 NAMES = {"category", "description", "alignment", "category_prior", "description_prior"}
