@@ -20,7 +20,8 @@ from video_files import numbered_frames, write_video
 
 SETTINGS: dict[str, Any] = {
     "views": {
-        "global_views": 2, "global_frames": 4, "local_views": 1, "local_frames": 2, "local_size": 16, "local_window": [0.3, 0.6],
+        "global_views": 2, "global_frames": 4,
+        "local_views": 1, "local_frames": 2, "local_size": 16, "local_window": [0.3, 0.6],
     },
     "training": {"steps": 20, "batch_size": 3, "learning_rate": 1e-3, "log_every": 1, "save_every": 5, "dtype": "fp32"},
 }  # fmt: skip
