@@ -62,24 +62,15 @@ def adapt(
     def batches(first: int) -> Iterable[dict[str, Tensor]]:
         return load_views(dataset, batch_size=training.batch_size, start=first, workers=training.workers, bad=bad)
 
-    steps = training.steps or max(1, round(training.epochs * len(records) / training.batch_size))
+    steps = count_steps(settings, len(records))
     if not find_states(out / "state"):
         write_config(out, settings, concepts, start)
     train(
         distiller,
         batches,
         build_optimizer(distiller.student, settings),
-        steps=steps,
         out=out,
-        warmup=round(training.warmup * steps),
-        weight_decay=training.weight_decay,
-        teacher_momentum=training.teacher_momentum,
-        centre_momentum=settings.losses.centre_momentum,
-        clip_gradient=training.clip_gradient,
-        autocast=torch.bfloat16 if training.dtype == "bf16" else None,
-        log_every=training.log_every,
-        save_every=training.save_every,
-        keep_states=training.keep_states,
+        **loop_values(settings, steps),
         facts={
             "encoder": start.config.base_name,
             "concepts": concepts.hash,
@@ -95,6 +86,29 @@ def adapt(
     exported.concept_set = concepts
     exported.save_pretrained(out / "encoder")
     return exported
+
+
+def count_steps(settings: AdaptSettings, videos: int) -> int:
+    """The number of steps, from the epochs where it is not set itself."""
+    training = settings.training
+    return training.steps or max(1, round(training.epochs * videos / training.batch_size))
+
+
+def loop_values(settings: AdaptSettings, steps: int) -> dict[str, Any]:
+    """What `train` takes from the settings."""
+    training = settings.training
+    return {
+        "steps": steps,
+        "warmup": round(training.warmup * steps),
+        "weight_decay": training.weight_decay,
+        "teacher_momentum": training.teacher_momentum,
+        "centre_momentum": settings.losses.centre_momentum,
+        "clip_gradient": training.clip_gradient,
+        "autocast": torch.bfloat16 if training.dtype == "bf16" else None,
+        "log_every": training.log_every,
+        "save_every": training.save_every,
+        "keep_states": training.keep_states,
+    }
 
 
 def telling(settings: AdaptSettings) -> dict[str, Any]:

@@ -12,7 +12,14 @@ from torch import Tensor, nn
 
 from verbspace.concepts.concept_set import ConceptSet
 from verbspace.config import AdaptSettings
-from verbspace.learning.adapt import build_dataset, build_distiller, build_optimizer
+from verbspace.learning.adapt import (
+    build_dataset,
+    build_distiller,
+    build_optimizer,
+    count_steps,
+    loop_values,
+    telling,
+)
 from verbspace.learning.distiller import Distiller, Memory, Outcome
 from verbspace.learning.trainer import train
 from verbspace.model.encoder import VideoEncoder
@@ -52,20 +59,13 @@ def train_oracle(
     place = {name: index for index, name in enumerate(concepts.action_names)}
     labels = torch.tensor([place[str(record.label)] for record in records])
     dataset = build_dataset([Record(r.path, None) for r in records], distiller.student, concepts, settings)
-    steps = training.steps or max(1, round(training.epochs * len(records) / training.batch_size))
+    steps = count_steps(settings, len(records))
     train(
         Supervised(distiller, labels),
         lambda first: load_views(dataset, batch_size=training.batch_size, start=first),
         build_optimizer(distiller.student, settings),
-        steps=steps,
         out=out,
-        warmup=round(training.warmup * steps),
-        weight_decay=training.weight_decay,
-        teacher_momentum=training.teacher_momentum,
-        clip_gradient=training.clip_gradient,
-        autocast=torch.bfloat16 if training.dtype == "bf16" else None,
-        log_every=training.log_every,
-        save_every=training.save_every,
-        keep_states=training.keep_states,
+        facts={"concepts": concepts.hash, "videos": len(records), **telling(settings)},
+        **loop_values(settings, steps),
     )
     return distiller.teacher
