@@ -1,11 +1,13 @@
 """States on disk: whole or not at all, and only for the run that they are of."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from runs import distiller, optimizer, random_views, state_tensors
 from verbspace.learning import state as module
@@ -70,6 +72,9 @@ def test_as_many_are_kept_as_told(tiny_clip: Path, tmp_path: Path) -> None:
     for step in (1, 2, 10):
         save(learner, tmp_path, step=step, keep=2)
     assert [path.name for path in find_states(tmp_path)] == ["step-000002", "step-000010"]
+    for step in (999_999, 1_000_000):  # six digits are a width, no limit
+        save(learner, tmp_path, step=step, keep=1)
+    assert [path.name for path in find_states(tmp_path)] == ["step-1000000"]
 
 
 def test_a_state_comes_back(tiny_clip: Path, tmp_path: Path) -> None:
@@ -89,6 +94,11 @@ def test_mistakes(tiny_clip: Path, tiny_siglip: Path, tmp_path: Path) -> None:
         load(distiller(tiny_siglip), path, {})
     with pytest.raises(ValueError, match=r"student.safetensors: does not fit this encoder"):
         load(distiller(tiny_clip, temporal=False), path, {})
+    tensors = load_file(path / "student.safetensors")
+    name = sorted(tensors)[0]
+    save_file({**tensors, name: tensors[name].flatten()[:-1]}, path / "student.safetensors")  # the names fit
+    with pytest.raises(ValueError, match=rf"student.safetensors: does not fit this encoder \(at {re.escape(name)}\)"):
+        load(distiller(tiny_clip), path, {})
     facts = json.loads((path / "state.json").read_text())
     (path / "state.json").write_text(json.dumps({**facts, "format": "other/9"}))
     with pytest.raises(ValueError, match=r"state.json: format: 'other/9' is not 'verbspace-state/1'"):

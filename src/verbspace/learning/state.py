@@ -60,7 +60,8 @@ def save_state(
 
 def find_states(folder: Path) -> list[Path]:
     """The complete states of a run, oldest first."""
-    return sorted(path for path in folder.glob("step-*") if path.suffix != ".part" and (path / "state.json").exists())
+    whole = (path for path in folder.glob("step-*") if path.suffix != ".part" and (path / "state.json").exists())
+    return sorted(whole, key=lambda path: (len(path.name), path.name))  # step-1000000 is after step-999999
 
 
 def read_facts(path: Path) -> dict[str, Any]:
@@ -97,9 +98,9 @@ def load_state(
         )
     for name, module in (("student", student), ("teacher", teacher)):
         tensors = load_file(path / f"{name}.safetensors")
-        expected = moving_state(module).keys()
-        if tensors.keys() != expected:
-            odd = sorted(tensors.keys() ^ expected)[:3]
+        shapes, expected = ({k: t.shape for k, t in group.items()} for group in (tensors, moving_state(module)))
+        if shapes != expected:
+            odd = sorted(k for k in shapes.keys() | expected.keys() if shapes.get(k) != expected.get(k))[:3]
             raise ValueError(
                 f"{path / (name + '.safetensors')}: does not fit this encoder (at {', '.join(odd)}); "
                 "resume with the encoder that the run began with"
