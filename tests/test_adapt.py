@@ -1,7 +1,10 @@
 """`adapt` on real files: what comes out, what labels cannot do, what bad files cannot stop."""
 
 import json
+import os
 import shutil
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ from runs import concept_set, settings, state_tensors, write_clips
 from verbspace.config import AdaptSettings, parse_settings
 from verbspace.learning import adapt as module
 from verbspace.learning.adapt import adapt, build_dataset, build_optimizer, read_videos
+from verbspace.learning.trainer import Interrupted
 from verbspace.video.dataset import BadFiles
 
 
@@ -86,24 +90,33 @@ def test_labels_never_reach_training(
     given = {"paths": files, **{name: tmp_path / f"{name}.txt" for name in lists}}
     assert any(record.label for record in module.read_manifest(tmp_path / "labelled.txt"))
     seen: list[Any] = []
-    real = module.ViewDataset
+    keys: set[str] = set()
+    real, load = module.ViewDataset, module.load_views
 
     def noted(records: Any, **values: Any) -> Any:
         seen.extend(records)
         return real(records, **values)
 
+    def loaded(*given: Any, **values: Any) -> Iterator[dict[str, torch.Tensor]]:
+        for batch in load(*given, **values):
+            keys.update(batch)
+            yield batch
+
     monkeypatch.setattr(module, "ViewDataset", noted)
+    monkeypatch.setattr(module, "load_views", loaded)
     start = vs.VideoEncoder.from_pretrained(tiny_clip)
     runs = {
         name: adapt(start, videos, concept_set(), tmp_path / name, settings(steps=3)) for name, videos in given.items()
     }
     assert len(seen) == 4 * len(files)
     assert all(record.label is None for record in seen)
+    assert keys == {"global", "global_times", "local", "local_times", "index"}
     assert all(same(runs["paths"], run) for run in runs.values())
     assert not same(runs["paths"], start)
 
 
 def test_a_folder_gives_records_without_labels(clips: Path) -> None:
+    assert {record.label for record in module.read_manifest(clips)} == {"waving", "jumping"}
     records = read_videos(clips)
     assert len(records) == 5
     assert all(record.label is None for record in records)
@@ -164,6 +177,50 @@ def test_a_run_goes_on_under_its_own_settings_only(tiny_clip: Path, clips: Path,
     adapt(start, clips, concept_set(), tmp_path, settings(steps=4, log_every=2, save_every=1, cache_mb=10))
 
 
+def test_every_setting_tells_but_those_that_cannot_change_results() -> None:
+    chosen = settings(seed=3)
+    dumped = chosen.model_dump(mode="json")
+    assert {group for group, fields in dumped.items() if not isinstance(fields, dict)} == {"export_share"}
+    every = {f"{group}.{key}": v for group, f in dumped.items() if isinstance(f, dict) for key, v in f.items()}
+    told = module.telling(chosen)
+    assert all(every[name] == value for name, value in told.items())
+    silent = (
+        "device", "workers", "cache_mb", "log_every", "save_every", "keep_states", "gradient_checkpointing",
+        "steps", "epochs",  # the number of steps stands among the facts itself
+    )  # fmt: skip
+    assert every.keys() - told.keys() == {f"training.{key}" for key in silent}
+
+
+def test_what_cannot_change_results_may_change(tiny_clip: Path, clips: Path, tmp_path: Path) -> None:
+    start = vs.VideoEncoder.from_pretrained(tiny_clip)
+    whole = adapt(start, clips, concept_set(), tmp_path / "whole", settings(steps=4))
+    adapt(start, clips, concept_set(), tmp_path / "parts", settings(steps=4), stop_after=2)
+    changed = settings(
+        steps=None, epochs=4 * 3 / 5, device="cpu", cache_mb=10, log_every=2, save_every=1, keep_states=3
+    ).model_copy(update={"export_share": 1.0})
+    adapt(start, clips, concept_set(), tmp_path / "parts", changed)
+    a, b = (state_tensors(tmp_path / name / "state" / "step-000004") for name in ("whole", "parts"))
+    assert all(torch.equal(t, b[name]) for name, t in a.items())
+    again = adapt(start, clips, concept_set(), tmp_path / "parts", settings(steps=4))
+    assert same(whole, again)
+    with pytest.raises(ValueError, match=r"begun with steps 4 \(now 5\); go on with the same"):
+        adapt(start, clips, concept_set(), tmp_path / "parts", settings(steps=5))
+
+
+def test_ctrl_c_saves_and_the_same_call_goes_on(tiny_clip: Path, clips: Path, tmp_path: Path) -> None:
+    start = vs.VideoEncoder.from_pretrained(tiny_clip)
+
+    def strike(done: int, steps: int, values: dict[str, float]) -> None:
+        if done == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(Interrupted, match="run the same command again to go on"):
+        adapt(start, clips, concept_set(), tmp_path / "struck", settings(steps=5), on_step=strike)
+    assert not (tmp_path / "struck" / "encoder").exists()
+    struck = adapt(start, clips, concept_set(), tmp_path / "struck", settings(steps=5))
+    assert same(struck, adapt(start, clips, concept_set(), tmp_path / "whole", settings(steps=5)))
+
+
 def test_bad_files_are_set_aside(tiny_clip: Path, clips: Path, tmp_path: Path) -> None:
     videos = tmp_path / "videos"
     shutil.copytree(clips, videos)
@@ -187,6 +244,16 @@ def test_flips_keep_out_of_directional_vocabularies(tiny_clip: Path, clips: Path
         for way in (False, True)
     ]
     assert flips == [0.5, 0.0]
+    always = parse_settings({"views": {"flip": 1.0, "global_scale": [1, 1], "brightness": 0, "contrast": 0,
+                                       "saturation": 0, "grey": 0, "blur": 0, "local_views": 0}})  # fmt: skip
+    plain = always.model_copy(update={"views": always.views.model_copy(update={"flip": 0.0})})
+    mirrored, straight, directed = (
+        build_dataset(records, encoder, concept_set(directional=way), chosen)[0]["global"].int()
+        for way, chosen in ((False, always), (False, plain), (True, always))
+    )
+    assert torch.equal(directed, straight)
+    assert (mirrored - straight).abs().max() > 30
+    assert (mirrored.flip(-1) - straight).abs().float().mean() < 3
 
 
 def test_view_sizes_follow_the_encoder(tiny_clip: Path, clips: Path) -> None:
@@ -202,13 +269,19 @@ def test_training_the_temporal_part_alone(tiny_clip: Path, clips: Path, tmp_path
     adapted = adapt(start, clips, concept_set(), tmp_path, settings(steps=3, train="temporal"))
     became = dict(adapted.named_parameters())
     for name, was in moving(start).items():
-        assert torch.equal(became[name], was) != name.startswith("temporal") or ".norm." in name or "bias" in name
+        if not name.startswith("temporal"):
+            assert torch.equal(became[name], was), name
+        elif ".norm." not in name and "bias" not in name:
+            assert not torch.equal(became[name], was), name
     still = torch.zeros(1, 1, 3, 32, 32, dtype=torch.uint8)
     assert torch.equal(adapted.encode_video(still), start.encode_video(still))  # a single frame is an image
     bare = vs.VideoEncoder.from_pretrained(tiny_clip, temporal=False)
     learner = module.build_distiller(bare, concept_set(), settings(train="temporal"), torch.device("cpu"))
     with pytest.raises(ValueError, match=r"training\.train: there is nothing to train"):
         build_optimizer(learner.student, settings(train="temporal"))
+    with pytest.raises(ValueError, match="without temporal attention needs train: full"):
+        adapt(bare, clips, concept_set(), tmp_path / "bare", settings(steps=3, train="temporal"))
+    adapt(bare, clips, concept_set(), tmp_path / "bare", settings(steps=1))  # the mend works, in the same folder
 
 
 def test_shares_of_classes(tiny_clip: Path, clips: Path, tmp_path: Path) -> None:

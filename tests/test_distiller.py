@@ -1,6 +1,7 @@
 """The distiller against its own pure functions, restated by hand, and against changes of state."""
 
 import copy
+import math
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -22,10 +23,24 @@ def kl(p: torch.Tensor, q: torch.Tensor) -> float:
     return sum(a * (torch.tensor(a).log() - torch.tensor(b).log()).item() for a, b in zip(p.tolist(), q.tolist()))
 
 
+def memory_of_a_run(actions: int = 4, descriptions: int = 5) -> Memory:
+    """Unlike a fresh one in every part."""
+    generator = torch.Generator().manual_seed(9)
+    centres = [0.3 * torch.randn(size, generator=generator) for size in (actions, descriptions)]
+    means = [torch.randn(size, generator=generator).softmax(-1) for size in (actions, descriptions)]
+    return Memory(*centres, *means)
+
+
+def entropy(p: torch.Tensor) -> float:
+    return -sum(x * math.log(x) for x in p.tolist() if x)
+
+
 def test_losses_equal_plain_loops(tiny_clip: Path) -> None:
-    learner = distiller(tiny_clip, student_temperature=0.2, teacher_temperature=0.1)
+    learner = distiller(
+        tiny_clip, student_temperature=0.2, teacher_temperature=0.1, prior_momentum=0.6, slack=0.01,
+    )  # fmt: skip
     teacher, student = embeddings(2), embeddings(3, seed=1)
-    memory = learner.fresh_memory()
+    memory = memory_of_a_run()
     outcome = learner.losses(teacher, student, memory)
     assert outcome.losses.keys() == NAMES
     pairs = [(t, s) for t in range(2) for s in range(3) if t != s]
@@ -36,11 +51,17 @@ def test_losses_equal_plain_loops(tiny_clip: Path) -> None:
         cost = [-(p[name][t, b] * q[name][s, b].log()).sum() for t, s in pairs for b in range(3)]
         assert outcome.losses[name].item() == pytest.approx(torch.stack(cost).mean().item(), rel=1e-5)
         mean, running = q[name].mean((0, 1)), asdict(memory)[f"{name}_mean"]
-        smoothed = 0.9 * running + 0.1 * mean
+        smoothed = 0.6 * running + 0.4 * mean
         expected = getattr(learner, f"{name}_prior")
-        assert outcome.losses[f"{name}_prior"].item() == pytest.approx(kl(smoothed, expected), rel=1e-3, abs=1e-6)
+        assert kl(smoothed, expected) > 0.02
+        assert outcome.losses[f"{name}_prior"].item() == pytest.approx(kl(smoothed, expected) - 0.01, rel=1e-4)
         assert torch.allclose(asdict(outcome.seen)[f"{name}_mean"], mean)
         assert torch.allclose(asdict(outcome.seen)[f"{name}_centre"], (teacher @ spaces[name].T).mean((0, 1)))
+        entropies = [entropy(p[name][t, b]) for t in range(2) for b in range(3)]
+        agree = [p[name][0, b].argmax() == q[name][2, b].argmax() for b in range(3)]
+        assert outcome.stats[f"{name}_entropy"].item() == pytest.approx(sum(entropies) / 6, rel=1e-4)
+        assert outcome.stats[f"{name}_mean_entropy"].item() == pytest.approx(entropy(p[name].mean((0, 1))), rel=1e-4)
+        assert outcome.stats[f"{name}_agreement"].item() == pytest.approx(sum(agree).item() / 3)  # type: ignore[union-attr]
     owned = learner.space.ownership.float()
     share = owned / owned.sum(1, keepdim=True)
     pooled = {"p": p["description"] @ share, "q": q["description"] @ share}
@@ -84,6 +105,17 @@ def test_centring_takes_the_memory_from_the_teacher_alone(tiny_clip: Path) -> No
     assert abs(still.item() - expected.item()) > 0.01
 
 
+def test_the_prior_is_uniform_unless_told(tiny_clip: Path) -> None:
+    learner = distiller(tiny_clip)
+    assert learner.category_prior.tolist() == [0.25] * 4
+    assert learner.description_prior.sum().item() == pytest.approx(1)
+    memory = learner.fresh_memory()
+    assert torch.equal(memory.category_mean, learner.category_prior)
+    assert torch.equal(memory.description_mean, learner.description_prior)
+    assert not memory.category_centre.any()
+    assert not memory.description_centre.any()
+
+
 def test_the_prior_may_be_known(tiny_clip: Path) -> None:
     learner = distiller(tiny_clip, prior=torch.tensor([4.0, 2.0, 1.0, 1.0]))
     assert learner.category_prior.tolist() == [0.5, 0.25, 0.125, 0.125]
@@ -103,11 +135,16 @@ def test_without_descriptions_there_is_one_space(tiny_clip: Path) -> None:
 
 def test_a_step_changes_no_state_and_teaches_the_student_alone(tiny_clip: Path) -> None:
     learner = distiller(tiny_clip).train()
-    memory = learner.fresh_memory()
-    before, remembered = copy.deepcopy(learner.state_dict()), copy.deepcopy(memory)
+    memory = memory_of_a_run()
+    # The priors are in no state dict.
+    buffers = dict(learner.named_buffers())
+    assert {"category_prior", "description_prior"} <= buffers.keys()
+    before, remembered = copy.deepcopy({**learner.state_dict(), **buffers}), copy.deepcopy(memory)
     outcome = learner(random_views(1), memory)
     outcome.total.backward()
-    assert all(torch.equal(t, before[name]) for name, t in learner.state_dict().items())
+    after = {**learner.state_dict(), **dict(learner.named_buffers())}
+    assert after.keys() == before.keys()
+    assert all(torch.equal(t, before[name]) for name, t in after.items())
     assert all(torch.equal(a, b) for a, b in zip(asdict(memory).values(), asdict(remembered).values()))
     assert all(p.grad is None for p in [*learner.teacher.parameters(), *learner.space.parameters()])
     seen = [*learner.student.spatial_parameters(), *learner.student.temporal_parameters()]
@@ -133,6 +170,9 @@ def test_views_meet_the_right_views(tiny_clip: Path) -> None:
     learner.losses = noted  # type: ignore[method-assign]
     learner(views, learner.fresh_memory())
     assert seen == [(2, 3, 24), (3, 3, 24)]
+    seen.clear()
+    learner(random_views(2, clips=3, local=0), learner.fresh_memory())
+    assert seen == [(2, 3, 24), (2, 3, 24)]
 
 
 def test_losses_are_in_full_precision_under_autocast(tiny_clip: Path) -> None:

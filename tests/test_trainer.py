@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,12 +13,15 @@ import pytest
 import torch
 
 from runs import distiller, optimizer, random_views, state_tensors
+from verbspace.config import LossSettings
+from verbspace.learning import trainer as module
 from verbspace.learning.distiller import Distiller, Memory, Weights
 from verbspace.learning.schedules import cosine, warmed_cosine
 from verbspace.learning.state import find_states
 from verbspace.learning.trainer import Collapsed, Interrupted, follow, parameter_groups, train
 
-# The losses of `test_golden_losses`; its failure prints new ones.
+# The losses of `test_golden_losses` (fp32). To renew them after a change of the method that is meant: run that test,
+# and copy the line that its failure prints.
 GOLDEN = [2.454923, 2.306446, 2.057511, 2.46229, 2.23363, 2.24839]
 
 
@@ -43,7 +47,7 @@ def metrics(out: Path) -> list[dict[str, float]]:
 def test_golden_losses(tiny_clip: Path, tmp_path: Path) -> None:
     run(distiller(tiny_clip), tmp_path)
     found = [row["loss"] for row in metrics(tmp_path)]
-    assert found == pytest.approx(GOLDEN, rel=2e-3), f"GOLDEN = {found}"
+    assert found == pytest.approx(GOLDEN, rel=1e-4), f"GOLDEN = {found}"  # processors differ by 2e-6
 
 
 def test_a_handful_of_clips_can_be_learned(tiny_clip: Path, tmp_path: Path) -> None:
@@ -126,6 +130,34 @@ def test_schedules_reach_their_ends() -> None:
     assert cosine(10, 10, 0.04, 0.1) == pytest.approx(0.1)
     assert cosine(5, 10, 0.9, 1.0) == pytest.approx(0.95)
     assert cosine(3, 0, 0.9, 1.0) == 1.0
+
+
+def test_schedules_span_the_run(tiny_clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rates, weight decay and momentum of all six steps, two of them warming up; one step more would be the end."""
+    momenta: list[float] = []
+    rates: list[list[tuple[float, float]]] = []
+    learner = distiller(tiny_clip)
+    chosen = optimizer(learner)
+    real = module.follow
+
+    def noted(teacher: torch.nn.Module, student: torch.nn.Module, momentum: float) -> None:
+        momenta.append(momentum)
+        rates.append([(group["lr"] / group["peak"], group["weight_decay"]) for group in chosen.param_groups])
+        real(teacher, student, momentum)
+
+    monkeypatch.setattr(module, "follow", noted)
+    run(learner, tmp_path, optimizer=chosen)
+    down = [(1 + math.cos(math.pi * step / 6)) / 2 for step in range(6)]
+    assert momenta == pytest.approx([1 - 0.1 * share for share in down])
+    assert momenta[0] == pytest.approx(0.9)
+    expected = [0.5, 1.0, *((1 + math.cos(math.pi * step / 4)) / 2 for step in range(4))]
+    for step, groups in enumerate(rates):
+        for group, (rate, decay) in zip(chosen.param_groups, groups, strict=True):
+            assert rate == pytest.approx(expected[step])
+            assert decay == (pytest.approx(0.1 - 0.06 * down[step]) if group["params"][0].ndim > 1 else 0)
+    assert [row["learning_rate"] for row in metrics(tmp_path)] == pytest.approx(
+        [share * chosen.param_groups[0]["peak"] for share in expected], abs=1e-6
+    )
 
 
 @pytest.mark.parametrize("autocast", [None, torch.bfloat16])
@@ -216,14 +248,29 @@ def test_a_loss_that_is_not_finite_keeps_the_last_good_state(tiny_clip: Path, tm
     assert all(p.isfinite().all() for p in learner.student.parameters())
 
 
-def test_a_collapse_is_noticed(tiny_clip: Path, tmp_path: Path) -> None:
-    """Every clip lies at one concept, away from all others: the run stops, and says which setting to try."""
+def collapsed(tiny_clip: Path) -> Distiller:
+    """Every clip lies at one concept, away from all others."""
     learner = distiller(tiny_clip, weights=Weights(1, 0, 0, 0, 0), prior_momentum=0.0)
     views = random_views(0)
     with torch.no_grad():
         centre = learner.embed(learner.student, views["global"], views["global_times"]).mean((0, 1))
     learner.space.categories[0] = centre / centre.norm()
     learner.space.categories[1:] = -centre / centre.norm()
-    with pytest.raises(Collapsed, match=r"collapsed: 1\.\d of 4\.0 are in use; raise losses.category_prior"):
-        run(learner, tmp_path)
-    assert metrics(tmp_path)
+    return learner
+
+
+def test_a_collapse_is_noticed(tiny_clip: Path, tmp_path: Path) -> None:
+    """The run stops, and says which settings to try; what it had saved is from before."""
+    with pytest.raises(Collapsed, match=r"collapsed: 1\.\d of 4\.0 are in use; raise losses.category_prior") as caught:
+        run(collapsed(tiny_clip), tmp_path, save_every=1)
+    assert [row["step"] for row in metrics(tmp_path)] == [1, 2, 3]  # two steps of warm-up are let be
+    assert [path.name for path in find_states(tmp_path / "state")] == ["step-000002"]
+    named = re.findall(r"losses\.(\w+)", str(caught.value))
+    assert set(named) == {"category_prior", "centring"} <= LossSettings.model_fields.keys()
+
+
+def test_few_concepts_in_use_are_no_collapse_where_few_are_expected(tiny_clip: Path, tmp_path: Path) -> None:
+    learner = collapsed(tiny_clip)
+    learner.category_prior.copy_(torch.tensor([0.97, 0.01, 0.01, 0.01]))
+    run(learner, tmp_path)
+    assert len(metrics(tmp_path)) == 6
