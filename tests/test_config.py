@@ -1,5 +1,6 @@
 """Settings: what is wrong is named by file and field."""
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,23 @@ def test_yaml_and_toml_say_the_same(tmp_path: Path) -> None:
         load_settings(tmp_path / "bad.toml")
 
 
+def test_mistakes_in_toml_are_named_alike(tmp_path: Path) -> None:
+    path = tmp_path / "settings.toml"
+    path.write_text("[losses]\ncategory = 1\nalignement = 2\n")
+    with pytest.raises(ValueError, match=r"settings.toml: losses.alignement: Extra inputs .* \(given: 2\)"):
+        load_settings(path)
+
+
+@pytest.mark.parametrize(("large", "small", "enough"), [(1, 0, False), (1, 1, True), (2, 0, True)])
+def test_a_view_needs_another(large: int, small: int, enough: bool) -> None:
+    content = {"views": {"global_views": large, "local_views": small}}
+    if enough:
+        assert parse_settings(content).views.global_views == large
+    else:
+        with pytest.raises(ValueError, match="settings: views: .* at least two views"):
+            parse_settings(content)
+
+
 def test_settings_cannot_be_changed() -> None:
     with pytest.raises(ValueError, match="frozen"):
         AdaptSettings().training.steps = 3  # type: ignore[misc]
@@ -71,7 +89,8 @@ training = st.fixed_dictionaries(
 @effort(deadline=None, max_examples=60)
 @given(training, share, st.none() | st.dictionaries(st.text(min_size=1), st.floats(1e-6, 1e6), max_size=3))
 def test_what_is_written_is_read_back(changes: dict[str, Any], export: float, shares: dict[str, float] | None) -> None:
-    import yaml
-
-    given_ = parse_settings({"training": changes, "export_share": export, "losses": {"class_shares": shares}})
-    assert parse_settings(yaml.safe_load(dump_settings(given_))) == given_
+    chosen = parse_settings({"training": changes, "export_share": export, "losses": {"class_shares": shares}})
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "config.yaml"
+        path.write_text(dump_settings(chosen))
+        assert load_settings(path) == chosen
