@@ -19,7 +19,7 @@ from verbspace.evaluation.evaluate import Evaluation
 from verbspace.learning.trainer import Interrupted
 from verbspace.model.encoder import VideoEncoder
 from verbspace.playground.actions import ACTIONS
-from verbspace.uses.demo import MEASURES
+from verbspace.uses.demo import MEASURES, PLAYGROUND
 from verbspace.uses.predict import predict
 from verbspace.video.manifest import read_manifest
 
@@ -365,7 +365,7 @@ def test_demo_passes_its_options_on_and_shows_the_table(tmp_path: Path, monkeypa
     said = run("demo", "--out", out, "--seeds", 3, "--world-seed", 7, "--no-oracle", "--set", "training.steps=5")
     assert (given["out"], given["seeds"], given["world_seed"], given["oracle"]) == (out, 3, 7, False)
     assert given["settings"].training.steps == 5
-    assert given["settings"].export_share == 0.45  # the rest is the playground's
+    assert given["settings"].export_share == PLAYGROUND.export_share  # the rest is the playground's
     rows = {" ".join(re.findall(r"[a-z]+", line)): re.findall(r"\d+\.\d", line) for line in said.splitlines()}
     for name in MEASURES:
         assert rows[name.replace("_", " ")] == ["12.3", "24.7"]

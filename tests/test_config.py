@@ -64,7 +64,7 @@ def test_a_view_needs_another(large: int, small: int, enough: bool) -> None:
     if enough:
         assert parse_settings(content).views.global_views == large
     else:
-        with pytest.raises(ValueError, match="settings: views: .* at least two views"):
+        with pytest.raises(ValueError, match=r"settings: views: .* at least two views"):
             parse_settings(content)
 
 

@@ -81,7 +81,8 @@ def run(world: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, di
 def lasting(results: dict[str, Any], but: tuple[str, ...] = ()) -> dict[str, Any]:
     """Results without what differs from run to run: times, and the entries named."""
     kept = {key: value for key, value in results.items() if key != "seconds"}
-    return {k: {s: e for s, e in v.items() if s not in but} if k in MEASURES else v for k, v in kept.items()}
+    sided = (*MEASURES, "order")
+    return {k: {s: e for s, e in v.items() if s not in but} if k in sided else v for k, v in kept.items()}
 
 
 def metrics(out: Path) -> list[dict[str, float]]:
@@ -111,7 +112,8 @@ def test_results_hold_every_measure_of_every_side(run: tuple[Path, dict[str, Any
             assert 0 <= low <= entry["top1"] <= high <= 1
             assert entry["top1"] * entry["n"] == pytest.approx(round(entry["top1"] * entry["n"]), abs=1e-6)
             assert (entry["seeds"], entry["n"]) == ([0], sizes[name])
-    for side in ("frozen", "adapted"):
+    assert set(results["order"]) == {"frozen", "adapted", "oracle"}
+    for side in results["order"]:
         for part in ("all", "ordered"):
             assert set(results["order"][side][part]) == {"as filmed", "shuffled", "reversed", "single frames"}
         assert results["order"][side]["all"]["as filmed"] == pytest.approx(results["zero_shot"][side]["top1"])

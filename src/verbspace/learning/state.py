@@ -37,9 +37,15 @@ def save_state(
     facts: dict[str, Any],
     keep: int = 1,
 ) -> Path:
-    """Write `folder/step-NNNNNN` under a temporary name, rename it, and drop all but the newest `keep` states."""
+    """Write `folder/step-NNNNNN` under a temporary name, rename it, and drop all but the newest `keep` states.
+
+    A run that goes on repeats itself, so a state of this step that is there already stays. Killed at any moment, the
+    newest complete state is on disk: what is to go is renamed first, and then deleted.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     target, part = folder / f"step-{step:06d}", folder / f"step-{step:06d}.part"
+    if target in find_states(folder):
+        return target
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir()
     save_file(moving_state(student), part / "student.safetensors")
@@ -50,17 +56,25 @@ def save_state(
     save_file(moments, part / "optimizer.safetensors")
     save_file({k: v.detach().clone().contiguous() for k, v in asdict(memory).items()}, part / "memory.safetensors")
     (part / "state.json").write_text(json.dumps({"format": FORMAT, "step": step, **facts}, indent=2) + "\n")
-    if target.exists():
-        shutil.rmtree(target)
+    drop(target)
     os.replace(part, target)
     for old in find_states(folder)[:-keep]:
-        shutil.rmtree(old)
+        drop(old)
     return target
+
+
+def drop(state: Path) -> None:
+    """Delete a state so that, killed half-way, what is left of it is not taken for one."""
+    if state.exists():
+        gone = state.with_suffix(".gone")
+        shutil.rmtree(gone, ignore_errors=True)
+        os.replace(state, gone)
+        shutil.rmtree(gone)
 
 
 def find_states(folder: Path) -> list[Path]:
     """The complete states of a run, oldest first."""
-    whole = (path for path in folder.glob("step-*") if path.suffix != ".part" and (path / "state.json").exists())
+    whole = (path for path in folder.glob("step-*") if "." not in path.name and (path / "state.json").exists())
     return sorted(whole, key=lambda path: (len(path.name), path.name))  # step-1000000 is after step-999999
 
 
