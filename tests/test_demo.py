@@ -153,7 +153,8 @@ def test_a_run_leaves_report_log_and_settings_and_tells_how_far_it_is(run: tuple
     assert [event[1:3] for event in told if event[0] == "film"] == [(done, 40) for done in range(1, 41)]
     assert [event[1:3] for event in told if event[0] == "adapt"] == [(1, 3), (2, 3), (3, 3)]
     assert all("loss" in event[3] for event in told if event[0] == "adapt")
-    assert told[-1] == ("supervised oracle", 1, 1, {"top1": results["zero_shot"]["oracle"]["top1"]})
+    assert [event[1:3] for event in told if event[0] == "supervised oracle"] == [(1, 3), (2, 3), (3, 3)]
+    assert told[-1] == ("measure oracle", 4, 4, {"top1": results["zero_shot"]["oracle"]["top1"]})
     assert not list(out.rglob("*.part"))
 
 

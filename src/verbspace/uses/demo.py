@@ -8,7 +8,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -63,6 +63,10 @@ PLAYGROUND = AdaptSettings(
 ORACLE_RATES = {"learning_rate": 6e-4, "temporal_rate": 3.0}  # labels bear larger steps; chosen like the rest
 
 
+Measured = dict[str, Scores]  # by name, of MEASURES
+Tell = Callable[[int, int], None]  # how many parts are done, of how many
+
+
 @dataclass(frozen=True)
 class Clips:
     """Labelled clips in memory: uint8 (N, T, 3, S, S), seconds (N, T), action index (N,), and their files."""
@@ -109,22 +113,27 @@ class Yardstick:
         space = ConceptSpace.build(self.concepts, encoder.encode_text, 1 / encoder.logit_scale)
         return zero_shot_scores(encoder.encode_video(video, times, batch_size=64), space, "category")
 
-    def measure(self, encoder: VideoEncoder, probes: bool = True) -> dict[str, Scores]:
-        """Every measure of MEASURES, or without the two probes."""
+    def measure(self, encoder: VideoEncoder, probes: bool = True, tell: Tell = lambda done, total: None) -> Measured:
+        """Every measure of MEASURES, or without the two probes. `tell` hears how many are done, of how many."""
+        total = 4 if probes else 2
+        tell(0, total)
         space = ConceptSpace.build(self.concepts, encoder.encode_text, 1 / encoder.logit_scale)
         z = encoder.encode_video(self.test.video, self.test.times, batch_size=64)
         ranked = zero_shot_scores(z, space, "category")
         out = {
             "zero_shot": scores(ranked, self.test.labels),
             "reserved_actions": scores(ranked[self.reserved], self.test.labels[self.reserved]),
-            "stills": scores(self.zero_shot(encoder, self.stills, None), self.still_labels),
         }
+        tell(1, total)
+        out["stills"] = scores(self.zero_shot(encoder, self.stills, None), self.still_labels)
+        tell(2, total)
         if probes:
             train = encoder.encode_video(self.probe.video, self.probe.times, batch_size=64)
-            classes = len(ACTIONS)
-            fitted = linear_probe(train, self.probe.labels, classes)
+            out["knn"] = scores(knn_scores(train, self.probe.labels, z, len(ACTIONS)), self.test.labels)
+            tell(3, total)
+            fitted = linear_probe(train, self.probe.labels, len(ACTIONS))
             out["linear_probe"] = scores(fitted.model.scores(z), self.test.labels)
-            out["knn"] = scores(knn_scores(train, self.probe.labels, z, classes), self.test.labels)
+            tell(4, total)
         return out
 
     def held_stills(self, encoder: VideoEncoder) -> float:
@@ -189,6 +198,11 @@ def run_demo(
     seconds: dict[str, float] = {}
     out.mkdir(parents=True, exist_ok=True)
 
+    def measured(stage: str, encoder: VideoEncoder) -> Measured:
+        found = yardstick.measure(encoder, tell=lambda done, total: say(stage, done, total, {}))
+        say(stage, 4, 4, {"top1": found["zero_shot"].top1})
+        return found
+
     def timed(stage: str, since: float) -> float:
         seconds[stage] = round(seconds.get(stage, 0.0) + time.perf_counter() - since, 1)
         return time.perf_counter()
@@ -204,9 +218,7 @@ def run_demo(
     mark = timed("film the world", mark)
     start = clip_encoder()
     yardstick = Yardstick(world, start.image_size, seed=world_seed)
-    say("measure frozen CLIP", 0, 1, {})
-    frozen = yardstick.measure(start)
-    say("measure frozen CLIP", 1, 1, {"top1": frozen["zero_shot"].top1})
+    frozen = measured("measure frozen CLIP", start)
     mark = timed("measure frozen", mark)
 
     vocabulary = ConceptSet.load("playground").subset(TRAINED)
@@ -216,24 +228,16 @@ def run_demo(
         run = out if seed == 0 else out / f"seed-{seed}"
         chosen = settings.model_copy(update={"training": settings.training.model_copy(update={"seed": seed})})
         stage = "adapt" if seeds == 1 else f"adapt, seed {seed}"
-        fresh = VideoEncoder.copy(start)
-        encoder = adapt(
-            fresh,
-            world / "train",
-            vocabulary,
-            run,
-            chosen,
-            on_step=partial(say, stage),
-        )
+        encoder = adapt(VideoEncoder.copy(start), world / "train", vocabulary, run, chosen, on_step=partial(say, stage))
         mark = timed("adapt", mark)
-        say("measure adapted", 0, 1, {})
-        exported.append(yardstick.measure(encoder))
+        exported.append(measured("measure adapted", encoder))
         encoders.append(encoder)
-        say("measure adapted", 1, 1, {"top1": exported[-1]["zero_shot"].top1})
         mark = timed("measure adapted", mark)
-    say("measure order", 0, 1, {})
-    order = {"frozen": yardstick.by_order(start), "adapted": yardstick.by_order(encoders[0])}
-    say("measure order", 1, 1, {})
+    say("measure order", 0, 2, {})
+    order = {"frozen": yardstick.by_order(start)}
+    say("measure order", 1, 2, {})
+    order["adapted"] = yardstick.by_order(encoders[0])
+    say("measure order", 2, 2, {})
     mark = timed("measure order", mark)
 
     results: dict[str, Any] = {}
@@ -243,11 +247,10 @@ def run_demo(
             "adapted": summary([found[name] for found in exported], range(seeds)),
         }
     if oracle:
-        say("supervised oracle", 0, 1, {})
-        truth = train_records(world)
-        taught = train_oracle(start, truth, vocabulary, out / "oracle", oracle_settings(settings))
-        told = yardstick.measure(taught)
-        say("supervised oracle", 1, 1, {"top1": told["zero_shot"].top1})
+        rates = oracle_settings(settings)
+        heard = partial(say, "supervised oracle")
+        taught = train_oracle(start, train_records(world), vocabulary, out / "oracle", rates, on_step=heard)
+        told = measured("measure oracle", taught)
         for name in MEASURES:
             results[name]["oracle"] = summary([told[name]], [0])
         order["oracle"] = yardstick.by_order(taught)

@@ -3,7 +3,7 @@ a result."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -51,9 +51,17 @@ class Supervised(nn.Module):
 
 
 def train_oracle(
-    start: VideoEncoder, records: list[Record], concepts: ConceptSet, out: Path, settings: AdaptSettings
+    start: VideoEncoder,
+    records: list[Record],
+    concepts: ConceptSet,
+    out: Path,
+    settings: AdaptSettings,
+    on_step: Callable[[int, int, dict[str, float]], None] | None = None,
 ) -> VideoEncoder:
-    """Train on labelled records (labels are action names) with `settings`' budget. Returns the averaged encoder."""
+    """Train on labelled records (labels are action names) with `settings`' budget. Returns the averaged encoder.
+
+    on_step hears the step, of how many, and what is logged.
+    """
     training = settings.training
     distiller = build_distiller(start, concepts, settings, torch.device("cpu"))
     place = {name: index for index, name in enumerate(concepts.action_names)}
@@ -65,6 +73,7 @@ def train_oracle(
         lambda first: load_views(dataset, batch_size=training.batch_size, start=first),
         build_optimizer(distiller.student, settings),
         out=out,
+        on_step=None if on_step is None else lambda done, values: on_step(done, steps, values),
         facts={"concepts": concepts.hash, "videos": len(records), **telling(settings)},
         **loop_values(settings, steps),
     )
