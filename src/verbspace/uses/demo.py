@@ -19,7 +19,7 @@ from torch import Tensor
 
 from verbspace.concepts.concept_set import ConceptSet
 from verbspace.concepts.space import ConceptSpace
-from verbspace.config import AdaptSettings, LossSettings, TrainSettings, ViewSettings
+from verbspace.config import AdaptSettings, TrainSettings, ViewSettings
 from verbspace.evaluation.knn import knn_scores
 from verbspace.evaluation.linear_probe import linear_probe
 from verbspace.evaluation.metrics import Scores, scores
@@ -46,20 +46,12 @@ ORDERED = (
 )
 MEASURES = ("zero_shot", "linear_probe", "knn", "reserved_actions", "stills")
 
-# Chosen on validation clips of worlds 100 and 101, which no reported figure uses.
+# Chosen, like the defaults that it leaves as they are, on validation clips of worlds 100 and 101, which no reported
+# figure uses.
 PLAYGROUND = AdaptSettings(
-    views=ViewSettings(
-        global_scale=(0.65, 1.0),
-        local_views=3, local_frames=4, local_size=32, local_window=(0.2, 0.5), local_scale=(0.3, 0.8),
-        brightness=0.3, contrast=0.3, saturation=0.2, grey=0.1, blur=0.1,
-    ),
-    losses=LossSettings(student_temperature=0.1, teacher_temperature=0.04),
-    training=TrainSettings(
-        steps=200, batch_size=12, learning_rate=2e-4, temporal_rate=4.5, teacher_momentum=(0.98, 0.995),
-        save_every=100, cache_mb=1000,
-    ),
-    export_share=0.7,
-)  # fmt: skip
+    views=ViewSettings(local_views=3, local_frames=4, local_size=32),
+    training=TrainSettings(steps=200, batch_size=12, save_every=100, cache_mb=1000),
+)
 ORACLE_RATES = {"learning_rate": 6e-4, "temporal_rate": 3.0}  # labels bear larger steps; chosen like the rest
 
 

@@ -20,6 +20,11 @@ def note(values: Mapping[str, float]) -> str:
     return "  ".join(f"{name} {values[key]:.3f}" for key, name in NOTES.items() if key in values)
 
 
+def speed(per_second: float) -> str:
+    """In the unit that reads well: 3.3/s, or 9.1s/it for what takes longer than a second."""
+    return f"{per_second:.1f}/s" if per_second >= 1 else f"{1 / per_second:.1f}s/it"
+
+
 @contextmanager
 def progress(console: Console | None = None) -> Iterator[Say]:
     """A function that is told how far each stage is. Stages of one step have no rate: they pulse until they end."""
@@ -39,7 +44,7 @@ def progress(console: Console | None = None) -> Iterator[Say]:
             if stage not in bars or (shown.tasks[bars[stage]].finished and done < total):
                 bars[stage] = shown.add_task(stage, total=None, note="", rate="")
             task = shown.tasks[bars[stage]]
-            rate = f"{task.speed:.1f}/s" if task.speed and total > 1 else ""
+            rate = speed(task.speed) if task.speed and total > 1 else ""
             known = total if total > 1 or done else None
             shown.update(task.id, completed=done, total=known, rate=rate, note=note(values) or task.fields["note"])
 
