@@ -174,29 +174,32 @@ class ConceptSet(_Part):
 
         A bundled name comes before a file of that name. Raises ConceptSetError.
         """
-        path = Path(name_or_path)
-        bundled = cls.bundled()
-        try:
-            if str(name_or_path) in bundled:
-                text = (_sets() / f"{name_or_path}.json").read_text(encoding="utf-8")
-            else:
-                text = path.read_text(encoding="utf-8-sig")
-        except FileNotFoundError:
+        path, bundled = Path(name_or_path), cls.bundled()
+        if str(name_or_path) in bundled:
+            from verbspace.concepts.composed import COMPOSED, compose
+
+            if str(name_or_path) in COMPOSED:
+                return compose(str(name_or_path))
+            text = (_sets() / f"{name_or_path}.json").read_text(encoding="utf-8")
+        elif path.exists():
+            text = read_text(path)
+        else:
             raise ConceptSetError(
                 f"{path}: there is neither a file nor a bundled concept set of that name; "
                 f"bundled are {', '.join(bundled)}"
-            ) from None
-        except OSError as error:
-            raise ConceptSetError(f"{path}: cannot be read ({error.strerror}); give a JSON file") from None
-        except UnicodeDecodeError as error:
-            raise ConceptSetError(f"{path}: is not JSON in UTF-8 ({error}); save it as UTF-8") from None
-        return parse(_decode(text, str(path)), str(path))
+            )
+        content = decode(text, str(path))
+        if isinstance(content, dict) and "format" not in content:
+            raise ConceptSetError(f'{path}: format: is missing; add "format": "{FORMAT}"')
+        return parse(content, str(path))
 
     @staticmethod
     def bundled() -> list[str]:
         """Names of the sets that come with the package."""
+        from verbspace.concepts.composed import COMPOSED
+
         names = [entry.name for entry in _sets().iterdir()]
-        return sorted(name.removesuffix(".json") for name in names if name.endswith(".json"))
+        return sorted([*COMPOSED, *(name.removesuffix(".json") for name in names if name.endswith(".json"))])
 
     def save(self, path: str | Path) -> None:
         """Write as JSON, under a temporary name first; folders on the way are made."""
@@ -235,7 +238,7 @@ def _once(field: str, end: str, values: Sequence[str]) -> None:
             raise ValueError(f"{field}.{index}{end}: {value!r} is that of {field}.{other} too; keep one")
 
 
-def _decode(text: str, source: str) -> Any:
+def decode(text: str, source: str) -> Any:
     """A file's JSON. A key that stands twice would lose its first value in silence, so it is refused."""
 
     def pairs(found: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -247,12 +250,19 @@ def _decode(text: str, source: str) -> Any:
         return content
 
     try:
-        content = json.loads(text, object_pairs_hook=pairs)
+        return json.loads(text, object_pairs_hook=pairs)
     except (json.JSONDecodeError, RecursionError) as error:
         raise ConceptSetError(f"{source}: is not JSON ({error}); mend it there") from None
-    if isinstance(content, dict) and "format" not in content:
-        raise ConceptSetError(f'{source}: format: is missing; add "format": "{FORMAT}"')
-    return content
+
+
+def read_text(path: Path) -> str:
+    """A file's text. Raises ConceptSetError."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise ConceptSetError(f"{path}: cannot be read ({error.strerror}); give a JSON file") from None
+    except UnicodeDecodeError as error:
+        raise ConceptSetError(f"{path}: is not JSON in UTF-8 ({error}); save it as UTF-8") from None
 
 
 def _sentence(error: Any) -> str:

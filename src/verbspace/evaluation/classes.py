@@ -3,24 +3,13 @@
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Iterable, Sequence
 
 from verbspace.concepts.concept_set import ConceptSet
+from verbspace.concepts.names import label_key, readable
 from verbspace.video.manifest import Record
 
 _SHOWN = 5  # names in a message
-
-
-def label_key(label: str) -> str:
-    """What is compared of a name: letter case, underscores, hyphens and spaces make no difference."""
-    return re.sub(r"[\s_-]+", "", label).casefold()
-
-
-def readable(label: str) -> str:
-    """A folder's name as words for a prompt: "BrushTeeth" and "brush_teeth" become "brush teeth"."""
-    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", label)
-    return re.sub(r"[\s_-]+", " ", words).strip().lower()
 
 
 def from_labels(labels: Iterable[str]) -> ConceptSet:

@@ -1,0 +1,87 @@
+"""How good the words of a concept set are, as far as words alone can say: repeated, thin, missing or too long."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from verbspace.concepts.concept_set import ConceptSet, Kind
+from verbspace.concepts.names import label_key, readable, words_of
+from verbspace.concepts.replies import LEAST, beyond
+
+DISTINCT = 0.6  # share of 4-grams, below which sentences were made from a template
+TOKENS = 77  # CLIP's context, its two end marks included
+# Words that carry meaning and that no camera sees.
+UNSEEN = frozenset(
+    words_of(
+        """ability activity action aim art atmosphere attempt attention balance beauty benefit care chance confidence
+        coordination culture desire difficulty effort emotion energy enjoyment entertainment excitement experience
+        expertise feeling focus freedom fun game goal happiness hobby idea intention interest joy knowledge level love
+        mastery method mind mood need passion performance pleasure practice precision process purpose relaxation routine
+        sense skill sound spirit sport strategy strength style success task technique tradition training way work
+        demonstrate enjoy feel involve perform show showcase try typical usual various different good great"""
+    )
+)
+
+
+@dataclass(frozen=True)
+class Quality:
+    """What was found. Each list holds a sentence a finding, which names the action."""
+
+    actions: int
+    descriptions: int
+    distinct: float  # share of distinct 4-grams of words
+    repeated: list[str] = field(default_factory=list)  # the same sentence twice
+    shared: list[str] = field(default_factory=list)  # one sentence of several actions: allowed, tells none apart
+    thin: list[str] = field(default_factory=list)  # too little to be seen beyond the action's own words
+    missing: list[str] = field(default_factory=list)  # an action without enough sentences of a kind
+    long: list[str] = field(default_factory=list)  # over CLIP's 77 tokens
+
+    def faults(self) -> Iterator[str]:
+        """What should be mended, sentence by sentence."""
+        if self.distinct < DISTINCT:
+            yield f"only {self.distinct:.2f} of the 4-grams are distinct (at least {DISTINCT}): reads like a template"
+        yield from (*self.missing, *self.repeated, *self.thin, *self.long)
+
+
+def quality(
+    concepts: ConceptSet, count_tokens: Callable[[str], int] | None = None, least: Mapping[Kind, int] | None = None
+) -> Quality:
+    """Measure a set. count_tokens: tokens of a text with end marks, such as an encoder's tokenizer gives; without it
+    lengths are bounded from above by words and letters. least: sentences of each kind that an action should have.
+    """
+    count = count_tokens or most_tokens
+    grams: Counter[tuple[str, ...]] = Counter()
+    kinds: Counter[tuple[str, Kind]] = Counter()
+    seen: dict[str, str] = {}
+    found: dict[str, list[str]] = {"repeated": [], "shared": [], "thin": [], "missing": [], "long": []}
+    own = {action.name: words_of(f"{action.name} {readable(action.class_label)}") for action in concepts.actions}
+    for description in concepts.descriptions:
+        text, owners = description.text, description.actions
+        words, whose = words_of(text), " and ".join(owners)
+        grams.update(zip(words, words[1:], words[2:], words[3:], strict=False))
+        kinds.update((owner, description.kind) for owner in owners)
+        if (first := seen.get(label_key(text))) is not None:
+            found["repeated"].append(f"{whose}: {text!r} stands there already, for {first}")
+        seen[label_key(text)] = whose
+        if len(owners) > 1:
+            found["shared"].append(f"{whose}: {text!r}")
+        if len(beyond(text, {*own[owners[0]], *UNSEEN})) < 2:
+            found["thin"].append(f"{whose}: {text!r} shows too little beyond the action's own words")
+        if (tokens := count(text)) > TOKENS:
+            found["long"].append(f"{whose}: {text[:60]!r}… has {tokens} tokens, more than {TOKENS}")
+    for action in concepts.actions:
+        for kind, number in (least or LEAST).items():
+            if kinds[action.name, kind] < number:
+                found["missing"].append(f"{action.name}: has {kinds[action.name, kind]} of {number} {kind} sentences")
+    distinct = len(grams) / grams.total() if grams else 1.0
+    return Quality(len(concepts.actions), len(concepts.descriptions), distinct, **found)
+
+
+def most_tokens(text: str) -> int:
+    """No fewer tokens than CLIP's tokenizer makes of plain English: a token for every three letters of a word, one for
+    every other mark, and two ends."""
+    words = words_of(text)
+    marks = sum(not character.isalnum() and not character.isspace() for character in text)
+    return 2 + sum(-(-len(word) // 3) for word in words) + marks
