@@ -3,18 +3,23 @@
 Whatever it says is nonsense, and where a grammar binds it, nonsense of the right form.
 """
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
-WORDS = """arm leg hand knee elbow shoulder hip wrist foot head back chest finger ball bat rope net bar bow wheel blade
-brush bottle box chair table wall floor grass water snow sand ring mat helmet glove shirt swings lifts bends turns drops
-pulls pushes rolls slides spins taps kicks grips leans jumps falls rises reaches crosses strikes circles sweeps slowly
-quickly sideways upward downward forward twice again while above below behind beside between toward against around red
-blue white narrow wide heavy light small large wooden metal plastic wet bright dark open closed bent straight raised
-lowered left right both one two three first then and with from into over under near its their""".split()
+WORDS = re.findall(
+    r"\w+",
+    """arm leg hand knee elbow shoulder hip wrist foot head back chest finger ball bat rope net bar bow wheel blade
+    brush bottle box chair table wall floor grass water snow sand ring mat helmet glove shirt swings lifts bends
+    turns drops pulls pushes rolls slides spins taps kicks grips leans jumps falls rises reaches crosses strikes
+    circles sweeps slowly quickly sideways upward downward forward twice again while above below behind beside
+    between toward against around red blue white narrow wide heavy light small large wooden metal plastic wet
+    bright dark open closed bent straight raised lowered left right both one two three first then and with from
+    into over under near its their""",
+)
 
 
 CHATML = (

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from verbspace.cli_concepts import app as concepts_app
+
 if TYPE_CHECKING:
     from verbspace.config import AdaptSettings
 
@@ -19,6 +21,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(concepts_app, name="concepts")
 INTERRUPTED = 75  # exit code of a run that was stopped and can be resumed (sysexits' EX_TEMPFAIL)
 
 

@@ -59,7 +59,11 @@ class Endpoint:
                 "or give --base-url of a server that needs none, or --local"
             )
         self.name, self.base_url = model, base_url
-        self.parameters = {"base_url": base_url, "temperature": temperature, "max_tokens": max_tokens}
+        self.parameters: Mapping[str, Any] = {
+            "base_url": base_url,
+            "temperature": temperature,
+            "max_tokens": max_tokens,
+        }
         self._client = AsyncOpenAI(api_key=key or "none", base_url=base_url, timeout=timeout, max_retries=retries)
         self._timeout = timeout
         self._form = 0
@@ -155,7 +159,7 @@ class LocalModel:
         self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self._model.to(self._device).eval()
         self.name = str(name)
-        self.parameters = {"temperature": temperature, "max_tokens": max_tokens}
+        self.parameters: Mapping[str, Any] = {"temperature": temperature, "max_tokens": max_tokens}
         self._lock = asyncio.Lock()
 
     async def answer(self, messages: Sequence[Message], schema: Mapping[str, Any]) -> str:

@@ -36,7 +36,7 @@ class Quality:
     shared: list[str] = field(default_factory=list)  # one sentence of several actions: allowed, tells none apart
     thin: list[str] = field(default_factory=list)  # too little to be seen beyond the action's own words
     missing: list[str] = field(default_factory=list)  # an action without enough sentences of a kind
-    long: list[str] = field(default_factory=list)  # over CLIP's 77 tokens
+    long: list[str] = field(default_factory=list)  # longer than the text tower reads
 
     def faults(self) -> Iterator[str]:
         """What should be mended, sentence by sentence."""
@@ -46,10 +46,14 @@ class Quality:
 
 
 def quality(
-    concepts: ConceptSet, count_tokens: Callable[[str], int] | None = None, least: Mapping[Kind, int] | None = None
+    concepts: ConceptSet,
+    count_tokens: Callable[[str], int] | None = None,
+    context: int = TOKENS,
+    least: Mapping[Kind, int] | None = None,
 ) -> Quality:
-    """Measure a set. count_tokens: tokens of a text with end marks, such as an encoder's tokenizer gives; without it
-    lengths are bounded from above by words and letters. least: sentences of each kind that an action should have.
+    """Measure a set. count_tokens: tokens of a text with end marks, as an encoder's tokenizer counts them, of which its
+    text tower reads `context`; without it, lengths in CLIP's tokens are bounded from above by words and letters.
+    least: sentences of each kind that an action should have.
     """
     count = count_tokens or most_tokens
     grams: Counter[tuple[str, ...]] = Counter()
@@ -69,8 +73,8 @@ def quality(
             found["shared"].append(f"{whose}: {text!r}")
         if len(beyond(text, {*own[owners[0]], *UNSEEN})) < 2:
             found["thin"].append(f"{whose}: {text!r} shows too little beyond the action's own words")
-        if (tokens := count(text)) > TOKENS:
-            found["long"].append(f"{whose}: {text[:60]!r}… has {tokens} tokens, more than {TOKENS}")
+        if (tokens := count(text)) > context:
+            found["long"].append(f"{whose}: {text[:60]!r}… has {tokens} tokens, more than {context}")
     for action in concepts.actions:
         for kind, number in (least or LEAST).items():
             if kinds[action.name, kind] < number:

@@ -71,6 +71,10 @@ class Sources:
         kept = ("input_ids",) if self.siglip else ("input_ids", "attention_mask")
         return BatchEncoding({name: words[name] for name in kept})
 
+    def count_tokens(self, text: str) -> int:
+        """Tokens of a text with its end marks, before anything is cut off."""
+        return len(self.tokenizer(text.lower() if self.siglip else text, verbose=False)["input_ids"])
+
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object. Raises FileNotFoundError or ValueError that names the file."""

@@ -1,0 +1,106 @@
+"""Words in the terminal: concept sets, what is wrong with them, and proposals. Texts are printed as they are, never
+as markup."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from rich.table import Table
+from rich.text import Text
+
+from verbspace.concepts.check import Pair, Stray
+from verbspace.concepts.concept_set import ConceptSet
+from verbspace.concepts.names import readable, words_of
+from verbspace.concepts.quality import DISTINCT, Quality
+from verbspace.concepts.space import ConceptSpace
+from verbspace.uses.suggest import Suggested
+
+
+def set_table(concepts: ConceptSet, search: str | None = None) -> tuple[Table, int]:
+    """Actions with their descriptions by kind, or those that hold all words of `search`; and how many actions."""
+    table = Table("action", "kind", "description")
+    wanted = words_of(search or "")
+    count = 0
+    for action in concepts.actions:
+        own = [d for d in concepts.descriptions if action.name in d.actions]
+        named = all(word in words_of(f"{action.name} {readable(action.class_label)}") for word in wanted)
+        shown = own if named else [d for d in own if all(word in words_of(d.text) for word in wanted)]
+        if not (named or shown):
+            continue
+        count += 1
+        heads = [Text(action.name, "bold"), *([Text(action.label, "dim")] if action.label is not None else [])]
+        for place in range(max(len(shown), len(heads))):
+            head = heads[place] if place < len(heads) else Text("")
+            kind, text = (Text(shown[place].kind, "dim"), Text(shown[place].text)) if place < len(shown) else ("", "")
+            if isinstance(text, Text):
+                text.highlight_words(wanted, style="reverse", case_sensitive=False)
+            table.add_row(head, kind, text)
+        table.add_section()
+    return table, count
+
+
+def quality_lines(found: Quality, top: int) -> Iterator[str]:
+    """Figures in a line, then the faults."""
+    verdict = "" if found.distinct >= DISTINCT else f" (below {DISTINCT}: reads like a template)"
+    yield (
+        f"{found.actions} actions, {found.descriptions} descriptions; distinct 4-grams {found.distinct:.2f}{verdict}; "
+        f"{len(found.repeated)} repeated, {len(found.shared)} shared by actions, {len(found.thin)} thin, "
+        f"{len(found.missing)} kinds missing, {len(found.long)} too long"
+    )
+    faults = list(found.faults())
+    yield from (f"  {fault}" for fault in faults[:top])
+    if len(faults) > top:
+        yield f"  and {len(faults) - top} more"
+
+
+def pairs_table(pairs: Sequence[Pair], top: int) -> Table | str:
+    """Actions that the encoder takes for one another."""
+    if not pairs:
+        return "Actions taken for one another: none"
+    table = Table(title=f"Actions taken for one another: {len(pairs)} pairs", title_justify="left")
+    for column in ("action", "and"):
+        table.add_column(column)
+    for column in ("cosine", "share of the other"):
+        table.add_column(column, justify="right")
+    for pair in pairs[:top]:
+        table.add_row(Text(pair.first), Text(pair.second), f"{pair.cosine:.3f}", f"{100 * pair.confusion:.0f}%")
+    table.caption = "give them names that differ in what is seen, or make them one"
+    return table
+
+
+def strays_table(strays: Sequence[Stray], space: ConceptSpace, top: int) -> Table | str:
+    """Descriptions that are nearer to another action, and the actions that have most of them."""
+    head = f"Descriptions nearer to another action: {len(strays)} of {len(space.description_texts)}"
+    if not strays:
+        return head
+    table = Table(title=head, title_justify="left")
+    table.add_column("description", ratio=3)
+    table.add_column("of")
+    table.add_column("nearer to")
+    table.add_column("by", justify="right")
+    for stray in strays[:top]:
+        table.add_row(Text(stray.text), Text(stray.owner), Text(stray.nearer), f"{stray.margin:.2f}")
+    counts = Counter(stray.owner for stray in strays)
+    total = dict(zip(space.action_names, space.ownership.sum(0).tolist(), strict=True))
+    worst = ", ".join(f"{name} ({number} of {total[name]})" for name, number in counts.most_common(5))
+    table.caption = Text(f"say what only their own action shows; rewrite first: {worst}")
+    return table
+
+
+def suggestions_table(found: Suggested, top: int) -> Table:
+    """Proposed actions with the clips that speak for them."""
+    shown = found.actions[:top]
+    title = f"{len(shown)} names cover {100 * found.covered(top):.0f}% of {found.videos} videos"
+    table = Table(title=title, title_justify="left")
+    table.add_column("action", style="bold")
+    table.add_column("videos", justify="right")
+    table.add_column("how sure", justify="right")
+    table.add_column("for example", overflow="fold")
+    table.add_column("or", style="dim")
+    for action in shown:
+        paths = "\n".join("/".join(path.parts[-2:]) for path in action.examples)
+        also = ", ".join(action.alike[:3])
+        sure = f"{100 * action.probability:.0f}%"
+        table.add_row(Text(action.name), str(action.videos), sure, Text(paths), Text(also))
+    return table
