@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from verbspace.concepts.concept_set import ConceptSet, parse
 from verbspace.concepts.llm import LanguageModel, Message
-from verbspace.concepts.names import label_key, readable, terse
+from verbspace.concepts.names import label_key, readable, sentence_key, terse
 from verbspace.concepts.replies import KINDS, LEAST, BadReply, Reply, read_reply, reply_schema
 
 PROMPT_VERSION = 1
@@ -235,10 +235,10 @@ def assemble(replies: Mapping[str, Reply], name: str, author: str) -> tuple[Conc
     dropped = 0
     for label, reply in replies.items():
         for kind, text in reply.sentences():
-            if label_key(text) in seen:
+            if sentence_key(text) in seen:
                 dropped += 1
                 continue
-            seen.add(label_key(text))
+            seen.add(sentence_key(text))
             descriptions.append({"text": text, "kind": kind, "actions": [names[label]]})
     provenance = {
         "author": author,

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from verbspace.concepts.concept_set import ConceptSet, ConceptSetError, Kind, decode, parse, read_text
-from verbspace.concepts.names import label_key, readable, terse
+from verbspace.concepts.names import label_key, readable, sentence_key, terse
 from verbspace.concepts.replies import tidy
 
 _SHOWN = 3  # names in a message
@@ -48,7 +48,7 @@ def import_concepts(
             label = _label(key, names, place, labels is not None, path)
             for text in _texts(value, path, key):
                 said = _without_name(text, label)
-                texts.setdefault(label_key(said), (said, of_kind, []))[2].append(label)
+                texts.setdefault(sentence_key(said), (said, of_kind, []))[2].append(label)
     described = {label for *_, owners in texts.values() for label in owners}
     if missing := [label for label in names if label not in described]:
         shown = ", ".join(map(repr, missing[:_SHOWN]))

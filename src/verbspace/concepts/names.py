@@ -23,7 +23,12 @@ def terse(label: str) -> bool:
 
 def words_of(text: str) -> list[str]:
     """Lower-case words of a text, in order, without punctuation."""
-    return re.findall(r"[a-z0-9]+(?:'[a-z]+)?", text.lower())
+    return re.findall(r"[^\W_]+(?:['’][^\W_]+)?", text.casefold())
+
+
+def sentence_key(text: str) -> str:
+    """What is compared of a sentence: its words. Letter case, white space and punctuation make no difference."""
+    return " ".join(words_of(text))
 
 
 def stem(word: str) -> str:

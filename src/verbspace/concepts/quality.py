@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from verbspace.concepts.concept_set import ConceptSet, Kind
-from verbspace.concepts.names import label_key, readable, words_of
+from verbspace.concepts.names import readable, sentence_key, words_of
 from verbspace.concepts.replies import LEAST, beyond
 
 DISTINCT = 0.6  # share of 4-grams, below which sentences were made from a template
@@ -66,9 +66,9 @@ def quality(
         words, whose = words_of(text), " and ".join(owners)
         grams.update(zip(words, words[1:], words[2:], words[3:], strict=False))
         kinds.update((owner, description.kind) for owner in owners)
-        if (first := seen.get(label_key(text))) is not None:
+        if (first := seen.get(sentence_key(text))) is not None:
             found["repeated"].append(f"{whose}: {text!r} stands there already, for {first}")
-        seen[label_key(text)] = whose
+        seen[sentence_key(text)] = whose
         if len(owners) > 1:
             found["shared"].append(f"{whose}: {text!r}")
         if len(beyond(text, {*own[owners[0]], *UNSEEN})) < 2:

@@ -15,7 +15,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from verbspace.concepts.concept_set import Kind
-from verbspace.concepts.names import label_key, readable, stem, words_of
+from verbspace.concepts.names import readable, sentence_key, stem, words_of
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 LEAST: dict[Kind, int] = {"motion": 2, "pose": 1, "objects": 1, "scene": 1}
@@ -87,12 +87,12 @@ def read_reply(content: str, label: str, labels: Iterable[str]) -> tuple[Reply, 
     for kind, raw in reply.sentences():
         text = tidy(raw)
         fault = _fault(text, own, others)
-        if label_key(text) in seen:
+        if sentence_key(text) in seen:
             fault = "stands twice"
         if fault:
             faults.append(f"{kind}: {text[:80]!r} {fault}")
             continue
-        seen.add(label_key(text))
+        seen.add(sentence_key(text))
         kept[kind].append(text)
     few = [f"{len(kept[kind])} of {least} {kind}" for kind, least in LEAST.items() if len(kept[kind]) < least]
     if few:
