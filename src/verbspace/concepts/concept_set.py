@@ -206,8 +206,7 @@ class ConceptSet(_Part):
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(path.name + ".part")
-        content = json.dumps(self.model_dump(mode="json"), indent=1, ensure_ascii=False)
-        part.write_text(content + "\n", encoding="utf-8")
+        part.write_text(_lines(self.model_dump(mode="json", exclude_none=True)), encoding="utf-8")
         os.replace(part, path)
 
 
@@ -225,6 +224,22 @@ def parse(content: Any, source: str) -> ConceptSet:
         found = error.errors()
         more = f" (and {len(found) - 1} more to mend)" if len(found) > 1 else ""
         raise ConceptSetError(f"{source}: {_sentence(found[0])}{more}") from None
+
+
+def _lines(content: dict[str, Any]) -> str:
+    """JSON with a line for each field, and for each action and description: good to read, to edit and to compare."""
+
+    def written(value: Any) -> str:
+        return json.dumps(value, ensure_ascii=False)
+
+    fields = []
+    for key, value in content.items():
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            entries = ",\n".join(f"  {written(entry)}" for entry in value)
+            fields.append(f" {written(key)}: [\n{entries}\n ]")
+        else:
+            fields.append(f" {written(key)}: {written(value)}")
+    return "{\n" + ",\n".join(fields) + "\n}\n"
 
 
 def _sets() -> Any:
