@@ -13,12 +13,12 @@ LISTS = ("k700", "moments", "ssv2")  # Kinetics-700, Moments in Time, Something-
 
 def every_name() -> list[str]:
     """Readable names, each once: of Kinetics-400, UCF101 and HMDB51, then of Kinetics-700, Moments and SSv2."""
-    found: dict[str, str] = {}
-    for part in PARTS:
-        for action in ConceptSet.load(part).actions:
-            found.setdefault(label_key(action.class_label), action.name)
+    names = [(action.class_label, action.name) for part in PARTS for action in ConceptSet.load(part).actions]
     for name in LISTS:
         text = (resources.files("verbspace.concepts") / "vocabularies" / f"{name}.txt").read_text(encoding="utf-8")
-        for line in filter(None, map(str.strip, text.splitlines())):
-            found.setdefault(label_key(readable(line)), readable(line))
+        names += [(line, readable(line)) for line in filter(None, map(str.strip, text.splitlines()))]
+    found: dict[str, str] = {}
+    for label, name in names:
+        if not {label_key(readable(label)), label_key(name)} & found.keys():
+            found |= {label_key(readable(label)): name, label_key(name): name}
     return list(dict.fromkeys(found.values()))
