@@ -22,8 +22,9 @@ MAY = {
     "evaluation": CORE,
     "playground": CORE,
     "uses": {*CORE, "config", "learning", "evaluation", "playground"},
-    "cli": {*CORE, "config", "learning", "evaluation", "playground", "uses", "cli_concepts"},
+    "cli": {*CORE, "config", "learning", "evaluation", "playground", "uses", "cli_concepts", "cli_data"},
     "cli_concepts": {*CORE, "uses"},
+    "cli_data": {*CORE, "uses"},
     "__init__": {*CORE, "config", "learning", "evaluation", "uses"},  # of the face, when a name is first used
 }
 # Stated exceptions: (file, part, whether at module level).

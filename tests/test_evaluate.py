@@ -102,7 +102,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_zero_shot_is_the_ranking_by_text(
     encoder: VideoEncoder, data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = evaluate(encoder, data / "test", concepts=CONCEPTS, frames=4)
+    found = evaluate(encoder, data / "test", concepts=CONCEPTS, frames=4, missing=0.5)
     space = ConceptSpace.build(CONCEPTS, encoder.encode_text)
     guesses: dict[str, list[int]] = {}
     for action in COLOURS:
@@ -127,19 +127,19 @@ def test_zero_shot_is_the_ranking_by_text(
 def test_frozen_stands_beside_under_the_same_protocol(
     encoder: VideoEncoder, checkpoint: Path, data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = evaluate(encoder, data / "test", concepts=CONCEPTS, frames=4, quiet=True)
+    found = evaluate(encoder, data / "test", concepts=CONCEPTS, frames=4, quiet=True, missing=0.5)
     assert capsys.readouterr().out == ""
     assert found.frozen is not None
     assert comparable(found.result.protocol, found.frozen.protocol)
     assert found.frozen.protocol.checkpoint != found.result.protocol.checkpoint
     image = VideoEncoder.from_pretrained(checkpoint, temporal=False)
-    alone = evaluate(image, data / "test", concepts=CONCEPTS, frames=4, baseline=False, quiet=True)
+    alone = evaluate(image, data / "test", concepts=CONCEPTS, frames=4, baseline=False, quiet=True, missing=0.5)
     assert alone.frozen is None
     assert alone.result == found.frozen
     assert found.adapted is found.result
     assert Evaluation.model_validate(json.loads(json.dumps(found.to_json()))) == found
     encoder.config.base_name = "gone"
-    again = evaluate(encoder, data / "test", concepts=CONCEPTS, frames=4, baseline=image, quiet=True)
+    again = evaluate(encoder, data / "test", concepts=CONCEPTS, frames=4, baseline=image, quiet=True, missing=0.5)
     assert again == found
 
 
@@ -157,6 +157,7 @@ def test_supervised_tasks_tell_colours_apart(
         k=3,
         Cs=(1e4, 1e2),
         quiet=True,
+        missing=0.5,
     )
     for result in (found.result, found.frozen):
         assert result is not None
@@ -175,21 +176,23 @@ def test_supervised_tasks_tell_colours_apart(
 def test_encoder_by_path_brings_its_concepts(
     encoder: VideoEncoder, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bare = evaluate(encoder, data / "test", baseline=False, quiet=True, frames=2)
+    bare = evaluate(encoder, data / "test", baseline=False, quiet=True, frames=2, missing=0.5)
     assert bare.result.protocol.concepts == from_labels(COLOURS).hash
     encoder.concept_set = CONCEPTS
     encoder.save_pretrained(tmp_path / "adapted")
-    found = evaluate(tmp_path / "adapted", data / "test", quiet=True, frames=2)
+    found = evaluate(tmp_path / "adapted", data / "test", quiet=True, frames=2, missing=0.5)
     assert found.result.protocol.concepts == CONCEPTS.hash
     CONCEPTS.save(tmp_path / "set.json")
     encoder.concept_set = None
-    assert evaluate(encoder, data / "test", concepts=tmp_path / "set.json", quiet=True, frames=2) == found
+    assert evaluate(encoder, data / "test", concepts=tmp_path / "set.json", quiet=True, frames=2, missing=0.5) == found
 
 
 def test_list_file_and_clips(encoder: VideoEncoder, data: Path, tmp_path: Path) -> None:
     listed = tmp_path / "test.txt"
     listed.write_text(f"{data}/test/wave/0.mp4 WAVE\n{data}/test/brush_teeth/1.mp4 Brush-Teeth\n")
-    found = evaluate(encoder, listed, concepts=CONCEPTS, clips=3, frames=2, baseline=False, quiet=True).result
+    found = evaluate(
+        encoder, listed, concepts=CONCEPTS, clips=3, frames=2, baseline=False, quiet=True, missing=0.5
+    ).result
     assert [sum(row) for row in found.confusion] == [1, 0, 1, 0]
     assert found.protocol.views == (3, 1)
     assert found.protocol.data == "test.txt"
@@ -200,7 +203,7 @@ def unread(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("a video was read before the mistake was told")
 
-    monkeypatch.setattr("verbspace.evaluation.evaluate.embed_videos", refuse)
+    monkeypatch.setattr("verbspace.evaluation.measure.embed_videos", refuse)
 
 
 @pytest.mark.usefixtures("unread")
@@ -251,7 +254,7 @@ def test_class_whose_train_videos_are_all_unreadable(encoder: VideoEncoder, data
     lines = [f"{data}/train/{a}/{n}.mp4,{a}" for a in ("jump", "wave") for n in range(2)]
     train.write_text("\n".join([*lines, f"{broken},brush_teeth"]))
     with pytest.raises(ValueError, match="no readable train video of 'brush teeth'"):
-        evaluate(encoder, data / "test", "knn", train=train, frames=2, quiet=True, baseline=False)
+        evaluate(encoder, data / "test", "knn", train=train, frames=2, quiet=True, baseline=False, missing=0.5)
 
 
 def test_labels_to_actions() -> None:

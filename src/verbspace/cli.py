@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from verbspace.cli_concepts import app as concepts_app
+from verbspace.cli_data import app as data_app
 
 if TYPE_CHECKING:
     from verbspace.config import AdaptSettings
+    from verbspace.evaluation.evaluate import Evaluation
 
 app = typer.Typer(
     name="verbspace",
@@ -22,6 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(concepts_app, name="concepts")
+app.add_typer(data_app, name="data")
 INTERRUPTED = 75  # exit code of a run that was stopped and can be resumed (sysexits' EX_TEMPFAIL)
 
 
@@ -114,20 +117,40 @@ def adapt(
 @app.command()
 def evaluate(
     encoder: Annotated[str, typer.Option(help="Encoder to measure: folder or hub id.")],
-    data: Annotated[Path, typer.Option(help="Labelled videos: folder with a folder per class, or a list file.")],
-    protocol: Annotated[str, typer.Option(help="zero-shot, linear-probe or knn.")] = "zero-shot",
+    data: Annotated[
+        Path | None, typer.Option(help="Labelled videos: folder with a folder per class, or a list file.")
+    ] = None,
+    protocol: Annotated[
+        str, typer.Option(help="zero-shot, linear-probe or knn; with --root a data set's, such as ucf101/zero-shot.")
+    ] = "zero-shot",
+    root: Annotated[
+        Path | None, typer.Option(help="Folder of a data set: its own annotation files and its videos.")
+    ] = None,
     train: Annotated[Path | None, typer.Option(help="Labelled training videos, for linear-probe and knn.")] = None,
     concepts: Annotated[str | None, typer.Option(help="Concept set; the encoder's own where not given.")] = None,
     by: Annotated[str, typer.Option(help="Zero-shot by category, description or both.")] = "category",
     frames: Annotated[int, typer.Option(min=1, help="Frames per clip.")] = 8,
     baseline: Annotated[bool, typer.Option(help="Measure frozen frame-averaged CLIP beside it.")] = True,
+    missing: Annotated[float, typer.Option(min=0, max=1, help="Share of videos that may be missing or bad.")] = 0.01,
     out: Annotated[Path | None, typer.Option(help="JSON file for the result.")] = None,
 ) -> None:
     """Measure an encoder, with frozen frame-averaged CLIP beside it under the same protocol."""
     from verbspace.evaluation.evaluate import evaluate as run
+    from verbspace.evaluation.official import OfficialResult, evaluate_official
     from verbspace.uses.report import write_text
 
-    found = run(encoder, data, protocol, concepts=concepts, train=train, by=by, frames=frames, baseline=baseline)  # type: ignore[arg-type]
+    if (root is None) == (data is None):
+        raise ValueError("give --data with your own videos, or --root with a data set's protocol, and not both")
+    found: Evaluation | OfficialResult
+    if root is not None:
+        found = evaluate_official(
+            encoder, protocol, root, concepts=concepts, by=by, baseline=baseline, missing=missing  # type: ignore[arg-type]
+        )  # fmt: skip
+    else:
+        assert data is not None
+        found = run(
+            encoder, data, protocol, concepts, train, by, frames, baseline=baseline, missing=missing  # type: ignore[arg-type]
+        )  # fmt: skip
     if out:
         write_text(out, json.dumps(found.to_json(), indent=2) + "\n")
 

@@ -4,41 +4,25 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import torch
 from pydantic import BaseModel, ConfigDict
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
-from torch import Tensor
 
 from verbspace.concepts.concept_set import ConceptSet
-from verbspace.concepts.space import By, ConceptSpace
+from verbspace.concepts.space import By
 from verbspace.evaluation.classes import class_numbers, from_labels, labels_of
-from verbspace.evaluation.embed import Embedded, embed_videos
-from verbspace.evaluation.knn import knn_scores
-from verbspace.evaluation.linear_probe import CS, FOLDS, linear_probe
-from verbspace.evaluation.metrics import scores
-from verbspace.evaluation.protocol import (
-    Detail,
-    Protocol,
-    Result,
-    Task,
-    comparable,
-    data_hash,
-    state_hash,
-)
-from verbspace.evaluation.zero_shot import zero_shot_scores
+from verbspace.evaluation.linear_probe import CS
+from verbspace.evaluation.measure import Part, Plan, measure, need_classes, show
+from verbspace.evaluation.protocol import Result, Task, comparable
 from verbspace.model.encoder import VideoEncoder
 from verbspace.video.dataset import BadFiles
-from verbspace.video.manifest import Record, read_manifest
+from verbspace.video.manifest import read_manifest
 
 NEIGHBOURS, TEMPERATURE = 20, 0.07
-_FEATURES = "projected and L2-normalised"
+MISSING = 0.01  # share of the videos that may be missing or unreadable unless told otherwise
 
 
 class Evaluation(BaseModel):
@@ -61,71 +45,6 @@ class Evaluation(BaseModel):
         return self.model_dump(mode="json")
 
 
-@dataclass(frozen=True)
-class Part:
-    """Videos with their classes' numbers: `records` and `classes` run side by side."""
-
-    name: str
-    records: list[Record]
-    classes: list[int]
-
-    def numbers(self, embedded: Embedded) -> Tensor:
-        """The class numbers (N,) of the videos that could be read."""
-        kept = zip(self.records, self.classes, strict=True)
-        return torch.tensor([number for record, number in kept if record.path not in embedded.bad.reasons])
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What `evaluate` was asked for, resolved; it is the same for every encoder that is measured."""
-
-    task: Task
-    test: Part
-    train: Part | None
-    concepts: ConceptSet
-    by: By
-    frames: int
-    clips: int
-    seed: int
-    k: int
-    temperature: float
-    Cs: tuple[float, ...]
-
-    def protocol(
-        self, encoder: VideoEncoder, test: Embedded, train: Embedded | None, chosen: dict[str, Detail]
-    ) -> Protocol:
-        """The record of a measurement."""
-        details: dict[str, Detail] = {}
-        if self.task == "linear-probe":
-            details = {"features": _FEATURES, "C among": self.Cs, "folds held out in turn": FOLDS}
-        elif self.task == "knn":
-            details = {"features": _FEATURES, "k": self.k, "temperature": self.temperature}
-        zero_shot = self.task == "zero-shot"
-        return Protocol(
-            task=self.task,
-            data=self.test.name,
-            data_hash=data_hash(self.test.records),
-            clips=len(test.labels),
-            missing=len(self.test.records) - len(test.labels),
-            actions=len(self.concepts.actions),
-            concepts=self.concepts.hash,
-            templates=self.concepts.templates if zero_shot else (),
-            by=self.by if zero_shot else None,
-            frames=self.frames,
-            views=(self.clips, 1),
-            size=encoder.image_size,
-            decoder=f"PyAV {metadata.version('av')}",
-            dtype=str(encoder.dtype).removeprefix("torch."),
-            seed=self.seed,
-            train=self.train.name if self.train else None,
-            train_hash=data_hash(self.train.records) if self.train else None,
-            train_clips=len(train.labels) if train else None,
-            details=details,
-            checkpoint=state_hash(encoder),
-            chosen=chosen,
-        )
-
-
 def evaluate(
     encoder: VideoEncoder | str | Path,
     data: str | Path,
@@ -141,6 +60,7 @@ def evaluate(
     workers: int = 0,
     quiet: bool = False,
     *,
+    missing: float = MISSING,
     k: int = NEIGHBOURS,
     temperature: float = TEMPERATURE,
     Cs: Sequence[float] = CS,
@@ -153,7 +73,8 @@ def evaluate(
     `data`'s have no part in. concepts: a set, a bundled name or a path; where it is not given, the encoder's
     own for zero-shot if it has one, else a set of the data's class names. frames, clips: frames a clip and
     clips a video. baseline: whether the frozen encoder, `encoder.frozen()`, is measured too, or an encoder to
-    take for it. k, temperature: of k-NN. Cs: what the linear probe chooses from on held-out train videos.
+    take for it. missing: share of the videos that may be missing or unreadable; the result is over the
+    others, and says so. k, temperature: of k-NN. Cs: what the linear probe chooses from on held-out train videos.
     quiet: print nothing.
 
     Prints a protocol line for each result, and a table. Videos that cannot be read are left out, counted and
@@ -166,7 +87,7 @@ def evaluate(
         raise ValueError(f'by: {by!r} is none of "category", "description", "both"')
     if isinstance(encoder, (str, Path)):
         encoder = VideoEncoder.from_pretrained(encoder)
-    frozen = _frozen(encoder, baseline)
+    frozen = baseline_of(encoder, baseline)
     measured = {"encoder": encoder} if frozen is None else {"frozen": frozen, "encoder": encoder}
     test, learned, concepts = _parts(encoder, data, protocol, concepts, train)
     if protocol == "zero-shot" and by != "category" and not concepts.descriptions:
@@ -175,44 +96,40 @@ def evaluate(
             "give concepts that have some, or score by category"
         )
     plan = Plan(
-        protocol,
-        test,
-        learned,
-        concepts,
-        by,
-        frames,
-        clips,
-        seed,
-        k,
-        temperature,
+        protocol, test, learned, concepts, by, frames, clips, seed, missing, k, temperature,
         tuple(map(float, sorted(Cs))),
-    )
+    )  # fmt: skip
+    return carry_out(plan, measured, quiet, batch_size, workers)
+
+
+def carry_out(
+    plan: Plan, measured: dict[str, VideoEncoder], quiet: bool = False, batch_size: int = 16, workers: int = 0
+) -> Evaluation:
+    """Measure the encoders by name ("encoder", and "frozen" or not), print and compare."""
+    for part in (plan.test, plan.train):
+        if part is not None:  # what is not there is known before a video is read
+            gone = [record.file for record in part.records if not os.path.isfile(record.file)]
+            part.require(len(gone), plan.missing, f"{gone[0]}: there is no such file" if gone else "")
     console = Console(quiet=quiet)
     results: dict[str, Result] = {}
     bad: list[BadFiles] = []
     with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=quiet,
-    ) as progress:
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(), console=console, transient=True, disable=quiet,
+    ) as progress:  # fmt: skip
         for name, one in measured.items():
-            results[name], bad = _measure(plan, one, name, progress, batch_size, workers)
+            results[name], bad = measure(plan, one, name, progress, batch_size, workers)
     found = Evaluation(result=results["encoder"], frozen=results.get("frozen"))
     if found.frozen is not None and not comparable(found.result.protocol, found.frozen.protocol):
         raise RuntimeError(
             "the encoder and the frozen baseline were not measured under one protocol:\n"
             f"{found.frozen.protocol.line()}\n{found.result.protocol.line()}"
         )
-    _show(console, results, bad)
+    show(console, results, bad)
     return found
 
 
-def _frozen(encoder: VideoEncoder, baseline: bool | VideoEncoder) -> VideoEncoder | None:
+def baseline_of(encoder: VideoEncoder, baseline: bool | VideoEncoder) -> VideoEncoder | None:
     """The baseline, or None. Raises ValueError where it cannot be had or cannot stand beside the encoder."""
     if isinstance(baseline, bool):
         if not baseline:
@@ -262,84 +179,5 @@ def _parts(
         raise ValueError(
             f"{both[0]}: this video is in train and in the test data; take it out of one ({len(both)} such)"
         )
-    _need_classes(parts[0].classes, parts[1].classes, concepts, f"{train}: there is no train video")
+    need_classes(parts[0].classes, parts[1].classes, concepts, f"{train}: there is no train video")
     return parts[0], parts[1], concepts
-
-
-def _need_classes(wanted: list[int], given: list[int], concepts: ConceptSet, start: str) -> None:
-    if missing := sorted({*wanted} - {*given}):
-        names = ", ".join(repr(concepts.labels[place]) for place in missing[:5])
-        more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
-        raise ValueError(f"{start} of {names}{more}, which the test data have; add some, or leave these out")
-
-
-def _measure(
-    plan: Plan, encoder: VideoEncoder, name: str, progress: Progress, batch_size: int, workers: int
-) -> tuple[Result, list[BadFiles]]:
-    space = None
-    if plan.task == "zero-shot":
-        space = ConceptSpace.build(plan.concepts, encoder.encode_text, 1 / encoder.logit_scale)
-        zero_shot_scores(space.categories[:1], space, plan.by)  # says now what descriptions are missing
-
-    def embedded(part: Part) -> Embedded:
-        bar = progress.add_task(f"{name}: {part.name}", total=len(part.records), rate="")
-
-        def say(done: int, _: int) -> None:
-            speed = next(task.speed for task in progress.tasks if task.id == bar)
-            progress.update(bar, completed=done, rate=f"{speed:.1f} videos/s" if speed else "")
-
-        return embed_videos(
-            encoder,
-            part.records,
-            frames=plan.frames,
-            clips=plan.clips,
-            batch_size=batch_size,
-            workers=workers,
-            on_progress=say,
-        )
-
-    train = embedded(plan.train) if plan.train else None
-    test = embedded(plan.test)
-    count = len(plan.concepts.actions)
-    labels = plan.test.numbers(test)
-    chosen: dict[str, Detail] = {}
-    ranking: Tensor
-    if space is not None:
-        ranking = zero_shot_scores(test.embeddings, space, plan.by)
-    else:
-        assert plan.train is not None
-        assert train is not None
-        known = plan.train.numbers(train)
-        start = f"{plan.train.name}: there is no readable train video"
-        _need_classes(labels.tolist(), known.tolist(), plan.concepts, start)
-        if plan.task == "knn":
-            ranking = knn_scores(
-                train.embeddings, known, test.embeddings, count, k=plan.k, temperature=plan.temperature
-            )
-        else:
-            probe = linear_probe(train.embeddings, known, count, plan.Cs, plan.seed)
-            chosen = {"C": probe.chosen_C}
-            ranking = probe.model.scores(test.embeddings)
-    result: dict[str, Any] = scores(ranking, labels, seed=plan.seed).model_dump()
-    protocol = plan.protocol(encoder, test, train, chosen)
-    return Result(**result, protocol=protocol), [part.bad for part in (train, test) if part is not None]
-
-
-def _show(console: Console, results: dict[str, Result], bad: list[BadFiles]) -> None:
-    for files in bad:
-        if len(files):
-            console.print(files.summary(), highlight=False, markup=False, soft_wrap=True)
-    caption = "frozen: the image checkpoint, averaged over frames" if "frozen" in results else None
-    table = Table("", "top-1", "95% interval", "top-5", "mean class", "clips", caption=caption)
-    for name, result in results.items():
-        line = result.protocol.line()
-        console.print(f"{name}: {line}", highlight=False, markup=False, soft_wrap=True)
-        table.add_row(
-            name,
-            f"{result.top1:.1%}",
-            f"{result.ci95[0]:.1%} to {result.ci95[1]:.1%}",
-            f"{result.top5:.1%}",
-            f"{result.mean_class:.1%}",
-            f"{result.n} of {result.n + result.protocol.missing}",
-        )
-    console.print(table)

@@ -43,6 +43,18 @@ class Timeline:
     frame_bytes: int
 
 
+@dataclass(frozen=True)
+class Header:
+    """What a file's header says, which nothing has checked: codec, container, pixels, frames a second, seconds."""
+
+    codec: str
+    container: str
+    width: int
+    height: int
+    rate: float
+    seconds: float | None
+
+
 class _Untrusted(Exception):
     """The decode disagrees with the packets' times."""
 
@@ -124,6 +136,26 @@ def read_video(
     except av.FFmpegError as error:
         reason = error.strerror or str(error)
         raise DecodeError(f"{path}: not decodable as video: {reason}") from None
+
+
+def probe(path: str | Path) -> Header:
+    """Open a file and read its header; nothing is decoded. Raises DecodeError."""
+    path = Path(path)
+    try:
+        with closing(_open(path)) as file:
+            stream, context = file.stream, file.stream.codec_context
+            unit = stream.time_base if stream.duration else 1 / av.time_base if file.container.duration else None
+            ticks = stream.duration or file.container.duration
+            return Header(
+                context.codec.name,
+                file.container.format.name.split(",")[0],
+                context.width,
+                context.height,
+                float(stream.average_rate or stream.guessed_rate or 0),
+                None if unit is None else float(ticks * unit),
+            )
+    except av.FFmpegError as error:
+        raise DecodeError(f"{path}: not decodable as video: {error.strerror or error}") from None
 
 
 def frame_times(path: str | Path) -> np.ndarray:
