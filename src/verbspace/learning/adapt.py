@@ -17,7 +17,8 @@ from verbspace.learning.distiller import Distiller, Weights
 from verbspace.learning.state import find_states
 from verbspace.learning.trainer import parameter_groups, train
 from verbspace.model.encoder import VideoEncoder
-from verbspace.video.dataset import BadFiles, ViewDataset, load_views
+from verbspace.video.check import known_faults
+from verbspace.video.dataset import BadFiles, BadVideo, NoReadableVideo, ViewDataset, load_views
 from verbspace.video.manifest import Record, read_manifest
 
 # Settings of training that may change when a run goes on. Steps count, but by their number alone.
@@ -51,13 +52,14 @@ def adapt(
     concepts = concepts if isinstance(concepts, ConceptSet) else ConceptSet.load(concepts)
     start = encoder if isinstance(encoder, VideoEncoder) else VideoEncoder.from_pretrained(encoder)
     out = Path(out)
-    records = read_videos(videos)
+    records, aside = without_known_faults(read_videos(videos), videos)
     training = settings.training
     device = torch.device(training.device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
     distiller = build_distiller(start, concepts, settings, device)
     dataset = build_dataset(records, distiller.student, concepts, settings)
-    bad = BadFiles(len(records))
+    bad = BadFiles(len(records) + len(aside))
+    bad.add(aside)
 
     def batches(first: int) -> Iterable[dict[str, Tensor]]:
         return load_views(dataset, batch_size=training.batch_size, start=first, workers=training.workers, bad=bad)
@@ -123,6 +125,22 @@ def read_videos(videos: str | Path | Sequence[str | Path]) -> list[Record]:
     if not found:
         raise ValueError(f"{videos}: there are no videos here")
     return [Record(record.path, None) for record in found]
+
+
+def without_known_faults(
+    records: list[Record], videos: str | Path | Sequence[str | Path]
+) -> tuple[list[Record], list[BadVideo]]:
+    """Leave out what `verbspace data check` has found to be bad and what has not changed since. Returns both."""
+    if not isinstance(videos, (str, Path)):
+        return records, []
+    faults = known_faults(Path(videos), [record.file for record in records])
+    aside = [BadVideo(n, r.path, faults[r.file]) for n, r in enumerate(records) if r.file in faults]
+    kept = [record for record in records if record.file not in faults]
+    if not kept:
+        raise NoReadableVideo(
+            f"{videos}: all {len(records)} videos are bad, says the check's report: {aside[0].reason}"
+        )
+    return kept, aside
 
 
 def build_distiller(

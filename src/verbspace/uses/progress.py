@@ -11,13 +11,17 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 Say = Callable[[str, int, int, dict[str, float]], None]  # stage, done, total, values
-NOTES = {"loss": "loss", "category_mean_entropy": "entropy", "top1": "top-1"}
+NOTES = {"loss": "loss", "category_mean_entropy": "entropy", "top1": "top-1", "bad": "bad"}
 TENTH = 10
 
 
 def note(values: Mapping[str, float]) -> str:
     """What is worth a place beside the bar."""
-    return "  ".join(f"{name} {values[key]:.3f}" for key, name in NOTES.items() if key in values)
+    return "  ".join(f"{name} {_figure(values[key])}" for key, name in NOTES.items() if key in values)
+
+
+def _figure(value: float) -> str:
+    return str(value) if isinstance(value, int) else f"{value:.3f}"
 
 
 def speed(per_second: float) -> str:

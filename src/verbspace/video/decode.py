@@ -158,6 +158,20 @@ def probe(path: str | Path) -> Header:
         raise DecodeError(f"{path}: not decodable as video: {error.strerror or error}") from None
 
 
+def count_frames(path: str | Path) -> int:
+    """Decode all of a video and count its frames; nothing is converted or kept. Raises DecodeError."""
+    path = Path(path)
+    try:
+        with closing(_open(path)) as file:
+            count = sum(1 for _ in file.frames())
+    except (av.FFmpegError, OSError) as error:
+        reason = error.strerror or str(error)
+        raise DecodeError(f"{path}: not decodable as video: {reason}") from None
+    if not count:
+        raise DecodeError(f"{path}: the video stream holds no decodable frame")
+    return count
+
+
 def frame_times(path: str | Path) -> np.ndarray:
     """Seconds (F,) float64 at which each frame shows, ascending, the first 0. Raises DecodeError."""
     return read_video(path, lambda timeline: ())[0].times

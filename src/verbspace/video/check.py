@@ -1,0 +1,202 @@
+"""Every file of a data set decoded to its end, each in a process that can be killed: a decoder may hang, or crash."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+from verbspace.video.decode import DecodeError, count_frames
+
+REPORT = "verbspace-check.jsonl"
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A file's outcome: the number of its frames, or what is wrong with it (None: nothing)."""
+
+    file: str
+    frames: int
+    fault: str | None
+
+
+class Report:
+    """Outcomes on disk, a JSON line each, by path from the report's folder, size and time of change.
+
+    An entry whose file has changed since counts for nothing. A line cut off by a kill is left out.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._known: dict[str, dict[str, Any]] = {}
+        if path.is_file():
+            for line in path.read_text(encoding="utf-8").splitlines():
+                with suppress(ValueError, KeyError, TypeError):
+                    entry = json.loads(line)
+                    self._known[str(entry["file"])] = entry
+
+    def find(self, file: str) -> Checked | None:
+        """The outcome for the file as it is now, or None."""
+        entry = self._known.get(self._name(file))
+        if entry is None or [entry.get("size"), entry.get("changed")] != _state(file):
+            return None
+        return Checked(file, int(entry["frames"]), entry["fault"])
+
+    def add(self, outcome: Checked) -> None:
+        """Append a line."""
+        size, changed = _state(outcome.file)
+        entry = {"file": self._name(outcome.file), "size": size, "changed": changed}
+        entry |= {"frames": outcome.frames, "fault": outcome.fault}
+        self._known[self._name(outcome.file)] = entry
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        cut = self.path.is_file() and self.path.read_bytes()[-1:] not in (b"", b"\n")
+        with self.path.open("a", encoding="utf-8") as report:
+            report.write(("\n" if cut else "") + json.dumps(entry, ensure_ascii=False) + "\n")
+
+    def _name(self, file: str) -> str:
+        return os.path.relpath(os.path.abspath(file), os.path.abspath(self.path.parent))
+
+
+def check_files(
+    files: Sequence[str], *, limit: float = 60.0, workers: int = 1, start_method: str = "spawn"
+) -> Iterator[Checked]:
+    """Decode every file to its end and yield the outcomes as they come.
+
+    limit: seconds a file may take; then its process is killed and another takes its place, as it does for one that
+    dies. Nothing that a file does ends the check.
+    """
+    context = multiprocessing.get_context(start_method)
+    waiting = list(reversed(files))
+    slots: list[_Slot] = []
+    try:
+        while waiting or slots:
+            while waiting and len(slots) < workers:
+                slots.append(_Slot(context))
+            for slot in slots:
+                if slot.file is None and waiting:
+                    slot.give(waiting.pop())
+            busy = [slot for slot in slots if slot.file is not None]
+            if not busy:
+                break
+            now = time.monotonic()
+            left = max(0.0, min(slot.since + limit for slot in busy) - now)
+            wait([slot.answers for slot in busy] + [slot.process.sentinel for slot in busy], timeout=left)
+            for slot in busy:
+                outcome = slot.outcome(limit)
+                if outcome is not None:
+                    yield outcome
+                    if not slot.process.is_alive():
+                        slots.remove(slot)
+    finally:
+        for slot in slots:
+            slot.kill()
+
+
+class _Slot:
+    """A process that decodes one file at a time."""
+
+    def __init__(self, context: Any) -> None:
+        self.answers, theirs = context.Pipe()
+        self.process = context.Process(target=_work, args=(theirs,), daemon=True)
+        self.process.start()
+        theirs.close()
+        self.file: str | None = None
+        self.since = 0.0
+        self.ready = False
+
+    def give(self, file: str) -> None:
+        self.file, self.since = file, time.monotonic()
+        with suppress(OSError):  # one that has died is seen by its outcome
+            self.answers.send(file)
+
+    def outcome(self, limit: float) -> Checked | None:
+        """What became of the file, or None if it is still at work; a process that hangs is killed."""
+        assert self.file is not None
+        file = self.file
+        try:
+            while self.answers.poll():
+                frames, fault = self.answers.recv()
+                if frames < 0:  # it has started: importing is not the file's time
+                    self.since = time.monotonic()
+                    continue
+                self.file = None
+                return Checked(file, frames, fault)
+        except (EOFError, OSError):
+            pass
+        if not self.process.is_alive():
+            code = self.process.exitcode or 0
+            how = f"signal {-code}" if code < 0 else f"exit code {code}"
+            self.kill()
+            return Checked(file, 0, f"{file}: the decoder crashed ({how})")
+        if time.monotonic() - self.since >= limit:
+            self.kill()
+            return Checked(file, 0, f"{file}: not decoded within {limit:g} s")
+        return None
+
+    def kill(self) -> None:
+        self.process.kill()  # a decoder can ignore SIGTERM
+        self.process.join()
+        self.answers.close()
+
+
+def _work(answers: Connection) -> None:
+    """In the process: decode what comes until the pipe closes."""
+    with suppress(EOFError, OSError, KeyboardInterrupt):
+        while True:
+            file = answers.recv()
+            answers.send((-1, None))
+            answers.send(_decode(file))
+
+
+def _decode(file: str) -> tuple[int, str | None]:
+    try:
+        return count_frames(file), None
+    except DecodeError as error:
+        return 0, str(error)
+    except Exception as error:  # whatever a decoder raises is the file's fault, and is said
+        return 0, f"{file}: {type(error).__name__}: {error}"
+
+
+def known_faults(source: Path, files: Sequence[str]) -> dict[str, str]:
+    """What the report beside a folder or list says of these files, where it says that they are bad."""
+    report = Report((source if source.is_dir() else source.parent) / REPORT)
+    outcomes = (report.find(file) for file in files)
+    return {outcome.file: outcome.fault for outcome in outcomes if outcome is not None and outcome.fault is not None}
+
+
+def _state(file: str) -> list[int]:
+    try:
+        found = os.lstat(file)
+    except OSError:
+        return [-1, -1]
+    return [found.st_size, found.st_mtime_ns]
+
+
+def check(
+    files: Sequence[str],
+    report: Path,
+    *,
+    limit: float = 60.0,
+    workers: int = 1,
+    on_file: Callable[[int, int, Checked], None] = lambda done, total, outcome: None,
+) -> list[Checked]:
+    """Check what the report does not know yet, and note each outcome in it at once. Returns all, in order."""
+    known = Report(report)
+    found = {file: outcome for file in files if (outcome := known.find(file)) is not None}
+    done = 0
+    for outcome in found.values():
+        done += 1
+        on_file(done, len(files), outcome)
+    for outcome in check_files([file for file in files if file not in found], limit=limit, workers=workers):
+        known.add(outcome)
+        found[outcome.file] = outcome
+        done += 1
+        on_file(done, len(files), outcome)
+    return [found[file] for file in files]
