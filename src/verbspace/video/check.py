@@ -6,7 +6,7 @@ import json
 import multiprocessing
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -30,11 +30,12 @@ class Checked:
 class Report:
     """Outcomes on disk, a JSON line each, by path from the report's folder, size and time of change.
 
-    An entry whose file has changed since counts for nothing. A line cut off by a kill is left out.
+    An entry whose file has changed since counts for nothing, and so does one made with other `settings`. A line cut
+    off by a kill is left out.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, settings: Mapping[str, Any] | None = None) -> None:
+        self.path, self.settings = path, dict(settings or {})
         self._known: dict[str, dict[str, Any]] = {}
         if path.is_file():
             for line in path.read_text(encoding="utf-8").splitlines():
@@ -47,13 +48,17 @@ class Report:
         entry = self._known.get(self._name(file))
         if entry is None or [entry.get("size"), entry.get("changed")] != _state(file):
             return None
+        if entry.get("settings", {}) != self.settings:
+            return None
         return Checked(file, int(entry["frames"]), entry["fault"])
 
     def add(self, outcome: Checked) -> None:
         """Append a line."""
         size, changed = _state(outcome.file)
-        entry = {"file": self._name(outcome.file), "size": size, "changed": changed}
+        entry: dict[str, Any] = {"file": self._name(outcome.file), "size": size, "changed": changed}
         entry |= {"frames": outcome.frames, "fault": outcome.fault}
+        if self.settings:
+            entry["settings"] = self.settings
         self._known[self._name(outcome.file)] = entry
         self.path.parent.mkdir(parents=True, exist_ok=True)
         cut = self.path.is_file() and self.path.read_bytes()[-1:] not in (b"", b"\n")
@@ -64,13 +69,23 @@ class Report:
         return os.path.relpath(os.path.abspath(file), os.path.abspath(self.path.parent))
 
 
+Task = Callable[[str], int]  # a file to the number of its frames; raises what is wrong with it
+
+
 def check_files(
     files: Sequence[str], *, limit: float = 60.0, workers: int = 1, start_method: str = "spawn"
 ) -> Iterator[Checked]:
-    """Decode every file to its end and yield the outcomes as they come.
+    """Decode every file to its end and yield the outcomes as they come."""
+    return run_apart(count_frames, files, limit=limit, workers=workers, start_method=start_method)
+
+
+def run_apart(
+    task: Task, files: Sequence[str], *, limit: float = 60.0, workers: int = 1, start_method: str = "spawn"
+) -> Iterator[Checked]:
+    """Do `task` for every file in processes of their own and yield the outcomes as they come.
 
     limit: seconds a file may take; then its process is killed and another takes its place, as it does for one that
-    dies. Nothing that a file does ends the check.
+    dies. Nothing that a file does ends the run.
     """
     context = multiprocessing.get_context(start_method)
     waiting = list(reversed(files))
@@ -78,7 +93,7 @@ def check_files(
     try:
         while waiting or slots:
             while waiting and len(slots) < workers:
-                slots.append(_Slot(context))
+                slots.append(_Slot(context, task))
             for slot in slots:
                 if slot.file is None and waiting:
                     slot.give(waiting.pop())
@@ -100,11 +115,11 @@ def check_files(
 
 
 class _Slot:
-    """A process that decodes one file at a time."""
+    """A process that does its task for one file at a time."""
 
-    def __init__(self, context: Any) -> None:
+    def __init__(self, context: Any, task: Task) -> None:
         self.answers, theirs = context.Pipe()
-        self.process = context.Process(target=_work, args=(theirs,), daemon=True)
+        self.process = context.Process(target=_work, args=(theirs, task), daemon=True)
         self.process.start()
         theirs.close()
         self.file: str | None = None
@@ -146,18 +161,18 @@ class _Slot:
         self.answers.close()
 
 
-def _work(answers: Connection) -> None:
-    """In the process: decode what comes until the pipe closes."""
+def _work(answers: Connection, task: Task) -> None:
+    """In the process: do what comes until the pipe closes."""
     with suppress(EOFError, OSError, KeyboardInterrupt):
         while True:
             file = answers.recv()
             answers.send((-1, None))
-            answers.send(_decode(file))
+            answers.send(_outcome(task, file))
 
 
-def _decode(file: str) -> tuple[int, str | None]:
+def _outcome(task: Task, file: str) -> tuple[int, str | None]:
     try:
-        return count_frames(file), None
+        return task(file), None
     except DecodeError as error:
         return 0, str(error)
     except Exception as error:  # whatever a decoder raises is the file's fault, and is said

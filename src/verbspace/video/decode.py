@@ -158,6 +158,23 @@ def probe(path: str | Path) -> Header:
         raise DecodeError(f"{path}: not decodable as video: {error.strerror or error}") from None
 
 
+def stream_frames(path: str | Path, size: int | None = None) -> Iterator[np.ndarray]:
+    """All frames one by one, in order: uint8 RGB (H, W, 3), upright; memory holds one. Raises DecodeError.
+
+    size: frames whose short side is longer, in pixels, are shrunk to it.
+    """
+    path = Path(path)
+    reformatter = VideoReformatter()
+    shape: tuple[int, int] | None = None
+    try:
+        with closing(_open(path)) as file:
+            for frame in file.frames():
+                shape = shape or _shrunk(frame.height, frame.width, size)
+                yield _rgb(reformatter, frame, shape)
+    except av.FFmpegError as error:
+        raise DecodeError(f"{path}: not decodable as video: {error.strerror or error}") from None
+
+
 def count_frames(path: str | Path) -> int:
     """Decode all of a video and count its frames; nothing is converted or kept. Raises DecodeError."""
     path = Path(path)

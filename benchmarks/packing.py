@@ -1,0 +1,64 @@
+"""What packing gives: views a second from original files and from packed ones, in one run, in turns.
+
+    python benchmarks/packing.py FOLDER [--size 128] [--rounds 5]
+
+All views of training (2 global ones of 8 frames at 224 px, 8 local ones at 96 px) from one decode of each video, on one
+core.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from verbspace.video.dataset import ViewDataset
+from verbspace.video.manifest import read_manifest
+from verbspace.video.pack import Packing, pack, target_of
+from verbspace.video.record import Record
+
+
+def views_a_second(records: list[Record], seed: int) -> float:
+    """Of one pass over the videos."""
+    dataset = ViewDataset(
+        records, global_size=224, local_size=96, global_views=2, local_views=8, global_frames=8, local_frames=8,
+        seed=seed, largest=256,
+    )  # fmt: skip
+    began = time.perf_counter()
+    for index in range(len(records)):
+        assert not dataset[index]["bad"]
+    return 10 * len(records) / (time.perf_counter() - began)
+
+
+def main() -> None:
+    """Print rates and the median of their ratios."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--size", type=int, default=256)
+    parser.add_argument("--rounds", type=int, default=5)
+    chosen = parser.parse_args()
+    torch.set_num_threads(1)
+    records = read_manifest(chosen.folder)
+    with tempfile.TemporaryDirectory() as out:
+        pack(
+            [r.file for r in records], chosen.folder, Path(out), Packing(size=chosen.size), workers=os.cpu_count() or 1
+        )
+        packed = [Record(target_of(r.file, str(chosen.folder), out)) for r in records]
+        sizes = [sum(os.path.getsize(r.file) for r in group) / 1e6 for group in (records, packed)]
+        rates = [[views_a_second(group, seed) for group in (records, packed)] for seed in range(chosen.rounds)]
+    ratios = sorted(after / before for before, after in rates)
+    before, after = (statistics.median(rate) for rate in zip(*rates, strict=True))
+    print(
+        f"{chosen.folder.name}: {len(records)} videos, {sizes[0]:.1f} MB, at {chosen.size} px {sizes[1]:.1f} MB; "
+        f"views a second {before:.1f} and {after:.1f}, ratio {statistics.median(ratios):.2f} "
+        f"({ratios[0]:.2f} to {ratios[-1]:.2f})"
+    )
+
+
+if __name__ == "__main__":
+    main()
