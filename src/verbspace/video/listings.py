@@ -22,6 +22,7 @@ class Files:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._start = os.path.join(root, "")
         self._found: dict[str, str] | None = None
 
     def find(self, *names: str) -> str:
@@ -34,10 +35,11 @@ class Files:
                 if os.path.isfile(direct := os.path.join(self.root, name)):
                     return direct
             self._found = {os.path.basename(file).casefold(): file for file, _ in walk(self.root)}
-        for name in names:
-            if (found := self._found.get(os.path.basename(name).casefold())) is not None:
-                return found
-        return os.path.join(self.root, names[0])
+        if self._found:
+            for name in names:
+                if (found := self._found.get(name.rpartition("/")[2].casefold())) is not None:
+                    return found
+        return f"{self._start}{names[0]}"
 
 
 def walk(folder: Path) -> Iterator[tuple[str, str]]:
