@@ -125,6 +125,20 @@ def test_progress_is_told_from_what_was_kept_to_the_end(tmp_path: Path) -> None:
     assert told == [(1, 3), (2, 3), (3, 3)]
 
 
+def test_ctrl_c_says_what_is_kept_and_the_next_run_goes_on(tmp_path: Path) -> None:
+    def answer(action: str, times: int) -> str:
+        if action == "running":
+            raise KeyboardInterrupt
+        return about(action)
+
+    actions = ["waving", "bowing", "running", "jumping"]
+    with pytest.raises(KeyboardInterrupt, match="stopped: 2 of 4 actions are kept; run the same command again"):
+        write_concepts(actions, Scripted(answer), name="mine", cache=tmp_path, concurrency=1)
+    model = Scripted(about)
+    assert write_concepts(actions, model, name="mine", cache=tmp_path).cached == 2
+    assert model.asked == ["running", "jumping"]
+
+
 def test_no_more_requests_at_once_than_allowed(tmp_path: Path) -> None:
     most, now = 0, 0
 

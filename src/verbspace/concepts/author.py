@@ -167,8 +167,15 @@ def write_concepts(
         finally:
             await model.close()
 
+    def go() -> None:
+        try:
+            asyncio.run(run())
+        except KeyboardInterrupt:
+            kept_now = f"{len(replies)} of {len(actions)} actions are kept"
+            raise KeyboardInterrupt(f"stopped: {kept_now}; run the same command again to go on") from None
+
     try:
-        asyncio.run(run())
+        go()
     except* ValueError as group:
         first = group.exceptions[0]
         while isinstance(first, BaseExceptionGroup):
