@@ -149,7 +149,7 @@ def test_frames_are_shrunk_but_never_enlarged(tmp_path: Path) -> None:
 
 
 def test_decoding_keeps_to_one_thread(tmp_path: Path) -> None:
-    file = decode._File(write_video(tmp_path / "a.mp4", numbered_frames(2)))
+    file = decode._open(write_video(tmp_path / "a.mp4", numbered_frames(2)))
     assert file.stream.codec_context.thread_count == 1
     file.close()
 

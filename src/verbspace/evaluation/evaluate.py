@@ -18,6 +18,7 @@ from verbspace.evaluation.linear_probe import CS
 from verbspace.evaluation.measure import Part, Plan, measure, need_classes, show
 from verbspace.evaluation.protocol import Result, Task, comparable
 from verbspace.model.encoder import VideoEncoder
+from verbspace.video import storage
 from verbspace.video.dataset import BadFiles
 from verbspace.video.manifest import read_manifest
 
@@ -108,7 +109,7 @@ def carry_out(
     """Measure the encoders by name ("encoder", and "frozen" or not), print and compare."""
     for part in (plan.test, plan.train):
         if part is not None:  # what is not there is known before a video is read
-            gone = [record.file for record in part.records if not os.path.isfile(record.file)]
+            gone = [record.file for record in part.records if not storage.exists(record.file)]
             part.require(len(gone), plan.missing, f"{gone[0]}: there is no such file" if gone else "")
     console = Console(quiet=quiet)
     results: dict[str, Result] = {}

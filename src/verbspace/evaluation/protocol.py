@@ -13,6 +13,7 @@ from torch import nn
 
 from verbspace.concepts.space import By
 from verbspace.evaluation.metrics import Scores
+from verbspace.video import storage
 from verbspace.video.manifest import Record
 
 Task = Literal["zero-shot", "linear-probe", "knn"]
@@ -120,6 +121,7 @@ def data_hash(records: Iterable[Record]) -> str:
     """
     lines = []
     for record in records:
-        size = record.path.stat().st_size if record.path.is_file() else None
+        found = storage.find(record.file)
+        size = None if found is None else found.size
         lines.append(json.dumps([record.label, record.path.parent.name, record.path.name, size]))
     return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()[:16]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import statistics
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -12,6 +11,7 @@ from pathlib import Path
 from rich.table import Table
 from rich.text import Text
 
+from verbspace.video import storage
 from verbspace.video.decode import DecodeError, probe
 from verbspace.video.manifest import Manifest
 
@@ -43,7 +43,7 @@ def data_info(
     """Look whether the listed files are there, and into `sample` of them, evenly chosen (all if None), for length,
     size, frame rate and codec as their headers say."""
     records = found.records
-    there = [record for record in records if os.path.isfile(record.file)]
+    there = [record for record in records if storage.exists(record.file)]
     held = {record.file for record in there}
     info = DataInfo(
         source=str(source),

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from verbspace.video.decode import DecodeError, count_frames
+from verbspace.video.storage import state
 
 REPORT = "verbspace-check.jsonl"
 
@@ -46,7 +47,7 @@ class Report:
     def find(self, file: str) -> Checked | None:
         """The outcome for the file as it is now, or None."""
         entry = self._known.get(self._name(file))
-        if entry is None or [entry.get("size"), entry.get("changed")] != _state(file):
+        if entry is None or [entry.get("size"), entry.get("changed")] != state(file):
             return None
         if entry.get("settings", {}) != self.settings:
             return None
@@ -54,7 +55,7 @@ class Report:
 
     def add(self, outcome: Checked) -> None:
         """Append a line."""
-        size, changed = _state(outcome.file)
+        size, changed = state(outcome.file)
         entry: dict[str, Any] = {"file": self._name(outcome.file), "size": size, "changed": changed}
         entry |= {"frames": outcome.frames, "fault": outcome.fault}
         if self.settings:
@@ -184,14 +185,6 @@ def known_faults(source: Path, files: Sequence[str]) -> dict[str, str]:
     report = Report((source if source.is_dir() else source.parent) / REPORT)
     outcomes = (report.find(file) for file in files)
     return {outcome.file: outcome.fault for outcome in outcomes if outcome is not None and outcome.fault is not None}
-
-
-def _state(file: str) -> list[int]:
-    try:
-        found = os.lstat(file)
-    except OSError:
-        return [-1, -1]
-    return [found.st_size, found.st_mtime_ns]
 
 
 def check(

@@ -21,6 +21,8 @@ import torch
 from av.video.reformatter import VideoReformatter
 from torch import Tensor
 
+from verbspace.video import storage
+
 # One packet shows exactly one frame, at the packet's time, for these codecs in these containers.
 TRUSTED_FORMATS = {"mov", "mp4", "matroska", "webm"}
 TRUSTED_CODECS = {"h264", "hevc", "vp9", "libvpx-vp9", "av1", "libdav1d", "mpeg4", "mjpeg", "ffv1"}
@@ -62,10 +64,10 @@ class _Untrusted(Exception):
 class _File:
     """An open file and its video stream, decoded in one thread."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, where: storage.Stretch) -> None:
         self.path = path
         # Tags in unknown encodings are no reason to refuse a file: we do not read them.
-        self.container = av.open(str(path), metadata_errors="ignore")
+        self.container = av.open(storage.url(where), metadata_errors="ignore")
         try:
             streams = [s for s in self.container.streams.video if not s.disposition & s.disposition.attached_pic]
             if not streams:
@@ -204,13 +206,16 @@ def decode_frames(path: str | Path, indices: Sequence[int] | None = None, size: 
 
 
 def _open(path: Path) -> _File:
-    if not path.exists():
-        raise DecodeError(f"{path}: there is no such file")
-    if not path.is_file():
-        raise DecodeError(f"{path}: not a file")
-    if path.stat().st_size == 0:
+    """Raises DecodeError, and what PyAV raises for a file that is no video."""
+    try:
+        where = storage.find(str(path))
+    except ValueError as error:
+        raise DecodeError(str(error)) from None
+    if where is None:
+        raise DecodeError(f"{path}: {'not a file' if path.exists() else 'there is no such file'}")
+    if where.size == 0:
         raise DecodeError(f"{path}: the file is empty")
-    return _File(path)
+    return _File(path, where)
 
 
 def _read_by_packets(
@@ -237,7 +242,7 @@ def _read_by_packets(
     wanted = _checked(file, choose(timeline), len(stamps))
     if not len(wanted):
         return timeline, torch.empty(0, 3, 0, 0, dtype=torch.uint8)
-    again = None if packets is not None else _File(file.path)
+    again = None if packets is not None else _open(file.path)
     try:
         frames = file.frames(packets) if again is None else again.frames()
         return timeline, _gather(file, frames, wanted, size, stamps)
@@ -270,7 +275,7 @@ def _read_by_decode(
         return timeline, torch.empty(0, 3, 0, 0, dtype=torch.uint8)
     if frames is not None:
         return timeline, _gather(file, iter(frames), wanted, size, None)
-    with closing(_File(file.path)) as again:
+    with closing(_open(file.path)) as again:
         return timeline, _gather(again, again.frames(), wanted, size, None)
 
 

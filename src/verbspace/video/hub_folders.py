@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from verbspace.video.listings import read_lines
-from verbspace.video.record import Record
+from verbspace.video.record import Record, named_label
 
 NAMES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
-LABELS = ("label", "class", "class_name", "action", "category", "label_name")
 
 
 def metadata_of(folder: Path) -> Path | None:
@@ -30,8 +29,7 @@ def read_metadata(source: Path, split: str | None = None) -> list[Record]:
             raise ValueError(f"{source}: row {number}: has no file_name; add the column")
         if split is not None and row.get("split") not in (None, "", split):
             continue
-        label = next((row[key] for key in LABELS if row.get(key) not in (None, "")), None)
-        records.append(Record(os.path.join(source.parent, name), None if label is None else str(label)))
+        records.append(Record(os.path.join(source.parent, name), named_label(row)))
     if not records:
         raise ValueError(f"{source}: holds no videos of that split")
     return records

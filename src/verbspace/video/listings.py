@@ -7,11 +7,13 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from verbspace.video.record import VIDEO_EXTENSIONS, Record, is_video
+from verbspace.video.record import VIDEO_EXTENSIONS, Record, is_video, numbered_label
 
 _HEADERS = {"path", "video", "video_path", "file", "filename", "file_name"}
 # The path runs to the last video extension that a separator or the end follows: paths may hold spaces and commas.
 _LINE = re.compile(rf"(.*(?:{'|'.join(map(re.escape, VIDEO_EXTENSIONS))}))(?:[ ,\t]+(.*))?", re.IGNORECASE)
+
+_NUMBERS = re.compile(r"\d+([ ,\t]+\d+)+")  # a count of frames and a class, or classes: which is not said
 
 
 class Files:
@@ -99,13 +101,12 @@ def read_list(source: Path, root: Path, labels: Sequence[str] | None = None) -> 
                 f"{source}: line {number}: {'no label' if labelled else 'a label'}, unlike the lines before; "
                 "label all videos or none"
             )
-        if labels is not None and label is not None and label.isdigit():
-            if int(label) >= len(labels):
-                raise ValueError(
-                    f"{source}: line {number}: class {label}, but there are {len(labels)} labels, counted from 0; "
-                    "give the label list that this list is for"
-                )
-            label = labels[int(label)]
+        if label is not None and _NUMBERS.fullmatch(label):
+            raise ValueError(
+                f"{source}: line {number}: several numbers behind the path, {label!r}; keep the one that is the class"
+            )
+        if labels is not None and label is not None:
+            label = numbered_label(label, labels, f"{source}: line {number}")
         records.append(Record(os.path.join(base, path), label))
     if not records:
         raise ValueError(f"{source}: no videos in this list; write one path a line, with a label behind it or none")

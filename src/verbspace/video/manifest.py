@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from verbspace.video import hub_folders, official
-from verbspace.video.listings import Files, read_folder, read_list
+from verbspace.video.listings import Files, read_folder, read_list, walk
 from verbspace.video.record import VIDEO_EXTENSIONS, Record
+from verbspace.video.shards import read_shards, shards_of
 
 __all__ = ["VIDEO_EXTENSIONS", "Manifest", "Record", "read_manifest", "understand"]
 
@@ -37,7 +38,8 @@ def read_manifest(
       `labels` are the names for class numbers in it;
     * UCF101's `trainlist01.txt` or `testlist01.txt`, or their folder with `split` and `fold`;
     * HMDB51's folder of `<class>_test_split1.txt`, with `split` (train, test) and `fold` (1 to 3);
-    * Kinetics' CSV, all of it or one `split`; Something-Something's JSON.
+    * Kinetics' CSV, all of it or one `split`; Something-Something's JSON;
+    * a WebDataset shard or a folder of them, as video2dataset writes them.
 
     root: where the videos are, if not beside the source. The data sets' own lists are matched with the files there by
     name, whatever folders they are in; a listed file that is missing has a record all the same. Raises
@@ -66,7 +68,13 @@ def understand(
     if source.is_dir():
         if (metadata := hub_folders.metadata_of(source)) is not None:
             return Manifest(hub_folders.read_metadata(metadata, split), f"a folder with {metadata.name}")
+        if shards := shards_of(source):
+            if (video := next(walk(source), None)) is not None:
+                raise ValueError(f"{source}: holds shards ({shards[0].name}) and videos ({video[0]}); give one kind")
+            return Manifest(read_shards(shards, labels), f"WebDataset shards, {len(shards)}")
         return Manifest(read_folder(source), "a folder of videos")
+    if shards := shards_of(source):
+        return Manifest(read_shards(shards, labels), "a WebDataset shard")
     if source.name in hub_folders.NAMES:
         return Manifest(hub_folders.read_metadata(source, split), source.name)
     if official.is_kinetics(source):

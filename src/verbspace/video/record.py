@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 VIDEO_EXTENSIONS = (
     ".mp4",
@@ -22,6 +23,10 @@ VIDEO_EXTENSIONS = (
     ".ogv",
     ".gif",
 )
+
+
+# Where tables and notes have the name of a video's class.
+LABELS = ("label", "class", "class_name", "action", "category", "label_name")
 
 
 class _Fields(NamedTuple):
@@ -50,3 +55,21 @@ class Record(_Fields):
 def is_video(name: str) -> bool:
     """Whether a file's name ends like a video's."""
     return name.lower().endswith(VIDEO_EXTENSIONS)
+
+
+def named_label(row: Mapping[str, Any]) -> str | None:
+    """The class in a row of a table, from the first of LABELS that is there and not empty."""
+    label = next((row[key] for key in LABELS if row.get(key) not in (None, "")), None)
+    return None if label is None else str(label)
+
+
+def numbered_label(label: str, labels: Sequence[str], where: str) -> str:
+    """The name for a class number, counted from 0; a label that is no number stays. Raises ValueError with `where`."""
+    if not label.isdigit():
+        return label
+    if int(label) >= len(labels):
+        raise ValueError(
+            f"{where}: class {label}, but there are {len(labels)} labels, counted from 0; "
+            "give the label list that this is for"
+        )
+    return labels[int(label)]
