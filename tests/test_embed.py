@@ -3,7 +3,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from verbspace.evaluation.embed import embed_videos
+from verbspace.evaluation.embed import Known, embed_videos
 from verbspace.video.dataset import ClipDataset, NoReadableVideo
 from verbspace.video.manifest import Record
 from video_files import numbered_frames, write_video
@@ -91,3 +91,31 @@ def test_nothing_to_embed(records: list[Record]) -> None:
         embed_videos(Colours(), [])
     with pytest.raises(NoReadableVideo, match=r"none of the 1 videos.*broken\.mp4"):
         embed_videos(Colours(), [records[1]])
+
+
+def test_crops_and_clips_are_all_averaged(records: list[Record]) -> None:
+    found = embed_videos(Colours(), [records[0]], frames=3, clips=2, crops=3)
+    item = ClipDataset([records[0]], frames=3, clips=2, crops=3, size=32)[0]
+    assert isinstance(item, dict)
+    assert item["video"].shape == (6, 3, 3, 32, 32)
+    assert torch.equal(item["times"][0], item["times"][4])
+    encoder = Colours().eval()
+    each = functional.normalize(encoder(encoder.normalise(item["video"]), item["times"]), dim=-1)
+    torch.testing.assert_close(found.embeddings[0], functional.normalize(each.mean(0), dim=-1))
+
+
+def test_what_is_known_is_not_embedded_again(records: list[Record]) -> None:
+    encoder = Colours()
+    known: Known = {}
+    first = embed_videos(encoder, records[:3], frames=2, known=known)
+    seen: list[tuple[int, int]] = []
+    both = embed_videos(encoder, records, frames=2, known=known, on_progress=lambda *step: seen.append(step))
+    assert sum(encoder.batches) == 3  # readable ones, each once
+    assert seen[-1] == (5, 5)
+    assert torch.equal(both.embeddings[:2], first.embeddings)
+    assert both.bad.reasons.keys() == {records[1].path, records[4].path}
+    again = embed_videos(encoder, [records[3], records[1]], frames=2, known=known)
+    assert sum(encoder.batches) == 3
+    assert (len(again.embeddings), list(again.bad.reasons)) == (1, [records[1].path])
+    doubled = embed_videos(encoder, [records[0], records[0]], frames=2)
+    assert len(doubled.embeddings) == 2

@@ -110,3 +110,9 @@ def test_a_long_list_loads_in_a_moment(tmp_path: Path) -> None:
     began = time.process_time()
     assert len(read_manifest(source)) == 50_000
     assert time.process_time() - began < 2.5
+
+
+@pytest.mark.parametrize("line", ["a.mp4 120 5", "a.mp4 3 7 9", "a.mp4,120,5"])
+def test_several_numbers_are_not_guessed_at(tmp_path: Path, line: str) -> None:
+    with pytest.raises(ValueError, match=r"list\.txt: line 2: several numbers behind the path, .*; keep the one"):
+        read_manifest(listed(tmp_path, f"\n{line}\n"))

@@ -11,6 +11,7 @@ from verbspace.concepts.concept_set import ConceptSet
 from verbspace.evaluation.evaluate import evaluate
 from verbspace.evaluation.official import OFFICIAL, OfficialResult, compare, evaluate_official
 from verbspace.model.encoder import VideoEncoder
+from verbspace.video import dataset
 from video_files import numbered_frames, write_video
 
 CLASSES = ("Archery", "Biking", "YoYo")
@@ -70,15 +71,15 @@ def test_zero_shot_over_three_splits_is_that_of_each(root: Path, encoder: VideoE
         assert one.result.protocol.actions == 101
         assert one.frozen is not None
         tops.append(alone.top1)
-    assert found.top1()[0] == pytest.approx(sum(tops) / 3)
+    assert found.figure()[0] == pytest.approx(sum(tops) / 3)
     assert OfficialResult.model_validate(found.model_dump(mode="json")) == found
-    assert found.to_json()["mean"]["result"]["top1"] == found.top1()[0]
+    assert found.to_json()["mean"]["result"]["top1"] == found.figure()[0]
 
 
 def test_supervised_protocols_learn_from_the_train_split(root: Path, encoder: VideoEncoder) -> None:
     found = evaluate_official(encoder, "ucf101/knn", root, quiet=True, baseline=False)
     # Each clip has its double in the other splits: the nearest neighbour is of its class.
-    assert found.top1()[0] == 1.0
+    assert found.figure()[0] == 1.0
     assert [fold.result.protocol.train_clips for fold in found.folds.values()] == [12, 12, 12]
 
 
@@ -144,3 +145,24 @@ def test_the_command_writes_every_split_and_the_mean(root: Path, tiny_clip: Path
     written = json.loads(out.read_text())
     assert set(written["folds"]) == {"1", "2", "3"}
     assert set(written["mean"]) == {"result", "frozen"}
+
+
+def test_each_video_is_embedded_once_for_all_splits(
+    root: Path, encoder: VideoEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[Path] = []
+    read = dataset.read_video
+    monkeypatch.setattr(dataset, "read_video", lambda path, *rest: (opened.append(path), read(path, *rest))[1])
+    evaluate_official(encoder, "ucf101/knn", root, quiet=True, baseline=False)
+    assert len(opened) == len(set(opened)) == 18
+
+
+def test_other_views_are_said(root: Path, encoder: VideoEncoder) -> None:
+    few = {"quiet": True, "baseline": False}
+    plain = evaluate_official(encoder, "ucf101/zero-shot", root, **few)
+    other = evaluate_official(encoder, "ucf101/zero-shot", root, frames=2, clips=2, crops=3, **few)
+    protocol = other.folds[1].result.protocol
+    assert (protocol.frames, protocol.views) == (2, (2, 3))
+    assert "2x3 views" in protocol.line()
+    with pytest.raises(ValueError, match="not compared"):
+        compare([plain, other])

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from verbspace.video.views import augment, eval_view, gaussian_blur, random_boxes
+from verbspace.video.views import augment, eval_view, eval_views, gaussian_blur, random_boxes
 
 JITTER = {"brightness": 0.4, "contrast": 0.4, "saturation": 0.4}
 EVERYTHING: dict[str, Any] = {"scale": (0.3, 1.0), "flip": 0.5, **JITTER, "grey": 0.3, "blur": 0.5}
@@ -222,3 +222,15 @@ def test_memory_layout_does_not_matter() -> None:
     turned = frames.permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3)
     assert turned.stride() != frames.stride()
     assert torch.equal(augment(frames, 24, seeded(), **EVERYTHING), augment(turned, 24, seeded(), **EVERYTHING))
+
+
+@pytest.mark.parametrize(("height", "width"), [(24, 60), (61, 24), (24, 24)])
+def test_crops_run_along_the_long_side(height: int, width: int) -> None:
+    frames = torch.randint(0, 255, (2, 3, height, width), dtype=torch.uint8, generator=seeded())
+    views = eval_views(frames, 24, crops=3)
+    assert views.shape == (3, 2, 3, 24, 24)
+    assert torch.equal(views[0], frames[..., :24, :24])
+    assert torch.equal(views[1], eval_view(frames, 24))
+    assert torch.equal(views[2], frames[..., -24:, -24:])
+    with pytest.raises(ValueError, match="crops: 0 is none"):
+        eval_views(frames, 24, crops=0)

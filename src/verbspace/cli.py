@@ -129,7 +129,11 @@ def evaluate(
     train: Annotated[Path | None, typer.Option(help="Labelled training videos, for linear-probe and knn.")] = None,
     concepts: Annotated[str | None, typer.Option(help="Concept set; the encoder's own where not given.")] = None,
     by: Annotated[str, typer.Option(help="Zero-shot by category, description or both.")] = "category",
-    frames: Annotated[int, typer.Option(min=1, help="Frames per clip.")] = 8,
+    frames: Annotated[int | None, typer.Option(min=1, help="Frames per clip; 8, or as the protocol says.")] = None,
+    clips: Annotated[int | None, typer.Option(min=1, help="Clips per video; 1, or as the protocol says.")] = None,
+    crops: Annotated[int | None, typer.Option(min=1, help="Crops per clip along the long side; 1, as above.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Videos at once.")] = 16,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that decode; 0: this one.")] = 0,
     baseline: Annotated[bool, typer.Option(help="Measure frozen frame-averaged CLIP beside it.")] = True,
     missing: Annotated[float, typer.Option(min=0, max=1, help="Share of videos that may be missing or bad.")] = 0.01,
     out: Annotated[Path | None, typer.Option(help="JSON file for the result.")] = None,
@@ -144,12 +148,14 @@ def evaluate(
     found: Evaluation | OfficialResult
     if root is not None:
         found = evaluate_official(
-            encoder, protocol, root, concepts=concepts, by=by, baseline=baseline, missing=missing  # type: ignore[arg-type]
+            encoder, protocol, root, concepts=concepts, by=by, frames=frames, clips=clips, crops=crops,  # type: ignore[arg-type]
+            baseline=baseline, missing=missing, batch_size=batch_size, workers=workers,
         )  # fmt: skip
     else:
         assert data is not None
         found = run(
-            encoder, data, protocol, concepts, train, by, frames, baseline=baseline, missing=missing  # type: ignore[arg-type]
+            encoder, data, protocol, concepts, train, by, frames or 8, clips or 1, crops=crops or 1,  # type: ignore[arg-type]
+            baseline=baseline, missing=missing, batch_size=batch_size, workers=workers,
         )  # fmt: skip
     if out:
         write_text(out, json.dumps(found.to_json(), indent=2) + "\n")

@@ -21,6 +21,11 @@ def from_labels(labels: Iterable[str]) -> ConceptSet:
 def labels_of(records: Sequence[Record], data: str) -> list[str]:
     """The records' labels. Raises ValueError that names a video without one."""
     for record in records:
+        if record.labels is not None:
+            raise ValueError(
+                f"{record.path}: videos of {data} may have several classes at once; "
+                "measure them under a protocol that says so, such as charades/zero-shot"
+            )
         if record.label is None:
             raise ValueError(
                 f"{record.path}: this video has no label; put it into a folder named by its action, "

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import DataLoader
 
-from verbspace.video.dataset import BadFiles, ClipDataset, NoReadableVideo, collate
+from verbspace.video.dataset import BadFiles, BadVideo, ClipDataset, NoReadableVideo, collate
 from verbspace.video.manifest import Record
 
 
@@ -34,6 +34,9 @@ class Embedder(Protocol):
         """Normalised frames and their seconds (B, T) to embeddings (B, D)."""
 
 
+Known = dict[str, Tensor | BadVideo]  # by file: a video's embedding, or why it has none
+
+
 @dataclass(frozen=True)
 class Embedded:
     """The readable videos: embeddings (N, D) float32 on the CPU, normalised; their labels and paths in the
@@ -52,54 +55,57 @@ def embed_videos(
     *,
     frames: int = 8,
     clips: int = 1,
+    crops: int = 1,
     batch_size: int = 16,
     workers: int = 0,
     on_progress: Callable[[int, int], None] | None = None,
+    known: Known | None = None,
 ) -> Embedded:
-    """Embed each video: the normalised mean of the normalised embeddings of `clips` clips of `frames` frames.
+    """Embed each video: the normalised mean of the normalised embeddings of `clips` clips of `frames` frames, each in
+    `crops` crops.
 
-    batch_size: videos at once, each with all its clips. on_progress is told (videos done, videos in all).
+    batch_size: videos at once, each with all its views. on_progress is told (videos done, videos in all). known: what
+    is known of this encoder and these settings from calls before, which is used and added to.
     An encoder in training mode is used in evaluation mode and set back. Raises ValueError without records,
     NoReadableVideo where not one can be read.
     """
     if not records:
         raise ValueError("there are no videos to embed")
+    known = {} if known is None else known
+    fresh = [record for record in {record.file: record for record in records}.values() if record.file not in known]
     loader: DataLoader[Any] = DataLoader(
-        ClipDataset(records, frames=frames, clips=clips, size=encoder.image_size),
+        ClipDataset(fresh, frames=frames, clips=clips, size=encoder.image_size, crops=crops),
         batch_size=batch_size,
         num_workers=workers,
         collate_fn=collate,
         generator=torch.Generator(),  # or the loader would draw its base seed from the global one
     )
-    bad = BadFiles(len(records))
-    found: list[Tensor] = []
-    kept: list[int] = []
-    done = 0
+    done = len(records) - len(fresh)
     training = isinstance(encoder, torch.nn.Module) and encoder.training
     if isinstance(encoder, torch.nn.Module):
         encoder.eval()
     try:
         with torch.inference_mode():
             for batch in loader:
-                bad.add(batch["bad"])
+                known |= {fresh[video.index].file: video for video in batch["bad"]}
                 if len(batch["index"]):
-                    found.append(_embed(encoder, batch["video"], batch["times"]))
-                    kept += batch["index"].tolist()
+                    # Cloned one by one, out of inference mode: none holds its whole batch.
+                    each = [one.clone() for one in _embed(encoder, batch["video"], batch["times"])]
+                    known |= {fresh[n].file: one for n, one in zip(batch["index"].tolist(), each, strict=True)}
                 done += len(batch["index"]) + len(batch["bad"])
                 if on_progress is not None:
                     on_progress(done, len(records))
     finally:
         if isinstance(encoder, torch.nn.Module):
             encoder.train(training)
-    if not found:
+    bad = BadFiles(len(records))
+    bad.add(one for record in records if isinstance(one := known[record.file], BadVideo))
+    kept = [record for record in records if isinstance(known[record.file], Tensor)]
+    if not kept:
         reason = next(iter(bad.reasons.values()))
         raise NoReadableVideo(f"none of the {len(records)} videos can be read; the first: {reason}")
-    return Embedded(
-        torch.cat(found).clone(),  # cloned out of inference mode
-        [records[index].label for index in kept],
-        [records[index].path for index in kept],
-        bad,
-    )
+    found = torch.stack([one for record in kept if isinstance(one := known[record.file], Tensor)])
+    return Embedded(found.clone(), [record.label for record in kept], [record.path for record in kept], bad)
 
 
 def _embed(encoder: Embedder, video: Tensor, times: Tensor) -> Tensor:

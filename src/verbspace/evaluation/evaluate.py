@@ -14,8 +14,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from verbspace.concepts.concept_set import ConceptSet
 from verbspace.concepts.space import By
 from verbspace.evaluation.classes import class_numbers, from_labels, labels_of
+from verbspace.evaluation.embed import Known
 from verbspace.evaluation.linear_probe import CS
 from verbspace.evaluation.measure import Part, Plan, measure, need_classes, show
+from verbspace.evaluation.multi_label import MultiLabelEvaluation, MultiLabelResult
 from verbspace.evaluation.protocol import Result, Task, comparable
 from verbspace.model.encoder import VideoEncoder
 from verbspace.video import storage
@@ -61,6 +63,7 @@ def evaluate(
     workers: int = 0,
     quiet: bool = False,
     *,
+    crops: int = 1,
     missing: float = MISSING,
     k: int = NEIGHBOURS,
     temperature: float = TEMPERATURE,
@@ -72,9 +75,9 @@ def evaluate(
     a list file with labels. protocol: "zero-shot" ranks the actions of `concepts` by text (by "category",
     "description" or "both"); "linear-probe" and "knn" learn from the labelled videos of `train`, which
     `data`'s have no part in. concepts: a set, a bundled name or a path; where it is not given, the encoder's
-    own for zero-shot if it has one, else a set of the data's class names. frames, clips: frames a clip and
-    clips a video. baseline: whether the frozen encoder, `encoder.frozen()`, is measured too, or an encoder to
-    take for it. missing: share of the videos that may be missing or unreadable; the result is over the
+    own for zero-shot if it has one, else a set of the data's class names. frames, clips, crops: frames a clip,
+    clips a video, crops a clip. baseline: whether the frozen encoder, `encoder.frozen()`, is measured too, or an
+    encoder to take for it. missing: share of the videos that may be missing or unreadable; the result is over the
     others, and says so. k, temperature: of k-NN. Cs: what the linear probe chooses from on held-out train videos.
     quiet: print nothing.
 
@@ -97,30 +100,42 @@ def evaluate(
             "give concepts that have some, or score by category"
         )
     plan = Plan(
-        protocol, test, learned, concepts, by, frames, clips, seed, missing, k, temperature,
+        protocol, test, learned, concepts, by, frames, clips, crops, seed, missing, k, temperature,
         tuple(map(float, sorted(Cs))),
     )  # fmt: skip
-    return carry_out(plan, measured, quiet, batch_size, workers)
+    found = carry_out(plan, measured, quiet, batch_size, workers)
+    assert isinstance(found, Evaluation)
+    return found
 
 
 def carry_out(
-    plan: Plan, measured: dict[str, VideoEncoder], quiet: bool = False, batch_size: int = 16, workers: int = 0
-) -> Evaluation:
-    """Measure the encoders by name ("encoder", and "frozen" or not), print and compare."""
+    plan: Plan,
+    measured: dict[str, VideoEncoder],
+    quiet: bool = False,
+    batch_size: int = 16,
+    workers: int = 0,
+    known: dict[str, Known] | None = None,
+) -> Evaluation | MultiLabelEvaluation:
+    """Measure the encoders by name ("encoder", and "frozen" or not), print and compare.
+
+    known: by the same names, embeddings of plans before, which hold for this one and grow with it.
+    """
+    known = {} if known is None else known
     for part in (plan.test, plan.train):
         if part is not None:  # what is not there is known before a video is read
             gone = [record.file for record in part.records if not storage.exists(record.file)]
             part.require(len(gone), plan.missing, f"{gone[0]}: there is no such file" if gone else "")
     console = Console(quiet=quiet)
-    results: dict[str, Result] = {}
+    results: dict[str, Result | MultiLabelResult] = {}
     bad: list[BadFiles] = []
     with Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(), console=console, transient=True, disable=quiet,
     ) as progress:  # fmt: skip
         for name, one in measured.items():
-            results[name], bad = measure(plan, one, name, progress, batch_size, workers)
-    found = Evaluation(result=results["encoder"], frozen=results.get("frozen"))
+            results[name], bad = measure(plan, one, name, progress, batch_size, workers, known.setdefault(name, {}))
+    kind = MultiLabelEvaluation if plan.test.several is not None else Evaluation
+    found = kind.model_validate({"result": results["encoder"], "frozen": results.get("frozen")})
     if found.frozen is not None and not comparable(found.result.protocol, found.frozen.protocol):
         raise RuntimeError(
             "the encoder and the frozen baseline were not measured under one protocol:\n"

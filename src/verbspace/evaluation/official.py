@@ -13,15 +13,19 @@ from rich.console import Console
 from rich.table import Table
 
 from verbspace.concepts.concept_set import ConceptSet
+from verbspace.concepts.names import readable
 from verbspace.concepts.space import By
 from verbspace.evaluation.classes import class_numbers, labels_of
+from verbspace.evaluation.embed import Known
 from verbspace.evaluation.evaluate import MISSING, NEIGHBOURS, TEMPERATURE, Evaluation, baseline_of, carry_out
 from verbspace.evaluation.linear_probe import CS
 from verbspace.evaluation.measure import Part, Plan
+from verbspace.evaluation.multi_label import MultiLabelEvaluation
 from verbspace.evaluation.protocol import Task
 from verbspace.model.encoder import VideoEncoder
 from verbspace.video.listings import read_lines
 from verbspace.video.manifest import read_manifest
+from verbspace.video.official import charades_classes, is_charades
 from verbspace.video.record import Record
 
 
@@ -41,7 +45,7 @@ class Official:
     test_split: str | None = "test"
     classes: tuple[str, ...] = ()
     frames: int = 8
-    clips: int = 1
+    views: tuple[int, int] = (1, 1)  # temporal clips, spatial crops
 
 
 _UCF = ("ucfTrainTestlist", "ucf101/ucfTrainTestlist", "splits", "annotations", ".")
@@ -53,6 +57,7 @@ _SSV2 = tuple(
     for name in ("something-something-v2-validation.json", "validation.json")
 )  # fmt: skip
 _SSV2_TRAIN = tuple(name.replace("validation", "train") for name in _SSV2)
+_CHARADES = ("Charades_v1_test.csv", "Charades/Charades_v1_test.csv", "annotations/Charades_v1_test.csv")
 _THREE = (1, 2, 3)
 
 OFFICIAL = {
@@ -67,6 +72,7 @@ OFFICIAL = {
         "zero-shot", "Kinetics-600 validation, 160 new classes, mean of splits 1 to 3", _K600, None, folds=_THREE,
         test_split="validation", classes=("zero_shot_split{fold}.txt", "annotations/zero_shot_split{fold}.txt"),
     ),
+    "charades/zero-shot": Official("zero-shot", "Charades test, mean average precision", _CHARADES, None),
     "ssv2/linear-probe": Official(
         "linear-probe", "Something-Something v2 validation", _SSV2, None, _SSV2_TRAIN, test_split=None
     ),
@@ -80,11 +86,17 @@ class OfficialResult(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
-    folds: dict[int, Evaluation]
+    folds: dict[int, Evaluation | MultiLabelEvaluation]
 
-    def top1(self, which: str = "result") -> tuple[float, float]:
+    @property
+    def measure(self) -> str:
+        """What the figure is: top1, or mean_average_precision."""
+        several = any(isinstance(fold, MultiLabelEvaluation) for fold in self.folds.values())
+        return "mean_average_precision" if several else "top1"
+
+    def figure(self, which: str = "result") -> tuple[float, float]:
         """Mean over folds and standard deviation between them (0 for one fold), of "result" or "frozen"."""
-        found = [getattr(fold, which).top1 for fold in self.folds.values()]
+        found = [getattr(fold, which).figure for fold in self.folds.values()]
         return statistics.fmean(found), statistics.stdev(found) if len(found) > 1 else 0.0
 
     def clips(self) -> tuple[int, int]:
@@ -95,7 +107,7 @@ class OfficialResult(BaseModel):
     def to_json(self) -> dict[str, Any]:
         """For `json.dump`, with the means spelt out."""
         sides = ["result", *(["frozen"] if all(fold.frozen for fold in self.folds.values()) else [])]
-        means = {side: dict(zip(("top1", "std_over_folds"), self.top1(side), strict=True)) for side in sides}
+        means = {side: dict(zip((self.measure, "std_over_folds"), self.figure(side), strict=True)) for side in sides}
         return {"mean": means, **self.model_dump(mode="json")}
 
 
@@ -106,6 +118,9 @@ def evaluate_official(
     *,
     concepts: ConceptSet | str | Path | None = None,
     by: By = "category",
+    frames: int | None = None,
+    clips: int | None = None,
+    crops: int | None = None,
     baseline: bool | VideoEncoder = True,
     missing: float = MISSING,
     seed: int = 0,
@@ -116,8 +131,8 @@ def evaluate_official(
     """Measure an encoder under one of the OFFICIAL protocols.
 
     root: a folder with the data set's own annotation files and its videos, which are found by name in whatever folders.
-    concepts: other words than the protocol's, which the result then says by its hash. missing: share of the videos that
-    may be missing or unreadable. Raises ValueError and FileNotFoundError that say what to mend.
+    concepts, frames, clips, crops: others than the protocol's, which the result then says. missing: share of the
+    videos that may be missing or unreadable. Raises ValueError and FileNotFoundError that say what to mend.
     """
     if name not in OFFICIAL:
         raise ValueError(f"protocol: {name!r} is not known; known are {', '.join(OFFICIAL)}")
@@ -129,29 +144,15 @@ def evaluate_official(
         concepts = ConceptSet.load(concepts)
     elif concepts is None and official.concepts is not None:
         concepts = ConceptSet.load(official.concepts)
-    folds: dict[int, Evaluation] = {}
+    folds: dict[int, Evaluation | MultiLabelEvaluation] = {}
+    views = (frames or official.frames, clips or official.views[0], crops or official.views[1])
+    known: dict[str, Known] = {}  # the splits share videos: each is embedded once
     for fold in official.folds:
-        test = _records(root, official.lists, official.test_split, fold)
-        train = _records(root, official.train_lists, official.test_split and "train", fold)
-        words = concepts
-        if official.classes:
-            kept = _class_names(root, official.classes, fold)
-            test = [record for record in test if record.label in kept]
-            words = words or ConceptSet.from_actions(sorted(kept), name)
-        if words is None:
-            words = ConceptSet.from_actions(sorted({*labels_of(test, name), *labels_of(train, name)}), name)
-        title = name if len(official.folds) == 1 else f"{name}, split {fold}"
-        parts = [
-            Part(f"{title}{kind}", records, class_numbers(labels_of(records, name), words)) if records else None
-            for kind, records in (("", test), (", train", train))
-        ]
-        if parts[0] is None:
-            raise ValueError(f"{root}: {title}: there are no test videos in the lists; check the annotation files")
+        test, train, words = _parts(name, root, fold, concepts)
         plan = Plan(
-            official.task, parts[0], parts[1], words, by, official.frames, official.clips, seed, missing,
-            NEIGHBOURS, TEMPERATURE, tuple(CS),
+            official.task, test, train, words, by, *views, seed, missing, NEIGHBOURS, TEMPERATURE, tuple(CS)
         )  # fmt: skip
-        folds[fold] = carry_out(plan, measured, quiet, batch_size, workers)
+        folds[fold] = carry_out(plan, measured, quiet, batch_size, workers, known)
     found = OfficialResult(name=name, folds=folds)
     _summary(Console(quiet=quiet), found)
     return found
@@ -167,15 +168,43 @@ def compare(results: Sequence[OfficialResult]) -> None:
             raise ValueError(f"these were not measured under one protocol and are not compared:\n{lines}")
 
 
-def _records(root: Path, lists: Sequence[str], split: str | None, fold: int) -> list[Record]:
-    if not lists:
-        return []
+def _parts(name: str, root: Path, fold: int, concepts: ConceptSet | None) -> tuple[Part, Part | None, ConceptSet]:
+    """A fold's test and train videos, and the words: those given, or the data's own."""
+    official = OFFICIAL[name]
+    title = name if len(official.folds) == 1 else f"{name}, split {fold}"
+    listed = _annotations(root, official.lists)
+    test = read_manifest(listed, root, split=official.test_split, fold=fold)
+    if is_charades(listed):
+        words = concepts or ConceptSet.from_actions([readable(one) for one in charades_classes(listed).values()], name)
+        test = [record for record in test if record.labels]  # without an action, a video counts for nothing there
+        return Part(title, test, [], [tuple(class_numbers(r.labels or (), words)) for r in test]), None, words
+    train: list[Record] = []
+    if official.train_lists:
+        split = official.test_split and "train"
+        train = read_manifest(_annotations(root, official.train_lists), root, split=split, fold=fold)
+    named = sorted({*labels_of(test, name), *labels_of(train, name)})
+    if official.classes:
+        kept = _class_names(root, official.classes, fold)
+        test, named = [record for record in test if record.label in kept], sorted(kept)
+    words = concepts or ConceptSet.from_actions(named, name)
+    if not test:
+        raise ValueError(f"{root}: {title}: there are no test videos in the lists; check the annotation files")
+    parts = [
+        Part(f"{title}{kind}", records, class_numbers(labels_of(records, name), words)) if records else None
+        for kind, records in (("", test), (", train", train))
+    ]
+    assert parts[0] is not None
+    return parts[0], parts[1], words
+
+
+def _annotations(root: Path, lists: Sequence[str]) -> Path:
+    """The first of the annotation files or folders that is there."""
     for candidate in lists:
         path = root / candidate
         if path.is_file() or (
             path.is_dir() and (any(path.glob("classInd.txt")) or any(path.glob("*_test_split1.txt")))
         ):
-            return read_manifest(path, root, split=split, fold=fold)
+            return path
     raise FileNotFoundError(
         f"{root}: none of the annotations {', '.join(lists)} is there; put the official files there"
     )
@@ -196,8 +225,8 @@ def _summary(console: Console, found: OfficialResult) -> None:
     table = Table("", *(f"split {fold}" for fold in found.folds), "mean", title=found.name, title_justify="left")
     for side, label in (("frozen", "frozen"), ("result", "encoder")):
         if all(getattr(fold, side) is not None for fold in found.folds.values()):
-            mean, spread = found.top1(side)
-            tops = (f"{getattr(fold, side).top1:.1%}" for fold in found.folds.values())
+            mean, spread = found.figure(side)
+            tops = (f"{getattr(fold, side).figure:.1%}" for fold in found.folds.values())
             table.add_row(label, *tops, f"{mean:.1%} ± {spread:.1%}")
     table.caption = f"top-1 over {clips} of {of} clips" if clips < of else f"top-1 over {clips} clips"
     console.print(table)

@@ -94,6 +94,11 @@ class Result(Scores):
 
     protocol: Protocol
 
+    @property
+    def figure(self) -> float:
+        """The number that stands for the result: top-1 accuracy."""
+        return self.top1
+
 
 def comparable(a: Protocol, b: Protocol) -> bool:
     """Whether numbers measured under both may stand beside each other: all but the encoder is the same."""
@@ -123,5 +128,6 @@ def data_hash(records: Iterable[Record]) -> str:
     for record in records:
         found = storage.find(record.file)
         size = None if found is None else found.size
-        lines.append(json.dumps([record.label, record.path.parent.name, record.path.name, size]))
+        label = record.label if record.labels is None else list(record.labels)
+        lines.append(json.dumps([label, record.path.parent.name, record.path.name, size]))
     return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()[:16]

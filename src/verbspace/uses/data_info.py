@@ -50,8 +50,10 @@ def data_info(
         format=found.format,
         videos=len(records),
         missing=[record.path for record in records if record.file not in held],
-        classes=Counter(record.label for record in records if record.label is not None),
-        unlabelled=sum(record.label is None for record in records),
+        classes=Counter(
+            name for record in records for name in record.labels or ([record.label] if record.label else [])
+        ),
+        unlabelled=sum(record.label is None and not record.labels for record in records),
     )
     count = len(there) if sample is None else min(sample, len(there))
     for number in range(count):

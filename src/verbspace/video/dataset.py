@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from verbspace.video.decode import DecodeError, Timeline, read_video
 from verbspace.video.manifest import Record
 from verbspace.video.sampling import ViewPlan, plan_eval, plan_views
-from verbspace.video.views import augment, eval_view
+from verbspace.video.views import augment, eval_views
 
 _SUBSTITUTES = 100  # readable videos are looked for among so many others when one cannot be read
 
@@ -239,15 +239,18 @@ class ViewDataset(Dataset[dict[str, Any]]):
 
 
 class ClipDataset(Dataset[dict[str, Any] | BadVideo]):
-    """Deterministic clips for evaluation: `video` uint8 (clips, T, 3, S, S), `times` (clips, T) float32
-    seconds, `index`.
+    """Deterministic views for evaluation: `video` uint8 (V, T, 3, S, S), `times` (V, T) float32 seconds, `index`.
+
+    V is clips × crops: `clips` clips, each in `crops` crops along the long side.
 
     A video that cannot be read gives a BadVideo, which `collate` sets aside.
     """
 
-    def __init__(self, records: Sequence[Record], *, frames: int = 8, clips: int = 1, size: int = 224) -> None:
+    def __init__(
+        self, records: Sequence[Record], *, frames: int = 8, clips: int = 1, size: int = 224, crops: int = 1
+    ) -> None:
         self.paths = [record.path for record in records]
-        self.frames, self.clips, self.size = frames, clips, size
+        self.frames, self.clips, self.size, self.crops = frames, clips, size, crops
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -265,9 +268,10 @@ class ClipDataset(Dataset[dict[str, Any] | BadVideo]):
             frames = read_video(self.paths[index], choose)[1]
         except DecodeError as error:
             return BadVideo(index, self.paths[index], str(error))
-        video = eval_view(frames, self.size).view(self.clips, self.frames, 3, self.size, self.size)
+        views = eval_views(frames, self.size, self.crops)
+        video = views.view(self.crops * self.clips, self.frames, 3, self.size, self.size)
         times = torch.tensor([plan.seconds for plan in plans], dtype=torch.float32)
-        return {"video": video, "times": times, "index": index}
+        return {"video": video, "times": times.repeat(self.crops, 1), "index": index}
 
 
 def collate(items: Sequence[dict[str, Any] | BadVideo]) -> dict[str, Any]:

@@ -38,7 +38,8 @@ def read_manifest(
       `labels` are the names for class numbers in it;
     * UCF101's `trainlist01.txt` or `testlist01.txt`, or their folder with `split` and `fold`;
     * HMDB51's folder of `<class>_test_split1.txt`, with `split` (train, test) and `fold` (1 to 3);
-    * Kinetics' CSV, all of it or one `split`; Something-Something's JSON;
+    * Kinetics' CSV, all of it or one `split`; Something-Something's JSON; Charades'
+      CSV, whose records have `labels`;
     * a WebDataset shard or a folder of them, as video2dataset writes them.
 
     root: where the videos are, if not beside the source. The data sets' own lists are matched with the files there by
@@ -79,6 +80,8 @@ def understand(
         return Manifest(hub_folders.read_metadata(source, split), source.name)
     if official.is_kinetics(source):
         return Manifest(official.read_kinetics(source, Files(where), split), "Kinetics' CSV")
+    if official.is_charades(source):
+        return Manifest(official.read_charades(source, Files(where)), "Charades' CSV")
     if official.is_ssv2(source):
         return Manifest(official.read_ssv2(source, Files(where)), "Something-Something's JSON")
     return Manifest(read_list(source, where, labels), "a list of videos")

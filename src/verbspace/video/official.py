@@ -1,4 +1,4 @@
-"""The public data sets' own annotation files: UCF101, HMDB51, Kinetics, Something-Something v2."""
+"""The public data sets' own annotation files: UCF101, HMDB51, Kinetics, Something-Something v2, Charades."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ _UCF_LIST = re.compile(r"(train|test)list0?(\d)\.txt")
 _HMDB_FILE = re.compile(r"(.+)_test_split(\d)\.txt")
 _HMDB_USE = {"train": "1", "test": "2"}  # 0: not used in this split
 _KINETICS_ENDS = (".mp4", ".mkv", ".webm")
+_CHARADES_COLUMNS = {"id", "script", "actions"}
+_CHARADES_CLASSES = "Charades_v1_classes.txt"
 _KINETICS_COLUMNS = {"youtube_id", "time_start", "time_end"}
 
 
@@ -85,10 +87,7 @@ def read_hmdb51(source: Path, files: Files, split: Split | None, fold: int) -> l
 
 def is_kinetics(source: Path) -> bool:
     """A CSV file with Kinetics' columns."""
-    if source.suffix.lower() != ".csv":
-        return False
-    with source.open(encoding="utf-8-sig", errors="replace") as file:
-        return set(file.readline().strip().replace('"', "").split(",")) >= _KINETICS_COLUMNS
+    return _columns(source) >= _KINETICS_COLUMNS
 
 
 def read_kinetics(source: Path, files: Files, split: Split | None) -> list[Record]:
@@ -114,6 +113,42 @@ def read_kinetics(source: Path, files: Files, split: Split | None) -> list[Recor
     return _some(records, source)
 
 
+def is_charades(source: Path) -> bool:
+    """A CSV file with Charades' columns."""
+    return _columns(source) >= _CHARADES_COLUMNS
+
+
+def read_charades(source: Path, files: Files) -> list[Record]:
+    """`id,…,actions,length` with `c092 11.90 21.20;c147 0.00 12.60` in `actions`; a file is `{id}.mp4`.
+
+    A record's `labels` are the classes' names of `Charades_v1_classes.txt` beside it, in their order, each once.
+    """
+    names = charades_classes(source)
+    records: list[Record] = []
+    with source.open(newline="", encoding="utf-8-sig") as file:
+        rows = csv.DictReader(file)
+        for row in rows:
+            codes = sorted({part.split()[0] for part in (row["actions"] or "").split(";") if part.strip()})
+            if odd := [code for code in codes if code not in names]:
+                raise ValueError(
+                    f"{source}: line {rows.line_num}: class {odd[0]!r} is not in {_CHARADES_CLASSES}; mend it"
+                )
+            name = (row["id"] or "").strip()
+            if not name:
+                raise ValueError(f"{source}: line {rows.line_num}: has no id; mend it")
+            labels = tuple(names[code] for code in codes)
+            records.append(Record(files.find(f"{name}.mp4", f"{name}.mkv", f"{name}.webm"), None, labels))
+    return _some(records, source)
+
+
+def charades_classes(source: Path) -> dict[str, str]:
+    """Codes to names in the `Charades_v1_classes.txt` beside an annotation file, in its order."""
+    index = source.parent / _CHARADES_CLASSES
+    if not index.is_file():
+        raise FileNotFoundError(f"{source}: {_CHARADES_CLASSES} is not beside it; put both into one folder")
+    return dict(line.strip().split(" ", 1) for line in read_lines(index) if " " in line.strip())
+
+
 def is_ssv2(source: Path) -> bool:
     """A JSON list of Something-Something's entries."""
     return source.suffix.lower() == ".json"
@@ -137,6 +172,14 @@ def read_ssv2(source: Path, files: Files) -> list[Record]:
         name = str(entry["id"])
         records.append(Record(files.find(f"{name}.webm", f"{name}.mp4"), label))
     return _some(records, source)
+
+
+def _columns(source: Path) -> set[str]:
+    """The column names of a CSV file; of another, none."""
+    if source.suffix.lower() != ".csv":
+        return set()
+    with source.open(encoding="utf-8-sig", errors="replace") as file:
+        return set(file.readline().strip().replace('"', "").split(","))
 
 
 def _one_of(source: Path, split: Split | None, known: tuple[str, ...]) -> str:

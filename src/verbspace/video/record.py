@@ -32,19 +32,22 @@ LABELS = ("label", "class", "class_name", "action", "category", "label_name")
 class _Fields(NamedTuple):
     file: str
     label: str | None = None
+    labels: tuple[str, ...] | None = None
 
 
 class Record(_Fields):
     """A video's file and, where it is known, the name of its class as the data set writes it.
+
+    labels: its classes, or none, in a data set whose videos may have several; None in the others.
 
     A tuple of texts: a million of them take a second to make, and some 200 MB.
     """
 
     __slots__ = ()
 
-    def __new__(cls, path: str | Path, label: str | None = None) -> Record:
+    def __new__(cls, path: str | Path, label: str | None = None, labels: tuple[str, ...] | None = None) -> Record:
         """From a path in either form."""
-        return tuple.__new__(cls, (os.fspath(path), label))
+        return tuple.__new__(cls, (os.fspath(path), label, labels))
 
     @property
     def path(self) -> Path:
