@@ -17,13 +17,12 @@ from verbspace.video.dataset import (
     BadFiles,
     BadVideo,
     ClipDataset,
-    EpochBatches,
     NoReadableVideo,
     ViewDataset,
     collate,
-    load_views,
 )
 from verbspace.video.decode import decode_frames, frame_times
+from verbspace.video.loading import EpochBatches, load_views
 from verbspace.video.manifest import Record, read_manifest
 from verbspace.video.sampling import plan_eval
 from verbspace.video.views import eval_view

@@ -29,6 +29,8 @@ FILES: dict[str, dict[str, Any]] = {
     "ten_bit.mkv": {"codec": "libx265", "pix_fmt": "yuv420p10le", **X265},
     "vp8.webm": {"codec": "libvpx", "auto-alt-ref": "1", "lag-in-frames": "16"},
     "vp9.webm": {"codec": "libvpx-vp9", "auto-alt-ref": "1", "lag-in-frames": "16", "cpu-used": "8"},
+    "av1.mp4": {"codec": "libsvtav1", "preset": "12"},
+    "av1.webm": {"codec": "libsvtav1", "preset": "12"},
     "alpha.webm": {"codec": "libvpx-vp9", "pix_fmt": "yuva420p", "auto-alt-ref": "0"},
     "mpeg4.avi": {"codec": "mpeg4"},
     "mpeg4_b.avi": {"codec": "mpeg4", "bf": "2"},
@@ -110,6 +112,16 @@ def test_packets_that_mislead_are_not_followed(tmp_path: Path, monkeypatch: pyte
     np.testing.assert_allclose(timeline.times, EVEN)
 
 
+def test_two_hours(tmp_path: Path) -> None:
+    path = write_video(
+        tmp_path / "long.mp4", numbered_frames(64, 16, 24).repeat(113, 0)[:7200], rate=1, preset="ultrafast"
+    )
+    times = frame_times(path)
+    assert (len(times), times[-1]) == (7200, 7199.0)
+    picked = decode_frames(path, [7199, 0, 3601])
+    assert np.array_equal(picked.permute(0, 2, 3, 1).numpy(), plain_decode(path)[[7199, 0, 3601]])
+
+
 @pytest.mark.parametrize("name", ["one.mp4", "one.avi", "one.webm"])
 def test_one_frame(tmp_path: Path, name: str) -> None:
     codec = {"mp4": "libx264", "avi": "mpeg4", "webm": "libvpx-vp9"}[name[4:]]
@@ -149,7 +161,7 @@ def test_frames_are_shrunk_but_never_enlarged(tmp_path: Path) -> None:
 
 
 def test_decoding_keeps_to_one_thread(tmp_path: Path) -> None:
-    file = decode._open(write_video(tmp_path / "a.mp4", numbered_frames(2)))
+    file = decode.open_video(write_video(tmp_path / "a.mp4", numbered_frames(2)))
     assert file.stream.codec_context.thread_count == 1
     file.close()
 

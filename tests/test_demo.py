@@ -25,7 +25,7 @@ from verbspace.playground.actions import ACTIONS, RESERVED, TRAINED
 from verbspace.uses import demo
 from verbspace.uses.demo import MEASURES, PLAYGROUND, Yardstick, clip_encoder, run_demo, summary, train_records
 from verbspace.uses.oracle import Supervised, train_oracle
-from verbspace.video.dataset import load_views
+from verbspace.video.loading import load_views
 
 TRAINING = PLAYGROUND.training.model_copy(
     update={"steps": 3, "batch_size": 4, "log_every": 1, "save_every": 1, "learning_rate": 1e-3}

@@ -120,7 +120,7 @@ def test_the_protocol_is_mean_average_precision(charades: Path, tiny_clip: Path)
 
 
 def test_other_measures_say_what_they_cannot(charades: Path, tiny_clip: Path) -> None:
-    with pytest.raises(ValueError, match="several classes at once; measure them under .* charades/zero-shot"):
+    with pytest.raises(ValueError, match=r"several classes at once; measure them under .* charades/zero-shot"):
         evaluate(str(tiny_clip), charades / "Charades_v1_test.csv", quiet=True)
 
 

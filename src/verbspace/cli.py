@@ -92,9 +92,12 @@ def adapt(
         str,
         typer.Option(help="Image checkpoint of the CLIP family, or a verbspace encoder: folder or hub id."),
     ],
-    videos: Annotated[Path, typer.Option(help="Folder of videos, or a list file. Labels are not looked at.")],
+    videos: Annotated[Path, typer.Option(help="Folder, list or annotation file. Labels are not looked at.")],
     concepts: Annotated[str, typer.Option(help="Concept set: bundled name or JSON file.")],
     out: Annotated[Path, typer.Option(help="Folder of the run. An unfinished run in it is resumed.")],
+    root: Annotated[Path | None, typer.Option(help="Folder of the videos, if they are not beside the list.")] = None,
+    split: Annotated[str | None, typer.Option(help="Of a data set's own lists: train, test or validation.")] = None,
+    fold: Annotated[int, typer.Option(min=1, max=3, help="Of UCF101's and HMDB51's three splits.")] = 1,
     config: Config = None,
     set_: Set = None,
 ) -> None:
@@ -107,7 +110,7 @@ def adapt(
     settings = settings_from(config, set_ or [])
     with progress() as say:
         run(
-            encoder, videos, concepts, out, settings,
+            encoder, videos, concepts, out, settings, root=root, split=split, fold=fold,
             on_step=lambda done, steps, values: say("adapt", done, steps, values),
             on_bad=lambda bad: Console(stderr=True).print(bad.summary(), markup=False),
         )  # fmt: skip
@@ -134,6 +137,7 @@ def evaluate(
     crops: Annotated[int | None, typer.Option(min=1, help="Crops per clip along the long side; 1, as above.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Videos at once.")] = 16,
     workers: Annotated[int, typer.Option(min=0, help="Processes that decode; 0: this one.")] = 0,
+    decoder: Annotated[str, typer.Option(help="pyav, or torchcodec where it is right.")] = "pyav",
     baseline: Annotated[bool, typer.Option(help="Measure frozen frame-averaged CLIP beside it.")] = True,
     missing: Annotated[float, typer.Option(min=0, max=1, help="Share of videos that may be missing or bad.")] = 0.01,
     out: Annotated[Path | None, typer.Option(help="JSON file for the result.")] = None,
@@ -146,17 +150,16 @@ def evaluate(
     if (root is None) == (data is None):
         raise ValueError("give --data with your own videos, or --root with a data set's protocol, and not both")
     found: Evaluation | OfficialResult
+    how: dict[str, Any] = {
+        "concepts": concepts, "by": by, "baseline": baseline, "missing": missing, "decoder": decoder,
+        "batch_size": batch_size, "workers": workers,
+    }  # fmt: skip
     if root is not None:
-        found = evaluate_official(
-            encoder, protocol, root, concepts=concepts, by=by, frames=frames, clips=clips, crops=crops,  # type: ignore[arg-type]
-            baseline=baseline, missing=missing, batch_size=batch_size, workers=workers,
-        )  # fmt: skip
+        found = evaluate_official(encoder, protocol, root, frames=frames, clips=clips, crops=crops, **how)
     else:
         assert data is not None
-        found = run(
-            encoder, data, protocol, concepts, train, by, frames or 8, clips or 1, crops=crops or 1,  # type: ignore[arg-type]
-            baseline=baseline, missing=missing, batch_size=batch_size, workers=workers,
-        )  # fmt: skip
+        views = {"frames": frames or 8, "clips": clips or 1, "crops": crops or 1}
+        found = run(encoder, data, protocol, train=train, **views, **how)  # type: ignore[arg-type]
     if out:
         write_text(out, json.dumps(found.to_json(), indent=2) + "\n")
 

@@ -40,6 +40,7 @@ class ViewSettings(Settings):
     saturation: Annotated[float, Field(ge=0)] = 0.2
     grey: Share = 0.1
     blur: Share = 0.1
+    decoder: Literal["pyav", "torchcodec"] = "pyav"  # torchcodec where it is right, PyAV elsewhere
 
     @model_validator(mode="after")
     def _crosses(self) -> ViewSettings:

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torch.utils.data import DataLoader
 
-from verbspace.video.dataset import BadFiles, BadVideo, ClipDataset, NoReadableVideo, collate
+from verbspace.video.dataset import BadFiles, BadVideo, ClipDataset, NoReadableVideo
+from verbspace.video.loading import load_clips
 from verbspace.video.manifest import Record
+from verbspace.video.seeking import Decoder
 
 
 class Embedder(Protocol):
@@ -60,6 +61,7 @@ def embed_videos(
     workers: int = 0,
     on_progress: Callable[[int, int], None] | None = None,
     known: Known | None = None,
+    decoder: Decoder = "pyav",
 ) -> Embedded:
     """Embed each video: the normalised mean of the normalised embeddings of `clips` clips of `frames` frames, each in
     `crops` crops.
@@ -73,20 +75,14 @@ def embed_videos(
         raise ValueError("there are no videos to embed")
     known = {} if known is None else known
     fresh = [record for record in {record.file: record for record in records}.values() if record.file not in known]
-    loader: DataLoader[Any] = DataLoader(
-        ClipDataset(fresh, frames=frames, clips=clips, size=encoder.image_size, crops=crops),
-        batch_size=batch_size,
-        num_workers=workers,
-        collate_fn=collate,
-        generator=torch.Generator(),  # or the loader would draw its base seed from the global one
-    )
+    dataset = ClipDataset(fresh, frames=frames, clips=clips, size=encoder.image_size, crops=crops, decoder=decoder)
     done = len(records) - len(fresh)
     training = isinstance(encoder, torch.nn.Module) and encoder.training
     if isinstance(encoder, torch.nn.Module):
         encoder.eval()
     try:
         with torch.inference_mode():
-            for batch in loader:
+            for batch in load_clips(dataset, batch_size=batch_size, workers=workers):
                 known |= {fresh[video.index].file: video for video in batch["bad"]}
                 if len(batch["index"]):
                     # Cloned one by one, out of inference mode: none holds its whole batch.

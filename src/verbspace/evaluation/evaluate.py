@@ -23,6 +23,7 @@ from verbspace.model.encoder import VideoEncoder
 from verbspace.video import storage
 from verbspace.video.dataset import BadFiles
 from verbspace.video.manifest import read_manifest
+from verbspace.video.seeking import Decoder, require
 
 NEIGHBOURS, TEMPERATURE = 20, 0.07
 MISSING = 0.01  # share of the videos that may be missing or unreadable unless told otherwise
@@ -68,6 +69,7 @@ def evaluate(
     k: int = NEIGHBOURS,
     temperature: float = TEMPERATURE,
     Cs: Sequence[float] = CS,
+    decoder: Decoder = "pyav",
 ) -> Evaluation:
     """Measure an encoder on labelled videos, and the frozen frame-averaged encoder under the same protocol.
 
@@ -79,7 +81,7 @@ def evaluate(
     clips a video, crops a clip. baseline: whether the frozen encoder, `encoder.frozen()`, is measured too, or an
     encoder to take for it. missing: share of the videos that may be missing or unreadable; the result is over the
     others, and says so. k, temperature: of k-NN. Cs: what the linear probe chooses from on held-out train videos.
-    quiet: print nothing.
+    decoder: pyav, or torchcodec where it is right (see `video.seeking`). quiet: print nothing.
 
     Prints a protocol line for each result, and a table. Videos that cannot be read are left out, counted and
     named. Raises ValueError or FileNotFoundError that say what to mend, before videos are read where it can
@@ -89,6 +91,7 @@ def evaluate(
         raise ValueError(f'protocol: {protocol!r} is none of "zero-shot", "linear-probe", "knn"')
     if by not in ("category", "description", "both"):
         raise ValueError(f'by: {by!r} is none of "category", "description", "both"')
+    require(decoder)
     if isinstance(encoder, (str, Path)):
         encoder = VideoEncoder.from_pretrained(encoder)
     frozen = baseline_of(encoder, baseline)
@@ -101,7 +104,7 @@ def evaluate(
         )
     plan = Plan(
         protocol, test, learned, concepts, by, frames, clips, crops, seed, missing, k, temperature,
-        tuple(map(float, sorted(Cs))),
+        tuple(map(float, sorted(Cs))), decoder,
     )  # fmt: skip
     found = carry_out(plan, measured, quiet, batch_size, workers)
     assert isinstance(found, Evaluation)

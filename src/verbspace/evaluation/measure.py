@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import metadata
 from typing import Any
 
 import torch
@@ -25,6 +24,7 @@ from verbspace.evaluation.zero_shot import zero_shot_scores
 from verbspace.model.encoder import VideoEncoder
 from verbspace.video.dataset import BadFiles
 from verbspace.video.record import Record
+from verbspace.video.seeking import Decoder, described
 
 _FEATURES = "projected and L2-normalised"
 
@@ -84,6 +84,7 @@ class Plan:
     k: int
     temperature: float
     Cs: tuple[float, ...]
+    decoder: Decoder = "pyav"
 
     def protocol(
         self, encoder: VideoEncoder, test: Embedded, train: Embedded | None, chosen: dict[str, Detail]
@@ -110,7 +111,7 @@ class Plan:
             frames=self.frames,
             views=(self.clips, self.crops),
             size=encoder.image_size,
-            decoder=f"PyAV {metadata.version('av')}",
+            decoder=described(self.decoder),
             dtype=str(encoder.dtype).removeprefix("torch."),
             seed=self.seed,
             train=self.train.name if self.train else None,
@@ -151,7 +152,7 @@ def measure(
 
         found = embed_videos(
             encoder, part.records, frames=plan.frames, clips=plan.clips, crops=plan.crops, batch_size=batch_size,
-            workers=workers, on_progress=say, known=known,
+            workers=workers, on_progress=say, known=known, decoder=plan.decoder,
         )  # fmt: skip
         part.require(len(found.bad), plan.missing, next(iter(found.bad.reasons.values()), ""))
         return found

@@ -27,6 +27,7 @@ from verbspace.video.listings import read_lines
 from verbspace.video.manifest import read_manifest
 from verbspace.video.official import charades_classes, is_charades
 from verbspace.video.record import Record
+from verbspace.video.seeking import Decoder, require
 
 
 @dataclass(frozen=True)
@@ -127,6 +128,7 @@ def evaluate_official(
     batch_size: int = 16,
     workers: int = 0,
     quiet: bool = False,
+    decoder: Decoder = "pyav",
 ) -> OfficialResult:
     """Measure an encoder under one of the OFFICIAL protocols.
 
@@ -136,6 +138,7 @@ def evaluate_official(
     """
     if name not in OFFICIAL:
         raise ValueError(f"protocol: {name!r} is not known; known are {', '.join(OFFICIAL)}")
+    require(decoder)
     official, root = OFFICIAL[name], Path(root)
     encoder = encoder if isinstance(encoder, VideoEncoder) else VideoEncoder.from_pretrained(encoder)
     frozen = baseline_of(encoder, baseline)
@@ -150,7 +153,7 @@ def evaluate_official(
     for fold in official.folds:
         test, train, words = _parts(name, root, fold, concepts)
         plan = Plan(
-            official.task, test, train, words, by, *views, seed, missing, NEIGHBOURS, TEMPERATURE, tuple(CS)
+            official.task, test, train, words, by, *views, seed, missing, NEIGHBOURS, TEMPERATURE, tuple(CS), decoder
         )  # fmt: skip
         folds[fold] = carry_out(plan, measured, quiet, batch_size, workers, known)
     found = OfficialResult(name=name, folds=folds)

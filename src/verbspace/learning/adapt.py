@@ -18,7 +18,8 @@ from verbspace.learning.state import find_states
 from verbspace.learning.trainer import parameter_groups, train
 from verbspace.model.encoder import VideoEncoder
 from verbspace.video.check import known_faults
-from verbspace.video.dataset import BadFiles, BadVideo, NoReadableVideo, ViewDataset, load_views
+from verbspace.video.dataset import BadFiles, BadVideo, NoReadableVideo, ViewDataset
+from verbspace.video.loading import load_views
 from verbspace.video.manifest import Record, read_manifest
 
 # Settings of training that may change when a run goes on. Steps count, but by their number alone.
@@ -36,15 +37,19 @@ def adapt(
     out: str | Path,
     settings: AdaptSettings | None = None,
     *,
+    root: str | Path | None = None,
+    split: str | None = None,
+    fold: int = 1,
     on_step: OnStep | None = None,
     on_bad: Callable[[BadFiles], None] | None = None,
     stop_after: int | None = None,
 ) -> VideoEncoder:
     """Adapt an encoder to videos without labels, in the concept space of `concepts`. Returns the exported encoder.
 
-    videos: a folder, a list file or paths; labels in them are not looked at. out: the run's folder; `encoder/` in
-    it is what is returned, `state/` what a second call resumes from, `metrics.jsonl` and `config.yaml` the record.
-    The exported weights are `settings.export_share` of the way from the encoder given to the adapted teacher.
+    videos: paths, or what `read_manifest` reads with root, split and fold; labels are not looked at. out: the run's
+    folder; `encoder/` in it is what is returned, `state/` what a second call resumes from, `metrics.jsonl` and
+    `config.yaml` the record. The exported weights are `settings.export_share` of the way from the encoder given to the
+    adapted teacher.
     on_step(done, steps, values) is called after every step; on_bad(bad) at the end where files could not be read.
     Raises Interrupted after Ctrl-C (resumable) and Collapsed when training fails.
     """
@@ -52,7 +57,7 @@ def adapt(
     concepts = concepts if isinstance(concepts, ConceptSet) else ConceptSet.load(concepts)
     start = encoder if isinstance(encoder, VideoEncoder) else VideoEncoder.from_pretrained(encoder)
     out = Path(out)
-    records, aside = without_known_faults(read_videos(videos), videos)
+    records, aside = without_known_faults(read_videos(videos, root, split, fold), root or videos)
     training = settings.training
     device = torch.device(training.device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
@@ -119,9 +124,14 @@ def telling(settings: AdaptSettings) -> dict[str, Any]:
     return {f"{group}.{key}": value for group, fields in groups.items() for key, value in fields.items()}
 
 
-def read_videos(videos: str | Path | Sequence[str | Path]) -> list[Record]:
-    """Records without labels, from a folder, a list file or paths."""
-    found = read_manifest(videos) if isinstance(videos, (str, Path)) else [Record(Path(path), None) for path in videos]
+def read_videos(
+    videos: str | Path | Sequence[str | Path], root: str | Path | None = None, split: str | None = None, fold: int = 1
+) -> list[Record]:
+    """Records without labels, from paths or what `read_manifest` reads."""
+    if isinstance(videos, (str, Path)):
+        found = read_manifest(videos, root, split=split, fold=fold)
+    else:
+        found = [Record(Path(path)) for path in videos]
     if not found:
         raise ValueError(f"{videos}: there are no videos here")
     return [Record(record.path, None) for record in found]

@@ -23,7 +23,7 @@ from verbspace.learning.adapt import (
 from verbspace.learning.distiller import Distiller, Memory, Outcome
 from verbspace.learning.trainer import train
 from verbspace.model.encoder import VideoEncoder
-from verbspace.video.dataset import load_views
+from verbspace.video.loading import load_views
 from verbspace.video.manifest import Record
 
 

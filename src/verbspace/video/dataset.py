@@ -1,11 +1,11 @@
-"""Records to views for training and to clips for evaluation. Bad files are set aside and named; they never
-end a run.
-"""
+"""Records to views for training and to clips for evaluation. Bad files are set aside and named, and end no run."""
 
 from __future__ import annotations
 
-import signal
+import os
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, get_worker_info
+from torch.utils.data import Dataset, get_worker_info
 
 from verbspace.video.decode import DecodeError, Timeline, read_video
 from verbspace.video.manifest import Record
 from verbspace.video.sampling import ViewPlan, plan_eval, plan_views
+from verbspace.video.seeking import Decoder, read_seeking, require
 from verbspace.video.views import augment, eval_views
 
 _SUBSTITUTES = 100  # readable videos are looked for among so many others when one cannot be read
@@ -62,6 +63,35 @@ class BadFiles:
         """One line with the count, then one for each file."""
         head = f"{len(self)} of {self.total} videos could not be read and were left out ({self.share:.1%})"
         return "\n".join([head, *(f"  {reason}" for _, reason in sorted(self.reasons.items()))])
+
+
+class Watch:
+    """What each loading worker is at, in memory that it shares with the main process: a video's place, since when."""
+
+    def __init__(self, workers: int) -> None:
+        self.index = _shared(workers, torch.long).fill_(-1)
+        self.since = _shared(workers, torch.float64)
+        self.pid = _shared(workers, torch.long)
+
+    @contextmanager
+    def at(self, index: int) -> Iterator[None]:
+        """Inside, this worker is at a video. Elsewhere than in a worker, nothing."""
+        info = get_worker_info()
+        if info is None:
+            yield
+            return
+        self.since[info.id], self.pid[info.id] = time.monotonic(), os.getpid()
+        self.index[info.id] = index
+        try:
+            yield
+        finally:
+            self.index[info.id] = -1
+
+
+def _shared(count: int, dtype: torch.dtype) -> Tensor:
+    values = torch.zeros(count, dtype=dtype)
+    values.share_memory_()  # type: ignore[no-untyped-call]
+    return values
 
 
 class FrameCache:
@@ -126,7 +156,10 @@ class ViewDataset(Dataset[dict[str, Any]]):
         longest: float | None = None,
         largest: int | None = 360,
         cache_bytes: int = 0,
+        decoder: Decoder = "pyav",
     ) -> None:
+        require(decoder)
+        self.decoder = decoder
         if not records:
             raise ValueError("there are no videos to train on")
         self.paths = [record.path for record in records]
@@ -155,7 +188,8 @@ class ViewDataset(Dataset[dict[str, Any]]):
         )
         self.largest = largest
         self.cache = FrameCache(cache_bytes)
-        self.hopeless: dict[int, str] = {}
+        self.hopeless: dict[int, str] = {}  # by place: videos that are not tried again, and why
+        self.watch = Watch(0)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -167,7 +201,8 @@ class ViewDataset(Dataset[dict[str, Any]]):
         bad: list[BadVideo] = []
         for candidate in self._candidates(epoch, index):
             try:
-                return {**self._views(epoch, index, candidate), "index": candidate, "bad": bad}
+                with self.watch.at(candidate):
+                    return {**self._views(epoch, index, candidate), "index": candidate, "bad": bad}
             except DecodeError as error:
                 bad.append(BadVideo(candidate, self.paths[candidate], str(error)))
         return {"bad": bad}
@@ -212,6 +247,7 @@ class ViewDataset(Dataset[dict[str, Any]]):
         if index in self.cache.videos:
             timeline, frames = self.cache.videos[index]
             return frames[choose(timeline)]
+        read = read_video if self.decoder == "pyav" else read_seeking
         wanted: list[int] = []
         keep = False
 
@@ -222,7 +258,7 @@ class ViewDataset(Dataset[dict[str, Any]]):
             return range(len(timeline.times)) if keep else wanted
 
         try:
-            timeline, frames = read_video(self.paths[index], choose_all, self.largest)
+            timeline, frames = read(self.paths[index], choose_all, self.largest)
         except DecodeError as error:
             if not wanted:  # whatever is asked for: not to be tried again
                 self.hopeless[index] = str(error)
@@ -231,7 +267,7 @@ class ViewDataset(Dataset[dict[str, Any]]):
                 raise
             # Damaged, but perhaps past the frames that are wanted: the cache must not change what can be
             # read.
-            return read_video(self.paths[index], choose, self.largest)[1]
+            return read(self.paths[index], choose, self.largest)[1]
         if not keep:
             return frames
         self.cache.keep(index, timeline, frames)
@@ -247,10 +283,21 @@ class ClipDataset(Dataset[dict[str, Any] | BadVideo]):
     """
 
     def __init__(
-        self, records: Sequence[Record], *, frames: int = 8, clips: int = 1, size: int = 224, crops: int = 1
+        self,
+        records: Sequence[Record],
+        *,
+        frames: int = 8,
+        clips: int = 1,
+        size: int = 224,
+        crops: int = 1,
+        decoder: Decoder = "pyav",
     ) -> None:
+        require(decoder)
+        self.decoder = decoder
         self.paths = [record.path for record in records]
         self.frames, self.clips, self.size, self.crops = frames, clips, size, crops
+        self.hopeless: dict[int, str] = {}
+        self.watch = Watch(0)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -258,6 +305,8 @@ class ClipDataset(Dataset[dict[str, Any] | BadVideo]):
     def __getitem__(self, index: int) -> dict[str, Any] | BadVideo:
         if not 0 <= index < len(self.paths):
             raise IndexError(f"video {index} of {len(self.paths)}")
+        if index in self.hopeless:
+            return BadVideo(index, self.paths[index], self.hopeless[index])
         plans: list[ViewPlan] = []
 
         def choose(timeline: Timeline) -> list[int]:
@@ -265,7 +314,8 @@ class ClipDataset(Dataset[dict[str, Any] | BadVideo]):
             return [frame for plan in plans for frame in plan.frame_indices]
 
         try:
-            frames = read_video(self.paths[index], choose)[1]
+            with self.watch.at(index):
+                frames = (read_video if self.decoder == "pyav" else read_seeking)(self.paths[index], choose)[1]
         except DecodeError as error:
             return BadVideo(index, self.paths[index], str(error))
         views = eval_views(frames, self.size, self.crops)
@@ -293,69 +343,3 @@ def collate(items: Sequence[dict[str, Any] | BadVideo]) -> dict[str, Any]:
         if key not in ("index", "bad"):
             batch[key] = torch.stack([item[key] for item in good])
     return {**batch, "bad": bad}
-
-
-class EpochBatches:
-    """Batches of (epoch, i) keys from step `start` on: a DataLoader's `batch_sampler`.
-
-    The keys are the epochs' shuffles, end to end, cut into batches of one size, so a batch is a pure function
-    of (seed, step), and every video comes equally often. Endless, or up to step `stop`.
-    """
-
-    def __init__(self, count: int, batch_size: int, seed: int, start: int = 0, stop: int | None = None) -> None:
-        self.count, self.batch_size, self.seed, self.start, self.stop = count, batch_size, seed, start, stop
-
-    def steps(self, epochs: float) -> int:
-        """Steps that so many epochs take, rounded up."""
-        return -int(-epochs * self.count // self.batch_size)
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        step, at = self.start, self.start * self.batch_size
-        shuffled: tuple[int, list[int]] = (-1, [])
-        while self.stop is None or step < self.stop:
-            batch = []
-            for place in range(at, at + self.batch_size):
-                epoch, i = divmod(place, self.count)
-                if shuffled[0] != epoch:
-                    shuffled = (
-                        epoch,
-                        np.random.default_rng([self.seed, epoch]).permutation(self.count).tolist(),
-                    )
-                batch.append((epoch, shuffled[1][i]))
-            yield batch
-            step, at = step + 1, at + self.batch_size
-
-
-def _ignore_interrupts(worker: int) -> None:
-    """Ctrl-C reaches workers too, but the trainer decides when to stop, and needs their batches till then."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def load_views(
-    dataset: ViewDataset, *, batch_size: int, start: int = 0, workers: int = 0, bad: BadFiles | None = None
-) -> Iterator[dict[str, Tensor]]:
-    """Batches of views from step `start` on, forever: `global`, `global_times`, `local`, `local_times`,
-    `index`, tensors only.
-
-    Bad files met on the way are noted in `bad`. Raises NoReadableVideo when nothing in a batch can be read.
-    """
-    loader: DataLoader[Any] = DataLoader(
-        dataset,
-        batch_sampler=EpochBatches(len(dataset), batch_size, dataset.seed, start),
-        num_workers=workers,
-        collate_fn=collate,
-        worker_init_fn=_ignore_interrupts,
-        generator=torch.Generator(),  # or the loader would draw its base seed from the global one
-    )
-    batches = iter(loader)
-    try:
-        for batch in batches:
-            found = batch.pop("bad")
-            if bad is not None:
-                bad.add(found)
-            if not len(batch["index"]):
-                tried = len({video.path for video in found})
-                raise NoReadableVideo(f"none of the {tried} videos tried can be read; the first: {found[0].reason}")
-            yield batch
-    finally:
-        del batches  # its workers stop here and now, not when the garbage is collected

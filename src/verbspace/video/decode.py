@@ -130,10 +130,10 @@ def read_video(
     path = Path(path)
     try:
         try:
-            with closing(_open(path)) as file:
+            with closing(open_video(path)) as file:
                 return _read_by_packets(file, choose, size) if file.trusted else _read_by_decode(file, choose, size)
         except _Untrusted:
-            with closing(_open(path)) as file:
+            with closing(open_video(path)) as file:
                 return _read_by_decode(file, choose, size)
     except av.FFmpegError as error:
         reason = error.strerror or str(error)
@@ -144,7 +144,7 @@ def probe(path: str | Path) -> Header:
     """Open a file and read its header; nothing is decoded. Raises DecodeError."""
     path = Path(path)
     try:
-        with closing(_open(path)) as file:
+        with closing(open_video(path)) as file:
             stream, context = file.stream, file.stream.codec_context
             unit = stream.time_base if stream.duration else 1 / av.time_base if file.container.duration else None
             ticks = stream.duration or file.container.duration
@@ -169,7 +169,7 @@ def stream_frames(path: str | Path, size: int | None = None) -> Iterator[np.ndar
     reformatter = VideoReformatter()
     shape: tuple[int, int] | None = None
     try:
-        with closing(_open(path)) as file:
+        with closing(open_video(path)) as file:
             for frame in file.frames():
                 shape = shape or _shrunk(frame.height, frame.width, size)
                 yield _rgb(reformatter, frame, shape)
@@ -181,7 +181,7 @@ def count_frames(path: str | Path) -> int:
     """Decode all of a video and count its frames; nothing is converted or kept. Raises DecodeError."""
     path = Path(path)
     try:
-        with closing(_open(path)) as file:
+        with closing(open_video(path)) as file:
             count = sum(1 for _ in file.frames())
     except (av.FFmpegError, OSError) as error:
         reason = error.strerror or str(error)
@@ -205,7 +205,7 @@ def decode_frames(path: str | Path, indices: Sequence[int] | None = None, size: 
     return read_video(path, lambda timeline: range(len(timeline.times)) if indices is None else indices, size)[1]
 
 
-def _open(path: Path) -> _File:
+def open_video(path: Path) -> _File:
     """Raises DecodeError, and what PyAV raises for a file that is no video."""
     try:
         where = storage.find(str(path))
@@ -218,11 +218,21 @@ def _open(path: Path) -> _File:
     return _File(path, where)
 
 
-def _read_by_packets(
-    file: _File, choose: Callable[[Timeline], Sequence[int]], size: int | None
-) -> tuple[Timeline, Tensor]:
-    """Times from the packets, then a decode as far as needed. Raises _Untrusted where the two disagree."""
-    packets: list[Any] | None = []
+def packet_times(file: _File, size: int | None) -> tuple[Timeline, float] | None:
+    """A trusted file's timeline, and the seconds at which its first frame shows, without a decode; None where the
+    packets leave it open."""
+    found = _packets(file, keep=False)
+    if found is None:
+        return None
+    stamps, _ = found
+    unit = float(file.stream.time_base)
+    return Timeline((np.asarray(stamps) - stamps[0]) * unit, file.frame_bytes(size)), stamps[0] * unit
+
+
+def _packets(file: _File, keep: bool = True) -> tuple[list[int], list[Any] | None] | None:
+    """The presentation stamps that packets bear, ascending, and the packets, unless they are too large to hold; None
+    where the stamps are not all there and different."""
+    packets: list[Any] | None = [] if keep else None
     stamps: list[int] = []
     held, sound = 0, True
     for packet in file.packets():
@@ -235,14 +245,24 @@ def _read_by_packets(
             if held > HELD_BYTES:
                 packets = None
     if not sound or not stamps or len(set(stamps)) != len(stamps):
+        return None
+    return sorted(stamps), packets
+
+
+def _read_by_packets(
+    file: _File, choose: Callable[[Timeline], Sequence[int]], size: int | None
+) -> tuple[Timeline, Tensor]:
+    """Times from the packets, then a decode as far as needed. Raises _Untrusted where the two disagree."""
+    found = _packets(file)
+    if found is None:
         raise _Untrusted
-    stamps.sort()
+    stamps, packets = found
     times = (np.asarray(stamps) - stamps[0]) * float(file.stream.time_base)
     timeline = Timeline(times, file.frame_bytes(size))
     wanted = _checked(file, choose(timeline), len(stamps))
     if not len(wanted):
         return timeline, torch.empty(0, 3, 0, 0, dtype=torch.uint8)
-    again = None if packets is not None else _open(file.path)
+    again = None if packets is not None else open_video(file.path)
     try:
         frames = file.frames(packets) if again is None else again.frames()
         return timeline, _gather(file, frames, wanted, size, stamps)
@@ -275,7 +295,7 @@ def _read_by_decode(
         return timeline, torch.empty(0, 3, 0, 0, dtype=torch.uint8)
     if frames is not None:
         return timeline, _gather(file, iter(frames), wanted, size, None)
-    with closing(_open(file.path)) as again:
+    with closing(open_video(file.path)) as again:
         return timeline, _gather(again, again.frames(), wanted, size, None)
 
 

@@ -54,6 +54,9 @@ def walk(folder: Path) -> Iterator[tuple[str, str]]:
             continue
         seen.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in folders:  # a folder that passes for a video and holds none is named, not overlooked
+            if is_video(name) and next(walk(Path(here, name)), None) is None:
+                yield os.path.join(here, name), here
         for name in files:
             if is_video(name) and not name.startswith("."):
                 yield os.path.join(here, name), here

@@ -1,0 +1,129 @@
+"""Workers that hang, crash or are killed from outside, in training and in evaluation."""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import signal
+import time
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from verbspace.evaluation.embed import embed_videos
+from verbspace.video import dataset as module
+from verbspace.video.dataset import BadFiles, ClipDataset, ViewDataset
+from verbspace.video.loading import load_clips, load_views
+from verbspace.video.record import Record
+from video_files import numbered_frames, write_video
+
+SMALL: dict[str, Any] = {
+    "global_size": 32, "global_frames": 2, "local_views": 1, "local_frames": 2, "local_size": 16,
+}  # fmt: skip
+
+
+@pytest.fixture
+def records(tmp_path: Path) -> list[Record]:
+    return [Record(write_video(tmp_path / f"{n}.mp4", numbered_frames(8, seed=n))) for n in range(6)]
+
+
+def misbehaving(monkeypatch: pytest.MonkeyPatch, **how: Callable[[], object]) -> None:
+    """Decoding the videos of these names does something else first. Workers are forked, and so know."""
+    plain = module.read_video
+
+    def read(path: Path, *rest: Any) -> Any:
+        how.get(f"at{path.stem}", lambda: None)()
+        return plain(path, *rest)
+
+    monkeypatch.setattr(module, "read_video", read)
+
+
+def hang() -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    time.sleep(600)
+
+
+def crash() -> None:
+    faulthandler.disable()
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
+def test_training_goes_on_where_workers_hang_and_die(
+    records: list[Record], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    misbehaving(monkeypatch, at1=hang, at3=crash, at4=lambda: os._exit(3))
+    bad = BadFiles(6)
+    began = time.monotonic()
+    loaded = load_views(ViewDataset(records, **SMALL), batch_size=3, workers=2, bad=bad, limit=1.0)
+    batches = list(islice(loaded, 6))
+    loaded.close()
+    assert time.monotonic() - began < 60
+    assert all(len(batch["index"]) == 3 for batch in batches)
+    assert not {1, 3, 4} & {int(index) for batch in batches for index in batch["index"]}
+    assert {path.stem: reason.split(": ")[1] for path, reason in bad.reasons.items()} == {
+        "1": "not decoded within 1 s",
+        "3": "the decoder crashed (signal 11)",
+        "4": "the decoder crashed (exit code 3)",
+    }
+
+
+def test_a_worker_killed_from_outside_costs_nothing(
+    records: list[Record], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = list(islice(load_views(ViewDataset(records, **SMALL), batch_size=2), 6))
+
+    def once() -> None:
+        if not (tmp_path / "done").exists():
+            (tmp_path / "done").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    misbehaving(monkeypatch, at2=once)
+    bad = BadFiles(6)
+    batches = list(islice(load_views(ViewDataset(records, **SMALL), batch_size=2, workers=2, bad=bad), 6))
+    assert (tmp_path / "done").exists()
+    assert not len(bad)
+    for one, other in zip(plain, batches, strict=True):
+        assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_workers_that_are_always_killed_end_it(records: list[Record], monkeypatch: pytest.MonkeyPatch) -> None:
+    misbehaving(monkeypatch, **{f"at{n}": lambda: os.kill(os.getpid(), signal.SIGKILL) for n in range(6)})
+    with pytest.raises(RuntimeError, match=r"the 2 loading workers were killed 4 times in a row.*take fewer workers"):
+        next(load_views(ViewDataset(records, **SMALL), batch_size=2, workers=2))
+
+
+def test_what_a_worker_raises_is_raised(records: list[Record], monkeypatch: pytest.MonkeyPatch) -> None:
+    def fault() -> None:
+        raise RuntimeError("a fault of ours")
+
+    misbehaving(monkeypatch, at0=fault)
+    with pytest.raises(RuntimeError, match="a fault of ours"):
+        list(islice(load_views(ViewDataset(records, **SMALL), batch_size=6, workers=1), 2))
+
+
+def test_slow_batches_are_waited_for(records: list[Record], monkeypatch: pytest.MonkeyPatch) -> None:
+    misbehaving(monkeypatch, at0=lambda: time.sleep(2.5))
+    bad = BadFiles(6)
+    assert (
+        len(next(load_views(ViewDataset(records, **SMALL), batch_size=6, workers=1, bad=bad, limit=60))["index"]) == 6
+    )
+    assert not len(bad)
+
+
+def test_evaluation_names_them(records: list[Record], monkeypatch: pytest.MonkeyPatch) -> None:
+    misbehaving(monkeypatch, at1=hang, at4=crash)
+    found = list(load_clips(ClipDataset(records, frames=2, size=32), batch_size=4, workers=2, limit=1.0))
+    assert [index for batch in found for index in batch["index"].tolist()] == [0, 2, 3, 5]
+    assert [bad.path.stem for batch in found for bad in batch["bad"]] == ["1", "4"]
+
+
+def test_embedding_is_the_same_with_workers(records: list[Record]) -> None:
+    from test_embed import Colours
+
+    one = embed_videos(Colours(), records, frames=2, batch_size=4)
+    other = embed_videos(Colours(), records, frames=2, batch_size=4, workers=2)
+    assert torch.equal(one.embeddings, other.embeddings)
