@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,15 @@ SETTINGS: dict[str, Any] = {
     },
     "training": {"steps": 20, "batch_size": 3, "learning_rate": 1e-3, "log_every": 1, "save_every": 5, "dtype": "fp32"},
 }  # fmt: skip
+
+
+MEASURED = ("seconds", "clips_per_second", "memory_gb")  # of no two runs alike
+
+
+def logged(out: Path) -> list[dict[str, float]]:
+    """A run's metrics but for what is measured."""
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in row.items() if key not in MEASURED} for row in rows]
 
 
 def settings(**training: Any) -> AdaptSettings:

@@ -13,7 +13,7 @@ import torch
 import yaml
 
 import verbspace as vs
-from runs import concept_set, settings, state_tensors, write_clips
+from runs import concept_set, logged, settings, state_tensors, write_clips
 from verbspace.config import AdaptSettings, parse_settings
 from verbspace.learning import adapt as module
 from verbspace.learning.adapt import adapt, build_dataset, build_optimizer, read_videos
@@ -132,10 +132,7 @@ def test_ten_and_ten_are_twenty(tiny_clip: Path, clips: Path, tmp_path: Path, dt
     assert same(whole, parts)
     a, b = (state_tensors(tmp_path / name / "state" / "step-000020") for name in ("whole", "parts"))
     assert all(torch.equal(t, b[name]) for name, t in a.items())
-    lines = [
-        [{**json.loads(line), "seconds": 0} for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
-        for name in ("whole", "parts")
-    ]
+    lines = [logged(tmp_path / name) for name in ("whole", "parts")]
     assert lines[0] == lines[1]
     assert len(lines[0]) == 20
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from runs import distiller, random_views
-from verbspace.learning.distiller import Memory, Weights
+from verbspace.learning.distiller import Memory, Weights, embed_views
 
 NAMES = {"category", "description", "alignment", "category_prior", "description_prior"}
 
@@ -156,7 +156,7 @@ def test_views_meet_the_right_views(tiny_clip: Path) -> None:
     """Global views first, one forward a size; the order of clips is kept."""
     learner = distiller(tiny_clip).eval()
     views = random_views(2, clips=3)
-    z = learner.embed(learner.student, views["global"], views["global_times"])
+    z = embed_views(learner.student, views, local=False)
     alone = learner.student(learner.student.normalise(views["global"][2, 1][None]), views["global_times"][2, 1][None])
     assert torch.allclose(z[1, 2], alone[0], atol=1e-6)
     seen: list[tuple[int, ...]] = []

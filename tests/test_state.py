@@ -101,7 +101,7 @@ def test_mistakes(tiny_clip: Path, tiny_siglip: Path, tmp_path: Path) -> None:
         load(distiller(tiny_clip), path, {})
     facts = json.loads((path / "state.json").read_text())
     (path / "state.json").write_text(json.dumps({**facts, "format": "other/9"}))
-    with pytest.raises(ValueError, match=r"state.json: format: 'other/9' is not 'verbspace-state/1'"):
+    with pytest.raises(ValueError, match=r"state.json: format: 'other/9' is not 'verbspace-state/2'"):
         load(distiller(tiny_clip), path, {})
     (path / "state.json").write_text("{")
     with pytest.raises(ValueError, match=r"state.json: is not JSON"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -222,7 +223,9 @@ def main() -> None:
     except typer.Exit as done:
         sys.exit(done.exit_code)
     except (ValueError, OSError, RuntimeError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        world = int(os.environ.get("WORLD_SIZE", "1"))
+        which = f", process {os.environ.get('RANK')} of {world}" if world > 1 else ""
+        print(f"error{which}: {error}", file=sys.stderr)
         sys.exit(1)
     except Exception as error:
         if not hasattr(error, "show"):

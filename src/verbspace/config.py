@@ -78,16 +78,23 @@ class TrainSettings(Settings):
     weight_decay: tuple[float, float] = (0.04, 0.1)
     teacher_momentum: tuple[Share, Share] = (0.98, 0.995)
     clip_gradient: Positive = 3.0
-    train: Literal["full", "temporal"] = "full"
+    accumulate: Annotated[int, Field(ge=1)] = 1  # micro-batches; the gradient stays that of the whole batch
+    train: Literal["full", "temporal", "temporal+lora"] = "full"
+    lora_rank: Annotated[int, Field(ge=1)] = 16
+    lora_alpha: Annotated[int, Field(ge=1)] = 32
     dtype: Literal["bf16", "fp32"] = "bf16"
     device: str | None = None  # None: CUDA where there is one, else the CPU
     gradient_checkpointing: bool = False
+    compile: bool = False  # torch.compile of both encoders
+    sharding: Literal["ddp", "fsdp"] = "ddp"  # over several processes: whole copies, or spread parameters
     seed: int = 0
     workers: Annotated[int, Field(ge=0)] = 0
     cache_mb: Annotated[int, Field(ge=0)] = 0  # decoded frames kept in memory
     log_every: Annotated[int, Field(ge=1)] = 10  # steps
     save_every: Annotated[int, Field(ge=1)] = 200  # steps
     keep_states: Annotated[int, Field(ge=1)] = 1
+    check_every: Annotated[int, Field(ge=1)] = 200  # steps between zero-shot checks, where labelled videos are given
+    check_margin: Share = 0.05  # a run that falls so far below frozen CLIP in a check is stopped
 
 
 class AdaptSettings(Settings):

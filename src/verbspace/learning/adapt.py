@@ -13,9 +13,12 @@ from torch import Tensor
 from verbspace.concepts.concept_set import ConceptSet
 from verbspace.concepts.space import ConceptSpace
 from verbspace.config import AdaptSettings, dump_settings
+from verbspace.learning.backward import shard
 from verbspace.learning.distiller import Distiller, Weights
-from verbspace.learning.state import find_states
-from verbspace.learning.trainer import parameter_groups, train
+from verbspace.learning.lora import add_lora, merged
+from verbspace.learning.state import continue_from, find_states, load_moving, moving_state
+from verbspace.learning.team import team
+from verbspace.learning.trainer import Checks, parameter_groups, train
 from verbspace.model.encoder import VideoEncoder
 from verbspace.video.check import known_faults
 from verbspace.video.dataset import BadFiles, BadVideo, NoReadableVideo, ViewDataset
@@ -25,7 +28,7 @@ from verbspace.video.manifest import Record, read_manifest
 # Settings of training that may change when a run goes on. Steps count, but by their number alone.
 INDIFFERENT = {
     "steps", "epochs", "device", "workers", "cache_mb", "log_every", "save_every", "keep_states",
-    "gradient_checkpointing",
+    "gradient_checkpointing", "accumulate", "compile", "sharding", "check_every", "check_margin",
 }  # fmt: skip
 OnStep = Callable[[int, int, dict[str, float]], None]
 
@@ -40,8 +43,12 @@ def adapt(
     root: str | Path | None = None,
     split: str | None = None,
     fold: int = 1,
+    continued: str | Path | None = None,
+    accept_changes: bool = False,
+    checks: Callable[[VideoEncoder, AdaptSettings], Checks] | None = None,
     on_step: OnStep | None = None,
     on_bad: Callable[[BadFiles], None] | None = None,
+    on_note: Callable[[str], None] = lambda note: None,
     stop_after: int | None = None,
 ) -> VideoEncoder:
     """Adapt an encoder to videos without labels, in the concept space of `concepts`. Returns the exported encoder.
@@ -49,50 +56,92 @@ def adapt(
     videos: paths, or what `read_manifest` reads with root, split and fold; labels are not looked at. out: the run's
     folder; `encoder/` in it is what is returned, `state/` what a second call resumes from, `metrics.jsonl` and
     `config.yaml` the record. The exported weights are `settings.export_share` of the way from the encoder given to the
-    adapted teacher.
-    on_step(done, steps, values) is called after every step; on_bad(bad) at the end where files could not be read.
-    Raises Interrupted after Ctrl-C (resumable) and Collapsed when training fails.
+    adapted teacher. continued: a run, or a state of one, whose student, teacher, centres and means a new run begins
+    with. accept_changes: resume though settings have changed. checks(start, settings) makes what looks at the teacher
+    between steps.
+
+    on_step(done, steps, values) is called after every step; on_bad(bad) at the end where files could not be read;
+    on_note(sentence) where a resumed run differs. Under torchrun or accelerate the processes share the work, and the
+    first of them writes and calls. Raises Interrupted after Ctrl-C (resumable) and Collapsed when training fails.
     """
     settings = settings or AdaptSettings()
-    concepts = concepts if isinstance(concepts, ConceptSet) else ConceptSet.load(concepts)
-    start = encoder if isinstance(encoder, VideoEncoder) else VideoEncoder.from_pretrained(encoder)
-    out = Path(out)
-    records, aside = without_known_faults(read_videos(videos, root, split, fold), root or videos)
-    training = settings.training
-    device = torch.device(training.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    with team(settings.training.device) as ranks:
+        concepts = concepts if isinstance(concepts, ConceptSet) else ConceptSet.load(concepts)
+        start = encoder if isinstance(encoder, VideoEncoder) else VideoEncoder.from_pretrained(encoder)
+        out = Path(out)
+        records, aside = without_known_faults(read_videos(videos, root, split, fold), root or videos)
+        training = settings.training
 
-    distiller = build_distiller(start, concepts, settings, device)
-    dataset = build_dataset(records, distiller.student, concepts, settings)
-    bad = BadFiles(len(records) + len(aside))
-    bad.add(aside)
+        distiller = build_distiller(start, concepts, settings, ranks.device)
+        begin = distiller.fresh_memory()
+        if continued is not None and not find_states(out / "state"):
+            begin = continue_from(Path(continued), student=distiller.student, teacher=distiller.teacher, memory=begin)
+        sharded = ranks.world > 1 and training.sharding == "fsdp"
+        if sharded:
+            shard(distiller.student)
+            shard(distiller.teacher)
+        if training.compile:
+            distiller.student.compile()
+            distiller.teacher.compile()
+        dataset = build_dataset(records, distiller.student, concepts, settings)
+        bad = BadFiles(len(records) + len(aside))
+        bad.add(aside)
 
-    def batches(first: int) -> Iterable[dict[str, Tensor]]:
-        return load_views(dataset, batch_size=training.batch_size, start=first, workers=training.workers, bad=bad)
+        def batches(first: int) -> Iterable[dict[str, Tensor]]:
+            return load_views(
+                dataset, batch_size=training.batch_size, start=first, workers=training.workers, bad=bad,
+                share=ranks.share,
+            )  # fmt: skip
 
-    steps = count_steps(settings, len(records))
-    if not find_states(out / "state"):
-        write_config(out, settings, concepts, start)
-    train(
-        distiller,
-        batches,
-        build_optimizer(distiller.student, settings),
-        out=out,
-        **loop_values(settings, steps),
-        facts={
-            "encoder": start.config.base_name,
-            "concepts": concepts.hash,
-            "videos": len(records),
-            **telling(settings),
-        },
-        on_step=(lambda done, values: on_step(done, steps, values)) if on_step else None,
-        stop_after=stop_after,
-    )
-    if len(bad) and on_bad:
-        on_bad(bad)
-    exported: VideoEncoder = start.to(device).interpolated(distiller.teacher, settings.export_share)
-    exported.concept_set = concepts
-    exported.save_pretrained(out / "encoder")
-    return exported
+        steps = count_steps(settings, len(records))
+        if ranks.leads and not find_states(out / "state"):
+            write_config(out, settings, concepts, start)
+        train(
+            distiller,
+            batches,
+            build_optimizer(distiller.student, settings),
+            out=out,
+            **loop_values(settings, steps),
+            team=ranks,
+            begin=begin,
+            accumulate=training.accumulate,
+            sharded=sharded,
+            facts={
+                "encoder": start.config.base_name,
+                "concepts": concepts.hash,
+                "videos": len(records),
+                **telling(settings),
+            },
+            accept_changes=accept_changes,
+            checks=checks(start, settings) if checks else None,
+            on_note=on_note if ranks.leads else lambda note: None,
+            on_step=(lambda done, values: on_step(done, steps, values)) if on_step and ranks.leads else None,
+            stop_after=stop_after,
+        )
+        for found in ranks.collect(list(bad.reasons.items())):
+            bad.reasons.update(found)
+        if len(bad) and on_bad and ranks.leads:
+            on_bad(bad)
+        teacher = trained_encoder(distiller.teacher, start.to(ranks.device), settings, sharded)
+        exported = start.interpolated(teacher, settings.export_share)
+        exported.concept_set = concepts
+        if ranks.leads:
+            exported.save_pretrained(out / "encoder")
+        ranks.wait()
+        return exported
+
+
+def trained_encoder(
+    teacher: VideoEncoder, start: VideoEncoder, settings: AdaptSettings, sharded: bool = False
+) -> VideoEncoder:
+    """What was trained as an encoder like `start`: whole, and without adapters."""
+    if settings.training.train == "temporal+lora":
+        return merged(teacher)
+    if not sharded:
+        return teacher
+    plain = start.copy()
+    load_moving(plain, moving_state(teacher), "the teacher")
+    return plain
 
 
 def count_steps(settings: AdaptSettings, videos: int) -> int:
@@ -161,10 +210,14 @@ def build_distiller(
     student, teacher = start.copy().to(device), start.copy().to(device)
     for encoder in (student, teacher):
         encoder.set_attention(start.attention)
-    if settings.training.train == "temporal":
+    training = settings.training
+    if training.train == "temporal":
         for parameter in student.spatial_parameters():
             parameter.requires_grad_(False)
-    if settings.training.gradient_checkpointing:
+    elif training.train == "temporal+lora":
+        for encoder in (student, teacher):
+            add_lora(encoder, training.lora_rank, training.lora_alpha, training.seed)
+    if training.gradient_checkpointing:
         student.gradient_checkpointing = True
     shares = None
     if loss.class_shares is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -28,12 +28,14 @@ class Weights:
 @dataclass
 class Memory:
     """What carries over from step to step, each (K,) or (M,). The trainer replaces these; the distiller only reads
-    them."""
+    them. category_used: 1 for each action that some view was nearest to, else 0.
+    """
 
     category_centre: Tensor
     description_centre: Tensor
     category_mean: Tensor
     description_mean: Tensor
+    category_used: Tensor
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,21 @@ class Outcome:
     losses: dict[str, Tensor]
     stats: dict[str, Tensor]
     seen: Memory
+
+
+def embed_views(encoder: VideoEncoder, views: Mapping[str, Tensor], local: bool = True) -> Tensor:
+    """Views of B clips to embeddings (V, B, D), global ones first; one forward for all views of one size.
+
+    views: `global` (B, G, T, 3, S, S) uint8 and `global_times` (B, G, T) seconds, and likewise `local` where there are
+    local views, which `local` leaves out or not.
+    """
+    found = []
+    for kind in ("global", "local") if local else ("global",):
+        if kind in views and views[kind].shape[1]:
+            video, times = views[kind], views[f"{kind}_times"]
+            z: Tensor = encoder(encoder.normalise(video.flatten(0, 1)), times.flatten(0, 1))
+            found.append(z.float().view(*video.shape[:2], -1).transpose(0, 1))
+    return torch.cat(found) if len(found) > 1 else found[0]
 
 
 class Distiller(nn.Module):
@@ -93,13 +110,7 @@ class Distiller(nn.Module):
     def fresh_memory(self) -> Memory:
         """The memory before the first step: centres at zero, running means at the prior."""
         c, d = self.category_prior, self.description_prior
-        return Memory(torch.zeros_like(c), torch.zeros_like(d), c.clone(), d.clone())
-
-    def embed(self, encoder: VideoEncoder, video: Tensor, times: Tensor) -> Tensor:
-        """(B, V, T, 3, S, S) uint8 views with times (B, V, T) -> (V, B, D) embeddings; one forward for all views."""
-        clips, views = video.shape[:2]
-        z: Tensor = encoder(encoder.normalise(video.flatten(0, 1)), times.flatten(0, 1))
-        return z.float().view(clips, views, -1).transpose(0, 1)
+        return Memory(torch.zeros_like(c), torch.zeros_like(d), c.clone(), d.clone(), torch.zeros_like(c))
 
     def forward(self, views: Mapping[str, Tensor], memory: Memory) -> Outcome:
         """One step's losses.
@@ -108,10 +119,8 @@ class Distiller(nn.Module):
         there are local views. Changes no state.
         """
         with torch.no_grad():
-            z_teacher = self.embed(self.teacher, views["global"], views["global_times"])
-        z_student = self.embed(self.student, views["global"], views["global_times"])
-        if "local" in views and views["local"].shape[1]:
-            z_student = torch.cat([z_student, self.embed(self.student, views["local"], views["local_times"])])
+            z_teacher = embed_views(self.teacher, views, local=False)
+        z_student = embed_views(self.student, views)
 
         # Cosines over small temperatures are computed in full precision, whatever the towers ran in.
         with torch.autocast(z_teacher.device.type, enabled=False):
@@ -122,7 +131,7 @@ class Distiller(nn.Module):
         w, space = self.weights, self.space
         named: dict[str, Tensor] = {}
         stats: dict[str, Tensor] = {}
-        seen = Memory(memory.category_centre, memory.description_centre, memory.category_mean, memory.description_mean)
+        seen = replace(memory)
         scale = {"category": w.category, "description": w.description, "alignment": w.alignment,
                  "category_prior": w.category_prior, "description_prior": w.description_prior}  # fmt: skip
 
@@ -143,6 +152,9 @@ class Distiller(nn.Module):
                 named[f"{name}_prior"] = losses.prior(mean, running, self.prior_momentum, expected, self.slack)
             setattr(seen, f"{name}_centre", s_teacher.mean((0, 1)))
             setattr(seen, f"{name}_mean", mean.detach())
+            if name == "category":
+                seen.category_used = torch.zeros_like(memory.category_used)
+                seen.category_used.scatter_(0, teacher[name].argmax(-1).flatten(), 1.0)
             stats[f"{name}_entropy"] = losses.entropy(teacher[name]).mean()
             stats[f"{name}_mean_entropy"] = losses.entropy(teacher[name].mean((0, 1)))
             stats[f"{name}_agreement"] = (teacher[name][0].argmax(-1) == student[name][-1].argmax(-1)).float().mean()

@@ -6,24 +6,48 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from verbspace.learning.distiller import Memory
+from verbspace.learning.team import Team, own, spread_like, whole
 from verbspace.model.encoder import VideoEncoder
 
-FORMAT = "verbspace-state/1"
+FORMAT = "verbspace-state/2"
+_PARTS = ("student", "teacher", "optimizer", "memory")
+
+
+def moving(encoder: VideoEncoder) -> dict[str, nn.Parameter]:
+    """What adaptation may change: the parameters that see pixels. The text tower is the start's, and stays."""
+    seen = {id(parameter) for parameter in (*encoder.spatial_parameters(), *encoder.temporal_parameters())}
+    return {name: p for name, p in encoder.named_parameters() if id(p) in seen}
 
 
 def moving_state(encoder: VideoEncoder) -> dict[str, Tensor]:
-    """What adaptation may change: the parameters that see pixels. The text tower is the start's, and stays."""
-    moving = {id(parameter) for parameter in (*encoder.spatial_parameters(), *encoder.temporal_parameters())}
-    return {name: p.detach().contiguous() for name, p in encoder.named_parameters() if id(p) in moving}
+    """Those as tensors; of an encoder that is spread over ranks, put together: all ranks must ask."""
+    return {name: whole(p.detach()).contiguous() for name, p in moving(encoder).items()}
+
+
+def load_moving(encoder: VideoEncoder, tensors: Mapping[str, Tensor], source: str) -> None:
+    """Put what `moving_state` gave back in place. Raises ValueError that names the source where it does not fit."""
+    places = moving(encoder)
+    shapes, expected = ({name: t.shape for name, t in group.items()} for group in (tensors, places))
+    if shapes != expected:
+        odd = sorted(k for k in shapes.keys() | expected.keys() if shapes.get(k) != expected.get(k))[:3]
+        raise ValueError(
+            f"{source}: does not fit this encoder (at {', '.join(odd)}); "
+            "resume with the encoder that the run began with"
+        )
+    with torch.no_grad():
+        for name, place in places.items():
+            own(place).copy_(own(spread_like(tensors[name], place)))
 
 
 def save_state(
@@ -36,30 +60,47 @@ def save_state(
     memory: Memory,
     facts: dict[str, Any],
     keep: int = 1,
+    team: Team | None = None,
 ) -> Path:
     """Write `folder/step-NNNNNN` under a temporary name, rename it, and drop all but the newest `keep` states.
 
     A run that goes on repeats itself, so a state of this step that is there already stays. Killed at any moment, the
-    newest complete state is on disk: what is to go is renamed first, and then deleted.
+    newest complete state is on disk: what is to go is renamed first, and then deleted. All ranks must call it; the
+    leading one writes. Raises OSError that says what is kept where there is no room.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    target, part = folder / f"step-{step:06d}", folder / f"step-{step:06d}.part"
-    if target in find_states(folder):
-        return target
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir()
-    save_file(moving_state(student), part / "student.safetensors")
-    save_file(moving_state(teacher), part / "teacher.safetensors")
+    team = team or Team()
+    target = folder / f"step-{step:06d}"
     moments: dict[str, Tensor] = {}
     for index, entry in optimizer.state_dict()["state"].items():
-        moments |= {f"{index}.{key}": torch.as_tensor(value).contiguous() for key, value in entry.items()}
-    save_file(moments, part / "optimizer.safetensors")
-    save_file({k: v.detach().clone().contiguous() for k, v in asdict(memory).items()}, part / "memory.safetensors")
-    (part / "state.json").write_text(json.dumps({"format": FORMAT, "step": step, **facts}, indent=2) + "\n")
-    drop(target)
-    os.replace(part, target)
-    for old in find_states(folder)[:-keep]:
-        drop(old)
+        moments |= {f"{index}.{key}": whole(torch.as_tensor(value)).contiguous() for key, value in entry.items()}
+    parts = {
+        "student": moving_state(student),
+        "teacher": moving_state(teacher),
+        "optimizer": moments,
+        "memory": {key: value.detach().clone().contiguous() for key, value in asdict(memory).items()},
+    }
+    if team.leads and target not in find_states(folder):
+        part = target.with_suffix(".part")
+        note = {"format": FORMAT, "step": step, "processes": team.world, **facts}
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(part, ignore_errors=True)
+            part.mkdir()
+            for name in _PARTS:
+                save_file(parts[name], part / f"{name}.safetensors")
+            (part / "state.json").write_text(json.dumps(note, indent=2) + "\n")
+            drop(target)
+            os.replace(part, target)
+        except (OSError, SafetensorError) as error:
+            shutil.rmtree(part, ignore_errors=True)
+            left = find_states(folder)
+            kept = f"the last one, {left[-1].name}, is whole" if left else "there is none before it"
+            raise OSError(
+                f"{target}: the state could not be written ({error}); {kept}; make room and run the same command again"
+            ) from error
+        for old in find_states(folder)[:-keep]:
+            drop(old)
+    team.wait()
     return target
 
 
@@ -99,32 +140,63 @@ def load_state(
     optimizer: torch.optim.Optimizer,
     memory: Memory,
     facts: dict[str, Any],
-) -> tuple[Memory, int]:
-    """Put a state back in place. Returns the memory and the step it was saved after.
+    accept_changes: bool = False,
+    team: Team | None = None,
+) -> tuple[Memory, int, list[str]]:
+    """Put a state back in place. Returns the memory, the step it was saved after, and what is worth saying.
 
-    facts: of the run that wants to go on; ValueError says which differ from those that the state was saved with.
+    facts: of the run that wants to go on; ValueError says which differ from those that the state was saved with, unless
+    these changes are accepted. The number of processes may differ.
     """
     saved = read_facts(path)
+    notes = []
     if odd := [key for key in facts if saved.get(key) != facts[key]]:
         changes = ", ".join(f"{key} {saved.get(key)!r} (now {facts[key]!r})" for key in odd)
-        raise ValueError(
-            f"{path}: this run was begun with {changes}; go on with the same, or give another folder for a new run"
+        if not accept_changes:
+            raise ValueError(
+                f"{path}: this run was begun with {changes}; go on with the same, give another folder for a new run, "
+                "or accept the changes (--accept-changes)"
+            )
+        notes.append(f"{path}: going on with other settings than it was begun with: {changes}")
+    world = (team or Team()).world
+    if (before := saved.get("processes", 1)) != world:
+        notes.append(
+            f"{path}: saved by {before} process{'es' if before > 1 else ''}, going on with {world}; each batch is "
+            "split anew, and results are the same to rounding"
         )
     for name, module in (("student", student), ("teacher", teacher)):
-        tensors = load_file(path / f"{name}.safetensors")
-        shapes, expected = ({k: t.shape for k, t in group.items()} for group in (tensors, moving_state(module)))
-        if shapes != expected:
-            odd = sorted(k for k in shapes.keys() | expected.keys() if shapes.get(k) != expected.get(k))[:3]
-            raise ValueError(
-                f"{path / (name + '.safetensors')}: does not fit this encoder (at {', '.join(odd)}); "
-                "resume with the encoder that the run began with"
-            )
-        module.load_state_dict(tensors, strict=False)
+        load_moving(module, load_file(path / f"{name}.safetensors"), str(path / f"{name}.safetensors"))
     entries: dict[int, dict[str, Tensor]] = {}
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     for key, value in load_file(path / "optimizer.safetensors").items():
         index, _, name = key.partition(".")
-        entries.setdefault(int(index), {})[name] = value
+        place = parameters[int(index)]
+        entries.setdefault(int(index), {})[name] = spread_like(value, place) if value.shape == place.shape else value
     optimizer.load_state_dict({"state": entries, "param_groups": optimizer.state_dict()["param_groups"]})
-    device = memory.category_mean.device
-    tensors = {key: value.to(device) for key, value in load_file(path / "memory.safetensors").items()}
-    return Memory(**tensors), int(saved["step"])
+    return load_memory(path, memory), int(saved["step"]), notes
+
+
+def load_memory(path: Path, memory: Memory) -> Memory:
+    """A state's centres and running means. Raises ValueError where they belong to other concepts."""
+    file = path / "memory.safetensors"
+    tensors = {key: value.to(memory.category_mean.device) for key, value in load_file(file).items()}
+    shapes, expected = ({k: tuple(v.shape) for k, v in group.items()} for group in (tensors, asdict(memory)))
+    if shapes != expected:
+        raise ValueError(f"{file}: belongs to other concepts ({shapes}, not {expected}); take those that it began with")
+    return Memory(**tensors)
+
+
+def continue_from(path: Path, *, student: VideoEncoder, teacher: VideoEncoder, memory: Memory) -> Memory:
+    """Begin a new run where another's state ended: its student, teacher, centres and running means, at step 0.
+
+    path: a state, or a run's folder for its last one. Optimizer and schedules begin anew. Raises ValueError and
+    FileNotFoundError.
+    """
+    states = [path] if (path / "state.json").is_file() else find_states(path / "state") or find_states(path)
+    if not states:
+        raise FileNotFoundError(f"{path}: there is no state of a run here; give its folder, or one of state/step-…")
+    read_facts(states[-1])
+    for name, module in (("student", student), ("teacher", teacher)):
+        file = states[-1] / f"{name}.safetensors"
+        load_moving(module, load_file(file), str(file))
+    return load_memory(states[-1], memory)

@@ -20,7 +20,7 @@ from verbspace.learning.adapt import (
     loop_values,
     telling,
 )
-from verbspace.learning.distiller import Distiller, Memory, Outcome
+from verbspace.learning.distiller import Distiller, Memory, Outcome, embed_views
 from verbspace.learning.trainer import train
 from verbspace.model.encoder import VideoEncoder
 from verbspace.video.loading import load_views
@@ -40,9 +40,7 @@ class Supervised(nn.Module):
     def forward(self, views: Mapping[str, Tensor], memory: Memory) -> Outcome:
         """One step's loss; `views["index"]` says which clips these are."""
         d = self.distiller
-        z = d.embed(self.student, views["global"], views["global_times"])
-        if "local" in views:
-            z = torch.cat([z, d.embed(self.student, views["local"], views["local_times"])])
+        z = embed_views(self.student, views)
         with torch.autocast(z.device.type, enabled=False):
             logits = z @ d.space.categories.T / d.student_temperature
             target = self.labels[views["index"].cpu()].to(logits.device).expand(len(z), -1)

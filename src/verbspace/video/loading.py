@@ -170,6 +170,16 @@ class _Crew:
         return found
 
 
+class _Shared:
+    """Of every batch, a part."""
+
+    def __init__(self, batches: EpochBatches, share: Callable[[list[tuple[int, int]]], list[tuple[int, int]]]) -> None:
+        self.batches, self.share = batches, share
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        return map(self.share, self.batches)
+
+
 def load_views(
     dataset: ViewDataset,
     *,
@@ -178,16 +188,18 @@ def load_views(
     workers: int = 0,
     bad: BadFiles | None = None,
     limit: float = LIMIT,
+    share: Callable[[list[tuple[int, int]]], list[tuple[int, int]]] = list,
 ) -> Iterator[dict[str, Tensor]]:
     """Batches of views from step `start` on, forever: `global`, `global_times`, `local`, `local_times`,
     `index`, tensors only.
 
-    Bad files met on the way are noted in `bad`. limit: see `load`. Raises NoReadableVideo when nothing in a batch can
+    Bad files met on the way are noted in `bad`. limit: see `load`. share: the part of a batch that is loaded here, of
+    its (epoch, i) keys. Raises NoReadableVideo when nothing in a batch can
     be read.
     """
 
-    def batches(first: int) -> EpochBatches:
-        return EpochBatches(len(dataset), batch_size, dataset.seed, first)
+    def batches(first: int) -> Iterable[list[tuple[int, int]]]:
+        return _Shared(EpochBatches(len(dataset), batch_size, dataset.seed, first), share)
 
     for batch in load(dataset, batches, start=start, workers=workers, limit=limit):
         found = batch.pop("bad")

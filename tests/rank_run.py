@@ -1,0 +1,32 @@
+"""Run by torchrun: `adapt` for each of the scenarios in a JSON file, one after another in one team of processes."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import torch.distributed as dist
+
+from runs import concept_set, settings
+from verbspace.learning.adapt import adapt
+from verbspace.model.encoder import VideoEncoder
+
+
+def main(file: str) -> None:
+    task = json.loads(Path(file).read_text())
+    dist.init_process_group("gloo")
+    for scenario in task["scenarios"]:
+        notes: list[str] = []
+        start = VideoEncoder.from_pretrained(task["encoder"])
+        adapt(
+            start, task["videos"], concept_set(), scenario["out"], settings(**scenario["training"]),
+            on_note=notes.append, stop_after=scenario.get("stop_after"),
+        )  # fmt: skip
+        if dist.get_rank() == 0:
+            (Path(scenario["out"]) / "notes.json").write_text(json.dumps(notes))
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

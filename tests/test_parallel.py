@@ -1,0 +1,162 @@
+"""Two processes do what one does: the same losses and weights, however the work is split."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from runs import concept_set, distiller, logged, optimizer, random_views, settings, state_tensors, write_clips
+from verbspace.learning.adapt import adapt
+from verbspace.learning.backward import Backward
+from verbspace.learning.state import find_states
+from verbspace.learning.team import Team, team
+from verbspace.model.encoder import VideoEncoder
+
+HERE = Path(__file__).parent
+CLOSE = 1e-5
+# Of two processes: what is trained and how it is split. Batches of 3 clips are uneven, 1 and 2.
+SCENARIOS: dict[str, dict[str, Any]] = {
+    "even": {"batch_size": 4},
+    "uneven": {"batch_size": 3},
+    "accumulated": {"batch_size": 4, "accumulate": 2},
+    "temporal": {"batch_size": 3, "train": "temporal"},
+    "lora": {"batch_size": 3, "train": "temporal+lora", "lora_rank": 2},
+    "recomputed": {"batch_size": 3, "gradient_checkpointing": True},
+    "sharded": {"batch_size": 3, "sharding": "fsdp"},
+    "sharded, accumulated": {"batch_size": 4, "sharding": "fsdp", "accumulate": 2},
+}
+PLAIN = {"steps": 10, "dtype": "fp32", "save_every": 5, "keep_states": 2}
+
+
+def launch(*command: str, processes: int = 2, limit: float = 240) -> subprocess.CompletedProcess[str]:
+    """A command under torchrun."""
+    run = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE)}
+    return subprocess.run(
+        [*run, *command], capture_output=True, text=True, timeout=limit, env=environment, check=False, cwd=HERE
+    )
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_clips(tmp_path_factory.mktemp("clips"), 6)
+
+
+@pytest.fixture(scope="module")
+def shared(tiny_clip: Path, clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All scenarios by two processes; one of them goes on from where one process stopped."""
+    out = tmp_path_factory.mktemp("two")
+    start = VideoEncoder.from_pretrained(tiny_clip)
+    adapt(start, clips, concept_set(), out / "resumed", settings(**PLAIN, batch_size=3), stop_after=5)
+    scenarios = [
+        *({"out": str(out / name), "training": {**PLAIN, **how}} for name, how in SCENARIOS.items()),
+        {"out": str(out / "resumed"), "training": {**PLAIN, "batch_size": 3}},
+    ]
+    task = {"encoder": str(tiny_clip), "videos": str(clips), "scenarios": scenarios}
+    (out / "task.json").write_text(json.dumps(task))
+    done = launch(str(HERE / "rank_run.py"), str(out / "task.json"))
+    assert done.returncode == 0, done.stderr[-9000:]
+    return out
+
+
+@pytest.mark.parametrize("name", [*SCENARIOS, "resumed"])
+def test_two_processes_are_one(name: str, shared: Path, tiny_clip: Path, clips: Path, tmp_path: Path) -> None:
+    how = {key: value for key, value in SCENARIOS.get(name, {"batch_size": 3}).items() if key != "accumulate"}
+    start = VideoEncoder.from_pretrained(tiny_clip)
+    alone = adapt(start, clips, concept_set(), tmp_path, settings(**PLAIN, **how))
+    both = VideoEncoder.from_pretrained(shared / name)
+    for one, other in zip(logged(tmp_path), logged(shared / name), strict=True):
+        assert one.keys() == other.keys()
+        for key, value in one.items():
+            assert other[key] == pytest.approx(value, abs=CLOSE, rel=CLOSE), (one["step"], key)
+    first, second = (state_tensors(find_states(out / "state")[-1]) for out in (tmp_path, shared / name))
+    assert first.keys() == second.keys()
+    for key, tensor in first.items():
+        if not key.startswith("optimizer"):
+            assert (tensor - second[key]).abs().max() <= CLOSE, key
+    for (key, p), q in zip(alone.named_parameters(), both.parameters(), strict=True):
+        assert (p - q).abs().max() <= CLOSE, key
+
+
+def test_another_number_of_processes_is_said(shared: Path, tiny_clip: Path, clips: Path) -> None:
+    (note,) = json.loads((shared / "resumed/notes.json").read_text())
+    assert "saved by 1 process, going on with 2; each batch is split anew" in note
+    assert json.loads((shared / "even/notes.json").read_text()) == []
+    told: list[str] = []
+    start = VideoEncoder.from_pretrained(tiny_clip)
+    chosen = settings(**{**PLAIN, "steps": 10}, batch_size=3)
+    adapt(start, clips, concept_set(), shared / "uneven", chosen, on_note=told.append)
+    assert "saved by 2 processes, going on with 1" in told[0]
+
+
+def test_a_rank_that_fails_ends_all_with_its_error(tiny_clip: Path, clips: Path, tmp_path: Path) -> None:
+    concept_set().save(tmp_path / "words.json")
+    (tmp_path / "fail.py").write_text(
+        "import os, sys\n"
+        "from verbspace.learning import trainer\n"
+        "plain = trainer.follow\n"
+        "def follow(*rest):\n"
+        "    follow.calls = getattr(follow, 'calls', 0) + 1\n"
+        "    if os.environ['RANK'] == '1' and follow.calls == 3:\n"
+        "        raise RuntimeError('the second card has fallen off the bus')\n"
+        "    return plain(*rest)\n"
+        "trainer.follow = follow\n"
+        "from verbspace.cli import main\n"
+        "main()\n"
+    )
+    began = time.monotonic()
+    done = launch(
+        str(tmp_path / "fail.py"), "adapt", "--encoder", str(tiny_clip), "--videos", str(clips),
+        "--concepts", str(tmp_path / "words.json"), "--out", str(tmp_path / "run"),
+        "--set", "training.batch_size=4", "--set", "training.steps=2000", "--set", "views.global_frames=2",
+        "--set", "views.local_views=0", "--set", "training.save_every=2",
+    )  # fmt: skip
+    assert time.monotonic() - began < 60
+    assert done.returncode != 0
+    assert "error, process 1 of 2: the second card has fallen off the bus" in done.stderr
+    assert [state.name for state in find_states(tmp_path / "run/state")] == ["step-000002"]
+
+
+@pytest.mark.parametrize("accumulate", [2, 3, 8])
+def test_micro_batches_give_the_gradient_of_the_whole(tiny_clip: Path, accumulate: int) -> None:
+    views = random_views(0, clips=5)
+    gradients, totals = [], []
+    for parts in (1, accumulate):
+        learner = distiller(tiny_clip).train()
+        learner.teacher.eval()
+        optimizer(learner)
+        backward = Backward(learner, Team(), accumulate=parts)
+        outcome = backward(views, learner.fresh_memory(), lambda: torch.autocast("cpu", enabled=False), [5])
+        totals.append(outcome.total.item())
+        gradients.append({name: p.grad for name, p in learner.student.named_parameters() if p.grad is not None})
+    assert totals[0] == pytest.approx(totals[1], abs=1e-6)
+    assert gradients[0].keys() == gradients[1].keys()
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, atol=1e-6, rtol=1e-4)
+
+
+def test_shares_make_the_batch() -> None:
+    for world in (1, 2, 3, 5):
+        for count in range(world, 12):
+            parts = [Team(rank, world).share(range(count)) for rank in range(world)]
+            assert [item for part in parts for item in part] == list(range(count))
+            assert max(map(len, parts)) - min(map(len, parts)) <= 1
+    with pytest.raises(ValueError, match=r"training\.batch_size: 2 clips do not give each of 3 processes one"):
+        Team(0, 3).share([1, 2])
+
+
+def test_alone_nothing_is_joined(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    with team("cpu") as alone:
+        assert (alone.rank, alone.world, alone.leads, alone.tell(4, 1)) == (0, 1, True, [[4, 1]])
+        assert not torch.distributed.is_initialized()
+        z = torch.randn(2, 3, 4, requires_grad=True)
+        assert torch.equal(alone.gather(z, [3]), z.detach())
