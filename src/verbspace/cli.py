@@ -225,7 +225,9 @@ def main() -> None:
     except (ValueError, OSError, RuntimeError) as error:
         world = int(os.environ.get("WORLD_SIZE", "1"))
         which = f", process {os.environ.get('RANK')} of {world}" if world > 1 else ""
-        print(f"error{which}: {error}", file=sys.stderr)
+        print(f"error{which}: {error}", file=sys.stderr, flush=True)
+        if world > 1:
+            os._exit(1)  # an orderly end would wait for the other processes, which wait for this one
         sys.exit(1)
     except Exception as error:
         if not hasattr(error, "show"):

@@ -78,6 +78,7 @@ class TrainSettings(Settings):
     weight_decay: tuple[float, float] = (0.04, 0.1)
     teacher_momentum: tuple[Share, Share] = (0.98, 0.995)
     clip_gradient: Positive = 3.0
+    adam_epsilon: Positive = 1e-8
     accumulate: Annotated[int, Field(ge=1)] = 1  # micro-batches; the gradient stays that of the whole batch
     train: Literal["full", "temporal", "temporal+lora"] = "full"
     lora_rank: Annotated[int, Field(ge=1)] = 16

@@ -250,7 +250,7 @@ def build_optimizer(student: VideoEncoder, settings: AdaptSettings) -> torch.opt
         raise ValueError(
             "training.train: there is nothing to train; an encoder without temporal attention needs train: full"
         )
-    return torch.optim.AdamW(groups, lr=training.learning_rate, foreach=True)
+    return torch.optim.AdamW(groups, lr=training.learning_rate, eps=training.adam_epsilon, foreach=True)
 
 
 def build_dataset(

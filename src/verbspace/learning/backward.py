@@ -82,7 +82,7 @@ class Backward:
         if team.world > 1 and not sharded:
             self.student = DistributedDataParallel(
                 self.student, device_ids=[team.device.index] if team.device.type == "cuda" else None,
-                broadcast_buffers=False, gradient_as_bucket_view=True,
+                gradient_as_bucket_view=True,
             )  # fmt: skip
 
     def __call__(
