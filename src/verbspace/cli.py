@@ -99,23 +99,44 @@ def adapt(
     root: Annotated[Path | None, typer.Option(help="Folder of the videos, if they are not beside the list.")] = None,
     split: Annotated[str | None, typer.Option(help="Of a data set's own lists: train, test or validation.")] = None,
     fold: Annotated[int, typer.Option(min=1, max=3, help="Of UCF101's and HMDB51's three splits.")] = 1,
+    continue_: Annotated[
+        Path | None, typer.Option("--continue", help="Begin with another run's student, teacher, centres and means.")
+    ] = None,
+    accept_changes: Annotated[bool, typer.Option("--accept-changes", help="Resume with other settings.")] = False,
+    check: Annotated[
+        Path | None,
+        typer.Option(help="Labelled videos, not test's: a run that falls below frozen is stopped."),
+    ] = None,
+    track: Annotated[list[str] | None, typer.Option(help="tensorboard, wandb or trackio. May be given again.")] = None,
     config: Config = None,
     set_: Set = None,
 ) -> None:
-    """Adapt an encoder to unlabelled videos."""
+    """Adapt an encoder to unlabelled videos. Under torchrun or accelerate launch the processes share the work."""
     from rich.console import Console
 
     from verbspace.learning.adapt import adapt as run
-    from verbspace.uses.progress import progress
+    from verbspace.uses.checks import zero_shot_check
+    from verbspace.uses.live import live
+    from verbspace.uses.tracking import tracking
 
+    leads = os.environ.get("RANK", "0") == "0"
     settings = settings_from(config, set_ or [])
-    with progress() as say:
+    errors = Console(stderr=True, soft_wrap=True)
+    with tracking(track or [] if leads else [], out) as write, live() as say:
+
+        def on_step(done: int, steps: int, values: dict[str, float]) -> None:
+            say(done, steps, values)
+            if values:
+                write(done, values)
+
         run(
-            encoder, videos, concepts, out, settings, root=root, split=split, fold=fold,
-            on_step=lambda done, steps, values: say("adapt", done, steps, values),
-            on_bad=lambda bad: Console(stderr=True).print(bad.summary(), markup=False),
+            encoder, videos, concepts, out, settings, root=root, split=split, fold=fold, continued=continue_,
+            accept_changes=accept_changes, checks=zero_shot_check(check) if check else None, on_step=on_step,
+            on_bad=lambda bad: errors.print(bad.summary(), markup=False),
+            on_note=lambda note: errors.print(note, markup=False, highlight=False),
         )  # fmt: skip
-    Console().print(f"adapted encoder: {out / 'encoder'}", highlight=False)
+    if leads:
+        Console().print(f"adapted encoder: {out / 'encoder'}", highlight=False)
 
 
 @app.command()

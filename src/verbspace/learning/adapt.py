@@ -81,8 +81,8 @@ def adapt(
             shard(distiller.student)
             shard(distiller.teacher)
         if training.compile:
-            distiller.student.compile()
-            distiller.teacher.compile()
+            for one in (distiller.student, distiller.teacher):
+                one.compile(dynamic=False)  # views have two shapes, global and local, and keep them
         dataset = build_dataset(records, distiller.student, concepts, settings)
         bad = BadFiles(len(records) + len(aside))
         bad.add(aside)
