@@ -89,13 +89,16 @@ def demo(
 
 @app.command()
 def adapt(
-    encoder: Annotated[
-        str,
-        typer.Option(help="Image checkpoint of the CLIP family, or a verbspace encoder: folder or hub id."),
-    ],
-    videos: Annotated[Path, typer.Option(help="Folder, list or annotation file. Labels are not looked at.")],
-    concepts: Annotated[str, typer.Option(help="Concept set: bundled name or JSON file.")],
     out: Annotated[Path, typer.Option(help="Folder of the run. An unfinished run in it is resumed.")],
+    encoder: Annotated[
+        str | None,
+        typer.Option(help="Image checkpoint of the CLIP family, or a verbspace encoder: folder or hub id."),
+    ] = None,
+    videos: Annotated[
+        Path | None, typer.Option(help="Folder, list or annotation file. Labels are not looked at.")
+    ] = None,
+    concepts: Annotated[str | None, typer.Option(help="Concept set: bundled name or JSON file.")] = None,
+    recipe: Annotated[Path | None, typer.Option(help="A recipe: all of the above and settings, from one file.")] = None,
     root: Annotated[Path | None, typer.Option(help="Folder of the videos, if they are not beside the list.")] = None,
     split: Annotated[str | None, typer.Option(help="Of a data set's own lists: train, test or validation.")] = None,
     fold: Annotated[int, typer.Option(min=1, max=3, help="Of UCF101's and HMDB51's three splits.")] = 1,
@@ -117,10 +120,22 @@ def adapt(
     from verbspace.learning.adapt import adapt as run
     from verbspace.uses.checks import zero_shot_check
     from verbspace.uses.live import live
+    from verbspace.uses.recipes import load_recipe
     from verbspace.uses.tracking import tracking
 
     leads = os.environ.get("RANK", "0") == "0"
-    settings = settings_from(config, set_ or [])
+    base = None
+    if recipe is not None:
+        if config is not None:
+            raise ValueError("--recipe has settings of its own; change them with --set, or give --config alone")
+        whole = load_recipe(recipe)
+        base, encoder, concepts = whole.settings, encoder or whole.encoder, concepts or whole.concepts
+        if videos is None:  # others are wherever they are
+            videos, split = Path(whole.videos), split or whole.split
+            root = root or (Path(whole.root) if whole.root else None)
+    if encoder is None or videos is None or concepts is None:
+        raise ValueError("give --encoder, --videos and --concepts, or a --recipe that has them")
+    settings = settings_from(config, set_ or [], base)
     errors = Console(stderr=True, soft_wrap=True)
     with tracking(track or [] if leads else [], out) as write, live() as say:
 
@@ -137,6 +152,16 @@ def adapt(
         )  # fmt: skip
     if leads:
         Console().print(f"adapted encoder: {out / 'encoder'}", highlight=False)
+
+
+@app.command()
+def recipe(path: Annotated[Path, typer.Argument(help="A recipe.")]) -> None:
+    """Show what a recipe does, what it needs, and how long it takes."""
+    from rich.console import Console
+
+    from verbspace.uses.recipes import load_recipe, recipe_table
+
+    Console().print(recipe_table(load_recipe(path)))
 
 
 @app.command()
