@@ -127,6 +127,51 @@ def test_a_rank_that_fails_ends_all_with_its_error(tiny_clip: Path, clips: Path,
     assert [state.name for state in find_states(tmp_path / "run/state")] == ["step-000002"]
 
 
+def settled(tiny_clip: Path, clips: Path, out: Path, steps: int) -> list[str]:
+    """The command's arguments for a small run."""
+    words = clips / "words.json"
+    if not words.exists():
+        concept_set().save(words)
+    given = ["--encoder", tiny_clip, "--videos", clips, "--concepts", words, "--out", out]
+    sets = ["training.batch_size=4", f"training.steps={steps}", "training.save_every=5", "views.local_views=0",
+            "views.global_frames=2"]  # fmt: skip
+    return ["adapt", *map(str, given), *(part for one in sets for part in ("--set", one))]
+
+
+def test_sigterm_to_torchrun_saves_and_stops_all_ranks(tiny_clip: Path, clips: Path, tmp_path: Path) -> None:
+    run = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    process = subprocess.Popen(
+        [*run, "-m", "verbspace.cli", *settled(tiny_clip, clips, tmp_path, 5000)], stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    try:
+        limit = time.monotonic() + 60
+        while not find_states(tmp_path / "state"):
+            assert process.poll() is None
+            assert time.monotonic() < limit
+            time.sleep(0.05)
+        process.terminate()
+        said = process.communicate(timeout=60)[1]
+    finally:
+        process.kill()
+    assert "of 5000; run the same command again to go on" in said
+    last = int(json.loads((find_states(tmp_path / "state")[-1] / "state.json").read_text())["step"])
+    assert f"stopped after step {last} of 5000" in said
+
+
+def test_accelerate_launches_the_same(tiny_clip: Path, clips: Path, tmp_path: Path) -> None:
+    run = (sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1",
+           "--mixed_precision", "no", "--dynamo_backend", "no", "-m", "verbspace.cli")  # fmt: skip
+    done = subprocess.run(
+        [*run, *settled(tiny_clip, clips, tmp_path, 5)], capture_output=True, text=True, timeout=120, check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    (state,) = find_states(tmp_path / "state")
+    assert json.loads((state / "state.json").read_text())["processes"] == 2
+    assert done.stdout.count("adapted encoder: ") == 1
+
+
 @pytest.mark.parametrize("accumulate", [2, 3, 8])
 def test_micro_batches_give_the_gradient_of_the_whole(tiny_clip: Path, accumulate: int) -> None:
     views = random_views(0, clips=5)

@@ -83,16 +83,17 @@ def live(console: Console | None = None) -> Iterator[OnStep]:
     figures, began = Figures(), time.monotonic()
     bar = Progress(
         TextColumn("adapt"), BarColumn(bar_width=24), MofNCompleteColumn(), TextColumn("{task.fields[rate]:>8}"),
-        TimeRemainingColumn(compact=True, elapsed_when_finished=True), TextColumn("left"), console=console,
+        TimeRemainingColumn(compact=True, elapsed_when_finished=True), TextColumn("{task.fields[what]}"), console=console,
     )  # fmt: skip
-    task = bar.add_task("adapt", total=None, rate="")
+    task = bar.add_task("adapt", total=None, rate="", what="left")
     with Live(bar, console=console, refresh_per_second=4) as shown:
         first: list[int] = []
 
         def on_step(done: int, steps: int, values: dict[str, float]) -> None:
             first[:] = first or [done - 1]
             rate = (done - first[0]) / max(time.monotonic() - began, 1e-9)
-            bar.update(task, completed=done, total=steps, rate=speed(rate))
+            what = "left" if done < steps else "taken"
+            bar.update(task, completed=done, total=steps, rate=speed(rate), what=what)
             figures.add(values)
             shown.update(Group(bar, figures.table()))
 
