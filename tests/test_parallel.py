@@ -160,8 +160,9 @@ def test_sigterm_to_torchrun_saves_and_stops_all_ranks(tiny_clip: Path, clips: P
 
 
 def test_accelerate_launches_the_same(tiny_clip: Path, clips: Path, tmp_path: Path) -> None:
-    run = (sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1",
-           "--mixed_precision", "no", "--dynamo_backend", "no", "-m", "verbspace.cli")  # fmt: skip
+    run = (sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2",
+           "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no",
+           "-m", "verbspace.cli")  # fmt: skip
     done = subprocess.run(
         [*run, *settled(tiny_clip, clips, tmp_path, 5)], capture_output=True, text=True, timeout=120, check=False,
         env={**os.environ, "OMP_NUM_THREADS": "1"},

@@ -83,7 +83,8 @@ def live(console: Console | None = None) -> Iterator[OnStep]:
     figures, began = Figures(), time.monotonic()
     bar = Progress(
         TextColumn("adapt"), BarColumn(bar_width=24), MofNCompleteColumn(), TextColumn("{task.fields[rate]:>8}"),
-        TimeRemainingColumn(compact=True, elapsed_when_finished=True), TextColumn("{task.fields[what]}"), console=console,
+        TimeRemainingColumn(compact=True, elapsed_when_finished=True), TextColumn("{task.fields[what]}"),
+        console=console,
     )  # fmt: skip
     task = bar.add_task("adapt", total=None, rate="", what="left")
     with Live(bar, console=console, refresh_per_second=4) as shown:
