@@ -11,6 +11,7 @@ import torch.distributed as dist
 from runs import concept_set, settings
 from verbspace.learning.adapt import adapt
 from verbspace.model.encoder import VideoEncoder
+from verbspace.uses.checks import zero_shot_check
 
 
 def main(file: str) -> None:
@@ -19,9 +20,10 @@ def main(file: str) -> None:
     for scenario in task["scenarios"]:
         notes: list[str] = []
         start = VideoEncoder.from_pretrained(task["encoder"])
+        check = zero_shot_check(task["videos"], concept_set()) if scenario.get("check") else None
         adapt(
             start, task["videos"], concept_set(), scenario["out"], settings(**scenario["training"]),
-            on_note=notes.append, stop_after=scenario.get("stop_after"),
+            checks=check, on_note=notes.append, stop_after=scenario.get("stop_after"),
         )  # fmt: skip
         if dist.get_rank() == 0:
             (Path(scenario["out"]) / "notes.json").write_text(json.dumps(notes))

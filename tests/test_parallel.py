@@ -61,6 +61,14 @@ def shared(tiny_clip: Path, clips: Path, tmp_path_factory: pytest.TempPathFactor
     scenarios = [
         *({"out": str(out / name), "training": {**PLAIN, **how}} for name, how in SCENARIOS.items()),
         {"out": str(out / "resumed"), "training": {**PLAIN, "batch_size": 3}},
+        *(
+            {
+                "out": str(out / f"checked {way}"),
+                "check": True,
+                "training": {**PLAIN, "batch_size": 4, "sharding": way, "check_every": 4, "check_margin": 1.0},
+            }
+            for way in ("ddp", "fsdp")
+        ),
     ]
     task = {"encoder": str(tiny_clip), "videos": str(clips), "scenarios": scenarios}
     (out / "task.json").write_text(json.dumps(task))
@@ -86,6 +94,14 @@ def test_two_processes_are_one(name: str, shared: Path, tiny_clip: Path, clips: 
             assert (tensor - second[key]).abs().max() <= CLOSE, key
     for (key, p), q in zip(alone.named_parameters(), both.parameters(), strict=True):
         assert (p - q).abs().max() <= CLOSE, key
+
+
+def test_checks_run_between_the_steps_of_several_processes(shared: Path) -> None:
+    plain = {row["step"]: row for row in logged(shared / "even")}
+    for way in ("ddp", "fsdp"):
+        rows = logged(shared / f"checked {way}")
+        assert [row["step"] for row in rows if "check/top1" in row] == [4, 8]
+        assert all(row["loss"] == pytest.approx(plain[row["step"]]["loss"], abs=CLOSE) for row in rows)
 
 
 def test_another_number_of_processes_is_said(shared: Path, tiny_clip: Path, clips: Path) -> None:

@@ -78,11 +78,13 @@ class Team:
 @contextmanager
 def team(device: str | None = None) -> Iterator[Team]:
     """The team that the launcher's environment tells of, joined while this lasts; one process where it tells nothing.
+    A process group that has been joined before is the team, and stays.
 
     device: "cpu", "cuda" or "cuda:1"; None is CUDA where there is one. Of several processes each takes the GPU of its
     local rank. NCCL between GPUs, gloo between CPUs.
     """
-    world = int(os.environ.get("WORLD_SIZE", "1"))
+    joined = dist.is_available() and dist.is_initialized()
+    world = dist.get_world_size() if joined else int(os.environ.get("WORLD_SIZE", "1"))
     kind = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if world == 1:
         yield Team(device=kind)
@@ -90,13 +92,12 @@ def team(device: str | None = None) -> Iterator[Team]:
     if kind.type == "cuda":
         kind = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(kind)
-    joined = not dist.is_initialized()
-    if joined:
+    if not joined:
         dist.init_process_group("nccl" if kind.type == "cuda" else "gloo", timeout=PATIENCE)
     try:
         yield Team(dist.get_rank(), dist.get_world_size(), kind)
     finally:
-        if joined:
+        if not joined:
             dist.destroy_process_group()
 
 
