@@ -183,6 +183,7 @@ def test_every_setting_tells_but_those_that_cannot_change_results() -> None:
     assert all(every[name] == value for name, value in told.items())
     silent = (
         "device", "workers", "cache_mb", "log_every", "save_every", "keep_states", "gradient_checkpointing",
+        "accumulate", "compile", "sharding", "check_every", "check_margin",
         "steps", "epochs",  # the number of steps stands among the facts itself
     )  # fmt: skip
     assert every.keys() - told.keys() == {f"training.{key}" for key in silent}

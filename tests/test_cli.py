@@ -176,7 +176,7 @@ def test_errors_are_one_sentence(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("adapt", "Missing option '--encoder'"),
+        ("adapt", "Missing option '--out'"),
         ("nonsense", "No such command 'nonsense'"),
         ("demo --seeds 0", "--seeds"),
         ("predict --encoder playground", "Missing argument"),

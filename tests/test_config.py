@@ -16,7 +16,7 @@ WRONG = [
     ("training: {step: 5}", "training.step: Extra inputs are not permitted"),
     ("training: {steps: none}", "training.steps: Input should be a valid integer"),
     ("training: {batch_size: 0}", "training.batch_size: Input should be greater than or equal to 1"),
-    ("training: {train: some}", "training.train: Input should be 'full' or 'temporal'"),
+    ("training: {train: some}", "training.train: Input should be 'full', 'temporal' or 'temporal+lora'"),
     ("losses: {student_temperature: 0}", "losses.student_temperature: Input should be greater than 0"),
     ("losses: {class_shares: {waving: -1}}", "losses.class_shares.waving: Input should be greater than 0"),
     ("export_share: 1.5", "export_share: Input should be less than or equal to 1"),

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from playground_files import WORLD, tiny_world
+from runs import logged
 from verbspace.concepts.concept_set import ConceptSet
 from verbspace.concepts.space import ConceptSpace
 from verbspace.config import AdaptSettings
@@ -85,11 +86,6 @@ def lasting(results: dict[str, Any], but: tuple[str, ...] = ()) -> dict[str, Any
     return {k: {s: e for s, e in v.items() if s not in but} if k in sided else v for k, v in kept.items()}
 
 
-def metrics(out: Path) -> list[dict[str, float]]:
-    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
-
-
 def without_order(monkeypatch: pytest.MonkeyPatch, results: dict[str, Any]) -> None:
     """Spare a run the measure that takes longest."""
     sides = iter((results["order"]["frozen"], results["order"]["adapted"]) * 2)
@@ -145,10 +141,10 @@ def test_a_run_leaves_report_log_and_settings_and_tells_how_far_it_is(run: tuple
     for name in MEASURES:
         for side in ("frozen", "adapted", "oracle"):
             assert f"<td>{100 * results[name][side]['top1']:.1f}<small>" in page
-    assert [row["step"] for row in metrics(out)] == [1, 2, 3]
-    assert [row["step"] for row in metrics(out / "oracle")] == [1, 2, 3]
-    assert {"loss", "loss/category", "loss/description", "loss/alignment"} <= set(metrics(out)[0])
-    assert "loss/supervised" in metrics(out / "oracle")[0]
+    assert [row["step"] for row in logged(out)] == [1, 2, 3]
+    assert [row["step"] for row in logged(out / "oracle")] == [1, 2, 3]
+    assert {"loss", "loss/category", "loss/description", "loss/alignment"} <= set(logged(out)[0])
+    assert "loss/supervised" in logged(out / "oracle")[0]
     assert f"steps: {TRAINING.steps}\n" in (out / "config.yaml").read_text()
     assert [event[1:3] for event in told if event[0] == "film"] == [(done, 40) for done in range(1, 41)]
     assert [event[1:3] for event in told if event[0] == "adapt"] == [(1, 3), (2, 3), (3, 3)]
@@ -199,7 +195,7 @@ def test_an_interrupted_run_goes_on_to_the_same_end(
     steps = [event[1] for event in told if event[0] == "adapt"]
     assert steps == ([3] if by_signal else [2, 3])
     assert lasting(results) == lasting(run[1], but=("oracle",))
-    assert metrics(out) == metrics(run[0])
+    assert logged(out) == logged(run[0])
     weights = [(folder / "encoder" / "model.safetensors").read_bytes() for folder in (out, run[0])]
     assert weights[0] == weights[1]
     assert signal.getsignal(signal.SIGINT) is handler
@@ -353,5 +349,5 @@ def test_the_oracle_learns_what_it_is_told(world: Path, tmp_path: Path) -> None:
     taught = train_oracle(start, train_records(world), concepts, tmp_path, settings)
     assert state_hash(start) == before
     assert state_hash(taught) != before
-    losses = [row["loss/supervised"] for row in metrics(tmp_path)]
+    losses = [row["loss/supervised"] for row in logged(tmp_path)]
     assert statistics.fmean(losses[-4:]) < 0.7 * statistics.fmean(losses[:4])

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 
 from runs import distiller, random_views
 from verbspace.learning.distiller import Memory, Weights, embed_views
+from verbspace.learning.trainer import advance
 
 NAMES = {"category", "description", "alignment", "category_prior", "description_prior"}
 
@@ -28,7 +29,7 @@ def memory_of_a_run(actions: int = 4, descriptions: int = 5) -> Memory:
     generator = torch.Generator().manual_seed(9)
     centres = [0.3 * torch.randn(size, generator=generator) for size in (actions, descriptions)]
     means = [torch.randn(size, generator=generator).softmax(-1) for size in (actions, descriptions)]
-    return Memory(*centres, *means)
+    return Memory(*centres, *means, torch.tensor([1.0, 0.0, 0.0, 0.0]))
 
 
 def entropy(p: torch.Tensor) -> float:
@@ -150,6 +151,16 @@ def test_a_step_changes_no_state_and_teaches_the_student_alone(tiny_clip: Path) 
     seen = [*learner.student.spatial_parameters(), *learner.student.temporal_parameters()]
     assert all(p.grad is not None for p in seen)
     assert any(p.grad.abs().max() > 0 for p in seen if p.grad is not None)
+
+
+def test_actions_that_some_view_is_nearest_to_are_noted(tiny_clip: Path) -> None:
+    learner = distiller(tiny_clip)
+    teacher, student = embeddings(2), embeddings(3, seed=1)
+    outcome = learner.losses(teacher, student, memory_of_a_run())
+    nearest = (teacher @ learner.space.categories.T).argmax(-1).unique()
+    assert outcome.seen.category_used.nonzero()[:, 0].tolist() == nearest.tolist()
+    after = advance(memory_of_a_run(), outcome, 0.9, 0.9)
+    assert set(after.category_used.nonzero()[:, 0].tolist()) == {0, *nearest.tolist()}
 
 
 def test_views_meet_the_right_views(tiny_clip: Path) -> None:

@@ -15,7 +15,7 @@ import torch
 from runs import distiller, logged, optimizer, random_views, state_tensors
 from verbspace.config import LossSettings
 from verbspace.learning import trainer as module
-from verbspace.learning.distiller import Distiller, Memory, Weights
+from verbspace.learning.distiller import Distiller, Memory, Weights, embed_views
 from verbspace.learning.schedules import cosine, warmed_cosine
 from verbspace.learning.state import find_states
 from verbspace.learning.trainer import Collapsed, Interrupted, follow, parameter_groups, train
@@ -251,7 +251,7 @@ def collapsed(tiny_clip: Path) -> Distiller:
     learner = distiller(tiny_clip, weights=Weights(1, 0, 0, 0, 0), prior_momentum=0.0)
     views = random_views(0)
     with torch.no_grad():
-        centre = learner.embed(learner.student, views["global"], views["global_times"]).mean((0, 1))
+        centre = embed_views(learner.student, views, local=False).mean((0, 1))
     learner.space.categories[0] = centre / centre.norm()
     learner.space.categories[1:] = -centre / centre.norm()
     return learner

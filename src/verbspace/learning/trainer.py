@@ -172,11 +172,12 @@ def train(
             values: dict[str, float] = {}
             if done % log_every == 0 or done == steps or step == first:
                 values = figures(outcome, memory, optimizer, norm, time.perf_counter() - began, sum(counts))
-                watch(memory, step, warmup, distiller, out)
             if checks is not None:
                 values |= checks(done, teacher)
             if log is not None and values:
                 log.write(done, values)
+            if values:
+                watch(memory, step, warmup, distiller, out)
             if on_step:
                 on_step(done, values)
             stop = any(flag for (flag,) in team.tell(bool(caught)))
