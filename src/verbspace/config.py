@@ -40,6 +40,7 @@ class ViewSettings(Settings):
     saturation: Annotated[float, Field(ge=0)] = 0.2
     grey: Share = 0.1
     blur: Share = 0.1
+    student_patches: Annotated[float, Field(gt=0, le=1)] = 1.0  # share of a view's patches that the student sees
     decoder: Literal["pyav", "torchcodec"] = "pyav"  # torchcodec where it is right, PyAV elsewhere
 
     @model_validator(mode="after")

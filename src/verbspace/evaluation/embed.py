@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from verbspace.allocation import keep_freed_memory
 from verbspace.video.dataset import BadFiles, BadVideo, ClipDataset, NoReadableVideo
 from verbspace.video.loading import load_clips
 from verbspace.video.manifest import Record
@@ -74,6 +75,8 @@ def embed_videos(
     if not records:
         raise ValueError("there are no videos to embed")
     known = {} if known is None else known
+    if encoder.device.type == "cpu":
+        keep_freed_memory()
     fresh = [record for record in {record.file: record for record in records}.values() if record.file not in known]
     dataset = ClipDataset(fresh, frames=frames, clips=clips, size=encoder.image_size, crops=crops, decoder=decoder)
     done = len(records) - len(fresh)

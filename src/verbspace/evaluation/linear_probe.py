@@ -15,12 +15,15 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 CS = tuple(10.0**power for power in range(-2, 5))
 FOLDS = 5
 _TOLERANCE = 1e-7  # largest entry of the mean loss's gradient at the end
+_ROUGH = 1e-6  # the same, where a fit only serves to compare Cs
+_STALLED = {torch.float32: 1e-8, torch.float64: 1e-16}  # a smaller change of the mean loss is rounding
 _ROUNDS = 3000
+_MANY = 10_000  # rows from which on fits begin in single precision
+_CHUNK = 8192  # rows whose logits are held at once
 
 
 @dataclass(frozen=True)
@@ -50,57 +53,95 @@ def fit_logistic(features: Tensor, labels: Tensor, classes: int, C: float = 1.0)
     features (N, D), labels (N,) class numbers below `classes`. With two classes the softmax is kept, which is
     scikit-learn's binary form at 2C. Deterministic. Raises ValueError.
     """
-    if C <= 0 or not features.isfinite().all():
-        raise ValueError(f"C must be above 0 and features finite; got C = {C}")
-    if features.ndim != 2 or labels.shape != features.shape[:1] or not len(labels):
-        raise ValueError(f"{tuple(features.shape)} features do not fit {tuple(labels.shape)} labels")
-    if labels.min() < 0 or labels.max() >= classes:
-        raise ValueError(f"a label is outside of the {classes} classes 0 to {classes - 1}")
-    # The optimum's bias for a class without clips is -inf: such classes are left out of the fit.
-    seen, targets = torch.unique(labels, return_inverse=True)
-    x = features.detach().double()
-    centre = x.mean(dim=0)
-    x = x - centre
-    # A change of variables that leaves the optimum as it is and rounds the valley: the bias takes up the
-    # centring, and along the principal axes (`scale`) the curvature becomes about one in every direction.
-    spread, axes = torch.linalg.eigh(x.T @ x)
-    share = 1 / len(seen)
-    scale = axes / (1 + C * share * (1 - share) * spread.clamp_min(0)).sqrt()
-    count = C * len(x)
-    scale = scale * count**0.5
-    rotated = x @ scale
-    penalty = (scale.square().sum(dim=0)) / count
-    weight = x.new_zeros(len(seen), x.shape[1], requires_grad=True)
-    bias = x.new_zeros(len(seen), requires_grad=True)
-    solver = torch.optim.LBFGS(
-        [weight, bias],
-        max_iter=_ROUNDS,
-        max_eval=2 * _ROUNDS,
-        tolerance_grad=_TOLERANCE,
-        tolerance_change=1e-16,
-        history_size=20,
-        line_search_fn="strong_wolfe",
-    )
+    return _Fits(features, labels, classes).fit(C)
 
-    def loss() -> float:
-        solver.zero_grad()
-        value = functional.cross_entropy(rotated @ weight.T + bias, targets)
-        value = value + (penalty * weight.square()).sum() / 2
-        value.backward()
-        return float(value.detach())
 
-    with torch.enable_grad():
+class _Fits:
+    """Fits of one train set at several Cs, each beginning where the one before it ended."""
+
+    def __init__(self, features: Tensor, labels: Tensor, classes: int) -> None:
+        if not features.isfinite().all():
+            raise ValueError("features must be finite")
+        if features.ndim != 2 or labels.shape != features.shape[:1] or not len(labels):
+            raise ValueError(f"{tuple(features.shape)} features do not fit {tuple(labels.shape)} labels")
+        if labels.min() < 0 or labels.max() >= classes:
+            raise ValueError(f"a label is outside of the {classes} classes 0 to {classes - 1}")
+        self.classes = classes
+        # The optimum's bias for a class without clips is -inf: such classes are left out of the fit.
+        self.seen, self.targets = torch.unique(labels, return_inverse=True)
+        x = features.detach().double()
+        self.centre = x.mean(dim=0)
+        # A change of variables that leaves the optimum as it is and rounds the valley: the bias takes up the centring,
+        # and along the principal axes (each divided by a scale) the curvature becomes about one in every direction.
+        x = x - self.centre
+        self.spread, self.axes = torch.linalg.eigh(x.T @ x)
+        self.rotated = x @ self.axes
+        self.weight = x.new_zeros(len(self.seen), x.shape[1])  # along the axes
+        self.bias = x.new_zeros(len(self.seen))
+
+    def fit(self, C: float, tolerance: float = _TOLERANCE) -> Linear:
+        """At one C."""
+        if C <= 0:
+            raise ValueError(f"C must be above 0; got C = {C}")
+        if len(self.rotated) >= _MANY:
+            self._descend(C, torch.float32, max(tolerance, _ROUGH))
+        if len(self.rotated) < _MANY or tolerance < _ROUGH:
+            rest = self._descend(C, torch.float64, tolerance)
+            if rest > 100 * tolerance:
+                warnings.warn(f"logistic regression (C = {C}) stopped with a gradient of {rest:.1e}", stacklevel=3)
+        full = Linear(
+            self.rotated.new_zeros(self.classes, self.rotated.shape[1]),
+            self.rotated.new_full((self.classes,), -torch.inf),
+        )
+        full.weight[self.seen] = self.weight @ self.axes.T
+        full.bias[self.seen] = self.bias - full.weight[self.seen] @ self.centre
+        return full
+
+    def _descend(self, C: float, kind: torch.dtype, tolerance: float) -> float:
+        """L-BFGS from where we are. Returns the largest entry of the gradient left."""
+        share, count = 1 / len(self.seen), C * len(self.rotated)
+        scale = (count / (1 + C * share * (1 - share) * self.spread.clamp_min(0))).sqrt()
+        penalty = (scale.square() / count).to(kind)
+        x = (self.rotated * scale).to(kind)
+        weight, bias = (self.weight / scale).to(kind), self.bias.to(kind)
+        weight.grad, bias.grad = torch.zeros_like(weight), torch.zeros_like(bias)
+        solver = torch.optim.LBFGS(
+            [weight, bias],
+            max_iter=_ROUNDS,
+            max_eval=2 * _ROUNDS,
+            tolerance_grad=tolerance,
+            tolerance_change=_STALLED[kind],
+            history_size=20,
+            line_search_fn="strong_wolfe",
+        )
+
+        def loss() -> float:
+            value, weight.grad, bias.grad = cross_entropy(x, self.targets, weight, bias)
+            weight.grad += penalty * weight
+            return value + float((penalty * weight.square()).sum(dtype=torch.float64)) / 2
+
         solver.step(loss)  # type: ignore[no-untyped-call]
         loss()
-    assert weight.grad is not None
-    assert bias.grad is not None
-    rest = max(weight.grad.abs().max().item(), bias.grad.abs().max().item())
-    if rest > 100 * _TOLERANCE:
-        warnings.warn(f"logistic regression (C = {C}) stopped with a gradient of {rest:.1e}", stacklevel=2)
-    full = Linear(x.new_zeros(classes, x.shape[1]), x.new_full((classes,), -torch.inf))
-    full.weight[seen] = weight.detach() @ scale.T
-    full.bias[seen] = bias.detach() - full.weight[seen] @ centre
-    return full
+        self.weight, self.bias = weight.double() * scale, bias.double()
+        return float(max(weight.grad.abs().max(), bias.grad.abs().max()))
+
+
+def cross_entropy(x: Tensor, targets: Tensor, weight: Tensor, bias: Tensor) -> tuple[float, Tensor, Tensor]:
+    """The mean cross-entropy of softmax(x Wᵀ + b) and its gradients in W and b, some rows at a time.
+
+    x (N, D), targets (N,), weight (K, D), bias (K,).
+    """
+    total = 0.0
+    by_weight, by_bias = torch.zeros_like(weight), torch.zeros_like(bias)
+    for rows, right in zip(torch.split(x, _CHUNK), torch.split(targets, _CHUNK), strict=True):
+        logits = torch.addmm(bias, rows, weight.T)
+        log_sum = logits.logsumexp(1, keepdim=True)
+        total += float((log_sum - logits.gather(1, right[:, None])).sum(dtype=torch.float64))
+        wrong = logits.sub_(log_sum).exp_()
+        wrong.scatter_add_(1, right[:, None], wrong.new_full((len(rows), 1), -1.0))
+        by_weight.addmm_(wrong.T, rows)
+        by_bias += wrong.sum(0)
+    return total / len(x), by_weight / len(x), by_bias / len(x)
 
 
 def stratified_folds(labels: Tensor, folds: int = FOLDS, *, seed: int = 0) -> Tensor:
@@ -132,13 +173,13 @@ def linear_probe(train: Tensor, train_labels: Tensor, classes: int, Cs: Sequence
         raise ValueError("no class has two train clips, so none can be held out to choose C; add train clips")
     if not Cs:
         raise ValueError("there is no C to choose from")
-    accuracies: dict[float, float] = {}
-    for C in sorted(Cs):
-        hits = []
-        for part in torch.unique(fold[fold >= 0]).tolist():
-            held = fold == part
-            model = fit_logistic(train[~held], train_labels[~held], classes, C)
-            hits.append(model.scores(train[held]).argmax(dim=1) == train_labels[held])
-        accuracies[C] = torch.cat(hits).double().mean().item()
+    hits: dict[float, list[Tensor]] = {C: [] for C in sorted(Cs)}
+    for part in torch.unique(fold[fold >= 0]).tolist():
+        held = fold == part
+        fits = _Fits(train[~held], train_labels[~held], classes)
+        for C, found in hits.items():
+            model = fits.fit(C, _ROUGH)
+            found.append(model.scores(train[held]).argmax(dim=1) == train_labels[held])
+    accuracies = {C: torch.cat(found).double().mean().item() for C, found in hits.items()}
     chosen = max(accuracies, key=accuracies.__getitem__)
     return Probe(fit_logistic(train, train_labels, classes, chosen), chosen, accuracies)

@@ -250,7 +250,7 @@ def build_optimizer(student: VideoEncoder, settings: AdaptSettings) -> torch.opt
         raise ValueError(
             "training.train: there is nothing to train; an encoder without temporal attention needs train: full"
         )
-    return torch.optim.AdamW(groups, lr=training.learning_rate, eps=training.adam_epsilon, foreach=True)
+    return torch.optim.AdamW(groups, lr=training.learning_rate, eps=training.adam_epsilon, fused=True)
 
 
 def build_dataset(
@@ -263,6 +263,7 @@ def build_dataset(
     view["global_size"] = size
     view["local_size"] = view["local_size"] or max(patch, round(size * 3 / 7 / patch) * patch)
     view["flip"] = 0.0 if concepts.directional else view["flip"]
+    view["patch"] = patch
     return ViewDataset(records, seed=settings.training.seed, cache_bytes=settings.training.cache_mb * 2**20, **view)
 
 

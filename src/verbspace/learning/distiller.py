@@ -52,13 +52,15 @@ def embed_views(encoder: VideoEncoder, views: Mapping[str, Tensor], local: bool 
     """Views of B clips to embeddings (V, B, D), global ones first; one forward for all views of one size.
 
     views: `global` (B, G, T, 3, S, S) uint8 and `global_times` (B, G, T) seconds, and likewise `local` where there are
-    local views, which `local` leaves out or not.
+    local views; `global_patches` (B, G, P) where only some patches are looked at. local: look at all that the student
+    does; without, as the teacher, at global views alone and at all of their patches.
     """
     found = []
     for kind in ("global", "local") if local else ("global",):
         if kind in views and views[kind].shape[1]:
             video, times = views[kind], views[f"{kind}_times"]
-            z: Tensor = encoder(encoder.normalise(video.flatten(0, 1)), times.flatten(0, 1))
+            patches = views[f"{kind}_patches"].flatten(0, 1) if local and f"{kind}_patches" in views else None
+            z: Tensor = encoder(encoder.normalise(video.flatten(0, 1)), times.flatten(0, 1), patches)
             found.append(z.float().view(*video.shape[:2], -1).transpose(0, 1))
     return torch.cat(found) if len(found) > 1 else found[0]
 

@@ -19,6 +19,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from verbspace.allocation import keep_freed_memory
 from verbspace.learning.backward import Backward, Learner
 from verbspace.learning.distiller import Memory, Outcome
 from verbspace.learning.losses import moved
@@ -138,6 +139,8 @@ def train(
     trained = [p for p in student.parameters() if p.requires_grad]
     backward = Backward(distiller, team, accumulate=accumulate, sharded=sharded)
     precision = partial(torch.autocast, team.device.type, autocast, enabled=autocast is not None)
+    if team.device.type == "cpu":
+        keep_freed_memory()
     distiller.train()
     teacher.eval()
 

@@ -20,6 +20,7 @@ from transformers.initialization import no_init_weights
 
 from verbspace.concepts.concept_set import ConceptSet
 from verbspace.model import files, saving, towers
+from verbspace.model.attention import EXPLICIT
 from verbspace.model.config import VideoEncoderConfig
 from verbspace.model.mixing import interpolate
 from verbspace.model.sources import Sources, read_json
@@ -221,7 +222,8 @@ class VideoEncoder(PreTrainedModel):  # type: ignore[misc]
         if attention not in ("auto", "eager", "sdpa"):
             raise ValueError(f'attention: {attention!r} is none of "auto", "eager", "sdpa"')
         self.attention = attention
-        self.base.set_attn_implementation("sdpa" if self._fused() else "eager")
+        text = "sdpa" if self._fused() else "eager"
+        self.base.set_attn_implementation({"text_config": text, "vision_config": text if self._fused() else EXPLICIT})
 
     def train(self, mode: bool = True) -> VideoEncoder:
         """Training mode for all that sees pixels; the text tower stays in evaluation mode."""
@@ -268,9 +270,11 @@ class VideoEncoder(PreTrainedModel):  # type: ignore[misc]
         mean, std = (scale * v.view(3, 1, 1).to(video.device) for v in (self.image_mean, self.image_std))
         return (video.float() - mean).div_(std)
 
-    def frame_embeddings(self, pixel_values_videos: Tensor, times: Tensor | None = None) -> Tensor:
+    def frame_embeddings(
+        self, pixel_values_videos: Tensor, times: Tensor | None = None, patches: Tensor | None = None
+    ) -> Tensor:
         """Normalised frames (B, T, 3, H, W) and seconds (B, T) -> projected, unnormalised frames (B, T,
-        D)."""
+        D). patches (B, P): the numbers of those to look at; all where not given."""
         if pixel_values_videos.ndim != 5 or pixel_values_videos.shape[2] != 3 or not pixel_values_videos.shape[1]:
             raise ValueError(f"frames are {tuple(pixel_values_videos.shape)}; give (B, T, 3, H, W)")
         clips, moments = pixel_values_videos.shape[:2]
@@ -279,6 +283,8 @@ class VideoEncoder(PreTrainedModel):  # type: ignore[misc]
         elif times.shape != (clips, moments):
             raise ValueError(f"times are {tuple(times.shape)} for {clips} clips of {moments} frames; give (B, T)")
         hidden = towers.tokens(self.base, pixel_values_videos.flatten(0, 1))
+        if patches is not None:
+            hidden = towers.some_tokens(self.base, hidden, patches.repeat_interleave(moments, 0))
         turn = rotation(times.to(hidden.device), hidden.shape[-1] // self.temporal_heads) if self.temporal else None
         recompute = self.gradient_checkpointing and self.training and torch.is_grad_enabled()
         run = partial(self._gradient_checkpointing_func, self._layer) if recompute else self._layer
@@ -295,13 +301,16 @@ class VideoEncoder(PreTrainedModel):  # type: ignore[misc]
         out: Tensor = layer(hidden, None)
         return out
 
-    def forward(self, pixel_values_videos: Tensor, times: Tensor | None = None) -> Tensor:
+    def forward(
+        self, pixel_values_videos: Tensor, times: Tensor | None = None, patches: Tensor | None = None
+    ) -> Tensor:
         """Normalised frames (B, T, 3, H, W) and seconds (B, T), 1/8 s apart where not given -> (B, D)
         float32.
 
-        Embeddings are L2-normalised. Times of a clip may start anywhere, and need not be even.
+        Embeddings are L2-normalised. Times of a clip may start anywhere, and need not be even. patches (B, P): the
+        numbers, row by row, of the patches to look at, the same in all frames of a clip; all where not given.
         """
-        return F.normalize(self.frame_embeddings(pixel_values_videos, times).float().mean(1), dim=-1)
+        return F.normalize(self.frame_embeddings(pixel_values_videos, times, patches).float().mean(1), dim=-1)
 
     @torch.no_grad()
     def encode_video(

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from verbspace.model.attention import explicit
 
 SHORTEST, LONGEST = 0.15, 30.0  # periods in seconds of the rotary frequencies
 
@@ -50,12 +53,10 @@ class TemporalAttention(nn.Module):
         frames, places, width = x.shape
         clips, moments = rotation.shape[1], rotation.shape[4]
         qkv = self.qkv(self.norm(x)).view(clips, moments, places, 3, self.heads, width // self.heads)
-        q, k, v = qkv.permute(3, 0, 2, 4, 1, 5)  # each (B, N, heads, T, head width)
-        q, k = rotate(q, rotation), rotate(k, rotation)
-        if fused:
-            y = F.scaled_dot_product_attention(q, k, v)
-        else:
-            y = (q * q.shape[-1] ** -0.5 @ k.transpose(-1, -2)).softmax(-1).to(v.dtype) @ v
+        turned = rotate(qkv[:, :, :, :2].permute(0, 2, 3, 4, 1, 5), rotation[:, :, :, None])
+        q, k = turned.unbind(2)  # each (B, N, heads, T, head width), as v
+        v = qkv[:, :, :, 2].permute(0, 2, 3, 1, 4)
+        y = F.scaled_dot_product_attention(q, k, v) if fused else explicit(q, k, v, q.shape[-1] ** -0.5)
         out: Tensor = self.out(y.permute(0, 3, 1, 2, 4).reshape(frames, places, width))
         return x + out
 
@@ -75,5 +76,24 @@ def rotation(times: Tensor, head_width: int) -> Tensor:
 def rotate(x: Tensor, rotation: Tensor) -> Tensor:
     """Rotate pairs (x_i, x_{i + half}) of the last axis by the angles of each moment."""
     cos, sin = rotation.to(x.dtype)
+    turned: Tensor = _Rotate.apply(x, cos, sin)  # type: ignore[no-untyped-call]
+    return turned
+
+
+class _Rotate(torch.autograd.Function):
+    """A rotation's gradient is the rotation back; nothing but the angles is kept for it."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        return _turn(x, cos, sin)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        cos, sin = ctx.saved_tensors
+        return _turn(gradient, cos, -sin), None, None
+
+
+def _turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     a, b = x.chunk(2, dim=-1)
-    return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
+    return torch.cat([torch.addcmul(a * cos, b, sin, value=-1), torch.addcmul(a * sin, b, cos)], dim=-1)

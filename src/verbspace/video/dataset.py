@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -100,6 +101,7 @@ class FrameCache:
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.used = 0
+        self.lock = threading.Lock()
         self.videos: dict[int, tuple[Timeline, Tensor]] = {}
 
     def fits(self, timeline: Timeline) -> bool:
@@ -109,9 +111,17 @@ class FrameCache:
         return len(timeline.times) * timeline.frame_bytes <= room
 
     def keep(self, index: int, timeline: Timeline, frames: Tensor) -> None:
-        """Keep a video's frames (F, 3, H, W)."""
-        self.videos[index] = (timeline, frames)
-        self.used += frames.nbytes
+        """Keep a video's frames (F, 3, H, W), if they still fit."""
+        with self.lock:
+            if index not in self.videos and self.fits(timeline):
+                self.videos[index] = (timeline, frames)
+                self.used += frames.nbytes
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, lock=threading.Lock())
 
 
 class ViewDataset(Dataset[dict[str, Any]]):
@@ -120,7 +130,8 @@ class ViewDataset(Dataset[dict[str, Any]]):
     Indexed by (epoch, i), or i for epoch 0; an item is a pure function of (seed, epoch, i) and the files. It
     holds `global` uint8 (G, T, 3, S, S), `global_times` (G, T) float32 seconds, the same as `local` and
     `local_times` where there are local views, and `index`. Labels are not kept: nothing downstream could use
-    them by mistake.
+    them by mistake. With student_patches below 1 it also has `global_patches` and `local_patches` int64 (G, P), the
+    numbers of the patches, of `patch` pixels a side, that the student sees of a view, in all of its frames; ascending.
 
     A video that cannot be read is replaced by another, drawn from (seed, epoch, i), so that batches stay
     full; it is named in the item's `bad`. When no substitute can be read either, the item has nothing but
@@ -156,6 +167,8 @@ class ViewDataset(Dataset[dict[str, Any]]):
         longest: float | None = None,
         largest: int | None = 360,
         cache_bytes: int = 0,
+        student_patches: float = 1.0,
+        patch: int = 16,
         decoder: Decoder = "pyav",
     ) -> None:
         require(decoder)
@@ -186,6 +199,7 @@ class ViewDataset(Dataset[dict[str, Any]]):
             grey=grey,
             blur=blur,
         )
+        self.student_patches, self.patch = student_patches, patch
         self.largest = largest
         self.cache = FrameCache(cache_bytes)
         self.hopeless: dict[int, str] = {}  # by place: videos that are not tried again, and why
@@ -223,7 +237,7 @@ class ViewDataset(Dataset[dict[str, Any]]):
             plans[:] = self.plan(timeline.times, np.random.default_rng([self.seed, epoch, index, 0]))
             return [frame for plan in plans for frame in plan.frame_indices]
 
-        frames = self._frames(candidate, choose)
+        frames, places = self._frames(candidate, choose)
         generator = torch.Generator().manual_seed(
             int(np.random.default_rng([self.seed, epoch, index, 2]).integers(2**63))
         )
@@ -233,29 +247,38 @@ class ViewDataset(Dataset[dict[str, Any]]):
             views = [plan for plan in plans if plan.kind == kind]
             if views:
                 length = len(views[0].frame_indices)
-                part = frames[at : at + len(views) * length]
-                part = part.view(len(views), length, *part.shape[1:])
+                pick = places[at : at + len(views) * length].view(len(views), length)
                 at += len(views) * length
-                item[kind] = self.augment(part, views[0].size, generator, scale=scale)
+                item[kind] = self.augment(frames, views[0].size, generator, scale=scale, pick=pick)
+                if self.student_patches < 1:
+                    rng = np.random.default_rng([self.seed, epoch, index, 3, kind == "local"])
+                    item[f"{kind}_patches"] = some_patches(
+                        len(views), (views[0].size // self.patch) ** 2, self.student_patches, rng
+                    )
                 item[f"{kind}_times"] = torch.tensor([plan.seconds for plan in views], dtype=torch.float32)
         return item
 
-    def _frames(self, index: int, choose: Callable[[Timeline], list[int]]) -> Tensor:
-        """The chosen frames of a video (n, 3, H, W), from the cache or from one decode."""
+    def _frames(self, index: int, choose: Callable[[Timeline], list[int]]) -> tuple[Tensor, Tensor]:
+        """Frames of a video (F, 3, H, W), from the cache or from one decode, and among them the places (n,) of those
+        chosen."""
         if index in self.hopeless:
             raise DecodeError(self.hopeless[index])
         if index in self.cache.videos:
             timeline, frames = self.cache.videos[index]
-            return frames[choose(timeline)]
+            return frames, torch.tensor(choose(timeline))
         read = read_video if self.decoder == "pyav" else read_seeking
         wanted: list[int] = []
         keep = False
 
+        def choose_once(timeline: Timeline) -> Sequence[int]:
+            wanted[:] = choose(timeline)
+            return sorted(set(wanted))
+
         def choose_all(timeline: Timeline) -> Sequence[int]:
             nonlocal keep
-            wanted[:] = choose(timeline)
+            once = choose_once(timeline)
             keep = self.cache.fits(timeline)
-            return range(len(timeline.times)) if keep else wanted
+            return range(len(timeline.times)) if keep else once
 
         try:
             timeline, frames = read(self.paths[index], choose_all, self.largest)
@@ -267,11 +290,17 @@ class ViewDataset(Dataset[dict[str, Any]]):
                 raise
             # Damaged, but perhaps past the frames that are wanted: the cache must not change what can be
             # read.
-            return read(self.paths[index], choose, self.largest)[1]
+            frames, keep = read(self.paths[index], choose_once, self.largest)[1], False
         if not keep:
-            return frames
+            return frames, torch.from_numpy(np.searchsorted(sorted(set(wanted)), wanted))
         self.cache.keep(index, timeline, frames)
-        return frames[wanted]
+        return frames, torch.tensor(wanted)
+
+
+def some_patches(views: int, patches: int, share: float, rng: np.random.Generator) -> Tensor:
+    """A share of the patches, one at least, drawn for each view: numbers (views, P), ascending."""
+    kept = max(1, round(share * patches))
+    return torch.from_numpy(np.sort(rng.random((views, patches)).argsort(1)[:, :kept], 1))
 
 
 class ClipDataset(Dataset[dict[str, Any] | BadVideo]):

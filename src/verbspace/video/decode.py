@@ -22,6 +22,7 @@ from av.video.reformatter import VideoReformatter
 from torch import Tensor
 
 from verbspace.video import storage
+from verbspace.video.skipping import necessary
 
 # One packet shows exactly one frame, at the packet's time, for these codecs in these containers.
 TRUSTED_FORMATS = {"mov", "mp4", "matroska", "webm"}
@@ -262,13 +263,11 @@ def _read_by_packets(
     wanted = _checked(file, choose(timeline), len(stamps))
     if not len(wanted):
         return timeline, torch.empty(0, 3, 0, 0, dtype=torch.uint8)
-    again = None if packets is not None else open_video(file.path)
-    try:
-        frames = file.frames(packets) if again is None else again.frames()
-        return timeline, _gather(file, frames, wanted, size, stamps)
-    finally:
-        if again is not None:
-            again.close()
+    if packets is not None:
+        expected, needed = necessary(file.stream.codec_context, packets, stamps, set(wanted.tolist()))
+        return timeline, _gather(file, file.frames(needed), wanted, size, stamps, expected)
+    with closing(open_video(file.path)) as again:
+        return timeline, _gather(again, again.frames(), wanted, size, stamps)
 
 
 def _read_by_decode(
@@ -327,32 +326,44 @@ def _checked(file: _File, indices: Sequence[int], count: int) -> np.ndarray:
 
 
 def _gather(
-    file: _File, frames: Iterator[Any], wanted: np.ndarray, size: int | None, stamps: Sequence[int] | None
+    file: _File,
+    frames: Iterator[Any],
+    wanted: np.ndarray,
+    size: int | None,
+    stamps: Sequence[int] | None,
+    expected: Sequence[int] | None = None,
 ) -> Tensor:
     """Convert the wanted frames (by count) to RGB and stop. `stamps` are the times that the decode must
-    confirm.
+    confirm, `expected` the frames that it will show where it is not all of them.
     """
     unique, inverse = np.unique(wanted, return_inverse=True)
     needed = set(unique.tolist())
     reformatter = VideoReformatter()
     shape: tuple[int, int] | None = None
-    out: list[np.ndarray] = []
-    for number, frame in enumerate(frames):
+    out: np.ndarray | None = None
+    found = 0
+    for place, frame in enumerate(frames):
+        if expected is not None and place >= len(expected):
+            raise _Untrusted
+        number = place if expected is None else expected[place]
         if stamps is not None and (number >= len(stamps) or frame.pts != stamps[number]):
             raise _Untrusted
         if number in needed:
             shape = shape or _shrunk(frame.height, frame.width, size)  # as FFmpeg: later frames follow the first's size
-            out.append(_rgb(reformatter, frame, shape))
-        if len(out) == len(unique):
+            rgb = _rgb(reformatter, frame, shape)
+            out = np.empty((len(unique), *rgb.shape), np.uint8) if out is None else out
+            out[found] = rgb
+            found += 1
+        if found == len(unique):
             break
-    if len(out) < len(unique):
+    if out is None or found < len(unique):
         if stamps is not None:
             raise _Untrusted
         raise DecodeError(f"{file.path}: the second pass found fewer frames than the first")
-    stacked = torch.from_numpy(np.stack(out))
+    gathered = torch.from_numpy(out)
     if len(unique) != len(wanted) or (inverse[1:] < inverse[:-1]).any():
-        stacked = stacked[torch.from_numpy(inverse)]
-    return stacked.permute(0, 3, 1, 2)
+        gathered = gathered[torch.from_numpy(inverse)]
+    return gathered.permute(0, 3, 1, 2)
 
 
 def _rgb(reformatter: VideoReformatter, frame: Any, shape: tuple[int, int]) -> np.ndarray:

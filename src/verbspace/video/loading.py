@@ -9,6 +9,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from verbspace.allocation import keep_freed_memory
 from verbspace.video.dataset import BadFiles, ClipDataset, NoReadableVideo, ViewDataset, Watch, collate
 
 LIMIT = 300.0  # seconds that a video may take in a worker
@@ -69,9 +71,12 @@ def load(
 
     A worker that is longer than `limit` seconds at one video is killed, and the video left out from there on as one
     that cannot be read; so is one at which workers have died twice. The workers are then replaced, and go on with the
-    batch that is due. Without workers all happens in this process, and nothing can be replaced. Raises RuntimeError
-    where workers are killed from outside again and again.
+    batch that is due. Without workers, threads of this process share a batch, as many as torch computes with, and
+    nothing can be replaced. Raises RuntimeError where workers are killed from outside again and again.
     """
+    if not workers:
+        yield from _in_threads(dataset, batches(start), torch.get_num_threads())
+        return
     deaths: Counter[int] = Counter()
     losses, due = 0, start
     while True:
@@ -81,13 +86,13 @@ def load(
             batch_sampler=batches(due),
             num_workers=workers,
             collate_fn=collate,
-            worker_init_fn=_ignore_interrupts,
-            timeout=_POLL if workers else 0,
+            worker_init_fn=_begin_worker,
+            timeout=_POLL,
             generator=torch.Generator(),  # or the loader would draw its base seed from the global one
         )
         others = set(multiprocessing.active_children())
         loaded = iter(loader)
-        crew = _Crew(watch, set(multiprocessing.active_children()) - others) if workers else None
+        crew = _Crew(watch, set(multiprocessing.active_children()) - others)
         try:
             while True:
                 try:
@@ -95,8 +100,6 @@ def load(
                 except StopIteration:
                     return
                 except RuntimeError as error:
-                    if crew is None:
-                        raise
                     if crew.dead:
                         victims = crew.victims()
                         crew.kill()  # all of them: others may hang at what has just been found to hang
@@ -110,9 +113,7 @@ def load(
                 yield batch
         finally:
             del loaded  # its workers stop here and now, not when the garbage is collected
-            if crew is not None:
-                crew.kill()
-        assert crew is not None
+            crew.kill()
         for index, how in victims:
             deaths[index] += 1
             if deaths[index] >= _DEATHS:
@@ -223,6 +224,24 @@ def load_clips(
     return load(dataset, batches, workers=workers, limit=limit)
 
 
-def _ignore_interrupts(worker: int) -> None:
+def _begin_worker(worker: int) -> None:
     """Ctrl-C reaches workers too, but the trainer decides when to stop, and needs their batches till then."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    keep_freed_memory()
+
+
+def _in_threads(
+    dataset: ViewDataset | ClipDataset, batches: Iterable[list[Any]], threads: int
+) -> Iterator[dict[str, Any]]:
+    """The collated items of batches, each item made by one thread. Decoder and kernels let go of Python's lock."""
+    dataset.watch = Watch(0)
+    if threads == 1:
+        yield from (collate([dataset[key] for key in keys]) for keys in batches)
+        return
+    with ThreadPoolExecutor(threads, "verbspace-load", initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        for keys in batches:
+            items = list(pool.map(dataset.__getitem__, keys))
+            torch.set_num_threads(threads)  # a thread's own setting is also what later threads begin with
+            yield collate(items)
+
+

@@ -7,12 +7,15 @@ and makes what travels from workers to the trainer, and waits there, four times 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as in PIL's conversion to "L"
+_BAND = 32  # rows that are blurred by one product
 _TRIES = 10  # random crops drawn until one fits into the frame, as in torchvision's RandomResizedCrop
 
 
@@ -30,9 +33,12 @@ def augment(
     grey: float = 0.0,
     blur: float = 0.0,
     blur_sigma: tuple[float, float] = (0.1, 2.0),
+    pick: Tensor | None = None,
 ) -> Tensor:
     """Random views: uint8 (N, T, 3, H, W), or (T, 3, H, W), to uint8 (N, T, 3, size, size), or (T, 3, size,
     size).
+
+    With pick (N, T), `frames` are one video's (F, 3, H, W), of which each clip takes those; no frame is copied whole.
 
     Every clip gets parameters of its own, and all of its frames get the same. The number of draws from
     `generator` depends on N alone, so switching one augmentation off leaves the others as they were.
@@ -42,36 +48,62 @@ def augment(
     contrast stretches about the clip's mean grey. blur_sigma: in pixels of a view of 224, scaled with `size`.
     Shrinking is antialiased (bicubic).
     """
-    single = frames.ndim == 4
-    if single:
-        frames = frames[None]
-    count, _, _, height, width = frames.shape
+    single = frames.ndim == 4 and pick is None
+    clips: Sequence[Tensor | _Picked]
+    if pick is None:
+        clips = [frames] if single else list(frames)
+    else:
+        clips = [_Picked(frames, places) for places in pick]
+    count, (height, width) = len(clips), frames.shape[-2:]
     draws = torch.rand(count, 4 * _TRIES + 7, generator=generator).to(frames.device)
     boxes = random_boxes(draws[:, : 4 * _TRIES].view(count, _TRIES, 4), (height, width), scale, ratio)
     flipped, bright, contrasted, saturated, greyed, blurred, sigma = draws[:, 4 * _TRIES :].unbind(1)
     mirrored = (flipped < flip).tolist()
-    views = []
-    for clip, (top, left, h, w), mirror in zip(frames, boxes.tolist(), mirrored, strict=True):
+    saturations = _factor(saturated, saturation) * (greyed >= grey)
+    low, high = blur_sigma
+    out = torch.empty(count, clips[0].shape[0], 3, size, size, dtype=torch.uint8, device=frames.device)
+    for n, (clip, (top, left, h, w)) in enumerate(zip(clips, boxes.tolist(), strict=True)):
         view = resize(clip[..., top : top + h, left : left + w], (size, size))
-        views.append(view.flip(-1) if mirror else view)
-    out = torch.stack(views)
-
-    if brightness or contrast or saturation or grey:
-        x = out.float()
-        if brightness:
-            x = (x * _factor(bright, brightness)).clamp_(0, 255)
-        if contrast:
-            mean = _luma(x.mean((1, 3, 4), keepdim=True))  # of the whole clip, from its channels' means
-            x = torch.lerp(mean, x, _factor(contrasted, contrast)).clamp_(0, 255)
-        if saturation or grey:
-            factor = _factor(saturated, saturation) * (greyed >= grey).view(-1, 1, 1, 1, 1)
-            x = torch.lerp(_luma(x), x, factor).clamp_(0, 255)
-        out = x.round_().to(torch.uint8)
-    chosen = (blurred < blur).nonzero()[:, 0]
-    if len(chosen):
-        low, high = blur_sigma
-        out[chosen] = gaussian_blur(out[chosen], (low + (high - low) * sigma[chosen]) * size / 224)
+        view = view.flip(-1) if mirrored[n] else view
+        if brightness or contrast or saturation or grey:
+            view = _coloured(
+                view,
+                float(_factor(bright[n], brightness)) if brightness else None,
+                float(_factor(contrasted[n], contrast)) if contrast else None,
+                float(saturations[n]) if saturation or grey else None,
+            )
+        if blurred[n] < blur:
+            view = gaussian_blur(view[None], (low + (high - low) * sigma[n : n + 1]) * size / 224)[0]
+        out[n] = view
     return out[0] if single else out
+
+
+class _Picked:
+    """Some frames of a video, cropped before they are copied."""
+
+    def __init__(self, frames: Tensor, places: Tensor) -> None:
+        self.frames, self.places = frames, places
+
+    @property
+    def shape(self) -> torch.Size:
+        return torch.Size((len(self.places), *self.frames.shape[1:]))
+
+    def __getitem__(self, crop: Any) -> Tensor:
+        colours_last = self.frames[crop].permute(0, 2, 3, 1)  # as decoded: rows of a crop lie together
+        return colours_last.index_select(0, self.places).permute(0, 3, 1, 2)
+
+
+def _coloured(view: Tensor, bright: float | None, contrast: float | None, saturation: float | None) -> Tensor:
+    """One clip (T, 3, S, S) uint8, each factor applied where there is one. In place, on few enough pixels for a cache."""
+    x = view.contiguous().float()
+    if bright is not None:
+        x.mul_(bright).clamp_(0, 255)
+    if contrast is not None:
+        mean = _luma(x.mean((0, 2, 3), keepdim=True))  # of the whole clip, from its channels' means
+        torch.lerp(mean, x, contrast, out=x).clamp_(0, 255)
+    if saturation is not None:
+        torch.lerp(_luma(x), x, saturation, out=x).clamp_(0, 255)
+    return x.round_().to(torch.uint8)
 
 
 def eval_view(frames: Tensor, size: int) -> Tensor:
@@ -144,16 +176,22 @@ def gaussian_blur(frames: Tensor, sigma: Tensor) -> Tensor:
     place = torch.arange(side, dtype=torch.float32, device=frames.device)
     distance = (place[:, None] - place[None]) / sigma.float().clamp_min(1e-3).view(-1, 1, 1)
     kernel = torch.softmax(-0.5 * distance.square(), -1)[:, None, None]
-    x = kernel @ frames.float() @ kernel.mT
-    return x.round_().clamp_(0, 255).to(torch.uint8)
+    reach = math.ceil(8 * float(sigma.max()))  # beyond 8 standard deviations single precision holds nothing
+    bands = [(at, min(at + _BAND, side)) for at in range(0, side, _BAND)]
+    spans = [slice(max(0, a - reach), min(side, b + reach)) for a, b in bands]
+    x = frames.float()
+    rows = [kernel[..., a:b, span] @ x[..., span, :] for (a, b), span in zip(bands, spans, strict=True)]
+    x = torch.cat(rows, -2)
+    columns = [x[..., span] @ kernel[..., a:b, span].mT for (a, b), span in zip(bands, spans, strict=True)]
+    return torch.cat(columns, -1).round_().clamp_(0, 255).to(torch.uint8)
 
 
 def _factor(draws: Tensor, strength: float) -> Tensor:
     low = max(0.0, 1 - strength)
-    return (low + (1 + strength - low) * draws).view(-1, 1, 1, 1, 1)
+    return low + (1 + strength - low) * draws
 
 
 def _luma(x: Tensor) -> Tensor:
-    """(N, T, 3, H, W) to (N, T, 1, H, W)."""
-    weights = x.new_tensor(_LUMA)
-    return (x[:, :, 0] * weights[0] + x[:, :, 1] * weights[1] + x[:, :, 2] * weights[2])[:, :, None]
+    """(T, 3, H, W) to (T, 1, H, W)."""
+    red, green, blue = (weight * x[:, n : n + 1] for n, weight in enumerate(_LUMA))
+    return red.add_(green).add_(blue)
