@@ -13,8 +13,6 @@ cannot tell), nothing converted.
 
 from __future__ import annotations
 
-import argparse
-import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -26,8 +24,10 @@ import av
 import numpy as np
 import torch
 import torch.nn.functional as F
+from side import Row, compare, main
 from torch import Tensor
 
+from verbspace.allocation import keep_freed_memory
 from verbspace.video.dataset import ViewDataset
 from verbspace.video.decode import frame_times, open_video
 from verbspace.video.record import VIDEO_EXTENSIONS, Record
@@ -124,43 +124,39 @@ def encode(path: Path, seconds: int = 10) -> Path:
     return path
 
 
-def row(title: str, paths: Sequence[Path], rounds: int) -> None:
-    """Measure in turns and print."""
+def compared(title: str, paths: Sequence[Path], rounds: int) -> list[Row]:
+    """Measure in turns."""
     TIMES.update({path: frame_times(path) for path in paths})
-    rates: dict[str, list[float]] = {name: [] for name in WAYS}
-    for seed in range(rounds):
+    seconds: dict[str, list[float]] = {name: [] for name in WAYS}
+    for seed in range(rounds + 1):
         for name, way in WAYS.items():
             began = time.perf_counter()
-            made = way(paths, seed)
-            rates[name].append(made / (time.perf_counter() - began))
-    cells = []
-    for other in ("svt", "limit"):
-        ratios = sorted(a / b for a, b in zip(rates["ours"], rates[other], strict=True))
-        cells.append(f"{statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})")
-    speeds = [f"{statistics.median(rates[name]):.0f}" for name in WAYS]
-    print(f"| {title} | {' | '.join(speeds)} | {' | '.join(cells)} |", flush=True)
+            way(paths, seed)
+            if seed:
+                seconds[name].append(time.perf_counter() - began)
+    work = 10.0 * len(paths)
+    return [
+        compare(f"views of {title}", "SVT's way", 4, seconds["ours"], seconds["svt"], work=work, unit="views/s"),
+        compare(f"views of {title}", "FFmpeg decoding them one after the other, no more", 0.8, seconds["ours"],
+                seconds["limit"], work=work, unit="views/s"),
+    ]  # fmt: skip
 
 
-def main() -> None:
-    """Print a table in Markdown."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--videos", type=Path, help="folder whose videos are tried too, by its folders")
-    parser.add_argument("--rounds", type=int, default=5)
-    chosen = parser.parse_args()
+def measure(rounds: int, videos: Path | None = None) -> list[Row]:
+    """The clip made here, and the folders of `videos`."""
     torch.set_num_threads(1)
-    head = ["views a second", "ours", "SVT's way", "bare decode", "ours / SVT's", "ours / bare decode"]
-    print(f"| {' | '.join(head)} |\n|---|---|---|---|---|---|")
+    keep_freed_memory()  # as loading workers do
     with tempfile.TemporaryDirectory() as folder:
-        row("10 s of 340×256 H.264, MP4", [encode(Path(folder) / "a.mp4")], chosen.rounds)
-    if chosen.videos:
-        for folder in sorted(path for path in chosen.videos.iterdir() if path.is_dir()):
-            kinds: dict[str, list[Path]] = {}
-            for path in sorted(folder.rglob("*")):
-                if path.suffix.lower() in VIDEO_EXTENSIONS:
-                    kinds.setdefault(path.suffix[1:].upper(), []).append(path)
-            for kind, paths in kinds.items():
-                row(f"{folder.name}, {len(paths)} {kind} files", paths, chosen.rounds)
+        rows = compared("10 s of 340×256 H.264", [encode(Path(folder) / "a.mp4")], rounds)
+    for part in sorted(path for path in videos.iterdir() if path.is_dir()) if videos else []:
+        kinds: dict[str, list[Path]] = {}
+        for path in sorted(part.rglob("*")):
+            if path.suffix.lower() in VIDEO_EXTENSIONS:
+                kinds.setdefault(path.suffix[1:].upper(), []).append(path)
+        for kind, paths in kinds.items():
+            rows += compared(f"{len(paths)} {kind} files of {part.name}", paths, rounds)
+    return rows
 
 
 if __name__ == "__main__":
-    main()
+    main(__doc__ or "", measure, videos="folder whose videos are tried too, by its folders")

@@ -6,6 +6,7 @@ Not run by itself: python benchmarks/run.py measures everything, and every other
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import platform
 import statistics
@@ -14,6 +15,7 @@ import time
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
@@ -59,18 +61,51 @@ def figure(value: float) -> str:
     return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def in_turns(ways: Mapping[str, Callable[[], object]], rounds: int, warm: bool = True) -> dict[str, list[float]]:
-    """Seconds of each way, round by round: every round runs each way once, in an order that turns."""
+class Apart:
+    """A way that has a process of its own, as its users run it: `make`, a module's function, gives the callable there."""
+
+    def __init__(self, make: Callable[..., Callable[[], object]], *args: object) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.pipe, there = context.Pipe()
+        self.process = context.Process(target=_serve, args=(there, make, args), daemon=True)
+        self.process.start()
+        there.close()
+
+    def __call__(self) -> float:
+        """Run it once. Returns its seconds. Raises EOFError where its process has ended."""
+        self.pipe.send(True)
+        seconds: float = self.pipe.recv()
+        return seconds
+
+    def close(self) -> None:
+        """End the process."""
+        self.process.kill()
+        self.process.join()
+
+
+def _serve(pipe: Connection, make: Callable[..., Callable[[], object]], args: tuple[object, ...]) -> None:
+    way = make(*args)
+    while pipe.recv():
+        began = time.perf_counter()
+        way()
+        pipe.send(time.perf_counter() - began)
+
+
+def in_turns(ways: Mapping[str, Callable[[], object]], rounds: int, warm: int = 1) -> dict[str, list[float]]:
+    """Seconds of each way, round by round: every round runs each way once, in an order that turns.
+
+    warm: runs before that do not count.
+    """
     names = list(ways)
-    if warm:
-        for name in names:
+    for name in names:
+        for _ in range(warm):
             ways[name]()
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for turn in range(rounds):
         for name in names[turn % len(names) :] + names[: turn % len(names)]:
             began = time.perf_counter()
-            ways[name]()
-            seconds[name].append(time.perf_counter() - began)
+            told = ways[name]()
+            seconds[name].append(told if isinstance(ways[name], Apart) else time.perf_counter() - began)
     return seconds
 
 
@@ -99,13 +134,26 @@ def machine() -> str:
     )
 
 
-def main(doc: str, measure: Callable[[int], list[Row]], rounds: int = 5) -> None:
-    """The command line of a script that measures rows: a table, or JSON lines for `run.py`."""
+def share(what: str, limit: str, goal: float, ours: Sequence[float], least: Sequence[float], *, note: str = "") -> Row:
+    """A row of how near we are to a limit, from the seconds that we took and those that could not be less."""
+    return Row(
+        what, limit, goal, [b / a for a, b in zip(ours, least, strict=True)], statistics.median(ours),
+        statistics.median(least), "s", note,
+    )  # fmt: skip
+
+
+def main(doc: str, measure: Callable[..., list[Row]], rounds: int = 5, **flags: str) -> None:
+    """The command line of a script that measures rows: a table, or JSON lines for `run.py`.
+
+    flags: further options by name with their help, each a path that `measure` is given.
+    """
     parser = ArgumentParser(description=doc, formatter_class=RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=rounds)
     parser.add_argument("--json", action="store_true", help="one row a line, as JSON")
+    for name, text in flags.items():
+        parser.add_argument(f"--{name}", type=Path, help=text)
     chosen = parser.parse_args()
-    rows = measure(chosen.rounds)
+    rows = measure(chosen.rounds, **{name: getattr(chosen, name) for name in flags})
     if chosen.json:
         for row in rows:
             print(json.dumps(asdict(row)))

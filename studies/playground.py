@@ -24,6 +24,9 @@ from typing import Any
 # variant -> (settings changed, and what else differs)
 VARIANTS: dict[str, tuple[list[str], dict[str, Any]]] = {
     "full": ([], {}),
+    "half the patches": (["views.student_patches=0.5"], {}),
+    "a third of the patches": (["views.student_patches=0.33"], {}),
+    "a third of the patches, 2 local views": (["views.student_patches=0.33", "views.local_views=2"], {}),
     "long tail": ([], {"long_tail": True}),
     "oracle": ([], {"oracle": True}),
     "without concept distillation": (["losses.category=0", "losses.description=0"], {}),

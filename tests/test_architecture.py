@@ -15,11 +15,12 @@ CORE = {"concepts", "video", "model"}
 # From a part of the package to the parts that it may import, itself aside. Parts of one level are siblings.
 MAY = {
     "concepts": set(),
-    "video": set(),
+    "allocation": set(),
+    "video": {"allocation"},
     "model": set(),
     "config": set(),
-    "learning": {*CORE, "config"},
-    "evaluation": CORE,
+    "learning": {*CORE, "config", "allocation"},
+    "evaluation": {*CORE, "allocation"},
     "playground": CORE,
     "uses": {*CORE, "config", "learning", "evaluation", "playground"},
     "cli": {*CORE, "config", "learning", "evaluation", "playground", "uses", "cli_concepts", "cli_data"},

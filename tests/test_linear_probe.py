@@ -58,12 +58,12 @@ def test_c_is_chosen_on_held_out_clips_only(monkeypatch: pytest.MonkeyPatch) -> 
     train, labels = clips(150, 5, 16, 4)
     fitted: list[int] = []
 
-    class Noted(module._Fits):
+    class Noted(module.Fits):
         def __init__(self, features: torch.Tensor, labels: torch.Tensor, classes: int) -> None:
             fitted.append(len(features))
             super().__init__(features, labels, classes)
 
-    monkeypatch.setattr(module, "_Fits", Noted)
+    monkeypatch.setattr(module, "Fits", Noted)
     probe = linear_probe(train, labels, 5, Cs=[100.0, 0.01, 1.0], seed=7)
     fold = stratified_folds(labels, seed=7)
     kept = [int((fold != part).sum()) for part in range(5)]

@@ -185,6 +185,7 @@ def evaluate(
     batch_size: Annotated[int, typer.Option(min=1, help="Videos at once.")] = 16,
     workers: Annotated[int, typer.Option(min=0, help="Processes that decode; 0: this one.")] = 0,
     decoder: Annotated[str, typer.Option(help="pyav, or torchcodec where it is right.")] = "pyav",
+    dtype: Annotated[str, typer.Option(help="fp32, or bf16: faster, not to the last digit.")] = "fp32",
     baseline: Annotated[bool, typer.Option(help="Measure frozen frame-averaged CLIP beside it.")] = True,
     missing: Annotated[float, typer.Option(min=0, max=1, help="Share of videos that may be missing or bad.")] = 0.01,
     out: Annotated[Path | None, typer.Option(help="JSON file for the result.")] = None,
@@ -199,7 +200,7 @@ def evaluate(
     found: Evaluation | OfficialResult
     how: dict[str, Any] = {
         "concepts": concepts, "by": by, "baseline": baseline, "missing": missing, "decoder": decoder,
-        "batch_size": batch_size, "workers": workers,
+        "dtype": dtype, "batch_size": batch_size, "workers": workers,
     }  # fmt: skip
     if root is not None:
         found = evaluate_official(encoder, protocol, root, frames=frames, clips=clips, crops=crops, **how)

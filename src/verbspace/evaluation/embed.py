@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol, get_args
 
 import torch
 from torch import Tensor
@@ -36,6 +36,7 @@ class Embedder(Protocol):
         """Normalised frames and their seconds (B, T) to embeddings (B, D)."""
 
 
+Precision = Literal["fp32", "bf16"]
 Known = dict[str, Tensor | BadVideo]  # by file: a video's embedding, or why it has none
 
 
@@ -63,17 +64,20 @@ def embed_videos(
     on_progress: Callable[[int, int], None] | None = None,
     known: Known | None = None,
     decoder: Decoder = "pyav",
+    dtype: Precision = "fp32",
 ) -> Embedded:
     """Embed each video: the normalised mean of the normalised embeddings of `clips` clips of `frames` frames, each in
     `crops` crops.
 
     batch_size: videos at once, each with all its views. on_progress is told (videos done, videos in all). known: what
     is known of this encoder and these settings from calls before, which is used and added to.
+    dtype: what matrix products are computed in; embeddings are float32 all the same.
     An encoder in training mode is used in evaluation mode and set back. Raises ValueError without records,
     NoReadableVideo where not one can be read.
     """
     if not records:
         raise ValueError("there are no videos to embed")
+    require_precision(dtype)
     known = {} if known is None else known
     if encoder.device.type == "cpu":
         keep_freed_memory()
@@ -89,7 +93,7 @@ def embed_videos(
                 known |= {fresh[video.index].file: video for video in batch["bad"]}
                 if len(batch["index"]):
                     # Cloned one by one, out of inference mode: none holds its whole batch.
-                    each = [one.clone() for one in _embed(encoder, batch["video"], batch["times"])]
+                    each = [one.clone() for one in _embed(encoder, batch["video"], batch["times"], dtype)]
                     known |= {fresh[n].file: one for n, one in zip(batch["index"].tolist(), each, strict=True)}
                 done += len(batch["index"]) + len(batch["bad"])
                 if on_progress is not None:
@@ -107,8 +111,16 @@ def embed_videos(
     return Embedded(found.clone(), [record.label for record in kept], [record.path for record in kept], bad)
 
 
-def _embed(encoder: Embedder, video: Tensor, times: Tensor) -> Tensor:
+def require_precision(dtype: str) -> None:
+    """Raise ValueError for a precision that is not known."""
+    if dtype not in get_args(Precision):
+        raise ValueError(f"dtype: {dtype!r} is none of {', '.join(get_args(Precision))}")
+
+
+def _embed(encoder: Embedder, video: Tensor, times: Tensor, dtype: Precision) -> Tensor:
     """uint8 (B, clips, T, 3, S, S) and seconds (B, clips, T) to (B, D) on the CPU."""
     views = encoder.normalise(video.flatten(0, 1).to(encoder.device))
-    each = functional.normalize(encoder(views, times.flatten(0, 1).to(encoder.device)).float(), dim=-1)
+    with torch.autocast(encoder.device.type, torch.bfloat16, enabled=dtype == "bf16"):
+        found = encoder(views, times.flatten(0, 1).to(encoder.device))
+    each = functional.normalize(found.float(), dim=-1)
     return functional.normalize(each.view(*video.shape[:2], -1).mean(dim=1), dim=-1).cpu()

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from verbspace.concepts.concept_set import ConceptSet
 from verbspace.concepts.space import By
 from verbspace.evaluation.classes import class_numbers, from_labels, labels_of
-from verbspace.evaluation.embed import Known
+from verbspace.evaluation.embed import Known, Precision, require_precision
 from verbspace.evaluation.linear_probe import CS
 from verbspace.evaluation.measure import Part, Plan, measure, need_classes, show
 from verbspace.evaluation.multi_label import MultiLabelEvaluation, MultiLabelResult
@@ -70,6 +70,7 @@ def evaluate(
     temperature: float = TEMPERATURE,
     Cs: Sequence[float] = CS,
     decoder: Decoder = "pyav",
+    dtype: Precision = "fp32",
 ) -> Evaluation:
     """Measure an encoder on labelled videos, and the frozen frame-averaged encoder under the same protocol.
 
@@ -81,7 +82,8 @@ def evaluate(
     clips a video, crops a clip. baseline: whether the frozen encoder, `encoder.frozen()`, is measured too, or an
     encoder to take for it. missing: share of the videos that may be missing or unreadable; the result is over the
     others, and says so. k, temperature: of k-NN. Cs: what the linear probe chooses from on held-out train videos.
-    decoder: pyav, or torchcodec where it is right (see `video.seeking`). quiet: print nothing.
+    decoder: pyav, or torchcodec where it is right (see `video.seeking`). dtype: of the encoder's matrix products. quiet:
+    print nothing.
 
     Prints a protocol line for each result, and a table. Videos that cannot be read are left out, counted and
     named. Raises ValueError or FileNotFoundError that say what to mend, before videos are read where it can
@@ -92,6 +94,7 @@ def evaluate(
     if by not in ("category", "description", "both"):
         raise ValueError(f'by: {by!r} is none of "category", "description", "both"')
     require(decoder)
+    require_precision(dtype)
     if isinstance(encoder, (str, Path)):
         encoder = VideoEncoder.from_pretrained(encoder)
     frozen = baseline_of(encoder, baseline)
@@ -104,7 +107,7 @@ def evaluate(
         )
     plan = Plan(
         protocol, test, learned, concepts, by, frames, clips, crops, seed, missing, k, temperature,
-        tuple(map(float, sorted(Cs))), decoder,
+        tuple(map(float, sorted(Cs))), decoder, dtype,
     )  # fmt: skip
     found = carry_out(plan, measured, quiet, batch_size, workers)
     assert isinstance(found, Evaluation)

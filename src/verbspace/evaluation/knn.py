@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-_ENTRIES = 2**24  # similarities held at once, of some queries to the whole train set
+from verbspace.evaluation.nearest import nearest
 
 
 def knn_scores(
@@ -37,23 +37,7 @@ def knn_scores(
         raise ValueError(f"a train label is outside of the {classes} classes 0 to {classes - 1}")
     bank = functional.normalize(train.float(), dim=-1)
     votes = bank.new_zeros(len(queries), classes)
-    step = max(1, _ENTRIES // len(bank))
-    for start in range(0, len(queries), step):
-        part = functional.normalize(queries[start : start + step].float(), dim=-1)
-        near, index = _nearest(part @ bank.T, min(k, len(bank)))
-        # The softmax is DINO's weight up to a factor per query, and cannot overflow.
-        weights = torch.full_like(near, 1 / near.shape[1]) if uniform else (near / temperature).softmax(dim=1)
-        votes[start : start + step].scatter_add_(1, train_labels[index].to(votes.device), weights)
-    return votes
-
-
-def _nearest(similarities: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k largest of each row and their places; of equal ones the first."""
-    near, index = similarities.topk(k, dim=1)
-    # topk leaves open which of equal values it takes. That matters only where they reach across the k-th
-    # place, and a stable sort of whole rows is too slow for all.
-    tied = (similarities >= near[:, -1:]).sum(dim=1) > k
-    if tied.any():
-        values, places = similarities[tied].sort(dim=1, descending=True, stable=True)
-        near[tied], index[tied] = values[:, :k], places[:, :k]
-    return near, index
+    near, index = nearest(bank, functional.normalize(queries.float(), dim=-1), k)
+    # The softmax is DINO's weight up to a factor per query, and cannot overflow.
+    weights = torch.full_like(near, 1 / near.shape[1]) if uniform else (near / temperature).softmax(dim=1)
+    return votes.scatter_add_(1, train_labels[index].to(votes.device), weights)

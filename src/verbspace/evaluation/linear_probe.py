@@ -19,7 +19,7 @@ from torch import Tensor
 CS = tuple(10.0**power for power in range(-2, 5))
 FOLDS = 5
 _TOLERANCE = 1e-7  # largest entry of the mean loss's gradient at the end
-_ROUGH = 1e-6  # the same, where a fit only serves to compare Cs
+ROUGH = 1e-6  # the same, where a fit only serves to compare Cs
 _STALLED = {torch.float32: 1e-8, torch.float64: 1e-16}  # a smaller change of the mean loss is rounding
 _ROUNDS = 3000
 _MANY = 10_000  # rows from which on fits begin in single precision
@@ -53,10 +53,10 @@ def fit_logistic(features: Tensor, labels: Tensor, classes: int, C: float = 1.0)
     features (N, D), labels (N,) class numbers below `classes`. With two classes the softmax is kept, which is
     scikit-learn's binary form at 2C. Deterministic. Raises ValueError.
     """
-    return _Fits(features, labels, classes).fit(C)
+    return Fits(features, labels, classes).fit(C)
 
 
-class _Fits:
+class Fits:
     """Fits of one train set at several Cs, each beginning where the one before it ended."""
 
     def __init__(self, features: Tensor, labels: Tensor, classes: int) -> None:
@@ -84,8 +84,8 @@ class _Fits:
         if C <= 0:
             raise ValueError(f"C must be above 0; got C = {C}")
         if len(self.rotated) >= _MANY:
-            self._descend(C, torch.float32, max(tolerance, _ROUGH))
-        if len(self.rotated) < _MANY or tolerance < _ROUGH:
+            self._descend(C, torch.float32, max(tolerance, ROUGH))
+        if len(self.rotated) < _MANY or tolerance < ROUGH:
             rest = self._descend(C, torch.float64, tolerance)
             if rest > 100 * tolerance:
                 warnings.warn(f"logistic regression (C = {C}) stopped with a gradient of {rest:.1e}", stacklevel=3)
@@ -176,9 +176,9 @@ def linear_probe(train: Tensor, train_labels: Tensor, classes: int, Cs: Sequence
     hits: dict[float, list[Tensor]] = {C: [] for C in sorted(Cs)}
     for part in torch.unique(fold[fold >= 0]).tolist():
         held = fold == part
-        fits = _Fits(train[~held], train_labels[~held], classes)
+        fits = Fits(train[~held], train_labels[~held], classes)
         for C, found in hits.items():
-            model = fits.fit(C, _ROUGH)
+            model = fits.fit(C, ROUGH)
             found.append(model.scores(train[held]).argmax(dim=1) == train_labels[held])
     accuracies = {C: torch.cat(found).double().mean().item() for C, found in hits.items()}
     chosen = max(accuracies, key=accuracies.__getitem__)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from verbspace.concepts.concept_set import ConceptSet
 from verbspace.concepts.space import By, ConceptSpace
-from verbspace.evaluation.embed import Embedded, Known, embed_videos
+from verbspace.evaluation.embed import Embedded, Known, Precision, embed_videos
 from verbspace.evaluation.knn import knn_scores
 from verbspace.evaluation.linear_probe import FOLDS, linear_probe
 from verbspace.evaluation.metrics import scores
@@ -85,6 +85,7 @@ class Plan:
     temperature: float
     Cs: tuple[float, ...]
     decoder: Decoder = "pyav"
+    dtype: Precision = "fp32"
 
     def protocol(
         self, encoder: VideoEncoder, test: Embedded, train: Embedded | None, chosen: dict[str, Detail]
@@ -112,7 +113,7 @@ class Plan:
             views=(self.clips, self.crops),
             size=encoder.image_size,
             decoder=described(self.decoder),
-            dtype=str(encoder.dtype).removeprefix("torch."),
+            dtype=str(encoder.dtype).removeprefix("torch.") if self.dtype == "fp32" else "bfloat16 products",
             seed=self.seed,
             train=self.train.name if self.train else None,
             train_hash=data_hash(self.train.records) if self.train else None,
@@ -152,7 +153,7 @@ def measure(
 
         found = embed_videos(
             encoder, part.records, frames=plan.frames, clips=plan.clips, crops=plan.crops, batch_size=batch_size,
-            workers=workers, on_progress=say, known=known, decoder=plan.decoder,
+            workers=workers, on_progress=say, known=known, decoder=plan.decoder, dtype=plan.dtype,
         )  # fmt: skip
         part.require(len(found.bad), plan.missing, next(iter(found.bad.reasons.values()), ""))
         return found

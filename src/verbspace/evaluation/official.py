@@ -16,7 +16,7 @@ from verbspace.concepts.concept_set import ConceptSet
 from verbspace.concepts.names import readable
 from verbspace.concepts.space import By
 from verbspace.evaluation.classes import class_numbers, labels_of
-from verbspace.evaluation.embed import Known
+from verbspace.evaluation.embed import Known, Precision, require_precision
 from verbspace.evaluation.evaluate import MISSING, NEIGHBOURS, TEMPERATURE, Evaluation, baseline_of, carry_out
 from verbspace.evaluation.linear_probe import CS
 from verbspace.evaluation.measure import Part, Plan
@@ -129,6 +129,7 @@ def evaluate_official(
     workers: int = 0,
     quiet: bool = False,
     decoder: Decoder = "pyav",
+    dtype: Precision = "fp32",
 ) -> OfficialResult:
     """Measure an encoder under one of the OFFICIAL protocols.
 
@@ -139,6 +140,7 @@ def evaluate_official(
     if name not in OFFICIAL:
         raise ValueError(f"protocol: {name!r} is not known; known are {', '.join(OFFICIAL)}")
     require(decoder)
+    require_precision(dtype)
     official, root = OFFICIAL[name], Path(root)
     encoder = encoder if isinstance(encoder, VideoEncoder) else VideoEncoder.from_pretrained(encoder)
     frozen = baseline_of(encoder, baseline)
@@ -153,7 +155,8 @@ def evaluate_official(
     for fold in official.folds:
         test, train, words = _parts(name, root, fold, concepts)
         plan = Plan(
-            official.task, test, train, words, by, *views, seed, missing, NEIGHBOURS, TEMPERATURE, tuple(CS), decoder
+            official.task, test, train, words, by, *views, seed, missing, NEIGHBOURS, TEMPERATURE, tuple(CS), decoder,
+            dtype,
         )  # fmt: skip
         folds[fold] = carry_out(plan, measured, quiet, batch_size, workers, known)
     found = OfficialResult(name=name, folds=folds)

@@ -40,16 +40,17 @@ class Flops:
     temporal: float
 
 
-def forward_flops(tower: Tower, frames: int, size: int) -> Flops:
-    """A view of `frames` frames of size × size. A product of matrices (a, b) and (b, c) counts 2abc, all else
-    nothing.
+def forward_flops(tower: Tower, frames: int, size: int, share: float = 1.0) -> Flops:
+    """A view of `frames` frames of size × size, of which a share of the patches is looked at. A product of matrices
+    (a, b) and (b, c) counts 2abc, all else nothing.
 
     Of n = (size / patch)² + 1 tokens a frame, width w and hidden width m: each image layer 2n(4w² + 2wm) + 4n²w, the
-    patches 2(n - 1) · 3p²w, the projection 2w · D; each temporal layer over T frames 2Tn · 4w² + 4nT²w a clip.
+    patches, all of them, 2 · 3p²w each, the projection 2w · D; each temporal layer over T frames 2Tn · 4w² + 4nT²w a clip.
     """
-    w, n = tower.width, (size // tower.patch) ** 2 + 1
+    w, patches = tower.width, (size // tower.patch) ** 2
+    n = max(1, round(share * patches)) + 1
     layer = 2 * n * (4 * w * w + 2 * w * tower.mlp) + 4 * n * n * w
-    frame = tower.layers * layer + 2 * (n - 1) * 3 * tower.patch**2 * w + 2 * w * tower.embedding
+    frame = tower.layers * layer + 2 * patches * 3 * tower.patch**2 * w + 2 * w * tower.embedding
     clip = tower.temporal_layers * (2 * frames * n * 4 * w * w + 4 * n * frames**2 * w)
     return Flops(float(frames * frame), float(clip))
 
@@ -62,13 +63,14 @@ def training_flops(tower: Tower, settings: AdaptSettings) -> float:
     """
     views, training = settings.views, settings.training
     sizes = _sizes(tower, settings)
-    globals_ = forward_flops(tower, views.global_frames, sizes[0])
-    locals_ = forward_flops(tower, views.local_frames, sizes[1])
+    globals_ = forward_flops(tower, views.global_frames, sizes[0], views.student_patches)
+    locals_ = forward_flops(tower, views.local_frames, sizes[1], views.student_patches)
     spatial = views.global_views * globals_.spatial + views.local_views * locals_.spatial
     temporal = views.global_views * globals_.temporal + views.local_views * locals_.temporal
     again = int(training.gradient_checkpointing) + int(training.accumulate > 1)
     student = (2 if training.train == "full" else 1) * spatial + 2 * temporal + (1 + again) * (spatial + temporal)
-    teacher = views.global_views * (globals_.spatial + globals_.temporal)
+    whole = forward_flops(tower, views.global_frames, sizes[0])
+    teacher = views.global_views * (whole.spatial + whole.temporal)
     return student + teacher
 
 

@@ -243,5 +243,3 @@ def _in_threads(
             items = list(pool.map(dataset.__getitem__, keys))
             torch.set_num_threads(threads)  # a thread's own setting is also what later threads begin with
             yield collate(items)
-
-

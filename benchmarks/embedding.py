@@ -1,0 +1,159 @@
+"""Videos to embeddings, ViT-B/32: ours, the loops of tutorials, and what decoder and model take by themselves.
+
+    python benchmarks/embedding.py
+
+16 clips of 10 s of 340×256 H.264, 8 frames of each, random weights, in this order: a tutorial's loop takes one video
+after the other, decodes it with PyAV (the frames asked for, up to the last of them) or OpenCV (every frame), and gives
+the frames to `CLIPProcessor` and `CLIPModel.get_image_features`, in fp32. Ours is `embed_videos`, in fp32 and with bf16
+products. The limit on a CPU, where decoder and model share the cores, is the sum of both alone: the decode of the
+packets that are needed, with all cores, and the model's forward on frames in memory.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import av
+import cv2
+import numpy as np
+import torch
+from loading import encode
+from side import Row, compare, in_turns, main, share
+from torch import Tensor
+from transformers import CLIPConfig, CLIPModel, CLIPProcessor
+
+from verbspace.evaluation.embed import embed_videos
+from verbspace.model import files
+from verbspace.model.encoder import VideoEncoder
+from verbspace.video.decode import open_video, packet_times
+from verbspace.video.record import Record
+from verbspace.video.sampling import plan_eval
+
+CLIPS, FRAMES = 16, 8
+
+
+def checkpoint(folder: Path) -> Path:
+    """ViT-B/32 in OpenAI's sizes with random weights, the playground's tokenizer, and pixels at 224."""
+    config = CLIPConfig(text_config={"num_hidden_layers": 1}, vision_config={"patch_size": 32})
+    torch.manual_seed(0)
+    CLIPModel(config).save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(files.find("playground") / name, folder)
+    (folder / "preprocessor_config.json").write_text(
+        '{"image_processor_type": "CLIPImageProcessor", "size": {"shortest_edge": 224}, "crop_size": 224, '
+        '"image_mean": [0.48145466, 0.4578275, 0.40821073], "image_std": [0.26862954, 0.26130258, 0.27577711]}'
+    )
+    return folder
+
+
+def places(path: Path) -> list[int]:
+    """Which frames we take."""
+    with closing(open_video(path)) as file:
+        found = packet_times(file, None)
+    assert found is not None
+    return [place for plan in plan_eval(found[0].times, FRAMES) for place in plan.frame_indices]
+
+
+def by_pyav(path: Path, wanted: list[int]) -> list[np.ndarray]:
+    """The frames as in the guides of video models."""
+    frames = []
+    with av.open(str(path)) as container:
+        for place, frame in enumerate(container.decode(video=0)):
+            if place > wanted[-1]:
+                break
+            if place in wanted:
+                frames.append(frame.to_ndarray(format="rgb24"))
+    return frames
+
+
+def by_opencv(path: Path, wanted: list[int]) -> list[np.ndarray]:
+    """Every frame is read, then some are taken."""
+    capture, frames = cv2.VideoCapture(str(path)), []
+    while True:
+        there, frame = capture.read()
+        if not there:
+            break
+        frames.append(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB))
+    return [frames[place] for place in wanted]
+
+
+def tutorial(model: Any, processor: Any, paths: list[Path], read: Callable[[Path, list[int]], Any]) -> Tensor:
+    """(N, D)."""
+    rows = []
+    for path in paths:
+        inputs = processor(images=read(path, places(path)), return_tensors="pt")
+        with torch.no_grad():
+            found = model.get_image_features(**inputs)
+        mean = getattr(found, "pooler_output", found).mean(0)
+        rows.append(mean / mean.norm())
+    return torch.stack(rows)
+
+
+def decode_alone(paths: list[Path]) -> None:
+    """Bare decodes up to the last frame needed, on all cores."""
+
+    def bare(path: Path) -> None:
+        last = places(path)[-1]
+        with closing(open_video(path)) as file:
+            for number, _ in enumerate(file.frames()):
+                if number == last:
+                    break
+
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        list(pool.map(bare, paths))
+
+
+def measure(rounds: int) -> list[Row]:
+    """In turns."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        first = encode(folder / "0.mp4")
+        paths = [first, *(Path(shutil.copy(first, folder / f"{n}.mp4")) for n in range(1, CLIPS))]
+        saved = checkpoint(folder / "clip")
+        encoder = VideoEncoder.from_pretrained(saved, temporal=False)
+        model, processor = CLIPModel.from_pretrained(saved).eval(), CLIPProcessor.from_pretrained(saved)
+        records = [Record(path) for path in paths]
+        frames = torch.randint(0, 256, (CLIPS, FRAMES, 3, 224, 224), dtype=torch.uint8)
+        found: dict[str, Tensor] = {}
+
+        def model_alone() -> None:
+            with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+                encoder(encoder.normalise(frames))
+
+        def keep(kind: str, way: Callable[[], Tensor]) -> Callable[[], object]:
+            return lambda: found.update({kind: way()})
+
+        seconds = in_turns(
+            {
+                "bf16": keep("bf16", lambda: embed_videos(encoder, records, dtype="bf16").embeddings),
+                "fp32": keep("fp32", lambda: embed_videos(encoder, records).embeddings),
+                "PyAV": keep("PyAV", lambda: tutorial(model, processor, paths, by_pyav)),
+                "OpenCV": keep("OpenCV", lambda: tutorial(model, processor, paths, by_opencv)),
+                "decode": lambda: decode_alone(paths),
+                "model": model_alone,
+            },
+            rounds,
+        )
+    near = {kind: float((found[kind] * found["PyAV"]).sum(1).min()) for kind in ("bf16", "fp32")}
+    assert near["fp32"] > 0.9999 and near["bf16"] > 0.999, near
+    note = (
+        f"smallest cosine to the tutorial's embeddings: {near['bf16']:.5f} with bf16 products, {near['fp32']:.6f} fp32"
+    )
+    what, pace = "embedding videos, ViT-B/32, bf16", {"work": float(CLIPS), "unit": "videos/s"}
+    least = [a + b for a, b in zip(seconds["decode"], seconds["model"], strict=True)]
+    return [
+        compare(what, "a tutorial's loop, PyAV", 4, seconds["bf16"], seconds["PyAV"], note=note, **pace),
+        compare(what, "a tutorial's loop, OpenCV", 4, seconds["bf16"], seconds["OpenCV"], **pace),
+        compare("the same, fp32", "a tutorial's loop, PyAV", 1, seconds["fp32"], seconds["PyAV"], **pace),
+        share(what, "bare decode and bare model, one after the other", 0.85, seconds["bf16"], least),
+    ]
+
+
+if __name__ == "__main__":
+    main(__doc__ or "", measure)

@@ -1,0 +1,42 @@
+"""How long the command and the package take to start, beyond Python itself.
+
+python benchmarks/start.py
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+
+from side import Row, in_turns, main
+
+ALLOWED = 0.15
+
+
+def measure(rounds: int) -> list[Row]:
+    """In turns."""
+    seconds = in_turns(
+        {
+            "nothing": run("-c", "pass"),
+            "`import verbspace`": run("-c", "import verbspace"),
+            "`verbspace --help`": run("-m", "verbspace.cli", "--help"),
+        },
+        4 * rounds,
+    )
+    rows = []
+    for what in list(seconds)[1:]:
+        more = [a - b for a, b in zip(seconds[what], seconds["nothing"], strict=True)]
+        middle = sorted(more)[len(more) // 2]
+        rows.append(Row(f"start of {what}", f"{ALLOWED} s more than Python's own", 1,
+                        [ALLOWED / max(each, 0.001) for each in more], middle, ALLOWED, "s"))  # fmt: skip
+    return rows
+
+
+def run(*args: str) -> Callable[[], object]:
+    """A call of Python."""
+    return lambda: subprocess.run([sys.executable, *args], check=True, capture_output=True)
+
+
+if __name__ == "__main__":
+    main(__doc__ or "", measure)
