@@ -62,7 +62,7 @@ def figure(value: float) -> str:
 
 
 class Apart:
-    """A way that has a process of its own, as its users run it: `make`, a module's function, gives the callable there."""
+    """A way that has a process of its own, as its users run it: `make`, a function, gives the callable there."""
 
     def __init__(self, make: Callable[..., Callable[[], object]], *args: object) -> None:
         context = multiprocessing.get_context("spawn")

@@ -82,8 +82,8 @@ def evaluate(
     clips a video, crops a clip. baseline: whether the frozen encoder, `encoder.frozen()`, is measured too, or an
     encoder to take for it. missing: share of the videos that may be missing or unreadable; the result is over the
     others, and says so. k, temperature: of k-NN. Cs: what the linear probe chooses from on held-out train videos.
-    decoder: pyav, or torchcodec where it is right (see `video.seeking`). dtype: of the encoder's matrix products. quiet:
-    print nothing.
+    decoder: pyav, or torchcodec where it is right (see `video.seeking`). dtype: of the encoder's matrix products.
+    quiet: print nothing.
 
     Prints a protocol line for each result, and a table. Videos that cannot be read are left out, counted and
     named. Raises ValueError or FileNotFoundError that say what to mend, before videos are read where it can

@@ -10,7 +10,8 @@ _BLOCK = 1024  # of a row's entries, the largest decides whether the block is lo
 
 
 def nearest(bank: Tensor, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k largest inner products (Q, k) of queries (Q, D) with a bank's vectors (N, D), largest first, and their rows.
+    """The k largest inner products (Q, k) of queries (Q, D) with a bank's vectors (N, D), largest first, and their
+    rows.
 
     Of equal ones the first rows are taken: nothing is left to chance. k is cut to N. Memory holds a fixed number of
     products at once, however many queries there are.

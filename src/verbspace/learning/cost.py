@@ -44,8 +44,9 @@ def forward_flops(tower: Tower, frames: int, size: int, share: float = 1.0) -> F
     """A view of `frames` frames of size × size, of which a share of the patches is looked at. A product of matrices
     (a, b) and (b, c) counts 2abc, all else nothing.
 
-    Of n = (size / patch)² + 1 tokens a frame, width w and hidden width m: each image layer 2n(4w² + 2wm) + 4n²w, the
-    patches, all of them, 2 · 3p²w each, the projection 2w · D; each temporal layer over T frames 2Tn · 4w² + 4nT²w a clip.
+    Of n = (size / patch)² + 1 tokens a frame, width w and hidden width m: each image layer 2n(4w² + 2wm) + 4n²w, each
+    patch, looked at or not, 2 · 3p²w, the projection 2w · D; each temporal layer over T frames 2Tn · 4w² + 4nT²w a
+    clip.
     """
     w, patches = tower.width, (size // tower.patch) ** 2
     n = max(1, round(share * patches)) + 1

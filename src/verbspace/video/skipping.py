@@ -17,8 +17,8 @@ def necessary(
 ) -> tuple[list[int], list[Any]]:
     """The frames that a decode shows when it is only given the packets that the wanted frames need, and these packets.
 
-    context: the stream's codec context. packets: all of the stream's, in decoding order, each showing one frame. stamps:
-    their presentation stamps, ascending. wanted: numbers of frames, in the order in which they show.
+    context: the stream's codec context. packets: all of the stream's, in decoding order, each showing one frame.
+    stamps: their presentation stamps, ascending. wanted: numbers of frames, in the order in which they show.
     """
     number = {stamp: place for place, stamp in enumerate(stamps)}
     prefix = _length_size(context)

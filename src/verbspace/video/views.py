@@ -94,7 +94,7 @@ class _Picked:
 
 
 def _coloured(view: Tensor, bright: float | None, contrast: float | None, saturation: float | None) -> Tensor:
-    """One clip (T, 3, S, S) uint8, each factor applied where there is one. In place, on few enough pixels for a cache."""
+    """One clip (T, 3, S, S) uint8, each factor applied where there is one. In place: its pixels fit a cache."""
     x = view.contiguous().float()
     if bright is not None:
         x.mul_(bright).clamp_(0, 255)
