@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # One thread a test worker: OpenMP threads that fight for cores cost far more than they give.
 WORKERS ?= $(shell nproc 2>/dev/null || echo 2)
 
-.PHONY: demo test test-slow lint format setup clean
+.PHONY: demo test test-slow bench lint format setup clean
 
 setup: $(VENV)/.ready
 
@@ -24,6 +24,10 @@ test: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+
+bench: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,bench]'
+	$(BIN)/python benchmarks/run.py $(BENCH)
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow

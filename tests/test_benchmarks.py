@@ -1,10 +1,13 @@
 """Benchmark scripts run: what they measure is for those who run them."""
 
+import json
+import statistics
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 
@@ -18,6 +21,46 @@ def test_the_gpu_script_runs_on_a_cpu() -> None:
     for row in ("plain", "layers recomputed", "2 micro-batches", "temporal only", "temporal + LoRA"):
         assert f"| {row} | " in done.stdout
     assert "Where the time of 'plain' goes: " in done.stdout
+
+
+GUARDED = {  # a ratio that must not be fallen below, generously: other work may run beside
+    "loading": {"SVT's way": 2.5, "FFmpeg decoding them one after the other, no more": 0.5},
+    "start": {"0.15 s more than Python's own": 0.5},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", GUARDED)
+def test_ratios_do_not_fall(script: str) -> None:
+    command = [sys.executable, str(BENCHMARKS / f"{script}.py"), "--rounds", "3", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert {row["against"] for row in rows} == set(GUARDED[script])
+    for row in rows:
+        assert statistics.median(row["ratios"]) >= GUARDED[script][row["against"]], row
+
+
+@pytest.mark.slow
+def test_the_probe_stays_ahead_of_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    from probe import measure
+
+    (row,) = measure(1, count=5000, width=64, classes=50)
+    assert row.median >= 1.5, row
+
+
+@pytest.mark.slow
+def test_a_query_keeps_up_with_a_plain_product(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    from side import in_turns
+
+    from verbspace.evaluation.nearest import nearest
+
+    bank, query = torch.randn(300_000, 256), torch.randn(1, 256)
+    seconds = in_turns({"ours": lambda: nearest(bank, query, 10), "product": lambda: bank @ query[0]}, 15)
+    ratio = statistics.median(b / a for a, b in zip(seconds["ours"], seconds["product"], strict=True))
+    assert ratio >= 0.5
 
 
 @pytest.mark.slow

@@ -115,3 +115,39 @@ def test_refusals() -> None:
         fit_logistic(train, labels, 2, 1.0)
     with pytest.raises(ValueError, match="two train clips"):
         linear_probe(train[:2], torch.tensor([0, 1]), 2)
+
+
+def test_many_rows_begin_in_single_precision_and_end_where_scikit_learn_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    train, labels = clips(900, 5, 12, 6)
+    monkeypatch.setattr(module, "_MANY", 500)
+    monkeypatch.setattr(module, "_CHUNK", 128)
+    kinds: list[torch.dtype] = []
+    real = module.cross_entropy
+
+    def noted(x: torch.Tensor, *rest: torch.Tensor) -> tuple[float, torch.Tensor, torch.Tensor]:
+        kinds.append(x.dtype)
+        return real(x, *rest)
+
+    monkeypatch.setattr(module, "cross_entropy", noted)
+    ours = fit_logistic(train, labels, 5, 10.0)
+    reference = LogisticRegression(C=10.0, tol=1e-10, max_iter=10_000).fit(train.double().numpy(), labels.numpy())
+    np.testing.assert_allclose(ours.weight, reference.coef_, atol=1e-4)
+    assert kinds.index(torch.float64) == kinds.count(torch.float32) > 0
+
+
+def test_a_fit_that_goes_on_from_another_c_ends_at_the_same_place() -> None:
+    train, labels = clips(150, 5, 16, 4)
+    fits = module.Fits(train, labels, 5)
+    for C in (0.01, 100.0, 1.0):
+        torch.testing.assert_close(fits.fit(C).weight, fit_logistic(train, labels, 5, C).weight, atol=1e-4, rtol=0)
+
+
+def test_loss_and_gradient_are_autograds(monkeypatch: pytest.MonkeyPatch) -> None:
+    train, labels = clips(50, 5, 8, 4)
+    weight, bias = torch.randn(5, 8, dtype=torch.float64, requires_grad=True), torch.randn(5, dtype=torch.float64)
+    bias.requires_grad_()
+    torch.nn.functional.cross_entropy(train.double() @ weight.T + bias, labels).backward()
+    monkeypatch.setattr(module, "_CHUNK", 16)
+    _, by_weight, by_bias = module.cross_entropy(train.double(), labels, weight.detach(), bias.detach())
+    torch.testing.assert_close(by_weight, weight.grad)
+    torch.testing.assert_close(by_bias, bias.grad)

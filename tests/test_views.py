@@ -234,3 +234,21 @@ def test_crops_run_along_the_long_side(height: int, width: int) -> None:
     assert torch.equal(views[2], frames[..., -24:, -24:])
     with pytest.raises(ValueError, match="crops: 0 is none"):
         eval_views(frames, 24, crops=0)
+
+
+def test_clips_picked_from_a_video_are_those_given_whole() -> None:
+    video = noise(9, 40, 52, 3, seed=4).permute(0, 3, 1, 2)  # as decoded
+    pick = torch.tensor([[0, 3, 3], [8, 1, 2], [4, 4, 5], [7, 7, 7]])
+    whole = augment(video[pick], 24, seeded(1), **EVERYTHING)
+    assert torch.equal(augment(video, 24, seeded(1), pick=pick, **EVERYTHING), whole)
+
+
+@pytest.mark.parametrize("side", [24, 96, 224])
+@torch.no_grad()
+def test_blur_by_bands_is_the_whole_product(side: int) -> None:
+    frames, sigma = noise(2, 2, 3, side, side), torch.tensor([0.3, 2.0])
+    place = torch.arange(side, dtype=torch.float64)
+    distance = (place[:, None] - place[None]) / sigma.double().view(-1, 1, 1)
+    kernel = torch.softmax(-0.5 * distance.square(), -1)[:, None, None]
+    exact = kernel @ frames.double() @ kernel.mT
+    assert (gaussian_blur(frames, sigma).double() - exact).abs().max() <= 0.5 + 1e-3

@@ -23,6 +23,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # help without rich starts twice as fast
 )
 app.add_typer(concepts_app, name="concepts")
 app.add_typer(data_app, name="data")

@@ -10,7 +10,11 @@ import typer
 if TYPE_CHECKING:
     from verbspace.concepts.concept_set import Kind
 
-app = typer.Typer(help="The words of the concept space: write, import, show, check, suggest.", no_args_is_help=True)
+app = typer.Typer(
+    help="The words of the concept space: write, import, show, check, suggest.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
 Labels = Annotated[Path | None, typer.Option(help="The data set's class names in its order, one a line.")]
 
 

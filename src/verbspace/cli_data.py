@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from verbspace.uses.progress import Say
     from verbspace.video.check import Checked
 
-app = typer.Typer(help="Data sets: what they are understood to be.", no_args_is_help=True)
+app = typer.Typer(help="Data sets: what they are understood to be.", no_args_is_help=True, rich_markup_mode=None)
 Root = Annotated[Path | None, typer.Option(help="Folder of the videos, if they are not beside the list.")]
 Split = Annotated[str | None, typer.Option(help="Of a data set's own lists: train, test or validation.")]
 Fold = Annotated[int, typer.Option(min=1, max=3, help="Of UCF101's and HMDB51's three splits.")]
