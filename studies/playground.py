@@ -1,6 +1,6 @@
 """The playground study: worlds x training seeds x variants, measured on clips that no setting was chosen on.
 
-    python studies/playground.py --out runs/study                      # everything that docs/benchmarks.md reports
+    python studies/playground.py --out runs/study                      # everything that docs/results.md reports
     python studies/playground.py --out runs/study --variants full      # one variant
     python studies/playground.py --out runs/tune --split validation --worlds 100 --set losses.alignment=1
 
@@ -24,9 +24,10 @@ from typing import Any
 # variant -> (settings changed, and what else differs)
 VARIANTS: dict[str, tuple[list[str], dict[str, Any]]] = {
     "full": ([], {}),
-    "half the patches": (["views.student_patches=0.5"], {}),
-    "a third of the patches": (["views.student_patches=0.33"], {}),
-    "a third of the patches, 2 local views": (["views.student_patches=0.33", "views.local_views=2"], {}),
+    # Less work a clip.
+    "half the frames": (["views.global_frames=4", "views.local_frames=2"], {}),
+    "three quarters of the patches": (["views.student_patches=0.75"], {}),
+    "one global view": (["views.global_views=1", "views.local_views=6"], {}),
     "long tail": ([], {"long_tail": True}),
     "oracle": ([], {"oracle": True}),
     "without concept distillation": (["losses.category=0", "losses.description=0"], {}),
@@ -75,7 +76,8 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     yardstick = Yardstick(world, start.image_size, split=job["split"], seed=job["world"])
     settings = settings_from(None, [*job["set"], f"training.seed={job['seed']}"], PLAYGROUND)
     vocabulary = ConceptSet.load("playground").subset(TRAINED)
-    folder = out / "runs" / f"{job['variant']}-{job['world']}-{job['seed']}".replace(" ", "-")
+    name = "-".join([job["variant"], str(job["world"]), str(job["seed"]), *job["set"]])  # other settings, other run
+    folder = out / "runs" / name.replace(" ", "-")
 
     def top1(encoder: Any) -> dict[str, float]:
         return {name: found.top1 for name, found in yardstick.measure(encoder).items()}

@@ -1,9 +1,12 @@
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from verbspace.evaluation.embed import Known, embed_videos
+from verbspace.model.encoder import VideoEncoder
 from verbspace.video.dataset import ClipDataset, NoReadableVideo
 from verbspace.video.manifest import Record
 from video_files import numbered_frames, write_video
@@ -119,3 +122,15 @@ def test_what_is_known_is_not_embedded_again(records: list[Record]) -> None:
     assert (len(again.embeddings), list(again.bad.reasons)) == (1, [records[1].path])
     doubled = embed_videos(encoder, [records[0], records[0]], frames=2)
     assert len(doubled.embeddings) == 2
+
+
+def test_bf16_products_give_nearly_the_same(tmp_path: Path, tiny_clip: Path) -> None:
+    encoder = VideoEncoder.from_pretrained(tiny_clip)
+    records = [Record(write_video(tmp_path / f"{n}.mp4", numbered_frames(8, seed=n))) for n in range(3)]
+    exact = embed_videos(encoder, records, frames=4).embeddings
+    rough = embed_videos(encoder, records, frames=4, dtype="bf16").embeddings
+    assert rough.dtype == torch.float32
+    assert not torch.equal(exact, rough)
+    assert (exact * rough).sum(1).min() > 0.999
+    with pytest.raises(ValueError, match=r"dtype: 'fp8' is none of fp32, bf16"):
+        embed_videos(encoder, records, dtype="fp8")  # type: ignore[arg-type]

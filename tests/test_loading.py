@@ -127,3 +127,31 @@ def test_embedding_is_the_same_with_workers(records: list[Record]) -> None:
     one = embed_videos(Colours(), records, frames=2, batch_size=4)
     other = embed_videos(Colours(), records, frames=2, batch_size=4, workers=2)
     assert torch.equal(one.embeddings, other.embeddings)
+
+
+@pytest.mark.parametrize("cache", [0, 1 << 30])
+def test_threads_make_the_same_batches(records: list[Record], monkeypatch: pytest.MonkeyPatch, cache: int) -> None:
+    (records[2].path).write_bytes(b"no video")
+    batches = {}
+    for threads in (1, 3):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        bad = BadFiles(6)
+        dataset = ViewDataset(records, seed=5, cache_bytes=cache, **SMALL)
+        batches[threads] = list(islice(load_views(dataset, batch_size=4, bad=bad), 5))
+        assert [path.name for path in bad.reasons] == ["2.mp4"]
+        if cache:
+            assert dataset.cache.used == sum(frames.nbytes for _, frames in dataset.cache.videos.values())
+    monkeypatch.undo()
+    for one, three in zip(batches[1], batches[3], strict=True):
+        assert one.keys() == three.keys()
+        assert all(torch.equal(one[name], three[name]) for name in one)
+
+
+def test_threads_leave_torchs_own_alone(records: list[Record]) -> None:
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        assert len(list(load_clips(ClipDataset(records, frames=2, size=32), batch_size=2))) == 3
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)

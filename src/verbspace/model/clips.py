@@ -37,16 +37,13 @@ def frame_batches(
 
 def path_batches(paths: Sequence[str | Path], frames: int, size: int, batch_size: int) -> Batches:
     """From video files. Raises DecodeError for one that cannot be read."""
-    from verbspace.video.dataset import BadVideo, ClipDataset
+    from verbspace.video.dataset import ClipDataset
     from verbspace.video.decode import DecodeError
+    from verbspace.video.loading import load_clips
     from verbspace.video.manifest import Record
 
     clips = ClipDataset([Record(Path(path), None) for path in paths], frames=frames, size=size)
-    for start in range(0, len(clips), batch_size):
-        items = [clips[index] for index in range(start, min(start + batch_size, len(clips)))]
-        good = []
-        for item in items:
-            if isinstance(item, BadVideo):
-                raise DecodeError(item.reason)
-            good.append(item)
-        yield torch.cat([item["video"] for item in good]), torch.cat([item["times"] for item in good])
+    for batch in load_clips(clips, batch_size=batch_size):
+        if batch["bad"]:
+            raise DecodeError(batch["bad"][0].reason)
+        yield batch["video"].flatten(0, 1), batch["times"].flatten(0, 1)

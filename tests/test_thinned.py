@@ -1,0 +1,126 @@
+"""A student that sees some of the patches."""
+
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from runs import concept_set, distiller, random_views, settings, write_clips
+from small_encoders import FAMILIES, pixels, seconds, stirred
+from verbspace.config import parse_settings
+from verbspace.learning.adapt import adapt
+from verbspace.learning.backward import Backward
+from verbspace.learning.cost import Tower, forward_flops, training_flops
+from verbspace.learning.distiller import embed_views
+from verbspace.learning.team import Team
+from verbspace.model.encoder import VideoEncoder
+from verbspace.video.dataset import ViewDataset, some_patches
+from verbspace.video.loading import load_views
+from verbspace.video.record import Record
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@torch.no_grad()
+def test_all_patches_in_order_are_the_whole_frame(family: str, request: pytest.FixtureRequest) -> None:
+    encoder = stirred(VideoEncoder.from_pretrained(request.getfixturevalue(family)))
+    video, times = pixels(2, 3, 3, 32, 32), seconds(2, 3)
+    count = (32 // encoder.patch_size) ** 2
+    whole = encoder(video, times)
+    torch.testing.assert_close(encoder(video, times, torch.arange(count).expand(2, -1)), whole, atol=1e-6, rtol=0)
+    some = torch.stack([torch.arange(0, count, 2), torch.arange(1, count, 2)])
+    assert (encoder(video, times, some) - whole).abs().max() > 1e-4
+
+
+@torch.no_grad()
+def test_patches_left_out_have_no_say(tiny_clip: Path) -> None:
+    encoder = stirred(VideoEncoder.from_pretrained(tiny_clip))
+    patch, times = encoder.patch_size, seconds(1, 3)
+    video, other = pixels(1, 3, 3, 32, 32), pixels(1, 3, 3, 32, 32, seed=1)
+    across = 32 // patch
+    other[..., : 2 * patch, :] = video[..., : 2 * patch, :]  # the first two rows of patches are the same
+    assert not torch.equal(encoder(video, times), encoder(other, times))
+    seen = torch.arange(2 * across)[None]
+    assert torch.equal(encoder(video, times, seen), encoder(other, times, seen))
+
+
+def test_the_teacher_sees_all(tiny_clip: Path) -> None:
+    learner = distiller(tiny_clip).eval()
+    views = random_views(2, clips=3)
+    plain = embed_views(learner.student, views)
+    rng = np.random.default_rng(0)
+    patch = learner.student.patch_size
+    for kind, side in (("global", 32), ("local", 16)):
+        count = views[kind].shape[1]
+        drawn = some_patches(3 * count, (side // patch) ** 2, 0.5, rng)
+        views[f"{kind}_patches"] = drawn.view(3, count, -1)
+    assert torch.equal(embed_views(learner.teacher, views, local=False), plain[:2])
+    assert not torch.allclose(embed_views(learner.student, views), plain, atol=1e-3)
+
+
+def test_patches_are_drawn_with_the_item(tmp_path: Path) -> None:
+    records = [Record(path) for path in sorted(write_clips(tmp_path, 3).rglob("*.mp4"))]
+    how: dict[str, Any] = {
+        "global_size": 32, "global_frames": 2, "local_views": 3, "local_frames": 2, "local_size": 16, "patch": 8,
+    }  # fmt: skip
+    dataset, plain = ViewDataset(records, student_patches=0.5, **how), ViewDataset(records, **how)
+    item = dataset[(1, 2)]
+    assert item["global_patches"].shape == (2, 8)
+    assert item["local_patches"].shape == (3, 2)
+    for rows, count in ((item["global_patches"], 16), (item["local_patches"], 4)):
+        assert (rows[:, 1:] > rows[:, :-1]).all()
+        assert rows.min() >= 0
+        assert rows.max() < count
+    assert torch.equal(item["global_patches"], dataset[(1, 2)]["global_patches"])
+    assert not torch.equal(item["global_patches"], dataset[(2, 2)]["global_patches"])
+    assert torch.equal(item["global"], plain[(1, 2)]["global"])  # views are as ever
+    assert "global_patches" not in plain[(1, 2)]
+    (batch,) = islice(load_views(dataset, batch_size=2), 1)
+    assert batch["global_patches"].shape == (2, 2, 8)
+    assert some_patches(2, 4, 0.01, np.random.default_rng(0)).shape == (2, 1)
+
+
+def test_every_patch_is_seen_as_often() -> None:
+    drawn = some_patches(4000, 9, 1 / 3, np.random.default_rng(0))
+    share = torch.bincount(drawn.flatten(), minlength=9) / 4000
+    assert (share - 1 / 3).abs().max() < 0.03
+
+
+def test_thinned_training_runs_in_micro_batches_too(tiny_clip: Path, tmp_path: Path) -> None:
+    videos = write_clips(tmp_path / "videos")
+    losses = {}
+    for accumulate in (1, 2):
+        how = settings(accumulate=accumulate, dtype="fp32").model_copy()
+        how = how.model_copy(update={"views": how.views.model_copy(update={"student_patches": 0.5})})
+        seen: list[float] = []
+        adapt(
+            tiny_clip, videos, concept_set(), tmp_path / str(accumulate), how,
+            on_step=lambda done, steps, values, seen=seen: seen.extend([values["loss"]] if values else []),
+        )  # fmt: skip
+        losses[accumulate] = seen
+    assert losses[1]
+    assert losses[1] == pytest.approx(losses[2], rel=1e-3)
+
+
+def test_a_thinned_step_costs_what_is_counted(tiny_clip: Path) -> None:
+    views = {"global_frames": 4, "local_views": 1, "local_frames": 2, "local_size": 16, "student_patches": 0.5}
+    how = parse_settings({"views": views})
+    learner = distiller(tiny_clip)
+    tower = Tower.of(learner.student.base.config)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        learner.student(torch.zeros(1, 4, 3, 32, 32), None, some_patches(1, 16, 0.5, np.random.default_rng(0)))
+    found = forward_flops(tower, 4, 32, 0.5)
+    assert found.spatial + found.temporal == pytest.approx(counter.get_total_flops(), rel=1e-6)
+    batch = random_views(0, clips=2)
+    rng = np.random.default_rng(0)
+    for kind, side in (("global", 32), ("local", 16)):
+        count = batch[kind].shape[1]
+        batch[f"{kind}_patches"] = some_patches(2 * count, (side // tower.patch) ** 2, 0.5, rng).view(2, count, -1)
+    with FlopCounterMode(display=False) as counter:
+        Backward(learner.train(), Team())(
+            batch, learner.fresh_memory(), lambda: torch.autocast("cpu", enabled=False), [2]
+        )
+    assert 2 * training_flops(tower, how) == pytest.approx(counter.get_total_flops(), rel=0.1)
