@@ -51,6 +51,21 @@ def test_the_probe_stays_ahead_of_scikit_learn(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.slow
+def test_a_step_is_not_slower_than_the_peers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    monkeypatch.setenv("PYTHONPATH", str(BENCHMARKS), prepend=":")
+    from side import Apart, in_turns
+    from step import FOUR, ours, peer
+
+    ways = {"ours": Apart(ours, FOUR), "peer": Apart(peer, True)}
+    seconds = in_turns(ways, 2, warm=2)
+    for way in ways.values():
+        way.close()
+    ratio = statistics.median(b / a for a, b in zip(seconds["ours"], seconds["peer"], strict=True))
+    assert ratio >= 0.9
+
+
+@pytest.mark.slow
 def test_a_query_keeps_up_with_a_plain_product(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     from side import in_turns

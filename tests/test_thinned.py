@@ -12,10 +12,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from runs import concept_set, distiller, random_views, settings, write_clips
 from small_encoders import FAMILIES, pixels, seconds, stirred
 from verbspace.config import parse_settings
+from verbspace.learning import losses
 from verbspace.learning.adapt import adapt
 from verbspace.learning.backward import Backward
 from verbspace.learning.cost import Tower, forward_flops, training_flops
-from verbspace.learning.distiller import embed_views
+from verbspace.learning.distiller import Weights, embed_views
 from verbspace.learning.team import Team
 from verbspace.model.encoder import VideoEncoder
 from verbspace.video.dataset import ViewDataset, some_patches
@@ -124,3 +125,39 @@ def test_a_thinned_step_costs_what_is_counted(tiny_clip: Path) -> None:
             batch, learner.fresh_memory(), lambda: torch.autocast("cpu", enabled=False), [2]
         )
     assert 2 * training_flops(tower, how) == pytest.approx(counter.get_total_flops(), rel=0.1)
+
+
+@pytest.mark.parametrize("seen", [0, 1, 2])
+def test_a_student_of_fewer_global_views(tiny_clip: Path, seen: int) -> None:
+    """Against loops over pairs: the teacher looks at both global views, the student at the first `seen` and locals."""
+    learner = distiller(tiny_clip, student_globals=seen, weights=Weights(1.0, 0.0, 0.0, 0.0, 0.0)).eval()
+    views = random_views(2, clips=3)
+    outcome = learner(views, learner.fresh_memory())
+    z = embed_views(learner.student, views)
+    student = torch.cat([z[:seen], z[2:]])
+    teacher = losses.teacher_probs(z[:2] @ learner.space.categories.T, learner.teacher_temperature)
+    log_student = (student @ learner.space.categories.T / learner.student_temperature).log_softmax(-1)
+    terms = [
+        -(teacher[t] * log_student[s]).sum(-1).mean()
+        for t in range(2)
+        for s in range(len(student))
+        if s != t or s >= seen
+    ]
+    assert len(terms) == 2 * (seen + 1) - seen
+    assert outcome.total.item() == pytest.approx(torch.stack(terms).mean().item(), rel=1e-5)
+    batch = {**views, "index": torch.arange(3)}
+    for accumulate in (1, 2):
+        found = Backward(learner, Team(), accumulate=accumulate)(
+            batch, learner.fresh_memory(), lambda: torch.autocast("cpu", enabled=False), [3]
+        )
+        assert found.total.item() == pytest.approx(outcome.total.item(), rel=1e-5)
+
+
+def test_fewer_global_views_must_leave_some_view() -> None:
+    with pytest.raises(ValueError, match="there are no more than global_views"):
+        parse_settings({"views": {"student_globals": 3}})
+    with pytest.raises(ValueError, match="the student needs local_views"):
+        parse_settings({"views": {"student_globals": 0, "local_views": 0}})
+    tower = Tower(768, 12, 3072, 16, 224, 12, 512)
+    plain, less = (parse_settings({"views": views}) for views in ({}, {"student_globals": 0}))
+    assert 1.8 < training_flops(tower, plain) / training_flops(tower, less) < 2.0

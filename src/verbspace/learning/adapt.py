@@ -238,6 +238,7 @@ def build_distiller(
         prior=shares,
         prior_momentum=loss.prior_momentum,
         slack=loss.prior_slack,
+        student_globals=settings.views.student_globals,
     ).to(device)
 
 
@@ -257,7 +258,7 @@ def build_dataset(
     records: Sequence[Record], encoder: VideoEncoder, concepts: ConceptSet, settings: AdaptSettings
 ) -> ViewDataset:
     """Views at the encoder's sizes; no flip where left and right carry meaning."""
-    view: dict[str, Any] = settings.views.model_dump()
+    view: dict[str, Any] = settings.views.model_dump(exclude={"student_globals"})
     size = view["global_size"] or encoder.image_size
     patch = encoder.patch_size
     view["global_size"] = size

@@ -48,13 +48,13 @@ class Learner(Protocol):
 class Embedding(nn.Module):
     """An encoder's embeddings of all views in one call, which is what DDP and FSDP wrap."""
 
-    def __init__(self, encoder: VideoEncoder, local: bool = True) -> None:
+    def __init__(self, encoder: VideoEncoder, local: bool = True, global_views: int | None = None) -> None:
         super().__init__()
-        self.encoder, self.local = encoder, local
+        self.encoder, self.local, self.global_views = encoder, local, global_views
 
     def forward(self, views: Views) -> Tensor:
         """Views of B clips to (V, B, D), global ones first."""
-        return embed_views(self.encoder, views, local=self.local)
+        return embed_views(self.encoder, views, local=self.local, global_views=self.global_views)
 
 
 def shard(encoder: VideoEncoder) -> None:
@@ -78,7 +78,7 @@ class Backward:
         self.distiller, self.team, self.accumulate = distiller, team, accumulate
         self.sharded = sharded
         self.teacher = Embedding(distiller.teacher, local=False)
-        self.student: nn.Module = Embedding(distiller.student)
+        self.student: nn.Module = Embedding(distiller.student, global_views=getattr(distiller, "student_globals", None))
         if team.world > 1 and not sharded:
             self.student = DistributedDataParallel(
                 self.student, device_ids=[team.device.index] if team.device.type == "cuda" else None,

@@ -66,8 +66,9 @@ def training_flops(tower: Tower, settings: AdaptSettings) -> float:
     sizes = _sizes(tower, settings)
     globals_ = forward_flops(tower, views.global_frames, sizes[0], views.student_patches)
     locals_ = forward_flops(tower, views.local_frames, sizes[1], views.student_patches)
-    spatial = views.global_views * globals_.spatial + views.local_views * locals_.spatial
-    temporal = views.global_views * globals_.temporal + views.local_views * locals_.temporal
+    seen = views.global_views if views.student_globals is None else views.student_globals
+    spatial = seen * globals_.spatial + views.local_views * locals_.spatial
+    temporal = seen * globals_.temporal + views.local_views * locals_.temporal
     again = int(training.gradient_checkpointing) + int(training.accumulate > 1)
     student = (2 if training.train == "full" else 1) * spatial + 2 * temporal + (1 + again) * (spatial + temporal)
     whole = forward_flops(tower, views.global_frames, sizes[0])

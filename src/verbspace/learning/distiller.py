@@ -48,18 +48,23 @@ class Outcome:
     seen: Memory
 
 
-def embed_views(encoder: VideoEncoder, views: Mapping[str, Tensor], local: bool = True) -> Tensor:
+def embed_views(
+    encoder: VideoEncoder, views: Mapping[str, Tensor], local: bool = True, global_views: int | None = None
+) -> Tensor:
     """Views of B clips to embeddings (V, B, D), global ones first; one forward for all views of one size.
 
     views: `global` (B, G, T, 3, S, S) uint8 and `global_times` (B, G, T) seconds, and likewise `local` where there are
     local views; `global_patches` (B, G, P) where only some patches are looked at. local: look at all that the student
-    does; without, as the teacher, at global views alone and at all of their patches.
+    does; without, as the teacher, at global views alone and at all of their patches. global_views: only at so many.
     """
     found = []
     for kind in ("global", "local") if local else ("global",):
-        if kind in views and views[kind].shape[1]:
-            video, times = views[kind], views[f"{kind}_times"]
-            patches = views[f"{kind}_patches"].flatten(0, 1) if local and f"{kind}_patches" in views else None
+        count = global_views if kind == "global" else None
+        if kind in views and views[kind].shape[1] and count != 0:
+            video, times = views[kind][:, :count], views[f"{kind}_times"][:, :count]
+            patches = None
+            if local and f"{kind}_patches" in views:
+                patches = views[f"{kind}_patches"][:, :count].flatten(0, 1)
             z: Tensor = encoder(encoder.normalise(video.flatten(0, 1)), times.flatten(0, 1), patches)
             found.append(z.float().view(*video.shape[:2], -1).transpose(0, 1))
     return torch.cat(found) if len(found) > 1 else found[0]
@@ -71,7 +76,7 @@ class Distiller(nn.Module):
     student, teacher: video encoders of one architecture. space: the frozen concept space. Temperatures divide cosines:
     `student_temperature` and `teacher_temperature`. centring: subtract the teacher's running mean similarity
     (DINO) before its softmax. prior: expected distribution over actions (K,), uniform where None. slack: see
-    `losses.prior`.
+    `losses.prior`. student_globals: how many of the global views the student sees; all where None.
     """
 
     category_prior: Tensor
@@ -90,11 +95,13 @@ class Distiller(nn.Module):
         prior: Tensor | None = None,
         prior_momentum: float = 0.9,
         slack: float = 0.0,
+        student_globals: int | None = None,
     ) -> None:
         super().__init__()
         self.student, self.teacher, self.space = student, teacher, space
         self.weights = weights
         self.student_temperature, self.teacher_temperature = student_temperature, teacher_temperature
+        self.student_globals = student_globals
         self.centring, self.prior_momentum, self.slack = centring, prior_momentum, slack
         actions, descriptions = len(space.categories), len(space.descriptions)
         expected = torch.full((actions,), 1 / actions) if prior is None else prior / prior.sum()
@@ -122,7 +129,7 @@ class Distiller(nn.Module):
         """
         with torch.no_grad():
             z_teacher = embed_views(self.teacher, views, local=False)
-        z_student = embed_views(self.student, views)
+        z_student = embed_views(self.student, views, global_views=self.student_globals)
 
         # Cosines over small temperatures are computed in full precision, whatever the towers ran in.
         with torch.autocast(z_teacher.device.type, enabled=False):
@@ -148,7 +155,9 @@ class Distiller(nn.Module):
             student[name] = F.log_softmax(s_student / self.student_temperature, -1)
             mean = student[name].exp().mean((0, 1))
             if scale[name]:
-                named[name] = losses.distillation(teacher[name], s_student, self.student_temperature)
+                named[name] = losses.distillation(
+                    teacher[name], s_student, self.student_temperature, self.student_globals
+                )
             if scale[f"{name}_prior"]:
                 running, expected = getattr(memory, f"{name}_mean"), getattr(self, f"{name}_prior")
                 named[f"{name}_prior"] = losses.prior(mean, running, self.prior_momentum, expected, self.slack)
@@ -164,7 +173,7 @@ class Distiller(nn.Module):
             pooled_student = space.pool(student["description"].exp()).clamp_min(1e-8).log()
             pooled_teacher = space.pool(teacher["description"])
             named["alignment"] = losses.alignment(
-                teacher["category"], pooled_teacher, student["category"], pooled_student
+                teacher["category"], pooled_teacher, student["category"], pooled_student, self.student_globals
             )
         if not named:
             raise ValueError("every loss has weight zero; give at least one of them a weight")

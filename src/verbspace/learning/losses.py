@@ -21,30 +21,35 @@ def teacher_probs(similarity: Tensor, temperature: float, centre: Tensor | None 
     return F.softmax(shifted.detach() / temperature, dim=-1)
 
 
-def cross_view_pairs(teacher_views: int, student_views: int) -> Tensor:
+def cross_view_pairs(teacher_views: int, student_views: int, shared: int | None = None) -> Tensor:
     """Which (teacher view, student view) pairs count, (V_t, V_s) bool: all but a view with itself.
 
-    The first V_t student views are the teacher's own (global) views.
+    The first `shared` student views are the teacher's first (global) views; V_t of them where not given.
     """
     pairs = torch.ones(teacher_views, student_views, dtype=torch.bool)
-    pairs[:, :teacher_views].fill_diagonal_(False)
+    pairs[:, : teacher_views if shared is None else shared].fill_diagonal_(False)
     return pairs
 
 
-def distillation(target: Tensor, student: Tensor, temperature: float) -> Tensor:
+def distillation(target: Tensor, student: Tensor, temperature: float, shared: int | None = None) -> Tensor:
     """Concept distillation: mean over clips and view pairs of H(teacher on one view, student on another). Scalar.
 
     target: (V_t, B, K) teacher distributions on the global views. student: (V_s, B, K) similarities on all views, the
-    global ones first. With a free weight matrix in place of the concept matrix this is DINO's loss.
+    global ones first; shared: see `cross_view_pairs`. With a free weight matrix in place of the concept matrix
+    this is DINO's loss.
     """
     log_student = F.log_softmax(upcast(student) / temperature, dim=-1)
     cost = -torch.einsum("tbk,sbk->ts", target.to(log_student), log_student) / student.shape[1]
-    pairs = cross_view_pairs(len(target), len(student)).to(cost.device)
+    pairs = cross_view_pairs(len(target), len(student), shared).to(cost.device)
     return cost[pairs].mean()
 
 
 def alignment(
-    teacher_category: Tensor, teacher_pooled: Tensor, student_category: Tensor, student_pooled: Tensor
+    teacher_category: Tensor,
+    teacher_pooled: Tensor,
+    student_category: Tensor,
+    student_pooled: Tensor,
+    shared: int | None = None,
 ) -> Tensor:
     """Concept alignment: each space's teacher teaches the other space's student, across views. Scalar.
 
@@ -54,15 +59,16 @@ def alignment(
     gradient are zero. The paper names the aim (relations between actions and their attributes); this form is our
     choice.
     """
-    return (cross_view_kl(teacher_pooled, student_category) + cross_view_kl(teacher_category, student_pooled)) / 2
+    one = cross_view_kl(teacher_pooled, student_category, shared)
+    return (one + cross_view_kl(teacher_category, student_pooled, shared)) / 2
 
 
-def cross_view_kl(target: Tensor, log_student: Tensor) -> Tensor:
+def cross_view_kl(target: Tensor, log_student: Tensor, shared: int | None = None) -> Tensor:
     """Mean KL(target || student) over clips and cross-view pairs. (V_t, B, K), (V_s, B, K) -> scalar."""
     target = target.detach().to(log_student)
     negative_entropy = torch.xlogy(target, target).sum(-1).mean(1)  # (V_t,)
     cross = -torch.einsum("tbk,sbk->ts", target, log_student) / target.shape[1]
-    pairs = cross_view_pairs(len(target), len(log_student)).to(cross.device)
+    pairs = cross_view_pairs(len(target), len(log_student), shared).to(cross.device)
     return (cross + negative_entropy[:, None])[pairs].mean()
 
 
