@@ -17,7 +17,7 @@ import torch
 from verbspace.evaluation.embed import embed_videos
 from verbspace.video import dataset as module
 from verbspace.video.dataset import BadFiles, ClipDataset, ViewDataset
-from verbspace.video.loading import load_clips, load_views
+from verbspace.video.loading import _in_threads, load_clips, load_views
 from verbspace.video.record import Record
 from video_files import numbered_frames, write_video
 
@@ -155,3 +155,16 @@ def test_threads_leave_torchs_own_alone(records: list[Record]) -> None:
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(("batch", "count"), [(2, 3), (4, 2), (8, 1)])
+def test_batches_made_ahead_are_the_same_in_the_same_order(records: list[Record], batch: int, count: int) -> None:
+    dataset = ClipDataset(records, frames=2, size=32)
+    keys = [list(range(at, min(at + batch, 6))) for at in range(0, 6, batch)]
+    ahead = list(_in_threads(dataset, keys, 2, 1))
+    assert len(ahead) == count
+    for found, expected in zip(ahead, _in_threads(dataset, keys, 1), strict=True):
+        assert torch.equal(found["video"], expected["video"])
+    endless = _in_threads(dataset, iter(lambda: [0, 1], None), 2, 1)
+    assert [next(endless)["index"].tolist() for _ in range(3)] == [[0, 1]] * 3
+    endless.close()

@@ -7,10 +7,11 @@ import os
 import signal
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from itertools import chain, repeat
 from multiprocessing.process import BaseProcess
 from typing import Any
 
@@ -75,7 +76,8 @@ def load(
     nothing can be replaced. Raises RuntimeError where workers are killed from outside again and again.
     """
     if not workers:
-        yield from _in_threads(dataset, batches(start), torch.get_num_threads())
+        # A GPU computes while the next batch is made; on a CPU that would be two at the same cores.
+        yield from _in_threads(dataset, batches(start), torch.get_num_threads(), int(torch.cuda.is_available()))
         return
     deaths: Counter[int] = Counter()
     losses, due = 0, start
@@ -231,15 +233,26 @@ def _begin_worker(worker: int) -> None:
 
 
 def _in_threads(
-    dataset: ViewDataset | ClipDataset, batches: Iterable[list[Any]], threads: int
+    dataset: ViewDataset | ClipDataset, batches: Iterable[list[Any]], threads: int, ahead: int = 0
 ) -> Iterator[dict[str, Any]]:
-    """The collated items of batches, each item made by one thread. Decoder and kernels let go of Python's lock."""
+    """The collated items of batches, each item made by one thread. Decoder and kernels let go of Python's lock.
+
+    ahead: batches that are being made while one is used.
+    """
     dataset.watch = Watch(0)
-    if threads == 1:
+    if threads == 1 and not ahead:
         yield from (collate([dataset[key] for key in keys]) for keys in batches)
         return
-    with ThreadPoolExecutor(threads, "verbspace-load", initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        for keys in batches:
-            items = list(pool.map(dataset.__getitem__, keys))
-            torch.set_num_threads(threads)  # a thread's own setting is also what later threads begin with
-            yield collate(items)
+    pool = ThreadPoolExecutor(threads, "verbspace-load", initializer=torch.set_num_threads, initargs=(1,))
+    due: deque[list[Future[Any]]] = deque()
+    before = torch.get_num_threads()
+    try:
+        for keys in chain(batches, repeat(None, ahead)):
+            if keys is not None:
+                due.append([pool.submit(dataset.__getitem__, key) for key in keys])
+            if len(due) > ahead or (keys is None and due):
+                items = [item.result() for item in due.popleft()]
+                torch.set_num_threads(before)  # a thread's own setting is also what later threads begin with
+                yield collate(items)
+    finally:
+        pool.shutdown(cancel_futures=True)
