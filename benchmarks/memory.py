@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 from transformers import CLIPConfig
 
+from verbspace.allocation import keep_freed_memory
 from verbspace.concepts.space import ConceptSpace
 from verbspace.config import AdaptSettings, parse_settings
 from verbspace.learning.adapt import build_optimizer
@@ -147,6 +148,7 @@ def one(name: str, clips: int, computed: bool) -> dict[str, float]:
         how["accumulate"] = clips
     settings = parse_settings({"training": how})
     before = peak()
+    keep_freed_memory()
     distiller = learner(vit_b16(), settings, "sdpa" if computed else "auto")
     distiller.train()
     distiller.teacher.eval()

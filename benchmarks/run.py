@@ -22,7 +22,7 @@ from side import HEAD, Row, machine
 
 HERE = Path(__file__).resolve().parent
 DOCS = HERE.parent / "docs"
-SCRIPTS = ("start", "loading", "embedding", "step", "query", "probe", "flat")
+SCRIPTS = ("start", "loading", "embedding", "step", "less", "query", "probe", "flat")
 MARKS = ("<!-- table: benchmarks/run.py -->", "<!-- end of table -->")
 
 
