@@ -2,9 +2,9 @@
 
     python benchmarks/less.py
 
-Plain is the demo's training; the other sees 4 frames in its global and 2 in its local views rather than 8 and 4. Clips a
-second are those of the training step, the median of its log; zero-shot is on the demo's 800 test clips with 8 frames for
-both. World 0, seeds 0, 1 and 2.
+Plain is the demo's training; the other sees 4 frames in its global and 2 in its local views rather than 8 and 4. Clips
+a second are those of the training step, the median of its log; zero-shot is on the demo's 800 test clips, with 8 frames
+for both. World 0, seeds 0, 1 and 2.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def measure(rounds: int) -> list[Row]:
             for kind, changes in (("plain", []), ("less", LESS)):
                 speed, found = one(world, Path(name) / f"{kind}{seed}", seed, changes)
                 speeds[kind].append(speed)
-                top1[kind].append(100 * found.encoder.figure)
+                top1[kind].append(100 * found.result.figure)
     said = {
         kind: f"{statistics.fmean(values):.1f} % ({', '.join(f'{value:.1f}' for value in values)})"
         for kind, values in top1.items()
