@@ -29,6 +29,7 @@ def test_in_parts_as_at_once(queries: int, monkeypatch: pytest.MonkeyPatch) -> N
     bank, asked = torch.randn(9000, 8, generator=generator), torch.randn(queries, 8, generator=generator)
     values, index = (asked @ bank.T).sort(dim=1, descending=True, stable=True)
     monkeypatch.setattr(module, "_ENTRIES", 2 * 9000)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     found, places = nearest(bank, asked, 10)
     torch.testing.assert_close(found, values[:, :10])
     assert torch.equal(places, index[:, :10])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import torch
 from torch import Tensor
 
@@ -38,7 +40,12 @@ def largest(rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 def _products(bank: Tensor, queries: Tensor) -> Tensor:
-    return (bank @ queries[0])[None] if len(queries) == 1 else queries @ bank.T
+    threads = torch.get_num_threads()
+    if len(queries) > 1 or bank.device.type != "cpu" or bank.numel() < _ENTRIES or threads == 1:
+        return queries @ bank.T
+    # A matrix by one vector is computed by one thread, and memory feeds more.
+    with ThreadPoolExecutor(threads) as pool:
+        return torch.cat(list(pool.map(lambda part: part @ queries[0], bank.chunk(threads))))[None]
 
 
 def _first_of_equals(rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
