@@ -22,7 +22,8 @@ _TOLERANCE = 1e-7  # largest entry of the mean loss's gradient at the end
 ROUGH = 1e-6  # the same, where a fit only serves to compare Cs
 _STALLED = {torch.float32: 1e-8, torch.float64: 1e-16}  # a smaller change of the mean loss is rounding
 _ROUNDS = 3000
-_MANY = 10_000  # rows from which on fits begin in single precision
+_LOOSE = 1e-4  # what scikit-learn goes to unless told otherwise
+_MANY = 10_000  # rows from which on fits are in single precision, as far as that goes
 _CHUNK = 8192  # rows whose logits are held at once
 
 
@@ -83,12 +84,10 @@ class Fits:
         """At one C."""
         if C <= 0:
             raise ValueError(f"C must be above 0; got C = {C}")
-        if len(self.rotated) >= _MANY:
-            self._descend(C, torch.float32, max(tolerance, ROUGH))
-        if len(self.rotated) < _MANY or tolerance < ROUGH:
-            rest = self._descend(C, torch.float64, tolerance)
-            if rest > 100 * tolerance:
-                warnings.warn(f"logistic regression (C = {C}) stopped with a gradient of {rest:.1e}", stacklevel=3)
+        single = len(self.rotated) >= _MANY
+        rest = self._descend(C, *((torch.float32, ROUGH) if single else (torch.float64, tolerance)))
+        if rest > (_LOOSE if single else 100 * tolerance):
+            warnings.warn(f"logistic regression (C = {C}) stopped with a gradient of {rest:.1e}", stacklevel=3)
         full = Linear(
             self.rotated.new_zeros(self.classes, self.rotated.shape[1]),
             self.rotated.new_full((self.classes,), -torch.inf),
