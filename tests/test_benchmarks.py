@@ -51,6 +51,15 @@ def test_the_probe_stays_ahead_of_scikit_learn(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.slow
+def test_memory_does_not_grow_with_the_manifest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    from flat import measure
+
+    for row in measure(1, many=5000):  # 300 MB more where every batch took memory of its own
+        assert row.median >= 0.8, row
+
+
+@pytest.mark.slow
 def test_a_step_is_not_slower_than_the_peers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     monkeypatch.setenv("PYTHONPATH", str(BENCHMARKS), prepend=":")

@@ -7,7 +7,7 @@ from torch.nn import functional
 
 from verbspace.evaluation.embed import Known, embed_videos
 from verbspace.model.encoder import VideoEncoder
-from verbspace.video.dataset import ClipDataset, NoReadableVideo
+from verbspace.video.dataset import BadVideo, ClipDataset, NoReadableVideo
 from verbspace.video.manifest import Record
 from video_files import numbered_frames, write_video
 
@@ -109,7 +109,7 @@ def test_crops_and_clips_are_all_averaged(records: list[Record]) -> None:
 
 def test_what_is_known_is_not_embedded_again(records: list[Record]) -> None:
     encoder = Colours()
-    known: Known = {}
+    known = Known()
     first = embed_videos(encoder, records[:3], frames=2, known=known)
     seen: list[tuple[int, int]] = []
     both = embed_videos(encoder, records, frames=2, known=known, on_progress=lambda *step: seen.append(step))
@@ -134,3 +134,17 @@ def test_bf16_products_give_nearly_the_same(tmp_path: Path, tiny_clip: Path) -> 
     assert (exact * rough).sum(1).min() > 0.999
     with pytest.raises(ValueError, match=r"dtype: 'fp8' is none of fp32, bf16"):
         embed_videos(encoder, records, dtype="fp8")  # type: ignore[arg-type]
+
+
+def test_known_keeps_every_embedding_and_reason() -> None:
+    known = Known()
+    rows = torch.randn(9000, 3, generator=torch.Generator().manual_seed(0))  # more than a block or two
+    files = [str(n) for n in range(9000)]
+    for at in range(0, 9000, 7):
+        known.add(files[at : at + 7], rows[at : at + 7])
+    known.bad["x"] = BadVideo(0, Path("x"), "why")
+    assert torch.equal(known.embeddings(files), rows)
+    assert torch.equal(known.embeddings(["8999", "0"]), rows[[8999, 0]])
+    assert len(known) == 9001
+    assert "x" in known
+    assert "y" not in known

@@ -37,7 +37,43 @@ class Embedder(Protocol):
 
 
 Precision = Literal["fp32", "bf16"]
-Known = dict[str, Tensor | BadVideo]  # by file: a video's embedding, or why it has none
+_BLOCK = 4096  # embeddings that memory is taken for at once
+
+
+class Known:
+    """What is known of one encoder and one way to embed: by file, an embedding or why there is none.
+
+    Embeddings lie in large blocks. Each in memory of its own, between the batches that come and go, they would keep
+    the space of those batches from being used again.
+    """
+
+    def __init__(self) -> None:
+        self.bad: dict[str, BadVideo] = {}
+        self._places: dict[str, int] = {}
+        self._blocks: list[Tensor] = []
+
+    def __contains__(self, file: str) -> bool:
+        return file in self._places or file in self.bad
+
+    def __len__(self) -> int:
+        return len(self._places) + len(self.bad)
+
+    def add(self, files: Sequence[str], embeddings: Tensor) -> None:
+        """Note the embeddings (N, D) of N files."""
+        for file, embedding in zip(files, embeddings, strict=True):
+            block, row = divmod(len(self._places), _BLOCK)
+            if block == len(self._blocks):
+                self._blocks.append(torch.empty(_BLOCK, embeddings.shape[1]))
+            self._blocks[block][row] = embedding
+            self._places[file] = len(self._places)
+
+    def embeddings(self, files: Sequence[str]) -> Tensor:
+        """(N, D) of N files that have one."""
+        places = [divmod(self._places[file], _BLOCK) for file in files]
+        found = torch.empty(len(places), self._blocks[0].shape[1])
+        for n, (block, row) in enumerate(places):
+            found[n] = self._blocks[block][row]
+        return found
 
 
 @dataclass(frozen=True)
@@ -78,7 +114,7 @@ def embed_videos(
     if not records:
         raise ValueError("there are no videos to embed")
     require_precision(dtype)
-    known = {} if known is None else known
+    known = Known() if known is None else known
     if encoder.device.type == "cpu":
         keep_freed_memory()
     fresh = [record for record in {record.file: record for record in records}.values() if record.file not in known]
@@ -90,11 +126,10 @@ def embed_videos(
     try:
         with torch.inference_mode():
             for batch in load_clips(dataset, batch_size=batch_size, workers=workers):
-                known |= {fresh[video.index].file: video for video in batch["bad"]}
+                known.bad |= {fresh[video.index].file: video for video in batch["bad"]}
                 if len(batch["index"]):
-                    # Cloned one by one, out of inference mode: none holds its whole batch.
-                    each = [one.clone() for one in _embed(encoder, batch["video"], batch["times"], dtype)]
-                    known |= {fresh[n].file: one for n, one in zip(batch["index"].tolist(), each, strict=True)}
+                    found = _embed(encoder, batch["video"], batch["times"], dtype)
+                    known.add([fresh[n].file for n in batch["index"].tolist()], found)
                 done += len(batch["index"]) + len(batch["bad"])
                 if on_progress is not None:
                     on_progress(done, len(records))
@@ -102,13 +137,13 @@ def embed_videos(
         if isinstance(encoder, torch.nn.Module):
             encoder.train(training)
     bad = BadFiles(len(records))
-    bad.add(one for record in records if isinstance(one := known[record.file], BadVideo))
-    kept = [record for record in records if isinstance(known[record.file], Tensor)]
+    bad.add(known.bad[record.file] for record in records if record.file in known.bad)
+    kept = [record for record in records if record.file not in known.bad]
     if not kept:
         reason = next(iter(bad.reasons.values()))
         raise NoReadableVideo(f"none of the {len(records)} videos can be read; the first: {reason}")
-    found = torch.stack([one for record in kept if isinstance(one := known[record.file], Tensor)])
-    return Embedded(found.clone(), [record.label for record in kept], [record.path for record in kept], bad)
+    embeddings = known.embeddings([record.file for record in kept])
+    return Embedded(embeddings, [record.label for record in kept], [record.path for record in kept], bad)
 
 
 def require_precision(dtype: str) -> None:

@@ -139,7 +139,9 @@ def carry_out(
         TimeRemainingColumn(), console=console, transient=True, disable=quiet,
     ) as progress:  # fmt: skip
         for name, one in measured.items():
-            results[name], bad = measure(plan, one, name, progress, batch_size, workers, known.setdefault(name, {}))
+            results[name], bad = measure(
+                plan, one, name, progress, batch_size, workers, known.setdefault(name, Known())
+            )
     kind = MultiLabelEvaluation if plan.test.several is not None else Evaluation
     found = kind.model_validate({"result": results["encoder"], "frozen": results.get("frozen")})
     if found.frozen is not None and not comparable(found.result.protocol, found.frozen.protocol):
