@@ -4,7 +4,8 @@
 
 Drawn features: class means and noise in a space whose axes weigh less and less, normalised. Both choose C among 1 and
 10 on one held-out fifth and then fit all, one after the other, as CLIP's probe does; scikit-learn's is
-LogisticRegression in float32 with 1,000 iterations at most. Accuracy is on 10,000 further features.
+LogisticRegression in float32 with 1,000 iterations at most and tol=1e-5, for at its default of 1e-4 it stops before it
+is as accurate. Accuracy is on 10,000 further features.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from torch import Tensor
 from verbspace.evaluation.linear_probe import ROUGH, Fits, stratified_folds
 
 CS = (1.0, 10.0)
+TOL = 1e-5
 
 
 def features(count: int, width: int, classes: int) -> tuple[Tensor, Tensor]:
@@ -35,11 +37,12 @@ def features(count: int, width: int, classes: int) -> tuple[Tensor, Tensor]:
 
 def ours(x: Tensor, y: Tensor, held: Tensor, classes: int, Cs: Sequence[float]) -> Tensor:
     """Chosen and fitted; its weights and bias, (K, D + 1)."""
-    fits, right = Fits(x[~held], y[~held], classes), {}
+    fits, fitted, right = Fits(x[~held], y[~held], classes), {}, {}
     for C in Cs:
-        right[C] = (fits.fit(C, ROUGH).scores(x[held]).argmax(1) == y[held]).float().mean()
+        fitted[C] = fits.fit(C, ROUGH)
+        right[C] = (fitted[C].scores(x[held]).argmax(1) == y[held]).float().mean()
     best = max(Cs, key=right.__getitem__)
-    found = Fits(x, y, classes).fit(best)
+    found = Fits(x, y, classes, fitted[best]).fit(best)
     return torch.cat([found.weight, found.bias[:, None]], 1)
 
 
@@ -49,10 +52,10 @@ def theirs(x: Tensor, y: Tensor, held: Tensor, Cs: Sequence[float]) -> Tensor:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for C in Cs:
-            model = LogisticRegression(C=C, max_iter=1000).fit(x[~held].numpy(), y[~held].numpy())
+            model = LogisticRegression(C=C, max_iter=1000, tol=TOL).fit(x[~held].numpy(), y[~held].numpy())
             right[C] = model.score(x[held].numpy(), y[held].numpy())
         best = max(Cs, key=right.__getitem__)
-        model = LogisticRegression(C=best, max_iter=1000).fit(x.numpy(), y.numpy())
+        model = LogisticRegression(C=best, max_iter=1000, tol=TOL).fit(x.numpy(), y.numpy())
     return torch.cat([torch.from_numpy(model.coef_), torch.from_numpy(model.intercept_)[:, None]], 1).double()
 
 

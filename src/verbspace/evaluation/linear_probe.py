@@ -58,9 +58,11 @@ def fit_logistic(features: Tensor, labels: Tensor, classes: int, C: float = 1.0)
 
 
 class Fits:
-    """Fits of one train set at several Cs, each beginning where the one before it ended."""
+    """Fits of one train set at several Cs, each beginning where the one before it ended; the first at `start`, a fit of
+    much the same features.
+    """
 
-    def __init__(self, features: Tensor, labels: Tensor, classes: int) -> None:
+    def __init__(self, features: Tensor, labels: Tensor, classes: int, start: Linear | None = None) -> None:
         if not features.isfinite().all():
             raise ValueError("features must be finite")
         if features.ndim != 2 or labels.shape != features.shape[:1] or not len(labels):
@@ -79,14 +81,17 @@ class Fits:
         self.rotated = x @ self.axes
         self.weight = x.new_zeros(len(self.seen), x.shape[1])  # along the axes
         self.bias = x.new_zeros(len(self.seen))
+        if start is not None and start.bias[self.seen].isfinite().all():
+            self.weight = start.weight[self.seen].double() @ self.axes
+            self.bias = start.bias[self.seen].double() + start.weight[self.seen].double() @ self.centre
 
     def fit(self, C: float, tolerance: float = _TOLERANCE) -> Linear:
         """At one C."""
         if C <= 0:
             raise ValueError(f"C must be above 0; got C = {C}")
         single = len(self.rotated) >= _MANY
-        rest = self._descend(C, *((torch.float32, ROUGH) if single else (torch.float64, tolerance)))
-        if rest > (_LOOSE if single else 100 * tolerance):
+        rest = self._descend(C, *((torch.float32, _LOOSE) if single else (torch.float64, tolerance)))
+        if rest > 100 * (_LOOSE if single else tolerance):
             warnings.warn(f"logistic regression (C = {C}) stopped with a gradient of {rest:.1e}", stacklevel=3)
         full = Linear(
             self.rotated.new_zeros(self.classes, self.rotated.shape[1]),
@@ -173,12 +178,13 @@ def linear_probe(train: Tensor, train_labels: Tensor, classes: int, Cs: Sequence
     if not Cs:
         raise ValueError("there is no C to choose from")
     hits: dict[float, list[Tensor]] = {C: [] for C in sorted(Cs)}
+    fitted: dict[float, Linear] = {}
     for part in torch.unique(fold[fold >= 0]).tolist():
         held = fold == part
         fits = Fits(train[~held], train_labels[~held], classes)
         for C, found in hits.items():
-            model = fits.fit(C, ROUGH)
-            found.append(model.scores(train[held]).argmax(dim=1) == train_labels[held])
+            fitted[C] = fits.fit(C, ROUGH)
+            found.append(fitted[C].scores(train[held]).argmax(dim=1) == train_labels[held])
     accuracies = {C: torch.cat(found).double().mean().item() for C, found in hits.items()}
     chosen = max(accuracies, key=accuracies.__getitem__)
-    return Probe(fit_logistic(train, train_labels, classes, chosen), chosen, accuracies)
+    return Probe(Fits(train, train_labels, classes, fitted[chosen]).fit(chosen), chosen, accuracies)
