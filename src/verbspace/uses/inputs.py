@@ -1,0 +1,81 @@
+"""Videos as people name them: files, folders, patterns, lines of a list, and URLs."""
+
+from __future__ import annotations
+
+import glob
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from pathlib import Path, PurePosixPath
+
+import fsspec
+
+from verbspace.video.manifest import read_manifest
+
+
+def expand(sources: Iterable[str], lines: Iterable[str] = ()) -> Iterator[str]:
+    """The files that sources name, in order; a folder's and a pattern's sorted, each file as often as it is named.
+
+    A source is a file, a folder or shard (all of its videos), a pattern (`clips/**/*.mp4`), a URL or a pattern of URLs
+    of any kind that fsspec knows (`s3://`, `https://`, `hf://`), or `-` for `lines`, a source each. What is none of
+    these counts as a file, whose reader says what is wrong with it. Raises ValueError for a folder without videos,
+    a pattern that nothing matches and a URL of an unknown kind.
+    """
+    for source in sources:
+        if source == "-":
+            yield from expand(line.strip() for line in lines if line.strip() not in ("", "-"))
+        elif is_url(source):
+            yield from _expand_url(source)
+        elif Path(source).is_dir() or source.endswith(".tar"):
+            yield from (record.file for record in read_manifest(source))
+        elif Path(source).exists() or not glob.has_magic(source):
+            yield source
+        else:
+            yield from _some(source, sorted(glob.glob(source, recursive=True)))
+
+
+def is_url(source: str) -> bool:
+    """Whether a source is a URL rather than a path."""
+    return "://" in source
+
+
+def fetch(file: str, keep: ExitStack) -> Path:
+    """A file's path on this machine; a URL is copied to a temporary file, which goes when `keep` closes.
+
+    Raises OSError for a URL that cannot be read.
+    """
+    if not is_url(file):
+        return Path(file)
+    folder = Path(keep.enter_context(tempfile.TemporaryDirectory(prefix="verbspace-")))
+    target = folder / f"video{PurePosixPath(file.partition('?')[0]).suffix}"
+    try:
+        system, path = _opened(file)
+        system.get_file(path, str(target))
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{file}: there is no such file") from None
+    except Exception as error:  # every file system has its own
+        raise OSError(f"{file}: cannot be read: {error}") from None
+    return target
+
+
+def _expand_url(source: str) -> Iterator[str]:
+    system, path = _opened(source)
+    if not glob.has_magic(source.partition("?")[0]):
+        yield source
+        return
+    yield from _some(source, [system.unstrip_protocol(found) for found in sorted(system.glob(path))])
+
+
+def _opened(source: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """A URL's file system and its path there."""
+    try:
+        system, path = fsspec.core.url_to_fs(source)
+    except (ValueError, ImportError) as error:
+        raise ValueError(f"{source}: URLs of this kind cannot be read: {error}") from None
+    return system, path
+
+
+def _some(source: str, found: list[str]) -> list[str]:
+    if not found:
+        raise ValueError(f"{source}: no file matches this pattern")
+    return found

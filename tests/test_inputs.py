@@ -1,0 +1,113 @@
+"""Videos as people name them."""
+
+import io
+import json
+import subprocess
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+
+import fsspec
+import pytest
+
+from verbspace.uses.inputs import expand, fetch
+from verbspace.uses.predict import Predictor
+from verbspace.uses.printing import printer
+from video_files import numbered_frames, write_video
+
+NAMES = ["waving", "bowing"]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in ("b.mp4", "a.mp4", "deep/c.mp4"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        write_video(tmp_path / name, numbered_frames(4))
+    (tmp_path / "notes.txt").write_text("no video")
+    return tmp_path
+
+
+def test_files_folders_patterns_and_lines(folder: Path) -> None:
+    a, b, c = (str(folder / name) for name in ("a.mp4", "b.mp4", "deep/c.mp4"))
+    assert list(expand([b, a, b])) == [b, a, b]
+    assert list(expand([str(folder)])) == [a, b, c]
+    assert list(expand([f"{folder}/*.mp4"])) == [a, b]
+    assert list(expand([f"{folder}/**/*.mp4"])) == [a, b, c]
+    assert list(expand([c, "-"], io.StringIO(f"{a}\n\n-\n{folder}/b*\n"))) == [c, a, b]
+    assert list(expand(["gone.mp4"])) == ["gone.mp4"]  # its reader says so
+    (folder / "odd[1].mp4").write_bytes((folder / "a.mp4").read_bytes())
+    assert list(expand([str(folder / "odd[1].mp4")])) == [str(folder / "odd[1].mp4")]
+
+
+def test_what_names_nothing_is_said(folder: Path) -> None:
+    with pytest.raises(ValueError, match=r"x\*\.mp4: no file matches this pattern"):
+        list(expand([f"{folder}/x*.mp4"]))
+    (folder / "empty").mkdir()
+    with pytest.raises(ValueError, match="empty: no videos in this folder"):
+        list(expand([str(folder / "empty")]))
+    with pytest.raises(ValueError, match="carrier-pigeon://x: URLs of this kind cannot be read"):
+        list(expand(["carrier-pigeon://x"]))
+
+
+def test_urls_of_any_store_are_copied_and_cleaned_up(folder: Path) -> None:
+    store = fsspec.filesystem("memory")
+    for name in ("x.mp4", "y.mp4"):
+        store.pipe_file(f"/clips/{name}", (folder / "a.mp4").read_bytes())
+    assert list(expand(["memory://clips/*.mp4"])) == ["memory:///clips/x.mp4", "memory:///clips/y.mp4"]
+    with ExitStack() as keep:
+        path = fetch("memory://clips/x.mp4", keep)
+        assert path.suffix == ".mp4"
+        assert path.read_bytes() == (folder / "a.mp4").read_bytes()
+        with pytest.raises(FileNotFoundError, match=r"memory://clips/z\.mp4: there is no such file"):
+            fetch("memory://clips/z.mp4", keep)
+    assert not path.exists()
+    assert not path.parent.exists()
+
+
+def test_a_stream_goes_on_past_what_cannot_be_read(folder: Path) -> None:
+    store = fsspec.filesystem("memory")
+    store.pipe_file("/clips/x.mp4", (folder / "b.mp4").read_bytes())
+    store.pipe_file("/clips/text.mp4", b"no video")
+    (folder / "text.mp4").write_text("no video")
+    files = [str(folder / "a.mp4"), str(folder / "text.mp4"), "memory://clips/x.mp4", "memory://clips/gone.mp4",
+             "memory://clips/text.mp4", str(folder / "a.mp4"), str(folder / "gone.mp4")]  # fmt: skip
+    predictor = Predictor("playground", NAMES)
+    for batch_size in (1, 3, 16):
+        found = list(predictor.stream(files, batch_size=batch_size))
+        assert [name for name, _ in found] == files
+        kinds = [isinstance(one, str) for _, one in found]
+        assert kinds == [False, True, False, True, True, False, True]
+        assert all(str(one).startswith(name) for name, one in found if isinstance(one, str))
+        assert found[0][1] == found[5][1]
+        whole = predictor.rank([Path(files[0])], predictor.encoder.encode_video(files[0]))[0]
+        first = found[0][1]
+        assert not isinstance(first, str)
+        assert dict(first.ranked) == pytest.approx(dict(whole.ranked), abs=1e-5)
+
+
+def test_every_form_has_every_action(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ((name, found),) = Predictor("playground", NAMES).stream([str(folder / "a.mp4")])
+    assert not isinstance(found, str)
+    for form in ("jsonl", "csv", "table"):
+        printer(form)(name, found)
+    json_line, head, *rest = capsys.readouterr().out.splitlines()
+    assert json.loads(json_line) == {"path": name, "actions": dict(found.ranked), "descriptions": []}
+    assert head == "path,rank,action,probability"
+    assert rest[0] == f"{name},1,{found.ranked[0][0]},{found.ranked[0][1]:.6f}"
+    assert rest[1].split(",")[1:3] == ["2", found.ranked[1][0]]
+    assert found.ranked[1][0] in rest[-1]
+    with pytest.raises(ValueError, match="format: 'xml' is none of table, jsonl, csv"):
+        printer("xml")
+
+
+def test_the_command_reads_a_list_and_reports_what_it_could_not_read(folder: Path) -> None:
+    command = [sys.executable, "-m", "verbspace.cli", "predict", "-", "--encoder", "playground"]
+    done = subprocess.run(
+        [*command, "--actions", "waving,bowing", "--format", "csv"],
+        input=f"{folder}/gone.mp4\n{folder}/*.mp4\n", capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == f"error: {folder}/gone.mp4: there is no such file"
+    assert [line.split(",")[:2] for line in done.stdout.splitlines()[1:]] == [
+        [f"{folder}/{name}.mp4", rank] for name in "ab" for rank in "12"
+    ]
