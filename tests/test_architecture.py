@@ -12,6 +12,7 @@ PROJECT = Path(__file__).resolve().parents[1]
 ROOT = PROJECT / "src" / "verbspace"
 FILES = sorted(ROOT.rglob("*.py"))
 CORE = {"concepts", "video", "model"}
+COMMANDS = ("cli_concepts", "cli_data", "cli_search", "cli_ship", "cli_use")
 # From a part of the package to the parts that it may import, itself aside. Parts of one level are siblings.
 MAY = {
     "concepts": set(),
@@ -23,9 +24,8 @@ MAY = {
     "evaluation": {*CORE, "allocation"},
     "playground": CORE,
     "uses": {*CORE, "config", "learning", "evaluation", "playground"},
-    "cli": {*CORE, "config", "learning", "evaluation", "playground", "uses", "cli_concepts", "cli_data"},
-    "cli_concepts": {*CORE, "uses"},
-    "cli_data": {*CORE, "uses"},
+    "cli": {*CORE, "config", "learning", "evaluation", "playground", "uses", *COMMANDS},
+    **{group: {*CORE, "evaluation", "uses"} for group in COMMANDS},
     "__init__": {*CORE, "config", "learning", "evaluation", "uses"},  # of the face, when a name is first used
 }
 # Stated exceptions: (file, part, whether at module level).

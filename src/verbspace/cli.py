@@ -12,6 +12,9 @@ import typer
 
 from verbspace.cli_concepts import app as concepts_app
 from verbspace.cli_data import app as data_app
+from verbspace.cli_search import app as search_app
+from verbspace.cli_ship import app as ship_app
+from verbspace.cli_use import app as use_app
 
 if TYPE_CHECKING:
     from verbspace.config import AdaptSettings
@@ -27,6 +30,8 @@ app = typer.Typer(
 )
 app.add_typer(concepts_app, name="concepts")
 app.add_typer(data_app, name="data")
+for more in (use_app, search_app, ship_app):  # commands of this level, kept in files of their own
+    app.add_typer(more)
 INTERRUPTED = 75  # exit code of a run that was stopped and can be resumed (sysexits' EX_TEMPFAIL)
 
 
@@ -211,36 +216,6 @@ def evaluate(
         found = run(encoder, data, protocol, train=train, **views, **how)  # type: ignore[arg-type]
     if out:
         write_text(out, json.dumps(found.to_json(), indent=2) + "\n")
-
-
-@app.command()
-def predict(
-    paths: Annotated[list[str], typer.Argument(help="Videos: files, folders, patterns, URLs; - reads a list.")],
-    encoder: Annotated[str, typer.Option(help="Encoder: folder or hub id.")],
-    actions: Annotated[str | None, typer.Option(help="Action names, comma-separated.")] = None,
-    concepts: Annotated[str | None, typer.Option(help="Concept set; the encoder's own where nothing is given.")] = None,
-    top: Annotated[int, typer.Option(min=1, help="How many actions to show.")] = 5,
-    frames: Annotated[int, typer.Option(min=1, help="Frames per video.")] = 8,
-    form: Annotated[str, typer.Option("--format", help="table, jsonl or csv.")] = "table",
-    as_json: Annotated[bool, typer.Option("--json", help="The same as --format jsonl.")] = False,
-) -> None:
-    """Rank actions for videos. One that cannot be read is named, and the others go on."""
-    from verbspace.uses.inputs import expand
-    from verbspace.uses.predict import Predictor
-    from verbspace.uses.printing import printer
-
-    show = printer("jsonl" if as_json else form)
-    names = [name.strip() for name in actions.split(",") if name.strip()] if actions else None
-    unread = 0
-    predictor = Predictor(encoder, names, concepts=concepts, top=top)
-    for name, found in predictor.stream(expand(paths, sys.stdin), frames=frames):
-        if isinstance(found, str):
-            unread += 1
-            print(f"error: {found}", file=sys.stderr, flush=True)
-        else:
-            show(name, found)
-    if unread:
-        raise typer.Exit(1)
 
 
 def _table(head: list[str], rows: list[list[str]]) -> Any:
