@@ -251,11 +251,11 @@ def test_times_where_presentation_times_are_wrong() -> None:
     right = [2, 3, 5, 6, 7]  # the fourth frame was dropped when the file was made
     jumbled = [2, 5, 3, 7, 6]
     expected = [0, 0.04, 0.12, 0.16, 0.2]
-    np.testing.assert_allclose(decode._times(stream, right, [None] * 5), expected)
-    np.testing.assert_allclose(decode._times(stream, jumbled, right), expected)
-    np.testing.assert_allclose(decode._times(stream, jumbled, [*right[:3], None, None]), expected)
+    np.testing.assert_allclose(decode.times_from_stamps(stream, right, [None] * 5), expected)
+    np.testing.assert_allclose(decode.times_from_stamps(stream, jumbled, right), expected)
+    np.testing.assert_allclose(decode.times_from_stamps(stream, jumbled, [*right[:3], None, None]), expected)
     for useless in (jumbled, [None] * 5, [2, 2, 2, 2, 2]):
-        np.testing.assert_allclose(decode._times(stream, jumbled, useless), np.arange(5) / 25)
+        np.testing.assert_allclose(decode.times_from_stamps(stream, jumbled, useless), np.arange(5) / 25)
 
 
 @pytest.mark.skipif(not REAL_CLIPS.exists(), reason="the real clips are not here")

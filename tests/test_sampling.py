@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from verbspace.video.sampling import Window, duration, nearest, plan_eval, plan_views, spread
+from verbspace.video.sampling import Window, duration, nearest, plan_eval, plan_views, plan_windows, spread
 
 steps = st.lists(st.floats(0.001, 2.0), max_size=60)
 seeds = st.integers(0, 2**32 - 1)
@@ -138,3 +140,25 @@ def test_windows_that_make_no_sense(window: tuple[float, float]) -> None:
 def test_no_frames() -> None:
     with pytest.raises(ValueError, match="at least one frame"):
         plan_eval(np.zeros(0), 4)
+
+
+@settings(deadline=None, max_examples=200)
+@given(steps, st.floats(0.05, 20), st.floats(0.02, 1))
+def test_windows_cover_a_video_of_any_length(gaps: list[float], length: float, share: float) -> None:
+    times = as_times(gaps)
+    end = duration(times)
+    windows = plan_windows(times, length, length * share)
+    assert windows[0].start == 0
+    assert windows[-1].end == end
+    assert len(windows) == 1 or end > length
+    for before, after in pairwise(windows):
+        assert before.start < after.start <= before.end
+        assert after.start - before.start <= length * share * (1 + 1e-6)
+        assert before.end < after.end
+        assert after.end - after.start == pytest.approx(length)
+
+
+@pytest.mark.parametrize("stride", [0.0, -1.0, 5.0])
+def test_windows_without_overlap_or_gap_are_asked_for(stride: float) -> None:
+    with pytest.raises(ValueError, match=r"windows of 4 s every .*give a stride above 0 and at most the length"):
+        plan_windows(np.arange(3.0), 4.0, stride)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import Literal, Protocol, get_args
+from typing import Literal, NamedTuple, Protocol, get_args
 
 import torch
 from torch import Tensor
@@ -13,9 +16,12 @@ from torch.nn import functional
 
 from verbspace.allocation import keep_freed_memory
 from verbspace.video.dataset import BadFiles, BadVideo, ClipDataset, NoReadableVideo
+from verbspace.video.decode import DecodeError, Untrusted
 from verbspace.video.loading import load_clips
 from verbspace.video.manifest import Record
+from verbspace.video.sampling import Window, plan_windows
 from verbspace.video.seeking import Decoder
+from verbspace.video.streaming import stream_windows
 
 
 class Embedder(Protocol):
@@ -120,22 +126,15 @@ def embed_videos(
     fresh = [record for record in {record.file: record for record in records}.values() if record.file not in known]
     dataset = ClipDataset(fresh, frames=frames, clips=clips, size=encoder.image_size, crops=crops, decoder=decoder)
     done = len(records) - len(fresh)
-    training = isinstance(encoder, torch.nn.Module) and encoder.training
-    if isinstance(encoder, torch.nn.Module):
-        encoder.eval()
-    try:
-        with torch.inference_mode():
-            for batch in load_clips(dataset, batch_size=batch_size, workers=workers):
-                known.bad |= {fresh[video.index].file: video for video in batch["bad"]}
-                if len(batch["index"]):
-                    found = _embed(encoder, batch["video"], batch["times"], dtype)
-                    known.add([fresh[n].file for n in batch["index"].tolist()], found)
-                done += len(batch["index"]) + len(batch["bad"])
-                if on_progress is not None:
-                    on_progress(done, len(records))
-    finally:
-        if isinstance(encoder, torch.nn.Module):
-            encoder.train(training)
+    with _evaluating(encoder):
+        for batch in load_clips(dataset, batch_size=batch_size, workers=workers):
+            known.bad |= {fresh[video.index].file: video for video in batch["bad"]}
+            if len(batch["index"]):
+                found = _embed(encoder, batch["video"], batch["times"], dtype)
+                known.add([fresh[n].file for n in batch["index"].tolist()], found)
+            done += len(batch["index"]) + len(batch["bad"])
+            if on_progress is not None:
+                on_progress(done, len(records))
     bad = BadFiles(len(records))
     bad.add(known.bad[record.file] for record in records if record.file in known.bad)
     kept = [record for record in records if record.file not in known.bad]
@@ -144,6 +143,64 @@ def embed_videos(
         raise NoReadableVideo(f"none of the {len(records)} videos can be read; the first: {reason}")
     embeddings = known.embeddings([record.file for record in kept])
     return Embedded(embeddings, [record.label for record in kept], [record.path for record in kept], bad)
+
+
+class WindowsOf(NamedTuple):
+    """One video's windows, in order, and their embeddings (N, D) float32 on the CPU, normalised."""
+
+    windows: list[Window]
+    embeddings: Tensor
+
+
+def embed_windows(
+    encoder: Embedder,
+    path: str | Path,
+    *,
+    length: float,
+    stride: float | None = None,
+    frames: int = 8,
+    batch_size: int = 16,
+    dtype: Precision = "fp32",
+) -> WindowsOf:
+    """Embed a video of any length in windows of `length` seconds, one each `stride` (half the length), `frames` frames
+    of each, from one decode. A video no longer than that is one window, embedded as `embed_videos` embeds it.
+
+    batch_size: windows at once, which is all that memory holds. Raises DecodeError, and ValueError for a stride that
+    leaves gaps.
+    """
+    require_precision(dtype)
+    step = length / 2 if stride is None else stride
+    plan = partial(plan_windows, length=length, stride=step)
+    for trust in (True, False):
+        each = stream_windows(path, plan, frames=frames, size=encoder.image_size, trust=trust)
+        windows: list[Window] = []
+        rows: list[Tensor] = []
+        try:
+            with _evaluating(encoder):
+                while some := list(islice(each, batch_size)):
+                    windows += [window for window, _, _ in some]
+                    video = torch.stack([clip for _, clip, _ in some])[:, None]
+                    times = torch.stack([when for _, _, when in some])[:, None]
+                    rows.append(_embed(encoder, video, times, dtype))
+        except Untrusted:
+            continue
+        return WindowsOf(windows, torch.cat(rows))
+    raise DecodeError(f"{path}: every decode shows other frames")
+
+
+@contextmanager
+def _evaluating(encoder: Embedder) -> Iterator[None]:
+    """In evaluation mode and without gradients, and back."""
+    module = encoder if isinstance(encoder, torch.nn.Module) else None
+    training = module is not None and module.training
+    if module is not None:
+        module.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        if module is not None:
+            module.train(training)
 
 
 def require_precision(dtype: str) -> None:

@@ -58,8 +58,8 @@ class Header:
     seconds: float | None
 
 
-class _Untrusted(Exception):
-    """The decode disagrees with the packets' times."""
+class Untrusted(Exception):
+    """The decode disagrees with the packets' times: only a decode of the whole tells them."""
 
 
 class _File:
@@ -133,7 +133,7 @@ def read_video(
         try:
             with closing(open_video(path)) as file:
                 return _read_by_packets(file, choose, size) if file.trusted else _read_by_decode(file, choose, size)
-        except _Untrusted:
+        except Untrusted:
             with closing(open_video(path)) as file:
                 return _read_by_decode(file, choose, size)
     except av.FFmpegError as error:
@@ -173,7 +173,7 @@ def stream_frames(path: str | Path, size: int | None = None) -> Iterator[np.ndar
         with closing(open_video(path)) as file:
             for frame in file.frames():
                 shape = shape or _shrunk(frame.height, frame.width, size)
-                yield _rgb(reformatter, frame, shape)
+                yield to_rgb(reformatter, frame, shape)
     except av.FFmpegError as error:
         raise DecodeError(f"{path}: not decodable as video: {error.strerror or error}") from None
 
@@ -253,10 +253,10 @@ def _packets(file: _File, keep: bool = True) -> tuple[list[int], list[Any] | Non
 def _read_by_packets(
     file: _File, choose: Callable[[Timeline], Sequence[int]], size: int | None
 ) -> tuple[Timeline, Tensor]:
-    """Times from the packets, then a decode as far as needed. Raises _Untrusted where the two disagree."""
+    """Times from the packets, then a decode as far as needed. Raises Untrusted where the two disagree."""
     found = _packets(file)
     if found is None:
-        raise _Untrusted
+        raise Untrusted
     stamps, packets = found
     times = (np.asarray(stamps) - stamps[0]) * float(file.stream.time_base)
     timeline = Timeline(times, file.frame_bytes(size))
@@ -288,7 +288,7 @@ def _read_by_decode(
                 frames = None
     if not pts:
         raise DecodeError(f"{file.path}: the video stream holds no decodable frame")
-    timeline = Timeline(_times(file.stream, pts, dts), file.frame_bytes(size))
+    timeline = Timeline(times_from_stamps(file.stream, pts, dts), file.frame_bytes(size))
     wanted = _checked(file, choose(timeline), len(pts))
     if not len(wanted):
         return timeline, torch.empty(0, 3, 0, 0, dtype=torch.uint8)
@@ -298,7 +298,7 @@ def _read_by_decode(
         return timeline, _gather(again, again.frames(), wanted, size, None)
 
 
-def _times(stream: Any, pts: Sequence[int | None], dts: Sequence[int | None]) -> np.ndarray:
+def times_from_stamps(stream: Any, pts: Sequence[int | None], dts: Sequence[int | None]) -> np.ndarray:
     """Seconds of decoded frames: presentation times if they ascend, else decoding times, else the frame rate.
 
     AVI stores no presentation times, and those guessed for streams with B-frames go back and forth; the
@@ -344,13 +344,13 @@ def _gather(
     found = 0
     for place, frame in enumerate(frames):
         if expected is not None and place >= len(expected):
-            raise _Untrusted
+            raise Untrusted
         number = place if expected is None else expected[place]
         if stamps is not None and (number >= len(stamps) or frame.pts != stamps[number]):
-            raise _Untrusted
+            raise Untrusted
         if number in needed:
             shape = shape or _shrunk(frame.height, frame.width, size)  # as FFmpeg: later frames follow the first's size
-            rgb = _rgb(reformatter, frame, shape)
+            rgb = to_rgb(reformatter, frame, shape)
             out = np.empty((len(unique), *rgb.shape), np.uint8) if out is None else out
             out[found] = rgb
             found += 1
@@ -358,7 +358,7 @@ def _gather(
             break
     if out is None or found < len(unique):
         if stamps is not None:
-            raise _Untrusted
+            raise Untrusted
         raise DecodeError(f"{file.path}: the second pass found fewer frames than the first")
     gathered = torch.from_numpy(out)
     if len(unique) != len(wanted) or (inverse[1:] < inverse[:-1]).any():
@@ -366,7 +366,7 @@ def _gather(
     return gathered.permute(0, 3, 1, 2)
 
 
-def _rgb(reformatter: VideoReformatter, frame: Any, shape: tuple[int, int]) -> np.ndarray:
+def to_rgb(reformatter: VideoReformatter, frame: Any, shape: tuple[int, int]) -> np.ndarray:
     """A frame as uint8 (H, W, 3), upright."""
     height, width = shape
     # One scaling thread; the interpolation matters only when the size changes (but for chroma, where FFmpeg's

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -100,6 +101,24 @@ def plan_eval(times: np.ndarray, frames: int, clips: int = 1, size: int = 224) -
     _check_times(times)
     whole = Window(float(times[0]), float(times[0]) + duration(times))
     return [_plan(times, whole, frames, size, "eval", (clip + 0.5) / clips) for clip in range(clips)]
+
+
+def plan_windows(times: np.ndarray, length: float, stride: float) -> list[Window]:
+    """Windows of `length` seconds, one each `stride` seconds, from the first frame to the end of the last.
+
+    The last window ends with the video, so it may begin less than a stride after the one before; a video that is no
+    longer than `length` is one window of its own length. Together they cover the video. Raises ValueError for lengths
+    and strides that leave gaps.
+    """
+    _check_times(times)
+    if not 0 < stride <= length:
+        raise ValueError(f"windows of {length:g} s every {stride:g} s; give a stride above 0 and at most the length")
+    end = duration(times)
+    if end <= length:
+        return [Window(0.0, end)]
+    count = math.ceil((end - length) / stride - 1e-9)
+    starts = [stride * n for n in range(count)]
+    return [*(Window(start, start + length) for start in starts), Window(end - length, end)]
 
 
 def _within(whole: Window, length: float, place: float) -> Window:
