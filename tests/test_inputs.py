@@ -79,7 +79,7 @@ def test_a_stream_goes_on_past_what_cannot_be_read(folder: Path) -> None:
         assert kinds == [False, True, False, True, True, False, True]
         assert all(str(one).startswith(name) for name, one in found if isinstance(one, str))
         assert found[0][1] == found[5][1]
-        whole = predictor.rank([Path(files[0])], predictor.encoder.encode_video(files[0]))[0]
+        whole = predictor.rank([files[0]], predictor.encoder.encode_video(files[0]))[0]
         first = found[0][1]
         assert not isinstance(first, str)
         assert dict(first.ranked) == pytest.approx(dict(whole.ranked), abs=1e-5)

@@ -1,36 +1,61 @@
-"""The commands: Actions for videos: predicted, calibrated and explained."""
+"""The commands: actions for videos, predicted, calibrated and explained."""
 
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 app = typer.Typer(rich_markup_mode=None)
+Videos = Annotated[list[str], typer.Argument(help="Videos: files, folders, patterns, URLs; - reads a list.")]
+EncoderName = Annotated[str, typer.Option(help="Encoder: folder or hub id.")]
+Actions = Annotated[str | None, typer.Option(help="Action names, comma-separated.")]
+Concepts = Annotated[str | None, typer.Option(help="Concept set; the encoder's own where nothing is given.")]
+By = Annotated[str, typer.Option(help="Score by category, description or both.")]
+Frames = Annotated[int, typer.Option(min=1, help="Frames per video, or per window.")]
+Fitted = Annotated[Path | None, typer.Option(help="What `verbspace calibrate` wrote for the same encoder and actions.")]
+
+
+def named(actions: str | None) -> list[str] | None:
+    """Comma-separated names, without white space at their ends."""
+    return [name.strip() for name in actions.split(",") if name.strip()] if actions else None
 
 
 @app.command()
 def predict(
-    paths: Annotated[list[str], typer.Argument(help="Videos: files, folders, patterns, URLs; - reads a list.")],
-    encoder: Annotated[str, typer.Option(help="Encoder: folder or hub id.")],
-    actions: Annotated[str | None, typer.Option(help="Action names, comma-separated.")] = None,
-    concepts: Annotated[str | None, typer.Option(help="Concept set; the encoder's own where nothing is given.")] = None,
+    paths: Videos,
+    encoder: EncoderName,
+    actions: Actions = None,
+    concepts: Concepts = None,
+    by: By = "category",
     top: Annotated[int, typer.Option(min=1, help="How many actions to show.")] = 5,
-    frames: Annotated[int, typer.Option(min=1, help="Frames per video.")] = 8,
+    frames: Frames = 8,
+    calibration: Fitted = None,
+    window: Annotated[
+        float | None, typer.Option(min=0.1, help="Look through long videos in windows of so many seconds: a timeline.")
+    ] = None,
+    stride: Annotated[float | None, typer.Option(help="Seconds from window to window; half a window.")] = None,
+    at_least: Annotated[float, typer.Option(min=0, max=1, help="Leave what is less likely out of a timeline.")] = 0.0,
     form: Annotated[str, typer.Option("--format", help="table, jsonl or csv.")] = "table",
     as_json: Annotated[bool, typer.Option("--json", help="The same as --format jsonl.")] = False,
 ) -> None:
     """Rank actions for videos. One that cannot be read is named, and the others go on."""
+    from verbspace.concepts.space import require_by
     from verbspace.uses.inputs import expand
-    from verbspace.uses.predict import Predictor
+    from verbspace.uses.predict import Predictor, Sliding
     from verbspace.uses.printing import printer
 
-    show = printer("jsonl" if as_json else form)
-    names = [name.strip() for name in actions.split(",") if name.strip()] if actions else None
+    if window is None and (stride is not None or at_least):
+        raise ValueError("--stride and --at-least are for --window SECONDS; give it, or leave them out")
+    show = printer("jsonl" if as_json else form, timeline=window is not None)
     unread = 0
-    predictor = Predictor(encoder, names, concepts=concepts, top=top)
-    for name, found in predictor.stream(expand(paths, sys.stdin), frames=frames):
+    predictor = Predictor(
+        encoder, named(actions), concepts=concepts, by=require_by(by), frames=frames, top=top, calibration=calibration
+    )
+    sliding = None if window is None else Sliding(window, stride, at_least)
+    for name, found in predictor.stream(expand(paths, sys.stdin), sliding):
         if isinstance(found, str):
             unread += 1
             print(f"error: {found}", file=sys.stderr, flush=True)
@@ -38,3 +63,56 @@ def predict(
             show(name, found)
     if unread:
         raise typer.Exit(1)
+
+
+@app.command()
+def calibrate(
+    paths: Videos,
+    encoder: EncoderName,
+    out: Annotated[Path, typer.Option(help="JSON file for the temperature.")],
+    actions: Actions = None,
+    concepts: Concepts = None,
+    by: By = "category",
+    frames: Frames = 8,
+    against: Annotated[
+        str | None,
+        typer.Option(help="The other opinion: an encoder, or halves; the frozen checkpoint where it is at hand."),
+    ] = None,
+    check: Annotated[
+        Path | None, typer.Option(help="Labelled videos to measure the calibration on; nothing is fitted to them.")
+    ] = None,
+) -> None:
+    """Fit the temperature of probabilities on unlabelled videos."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from verbspace.concepts.space import require_by
+    from verbspace.model.encoder import VideoEncoder
+    from verbspace.uses.calibration import calibrate as fit
+    from verbspace.uses.calibration import measured, other_opinion
+    from verbspace.uses.inputs import expand, is_url
+    from verbspace.uses.predict import chosen_concepts
+    from verbspace.uses.progress import progress
+
+    files = list(expand(paths, sys.stdin))
+    if urls := [file for file in files if is_url(file)]:
+        raise ValueError(f"{urls[0]}: a URL; a calibration reads its videos twice, so copy them here first")
+    chosen = VideoEncoder.from_pretrained(encoder)
+    vocabulary = chosen_concepts(chosen, named(actions), concepts)
+    with progress() as say:
+        found = fit(
+            chosen, files, vocabulary, other=other_opinion(chosen, against), by=require_by(by), frames=frames,
+            on_progress=lambda stage, done, total: say(stage, done, total, {}),
+        )  # fmt: skip
+    found.save(out)
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(found.sentence(), markup=False)
+    if check is not None:
+        figures = measured(chosen, check, vocabulary, found)
+        table = Table("", "temperature", "confidence", "error", caption="error: expected calibration error, 15 bins")
+        for name in ("uncalibrated", "calibrated", "fitted to the labels"):
+            shares = (f"{100 * figures[f'{name}, {kind}']:.1f} %" for kind in ("confidence", "error"))
+            table.add_row(name, f"{figures[f'{name}, temperature']:.2f}", *shares)
+        console.print(f"{check}: {figures['videos']:.0f} videos, top-1 {100 * figures['top1']:.1f} %", markup=False)
+        console.print(table)
+    console.print(f"{out}", markup=False)

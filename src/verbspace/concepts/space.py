@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, cast, get_args
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -11,6 +11,13 @@ from torch import Tensor, nn
 from verbspace.concepts.concept_set import ConceptSet
 
 By = Literal["category", "description", "both"]
+
+
+def require_by(by: str) -> By:
+    """Raise ValueError for a way to score that is not known."""
+    if by not in get_args(By):
+        raise ValueError(f"by: {by!r} is none of " + ", ".join(f'"{name}"' for name in get_args(By)))
+    return cast(By, by)
 
 
 class ConceptSpace(nn.Module):

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from verbspace.concepts.concept_set import ConceptSet
-from verbspace.concepts.space import By
+from verbspace.concepts.space import By, require_by
 from verbspace.evaluation.classes import class_numbers, from_labels, labels_of
 from verbspace.evaluation.embed import Known, Precision, require_precision
 from verbspace.evaluation.linear_probe import CS
@@ -91,8 +91,7 @@ def evaluate(
     """
     if protocol not in ("zero-shot", "linear-probe", "knn"):
         raise ValueError(f'protocol: {protocol!r} is none of "zero-shot", "linear-probe", "knn"')
-    if by not in ("category", "description", "both"):
-        raise ValueError(f'by: {by!r} is none of "category", "description", "both"')
+    require_by(by)
     require(decoder)
     require_precision(dtype)
     if isinstance(encoder, (str, Path)):

@@ -1,4 +1,4 @@
-"""Ranked actions for videos."""
+"""Ranked actions for videos, and for long ones what happens when."""
 
 from __future__ import annotations
 
@@ -8,31 +8,51 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+import torch.nn.functional as F
 from torch import Tensor
 
 from verbspace.concepts.concept_set import ConceptSet
 from verbspace.concepts.space import By, ConceptSpace
-from verbspace.evaluation.embed import Known, embed_videos
+from verbspace.evaluation.embed import Known, embed_videos, embed_windows
 from verbspace.model.encoder import VideoEncoder
+from verbspace.uses.calibration import Calibration
 from verbspace.uses.inputs import fetch
+from verbspace.uses.timeline import Cells, Segment, cut, segments
 from verbspace.video.dataset import NoReadableVideo
+from verbspace.video.decode import DecodeError
 from verbspace.video.manifest import Record
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """A video's actions, likeliest first, as (name, probability), and the descriptions nearest to it."""
+    """A video's actions, likeliest first, as (name, probability), and the descriptions nearest to it.
 
-    path: Path
+    path: the video as it was named. timeline: what happens when, where the video was looked at in windows.
+    """
+
+    path: str
     ranked: list[tuple[str, float]]
     descriptions: list[str]
+    timeline: list[Segment] | None = None
+
+
+@dataclass(frozen=True)
+class Sliding:
+    """How long videos are looked at: windows of `length` seconds, one each `stride` (half the length where not given);
+    what is less likely than `at_least` is left out of the timeline.
+    """
+
+    length: float
+    stride: float | None = None
+    at_least: float = 0.0
 
 
 class Predictor:
-    """Ranks the actions of one concept set for embeddings of one encoder.
+    """Ranks the actions of one concept set for videos, with one encoder.
 
-    actions: names to choose among; or concepts: a concept set (the encoder's own where neither is given). Raises
-    ValueError.
+    actions: names to choose among; or concepts: a concept set (the encoder's own where neither is given). frames: of
+    each video or window. calibration: what `calibrate` made for the same; without one, probabilities are the softmax at
+    the checkpoint's own temperature, which is too sure. Raises ValueError.
     """
 
     def __init__(
@@ -42,45 +62,49 @@ class Predictor:
         *,
         concepts: ConceptSet | str | Path | None = None,
         by: By = "category",
+        frames: int = 8,
         top: int = 5,
+        calibration: Calibration | str | Path | None = None,
     ) -> None:
-        if actions is not None and concepts is not None:
-            raise ValueError("give actions or concepts, not both")
         self.encoder = encoder if isinstance(encoder, VideoEncoder) else VideoEncoder.from_pretrained(encoder)
-        if actions is not None:
-            chosen = ConceptSet.from_actions(list(actions))
-        elif concepts is not None:
-            chosen = concepts if isinstance(concepts, ConceptSet) else ConceptSet.load(concepts)
-        elif self.encoder.concept_set is not None:
-            chosen = self.encoder.concept_set
-        else:
-            raise ValueError("this encoder has no concept set of its own; give actions or concepts")
-        self.by, self.top = by, top
-        self.space = ConceptSpace.build(chosen, self.encoder.encode_text, 1 / self.encoder.logit_scale)
+        self.concepts = chosen_concepts(self.encoder, actions, concepts)
+        self.by, self.frames, self.top = by, frames, top
+        self.space = ConceptSpace.build(self.concepts, self.encoder.encode_text, 1 / self.encoder.logit_scale)
+        if calibration is not None and not isinstance(calibration, Calibration):
+            calibration = Calibration.load(calibration)
+        if calibration is not None:
+            calibration.require(self.encoder, self.concepts, by, frames)
+        self.calibration = calibration
 
-    def rank(self, paths: Sequence[Path], z: Tensor) -> list[Prediction]:
+    def probabilities(self, z: Tensor) -> Tensor:
+        """Embeddings (N, D) to distributions over the actions (N, K)."""
+        scores = self.space.action_scores(z, self.by)
+        return (scores / (self.calibration.temperature if self.calibration else 1)).softmax(-1)
+
+    def rank(self, names: Sequence[str], z: Tensor) -> list[Prediction]:
         """Predictions for embeddings (N, D) of N videos."""
-        out = []
-        space = self.space
-        for path, embedding, row in zip(paths, z, space.action_scores(z, self.by).softmax(-1), strict=True):
-            best = row.topk(min(self.top, len(row)))
-            ranked = [
-                (space.action_names[i], p) for p, i in zip(best.values.tolist(), best.indices.tolist(), strict=True)
-            ]
-            near = space.logits(embedding[None], "description")[0]
-            fired = [space.description_texts[i] for i in near.topk(min(3, len(near))).indices.tolist()]
-            out.append(Prediction(path, ranked, fired))
-        return out
+        rows = self.probabilities(z)
+        return [self._prediction(*each) for each in zip(names, z, rows, strict=True)]
+
+    def over_time(self, path: str | Path, how: Sliding, name: str | None = None) -> tuple[Prediction, Cells]:
+        """A video's prediction in windows, with its timeline, and what the timeline was made from. Raises
+        DecodeError."""
+        found = embed_windows(self.encoder, path, length=how.length, stride=how.stride, frames=self.frames)
+        cells = cut(found.windows, self.probabilities(found.embeddings))
+        timeline = segments(cells, self.space.action_names, how.at_least)
+        mean = F.normalize(found.embeddings.mean(0), dim=-1)
+        return self._prediction(name or str(path), mean, cells.overall(), timeline), cells
 
     def stream(
-        self, files: Iterable[str], *, frames: int = 8, batch_size: int = 16
+        self, files: Iterable[str], sliding: Sliding | None = None, *, batch_size: int = 16
     ) -> Iterator[tuple[str, Prediction | str]]:
         """Each file or URL with its prediction, or with the reason why it cannot be read; in order, as they come.
 
-        batch_size: videos at once, of which those at URLs lie on the disk meanwhile.
+        sliding: look at each in windows; None: at the whole as one clip. batch_size: videos at once, of which those at
+        URLs lie on the disk meanwhile.
         """
         each = iter(files)
-        while names := list(islice(each, batch_size)):
+        while names := list(islice(each, 1 if sliding else batch_size)):
             with ExitStack() as keep:
                 known: dict[int, Prediction | str] = {}
                 paths: dict[int, Path] = {}
@@ -89,25 +113,55 @@ class Predictor:
                         paths[n] = fetch(name, keep)
                     except OSError as error:
                         known[n] = str(error)
-                known |= self._batch(names, paths, frames)
+                known |= self._in_windows(names, paths, sliding) if sliding else self._whole(names, paths)
             yield from ((name, known[n]) for n, name in enumerate(names))
 
-    def _batch(self, names: Sequence[str], paths: dict[int, Path], frames: int) -> dict[int, Prediction | str]:
+    def _whole(self, names: Sequence[str], paths: dict[int, Path]) -> dict[int, Prediction | str]:
         """By place among the names, what is found in the files there."""
-        places = list(paths)
-        if not places:
+        if not paths:
             return {}
         known = Known()
         with suppress(NoReadableVideo):
-            embed_videos(self.encoder, [Record(path) for path in paths.values()], frames=frames, known=known)
+            embed_videos(self.encoder, [Record(path) for path in paths.values()], frames=self.frames, known=known)
         found: dict[int, Prediction | str] = {}
-        for n in places:
-            file = Record(paths[n]).file
+        for n, path in paths.items():
+            file = Record(path).file
             if file in known.bad:
                 found[n] = known.bad[file].reason.replace(file, names[n])
             else:
-                found[n] = self.rank([Path(names[n])], known.embeddings([file]))[0]
+                found[n] = self.rank([names[n]], known.embeddings([file]))[0]
         return found
+
+    def _in_windows(self, names: Sequence[str], paths: dict[int, Path], how: Sliding) -> dict[int, Prediction | str]:
+        found: dict[int, Prediction | str] = {}
+        for n, path in paths.items():
+            try:
+                found[n] = self.over_time(path, how, names[n])[0]
+            except DecodeError as error:
+                found[n] = str(error).replace(str(path), names[n])
+        return found
+
+    def _prediction(self, name: str, z: Tensor, row: Tensor, timeline: list[Segment] | None = None) -> Prediction:
+        best = row.topk(min(self.top, len(row)))
+        places = zip(best.values.tolist(), best.indices.tolist(), strict=True)
+        near = self.space.logits(z[None], "description")[0]
+        fired = [self.space.description_texts[i] for i in near.topk(min(3, len(near))).indices.tolist()]
+        return Prediction(name, [(self.space.action_names[i], p) for p, i in places], fired, timeline)
+
+
+def chosen_concepts(
+    encoder: VideoEncoder, actions: Sequence[str] | None, concepts: ConceptSet | str | Path | None
+) -> ConceptSet:
+    """The set of the actions named, or the one given, or the encoder's own. Raises ValueError where there is none."""
+    if actions is not None and concepts is not None:
+        raise ValueError("give actions or concepts, not both")
+    if actions is not None:
+        return ConceptSet.from_actions(list(actions))
+    if concepts is not None:
+        return concepts if isinstance(concepts, ConceptSet) else ConceptSet.load(concepts)
+    if encoder.concept_set is None:
+        raise ValueError("this encoder has no concept set of its own; give actions or concepts")
+    return encoder.concept_set
 
 
 def predict(
@@ -119,13 +173,17 @@ def predict(
     by: By = "category",
     frames: int = 8,
     top: int = 5,
+    calibration: Calibration | str | Path | None = None,
+    sliding: Sliding | None = None,
 ) -> list[Prediction]:
-    """Rank actions for each video.
-
-    actions: names to choose among; or concepts: a concept set (the encoder's own where neither is given).
-    Probabilities are the softmax of cosines at the checkpoint's own temperature: they compare the actions given
-    with one another, and are not calibrated. Raises DecodeError for a file that cannot be read.
-    """
-    predictor = Predictor(encoder, actions, concepts=concepts, by=by, top=top)
-    files = [Path(paths)] if isinstance(paths, (str, Path)) else [Path(path) for path in paths]
-    return predictor.rank(files, predictor.encoder.encode_video(files, frames=frames))
+    """Rank actions for each video: a Predictor made and used. Raises DecodeError for a file that cannot be read."""
+    predictor = Predictor(
+        encoder, actions, concepts=concepts, by=by, frames=frames, top=top, calibration=calibration
+    )  # fmt: skip
+    files = [str(paths)] if isinstance(paths, (str, Path)) else [str(path) for path in paths]
+    out = []
+    for _, found in predictor.stream(files, sliding):
+        if isinstance(found, str):
+            raise DecodeError(found)
+        out.append(found)
+    return out

@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
 
 from rich.console import Console
 
@@ -14,12 +15,26 @@ from verbspace.uses.predict import Prediction
 Show = Callable[[str, Prediction], None]
 
 
-def printer(form: str) -> Show:
-    """What prints one video's prediction as `form`: table, jsonl or csv. Raises ValueError for others."""
-    forms: dict[str, Callable[[], Show]] = {"table": lambda: _table, "jsonl": lambda: _jsonl, "csv": _csv}
+def printer(form: str, timeline: bool = False) -> Show:
+    """What prints one video's prediction as `form`: table, jsonl or csv; with a timeline, which of the forms only jsonl
+    has the whole ranking beside. Raises ValueError for others.
+    """
+    forms: dict[str, Callable[[], Show]] = {
+        "table": lambda: _stretches if timeline else _table,
+        "jsonl": lambda: _jsonl,
+        "csv": _csv_stretches if timeline else _csv,
+    }
     if form not in forms:
         raise ValueError(f"format: {form!r} is none of {', '.join(forms)}")
     return forms[form]()
+
+
+def clock(seconds: float) -> str:
+    """1:02:03.4, or 2:03.4 within the first hour."""
+    tenths = round(10 * seconds)
+    minutes, rest = divmod(tenths, 600)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest / 10:04.1f}" if hours else f"{minutes}:{rest / 10:04.1f}"
 
 
 def _table(name: str, found: Prediction) -> None:
@@ -30,19 +45,49 @@ def _table(name: str, found: Prediction) -> None:
         console.print(f"  {100 * probability:5.1f}%  {bar:<24}  {action}", markup=False, highlight=False)
 
 
+def _stretches(name: str, found: Prediction) -> None:
+    console = Console()
+    console.print(name, style="bold", markup=False, highlight=False)
+    for part in found.timeline or []:
+        bar = "█" * round(12 * part.score)
+        when = f"{clock(part.start):>9} – {clock(part.end):<9}"
+        console.print(f"  {when}  {100 * part.score:5.1f}%  {bar:<12}  {part.action}", markup=False, highlight=False)
+
+
 def _jsonl(name: str, found: Prediction) -> None:
-    print(json.dumps({"path": name, "actions": dict(found.ranked), "descriptions": found.descriptions}), flush=True)
+    row: dict[str, object] = {"path": name, "actions": dict(found.ranked), "descriptions": found.descriptions}
+    if found.timeline is not None:
+        row["timeline"] = [asdict(part) for part in found.timeline]
+    print(json.dumps(row), flush=True)
 
 
 def _csv() -> Show:
     """Path, rank, action, probability: a line for each action of a video."""
-    writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(["path", "rank", "action", "probability"])
+    write = _rows("path", "rank", "action", "probability")
 
     def show(name: str, found: Prediction) -> None:
-        writer.writerows(
-            [name, rank, action, f"{probability:.6f}"] for rank, (action, probability) in enumerate(found.ranked, 1)
-        )
-        sys.stdout.flush()
+        write([name, rank, action, f"{p:.6f}"] for rank, (action, p) in enumerate(found.ranked, 1))
 
     return show
+
+
+def _csv_stretches() -> Show:
+    """Path, start, end, action, score: a line for each stretch of a video."""
+    write = _rows("path", "start", "end", "action", "score")
+
+    def show(name: str, found: Prediction) -> None:
+        parts = found.timeline or []
+        write([name, f"{part.start:.3f}", f"{part.end:.3f}", part.action, f"{part.score:.6f}"] for part in parts)
+
+    return show
+
+
+def _rows(*head: str) -> Callable[[Iterable[list[object]]], None]:
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(head)
+
+    def write(rows: Iterable[list[object]]) -> None:
+        writer.writerows(rows)
+        sys.stdout.flush()
+
+    return write

@@ -1,0 +1,85 @@
+"""What happens when: the distributions of overlapping windows made into stretches of one action each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from verbspace.video.sampling import Window
+
+_SAME = 1e-6  # seconds between two edges that rounding alone keeps apart
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A stretch of a video, in seconds, its action, and that action's mean probability over the stretch."""
+
+    start: float
+    end: float
+    action: str
+    score: float
+
+
+@dataclass(frozen=True)
+class Cells:
+    """A video cut at every start and end of a window: edges (C + 1) in seconds, and of each cell the distribution
+    (C, K), the mean over the windows that cover it.
+    """
+
+    edges: list[float]
+    probabilities: Tensor
+
+    @property
+    def seconds(self) -> Tensor:
+        """(C,) float64 lengths."""
+        return torch.tensor(self.edges, dtype=torch.float64).diff()
+
+    def overall(self) -> Tensor:
+        """(K,): the mean over the video's seconds."""
+        weight = self.seconds if float(self.seconds.sum()) else torch.ones(len(self.seconds), dtype=torch.float64)
+        return ((weight / weight.sum()) @ self.probabilities.double()).to(self.probabilities.dtype)
+
+
+def cut(windows: Sequence[Window], probabilities: Tensor) -> Cells:
+    """Cells of windows, by ascending start and without gaps, and their distributions (N, K)."""
+    edges: list[float] = []
+    for edge in sorted(edge for window in windows for edge in (window.start, window.end)):
+        if not edges or edge - edges[-1] > _SAME:
+            edges.append(edge)
+    if len(edges) == 1:  # a single picture, which lasts no time
+        return Cells(edges * 2, probabilities.mean(0, keepdim=True))
+    rows = []
+    for start, end in pairwise(edges):
+        middle = (start + end) / 2
+        covering = [n for n, window in enumerate(windows) if window.start <= middle <= window.end]
+        rows.append(probabilities[covering].mean(0))
+    return Cells(edges, torch.stack(rows))
+
+
+def segments(cells: Cells, names: Sequence[str], at_least: float = 0.0) -> list[Segment]:
+    """Each cell's likeliest action, neighbours of one action merged. Where no action is likelier than `at_least`, there
+    is a gap.
+    """
+    best = cells.probabilities.argmax(1).tolist()
+    lengths = cells.seconds.tolist()
+    found: list[Segment] = []
+    runs: list[list[int]] = []
+    for cell, action in enumerate(best):
+        if float(cells.probabilities[cell, action]) < at_least:
+            continue
+        if runs and runs[-1][-1] == cell - 1 and best[cell - 1] == action:
+            runs[-1].append(cell)
+        else:
+            runs.append([cell])
+    for run in runs:
+        action = best[run[0]]
+        weights = [lengths[cell] for cell in run]
+        scores = cells.probabilities[run, action].tolist()
+        whole = sum(weights)
+        score = sum(w * s for w, s in zip(weights, scores, strict=True)) / whole if whole else scores[0]
+        found.append(Segment(cells.edges[run[0]], cells.edges[run[-1] + 1], names[action], score))
+    return found

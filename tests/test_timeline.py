@@ -1,0 +1,115 @@
+import json
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from verbspace.concepts.concept_set import ConceptSet
+from verbspace.evaluation.embed import embed_windows
+from verbspace.uses.predict import Predictor, Sliding, predict
+from verbspace.uses.printing import clock, printer
+from verbspace.uses.timeline import Cells, cut, segments
+from verbspace.video.decode import DecodeError
+from verbspace.video.sampling import Window, plan_windows
+from video_files import numbered_frames, write_video
+
+NAMES = ["waving", "bowing", "kicking a ball"]
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.integers(1, 400), st.floats(0.2, 9), st.floats(0.1, 1), st.integers(0, 2**32 - 1))
+def test_stretches_tile_the_video(frames: int, length: float, share: float, seed: int) -> None:
+    windows = plan_windows(np.arange(frames) / 25, length, share * length)
+    probabilities = torch.rand(len(windows), 3, generator=torch.Generator().manual_seed(seed)).softmax(1)
+    cells = cut(windows, probabilities)
+    found = segments(cells, NAMES)
+    assert found[0].start == 0
+    assert found[-1].end == pytest.approx(windows[-1].end)
+    for before, after in pairwise(found):
+        assert before.end == after.start
+        assert before.action != after.action
+    assert all(part.end > part.start for part in found) or frames == 1
+    assert all(1 / 3 <= part.score <= 1 for part in found)  # the likeliest of three
+    assert float(cells.overall().sum()) == pytest.approx(1, abs=1e-5)
+
+
+def test_a_cell_is_the_mean_of_the_windows_that_cover_it() -> None:
+    windows = [Window(0, 2), Window(1, 3), Window(2.5, 4.5)]
+    rows = torch.tensor([[0.9, 0.1], [0.2, 0.8], [0.4, 0.6]])
+    cells = cut(windows, rows)
+    assert cells.edges == [0, 1, 2, 2.5, 3, 4.5]
+    torch.testing.assert_close(cells.probabilities[:, 0], torch.tensor([0.9, 0.55, 0.2, 0.3, 0.4]))
+    first, second = segments(cells, ["a", "b"])
+    assert (first.start, first.end, first.action) == (0, 2, "a")
+    assert first.score == pytest.approx((0.9 + 0.55) / 2)
+    assert second.score == pytest.approx((0.5 * 0.8 + 0.5 * 0.7 + 1.5 * 0.6) / 2.5)
+    assert float(cells.overall()[0]) == pytest.approx((0.9 + 0.55 + 0.5 * 0.2 + 0.5 * 0.3 + 1.5 * 0.4) / 4.5)
+
+
+def test_what_is_not_likely_enough_is_a_gap() -> None:
+    cells = Cells([0.0, 1.0, 2.0, 3.0], torch.tensor([[0.9, 0.1], [0.55, 0.45], [0.8, 0.2]]))
+    assert [(part.start, part.end) for part in segments(cells, ["a", "b"], 0.6)] == [(0, 1), (2, 3)]
+    assert [(part.start, part.end) for part in segments(cells, ["a", "b"])] == [(0, 3)]
+    assert segments(cells, ["a", "b"], 0.95) == []
+
+
+@pytest.fixture(scope="module")
+def long_video(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_video(tmp_path_factory.mktemp("long") / "long.mp4", numbered_frames(64), rate=16)
+
+
+def test_a_long_video_has_a_timeline(long_video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    predictor = Predictor("playground", NAMES)
+    sliding = Sliding(1.0, 0.5)
+    ((name, found),) = predictor.stream([str(long_video)], sliding)
+    assert not isinstance(found, str)
+    windows = embed_windows(predictor.encoder, long_video, length=1.0, stride=0.5)
+    assert len(windows.windows) == 7
+    cells = cut(windows.windows, predictor.probabilities(windows.embeddings))
+    assert found.timeline == segments(cells, NAMES)
+    assert dict(found.ranked) == pytest.approx(dict(zip(NAMES, cells.overall().tolist(), strict=True)))
+    assert predict("playground", long_video, NAMES, sliding=sliding) == [found]
+    for form in ("jsonl", "csv", "table"):
+        printer(form, timeline=True)(name, found)
+    line, head, *rest = capsys.readouterr().out.splitlines()
+    assert [part["action"] for part in json.loads(line)["timeline"]] == [part.action for part in found.timeline]
+    assert head == "path,start,end,action,score"
+    first = found.timeline[0]
+    assert rest[0] == f"{name},{first.start:.3f},{first.end:.3f},{first.action},{first.score:.6f}"
+    assert len(rest) == 2 * len(found.timeline) + 1
+
+
+def test_a_video_no_longer_than_a_window_is_predicted_as_a_whole(long_video: Path) -> None:
+    concepts = ConceptSet.load("playground")
+    (whole,) = predict("playground", long_video, concepts=concepts)
+    (windowed,) = predict("playground", long_video, concepts=concepts, sliding=Sliding(60))
+    assert dict(windowed.ranked) == pytest.approx(dict(whole.ranked), abs=1e-6)
+    assert windowed.descriptions == whole.descriptions
+    assert windowed.timeline is not None
+    assert [(part.start, part.end) for part in windowed.timeline] == [(0, pytest.approx(4.0))]
+
+
+def test_a_bad_file_does_not_stop_the_others(long_video: Path, tmp_path: Path) -> None:
+    (tmp_path / "words.mp4").write_text("no video")
+    files = [str(tmp_path / "words.mp4"), str(long_video)]
+    bad, good = Predictor("playground", NAMES).stream(files, Sliding(2.0))
+    assert str(bad[1]).startswith(f"{tmp_path}/words.mp4: not decodable")
+    assert not isinstance(good[1], str)
+    with pytest.raises(DecodeError, match=r"words\.mp4: not decodable"):
+        predict("playground", files, NAMES, sliding=Sliding(2.0))
+    with pytest.raises(ValueError, match="windows of 2 s every 3 s"):
+        predict("playground", long_video, NAMES, sliding=Sliding(2.0, 3.0))
+
+
+def test_times_are_written_as_on_a_clock() -> None:
+    assert [clock(s) for s in (0, 9.96, 61.04, 3599.99, 3661.5)] == [
+        "0:00.0",
+        "0:10.0",
+        "1:01.0",
+        "1:00:00.0",
+        "1:01:01.5",
+    ]
