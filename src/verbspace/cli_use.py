@@ -66,6 +66,60 @@ def predict(
 
 
 @app.command()
+def explain(
+    paths: Videos,
+    encoder: EncoderName,
+    actions: Actions = None,
+    concepts: Concepts = None,
+    by: By = "category",
+    top: Annotated[int, typer.Option(min=1, help="How many descriptions to show.")] = 5,
+    frames: Frames = 8,
+    start: Annotated[float, typer.Option(min=0, help="First second of the part to explain.")] = 0.0,
+    end: Annotated[float | None, typer.Option(min=0, help="Last second of it; the video's end.")] = None,
+    calibration: Fitted = None,
+    out: Annotated[Path | None, typer.Option(help="HTML page with the frames and where the encoder looked.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="A line of JSON for each video.")] = False,
+) -> None:
+    """Say why: the descriptions that fired, in which seconds, and what would make the runner-up win."""
+    import json
+    from contextlib import ExitStack
+    from dataclasses import replace
+
+    from verbspace.concepts.space import require_by
+    from verbspace.uses.explain import explain as why
+    from verbspace.uses.explain import to_json
+    from verbspace.uses.explain_page import explanation_page
+    from verbspace.uses.inputs import expand, fetch
+    from verbspace.uses.predict import Predictor
+    from verbspace.uses.printing import show_explanation
+    from verbspace.uses.report import write_text
+
+    predictor = Predictor(
+        encoder, named(actions), concepts=concepts, by=require_by(by), frames=frames, calibration=calibration
+    )
+    found, unread = [], 0
+    for name in expand(paths, sys.stdin):
+        try:
+            with ExitStack() as keep:
+                one = why(predictor, fetch(name, keep), start=start, end=end, top=top)
+        except (OSError, ValueError) as error:
+            unread += 1
+            print(f"error: {error}", file=sys.stderr, flush=True)
+            continue
+        one = replace(one, path=name)
+        if as_json:
+            print(json.dumps(to_json(one)), flush=True)
+        else:
+            show_explanation(one)
+        if out is not None:
+            found.append(one)
+    if out is not None and found:
+        write_text(out, explanation_page(found, encoder))
+    if unread:
+        raise typer.Exit(1)
+
+
+@app.command()
 def calibrate(
     paths: Videos,
     encoder: EncoderName,

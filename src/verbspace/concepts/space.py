@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal, cast, get_args
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -121,3 +122,7 @@ class ConceptSpace(nn.Module):
             )
         described = self.logits(z, "description") @ (owned / counts)
         return described if by == "description" else (described + self.logits(z, "category")) / 2
+
+    def action_vectors(self, by: By = "category") -> Tensor:
+        """(K, D): the vectors whose products with an embedding, over the temperature, are its scores."""
+        return self.action_scores(torch.eye(self.categories.shape[1]).to(self.categories), by).T * self.temperature

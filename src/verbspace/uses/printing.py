@@ -5,11 +5,12 @@ from __future__ import annotations
 import csv
 import json
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 
 from rich.console import Console
 
+from verbspace.uses.explain import Change, Explanation
 from verbspace.uses.predict import Prediction
 
 Show = Callable[[str, Prediction], None]
@@ -35,6 +36,46 @@ def clock(seconds: float) -> str:
     minutes, rest = divmod(tenths, 600)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest / 10:04.1f}" if hours else f"{minutes}:{rest / 10:04.1f}"
+
+
+def spans_text(spans: Sequence[tuple[float, float]]) -> str:
+    """0.2–1.4, 3.0–3.5 s, or as on a clock beyond the first minute."""
+    if spans and spans[-1][1] >= 60:
+        return ", ".join(f"{clock(start)}–{clock(end)}" for start, end in spans)
+    return ", ".join(f"{start:.1f}–{end:.1f}" for start, end in spans) + " s"
+
+
+def odds_text(odds: float) -> str:
+    """How many times likelier: 1.07, 4.9, 66, more than 1000."""
+    if odds > 1000:
+        return "more than 1000"
+    return f"{odds:.{2 if odds < 2 else 1 if odds < 10 else 0}f}"
+
+
+def change_text(change: Change) -> str:
+    """The two likeliest actions, and whether leaving frames out turns them round, in a sentence each."""
+    first = f"{change.winner} is {odds_text(change.odds)} times as likely as {change.runner_up}."
+    if change.without is None:
+        return f"{first} No frames were found without which {change.runner_up} would win."
+    return f"{first} Without {spans_text(change.without)}, {change.runner_up} would win."
+
+
+def show_explanation(found: Explanation, top: int = 3) -> None:
+    """An explanation for eyes, on standard output."""
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    _table(found.path, Prediction(found.path, found.ranked[:top], []))
+    if found.fired:
+        console.print("  descriptions that fired, and when")
+    for one in found.fired:
+        console.print(f"  {100 * one.share:5.1f}%  {one.text}  ({one.kind} of {', '.join(one.actions)})")
+        console.print(f"          {spans_text(one.spans)}", style="dim")
+    if found.change is None:
+        return
+    console.print(f"  {change_text(found.change)}")
+    for turn in found.change.turns:
+        console.print(f"  {turn.degrees:5.1f}° {'towards' if turn.towards else 'away from'}: {turn.text}")
+    if found.change.turns:
+        console.print("  degrees that the embedding would have to turn for the two to draw level", style="dim")
 
 
 def _table(name: str, found: Prediction) -> None:
