@@ -1,0 +1,1 @@
+"""Encoders as programs for other runtimes."""

@@ -1,0 +1,89 @@
+"""Towers written to files, as ONNX and as programs of PyTorch, and run from there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from verbspace.model.encoder import Attention
+from verbspace.uses.export.towers import Tower, silence
+
+Format = Literal["onnx", "torch"]
+Run = Callable[[dict[str, Tensor]], Tensor]  # inputs by name -> embeddings (B, D)
+OPSET = 18
+SUFFIX: dict[Format, str] = {"onnx": ".onnx", "torch": ".pt2"}
+# Fused attention is what PyTorch has kernels for on every device; ONNX has none of so many axes.
+ATTENTION: dict[Format, Attention] = {"onnx": "eager", "torch": "sdpa"}
+
+
+def require_onnx() -> tuple[Any, Any]:
+    """The modules onnxruntime and onnxruntime.quantization. Raises ValueError where they, or what writes the files,
+    are missing."""
+    try:
+        import onnxruntime
+        import onnxscript  # noqa: F401
+        from onnxruntime import quantization
+    except ImportError:
+        raise ValueError(
+            "exporting to ONNX needs onnx, onnxscript and onnxruntime; pip install 'verbspace[export]'"
+        ) from None
+    return onnxruntime, quantization
+
+
+def write(tower: Tower, form: Format, path: Path) -> None:
+    """Write a tower. Of ONNX models above 2 GB the weights lie beside the file, in `<name>.data`."""
+    if form == "torch":
+        tower.program.example_inputs = None  # or they would be kept in the file, pickled
+        torch.export.save(tower.program, path)
+        return
+    require_onnx()
+    with silence():
+        made = torch.onnx.export(
+            tower.program, (), dynamo=True, opset_version=OPSET, verbose=False, input_names=list(tower.inputs),
+            output_names=[tower.output], dynamic_shapes=tower.inputs,
+        )  # fmt: skip
+    assert made is not None
+    made.save(path)
+
+
+def open_tower(path: Path) -> Run:
+    """A written tower, to be run on the CPU."""
+    if path.suffix == SUFFIX["torch"]:
+        # While it was traced, PyTorch took for granted that there are several frames, and its guards still ask for
+        # that. The program does without: the parity that is measured has single frames in it.
+        program = torch.export.load(path).module(check_guards=False)
+
+        def run_program(inputs: dict[str, Tensor]) -> Tensor:
+            with torch.no_grad():
+                out: Tensor = program(**inputs)
+            return out
+
+        return run_program
+    runtime, _ = require_onnx()
+    session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
+
+    def run_session(inputs: dict[str, Tensor]) -> Tensor:
+        return torch.from_numpy(session.run(None, {name: one.numpy() for name, one in inputs.items()})[0])
+
+    return run_session
+
+
+def quantise(source: Path, path: Path) -> None:
+    """An ONNX tower with the weights of its matrix products as 8-bit integers, a scale to each column, and the other
+    operand quantised as it comes (onnxruntime's dynamic quantisation). The patch embedding stays as it is.
+    """
+    _, quantization = require_onnx()
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    prepared = path.with_suffix(".prepared.onnx")
+    with silence():
+        quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
+        quantization.quantize_dynamic(
+            str(prepared), str(path), op_types_to_quantize=["MatMul", "Gemm"], per_channel=True,
+            weight_type=quantization.QuantType.QInt8,
+        )  # fmt: skip
+    prepared.unlink()

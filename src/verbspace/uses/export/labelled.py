@@ -1,0 +1,68 @@
+"""Exported video towers on labelled videos, beside one another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from verbspace.concepts.space import ConceptSpace
+from verbspace.evaluation.classes import class_numbers, from_labels, labels_of
+from verbspace.evaluation.embed import embed_videos
+from verbspace.evaluation.metrics import Scores, scores
+from verbspace.evaluation.zero_shot import zero_shot_scores
+from verbspace.model.encoder import VideoEncoder
+from verbspace.uses.export.formats import Run
+from verbspace.uses.export.parity import Difference
+from verbspace.video.manifest import read_manifest
+
+
+class Exported:
+    """A written video tower in the encoder's place: what `embed_videos` asks of one."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, encoder: VideoEncoder, run: Run) -> None:
+        self.image_size, self._run = encoder.image_size, run
+        self.normalise: Callable[[Tensor], Tensor] = encoder.normalise
+
+    def __call__(self, video: Tensor, times: Tensor) -> Tensor:
+        """Normalised frames and their seconds (B, T) to embeddings (B, D)."""
+        return self._run({"pixel_values_videos": video, "times": times.float()})
+
+
+def on_labelled(
+    encoder: VideoEncoder, video: dict[str, Run], text: dict[str, Run], data: str | Path, frames: int = 8
+) -> dict[str, Any]:
+    """Zero-shot top-1 of each kind of towers (by name, the full one first) on a folder or list of labelled videos, and
+    how far the embeddings of the others are from the first's.
+
+    The actions are those of the encoder's concept set, or else the class names. Raises ValueError where labels fit
+    no action, and FileNotFoundError.
+    """
+    records = read_manifest(data)
+    labels = labels_of(records, str(data))
+    concepts = encoder.concept_set or from_labels(set(labels))
+    class_numbers(labels, concepts)  # before the videos are read
+    tokenize = encoder.require_sources().tokenize
+    found: dict[str, Any] = {}
+    first: Tensor | None = None
+    for name, run in video.items():
+        embedded = embed_videos(Exported(encoder, run), records, frames=frames)
+
+        def words(texts: list[str], tower: Run = text[name]) -> Tensor:
+            return tower(dict(tokenize(texts)))
+
+        space = ConceptSpace.build(concepts, words, 1 / encoder.logit_scale)
+        kept = [label for label in embedded.labels if label is not None]
+        numbers = torch.tensor(class_numbers(kept, concepts))
+        result: Scores = scores(zero_shot_scores(embedded.embeddings, space), numbers)
+        found[name] = {"top1": result.top1, "ci95": list(result.ci95), "n": result.n, "unreadable": len(embedded.bad)}
+        if first is None:
+            first = embedded.embeddings
+        else:
+            found[name]["video"] = Difference.of([(embedded.embeddings, first)]).model_dump()
+    return {"data": Path(data).resolve().name, "actions": len(concepts.actions), "frames": frames, **found}
