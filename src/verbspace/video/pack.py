@@ -8,18 +8,16 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from functools import partial
 from pathlib import Path
 
-import av
 import numpy as np
 
 from verbspace.video.check import Checked, Report, run_apart
 from verbspace.video.decode import decode_frames, frame_times, stream_frames
+from verbspace.video.writing import CLOCK, write_mp4
 
 REPORT = "verbspace-pack.jsonl"
-CLOCK = 90_000  # ticks a second of the packed files, as in MPEG
 ALIKE = 25.0  # dB that frames read again must reach; a wrong frame is far below
 
 
@@ -43,22 +41,8 @@ def pack_file(file: str, source: str, out: str, how: Packing) -> int:
     part = target.with_name(target.name + ".part")
     times = frame_times(file)
     step = float(np.median(np.diff(times))) if len(times) > 1 else 0.04
-    with av.open(str(part), "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=Fraction(1 / step).limit_denominator(1000), options={
-            "crf": str(how.crf), "preset": how.preset, "threads": "1", "bf": "0",
-        })  # fmt: skip
-        stream.gop_size, stream.pix_fmt = how.gop, "yuv420p"
-        stream.codec_context.time_base = stream.time_base = Fraction(1, CLOCK)
-        count = 0
-        for picture, when in zip(stream_frames(file, how.size), times, strict=True):
-            height, width = picture.shape[0] // 2 * 2, picture.shape[1] // 2 * 2  # yuv420p has even sides
-            if not count:
-                stream.width, stream.height = width, height
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture[:height, :width]), format="rgb24")
-            frame.pts, frame.time_base = round(when * CLOCK), Fraction(1, CLOCK)
-            container.mux(stream.encode(frame))
-            count += 1
-        container.mux(stream.encode(None))
+    pictures = zip(stream_frames(file, how.size), times.tolist(), strict=True)
+    count = write_mp4(part, pictures, step=step, gop=how.gop, crf=how.crf, preset=how.preset)
     fault = _differs(Path(file), part, times, how.size)
     if fault:
         part.unlink()
