@@ -1,0 +1,1 @@
+"""Videos embedded once, window by window, and searched often."""

@@ -1,0 +1,205 @@
+"""Files embedded into an index: new and changed ones alone, committed as they come."""
+
+from __future__ import annotations
+
+import os
+import time
+import zlib
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+
+import torch
+
+from verbspace.allocation import keep_freed_memory
+from verbspace.evaluation.embed import Embedder, embed_windows
+from verbspace.uses.index.rows import FileRows, Made, State, state_of, stored_path
+from verbspace.uses.index.store import Index, Say
+from verbspace.uses.inputs import fetch
+from verbspace.video.decode import DecodeError, probe
+
+Engine = Callable[[Sequence[str]], Iterator[FileRows]]
+MOST_ROWS = 50_000  # in one commit
+
+
+@dataclass
+class Tally:
+    """What one run did: files embedded, the windows of these, files that were there already, and those that could not
+    be read, with the reason; rows of files that are gone were dropped."""
+
+    files: int = 0
+    windows: int = 0
+    unchanged: int = 0
+    dropped: int = 0
+    bad: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """The `number`th (from 1) of `count` parts of the files. Which part a file is in depends on its name alone."""
+
+    number: int
+    count: int
+
+    @staticmethod
+    def read(text: str) -> Shard:
+        """From `3/16`. Raises ValueError."""
+        number, slash, count = text.partition("/")
+        if not (slash and number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+            raise ValueError(f"--shard {text}: write it as i/n, from 1/n to n/n")
+        return Shard(int(number), int(count))
+
+    def __contains__(self, path: str) -> bool:
+        return zlib.crc32(path.encode("utf-8", "surrogateescape")) % self.count == self.number - 1
+
+    def folder(self, index: Path) -> Path:
+        """Where its own index is."""
+        digits = len(str(self.count))
+        return index / "shards" / f"{self.number:0{digits}}-of-{self.count}"
+
+
+def embed_file(encoder: Embedder, path: str, made: Made, batch_size: int = 16) -> FileRows:
+    """The windows of one file or URL. What cannot be read gives a reason and no error."""
+    state = State(0, 0)
+    try:
+        state = state_of(path)  # before the decode: a file that changes meanwhile is done again next time
+        with ExitStack() as keep:
+            local = fetch(path, keep)
+            try:
+                found = embed_windows(
+                    encoder, local, length=made.window, stride=made.stride, frames=made.frames, batch_size=batch_size
+                )
+                rate = probe(local).rate
+            except (DecodeError, OSError) as error:
+                return FileRows(path, state, reason=str(error).replace(str(local), path))
+    except (OSError, ValueError) as error:
+        return FileRows(path, state, reason=str(error))
+    starts, ends = ([getattr(one, name) for one in found.windows] for name in ("start", "end"))
+    return FileRows(path, state, rate, starts, ends, found.embeddings.numpy())
+
+
+def local_engine(encoder: Embedder, made: Made, *, workers: int | None = None, batch_size: int = 16) -> Engine:
+    """Files embedded in threads of this process, in order, a file each. workers: None is one for each CPU core that
+    this process may use, 8 at most; each computes in one thread, so that their number changes no result."""
+    count = workers or min(8, cores())
+
+    def run(files: Sequence[str]) -> Iterator[FileRows]:
+        before = torch.get_num_threads()
+        if encoder.device.type == "cpu":
+            keep_freed_memory()
+        pool = ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,))
+        waiting: deque[Future[FileRows]] = deque()
+        rest = iter(files)
+        try:
+            for path in islice(rest, 2 * count):
+                waiting.append(pool.submit(embed_file, encoder, path, made, batch_size))
+            while waiting:
+                done = waiting.popleft().result()
+                for path in islice(rest, 1):
+                    waiting.append(pool.submit(embed_file, encoder, path, made, batch_size))
+                yield done
+        finally:
+            pool.shutdown(cancel_futures=True)
+            torch.set_num_threads(before)
+
+    return run
+
+
+def embed_into(
+    index: Index,
+    files: Iterable[str],
+    engine: Engine,
+    *,
+    also: Index | None = None,
+    commit_every: float = 30.0,
+    prune: bool = False,
+    on_progress: Say | None = None,
+    on_bad: Callable[[str], None] | None = None,
+) -> Tally:
+    """Embed what is new or has changed among files, and commit each `commit_every` seconds; the caller holds the lock.
+
+    also: another index whose files count as known. prune: drop the rows of files that are gone. on_bad is told why a
+    file cannot be read. An interruption commits what is done, and a kill costs what came after the last commit.
+    """
+    tally = Tally()
+    paths = list(dict.fromkeys(stored_path(file) for file in files))
+    there = index.states(paths)
+    elsewhere = {} if also is None else also.states([path for path in paths if path not in there])
+    index.note_unread({}, there)  # what a run before embedded just before it died
+    todo = []
+    for path in paths:
+        seen = there.get(path) or elsewhere.get(path)
+        if seen is not None and seen == _seen(path):
+            tally.unchanged += 1
+        else:
+            todo.append(path)
+    known = set(there)
+    pending: list[FileRows] = []
+    rows, last = 0, time.monotonic()
+
+    def commit() -> None:
+        batch = pending[:]
+        pending.clear()  # first: what could not be written is not tried again on the way out
+        index.write(batch, known)
+
+    done = 0
+    try:
+        for found in engine(todo):
+            pending.append(found)
+            done += 1
+            rows += len(found.starts)
+            if found.reason is None:
+                tally.files, tally.windows = tally.files + 1, tally.windows + len(found.starts)
+            else:
+                tally.bad[found.path] = found.reason
+                if on_bad is not None:
+                    on_bad(found.reason)
+            if on_progress is not None:
+                on_progress(done, len(todo), len(tally.bad))
+            if rows >= MOST_ROWS or time.monotonic() - last >= commit_every:
+                commit()
+                rows, last = 0, time.monotonic()
+    finally:
+        if pending:
+            commit()
+    if prune:
+        tally.dropped = prune_gone(index)
+    if todo or tally.dropped:
+        index.optimise()
+    return tally
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _seen(path: str) -> State | None:
+    try:
+        return state_of(path)
+    except OSError:
+        return None
+
+
+def prune_gone(index: Index) -> int:
+    """Drop the rows of files that are not there any more; returns how many files these were. One that cannot be asked
+    for stays. Raises ValueError where not one of the files is there: then a disk is missing rather than the videos.
+    """
+    paths = set(index.states()) | set(index.unread())
+    gone = []
+    for path in sorted(paths):
+        try:
+            state_of(path)
+        except FileNotFoundError:
+            gone.append(path)
+        except OSError:
+            continue
+    if gone and len(gone) == len(paths):
+        raise ValueError(f"{index.folder}: none of its {len(paths)} files is there ({gone[0]}); is a disk missing?")
+    index.drop(gone)
+    index.note_unread({}, gone)
+    return len(gone)

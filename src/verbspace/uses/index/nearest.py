@@ -1,0 +1,124 @@
+"""The nearest windows: exact by default, by an approximate index where one was made."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from verbspace.uses.index.hits import Hit
+from verbspace.uses.index.rows import COLUMNS
+
+if TYPE_CHECKING:
+    from verbspace.uses.index.store import Index
+
+SHOWN = ("path", "window", "start", "end", "duration", "fps")
+
+
+class Tuned(BaseModel):
+    """What `verbspace index tune` settled: lists looked into, candidates reranked per hit, and the share of the exact
+    ten that was found so."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rows: int
+    lists: int
+    probes: int = Field(ge=1)
+    refine: int = Field(ge=1)
+    recall: float
+
+
+def nearest(
+    index: Index,
+    vector: np.ndarray,
+    top: int,
+    where: str | None,
+    *,
+    per_video: bool,
+    exact: bool,
+    tuned: Tuned | None = None,
+) -> list[Hit]:
+    """The `top` windows nearest to a vector (D,) of any length, best first; of equal ones, by path and time.
+
+    where: a filter of Lance (SQL over the columns). per_video: the best window of each video. exact: compare with all
+    rows; else use the approximate index, where `verbspace index tune` has made one. tuned: in other settings than it
+    chose. Raises ValueError.
+    """
+    query = np.asarray(vector, np.float32).reshape(-1)
+    if len(query) != index.made.dim or not np.isfinite(query).all() or not query.any():
+        raise ValueError(f"the query has {len(query)} numbers; give {index.made.dim}, finite and not all 0")
+    if top < 1:
+        raise ValueError(f"top: {top} is not above 0")
+    query = query / np.linalg.norm(query)
+    tuned = None if exact else tuned or read_tuned(index)
+    asked = top
+    while True:
+        hits = _rows(index, query, asked, where, tuned)
+        found = _best_of_each(hits) if per_video else hits
+        if len(found) >= top or len(hits) < asked:
+            return found[:top]
+        asked *= 4
+
+
+def _rows(index: Index, query: np.ndarray, top: int, where: str | None, tuned: Tuned | None) -> list[Hit]:
+    search: Any = index.table.search(query, vector_column_name="vector").distance_type("dot").limit(top)
+    search = search.select([*SHOWN, "_distance"])
+    if where is not None:
+        search = search.where(where, prefilter=True)
+    if tuned is None:
+        search = search.bypass_vector_index()
+    else:
+        search = search.nprobes(tuned.probes).refine_factor(tuned.refine)
+    rows = search.to_arrow()
+    columns = [rows[name].to_pylist() for name in (*SHOWN, "_distance")]
+    hits = [
+        Hit(path, start, end, 1 - distance, window, duration, fps)
+        for path, window, start, end, duration, fps, distance in zip(*columns, strict=True)
+    ]
+    return sorted(hits, key=lambda hit: (-hit.score, hit.path, hit.start))
+
+
+def _best_of_each(hits: list[Hit]) -> list[Hit]:
+    best: dict[str, Hit] = {}
+    for hit in hits:
+        best.setdefault(hit.path, hit)
+    return list(best.values())
+
+
+def require_filter(index: Index, where: str) -> None:
+    """Raise ValueError for a filter that Lance does not take, or takes in part: it drops what follows a semicolon."""
+    bare = re.sub(r"'(?:[^']|'')*'|`[^`]*`|\"[^\"]*\"", "", where)
+    if ";" in bare or not where.strip():
+        raise ValueError(f"--where {where}: give one SQL expression that is true or false, such as start > 10")
+    try:
+        index.table.search().where(where).explain_plan()
+    except (ValueError, RuntimeError) as error:
+        raise ValueError(f"--where {where}: {_reason(error)}; write SQL over {', '.join(COLUMNS[:-1])}") from None
+
+
+def _reason(error: Exception) -> str:
+    """The part of Lance's message that is about the filter."""
+    text = str(error).splitlines()[0]
+    text = re.sub(r"^(?:Invalid input, |Invalid user input: )+", "", text)
+    text = re.sub(r"SELECT 1 FROM t WHERE .* \((.*)\)$", r"\1", text)
+    return re.sub(r",? ?\S*\.rs:\d+(?::\d+)?", "", text).rstrip(" .,")
+
+
+def like(pattern: str) -> str:
+    """A filter for paths: `*` is any text, `?` one character; it may match anywhere in a path."""
+    parts = ["." + ("*" if one == "*" else "") if one in "*?" else re.escape(one) for one in pattern]
+    return "regexp_like(path, '" + "".join(parts).replace("'", "''") + "')"
+
+
+def read_tuned(index: Index) -> Tuned | None:
+    """What `tune` settled for this index, or None. Raises ValueError."""
+    path = index.folder / "tuned.json"
+    if not path.exists():
+        return None
+    try:
+        return Tuned.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        reason = error.errors()[0]["msg"]
+        raise ValueError(f"{path}: {reason}; run `verbspace index tune {index.folder}` again") from None

@@ -1,0 +1,119 @@
+"""Files embedded by actors of a Ray cluster; the driver gathers their rows and is the only one that writes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from verbspace.uses.index.embed import Engine, embed_file
+from verbspace.uses.index.rows import FileRows, Made, State, files_of, table
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+FILES = 8  # that an actor does between two answers
+
+
+class FileEmbedder:
+    """What each actor runs: the encoder, loaded once, for batches of paths. With torch in one thread, as in the local
+    engine's threads: the results are the same. Raises ValueError where the encoder here is not the driver's."""
+
+    def __init__(self, made: Made, batch_size: int = 16, device: str | None = None) -> None:
+        import torch
+
+        from verbspace.allocation import keep_freed_memory
+        from verbspace.uses.index.search import encoder_of
+
+        torch.set_num_threads(1)
+        keep_freed_memory()
+        self.made, self.batch_size = made, batch_size
+        self.encoder = encoder_of(made)
+        self.encoder.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        """Paths to answers, a row for each file: its rows as an Arrow stream, or the reason why there are none."""
+        return packed(
+            [embed_file(self.encoder, path, self.made, self.batch_size) for path in batch["path"].to_pylist()],
+            self.made,
+        )
+
+
+def packed(files: Sequence[FileRows], made: Made) -> pa.Table:
+    """Files as a row each."""
+    import pyarrow as pa
+
+    answers = {
+        "path": pa.array([file.path for file in files], pa.string()),
+        "size": pa.array([file.state.size for file in files], pa.int64()),
+        "modified": pa.array([file.state.modified for file in files], pa.int64()),
+        "reason": pa.array([file.reason for file in files], pa.string()),
+        "rows": pa.array([_stream(table([file], made)) for file in files], pa.large_binary()),
+    }
+    return pa.table(answers)
+
+
+def unpacked(answers: pa.Table) -> Iterator[FileRows]:
+    """The files again."""
+    import pyarrow as pa
+
+    for answer in answers.to_pylist():
+        if answer["reason"] is not None:
+            yield FileRows(answer["path"], State(answer["size"], answer["modified"]), reason=answer["reason"])
+        else:
+            with pa.ipc.open_stream(answer["rows"]) as reader:
+                yield from files_of(reader.read_all())
+
+
+def _stream(rows: pa.Table) -> bytes:
+    import pyarrow as pa
+
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, rows.schema) as writer:
+        writer.write_table(rows)
+    return bytes(sink.getvalue())
+
+
+def ray_engine(
+    made: Made, *, workers: int | None = None, batch_size: int = 16, gpus: float = 0, device: str | None = None
+) -> Engine:
+    """Files embedded by `workers` actors, each with a CPU core and `gpus` GPUs; None is an actor for each core.
+
+    Joins the cluster that is running or that RAY_ADDRESS names; else one starts on this machine. Every node must find
+    the encoder under the same name. Raises ValueError where ray is missing.
+    """
+    ray = _ray()
+
+    def run(files: Sequence[str]) -> Iterator[FileRows]:
+        if not files:
+            return
+        import logging
+
+        if not ray.is_initialized():
+            ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = False
+        count = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
+        blocks = max(1, min(math.ceil(len(files) / FILES), 10_000))
+        done = ray.data.from_items([{"path": path} for path in files], override_num_blocks=blocks).map_batches(
+            FileEmbedder,
+            fn_constructor_kwargs={"made": made, "batch_size": batch_size, "device": device},
+            batch_size=FILES,
+            batch_format="pyarrow",
+            num_cpus=1,
+            num_gpus=gpus or None,
+            compute=ray.data.ActorPoolStrategy(size=min(count, blocks)),
+        )
+        for answers in done.iter_batches(batch_size=None, batch_format="pyarrow"):
+            yield from unpacked(answers)
+
+    return run
+
+
+def _ray() -> Any:
+    try:
+        import ray
+        import ray.data
+    except ImportError:
+        raise ValueError("--engine ray needs Ray; pip install 'verbspace[ray]'") from None
+    return ray

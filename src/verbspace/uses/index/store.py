@@ -1,0 +1,253 @@
+"""The index: a folder with a LanceDB database, how it was made, and a lock for those who write.
+
+    index/index.json       how it was made
+    index/windows.lance    a row for each window
+    index/unread.lance     the files that could not be read, and why
+    index/shards/3-of-16/  a whole index of its own, of one of sixteen processes, until it is merged
+
+Whatever is committed is one transaction of Lance: a file's rows are all there or not at all, whenever a process dies.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from verbspace.uses.index.rows import FileRows, Made, State, digest, schema, table
+from verbspace.uses.report import write_text
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+
+    from verbspace.uses.index.hits import Hit
+
+KEPT = timedelta(hours=1)  # how long old versions stay for those who have them open
+_ASKED = 500  # names in one filter
+_FRESH = timedelta(seconds=5)  # after which an open index looks whether another process has written
+
+
+def connect(folder: Path) -> Any:
+    """The database in a folder. Raises ValueError where lancedb is missing."""
+    try:
+        import lancedb
+    except ImportError:
+        raise ValueError("an index needs lancedb; pip install 'verbspace[search]'") from None
+    return lancedb.connect(str(folder), read_consistency_interval=_FRESH)
+
+
+class Index:
+    """An index that is there. made: how it was made. Writing methods are for those who hold `locked`."""
+
+    def __init__(self, folder: Path, made: Made) -> None:
+        self.folder, self.made = folder, made
+        self._base = connect(folder)
+        try:
+            self.table: Any = self._base.open_table("windows")
+            self._unread: Any = self._base.open_table("unread")
+        except ValueError as error:
+            raise ValueError(f"{folder}: the index is not whole ({error}); embed into another folder") from None
+
+    @staticmethod
+    def open(folder: str | Path) -> Index:
+        """The index in a folder. Raises FileNotFoundError, ValueError."""
+        folder = Path(folder)
+        return Index(folder, read_made(folder))
+
+    @staticmethod
+    def create(folder: str | Path, made: Made, there: str = "the encoder given") -> Index:
+        """The index in a folder, or a new one. Raises ValueError for one that was made in another way."""
+        folder = Path(folder)
+        if (folder / "index.json").exists():
+            index = Index.open(folder)
+            index.made.require(made, str(folder), there)
+            return index
+        import pyarrow as pa
+
+        folder.mkdir(parents=True, exist_ok=True)
+        base = connect(folder)
+        for name in base.list_tables().tables:  # begun without index.json, and never used
+            base.drop_table(name)
+        base.create_table("windows", schema=schema(made))
+        base.create_table("unread", schema=pa.schema([("path", pa.string()), ("reason", pa.string())]))
+        write_text(folder / "index.json", made.model_dump_json(indent=2) + "\n")
+        return Index(folder, made)
+
+    def __len__(self) -> int:
+        """Rows: windows."""
+        return int(self.table.count_rows())
+
+    def scan(self, columns: Sequence[str], where: str | None = None) -> Iterator[pa.RecordBatch]:
+        """Some columns of all rows, batch by batch."""
+        query = self.table.search().select(list(columns))
+        if where is not None:
+            query = query.where(where)
+        yield from query.to_batches()
+
+    def states(self, wanted: Iterable[str] | None = None) -> dict[str, State]:
+        """The state that each file had when it was embedded; of `wanted` files, or of all."""
+        import pyarrow as pa
+        import pyarrow.compute as compute
+
+        chosen = None if wanted is None else pa.array(list(wanted), pa.string())
+        found = {}
+        for batch in self.scan(("path", "size", "modified"), "`window` = 0"):
+            some = batch if chosen is None else batch.filter(compute.is_in(batch["path"], chosen))
+            for path, *state in zip(*(some[name].to_pylist() for name in ("path", "size", "modified")), strict=True):
+                found[path] = State(*state)
+        return found
+
+    def unread(self) -> dict[str, str]:
+        """Files that could not be read when they were last tried, and why."""
+        rows = self._unread.to_arrow()
+        return dict(zip(rows["path"].to_pylist(), rows["reason"].to_pylist(), strict=True))
+
+    def write(self, files: Sequence[FileRows], known: set[str]) -> None:
+        """Commit files. known: those among them that have rows already, which give way in the same transaction."""
+        read = [file for file in files if file.reason is None]
+        new = table((file for file in read if file.path not in known), self.made)
+        if len(new):
+            self.table.add(new)
+        self.replace(table((file for file in read if file.path in known), self.made))
+        bad = {file.path: file.reason or "" for file in files if file.reason is not None}
+        # Rows of a file that is out of reach stay; of one that is there, changed and no longer readable, they go.
+        self.drop(file.path for file in files if file.path in bad and file.path in known and file.state != State(0, 0))
+        self.note_unread(bad, [file.path for file in read])
+
+    def replace(self, rows: pa.Table) -> None:
+        """Put rows in the place of all those that their files have, in one transaction."""
+        if not len(rows):
+            return
+        merge = self.table.merge_insert(["path", "window"]).when_matched_update_all().when_not_matched_insert_all()
+        merge.when_not_matched_by_source_delete(within(sorted(set(rows["path"].to_pylist())))).execute(rows)
+
+    def add(self, batches: Iterable[pa.RecordBatch]) -> None:
+        """Append rows of files that have none yet, in one transaction; memory holds a batch."""
+        import pyarrow as pa
+
+        self.table.add(pa.RecordBatchReader.from_batches(schema(self.made), batches))
+
+    def drop(self, paths: Iterable[str]) -> None:
+        """Remove the rows of files."""
+        for some in _chunks(paths):
+            self.table.delete(within(some))
+
+    def note_unread(self, bad: dict[str, str], read: Iterable[str]) -> None:
+        """Remember files that could not be read, and forget those that now can be."""
+        import pyarrow as pa
+
+        noted = self.unread()
+        for some in _chunks(path for path in read if path in noted):
+            self._unread.delete(within(some))
+        fresh = {path: reason for path, reason in bad.items() if noted.get(path) != reason}
+        if fresh:
+            rows = pa.table({"path": list(fresh), "reason": list(fresh.values())})
+            merge = self._unread.merge_insert("path").when_matched_update_all().when_not_matched_insert_all()
+            merge.execute(rows)
+
+    def optimise(self) -> None:
+        """Join the small pieces that many commits leave, and let go of versions older than an hour."""
+        for one in (self.table, self._unread):
+            one.optimize(cleanup_older_than=KEPT)
+
+    def digest(self) -> str:
+        """16 hex digits of all rows, in whatever order they stand."""
+        return digest(self.scan(schema(self.made).names))
+
+    def shards(self) -> list[Path]:
+        """Folders of shards that are not merged yet."""
+        inside = self.folder / "shards"
+        found = [path for path in inside.iterdir() if (path / "index.json").exists()] if inside.is_dir() else []
+        return sorted(path for path in found if not path.name.startswith("."))
+
+    def search(
+        self,
+        vector: np.ndarray,
+        top: int = 10,
+        where: str | None = None,
+        *,
+        per_video: bool = False,
+        exact: bool = False,
+    ) -> list[Hit]:
+        """The windows whose vectors are nearest to one (D,), best first. See `nearest.nearest`."""
+        from verbspace.uses.index.nearest import nearest
+
+        return nearest(self, vector, top, where, per_video=per_video, exact=exact)
+
+
+def read_made(folder: Path) -> Made:
+    """How the index in a folder was made. Raises FileNotFoundError, ValueError."""
+    path = folder / "index.json"
+    if not path.exists():
+        waiting = folder / "shards"
+        if waiting.is_dir() and any(waiting.iterdir()):
+            raise FileNotFoundError(f"{folder}: holds shards only; run `verbspace index merge {folder}` first")
+        make = f"make one with `verbspace embed VIDEOS --to {folder}`"
+        raise FileNotFoundError(f"{folder}: there is no index here; {make}")
+    return Made.read(path.read_bytes(), str(path))
+
+
+def discard(shard: Path) -> None:
+    """Remove a merged shard: out of sight in one step, then file by file."""
+    aside = shard.with_name(f".{shard.name}.merged-{os.getpid()}")
+    os.replace(shard, aside)
+    shutil.rmtree(aside)
+    if not any(shard.parent.iterdir()):
+        shard.parent.rmdir()
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Nobody else writes into this index meanwhile. The system lets go of the lock of a process that dies. Raises
+    OSError where another holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in (errno.EAGAIN, errno.EACCES):
+                raise OSError(
+                    f"{folder}: its file system has no file locks ({error.strerror}); put the index on one that has"
+                ) from None
+            file.seek(0)
+            who = file.read().strip()
+            raise OSError(
+                f"{folder}: {'process ' + who if who else 'another process'} is writing into this index; wait for it, "
+                "or give each process a shard of its own (--shard 1/2, --shard 2/2)"
+            ) from None
+        file.truncate(0)
+        file.write(f"{os.getpid()} on {os.uname().nodename}")
+        file.flush()
+        yield
+
+
+def within(paths: Sequence[str]) -> str:
+    """A filter that holds for these files."""
+    return f"path IN ({', '.join(quoted(path) for path in paths)})"
+
+
+def quoted(text: str) -> str:
+    """A text as SQL writes it."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _chunks(paths: Iterable[str]) -> Iterator[list[str]]:
+    some: list[str] = []
+    for path in paths:
+        some.append(path)
+        if len(some) == _ASKED:
+            yield some
+            some = []
+    if some:
+        yield some
+
+
+Say = Callable[[int, int, int], None]  # files done, files in all, files that could not be read

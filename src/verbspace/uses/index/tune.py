@@ -1,0 +1,60 @@
+"""An approximate index, its settings chosen by measured recall."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+
+from torch import Tensor
+
+from verbspace.uses.index.nearest import Tuned, nearest
+from verbspace.uses.index.store import Index
+from verbspace.uses.report import write_text
+
+NEIGHBOURS = 10
+LEAST = 5_000  # rows; below, an exact search takes milliseconds
+PROBES = (4, 8, 16, 32, 64, 128, 256, 512, 1024)
+REFINE = 10  # candidates compared exactly, for each hit
+
+
+def tune(index: Index, queries: Tensor, *, recall: float = 0.95, on_step: Callable[[str], None] | None = None) -> Tuned:
+    """Make an IVF-PQ index over the vectors, and look into as few of its lists as find the share `recall` of the exact
+    ten nearest of queries (Q, D); the caller holds the lock.
+
+    Queries must be of the kind that will be asked: texts, above all, lie elsewhere than videos. Raises ValueError for
+    an index of few rows, and where no setting reaches `recall`: then the search stays exact.
+    """
+    rows = len(index)
+    if rows < LEAST:
+        raise ValueError(f"{index.folder}: has {rows} rows; an exact search is quick up to many more than {LEAST}")
+    say = on_step or (lambda text: None)
+    (index.folder / "tuned.json").unlink(missing_ok=True)
+    lists = max(16, round(math.sqrt(rows)))
+    sub = next(size for size in (8, 4, 2, 1) if index.made.dim % size == 0)
+    say(f"making {lists} lists of {rows} rows")
+    from lancedb.index import IvfPq
+
+    # Of one subspace for each few numbers; 8 bits each.
+    config = IvfPq(distance_type="dot", num_partitions=lists, num_sub_vectors=index.made.dim // sub)
+    index.table.create_index("vector", config=config, replace=True)
+    wanted = [_names(index, query, None) for query in queries]
+    for probes in (count for count in (*PROBES, lists) if count <= lists):
+        setting = Tuned(rows=rows, lists=lists, probes=probes, refine=REFINE, recall=0.0)
+        began = time.perf_counter()
+        found = [_names(index, query, setting) for query in queries]
+        each = (time.perf_counter() - began) / len(queries)
+        share = sum(len(a & b) for a, b in zip(wanted, found, strict=True)) / sum(len(a) for a in wanted)
+        say(f"{probes} lists looked into: recall {share:.3f}, {1000 * each:.1f} ms a query")
+        if share >= recall:
+            tuned = setting.model_copy(update={"recall": round(share, 4)})
+            write_text(index.folder / "tuned.json", tuned.model_dump_json(indent=2) + "\n")
+            return tuned
+    raise ValueError(
+        f"{index.folder}: no setting finds {recall:g} of the exact {NEIGHBOURS} nearest; search stays exact"
+    )
+
+
+def _names(index: Index, query: Tensor, setting: Tuned | None) -> set[tuple[str, int]]:
+    hits = nearest(index, query.numpy(), NEIGHBOURS, None, per_video=False, exact=setting is None, tuned=setting)
+    return {(hit.path, hit.window) for hit in hits}
