@@ -8,6 +8,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from verbspace.model.auto import announce
+
 if TYPE_CHECKING:
     from verbspace.concepts.concept_set import ConceptSet
     from verbspace.concepts.space import ConceptSpace
@@ -29,6 +31,9 @@ _HOMES = {
     "evaluate": "verbspace.evaluation.evaluate",
     "predict": "verbspace.uses.predict",
 }
+
+
+announce()  # saved encoders to transformers' AutoModel, whenever that is loaded
 
 
 def __getattr__(name: str) -> Any:

@@ -7,8 +7,6 @@ from typing import Any
 
 from transformers import AutoConfig, PretrainedConfig
 
-from verbspace.model.towers import check_family
-
 
 class VideoEncoderConfig(PretrainedConfig):  # type: ignore[misc]
     """What a VideoEncoder is built from: a CLIP-family config, and where it has temporal attention.
@@ -37,6 +35,8 @@ class VideoEncoderConfig(PretrainedConfig):  # type: ignore[misc]
 
     def inner(self) -> Any:
         """The image checkpoint's config as an object. Raises ValueError where it is of no known family."""
+        from verbspace.model.towers import check_family  # needs torch, which a config does without
+
         check_family(self.base.get("model_type"), "base")
         return AutoConfig.for_model(**self.base)
 

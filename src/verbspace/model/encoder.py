@@ -22,6 +22,7 @@ from verbspace.concepts.concept_set import ConceptSet
 from verbspace.model import files, saving, towers
 from verbspace.model.attention import EXPLICIT
 from verbspace.model.config import VideoEncoderConfig
+from verbspace.model.loading import Wishes
 from verbspace.model.mixing import interpolate
 from verbspace.model.sources import Sources, read_json
 from verbspace.model.temporal import TemporalAttention, rotation
@@ -82,6 +83,8 @@ class VideoEncoder(PreTrainedModel):  # type: ignore[misc]
         seed: int = 0,
         revision: str | None = None,
         token: str | None = None,
+        config: VideoEncoderConfig | None = None,
+        **options: Any,
     ) -> VideoEncoder:
         """Load an image checkpoint of the CLIP family, or a saved VideoEncoder, in float32.
 
@@ -90,12 +93,14 @@ class VideoEncoder(PreTrainedModel):  # type: ignore[misc]
         temporal: give an image checkpoint temporal attention (untrained, drawn from `seed`); False is
         frame-averaged CLIP. temporal_layers: before which image layers, the first being 0; None is all.
         temporal_heads: None is as many as the image layers have. attention: explicit products ("eager"),
-        fused ("sdpa"), or what is faster on the device ("auto").
+        fused ("sdpa"), or what is faster on the device ("auto"). config: another than a saved encoder has; it and the
+        options (see `loading.Wishes`) are what `transformers.AutoModel` passes.
 
         Only safetensors are read, never a pickle. Raises FileNotFoundError or ValueError that names what
         is missing; ValueError where temporal settings are given for a saved encoder that has its own.
         """
-        folder = files.find(name_or_path, revision=revision, token=token)
+        wishes = Wishes.read(options, config)
+        folder = files.find(name_or_path, revision=revision, token=token, **wishes.hub)
         content = read_json(folder / "config.json")
         if content.get("model_type") == VideoEncoderConfig.model_type:
             if not temporal or temporal_layers is not None or temporal_heads is not None:
@@ -105,11 +110,13 @@ class VideoEncoder(PreTrainedModel):  # type: ignore[misc]
                 )
             try:
                 with no_init_weights():
-                    encoder = cls(VideoEncoderConfig.from_dict(content))
+                    encoder = cls(VideoEncoderConfig.from_dict(content) if config is None else config)
             except Exception as error:  # of whatever kind transformers has for this field or that
                 reason = (str(error).splitlines() or [type(error).__name__])[0]
                 raise ValueError(f"{folder / 'config.json'}: {reason}") from error
             files.load_weights(encoder, folder)
+        elif config is not None:
+            raise ValueError(f"{name_or_path}: config: is for a saved video encoder, and this is an image checkpoint")
         else:
             towers.check_family(content.get("model_type"), str(folder / "config.json"))
             base = files.load_image_checkpoint(folder)
@@ -121,8 +128,10 @@ class VideoEncoder(PreTrainedModel):  # type: ignore[misc]
         encoder.sources = Sources.read(folder, encoder.base.config)
         concepts = folder / files.CONCEPTS
         encoder.concept_set = ConceptSet.load(concepts) if concepts.exists() else None
-        encoder.set_attention(attention)
+        encoder.set_attention(wishes.attention or attention)
         encoder.eval()
+        if wishes.dtype is not None:
+            encoder.to(wishes.dtype)
         return encoder
 
     def save_pretrained(self, save_directory: str | Path) -> None:
@@ -360,3 +369,6 @@ class VideoEncoder(PreTrainedModel):  # type: ignore[misc]
             features = self.base.get_text_features(**words)
             rows.append(F.normalize(getattr(features, "pooler_output", features).float(), dim=-1).cpu())
         return torch.cat(rows) if rows else torch.zeros(0, self.embedding_dim)
+
+
+AutoModel.register(VideoEncoderConfig, VideoEncoder, exist_ok=True)

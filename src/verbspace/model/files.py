@@ -25,11 +25,11 @@ WEIGHTS = "model.safetensors"
 CONCEPTS = "concept_set.json"
 
 
-def find(name_or_path: str | Path, *, revision: str | None = None, token: str | None = None) -> Path:
+def find(name_or_path: str | Path, *, revision: str | None = None, token: str | None = None, **hub: Any) -> Path:
     """The folder of a checkpoint: a local one as it is, a bundled one by its name, or a hub repository's
     snapshot.
 
-    A run's folder stands for `encoder/` in it. Raises FileNotFoundError.
+    A run's folder stands for `encoder/` in it. hub: more for `snapshot_download`. Raises FileNotFoundError.
     """
     path, name = Path(name_or_path), str(name_or_path)
     if path.is_dir():
@@ -42,7 +42,7 @@ def find(name_or_path: str | Path, *, revision: str | None = None, token: str | 
     if not HUB_ID.fullmatch(name):
         raise FileNotFoundError(f"{name}: there is no such folder, and this is no hub id (owner/name)")
     try:
-        return Path(snapshot_download(name, revision=revision, token=token, allow_patterns=PATTERNS))
+        return Path(snapshot_download(name, revision=revision, token=token, allow_patterns=PATTERNS, **hub))
     except Exception as error:  # no network, no such repository, no right to it: the hub has a type for each
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise FileNotFoundError(f"{name}: is no folder here and could not be had from the hub: {reason}") from error
