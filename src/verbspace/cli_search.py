@@ -2,6 +2,153 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+from typing import Annotated
+
 import typer
 
 app = typer.Typer(rich_markup_mode=None)
+index_app = typer.Typer(help="What an index holds: seen, exported, imported, merged, tuned.", no_args_is_help=True)
+app.add_typer(index_app, name="index")
+
+Folder = Annotated[Path, typer.Argument(help="The index's folder.")]
+Encoder = Annotated[str | None, typer.Option(help="Encoder: folder or hub id; the index says which it was made with.")]
+
+
+@app.command()
+def embed(
+    sources: Annotated[list[str], typer.Argument(help="Videos: files, folders, patterns, URLs; - reads a list.")],
+    to: Annotated[Path, typer.Option(help="Folder of the index; one that is there is brought up to date.")],
+    encoder: Annotated[str, typer.Option(help="Encoder: folder or hub id.")],
+    window: Annotated[float, typer.Option(min=0.1, help="Seconds of a window.")] = 4.0,
+    stride: Annotated[float | None, typer.Option(help="Seconds from window to window; a window's length.")] = None,
+    frames: Annotated[int, typer.Option(min=1, help="Frames of each window.")] = 8,
+    batch_size: Annotated[int, typer.Option(min=1, help="Windows of a video at once.")] = 16,
+    workers: Annotated[int | None, typer.Option(min=1, help="Videos at once; as many as CPU cores, up to 8.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda; CUDA where there is one.")] = None,
+    shard: Annotated[str | None, typer.Option(help="i/n: one of n parts of the videos, as a shard.")] = None,
+    engine: Annotated[str, typer.Option(help="local, or ray: actors of a Ray cluster.")] = "local",
+    gpus: Annotated[float, typer.Option(help="With ray: GPUs of each actor.")] = 0.0,
+    commit_every: Annotated[float, typer.Option(min=0, help="Seconds of work that a kill may cost.")] = 30.0,
+    prune: Annotated[bool, typer.Option("--prune", help="Drop the rows of files that are gone.")] = False,
+) -> None:
+    """Embed videos into an index, new and changed ones alone. One that cannot be read is named, the others go on."""
+    from verbspace.uses.index.run import run_embed
+    from verbspace.uses.inputs import expand
+    from verbspace.uses.progress import progress
+
+    if shard is not None and prune:
+        raise ValueError("--prune is for the whole index: merge the shards, and prune then")
+    with progress() as say:
+        tally = run_embed(
+            encoder, expand(sources, sys.stdin), to, window=window, stride=stride, frames=frames,
+            batch_size=batch_size, workers=workers, device=device, shard=shard, engine=engine, gpus=gpus,
+            commit_every=commit_every, prune=prune,
+            on_progress=lambda done, total, bad: say("embedding", done, total, {"bad": bad} if bad else {}),
+            on_bad=lambda reason: print(f"error: {reason}", file=sys.stderr, flush=True),
+        )  # fmt: skip
+    print(tally.sentence())
+    if tally.bad:
+        raise typer.Exit(1)
+
+
+@app.command()
+def search(
+    index: Folder,
+    query: Annotated[
+        str, typer.Argument(help='What to look for: plain words, or terms in quotes: \'"running" - "outdoors"\'.')
+    ] = "",
+    like: Annotated[list[str] | None, typer.Option(help="A clip to find more of; may be given many times.")] = None,
+    plus: Annotated[list[str] | None, typer.Option(help="A text to add; may be given many times.")] = None,
+    minus: Annotated[list[str] | None, typer.Option(help="A text to take away; may be given many times.")] = None,
+    where: Annotated[
+        str | None, typer.Option(help="SQL over path, window, start, end, fps, duration, size, modified.")
+    ] = None,
+    path: Annotated[str | None, typer.Option(help="Only paths in which this pattern (*, ?) is found.")] = None,
+    min_seconds: Annotated[float | None, typer.Option(help="Only of videos at least so long.")] = None,
+    max_seconds: Annotated[float | None, typer.Option(help="Only of videos at most so long.")] = None,
+    top: Annotated[int, typer.Option(min=1, help="How many to show.")] = 10,
+    per_video: Annotated[bool, typer.Option("--per-video", help="The best window of each video only.")] = False,
+    exact: Annotated[bool, typer.Option("--exact", help="Leave the approximate index aside, if there is one.")] = False,
+    form: Annotated[str, typer.Option("--format", help="table, jsonl or html.")] = "table",
+    out: Annotated[Path | None, typer.Option(help="With --format html: the page to write.")] = None,
+    copy_clips: Annotated[bool, typer.Option("--copy-clips", help="Put the clips into the page.")] = False,
+    encoder: Encoder = None,
+) -> None:
+    """Find windows of videos by words, by example, and by sums and differences of both."""
+    from verbspace.uses.index.printing import show
+    from verbspace.uses.index.search import Searcher, described, terms_of
+
+    if (form == "html") != (out is not None):
+        raise ValueError("--format html and --out page.html go together")
+    if form not in ("table", "jsonl", "html"):
+        raise ValueError(f"format: {form!r} is none of table, jsonl, html")
+    terms = terms_of(query, plus or (), minus or ())
+    searcher = Searcher(index, encoder)
+    if waiting := searcher.index.shards():
+        print(f"note: {len(waiting)} shards are not merged yet, and not searched: {waiting[0]} …", file=sys.stderr)
+    hits = searcher.search(
+        terms, like=like or (), top=top, where=where, path=path, shortest=min_seconds, longest=max_seconds,
+        per_video=per_video, exact=exact,
+    )  # fmt: skip
+    show(hits, form, out, query=described(terms, like or ()), index=index, copy=copy_clips)
+
+
+@index_app.command("info")
+def info(
+    index: Folder,
+    digest: Annotated[bool, typer.Option("--digest", help="A digest of all rows, to compare indices by.")] = False,
+) -> None:
+    """Say how an index was made, what it holds and which files could not be read."""
+    from verbspace.uses.index.printing import facts
+
+    for line in facts(index, digest):
+        print(line)
+
+
+@index_app.command("merge")
+def merge(
+    index: Folder,
+    others: Annotated[list[Path] | None, typer.Argument(help="Other indices; the index's own shards if none.")] = None,
+) -> None:
+    """Take shards into the index and remove them, or other indices, which stay."""
+    from verbspace.uses.index.transfer import merge as run
+
+    print(run(index, others or ()).sentence(index))
+
+
+@index_app.command("export")
+def export(index: Folder, to: Annotated[Path, typer.Option(help="Parquet file to write.")]) -> None:
+    """Write all rows as Parquet."""
+    from verbspace.uses.index.store import Index
+    from verbspace.uses.index.transfer import export_parquet
+
+    print(f"{to}: {export_parquet(Index.open(index), to)} rows")
+
+
+@index_app.command("import")
+def import_(index: Folder, source: Annotated[Path, typer.Option("--from", help="What `index export` wrote.")]) -> None:
+    """Take the rows of a Parquet file into an index of the same encoder, or into a new one."""
+    from verbspace.uses.index.transfer import import_parquet
+
+    print(import_parquet(index, source).sentence(index))
+
+
+@index_app.command("tune")
+def tune(
+    index: Folder,
+    recall: Annotated[float, typer.Option(min=0.1, max=1, help="Share of the exact ten to find.")] = 0.95,
+    encoder: Encoder = None,
+) -> None:
+    """Make an approximate index for many rows; its settings are chosen by recall, measured with 400 text queries."""
+    from verbspace.concepts.concept_set import ConceptSet
+    from verbspace.uses.index.search import Searcher
+    from verbspace.uses.index.store import locked
+    from verbspace.uses.index.tune import tune as run
+
+    searcher = Searcher(index, encoder)
+    queries = searcher.words.directions(ConceptSet.load("k400").action_names)
+    with locked(index):
+        found = run(searcher.index, queries, recall=recall, on_step=print)
+    print(f"{index}: {found.probes} of {found.lists} lists, recall {found.recall}")

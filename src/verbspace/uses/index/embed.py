@@ -37,6 +37,13 @@ class Tally:
     dropped: int = 0
     bad: dict[str, str] = field(default_factory=dict)
 
+    def sentence(self) -> str:
+        """For people."""
+        parts = [f"{self.files} files embedded in {self.windows} windows", f"{self.unchanged} unchanged"]
+        parts += [f"{self.dropped} gone and dropped"] if self.dropped else []
+        parts += [f"{len(self.bad)} could not be read"] if self.bad else []
+        return ", ".join(parts)
+
 
 @dataclass(frozen=True)
 class Shard:

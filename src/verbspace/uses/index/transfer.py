@@ -30,6 +30,11 @@ class Taken:
     replaced: int = 0
     unchanged: int = 0
 
+    def sentence(self, folder: Path) -> str:
+        """For people."""
+        changed = f"{self.replaced} replaced, {self.unchanged} there already"
+        return f"{folder}: {self.windows} windows taken in, {self.files} files new, {changed}"
+
     def __add__(self, other: Taken) -> Taken:
         return Taken(*(getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__))
 

@@ -1,0 +1,61 @@
+"""Hits and facts of an index, for eyes and for programs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from verbspace.uses.index.hits import Hit
+from verbspace.uses.index.nearest import read_tuned
+from verbspace.uses.index.page import search_page, shown_path
+from verbspace.uses.index.store import Index
+from verbspace.uses.printing import clock
+from verbspace.uses.report import write_text
+
+_NAMED = 20  # files that could not be read, named by `info`
+
+
+def show(hits: Sequence[Hit], form: str, out: Path | None, *, query: str, index: Path, copy: bool = False) -> None:
+    """Print hits as a table or as JSON lines, or write the page `out`."""
+    if out is not None:
+        page = search_page(hits, query, out.parent, index=index.resolve().name, copy=copy)
+        write_text(out, page)
+        print(f"{out}: {len(hits)} hits")
+    elif form == "jsonl":
+        for hit in hits:
+            print(json.dumps(asdict(hit)), flush=True)
+    else:
+        for line in table(hits):
+            print(line)
+
+
+def table(hits: Sequence[Hit]) -> Iterator[str]:
+    """A line for each hit: score, when, path."""
+    for hit in hits:
+        yield f"{hit.score:6.3f}  {clock(hit.start):>9} – {clock(hit.end):<9} {shown_path(hit.path)}"
+    if not hits:
+        yield "nothing found"
+
+
+def facts(folder: Path, digest: bool = False) -> Iterator[str]:
+    """What there is to say about an index, line by line. Raises FileNotFoundError, ValueError."""
+    index = Index.open(folder)
+    made, states, unread, tuned = index.made, index.states(), index.unread(), read_tuned(index)
+    yield f"{folder}: {len(index)} windows of {len(states)} files"
+    yield f"encoder  {made.encoder} ({made.encoder_hash}), D = {made.dim}"
+    yield f"windows  {made.window:g} s every {made.stride:g} s, {made.frames} frames each"
+    if tuned is None:
+        yield "search   exact"
+    else:
+        grown = f", {len(index) - tuned.rows} rows since" if len(index) > tuned.rows else ""
+        yield f"search   {tuned.probes} of {tuned.lists} lists, recall {tuned.recall} when tuned{grown}"
+    for shard in index.shards():
+        yield f"shard    {shard.name}, not merged yet"
+    if digest:
+        yield f"digest   {index.digest()}"
+    for path, reason in list(sorted(unread.items()))[:_NAMED]:
+        yield f"unread   {reason if path in reason else f'{path}: {reason}'}"
+    if len(unread) > _NAMED:
+        yield f"         and {len(unread) - _NAMED} more that could not be read"

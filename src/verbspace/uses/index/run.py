@@ -1,0 +1,72 @@
+"""What `verbspace embed` does, from its options to an index that is up to date."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from verbspace.evaluation.protocol import state_hash
+from verbspace.uses.index.embed import Engine, Shard, Tally, embed_into, local_engine
+from verbspace.uses.index.ray_engine import ray_engine
+from verbspace.uses.index.rows import Made, name_of, stored_path
+from verbspace.uses.index.store import Index, Say, connect, locked
+
+ENGINES = ("local", "ray")
+
+
+def run_embed(
+    encoder: str | Path,
+    files: Iterable[str],
+    to: str | Path,
+    *,
+    window: float = 4.0,
+    stride: float | None = None,
+    frames: int = 8,
+    batch_size: int = 16,
+    workers: int | None = None,
+    device: str | None = None,
+    shard: str | None = None,
+    engine: str = "local",
+    gpus: float = 0.0,
+    commit_every: float = 30.0,
+    prune: bool = False,
+    on_progress: Say | None = None,
+    on_bad: Callable[[str], None] | None = None,
+) -> Tally:
+    """Bring the index in a folder up to date with files, or make it. Settings as in `verbspace embed --help`.
+
+    stride: a window's length where not given. shard: `i/n`; then only the i-th of n parts of the files is embedded,
+    into an index of its own below the folder, until `merge`. Raises ValueError, OSError.
+    """
+    import torch
+
+    from verbspace.model.encoder import VideoEncoder
+
+    if engine not in ENGINES:
+        raise ValueError(f"engine: {engine!r} is none of {', '.join(ENGINES)}")
+    if stride is not None and not 0 < stride <= window:
+        raise ValueError(f"--stride {stride:g} leaves gaps between windows of {window:g} s; give at most that")
+    part, whole = None if shard is None else Shard.read(shard), Path(to)
+    target = whole if part is None else part.folder(whole)
+    connect(whole)  # a package that is missing is told before the model loads
+    loaded = VideoEncoder.from_pretrained(encoder)
+    made = Made(
+        encoder=name_of(encoder), encoder_hash=state_hash(loaded), dim=loaded.embedding_dim,
+        window=window, stride=window if stride is None else stride, frames=frames,
+    )  # fmt: skip
+    main = Index.open(whole) if part is not None and (whole / "index.json").exists() else None
+    if main is not None:
+        main.made.require(made, str(whole), "the encoder given")
+    run: Engine
+    if engine == "ray":
+        run = ray_engine(made, workers=workers, batch_size=batch_size, gpus=gpus, device=device)
+    else:
+        loaded.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        run = local_engine(loaded, made, workers=workers, batch_size=batch_size)
+    chosen = files if part is None else (file for file in files if stored_path(file) in part)
+    with locked(target):
+        index = Index.create(target, made)
+        return embed_into(
+            index, chosen, run, also=main, commit_every=commit_every, prune=prune,
+            on_progress=on_progress, on_bad=on_bad,
+        )  # fmt: skip
