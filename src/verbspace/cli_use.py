@@ -170,3 +170,49 @@ def calibrate(
         console.print(f"{check}: {figures['videos']:.0f} videos, top-1 {100 * figures['top1']:.1f} %", markup=False)
         console.print(table)
     console.print(f"{out}", markup=False)
+
+
+@app.command("app")
+def serve_app(
+    run: Annotated[str, typer.Argument(help="Run or encoder: folder or hub id.")],
+    index: Annotated[Path | None, typer.Option(help="Index to search, as `verbspace embed` made it.")] = None,
+    clips: Annotated[list[str] | None, typer.Option(help="Videos to pick from: files, folders.")] = None,
+    actions: Actions = None,
+    concepts: Concepts = None,
+    window: Annotated[float, typer.Option(min=0.1, help="Seconds of a window in timelines.")] = 4.0,
+    stride: Annotated[float | None, typer.Option(help="Seconds from window to window; half a window.")] = None,
+    frames: Frames = 8,
+    calibration: Fitted = None,
+    frozen: Annotated[bool, typer.Option(help="Show the frozen checkpoint's answers beside.")] = True,
+    max_megabytes: Annotated[float, typer.Option(min=1, help="Of an upload.")] = 200.0,
+    max_seconds: Annotated[float, typer.Option(min=1, help="Of a clip.")] = 600.0,
+    host: Annotated[str, typer.Option(help="Address to listen on; this machine alone.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 7860,
+) -> None:
+    """Serve a page: drop a clip and see what it is taken for and why; search; change the actions."""
+    from verbspace.model.encoder import VideoEncoder
+    from verbspace.uses.app.limits import Limits
+    from verbspace.uses.app.serve import serve
+    from verbspace.uses.app.studio import Studio
+    from verbspace.uses.calibration import Calibration, other_opinion
+    from verbspace.uses.inputs import expand, is_url
+    from verbspace.uses.predict import Sliding, chosen_concepts
+
+    encoder = VideoEncoder.from_pretrained(run)
+    vocabulary = chosen_concepts(encoder, named(actions), concepts)
+    other = other_opinion(encoder) if frozen else None
+    encoders = {"encoder": encoder} if other is None else {"adapted": encoder, "frozen CLIP": other}
+    searcher = None
+    if index is not None:
+        from verbspace.uses.index.search import Searcher
+
+        searcher = Searcher(index, encoder)
+    files = list(expand(clips or []))
+    if urls := [file for file in files if is_url(file)]:
+        raise ValueError(f"--clips {urls[0]}: a URL; the app serves files of this machine, so copy it here first")
+    studio = Studio(
+        encoders, vocabulary, sliding=Sliding(window, stride), frames=frames, searcher=searcher,
+        calibration=None if calibration is None else Calibration.load(calibration),
+        clips=[Path(file) for file in files], limits=Limits(max_megabytes, max_seconds),
+    )  # fmt: skip
+    serve(studio, host, port)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from itertools import islice
@@ -52,7 +52,8 @@ class Predictor:
 
     actions: names to choose among; or concepts: a concept set (the encoder's own where neither is given). frames: of
     each video or window. calibration: what `calibrate` made for the same; without one, probabilities are the softmax at
-    the checkpoint's own temperature, which is too sure. Raises ValueError.
+    the checkpoint's own temperature, which is too sure. encode_text: in the place of the encoder's own, for one that
+    remembers. Raises ValueError.
     """
 
     def __init__(
@@ -65,11 +66,13 @@ class Predictor:
         frames: int = 8,
         top: int = 5,
         calibration: Calibration | str | Path | None = None,
+        encode_text: Callable[[list[str]], Tensor] | None = None,
     ) -> None:
         self.encoder = encoder if isinstance(encoder, VideoEncoder) else VideoEncoder.from_pretrained(encoder)
         self.concepts = chosen_concepts(self.encoder, actions, concepts)
         self.by, self.frames, self.top = by, frames, top
-        self.space = ConceptSpace.build(self.concepts, self.encoder.encode_text, 1 / self.encoder.logit_scale)
+        scale = 1 / self.encoder.logit_scale
+        self.space = ConceptSpace.build(self.concepts, encode_text or self.encoder.encode_text, scale)
         if calibration is not None and not isinstance(calibration, Calibration):
             calibration = Calibration.load(calibration)
         if calibration is not None:

@@ -1,0 +1,102 @@
+"""What the app found, as HTML. Every text goes through the templates' escaping."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import escape
+
+from verbspace.uses.app.clips import Clips, Stretch
+from verbspace.uses.app.studio import Answer, Looked
+from verbspace.uses.explain import Explanation
+from verbspace.uses.explain_page import section
+from verbspace.uses.inputs import is_url
+from verbspace.uses.printing import clock
+from verbspace.uses.timeline import Segment
+
+if TYPE_CHECKING:
+    from verbspace.uses.index.hits import Hit
+
+_TONES = 5  # patterns that a timeline's actions are told apart by; what is rarer shares a sixth
+
+
+@cache
+def _environment() -> Environment:
+    return Environment(loader=PackageLoader("verbspace.uses"), autoescape=True, undefined=StrictUndefined)
+
+
+def style() -> str:
+    """The page's style sheet."""
+    return _environment().get_template("app.css.jinja").render()
+
+
+def look_html(looked: Looked, answers: Sequence[Answer]) -> str:
+    """Each encoder's ranking and timeline, side by side."""
+    tones = _tones(answers)
+    sides = [
+        {
+            "name": one.name,
+            "ranked": one.ranked,
+            "calibrated": one.calibrated,
+            "timeline": [_part(part, looked.seconds, tones) for part in one.timeline],
+        }
+        for one in answers
+    ]
+    return _environment().get_template("look.html.jinja").render(sides=sides)
+
+
+def why_html(found: Explanation) -> str:
+    """An explanation."""
+    part = f"{clock(found.window.start)} to {clock(found.window.end)}"
+    return _environment().get_template("why.html.jinja").render(section=section(found), part=part)
+
+
+def found_html(hits: Sequence[Hit], clips: Clips, files: Sequence[Path | None]) -> str:
+    """Search results, playable where their files (one a hit) are there."""
+    rows: list[dict[str, Any]] = [
+        {
+            "name": hit.path,
+            "when": f"{clock(hit.start)} – {clock(hit.end)}",
+            "score": hit.score,
+            "address": None if file is None else clips.address(Stretch(file, hit.start, hit.end)),
+        }
+        for hit, file in zip(hits, files, strict=True)
+    ]
+    return _environment().get_template("found.html.jinja").render(hits=rows)
+
+
+def refused_html(reason: str) -> str:
+    """Why something is not done, for who asked."""
+    return f'<div class="verbspace" role="alert"><p class="refused">{escape(reason[:2000])}</p></div>'
+
+
+def file_of(hit: Hit) -> Path | None:
+    """A hit's file, where it is on this machine."""
+    path = Path(hit.path)
+    return path if not is_url(hit.path) and path.is_file() else None
+
+
+def _tones(answers: Sequence[Answer]) -> dict[str, int]:
+    """A pattern for each action of the timelines, the longest first, the same for every encoder."""
+    seconds: dict[str, float] = {}
+    for one in answers:
+        for part in one.timeline:
+            seconds[part.action] = seconds.get(part.action, 0.0) + part.end - part.start
+    order = sorted(seconds, key=lambda action: -seconds[action])
+    return {action: min(place, _TONES) for place, action in enumerate(order)}
+
+
+def _part(part: Segment, seconds: float, tones: dict[str, int]) -> dict[str, Any]:
+    whole = max(seconds, part.end, 1e-9)
+    return {
+        "action": part.action,
+        "score": part.score,
+        "tone": tones[part.action],
+        "when": f"{clock(part.start)} – {clock(part.end)}",
+        "left": 100 * part.start / whole,
+        "width": 100 * max(part.end - part.start, 0.0) / whole,
+    }
