@@ -24,3 +24,38 @@ def export(
 
     for line in lines(run(encoder, to, form, int8=int8, check=check), to):  # type: ignore[arg-type]
         print(line)
+
+
+Results = Annotated[list[Path] | None, typer.Option("--result", help="What evaluate --out wrote. May be given again.")]
+
+
+@app.command()
+def card(
+    encoder: Annotated[str, typer.Argument(help="Encoder: folder or hub id.")],
+    result: Results = None,
+    out: Annotated[Path | None, typer.Option(help="File to write; the encoder's own README.md if not given.")] = None,
+) -> None:
+    """Write an encoder's model card, with what was measured of it."""
+    from verbspace.uses.card import card_of
+    from verbspace.uses.report import write_text
+
+    text, place = card_of(encoder, result or [])
+    if out is None and place is None:
+        raise ValueError(f"{encoder}: is no folder of an encoder's own; say with --out where to write the card")
+    path = out or place
+    assert path is not None
+    write_text(path, text)
+    print(path)
+
+
+@app.command()
+def push(
+    encoder: Annotated[str, typer.Argument(help="Encoder: folder or hub id.")],
+    repository: Annotated[str, typer.Argument(help="Repository of the hub: owner/name.")],
+    result: Results = None,
+    private: Annotated[bool | None, typer.Option(help="Whether a new repository is private.")] = None,
+) -> None:
+    """Upload an encoder to the Hugging Face hub: tokenizer, concept set and model card with it."""
+    from verbspace.uses.card import push as run
+
+    print(run(encoder, repository, result or [], private=private))

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from huggingface_hub import EvalResult, ModelCardData
+
 from verbspace.concepts.concept_set import ConceptSet
+from verbspace.model.files import HUB_ID
+
+if TYPE_CHECKING:
+    from verbspace.model.encoder import VideoEncoder
 
 USE = """## Use
 
@@ -16,17 +25,64 @@ print(videos @ texts.T)
 ```
 """
 
+LIMITS = """## For what, and for what not
 
-def model_card(base_model: str | None, concepts: ConceptSet | None, layers: int, adapted: bool) -> str:
+For finding and ranking actions in short videos by words, and for features of video; in research, and in applications
+whose figures somebody has checked on their own videos. Probabilities compare the actions given with one another: they
+say nothing of actions that were not given, and are not calibrated. What the image checkpoint learnt about people from
+its data, biases included, is in this encoder too, and adaptation without labels does not take it out. Not for telling
+who somebody is, nor for decisions about people that nobody looks at.
+"""
+
+
+def encoder_card(
+    encoder: VideoEncoder,
+    *,
+    base_name: str | None = None,
+    name: str = "verbspace encoder",
+    results: Sequence[EvalResult] = (),
+    sections: Sequence[str] = (),
+) -> str:
+    """The card of an encoder. base_name: in the place of its own. name: of the model in the hub's index of results.
+    sections: Markdown between what it is and how to use it.
+    """
+    base = encoder.config.base_name if base_name is None else base_name
+    layers: list[Any] = list(encoder.temporal.values())
+    adapted = any(bool(layer.out.weight.any()) for layer in layers)
+    return model_card(
+        base if HUB_ID.fullmatch(base) else None, encoder.concept_set, len(layers), adapted,
+        name=name, results=results, sections=sections,
+    )  # fmt: skip
+
+
+def model_card(
+    base_model: str | None,
+    concepts: ConceptSet | None,
+    layers: int,
+    adapted: bool,
+    *,
+    name: str = "verbspace encoder",
+    results: Sequence[EvalResult] = (),
+    sections: Sequence[str] = (),
+) -> str:
     """Front matter for the hub, what the encoder is, and how to use it.
 
     base_model: hub id of the image checkpoint, where it is one. layers: how many have temporal attention.
-    adapted: whether any of the temporal attention has been trained.
+    adapted: whether any of the temporal attention has been trained. The rest is as
+    `encoder_card` has it.
     """
-    front = ["library_name: verbspace", "pipeline_tag: video-classification"]
-    front += [f"base_model: {base_model}"] if base_model else []
-    front += ["tags:", "- video", "- action-recognition", "- zero-shot", "- clip", "- safetensors"]
-    front += ["- self-supervised"] if adapted else []
+    tags = [
+        "video",
+        "action-recognition",
+        "zero-shot",
+        "clip",
+        "safetensors",
+        *(["self-supervised"] if adapted else []),
+    ]
+    front = ModelCardData(
+        library_name="verbspace", pipeline_tag="video-classification", base_model=base_model, tags=tags,
+        model_name=name if results else None, eval_results=list(results) or None,
+    )  # fmt: skip
     origin = f"[{base_model}](https://huggingface.co/{base_model})" if base_model else "an image CLIP"
     if adapted:
         what = (
@@ -48,4 +104,5 @@ def model_card(base_model: str | None, concepts: ConceptSet | None, layers: int,
             f"(hash {concepts.hash}).",
             "",
         ]
-    return "\n".join(["---", *front, "---", "", *body, USE])
+    parts = [section.rstrip() + "\n" for section in (*sections, USE, LIMITS)]
+    return "\n".join(["---", front.to_yaml(), "---", "", *body, *parts])

@@ -134,12 +134,13 @@ class VideoEncoder(PreTrainedModel):  # type: ignore[misc]
             encoder.to(wishes.dtype)
         return encoder
 
-    def save_pretrained(self, save_directory: str | Path) -> None:
+    def save_pretrained(self, save_directory: str | Path, *, card: str | None = None) -> None:
         """Write config.json, model.safetensors, tokenizer, image processor, concept set and model card.
 
-        All or nothing where the folder is new or held an encoder; other files in it stay.
+        card: the README, such as `uses.card.results_card` makes with figures; without figures where not given. All or
+        nothing where the folder is new or held an encoder; other files in it stay.
         """
-        saving.save(self, Path(save_directory))
+        saving.save(self, Path(save_directory), card=card)
 
     def push_to_hub(
         self,
@@ -148,12 +149,13 @@ class VideoEncoder(PreTrainedModel):  # type: ignore[misc]
         private: bool | None = None,
         token: str | None = None,
         commit_message: str = "Upload a verbspace encoder",
+        card: str | None = None,
     ) -> str:
         """Upload what `save_pretrained` writes to a model repository of the hub. Returns its address.
 
         Where the image checkpoint came from a local folder, its name is left out.
         """
-        return saving.push(self, repo_id, private=private, token=token, message=commit_message)
+        return saving.push(self, repo_id, private=private, token=token, message=commit_message, card=card)
 
     def frozen(self) -> VideoEncoder:
         """The frame-averaged image checkpoint under this encoder. Raises if that is out of reach."""

@@ -10,17 +10,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from huggingface_hub import HfApi
+from huggingface_hub.errors import HfHubHTTPError
 from safetensors.torch import save_file
 
-from verbspace.model.card import model_card
+from verbspace.model.card import encoder_card
 from verbspace.model.files import CONCEPTS, HUB_ID, WEIGHTS
 
 if TYPE_CHECKING:
     from verbspace.model.encoder import VideoEncoder
 
 
-def save(encoder: VideoEncoder, folder: Path, base_name: str | None = None) -> None:
-    """Write an encoder; `base_name` in the place of its own."""
+def save(encoder: VideoEncoder, folder: Path, base_name: str | None = None, card: str | None = None) -> None:
+    """Write an encoder; `base_name` in the place of its own, `card` in the place of the README without figures."""
     name = encoder.config.base_name if base_name is None else base_name
     kind = {
         "architectures": [type(encoder).__name__],
@@ -29,27 +30,41 @@ def save(encoder: VideoEncoder, folder: Path, base_name: str | None = None) -> N
     }
     config = {**encoder.config.to_dict(), **kind}
     state = {key: tensor.detach().cpu().contiguous() for key, tensor in encoder.state_dict().items()}
-    trained = any(bool(tensor.any()) for key, tensor in state.items() if key.endswith(".out.weight"))
-    card = model_card(name if HUB_ID.fullmatch(name) else None, encoder.concept_set, len(encoder.temporal), trained)
+    readme = encoder_card(encoder, base_name=name) if card is None else card
     with Replacing(folder, stale=(CONCEPTS,)) as part:
         (part / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         save_file(state, part / WEIGHTS, metadata={"format": "pt"})
         encoder.require_sources().save(part)
         if encoder.concept_set is not None:
             encoder.concept_set.save(part / CONCEPTS)
-        (part / "README.md").write_text(card, encoding="utf-8")
+        (part / "README.md").write_text(readme, encoding="utf-8")
 
 
-def push(encoder: VideoEncoder, repo_id: str, *, private: bool | None, token: str | None, message: str) -> str:
+def push(
+    encoder: VideoEncoder,
+    repo_id: str,
+    *,
+    private: bool | None,
+    token: str | None,
+    message: str,
+    card: str | None = None,
+) -> str:
     """Create a model repository if need be, and upload an encoder in one commit. Returns its address."""
+    if not HUB_ID.fullmatch(repo_id):
+        raise ValueError(f"{repo_id}: is no hub id; write it as owner/name")
     name = encoder.config.base_name
     api = HfApi(token=token)
     with tempfile.TemporaryDirectory(prefix="verbspace-") as temporary:
         folder = Path(temporary) / "encoder"
-        save(encoder, folder, name if HUB_ID.fullmatch(name) else "")
-        url = api.create_repo(repo_id, private=private, exist_ok=True)
-        # A concept set of a former upload, which this one lacks, would be loaded with it.
-        api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=message, delete_patterns=[CONCEPTS])
+        save(encoder, folder, name if HUB_ID.fullmatch(name) else "", card)
+        try:
+            url = api.create_repo(repo_id, private=private, exist_ok=True)
+            # A concept set of a former upload, which this one lacks, would be loaded with it.
+            api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=message, delete_patterns=[CONCEPTS])
+        except HfHubHTTPError as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0].split(" (Request ID")[0].rstrip(". ")
+            mend = "; hf auth login, or give a token that may write" if error.response.status_code in (401, 403) else ""
+            raise OSError(f"{repo_id}: the hub did not take it: {reason}{mend}") from error
     return str(url)
 
 
