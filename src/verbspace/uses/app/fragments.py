@@ -59,7 +59,7 @@ def found_html(hits: Sequence[Hit], clips: Clips, files: Sequence[Path | None]) 
     """Search results, playable where their files (one a hit) are there."""
     rows: list[dict[str, Any]] = [
         {
-            "name": hit.path,
+            "name": "/".join(hit.path.split("/")[-2:]),  # where it lies here is nobody's business
             "when": f"{clock(hit.start)} – {clock(hit.end)}",
             "score": hit.score,
             "address": None if file is None else clips.address(Stretch(file, hit.start, hit.end)),

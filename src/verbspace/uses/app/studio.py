@@ -170,9 +170,9 @@ def with_actions(concepts: ConceptSet, names: Sequence[str]) -> ConceptSet:
 
 
 def named_clips(paths: Sequence[Path]) -> dict[str, Path]:
-    """Clips by the shortest ends of their paths that tell them apart."""
+    """Clips by the shortest ends of their paths that tell them apart, with a folder at least."""
     out: dict[str, Path] = {}
-    for depth in range(1, 64):
+    for depth in range(2, 64):
         out = {}
         for path in paths:
             out.setdefault("/".join(path.parts[-depth:]), path)

@@ -1,0 +1,285 @@
+"""The app without a browser: its limits, what it answers, and what its server sends."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from browser import served
+from verbspace.concepts.concept_set import ConceptSet
+from verbspace.evaluation.protocol import state_hash
+from verbspace.model.encoder import VideoEncoder
+from verbspace.uses.app.clips import Clips, Stretch, playable
+from verbspace.uses.app.fragments import found_html, look_html, refused_html, why_html
+from verbspace.uses.app.limits import Limits, Refused
+from verbspace.uses.app.serve import names_remote_file
+from verbspace.uses.app.studio import Studio, Texts, named_clips, with_actions
+from verbspace.uses.calibration import Calibration
+from verbspace.uses.index.hits import Hit
+from verbspace.uses.predict import Sliding, predict
+from verbspace.video.decode import decode_frames, frame_times
+from video_files import numbered_frames, read_numbers, write_video
+
+HOSTILE = ["<img src=x onerror=alert(1)>", "${alert(1)}", "{{7*7}}", "</textarea><script>alert(1)</script>", "‮gnivaw"]
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_video(tmp_path_factory.mktemp("app") / "clip.mp4", numbered_frames(40), rate=10)
+
+
+@pytest.fixture(scope="module")
+def studio(clip: Path) -> Studio:
+    frozen = VideoEncoder.from_pretrained("playground", temporal=False)
+    adapted = VideoEncoder.from_pretrained("playground")
+    with torch.no_grad():
+        for parameter in adapted.temporal_parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+    return Studio(
+        {"adapted": adapted, "frozen CLIP": frozen}, ConceptSet.load("playground"), sliding=Sliding(2.0), clips=[clip],
+        limits=Limits(megabytes=1, seconds=10),
+    )  # fmt: skip
+
+
+def words(*names: str) -> str:
+    return "\n".join(names)
+
+
+def test_both_encoders_answer_as_predict_does(studio: Studio, clip: Path) -> None:
+    looked = studio.look(clip, "clip.mp4")
+    answers = studio.answers(looked, words(*studio.concepts.action_names))
+    assert [one.name for one in answers] == ["adapted", "frozen CLIP"]
+    for one, encoder in zip(answers, studio.encoders.values(), strict=True):
+        (expected,) = predict(encoder, clip, concepts=studio.concepts, sliding=Sliding(2.0))
+        assert dict(one.ranked) == pytest.approx(dict(expected.ranked), abs=1e-5)
+        assert expected.timeline is not None
+        assert [part.action for part in one.timeline] == [part.action for part in expected.timeline]
+    assert "adapted" in look_html(looked, answers)
+    found = studio.why(looked, words(*studio.concepts.action_names), 0.0, looked.seconds)
+    assert found.fired
+    assert "what the encoder saw" in why_html(found)
+
+
+def test_other_words_give_other_scores_and_keep_the_descriptions_known(studio: Studio, clip: Path) -> None:
+    looked = studio.look(clip, "clip.mp4")
+    one, _ = studio.answers(looked, "waving\n  bowing \n\nwaving\nplaying the piano")
+    assert {name for name, _ in one.ranked} == {"waving", "bowing", "playing the piano"}
+    changed = with_actions(studio.concepts, ["waving", "playing the piano"])
+    assert changed.action_names == ["waving", "playing the piano"]
+    assert {name for d in changed.descriptions for name in d.actions} == {"waving"}
+    assert with_actions(studio.concepts, studio.concepts.action_names) is studio.concepts
+
+
+def test_calibration_holds_for_the_words_that_it_was_fitted_for(clip: Path) -> None:
+    encoder, concepts = VideoEncoder.from_pretrained("playground"), ConceptSet.load("playground")
+    fitted = Calibration(
+        temperature=2.0, method="halves", videos=20, agreement=0.5, confidence=(0.8, 0.5), encoder=state_hash(encoder),
+        concepts=concepts.hash, by="category", frames=8,
+    )  # fmt: skip
+    studio = Studio({"encoder": encoder}, concepts, sliding=Sliding(2.0), calibration=fitted)
+    looked = studio.look(clip, "clip.mp4")
+    assert studio.answers(looked, words(*concepts.action_names))[0].calibrated
+    assert not studio.answers(looked, "waving\nbowing")[0].calibrated
+    with pytest.raises(ValueError, match="the calibration is for frames 8, and this is 4"):
+        Studio({"encoder": encoder}, concepts, sliding=Sliding(2.0), calibration=fitted, frames=4)
+
+
+def test_texts_are_encoded_once() -> None:
+    class Counting:
+        def __init__(self) -> None:
+            self.asked: list[str] = []
+
+        def encode_text(self, texts: list[str]) -> torch.Tensor:
+            self.asked += texts
+            return torch.tensor([[float(len(text)), 1.0] for text in texts])
+
+    encoder = Counting()
+    texts = Texts(encoder)  # type: ignore[arg-type]
+    first = texts(["a", "bb", "a"])
+    assert torch.equal(first[0], first[2])
+    texts(["bb", "ccc"])
+    assert encoder.asked == ["a", "bb", "ccc"]
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.text(max_size=400))
+def test_any_text_is_a_list_of_actions_or_refused(text: str) -> None:
+    limits = Limits(actions=5, letters=20)
+    try:
+        names = limits.read_actions(text)
+    except Refused:
+        return
+    assert 0 < len(names) <= 5
+    assert len(set(names)) == len(names)
+    assert all(name == " ".join(name.split()) and 0 < len(name) <= 20 for name in names)
+
+
+def test_what_is_too_much_is_refused_in_a_sentence(studio: Studio, clip: Path, tmp_path: Path) -> None:
+    looked = studio.look(clip, "clip.mp4")
+    refused = {
+        "x" * 1_000_000: r"the list of actions has 1,000,000 letters; give at most 500 short names",
+        "\n".join(map(str, range(501))): r"there are 501 actions, and 500 is the most",
+        "y" * 201: r"“y{40}…” has 201 letters, and 200 is the most",
+        " \n ": r"there is no action to choose among",
+    }
+    for text, reason in refused.items():
+        with pytest.raises(Refused, match=reason):
+            studio.answers(looked, text)
+    with pytest.raises(Refused, match=r"the query has 1,000,000 letters, and 200 is the most"):
+        studio.limits.read_query("x" * 1_000_000)
+    with pytest.raises(Refused, match=r"there is no index to search; start the app with --index"):
+        studio.search("waving", 3)
+    long = write_video(tmp_path / "long.mp4", numbered_frames(60), rate=5)
+    with pytest.raises(Refused, match=r"^mine\.mp4: 12 s, and 10 s is the most; cut it$"):
+        studio.look(long, "mine.mp4")
+    (tmp_path / "big.mp4").write_bytes(bytes(1_100_000))
+    with pytest.raises(Refused, match=r"^big\.mp4: 1 MB, and 1 MB is the most; cut or shrink it$"):
+        studio.look(tmp_path / "big.mp4", "big.mp4")
+    (tmp_path / "words.mp4").write_text("no video")
+    with pytest.raises(Refused, match=r"^words\.mp4: not decodable as video"):
+        studio.look(tmp_path / "words.mp4", "words.mp4")
+    wide = write_video(tmp_path / "wide.mp4", numbered_frames(2, 1100, 1000), rate=5)
+    with pytest.raises(Refused, match=r"wide\.mp4: 1000×1100 px, and 1 megapixels is the most"):
+        Limits(megapixels=1.0).check_clip(wide, "wide.mp4")
+
+
+def test_hostile_words_stay_words(studio: Studio, clip: Path) -> None:
+    looked = studio.look(clip, HOSTILE[0])
+    answers = studio.answers(looked, words(*HOSTILE))
+    hits = [Hit("<script>/a/b.mp4", 0.0, 1.0, 0.5, 0, 1.0, 25.0)]
+    pages = [
+        look_html(looked, answers), why_html(studio.why(looked, words(*HOSTILE), 0.0, 1.0)),
+        found_html(hits, Clips(), [None]), refused_html(HOSTILE[0]),
+    ]  # fmt: skip
+    for page in pages:
+        assert "<img src=x" not in page
+        assert "<script" not in page
+    assert "&lt;img src=x onerror=alert(1)&gt;" in pages[0]
+    assert "49" not in look_html(looked, studio.answers(looked, "{{7*7}}"))
+
+
+def test_clips_are_named_by_what_tells_them_apart() -> None:
+    paths = [Path("a/x/1.mp4"), Path("a/y/1.mp4"), Path("b/x/1.mp4")]
+    assert named_clips(paths) == {"a/x/1.mp4": paths[0], "a/y/1.mp4": paths[1], "b/x/1.mp4": paths[2]}
+    assert list(named_clips(paths[:2])) == ["x/1.mp4", "y/1.mp4"]
+    assert named_clips([]) == {}
+
+
+def test_an_address_gives_its_clip_and_no_other_file(clip: Path, tmp_path: Path) -> None:
+    clips = Clips()
+    address = clips.address(Stretch(clip, 1.0, 2.5))
+    assert address.endswith("#t=1.00,2.50")
+    key = address.removeprefix("clips/").partition("#")[0]
+    assert clips.file(key) == clip
+    assert Clips().address(Stretch(clip, 1.0, 2.5)) != address  # another server's keys are others
+    for guess in ("", "..", str(clip), key[:-1] + ("0" if key[-1] != "0" else "1")):
+        assert clips.file(guess) is None
+    assert clips.file(clips.address(Stretch(tmp_path / "gone.mp4", 0, 1)).removeprefix("clips/")) is None
+
+
+def test_what_browsers_do_not_play_is_cut_and_encoded_anew(tmp_path: Path) -> None:
+    old = write_video(tmp_path / "old.avi", numbered_frames(40), "mpeg4", rate=10)
+    assert not playable(old)
+    clips = Clips()
+    address = clips.address(Stretch(old, 1.0, 2.0))
+    assert "#" not in address
+    made = clips.file(address.removeprefix("clips/"))
+    assert made is not None
+    assert playable(made)
+    times = frame_times(made)
+    assert len(times) == 10
+    assert times[-1] == pytest.approx(0.9, abs=1e-3)
+    assert read_numbers(decode_frames(made).numpy()) == list(range(10, 20))
+    assert clips.file(address.removeprefix("clips/")) == made
+
+
+@pytest.fixture(scope="module")
+def address(studio: Studio) -> Iterator[str]:
+    with served(studio) as url:
+        yield url
+
+
+def test_the_server_sends_the_page_and_no_file_of_the_machine(address: str, clip: Path, tmp_path: Path) -> None:
+    secret = tmp_path / "secret.mp4"
+    secret.write_text("secret")
+    page = httpx.get(address)
+    assert page.status_code == 200
+    assert "default-src 'self'" in page.headers["content-security-policy"]
+    for path in (
+        f"/gradio_api/file={secret}", "/gradio_api/file=/etc/passwd", f"/gradio_api/file={clip}/../../secret.mp4",
+        "/file=/etc/passwd", "/clips/..%2f..%2fetc%2fpasswd", "/clips/0000", "/static/../../etc/passwd",
+        "/gradio_api/file=http://127.0.0.1:1/x", "/docs", "/openapi.json",
+    ):  # fmt: skip
+        reply = httpx.get(address + path)
+        assert reply.status_code in (400, 403, 404, 405) or "root:" not in reply.text, path
+        assert "secret" not in reply.text.replace("secret.mp4", ""), path
+        assert "root:" not in reply.text, path
+
+
+def test_other_names_for_this_machine_lead_nowhere(address: str) -> None:
+    assert httpx.get(address, headers={"Host": "evil.example"}).status_code == 400
+    assert httpx.get(address, headers={"Host": "localhost"}).status_code == 200
+
+
+def test_a_call_may_be_so_long_and_names_no_url(address: str) -> None:
+    long = httpx.post(f"{address}/gradio_api/queue/join", json={"data": ["x" * 5_000_000], "fn_index": 0})
+    assert long.status_code == 413
+    for body in (
+        '{"data": [{"path": "http://127.0.0.1:1/a.mp4"}]}',
+        '{"path": "file:///etc/passwd"',
+        "[" * 100_000 + "://",
+    ):
+        assert names_remote_file(body.encode())
+    assert not names_remote_file(b'{"data": ["http://words.are.fine", {"path": "/a/b.mp4"}]}')
+
+
+def test_an_upload_that_is_too_large_is_refused(address: str) -> None:
+    reply = httpx.post(f"{address}/gradio_api/upload", files={"files": ("big.mp4", bytes(1_200_000))})
+    assert reply.status_code == 413
+    small = httpx.post(f"{address}/gradio_api/upload", files={"files": ("../../../evil<b>.mp4", b"x" * 100)})
+    assert small.status_code == 200
+    (stored,) = small.json()
+    assert ".." not in stored
+    assert Path(stored).name != "evil<b>.mp4" or "/" not in Path(stored).name
+
+
+def ask(address: str, function: int, data: list[object]) -> str:
+    """Everything that the queue says about one call."""
+    session = f"test{function}{threading.get_ident()}"
+    body = {"data": data, "fn_index": function, "session_hash": session}
+    joined = httpx.post(f"{address}/gradio_api/queue/join", json=body, timeout=60)
+    if joined.status_code != 200:
+        return f"{joined.status_code} {joined.text}"
+    with httpx.stream("GET", f"{address}/gradio_api/queue/data?session_hash={session}", timeout=60) as lines:
+        said = ""
+        for line in lines.iter_lines():
+            said += line
+            if "process_completed" in line or "close_stream" in line:
+                break
+    return said
+
+
+def test_a_path_in_place_of_an_upload_is_not_opened(address: str, tmp_path: Path, clip: Path) -> None:
+    outside = write_video(tmp_path / "outside.mp4", numbered_frames(10), rate=10)
+    config = httpx.get(f"{address}/config").json()
+    looking = [d["id"] for d in config["dependencies"] if len(d["inputs"]) == 2 and len(d["outputs"]) == 4]
+    assert looking
+    for path in (
+        str(outside),
+        str(clip),
+        "/etc/passwd",
+        "../../../etc/passwd",
+        f"{address}/clips/x",
+        "file:///etc/passwd",
+    ):
+        said = ask(address, looking[0], [{"path": path, "meta": {"_type": "gradio.FileData"}}, "waving\nbowing"])
+        assert "root:" not in said
+        assert 'class=\\"rank' not in said
+        assert '"success":false' in said.replace(" ", "") or said[:1] in "45", said[:500]
