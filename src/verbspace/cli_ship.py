@@ -17,12 +17,13 @@ def export(
     form: Annotated[str, typer.Option("--format", help="onnx or torch.")] = "onnx",
     int8: Annotated[bool, typer.Option("--int8", help="8-bit ONNX towers as well.")] = False,
     check: Annotated[str | None, typer.Option(help="Labelled videos to measure the towers on.")] = None,
+    concepts: Annotated[str | None, typer.Option(help="Concept set for --check; else the encoder's own.")] = None,
 ) -> None:
     """Write an encoder's towers for onnxruntime or torch.export, checked against the encoder."""
     from verbspace.uses.export.export import export as run
     from verbspace.uses.export.printing import lines
 
-    for line in lines(run(encoder, to, form, int8=int8, check=check), to):  # type: ignore[arg-type]
+    for line in lines(run(encoder, to, form, int8=int8, check=check, concepts=concepts), to):  # type: ignore[arg-type]
         print(line)
 
 

@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer
 
 from verbspace import __version__
+from verbspace.concepts.concept_set import ConceptSet
 from verbspace.concepts.space import ConceptSpace
 from verbspace.evaluation.protocol import state_hash
 from verbspace.model.encoder import VideoEncoder
@@ -45,12 +46,14 @@ def export(
     *,
     int8: bool = False,
     check: str | Path | None = None,
+    concepts: ConceptSet | str | Path | None = None,
 ) -> dict[str, Any]:
     """Write both towers of an encoder, tokenizer, pixel statistics, the concept space's vectors, and a README.
 
     form: "onnx" for `video.onnx` and `text.onnx`, "torch" for `video.pt2` and `text.pt2`. int8: also `video_int8.onnx`
     and `text_int8.onnx`. check: a folder or list of labelled videos, on which the towers' zero-shot accuracy is
-    measured. Returns what `verbspace.json` says, with the differences from the encoder that were measured.
+    measured, among the actions of `concepts`, or the encoder's own. Returns what `verbspace.json` says, with the
+    differences from the encoder that were measured.
 
     All or nothing. Raises ValueError where a tower differs from the encoder by more than TOLERANCE, or the settings
     do not go together; what `VideoEncoder.from_pretrained` raises for an encoder that cannot be loaded.
@@ -79,7 +82,7 @@ def export(
             about["int8"] = {n: Difference.of(of(encoder, runs["int8"][n])).model_dump() for n, of in PAIRS.items()}
         if check is not None:
             by = {tower: {kind: run[tower] for kind, run in runs.items()} for tower in PAIRS}
-            about["check"] = on_labelled(encoder, by["video"], by["text"], check)
+            about["check"] = on_labelled(encoder, by["video"], by["text"], check, concepts)
         encoder.require_sources().save(part)
         about["text"]["tokenizers"] = same_words(encoder.require_sources(), part / "tokenizer.json", about["text"])
         _pixels(encoder, part / "preprocessor_config.json")

@@ -77,6 +77,8 @@ def quantise(source: Path, path: Path) -> None:
     operand quantised as it comes (onnxruntime's dynamic quantisation). The patch embedding stays as it is.
     """
     _, quantization = require_onnx()
+    if source.with_name(f"{source.name}.data").exists():
+        raise ValueError(f"int8: the {source.stem} tower is above 2 GB, which is more than can be quantised here")
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     prepared = path.with_suffix(".prepared.onnx")

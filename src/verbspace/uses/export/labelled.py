@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from verbspace.concepts.concept_set import ConceptSet
 from verbspace.concepts.space import ConceptSpace
 from verbspace.evaluation.classes import class_numbers, from_labels, labels_of
 from verbspace.evaluation.embed import embed_videos
@@ -35,17 +36,24 @@ class Exported:
 
 
 def on_labelled(
-    encoder: VideoEncoder, video: dict[str, Run], text: dict[str, Run], data: str | Path, frames: int = 8
+    encoder: VideoEncoder,
+    video: dict[str, Run],
+    text: dict[str, Run],
+    data: str | Path,
+    concepts: ConceptSet | str | Path | None = None,
+    frames: int = 8,
 ) -> dict[str, Any]:
     """Zero-shot top-1 of each kind of towers (by name, the full one first) on a folder or list of labelled videos, and
     how far the embeddings of the others are from the first's.
 
-    The actions are those of the encoder's concept set, or else the class names. Raises ValueError where labels fit
-    no action, and FileNotFoundError.
+    The actions are those of `concepts`, or of the encoder's own set, or else the class names. Raises ValueError where
+    labels fit no action, and FileNotFoundError.
     """
     records = read_manifest(data)
     labels = labels_of(records, str(data))
-    concepts = encoder.concept_set or from_labels(set(labels))
+    if isinstance(concepts, (str, Path)):
+        concepts = ConceptSet.load(concepts)
+    concepts = concepts or encoder.concept_set or from_labels(set(labels))
     class_numbers(labels, concepts)  # before the videos are read
     tokenize = encoder.require_sources().tokenize
     found: dict[str, Any] = {}
@@ -65,4 +73,10 @@ def on_labelled(
             first = embedded.embeddings
         else:
             found[name]["video"] = Difference.of([(embedded.embeddings, first)]).model_dump()
-    return {"data": Path(data).resolve().name, "actions": len(concepts.actions), "frames": frames, **found}
+    return {
+        "data": Path(data).resolve().name,
+        "concepts": concepts.hash,
+        "actions": len(concepts.actions),
+        "frames": frames,
+        **found,
+    }
