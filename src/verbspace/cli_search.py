@@ -79,6 +79,7 @@ def search(
     """Find windows of videos by words, by example, and by sums and differences of both."""
     from verbspace.uses.index.printing import show
     from verbspace.uses.index.search import Searcher, described, terms_of
+    from verbspace.uses.index.store import shards_in
 
     if (form == "html") != (out is not None):
         raise ValueError("--format html and --out page.html go together")
@@ -86,7 +87,7 @@ def search(
         raise ValueError(f"format: {form!r} is none of table, jsonl, html")
     terms = terms_of(query, plus or (), minus or ())
     searcher = Searcher(index, encoder)
-    if waiting := searcher.index.shards():
+    if waiting := shards_in(index):
         print(f"note: {len(waiting)} shards are not merged yet, and not searched: {waiting[0]} …", file=sys.stderr)
     hits = searcher.search(
         terms, like=like or (), top=top, where=where, path=path, shortest=min_seconds, longest=max_seconds,

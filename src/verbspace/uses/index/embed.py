@@ -193,10 +193,13 @@ def _seen(path: str) -> State | None:
 
 
 def prune_gone(index: Index) -> int:
-    """Drop the rows of files that are not there any more; returns how many files these were. One that cannot be asked
-    for stays. Raises ValueError where not one of the files is there: then a disk is missing rather than the videos.
+    """Drop the rows of files that are not there any more, and what is noted of such; returns how many files had rows.
+
+    One that cannot be asked for stays. Raises ValueError where not one of the files is there: then a disk is missing
+    rather than the videos.
     """
-    paths = set(index.states()) | set(index.unread())
+    embedded = set(index.states())
+    paths = embedded | set(index.unread())
     gone = []
     for path in sorted(paths):
         try:
@@ -205,8 +208,9 @@ def prune_gone(index: Index) -> int:
             gone.append(path)
         except OSError:
             continue
-    if gone and len(gone) == len(paths):
-        raise ValueError(f"{index.folder}: none of its {len(paths)} files is there ({gone[0]}); is a disk missing?")
+    lost = embedded.intersection(gone)
+    if embedded and lost == embedded:
+        raise ValueError(f"{index.folder}: none of its {len(embedded)} files is there ({gone[0]}); is a disk missing?")
     index.drop(gone)
     index.note_unread({}, gone)
-    return len(gone)
+    return len(lost)

@@ -27,9 +27,7 @@ SHORT_SIDE = 320  # pixels of a still, and of a clip that is copied
 PLAYED = (".mp4", ".webm", ".m4v", ".mov", ".ogv")  # by browsers
 
 
-def search_page(
-    hits: Sequence[Hit], query: str, folder: Path, *, index: str, notes: Sequence[str] = (), copy: bool = False
-) -> str:
+def search_page(hits: Sequence[Hit], query: str, folder: Path, *, index: str, copy: bool = False) -> str:
     """One HTML page with a card for each hit: a still of the window's middle, and the window to play.
 
     folder: where the page will lie; videos are linked from there. copy: clips are cut out, encoded as H.264 and kept
@@ -42,7 +40,7 @@ def search_page(
     for hit, one in zip(hits, cards, strict=True):
         one["width"] = 100 * max(hit.score, 0) / top
     template = environment.get_template("search.html.jinja")
-    return template.render(query=query, cards=cards, index=index, notes=list(notes), copied=copy)
+    return template.render(query=query, cards=cards, index=index, copied=copy)
 
 
 def card(hit: Hit, folder: Path, copy: bool = False) -> dict[str, Any]:
@@ -50,7 +48,6 @@ def card(hit: Hit, folder: Path, copy: bool = False) -> dict[str, Any]:
     found: dict[str, Any] = {
         "path": shown_path(hit.path),
         "name": PurePosixPath(hit.path).name,
-        "folder": PurePosixPath(hit.path).parent.name,
         "when": f"{clock(hit.start)} to {clock(hit.end)}",
         "score": hit.score,
         "still": None,

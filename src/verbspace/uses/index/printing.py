@@ -10,7 +10,7 @@ from pathlib import Path
 from verbspace.uses.index.hits import Hit
 from verbspace.uses.index.nearest import read_tuned
 from verbspace.uses.index.page import search_page, shown_path
-from verbspace.uses.index.store import Index
+from verbspace.uses.index.store import Index, shards_in
 from verbspace.uses.printing import clock
 from verbspace.uses.report import write_text
 
@@ -41,6 +41,12 @@ def table(hits: Sequence[Hit]) -> Iterator[str]:
 
 def facts(folder: Path, digest: bool = False) -> Iterator[str]:
     """What there is to say about an index, line by line. Raises FileNotFoundError, ValueError."""
+    if not (folder / "index.json").exists() and (waiting := shards_in(folder)):
+        yield f"{folder}: shards only; run `verbspace index merge {folder}` when all are done"
+        for shard in waiting:
+            part = Index.open(shard)
+            yield f"shard    {shard.name}: {len(part)} windows, {len(part.unread())} files that could not be read"
+        return
     index = Index.open(folder)
     made, states, unread, tuned = index.made, index.states(), index.unread(), read_tuned(index)
     yield f"{folder}: {len(index)} windows of {len(states)} files"
@@ -51,7 +57,7 @@ def facts(folder: Path, digest: bool = False) -> Iterator[str]:
     else:
         grown = f", {len(index) - tuned.rows} rows since" if len(index) > tuned.rows else ""
         yield f"search   {tuned.probes} of {tuned.lists} lists, recall {tuned.recall} when tuned{grown}"
-    for shard in index.shards():
+    for shard in shards_in(folder):
         yield f"shard    {shard.name}, not merged yet"
     if digest:
         yield f"digest   {index.digest()}"

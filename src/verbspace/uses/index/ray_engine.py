@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -87,10 +88,10 @@ def ray_engine(
     def run(files: Sequence[str]) -> Iterator[FileRows]:
         if not files:
             return
-        import logging
-
-        if not ray.is_initialized():
+        began = not ray.is_initialized()
+        if began:
             ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
+        logging.getLogger("ray.data").setLevel(logging.WARNING)
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         count = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
@@ -104,8 +105,12 @@ def ray_engine(
             num_gpus=gpus or None,
             compute=ray.data.ActorPoolStrategy(size=min(count, blocks)),
         )
-        for answers in done.iter_batches(batch_size=None, batch_format="pyarrow"):
-            yield from unpacked(answers)
+        try:
+            for answers in done.iter_batches(batch_size=None, batch_format="pyarrow"):
+                yield from unpacked(answers)
+        finally:
+            if began:
+                ray.shutdown()
 
     return run
 

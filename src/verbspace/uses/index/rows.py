@@ -181,7 +181,8 @@ def vectors_of(rows: pa.Table | pa.RecordBatch) -> np.ndarray:
     """(N, D) float32."""
     column = rows["vector"]
     column = column.combine_chunks() if hasattr(column, "combine_chunks") else column
-    found: np.ndarray = column.flatten().to_numpy(zero_copy_only=False).reshape(len(rows), -1)
+    width = column.type.list_size
+    found: np.ndarray = column.flatten().to_numpy(zero_copy_only=False).reshape(len(rows), width)
     return found
 
 

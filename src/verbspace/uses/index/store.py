@@ -161,12 +161,6 @@ class Index:
         """16 hex digits of all rows, in whatever order they stand."""
         return digest(self.scan(schema(self.made).names))
 
-    def shards(self) -> list[Path]:
-        """Folders of shards that are not merged yet."""
-        inside = self.folder / "shards"
-        found = [path for path in inside.iterdir() if (path / "index.json").exists()] if inside.is_dir() else []
-        return sorted(path for path in found if not path.name.startswith("."))
-
     def search(
         self,
         vector: np.ndarray,
@@ -186,12 +180,16 @@ def read_made(folder: Path) -> Made:
     """How the index in a folder was made. Raises FileNotFoundError, ValueError."""
     path = folder / "index.json"
     if not path.exists():
-        waiting = folder / "shards"
-        if waiting.is_dir() and any(waiting.iterdir()):
+        if shards_in(folder):
             raise FileNotFoundError(f"{folder}: holds shards only; run `verbspace index merge {folder}` first")
         make = f"make one with `verbspace embed VIDEOS --to {folder}`"
         raise FileNotFoundError(f"{folder}: there is no index here; {make}")
     return Made.read(path.read_bytes(), str(path))
+
+
+def shards_in(folder: Path) -> list[Path]:
+    """Folders of an index's shards that are not merged yet."""
+    return sorted((folder / "shards").glob("[0-9]*-of-*"))
 
 
 def discard(shard: Path) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from verbspace.uses.index.rows import COLUMNS, Made, State, schema, vectors_of
-from verbspace.uses.index.store import Index, discard, locked
+from verbspace.uses.index.store import Index, discard, locked, shards_in
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -81,7 +81,9 @@ def merge(folder: Path, others: Sequence[Path] = ()) -> Taken:
     OSError while a process still writes into one of them.
     """
     with locked(folder):
-        sources = list(others) or _shards(folder)
+        for left in (folder / "shards").glob(".*.merged-*"):  # by a merge that was killed as it cleared up
+            discard(left)
+        sources = list(others) or shards_in(folder)
         made = [Index.open(source).made for source in sources]
         index = Index.create(folder, made[0], str(sources[0])) if made else Index.open(folder)
         for source, one in zip(sources, made, strict=True):
@@ -98,15 +100,6 @@ def merge(folder: Path, others: Sequence[Path] = ()) -> Taken:
         if sources:
             index.optimise()
     return total
-
-
-def _shards(folder: Path) -> list[Path]:
-    inside = folder / "shards"
-    if not inside.is_dir():
-        return []
-    for left in inside.glob(".*.merged-*"):  # by a merge that was killed as it cleared up
-        discard(left)
-    return sorted(path for path in inside.iterdir() if (path / "index.json").exists()) if inside.is_dir() else []
 
 
 def export_parquet(index: Index, path: Path) -> int:

@@ -15,6 +15,8 @@ from verbspace.uses.report import write_text
 NEIGHBOURS = 10
 LEAST = 5_000  # rows; below, an exact search takes milliseconds
 PROBES = (4, 8, 16, 32, 64, 128, 256, 512, 1024)
+PER_LIST = 256  # rows that Lance wants to learn a list's centre from
+LEAST_PARTS = 32  # of a vector, each kept as a byte
 REFINE = 10  # candidates compared exactly, for each hit
 
 
@@ -30,13 +32,13 @@ def tune(index: Index, queries: Tensor, *, recall: float = 0.95, on_step: Callab
         raise ValueError(f"{index.folder}: has {rows} rows; an exact search is quick up to many more than {LEAST}")
     say = on_step or (lambda text: None)
     (index.folder / "tuned.json").unlink(missing_ok=True)
-    lists = max(16, round(math.sqrt(rows)))
-    sub = next(size for size in (8, 4, 2, 1) if index.made.dim % size == 0)
+    lists = max(1, min(round(math.sqrt(rows)), rows // PER_LIST))
+    dim = index.made.dim
+    parts = next((dim // size for size in (8, 4, 2) if dim % size == 0 and dim // size >= LEAST_PARTS), dim)
     say(f"making {lists} lists of {rows} rows")
     from lancedb.index import IvfPq
 
-    # Of one subspace for each few numbers; 8 bits each.
-    config = IvfPq(distance_type="dot", num_partitions=lists, num_sub_vectors=index.made.dim // sub)
+    config = IvfPq(distance_type="dot", num_partitions=lists, num_sub_vectors=parts)
     index.table.create_index("vector", config=config, replace=True)
     wanted = [_names(index, query, None) for query in queries]
     for probes in (count for count in (*PROBES, lists) if count <= lists):

@@ -1,0 +1,360 @@
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import tarfile
+from datetime import UTC, datetime
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from indices import embedded, random_index, sorted_rows, write_clip, write_clips
+from verbspace.cli import app
+from verbspace.evaluation.embed import embed_windows
+from verbspace.evaluation.protocol import state_hash
+from verbspace.model.encoder import VideoEncoder
+from verbspace.uses.index import store
+from verbspace.uses.index.rows import COLUMNS, FileRows, Made, State, digest, files_of, state_of, table, vectors_of
+from verbspace.uses.index.store import Index, locked
+from verbspace.uses.index.transfer import export_parquet, import_parquet, merge
+from verbspace.video.decode import probe
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_clips(tmp_path_factory.mktemp("clips"), 4)
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_clip: Path, clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An index of all of `clips`, which no test changes."""
+    folder = tmp_path_factory.mktemp("whole")
+    embedded(tiny_clip, clips, folder)
+    return folder
+
+
+def test_a_row_for_each_window_with_what_finds_it_again(tiny_clip: Path, clips: Path, whole: Path) -> None:
+    rows = sorted_rows(whole)
+    encoder = VideoEncoder.from_pretrained(tiny_clip)
+    place = 0
+    for path in sorted(clips.iterdir()):
+        found = embed_windows(encoder, path, length=1.0, stride=1.0, frames=2)
+        for n, (window, vector) in enumerate(zip(found.windows, found.embeddings, strict=True)):
+            row = rows.slice(place, 1)
+            assert row["path"][0].as_py() == str(path)
+            assert [row[name][0].as_py() for name in ("window", "start", "end")] == [n, window.start, window.end]
+            assert row["fps"][0].as_py() == probe(path).rate == 10
+            assert row["duration"][0].as_py() == found.windows[-1].end
+            assert [row[name][0].as_py() for name in ("size", "modified")] == list(state_of(str(path)))
+            torch.testing.assert_close(torch.from_numpy(vectors_of(row)[0].copy()), vector, atol=1e-6, rtol=0)
+            place += 1
+    assert place == len(rows) == 8
+    assert np.abs(np.linalg.norm(vectors_of(rows), axis=1) - 1).max() < 1e-6
+    made = Index.open(whole).made
+    assert (made.encoder, made.encoder_hash) == (str(tiny_clip), state_hash(encoder))
+    assert (made.dim, made.window, made.stride, made.frames) == (24, 1, 1, 2)
+    assert json.loads(rows.schema.metadata[b"verbspace"]) == json.loads((whole / "index.json").read_text())
+
+
+def test_paths_are_stored_so_that_they_are_found_from_anywhere(
+    tiny_clip: Path, clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(clips)
+    (tmp_path / "link").symlink_to(clips)
+    embedded(tiny_clip, ["01.mp4", "./01.mp4", f"{tmp_path}/link/02.mp4"], tmp_path / "index")
+    assert set(sorted_rows(tmp_path / "index")["path"].to_pylist()) == {f"{clips}/01.mp4", f"{tmp_path}/link/02.mp4"}
+
+
+def test_only_what_is_new_or_changed_is_embedded(tiny_clip: Path, clips: Path, tmp_path: Path) -> None:
+    folder, index = tmp_path / "clips", tmp_path / "index"
+    shutil.copytree(clips, folder)
+    first = embedded(tiny_clip, folder, index)
+    assert (first.files, first.windows, first.unchanged) == (4, 8, 0)
+    before = sorted_rows(index)
+    assert embedded(tiny_clip, folder, index).unchanged == 4
+    write_clip(folder / "00.mp4", 90, 0.5)  # three windows before, one now
+    write_clip(folder / "01.mp4", 91, 1.7)  # the other way round
+    write_clip(folder / "04's.mp4", 92)
+    second = embedded(tiny_clip, folder, index)
+    assert (second.files, second.windows, second.unchanged) == (3, 4, 2)
+    after = sorted_rows(index)
+    names = [Path(path).name for path in after["path"].to_pylist()]
+    assert names == ["00.mp4", "01.mp4", "01.mp4", "02.mp4", *3 * ["03.mp4"], "04's.mp4"]
+    assert after.filter(pa.array([name in ("02.mp4", "03.mp4") for name in names])).equals(before.slice(4))
+    fresh = tmp_path / "fresh"
+    embedded(tiny_clip, folder, fresh)
+    assert Index.open(index).digest() == Index.open(fresh).digest() != digest([before])
+
+
+def test_a_file_that_is_only_touched_is_embedded_again_once(tiny_clip: Path, clips: Path, tmp_path: Path) -> None:
+    path = shutil.copy(clips / "00.mp4", tmp_path / "a.mp4")
+    embedded(tiny_clip, [str(path)], tmp_path / "index")
+    os.utime(path, ns=(1, 2))
+    assert embedded(tiny_clip, [str(path)], tmp_path / "index").windows == 3
+    assert embedded(tiny_clip, [str(path)], tmp_path / "index").unchanged == 1
+    assert sorted_rows(tmp_path / "index")["modified"].to_pylist() == [2, 2, 2]
+
+
+def test_unreadable_files_are_named_remembered_and_tried_again(tiny_clip: Path, clips: Path, tmp_path: Path) -> None:
+    good, bad, index = tmp_path / "good.mp4", tmp_path / "bad.mp4", tmp_path / "index"
+    shutil.copy(clips / "00.mp4", good)
+    bad.write_bytes(b"no video")
+    command = ["embed", str(bad), str(good), str(tmp_path / "gone.mp4"), "--to", str(index), "--encoder"]
+    command += [str(tiny_clip), "--window", "1", "--frames", "2", "--device", "cpu", "--workers", "1"]
+    for unchanged in (0, 1):  # they are tried again each time
+        found = CliRunner().invoke(app, command)
+        assert found.exit_code == 1
+        assert f"{unchanged} unchanged, 2 could not be read" in found.stdout
+        assert f"error: {bad}: not decodable as video" in found.stderr
+        assert f"error: {tmp_path / 'gone.mp4'}: there is no such file" in found.stderr
+        assert set(Index.open(index).unread()) == {str(bad), str(tmp_path / "gone.mp4")}
+    told = CliRunner().invoke(app, ["index", "info", str(index)]).stdout
+    assert f"{index}: 3 windows of 1 files" in told
+    assert f"unread   {bad}: not decodable as video" in told
+    shutil.copy(clips / "01.mp4", bad)
+    shutil.copy(clips / "02.mp4", tmp_path / "gone.mp4")
+    found = CliRunner().invoke(app, command)
+    assert (found.exit_code, found.stdout) == (0, "2 files embedded in 2 windows, 1 unchanged\n")
+    assert Index.open(index).unread() == {}
+    good.write_bytes(b"no longer a video")
+    assert set(embedded(tiny_clip, [str(good)], index).bad) == {str(good)}
+    assert str(good) not in Index.open(index).states()
+    assert set(Index.open(index).unread()) == {str(good)}
+
+
+def test_files_out_of_reach_keep_their_rows_until_they_are_pruned(tiny_clip: Path, clips: Path, tmp_path: Path) -> None:
+    index = tmp_path / "index"
+    for name in ("00.mp4", "01.mp4"):
+        shutil.copy(clips / name, tmp_path / name)
+    both = [str(tmp_path / "00.mp4"), str(tmp_path / "01.mp4")]
+    embedded(tiny_clip, both, index)
+    os.remove(both[0])
+    assert list(embedded(tiny_clip, both, index).bad) == both[:1]
+    assert set(Index.open(index).states()) == set(both)
+    assert embedded(tiny_clip, both[1:], index, prune=True).dropped == 1
+    assert set(Index.open(index).states()) == {both[1]}
+    assert Index.open(index).unread() == {}
+    os.remove(both[1])
+    with pytest.raises(ValueError, match=r"none of its 1 files is there .*01\.mp4.*is a disk missing"):
+        embedded(tiny_clip, [], index, prune=True)
+    assert set(Index.open(index).states()) == {both[1]}
+
+
+def test_another_encoder_or_other_windows_are_refused(tiny_clip: Path, tiny_siglip: Path, whole: Path) -> None:
+    mine, other = (state_hash(VideoEncoder.from_pretrained(one)) for one in (tiny_clip, tiny_siglip))
+    with pytest.raises(ValueError, match=rf"{mine}.*{other}.*cannot be compared"):
+        embedded(tiny_siglip, [], whole)
+    with pytest.raises(ValueError, match=rf"windows of 1 s every 1 s, 2 frames.*{mine}.*1 s every 0\.5 s.*{mine}"):
+        embedded(tiny_clip, [], whole, stride=0.5)
+    with pytest.raises(ValueError, match=r"--stride 2 leaves gaps"):
+        embedded(tiny_clip, [], whole, stride=2.0)
+
+
+def test_one_writer_at_a_time(tiny_clip: Path, clips: Path, tmp_path: Path) -> None:
+    with locked(tmp_path), pytest.raises(OSError, match=rf"process {os.getpid()} on .* is writing .*--shard"):
+        embedded(tiny_clip, clips, tmp_path)
+    assert embedded(tiny_clip, [], tmp_path).files == 0
+
+
+def test_an_interruption_commits_what_is_done(tiny_clip: Path, clips: Path, tmp_path: Path) -> None:
+    def stop(done: int, total: int, bad: int) -> None:
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        embedded(tiny_clip, clips, tmp_path, on_progress=stop)
+    assert len(Index.open(tmp_path).states()) == 2
+    assert embedded(tiny_clip, clips, tmp_path).unchanged == 2
+
+
+def test_what_was_begun_without_its_settings_begins_anew(tiny_clip: Path, clips: Path, tmp_path: Path) -> None:
+    random_index(tmp_path, 8)
+    (tmp_path / "index.json").unlink()
+    assert embedded(tiny_clip, [str(clips / "01.mp4")], tmp_path).files == 1
+    assert len(Index.open(tmp_path)) == 1
+    shutil.rmtree(tmp_path / "windows.lance")
+    with pytest.raises(ValueError, match=r"the index is not whole"):
+        Index.open(tmp_path)
+    (tmp_path / "index.json").write_text('{"encoder": 3}')
+    with pytest.raises(ValueError, match=r"index\.json: encoder: Input should be a valid string"):
+        Index.open(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"nowhere: there is no index here; make one with `verbspace embed"):
+        Index.open(tmp_path / "nowhere")
+
+
+def test_urls_and_members_of_shards(tiny_clip: Path, clips: Path, tmp_path: Path) -> None:
+    memory = fsspec.filesystem("memory")
+    memory.pipe("/index-test/a.mp4", (clips / "00.mp4").read_bytes())
+    with tarfile.open(tmp_path / "s.tar", "w") as shard:
+        shard.add(clips / "00.mp4", "b.mp4")
+    sources = ["memory://index-test/*.mp4", f"file://{clips}/00.mp4", str(tmp_path / "s.tar"), "memory://index-test/x"]
+    tally = embedded(tiny_clip, sources, tmp_path / "index")
+    assert tally.bad == {"memory://index-test/x": "memory://index-test/x: there is no such file"}
+    rows = sorted_rows(tmp_path / "index")
+    names = [f"{tmp_path}/s.tar/b.mp4", f"file://{clips}/00.mp4", "memory:///index-test/a.mp4"]
+    assert rows["path"].to_pylist() == [name for name in names for _ in range(3)]
+    vectors = vectors_of(rows)
+    assert (vectors[:3] == vectors[3:6]).all()
+    assert (vectors[:3] == vectors[6:]).all()
+    assert embedded(tiny_clip, sources[:3], tmp_path / "index").unchanged == 3
+    memory.pipe("/index-test/a.mp4", (clips / "01.mp4").read_bytes())
+    assert embedded(tiny_clip, sources[:1], tmp_path / "index").windows == 1
+    memory.rm("/index-test/a.mp4")
+    assert embedded(tiny_clip, [], tmp_path / "index", prune=True).dropped == 1
+
+
+def test_states_of_stores_that_tell_time_in_their_own_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    facts: dict[str, object] = {}
+
+    class Store:
+        def info(self, path: str) -> dict[str, object]:
+            return facts
+
+    monkeypatch.setattr("fsspec.core.url_to_fs", lambda url: (Store(), url))
+    for when in (1.5, datetime.fromtimestamp(1.5, UTC), "1970-01-01T00:00:01.500000+00:00"):
+        facts.update(size=7, LastModified=when)
+        assert state_of("s3://a/b") == State(7, 1_500_000_000)
+    facts["LastModified"] = "yesterday"
+    assert state_of("s3://a/b") == State(7, 0)
+
+
+def made_of(dim: int = 2) -> Made:
+    return Made(encoder="e", encoder_hash="0" * 16, dim=dim, window=4, stride=4, frames=8)
+
+
+NUMBERS = st.floats(-1, 1, width=32)
+FILES = st.lists(
+    st.builds(
+        lambda path, size, when, rate, rows: FileRows(
+            path, State(size, when), rate, [float(n) for n in range(len(rows))],
+            [n + 1.5 for n in range(len(rows))], np.array(rows, np.float32),
+        ),
+        st.text(min_size=1), st.integers(0, 2**62), st.integers(0, 2**62), st.floats(0, 100, width=32),
+        st.lists(st.tuples(NUMBERS, NUMBERS), min_size=1, max_size=3),
+    ),
+    max_size=4, unique_by=lambda file: file.path,
+)  # fmt: skip
+
+
+@given(files=FILES)
+@settings(max_examples=50, deadline=None)
+def test_files_to_rows_and_back(files: list[FileRows]) -> None:
+    back = files_of(table(files, made_of()))
+    assert [(one.path, one.state, one.rate, one.starts, one.ends) for one in back] == [
+        (one.path, one.state, one.rate, one.starts, one.ends) for one in files
+    ]
+    for one, other in zip(files, back, strict=True):
+        assert one.vectors is not None
+        assert other.vectors is not None
+        assert one.vectors.tobytes() == other.vectors.tobytes()
+    reverse = table(files[::-1], made_of())
+    assert digest([reverse]) == digest(table(files, made_of()).to_batches())
+    if files:
+        assert digest([reverse.slice(1)]) != digest([reverse])
+
+
+def test_parquet_there_and_back_is_the_same(whole: Path, tmp_path: Path) -> None:
+    assert export_parquet(Index.open(whole), tmp_path / "a.parquet") == 8
+    taken = import_parquet(tmp_path / "new", tmp_path / "a.parquet")
+    assert (taken.files, taken.windows, taken.replaced, taken.unchanged) == (4, 8, 0, 0)
+    assert sorted_rows(tmp_path / "new").equals(sorted_rows(whole), check_metadata=True)
+    assert Index.open(tmp_path / "new").made == Index.open(whole).made
+    assert import_parquet(tmp_path / "new", tmp_path / "a.parquet").unchanged == 4
+    assert Index.open(tmp_path / "new").digest() == Index.open(whole).digest()
+    assert [path.name for path in tmp_path.glob("*.parquet*")] == ["a.parquet"]
+
+
+def spoil(rows: pa.Table, column: str, value: object) -> pa.Table:
+    values = [*rows[column].to_pylist()[:-1], value]
+    place = rows.schema.get_field_index(column)
+    return rows.set_column(place, pa.field(column, rows.schema.field(column).type), pa.array(values, rows.schema.field(column).type))  # fmt: skip  # noqa: E501
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda rows: spoil(rows, "vector", None), r"the column vector has empty places"),
+        (lambda rows: spoil(rows, "path", None), r"the column path has empty places"),
+        (lambda rows: spoil(rows, "vector", [0.5] * 24), r"row 7: the vector's length is 2\.449, not 1"),
+        (lambda rows: spoil(rows, "vector", [float("nan")] * 24), r"row 7: the vector's length is nan, not 1"),
+        (lambda rows: spoil(rows, "window", 5), r"row 7: window 5 of .*03\.mp4 comes after 1"),
+        (lambda rows: spoil(rows, "start", 99.0), r"row 7: seconds or facts of .*03\.mp4 contradict"),
+        (lambda rows: spoil(rows, "size", 99), r"row 7: seconds or facts of .*03\.mp4 contradict"),
+        (lambda rows: pa.concat_tables([rows, rows]), r"row 8: window 0 of .*00\.mp4 comes after 2"),
+        (lambda rows: rows.drop_columns("start"), r"the column start is missing; it must be double"),
+        (lambda rows: rows.set_column(0, "path", pa.array(range(8))), r"the column path is int64; it must be string"),
+        (lambda rows: rows.replace_schema_metadata({}), r"does not say how its rows were made"),
+        (lambda rows: rows.replace_schema_metadata({"verbspace": "{}"}), r"bad\.parquet: encoder: Field required"),
+    ],
+)
+def test_malformed_parquet_gets_one_sentence(change: object, said: str, whole: Path, tmp_path: Path) -> None:
+    path = tmp_path / "bad.parquet"
+    pq.write_table(change(sorted_rows(whole).select(COLUMNS)), path)  # type: ignore[operator]
+    with pytest.raises(ValueError, match=said) as caught:
+        import_parquet(tmp_path / "new", path)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "new").exists()
+
+
+def test_files_that_are_no_parquet(whole: Path, tmp_path: Path) -> None:
+    export_parquet(Index.open(whole), tmp_path / "a.parquet")
+    content = (tmp_path / "a.parquet").read_bytes()
+    for bad in (b"", b"no parquet", content[:-100], content[:200] + bytes(400) + content[600:]):
+        (tmp_path / "bad.parquet").write_bytes(bad)
+        with pytest.raises(ValueError, match=r"bad\.parquet: is (no Parquet file, or a )?damaged"):
+            import_parquet(tmp_path / "new", tmp_path / "bad.parquet")
+    with pytest.raises(FileNotFoundError, match=r"none\.parquet: there is no such file"):
+        import_parquet(tmp_path / "new", tmp_path / "none.parquet")
+
+
+def test_import_takes_the_same_encoder_only(tiny_siglip: Path, clips: Path, whole: Path, tmp_path: Path) -> None:
+    export_parquet(Index.open(whole), tmp_path / "a.parquet")
+    embedded(tiny_siglip, [str(clips / "01.mp4")], tmp_path / "other")
+    with pytest.raises(ValueError, match=r"other: was made by .*a\.parquet by .*cannot be compared"):
+        import_parquet(tmp_path / "other", tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match=r"cannot be compared"):
+        merge(tmp_path / "other", [whole])
+    assert len(Index.open(tmp_path / "other")) == 1
+
+
+def test_of_two_indices_the_later_rows_stay(tmp_path: Path) -> None:
+    def file(path: str, when: int, value: float, windows: int = 1) -> FileRows:
+        rows = np.array([[value, 0.0]] * windows, np.float32)
+        return FileRows(path, State(1, when), 25.0, [float(n) for n in range(windows)], [n + 1.0 for n in range(windows)], rows)  # fmt: skip  # noqa: E501
+
+    one, two = (Index.create(tmp_path / name, made_of()) for name in ("one", "two"))
+    one.write([file("a", 5, 1.0), file("b", 5, 1.0, 3), file("same", 5, 1.0)], set())
+    two.write([file("a", 4, -1.0, 2), file("b", 6, -1.0, 2), file("same", 5, 1.0), file("new", 1, -1.0)], set())
+    two.write([FileRows("a", State(0, 0), reason="a: why"), FileRows("x", State(0, 0), reason="x: why")], set())
+    taken = merge(tmp_path / "one", [tmp_path / "two"])
+    assert (taken.files, taken.windows, taken.replaced, taken.unchanged) == (1, 3, 1, 2)
+    rows = sorted_rows(tmp_path / "one")
+    found = list(
+        zip(rows["path"].to_pylist(), rows["window"].to_pylist(), vectors_of(rows)[:, 0].tolist(), strict=True)
+    )
+    assert found == [("a", 0, 1.0), ("b", 0, -1.0), ("b", 1, -1.0), ("new", 0, -1.0), ("same", 0, 1.0)]
+    assert Index.open(tmp_path / "one").unread() == {"x": "x: why"}
+    assert len(Index.open(tmp_path / "two")) == 6  # what is not a shard stays
+
+
+def test_many_names_in_one_filter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "_ASKED", 3)
+    index = random_index(tmp_path, 40)
+    index.drop(f"a/{n:05}.mp4" for n in range(7))
+    assert sorted(index.states()) == [f"a/{n:05}.mp4" for n in range(7, 10)]
+
+
+def test_a_missing_package_is_named(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "lancedb", None)
+    with pytest.raises(ValueError, match=r"needs lancedb; pip install 'verbspace\[search\]'"):
+        Index.open(whole)
