@@ -1,5 +1,6 @@
 import json
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -25,8 +26,12 @@ from verbspace.evaluation.evaluate import evaluate
 from verbspace.evaluation.protocol import state_hash
 from verbspace.model.encoder import VideoEncoder
 from verbspace.uses.export import export as module
-from verbspace.uses.export.export import export
+from verbspace.uses.export.export import export, same_words
+from verbspace.uses.export.formats import open_tower, quantise
+from verbspace.uses.export.labelled import on_labelled
 from verbspace.uses.export.parity import Difference
+from verbspace.uses.export.printing import lines
+from verbspace.uses.export.readme import readme
 from video_files import numbered_frames, write_video
 
 TEXTS = ["a video of a person waving", "up"]
@@ -75,7 +80,10 @@ def check_towers(encoder: VideoEncoder, video: Any, text: Any) -> None:
         torch.testing.assert_close(text(**words), encoder.encode_text(texts), atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("family", FAMILIES[1:])
+@pytest.mark.parametrize(
+    "family",
+    [pytest.param(FAMILIES[1], marks=pytest.mark.slow), *FAMILIES[2:]],  # MetaCLIP 2 is built as CLIP is
+)
 def test_onnx_of_every_family(family: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     encoder = stirred(VideoEncoder.from_pretrained(request.getfixturevalue(family), temporal_layers=[1]))
     about = export(encoder, tmp_path / "out")
@@ -167,9 +175,61 @@ def test_the_readme_runs(clip: VideoEncoder, exported: Path) -> None:
     run_readme(exported, clip)
 
 
+def test_the_readme_runs_with_transformers_tokenizer(clip: VideoEncoder, exported: Path, tmp_path: Path) -> None:
+    """What is written for a tokenizer that the library `tokenizers` alone would not follow."""
+    folder = shutil.copytree(exported, tmp_path / "out")
+    about = json.loads((folder / "verbspace.json").read_text())
+    about["text"]["tokenizers"] = False
+    (folder / "README.md").write_text(readme(about))
+    assert "AutoTokenizer.from_pretrained" in readme(about)
+    run_readme(folder, clip)
+
+
+def test_words_are_compared(clip: VideoEncoder, exported: Path) -> None:
+    text = json.loads((exported / "verbspace.json").read_text())["text"]
+    sources, file = clip.require_sources(), exported / "tokenizer.json"
+    assert same_words(sources, file, text)
+    other = "left" if text["pad_side"] == "right" else "right"
+    for change in ({"context": 9}, {"pad_side": other}, {"pad_to_context": True}):
+        assert not same_words(sources, file, {**text, **change})
+    assert not same_words(sources, exported / "none.json", text)
+
+
+def test_int8_beside_full_on_labelled_videos(clip: VideoEncoder, exported: Path, tmp_path: Path) -> None:
+    for number in range(6):
+        name = f"{'waving' if number % 2 else 'jumping'}/{number}.mp4"
+        write_video(tmp_path / name, numbered_frames(12, seed=number))
+    towers = {
+        tower: {kind: open_tower(exported / f"{tower}{end}.onnx") for kind, end in (("full", ""), ("int8", "_int8"))}
+        for tower in ("video", "text")
+    }
+    found = on_labelled(clip, towers["video"], towers["text"], tmp_path, frames=4)
+    own = evaluate(clip, tmp_path, baseline=False, frames=4, quiet=True).result
+    assert found["full"] == {"top1": own.top1, "ci95": list(own.ci95), "n": 6, "unreadable": 0}
+    assert found["int8"]["n"] == 6
+    assert 0.99 < found["int8"]["video"]["least_cosine"] < 0.9999999
+    about = json.loads((exported / "verbspace.json").read_text())
+    text = "\n".join(lines({**about, "check": found}, exported))
+    assert f"fp32: top-1 {100 * own.top1:.1f}% (95%" in text
+    assert f"int8: top-1 {100 * found['int8']['top1']:.1f}% (95%" in text
+    assert f"Zero-shot top-1 on 6 labelled videos ({tmp_path.name}, 2 actions" in readme({**about, "check": found})
+
+
+def test_a_tower_too_large_for_int8(tmp_path: Path) -> None:
+    (tmp_path / "video.onnx.data").write_bytes(b"")
+    with pytest.raises(ValueError, match="int8: the video tower is above 2 GB"):
+        quantise(tmp_path / "video.onnx", tmp_path / "video_int8.onnx")
+
+
 def test_torch_programs(clip: VideoEncoder, tmp_path: Path) -> None:
     folder = tmp_path / "out"
+    folder.mkdir()
+    (folder / "video.onnx").write_text("of an earlier export")
+    (folder / "mine.txt").write_text("mine")
     export(clip, folder, "torch")
+    names = {path.name for path in folder.iterdir()}
+    assert "video.onnx" not in names
+    assert {"mine.txt", "video.pt2"} <= names
     towers = [torch.export.load(folder / f"{name}.pt2").module(check_guards=False) for name in ("video", "text")]
     check_towers(clip, *towers)
     for name in ("video", "text"):  # no pickled sample inputs, no pickled weights
@@ -178,16 +238,6 @@ def test_torch_programs(clip: VideoEncoder, tmp_path: Path) -> None:
     run_readme(folder, clip)
     about = json.loads((folder / "verbspace.json").read_text())
     assert (about["format"], about["opset"]) == ("torch", None)
-
-
-def test_an_earlier_export_gives_way(clip: VideoEncoder, tmp_path: Path) -> None:
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "video.onnx").write_text("of an earlier export")
-    (tmp_path / "out" / "mine.txt").write_text("mine")
-    export(clip, tmp_path / "out", "torch")
-    names = {path.name for path in (tmp_path / "out").iterdir()}
-    assert "video.onnx" not in names
-    assert {"mine.txt", "video.pt2"} <= names
 
 
 def test_a_tower_that_differs_is_not_written(clip: VideoEncoder, tmp_path: Path, monkeypatch: Any) -> None:
