@@ -99,7 +99,10 @@ def build(studio: Studio, clips: Clips) -> Any:
         video.change(looked_at, [video, actions], [memory, *shown], **one_at_a_time).then(
             explained, [memory, actions, part], why, **one_at_a_time
         )
-        picked.input(lambda name: str(studio.clips[name]) if name else None, picked, video, api_visibility="private")
+        # Not `input`: that comes when a keyboard passes by, too, and would take the clip away.
+        picked.change(
+            lambda name: str(studio.clips[name]) if name else gr.skip(), picked, video, api_visibility="private"
+        )
         actions.change(
             said_again, [memory, actions], shown, trigger_mode="always_last", show_progress="hidden", **one_at_a_time
         ).then(explained, [memory, actions, part], why, show_progress="hidden", **one_at_a_time)

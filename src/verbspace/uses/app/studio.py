@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -72,6 +73,7 @@ class Studio:
         self.encoders, self.concepts, self.sliding, self.frames = encoders, concepts, sliding, frames
         self.calibration, self.searcher, self.limits = calibration, searcher, limits or Limits()
         self.clips = named_clips(clips)
+        self._at_work = threading.Lock()  # an explanation watches an encoder's layers, whoever uses it
         if calibration is not None:
             calibration.require(next(iter(encoders.values())), concepts, calibration.by, frames)
         self._texts = {name: Texts(encoder) for name, encoder in encoders.items()}
@@ -108,7 +110,8 @@ class Studio:
         name = next(iter(self.encoders))
         predictor = self._predictor(name, tuple(self.limits.read_actions(actions)))
         try:
-            return explain(predictor, looked.path, start=start, end=end)
+            with self._at_work:
+                return explain(predictor, looked.path, start=start, end=end)
         except (DecodeError, OSError, ValueError) as error:
             raise Refused(str(error).replace(str(looked.path), looked.title)) from None
 
