@@ -29,9 +29,10 @@ LIMITS = """## For what, and for what not
 
 For finding and ranking actions in short videos by words, and for features of video; in research, and in applications
 whose figures somebody has checked on their own videos. Probabilities compare the actions given with one another: they
-say nothing of actions that were not given, and are not calibrated unless you have done so on videos of yours. What the image checkpoint learnt about people from
-its data, biases included, is in this encoder too, and adaptation without labels does not take it out. Not for telling
-who somebody is, nor for decisions about people that nobody looks at.
+say nothing of actions that were not given, and are not calibrated unless you have done so on videos of yours. What
+the image checkpoint learnt about people from its data, biases included, is in this encoder too, and adaptation
+without labels does not take it out. Not for telling who somebody is, nor for decisions about people that nobody looks
+at.
 """
 
 

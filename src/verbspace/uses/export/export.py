@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
 
-from verbspace import __version__
 from verbspace.concepts.concept_set import ConceptSet
 from verbspace.concepts.space import ConceptSpace
 from verbspace.evaluation.protocol import state_hash
@@ -118,7 +118,7 @@ def _about(encoder: VideoEncoder, form: Format, inputs: dict[str, dict[str, dict
         fixed["input_ids"] = ["batch", sources.context]
     tokenizer = sources.tokenizer
     return {
-        "verbspace": __version__,
+        "verbspace": version("verbspace"),
         "format": form,
         "opset": OPSET if form == "onnx" else None,
         "encoder": {
