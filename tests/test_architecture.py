@@ -23,7 +23,7 @@ MAY = {
     "learning": {*CORE, "config", "allocation"},
     "evaluation": {*CORE, "allocation"},
     "playground": CORE,
-    "uses": {*CORE, "config", "learning", "evaluation", "playground"},
+    "uses": {*CORE, "allocation", "config", "learning", "evaluation", "playground"},
     "cli": {*CORE, "config", "learning", "evaluation", "playground", "uses", *COMMANDS},
     **{group: {*CORE, "evaluation", "uses"} for group in COMMANDS},
     "__init__": {*CORE, "config", "learning", "evaluation", "uses"},  # of the face, when a name is first used
@@ -59,6 +59,18 @@ def imported(tree: ast.AST) -> list[tuple[str, bool]]:
             assert not node.level, "imports are absolute"
             found += [(f"{node.module}.{alias.name}", at_top) for alias in node.names]
     return found
+
+
+def for_types_alone(tree: ast.AST) -> set[str]:
+    """Full names that only a type checker imports."""
+    blocks = [node for node in ast.walk(tree) if isinstance(node, ast.If)]
+    return {
+        name
+        for block in blocks
+        if isinstance(block.test, ast.Name) and block.test.id == "TYPE_CHECKING"
+        for child in block.body
+        for name, _ in imported(child)
+    }
 
 
 def part_of(file: str) -> str:
@@ -113,8 +125,9 @@ def test_source_file(path: Path) -> None:
 def test_modules_import_with_the_core_alone(path: Path) -> None:
     core = core_modules()
     assert set(BROUGHT.values()) <= core
-    names = imported(ast.parse(path.read_text(encoding="utf-8")))
-    top = {name.split(".")[0] for name, at_top in names if at_top}
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    types = for_types_alone(tree)
+    top = {name.split(".")[0] for name, at_top in imported(tree) if at_top and name not in types}
     assert top - {*sys.stdlib_module_names, *core, *BROUGHT, "verbspace"} == set()
 
 
@@ -166,6 +179,11 @@ def test_the_rules_go_downward_only() -> None:
 )
 def test_the_import_rule_bites(file: str, source: str, wrong: set[tuple[str, bool]]) -> None:
     assert wrong_imports(file, ast.parse(source)) == {(file, *one) for one in wrong}
+
+
+def test_what_a_type_checker_imports_is_told_apart() -> None:
+    tree = ast.parse("import a\nif TYPE_CHECKING:\n import b\n from c import d\nelse:\n import e\nif x:\n import f")
+    assert for_types_alone(tree) == {"b", "c.d"}
 
 
 @pytest.mark.parametrize(
