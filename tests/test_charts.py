@@ -11,10 +11,12 @@ from playground_files import tiny_world
 from verbspace.config import AdaptSettings
 from verbspace.evaluation.metrics import scores
 from verbspace.playground.actions import ACTIONS
-from verbspace.uses import demo, report
+from verbspace.uses import demo
+from verbspace.uses import demo_report as report
 from verbspace.uses.charts import Line, confusion_chart, line_chart
 from verbspace.uses.demo import MEASURES, Yardstick, clip_encoder
-from verbspace.uses.report import demo_report, write_text
+from verbspace.uses.demo_report import demo_report
+from verbspace.uses.writing import write_text
 
 HOSTILE = "<script>alert(\"x\")</script> & 'quoted'"
 

@@ -199,7 +199,7 @@ def evaluate(
     """Measure an encoder, with frozen frame-averaged CLIP beside it under the same protocol."""
     from verbspace.evaluation.evaluate import evaluate as run
     from verbspace.evaluation.official import OfficialResult, evaluate_official
-    from verbspace.uses.report import write_text
+    from verbspace.uses.writing import write_text
 
     if (root is None) == (data is None):
         raise ValueError("give --data with your own videos, or --root with a data set's protocol, and not both")
@@ -215,6 +215,7 @@ def evaluate(
         views = {"frames": frames or 8, "clips": clips or 1, "crops": crops or 1}
         found = run(encoder, data, protocol, train=train, **views, **how)  # type: ignore[arg-type]
     if out:
+        out.parent.mkdir(parents=True, exist_ok=True)
         write_text(out, json.dumps(found.to_json(), indent=2) + "\n")
 
 

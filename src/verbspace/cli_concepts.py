@@ -174,9 +174,9 @@ def suggest(
 
     from verbspace.concepts.author import read_actions
     from verbspace.uses.progress import progress
-    from verbspace.uses.report import write_text
     from verbspace.uses.suggest import suggest as run
     from verbspace.uses.word_tables import suggestions_table
+    from verbspace.uses.writing import write_text
 
     with progress() as say:
         found = run(

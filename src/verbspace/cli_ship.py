@@ -38,7 +38,7 @@ def card(
 ) -> None:
     """Write an encoder's model card, with what was measured of it."""
     from verbspace.uses.card import card_of
-    from verbspace.uses.report import write_text
+    from verbspace.uses.writing import write_text
 
     text, place = card_of(encoder, result or [])
     if out is None and place is None:
@@ -60,3 +60,30 @@ def push(
     from verbspace.uses.card import push as run
 
     print(run(encoder, repository, result or [], private=private))
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of runs, as adapt and demo leave them.")],
+    result: Annotated[
+        list[Path] | None,
+        typer.Option(help="What evaluate --out wrote, beside RUN/results/*.json. May be given again."),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="HTML page to write.")] = Path("report.html"),
+    title: Annotated[str | None, typer.Option(help="Of the page.")] = None,
+) -> None:
+    """Compare runs on one page: figures, settings, training. Unlike protocols are refused."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from verbspace.uses.compare.page import report as compare
+    from verbspace.uses.writing import write_text
+
+    found = compare(runs, result or [], title)
+    write_text(out, found.html)
+    if found.rows:
+        table = Table("%", *found.columns)
+        for name, cells in found.rows:
+            table.add_row(name, *cells)
+        Console(highlight=False).print(table)
+    print(out)

@@ -92,7 +92,7 @@ def explain(
     from verbspace.uses.inputs import expand, fetch
     from verbspace.uses.predict import Predictor
     from verbspace.uses.printing import show_explanation
-    from verbspace.uses.report import write_text
+    from verbspace.uses.writing import write_text
 
     predictor = Predictor(
         encoder, named(actions), concepts=concepts, by=require_by(by), frames=frames, calibration=calibration

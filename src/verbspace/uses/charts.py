@@ -9,6 +9,14 @@ from dataclasses import dataclass
 from markupsafe import Markup, escape
 
 DASHES = ("", "6 3", "2 3", "8 3 2 3", "1 3")  # lines stay apart in greyscale
+MOST_LINES = 25  # that differ in colour or dashes
+_SHAPES = (  # of marks, around (0, 0); they stay apart in greyscale
+    '<circle r="5"/>',
+    '<rect x="-4.5" y="-4.5" width="9" height="9"/>',
+    '<path d="M0 -6L5.5 4.5H-5.5Z"/>',
+    '<path d="M0 -6.5L5 0L0 6.5L-5 0Z"/>',
+    '<path d="M-5 -4.5H5.5L0 6Z"/>',
+)
 
 
 @dataclass(frozen=True)
@@ -17,6 +25,14 @@ class Line:
 
     name: str
     points: Sequence[tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A value of a series, in percent, and its 95 % interval where there is one."""
+
+    value: float
+    interval: tuple[float, float] | None = None
 
 
 def _ticks(low: float, high: float, count: int = 4) -> list[float]:
@@ -56,11 +72,11 @@ def line_chart(lines: Sequence[Line], *, x_label: str, y_label: str, width: int 
     )
     for index, line in enumerate(lines):
         path = " ".join(f"{px(x):.1f},{py(y):.1f}" for x, y in line.points)
-        style = f'class="line c{index % 5}" stroke-dasharray="{DASHES[index % 5]}"'
+        style = f'class="line c{index % 5}" stroke-dasharray="{DASHES[(index + index // 5) % 5]}"'
         out.append(f'<polyline {style} points="{path}"/>')
         lx, ly = left + (index % 2) * 200, height - bottom + 36 + 18 * (index // 2)
         out.append(f'<line {style} x1="{lx}" x2="{lx + 22}" y1="{ly}" y2="{ly}"/>')
-        out.append(f'<text class="tick" x="{lx + 27}" y="{ly + 4}">{escape(line.name)}</text>')
+        out.append(f'<text class="tick" x="{lx + 27}" y="{ly + 4}">{escape(_short(line.name, 30))}</text>')
     out.append("</svg>")
     return Markup("".join(out))
 
@@ -89,3 +105,64 @@ def confusion_chart(matrix: Sequence[Sequence[int]], names: Sequence[str], *, ce
         )
     out.append(f'<rect class="frame" x="{margin}" y="0" width="{size}" height="{size}"/></svg>')
     return Markup("".join(out))
+
+
+def dot_chart(
+    rows: Sequence[tuple[str, Sequence[Mark | None]]], series: Sequence[str], *, hollow: int | None = None
+) -> Markup:
+    """A group of marks for each row, one below the other by series, over one axis of percent, with whiskers for their
+    intervals and their values beside them. hollow: the series that is a baseline. Raises ValueError without a mark.
+    """
+    marks = [mark for _, each in rows for mark in each if mark is not None]
+    if not marks:
+        raise ValueError("there is nothing to draw: no row has a mark")
+    ends = [end for mark in marks for end in (mark.interval or ()) + (mark.value,)]
+    low, high = max(0.0, 5 * math.floor(min(ends) / 5 - 0.4)), min(100.0, 5 * math.ceil(max(ends) / 5 + 0.4))
+    width, left, right, step, gap = 900, 250, 60, 19, 16
+    height = sum(step * len(series) + gap for _ in rows) + 30 + 20 * math.ceil(len(series) / 3)
+    bottom = sum(step * len(series) + gap for _ in rows)
+
+    def px(x: float) -> float:
+        return left + (x - low) / (high - low) * (width - left - right)
+
+    out = [f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="figures with their intervals, in percent">']
+    for x in _ticks(low, high, 6):
+        out.append(f'<line class="grid" x1="{px(x):.1f}" x2="{px(x):.1f}" y1="0" y2="{bottom}"/>')
+        out.append(f'<text class="tick" x="{px(x):.1f}" y="{bottom + 16}" text-anchor="middle">{x:g} %</text>')
+    top = 0
+    for name, each in rows:
+        middle = top + (gap + step * len(series)) / 2 + 4
+        out.append(f'<text class="tick" x="{left - 14}" y="{middle:.1f}" text-anchor="end">{escape(_short(name, 40))}')
+        out.append(f"<title>{escape(name)}</title></text>")
+        for n, mark in enumerate(each):
+            if mark is None:
+                continue
+            y = top + gap / 2 + step * (n + 0.5)
+            title = f"{series[n]}: {mark.value:.1f} %"
+            edge = px(mark.value) + 7
+            if mark.interval:
+                a, b = (px(end) for end in mark.interval)
+                title += f", 95 % {mark.interval[0]:.1f} to {mark.interval[1]:.1f}"
+                out.append(f'<line class="line c{n % 5}" x1="{a:.1f}" x2="{b:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>')
+                edge = max(edge, b + 5)
+            out.append(_mark(n, px(mark.value), y, n == hollow, f"<title>{escape(title)}</title>"))
+            out.append(f'<text class="tick" x="{edge:.1f}" y="{y + 4:.1f}">{mark.value:.1f}</text>')
+        top += step * len(series) + gap
+        if (name, each) != rows[-1]:
+            out.append(f'<line class="grid" x1="0" x2="{width}" y1="{top}" y2="{top}"/>')
+    for n, name in enumerate(series):
+        x, y = 24 + (n % 3) * (width - 40) / 3, bottom + 38 + 20 * (n // 3)
+        out.append(_mark(n, x, y - 4, n == hollow))
+        out.append(f'<text class="tick" x="{x + 12:.1f}" y="{y}">{escape(_short(name, 42))}</text>')
+    out.append("</svg>")
+    return Markup("".join(out))
+
+
+def _mark(series: int, x: float, y: float, hollow: bool, title: str = "") -> str:
+    shape = _SHAPES[(series + series // 5) % 5]
+    kind = f"mark{' hollow' if hollow else ''} c{series % 5} f{series % 5}"
+    return f'<g class="{kind}" transform="translate({x:.1f},{y:.1f})">{title}{shape}</g>'
+
+
+def _short(text: str, most: int) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"

@@ -12,7 +12,7 @@ from verbspace.uses.index.nearest import read_tuned
 from verbspace.uses.index.page import search_page, shown_path
 from verbspace.uses.index.store import Index, shards_in
 from verbspace.uses.printing import clock
-from verbspace.uses.report import write_text
+from verbspace.uses.writing import write_text
 
 _NAMED = 20  # files that could not be read, named by `info`
 

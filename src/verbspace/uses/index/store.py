@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from verbspace.uses.index.rows import FileRows, Made, State, digest, schema, table
-from verbspace.uses.report import write_text
+from verbspace.uses.writing import write_text
 
 if TYPE_CHECKING:
     import numpy as np

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from verbspace.uses.index.nearest import Tuned, nearest
 from verbspace.uses.index.store import Index
-from verbspace.uses.report import write_text
+from verbspace.uses.writing import write_text
 
 NEIGHBOURS = 10
 LEAST = 5_000  # rows; below, an exact search takes milliseconds

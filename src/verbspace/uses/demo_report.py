@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +14,8 @@ from verbspace.concepts.space import ConceptSpace
 from verbspace.evaluation.metrics import Scores
 from verbspace.model.encoder import VideoEncoder
 from verbspace.playground.actions import ACTIONS
-from verbspace.uses.charts import Line, confusion_chart, line_chart
+from verbspace.uses.charts import confusion_chart, line_chart
+from verbspace.uses.metrics_log import curves, read_metrics
 
 if TYPE_CHECKING:
     from verbspace.uses.demo import Yardstick
@@ -41,13 +40,6 @@ ENTROPIES = {
 }
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write under a temporary name, then rename."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
-
-
 def percent(value: float) -> str:
     """A share as a percentage with one decimal."""
     return f"{100 * value:.1f}"
@@ -61,21 +53,6 @@ def _cell(entry: dict[str, Any] | None) -> dict[str, str]:
     if "std_over_seeds" in entry:
         spread += f", ± {percent(entry['std_over_seeds'])} over {len(entry['seeds'])} seeds"
     return {"value": percent(entry["top1"]), "spread": spread}
-
-
-def _smoothed(points: Sequence[tuple[float, float]], weight: float = 0.6) -> list[tuple[float, float]]:
-    out: list[tuple[float, float]] = []
-    for x, y in points:
-        out.append((x, y if not out else weight * out[-1][1] + (1 - weight) * y))
-    return out
-
-
-def _curves(metrics: Path, names: dict[str, str]) -> list[Line]:
-    rows = [json.loads(line) for line in metrics.read_text().splitlines()]
-    lines = [
-        Line(label, _smoothed([(row["step"], row[key]) for row in rows if key in row])) for key, label in names.items()
-    ]
-    return [line for line in lines if line.points]
 
 
 def _clips(yardstick: Yardstick, sides: Sequence[tuple[str, VideoEncoder]], count: int = 9) -> list[dict[str, Any]]:
@@ -175,11 +152,11 @@ def demo_report(
         },
         "curves": [
             {
-                "svg": line_chart(_curves(metrics, CURVES), x_label="step", y_label="nats"),
+                "svg": line_chart(curves(read_metrics(metrics), CURVES), x_label="step", y_label="nats"),
                 "caption": "Losses, unweighted, in nats, smoothed.",
             },
             {
-                "svg": line_chart(_curves(metrics, ENTROPIES), x_label="step", y_label="nats"),
+                "svg": line_chart(curves(read_metrics(metrics), ENTROPIES), x_label="step", y_label="nats"),
                 "caption": "Entropy of the teacher's action distribution. If the first fell towards zero, "
                 "the concepts would have collapsed.",
             },

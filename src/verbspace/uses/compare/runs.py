@@ -1,0 +1,119 @@
+"""Run folders as `verbspace adapt` and `verbspace demo` leave them."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from verbspace.concepts.concept_set import ConceptSet
+from verbspace.config import AdaptSettings, load_settings
+from verbspace.evaluation.protocol import state_hash
+from verbspace.model.encoder import VideoEncoder
+from verbspace.uses.metrics_log import Row, read_metrics
+
+SEED = "training.seed"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run. checkpoint: the hash of its encoder's weights, None for one that is not finished. concepts, base: what it
+    was adapted with and from, as its `config.yaml` says. own: the concept set that its encoder brings along.
+    """
+
+    name: str
+    folder: Path
+    settings: AdaptSettings
+    concepts: str
+    base: str
+    metrics: list[Row]
+    checkpoint: str | None
+    own: ConceptSet | None
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that differ in their seed alone, under one name."""
+
+    name: str
+    runs: tuple[Run, ...]
+
+
+def read_runs(folders: Sequence[str | Path]) -> list[Run]:
+    """The runs in folders, in order, each by the shortest end of its path that no other shares. Raises
+    FileNotFoundError, and ValueError that names the folder."""
+    paths = [Path(os.path.abspath(folder)) for folder in folders]
+    for n, path in enumerate(paths):
+        if path in paths[:n]:
+            raise ValueError(f"{folders[n]}: is given twice")
+    return [_read(path, str(given), name) for path, given, name in zip(paths, folders, _names(paths), strict=True)]
+
+
+def _read(path: Path, given: str, name: str) -> Run:
+    config = path / "config.yaml"
+    if not config.is_file():
+        raise FileNotFoundError(
+            f"{given}: is no run, for it has no config.yaml; give what `verbspace adapt --out` wrote"
+        )
+    settings = load_settings(config)
+    head = dict(re.findall(r"^# (concepts|encoder): (.*)$", config.read_text(encoding="utf-8"), re.MULTILINE))
+    log = path / "metrics.jsonl"
+    encoder = VideoEncoder.from_pretrained(path) if (path / "encoder" / "config.json").is_file() else None
+    return Run(
+        name, path, settings, head.get("concepts", "unknown"), head.get("encoder", "unknown"),
+        read_metrics(log) if log.is_file() else [],
+        None if encoder is None else state_hash(encoder), None if encoder is None else encoder.concept_set,
+    )  # fmt: skip
+
+
+def _names(paths: Sequence[Path]) -> list[str]:
+    for parts in range(1, max(len(path.parts) for path in paths) + 1):
+        names = ["/".join(path.parts[-parts:]) for path in paths]
+        if len(set(names)) == len(names):
+            return names
+    return [str(path) for path in paths]
+
+
+def flat(settings: AdaptSettings) -> dict[str, Any]:
+    """Settings by their whole names, as `--set` takes them."""
+    out: dict[str, Any] = {}
+    for name, value in settings.model_dump(mode="json").items():
+        out |= {f"{name}.{key}": one for key, one in value.items()} if isinstance(value, dict) else {name: value}
+    return out
+
+
+def groups(runs: Sequence[Run]) -> list[Group]:
+    """Runs that differ in their seed alone put together, in the order of their first."""
+    found: dict[str, list[Run]] = {}
+    for run in runs:
+        alike = {name: value for name, value in flat(run.settings).items() if name != SEED}
+        found.setdefault(repr((alike, run.concepts, run.base)), []).append(run)
+    return [Group(_common([run.name for run in each]), tuple(each)) for each in found.values()]
+
+
+def _common(names: Sequence[str]) -> str:
+    if len(names) == 1:
+        return names[0]
+    alike = itertools.takewhile(lambda letters: len(set(letters)) == 1, zip(*names, strict=False))
+    stem = re.sub(r"[-_. /]*(seed)?[-_. /]*$", "", "".join(letters[0] for letters in alike))
+    return f"{stem or names[0]} ({len(names)} seeds)"
+
+
+def differences(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
+    """Settings in which runs differ: the name, and each run's value."""
+    each = [flat(run.settings) for run in runs]
+    rows = [("encoder", [run.base for run in runs]), ("concepts", [run.concepts for run in runs])]
+    rows += [(name, [_written(values.get(name)) for values in each]) for name in each[0]]
+    return [(name, values) for name, values in rows if len(set(values)) > 1]
+
+
+def _written(value: Any) -> str:
+    if isinstance(value, list):
+        return " to ".join(map(_written, value))
+    if isinstance(value, dict):
+        return f"{len(value)} given"
+    return "–" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
