@@ -7,6 +7,7 @@ import pytest
 from huggingface_hub import ModelCard
 from typer.testing import CliRunner
 
+from measured_results import protocol, result
 from small_encoders import stirred
 from verbspace.cli import app
 from verbspace.config import AdaptSettings, dump_settings
@@ -23,20 +24,6 @@ def encoder(tiny_clip: Path) -> VideoEncoder:
     made = stirred(VideoEncoder.from_pretrained(tiny_clip))
     made.config.base_name = "some/clip"
     return made
-
-
-def protocol(checkpoint: str, **changes: Any) -> dict[str, Any]:
-    content = {
-        "task": "zero-shot", "data": "my | videos", "data_hash": "d" * 16, "clips": 40, "missing": 1, "actions": 3,
-        "concepts": "c" * 16, "by": "category", "frames": 8, "size": 32, "decoder": "pyav 14", "checkpoint": checkpoint,
-    }  # fmt: skip
-    return {**content, **changes}
-
-
-def result(top1: float, checkpoint: str, **changes: Any) -> dict[str, Any]:
-    spread = {"ci95": [top1 - 0.1, top1 + 0.1]}
-    kind = {"top1": top1, "top5": 1.0, "mean_class": top1, "confusion": [[1]], "n": 40, **spread}
-    return {**kind, "protocol": protocol(checkpoint, **changes)}
 
 
 def evaluation(encoder: VideoEncoder, top1: float = 0.525, frozen: float | None = 0.4, **changes: Any) -> Evaluation:
