@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -16,10 +19,11 @@ from browser import served
 from verbspace.concepts.concept_set import ConceptSet
 from verbspace.evaluation.protocol import state_hash
 from verbspace.model.encoder import VideoEncoder
+from verbspace.uses.app import clips as app_clips
+from verbspace.uses.app import guard
 from verbspace.uses.app.clips import Clips, Stretch, playable
 from verbspace.uses.app.fragments import found_html, look_html, refused_html, why_html
 from verbspace.uses.app.limits import Limits, Refused
-from verbspace.uses.app.serve import names_remote_file
 from verbspace.uses.app.studio import Studio, Texts, named_clips, with_actions
 from verbspace.uses.calibration import Calibration
 from verbspace.uses.index.hits import Hit
@@ -231,13 +235,90 @@ def test_other_names_for_this_machine_lead_nowhere(address: str) -> None:
 def test_a_call_may_be_so_long_and_names_no_url(address: str) -> None:
     long = httpx.post(f"{address}/gradio_api/queue/join", json={"data": ["x" * 5_000_000], "fn_index": 0})
     assert long.status_code == 413
+    assert "content-security-policy" in long.headers
+    named = '{"data": [{"path": "http://127.0.0.1:1/a.mp4"}]}'
     for body in (
-        '{"data": [{"path": "http://127.0.0.1:1/a.mp4"}]}',
-        '{"path": "file:///etc/passwd"',
-        "[" * 100_000 + "://",
+        named.encode(),
+        named.replace("/", r"\/").encode(),  # the same, as JSON may write it
+        named.replace(":", r"\u003a", 3).replace(r"\u003a", ":", 2).encode(),
+        named.encode("utf-16"),
+        named.encode("utf-32-be"),
+        b'{"path": "file:///etc/passwd"',
+        b"[" * 100_000 + b"://",
+        b"\xff\xfe words",
     ):
-        assert names_remote_file(body.encode())
-    assert not names_remote_file(b'{"data": ["http://words.are.fine", {"path": "/a/b.mp4"}]}')
+        assert guard.names_address(body), body[:60]
+        reply = httpx.post(f"{address}/gradio_api/queue/join", content=body)
+        assert (reply.status_code, reply.text) == (403, "a file is uploaded, not named")
+    assert not guard.names_address(b'{"data": ["http://words.are.fine", {"path": "/a/b.mp4"}]}')
+    assert not guard.names_address(b"")
+
+
+@pytest.mark.parametrize(
+    ("path", "most"), [("/nothing/here", guard.LONGEST_CALL), ("/gradio_api/upload", 1_000_000 + guard.FORM)]
+)
+def test_a_long_body_is_not_held_even_where_nobody_said_how_long(tmp_path: Path, path: str, most: int) -> None:
+    given, answers = 0, []
+
+    async def receive() -> dict[str, Any]:
+        nonlocal given
+        given += 65_536
+        return {"type": "http.request", "body": b"x" * 65_536, "more_body": True}
+
+    async def send(message: Any) -> None:
+        answers.append(message)
+
+    async def page(scope: Any, receive: Any, send: Any) -> None:
+        while True:
+            await receive()
+
+    guarded = guard.Guard(page, uploads=tmp_path, largest=1_000_000, room=10_000_000)
+    asyncio.run(guarded({"type": "http", "method": "POST", "path": path, "headers": []}, receive, send))
+    assert answers[0]["status"] == 413
+    assert most < given <= most + 65_536
+
+
+def test_uploads_have_so_much_room(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guard, "size_of", lambda folder: 19_500_000)
+    reply = httpx.post(f"{address}/gradio_api/upload", files={"files": ("a.mp4", b"x")})
+    assert reply.status_code == 503
+    assert "no room for more uploads" in reply.text
+
+
+def test_forgotten_clips_leave_no_file_and_many_askers_cost_one_encoding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app_clips, "_SHOWN", 2)
+    runs = []
+    write = app_clips.write_mp4
+    monkeypatch.setattr(app_clips, "write_mp4", lambda *args, **how: (runs.append(1), write(*args, **how))[1])
+    old = write_video(tmp_path / "old.avi", numbered_frames(30), "mpeg4", rate=10)
+    clips = Clips()
+    for start in range(4):
+        key = clips.address(Stretch(old, start / 2, start / 2 + 0.5)).removeprefix("clips/")
+        with ThreadPoolExecutor(6) as pool:
+            made = set(pool.map(clips.file, [key] * 6))
+        assert len(made) == 1
+        assert len(runs) == start + 1
+    (last,) = made
+    assert last is not None
+    assert len(list(last.parent.iterdir())) == 2
+
+
+def test_half_a_letter_is_refused(studio: Studio) -> None:
+    for ask_for in (studio.limits.read_actions, studio.limits.read_query):
+        with pytest.raises(Refused, match="half of a letter"):
+            ask_for("\ud800x")
+
+
+def test_a_list_of_files_that_is_uploaded_reads_none_of_them(address: str, tmp_path: Path) -> None:
+    secret = write_video(tmp_path / "secret.ts", numbered_frames(9), rate=10)
+    playlist = f"#EXTM3U\n#EXT-X-TARGETDURATION:3\n#EXTINF:3.0,\nfile:{secret}\n#EXT-X-ENDLIST\n"
+    files = {"files": ("a.m3u8", playlist.encode())}
+    (stored,) = httpx.post(f"{address}/gradio_api/upload", files=files).json()
+    said = ask(address, looking(address), [{"path": stored, "meta": {"_type": "gradio.FileData"}}, "waving\nbowing"])
+    assert "a list of files" in said
+    assert "rank" not in said
 
 
 def test_an_upload_that_is_too_large_is_refused(address: str) -> None:
@@ -266,11 +347,14 @@ def ask(address: str, function: int, data: list[object]) -> str:
     return said
 
 
+def looking(address: str) -> int:
+    """The number of the function that looks at a clip."""
+    config = httpx.get(f"{address}/config").json()
+    return next(d["id"] for d in config["dependencies"] if len(d["inputs"]) == 2 and len(d["outputs"]) == 4)
+
+
 def test_a_path_in_place_of_an_upload_is_not_opened(address: str, tmp_path: Path, clip: Path) -> None:
     outside = write_video(tmp_path / "outside.mp4", numbered_frames(10), rate=10)
-    config = httpx.get(f"{address}/config").json()
-    looking = [d["id"] for d in config["dependencies"] if len(d["inputs"]) == 2 and len(d["outputs"]) == 4]
-    assert looking
     for path in (
         str(outside),
         str(clip),
@@ -279,7 +363,7 @@ def test_a_path_in_place_of_an_upload_is_not_opened(address: str, tmp_path: Path
         f"{address}/clips/x",
         "file:///etc/passwd",
     ):
-        said = ask(address, looking[0], [{"path": path, "meta": {"_type": "gradio.FileData"}}, "waving\nbowing"])
+        said = ask(address, looking(address), [{"path": path, "meta": {"_type": "gradio.FileData"}}, "waving\nbowing"])
         assert "root:" not in said
         assert 'class=\\"rank' not in said
         assert '"success":false' in said.replace(" ", "") or said[:1] in "45", said[:500]

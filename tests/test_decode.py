@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from verbspace.video import decode
-from verbspace.video.decode import DecodeError, decode_frames, frame_times, read_video
+from verbspace.video.decode import DecodeError, decode_frames, frame_times, probe, read_video, stream_frames
 from video_files import REAL_CLIPS, numbered_frames, read_numbers, write_video
 
 COUNT = 20
@@ -275,3 +276,59 @@ def test_real_clips_decode_as_ffmpeg_does() -> None:
         last = len(times) - 1
         picked = decode_frames(path, [last, 1, last // 2])
         assert np.array_equal(picked.permute(0, 2, 3, 1).numpy(), expected[[last, 1, last // 2]]), path
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("list.m3u8", "#EXTM3U\n#EXT-X-TARGETDURATION:3\n#EXTINF:3.0,\n{other}\n#EXT-X-ENDLIST\n"),
+        # Without its end, FFmpeg would wait for a live stream to go on.
+        ("live.m3u8", "#EXTM3U\n#EXT-X-TARGETDURATION:100000\n#EXTINF:3.0,\nfile:{other}\n"),
+        ("list.mp4", "#EXTM3U\n#EXT-X-TARGETDURATION:3\n#EXTINF:3.0,\n{other}\n#EXT-X-ENDLIST\n"),
+        ("list.ffconcat", "ffconcat version 1.0\nfile {other}\n"),
+        ("list.sdp", "v=0\nc=IN IP4 127.0.0.1\nm=video 9 RTP/AVP 96\na=rtpmap:96 H264/90000\n"),
+    ],
+)
+def test_a_file_that_names_other_files_is_no_video(tmp_path: Path, name: str, content: str) -> None:
+    other = write_video(tmp_path / "other.ts", numbered_frames(9))
+    assert len(frame_times(other)) == 9
+    path = tmp_path / name
+    path.write_text(content.format(other=other))
+    for read in (decode_frames, frame_times, probe):
+        with pytest.raises(DecodeError, match=rf"{re.escape(name)}: not decodable as video: "):
+            read(path)
+
+
+def test_a_frame_that_outgrows_its_header_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stream may change its size, but a small file does not fill the memory."""
+    monkeypatch.setattr(decode, "LARGEST", 64 * 64)
+    path = tmp_path / "grows.ts"
+    with av.open(str(path), "w", format="mpegts") as out:
+        stream = out.add_stream("libx264", rate=10)
+        stream.width = stream.height = 64
+        stream.pix_fmt = "yuv420p"
+        packets = [packet for side in (64, 256) for packet in encoded(side, 40)]
+        for number, content in enumerate(packets):
+            packet = av.Packet(content)
+            packet.stream, packet.time_base, packet.pts, packet.dts = stream, Fraction(1, 10), number, number
+            out.mux(packet)
+    with pytest.raises(DecodeError, match=r"grows\.ts: "):
+        list(stream_frames(path))
+    monkeypatch.setattr(decode, "LARGEST", 256 * 256)
+    assert len(list(stream_frames(path))) == 80
+
+
+def encoded(side: int, count: int) -> list[bytes]:
+    """H.264 pictures, each by itself."""
+    context = av.CodecContext.create("libx264", "w")
+    context.width = context.height = side
+    context.pix_fmt, context.time_base, context.framerate = "yuv420p", Fraction(1, 10), Fraction(10, 1)
+    context.options = {"preset": "ultrafast", "g": "1"}
+    found = []
+    for number in range(count):
+        frame = av.VideoFrame(side, side, "yuv420p")
+        for plane in frame.planes:
+            plane.update(bytes(plane.buffer_size))
+        frame.pts = number
+        found += [bytes(packet) for packet in context.encode(frame)]
+    return found + [bytes(packet) for packet in context.encode(None)]

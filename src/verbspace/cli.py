@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
@@ -232,6 +233,10 @@ def _table(head: list[str], rows: list[list[str]]) -> Any:
 
 def main() -> None:
     """Entry point: errors that a user can mend are one sentence, without a traceback."""
+    from verbspace.uses.plain import complain
+
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="surrogateescape")  # names of files go out as the bytes that they are
     command = typer.main.get_command(app)
     try:
         # Not app(): that turns Ctrl-C into an exit code of its own and drops what the run had to say.
@@ -245,7 +250,7 @@ def main() -> None:
     except (ValueError, OSError, RuntimeError) as error:
         world = int(os.environ.get("WORLD_SIZE", "1"))
         which = f", process {os.environ.get('RANK')} of {world}" if world > 1 else ""
-        print(f"error{which}: {error}", file=sys.stderr, flush=True)
+        complain(str(error), f"error{which}")
         if world > 1:
             os._exit(1)  # an orderly end would wait for the other processes, which wait for this one
         sys.exit(1)

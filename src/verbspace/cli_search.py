@@ -36,20 +36,22 @@ def embed(
     """Embed videos into an index, new and changed ones alone. One that cannot be read is named, the others go on."""
     from verbspace.uses.index.run import run_embed
     from verbspace.uses.inputs import expand
+    from verbspace.uses.plain import Unread
     from verbspace.uses.progress import progress
 
     if shard is not None and prune:
         raise ValueError("--prune is for the whole index: merge the shards, and prune then")
+    unread = Unread()
     with progress() as say:
         tally = run_embed(
-            encoder, expand(sources, sys.stdin), to, window=window, stride=stride, frames=frames,
+            encoder, expand(sources, sys.stdin, unread), to, window=window, stride=stride, frames=frames,
             batch_size=batch_size, workers=workers, device=device, shard=shard, engine=engine, gpus=gpus,
             commit_every=commit_every, prune=prune,
             on_progress=lambda done, total, bad: say("embedding", done, total, {"bad": bad} if bad else {}),
-            on_bad=lambda reason: print(f"error: {reason}", file=sys.stderr, flush=True),
+            on_bad=unread,
         )  # fmt: skip
     print(tally.sentence())
-    if tally.bad:
+    if unread.count:
         raise typer.Exit(1)
 
 

@@ -44,24 +44,23 @@ def predict(
     """Rank actions for videos. One that cannot be read is named, and the others go on."""
     from verbspace.concepts.space import require_by
     from verbspace.uses.inputs import expand
+    from verbspace.uses.plain import Unread
     from verbspace.uses.predict import Predictor, Sliding
     from verbspace.uses.printing import printer
 
     if window is None and (stride is not None or at_least):
         raise ValueError("--stride and --at-least are for --window SECONDS; give it, or leave them out")
-    show = printer("jsonl" if as_json else form, timeline=window is not None)
-    unread = 0
+    show, unread = printer("jsonl" if as_json else form, timeline=window is not None), Unread()
     predictor = Predictor(
         encoder, named(actions), concepts=concepts, by=require_by(by), frames=frames, top=top, calibration=calibration
     )
     sliding = None if window is None else Sliding(window, stride, at_least)
-    for name, found in predictor.stream(expand(paths, sys.stdin), sliding):
+    for name, found in predictor.stream(expand(paths, sys.stdin, unread), sliding):
         if isinstance(found, str):
-            unread += 1
-            print(f"error: {found}", file=sys.stderr, flush=True)
+            unread(found)
         else:
             show(name, found)
-    if unread:
+    if unread.count:
         raise typer.Exit(1)
 
 
@@ -90,6 +89,7 @@ def explain(
     from verbspace.uses.explain import to_json
     from verbspace.uses.explain_page import explanation_page
     from verbspace.uses.inputs import expand, fetch
+    from verbspace.uses.plain import Unread
     from verbspace.uses.predict import Predictor
     from verbspace.uses.printing import show_explanation
     from verbspace.uses.writing import write_text
@@ -97,14 +97,15 @@ def explain(
     predictor = Predictor(
         encoder, named(actions), concepts=concepts, by=require_by(by), frames=frames, calibration=calibration
     )
-    found, unread = [], 0
-    for name in expand(paths, sys.stdin):
+    found, unread = [], Unread()
+    for name in expand(paths, sys.stdin, unread):
+        path = name
         try:
             with ExitStack() as keep:
-                one = why(predictor, fetch(name, keep), start=start, end=end, top=top)
+                path = str(fetch(name, keep))
+                one = why(predictor, path, start=start, end=end, top=top)
         except (OSError, ValueError) as error:
-            unread += 1
-            print(f"error: {error}", file=sys.stderr, flush=True)
+            unread(str(error).replace(path, name))
             continue
         one = replace(one, path=name)
         if as_json:
@@ -115,7 +116,7 @@ def explain(
             found.append(one)
     if out is not None and found:
         write_text(out, explanation_page(found, encoder))
-    if unread:
+    if unread.count:
         raise typer.Exit(1)
 
 

@@ -201,12 +201,14 @@ def other_opinion(encoder: VideoEncoder, against: str | Path | None = None) -> V
     """
     if against is not None:
         return None if str(against) == "halves" else VideoEncoder.from_pretrained(against)
-    if not any(bool(p.any()) for name, p in encoder.temporal.named_parameters() if name.endswith("out.weight")):
-        return None  # it is the frozen checkpoint
     try:
-        return encoder.frozen()
+        frozen = encoder.frozen()
     except (ValueError, FileNotFoundError):
         return None
+    moves = any(bool(p.any()) for name, p in encoder.temporal.named_parameters() if ".out." in name)
+    mine, theirs = encoder.base.state_dict(), frozen.base.state_dict()
+    same = not moves and all(torch.equal(value, theirs[name]) for name, value in mine.items())
+    return None if same else frozen
 
 
 def measured(

@@ -99,7 +99,8 @@ class Explanation:
 def frame_spans(seconds: Tensor, window: Window) -> list[Span]:
     """Stretches that tile the window, one around each of the ascending seconds (T,)."""
     at = seconds.tolist()
-    middles = [(a + b) / 2 for a, b in pairwise(at)]
+    # The frame nearest to a second may show before the window begins, or after it ends.
+    middles = [min(max((a + b) / 2, window.start), window.end) for a, b in pairwise(at)]
     edges = [window.start, *middles, window.end]
     return [(edges[n], edges[n + 1]) for n in range(len(at))]
 
@@ -113,9 +114,9 @@ def explain(
     """
     window, clip, times = _clip(predictor, path, start, end)
     encoder, space = predictor.encoder, predictor.space
-    video = encoder.normalise(clip)
+    video, when = encoder.normalise(clip.to(encoder.device)), times.to(encoder.device)
     with torch.inference_mode():
-        each = encoder.frame_embeddings(video[None], times[None])[0].float().cpu()
+        each = encoder.frame_embeddings(video[None], when[None])[0].float().cpu()
     mean = each.mean(0)
     z = F.normalize(mean, dim=-1)
     row = predictor.probabilities(z[None])[0]
@@ -131,7 +132,7 @@ def explain(
             names[order[0]],
             names[order[1]],
             math.exp(min(float(pull.sum()), 700.0)),
-            _without(predictor, video, times, pull, window, order[1]),
+            _without(predictor, video, when, pull, window, order[1]),
             _turns(predictor, z, axis, order, top),
         )
     return Explanation(
@@ -143,7 +144,7 @@ def explain(
         clip,
         predictor.probabilities(F.normalize(each, dim=-1)),
         pull,
-        patch_map(encoder, attention_rollout(encoder, video, times).mean(0)),
+        patch_map(encoder, attention_rollout(encoder, video, when).mean(0)),
         _fired(predictor, z, each, times + window.start, window, top),
         change,
     )
@@ -231,7 +232,7 @@ def _without(
 ) -> list[Span] | None:
     """Frames left out, those that pull most for the winner first, until the rest, encoded anew, gives the runner-up."""
     encoder, kept = predictor.encoder, list(range(len(times)))
-    spans = frame_spans(times + window.start, window)
+    spans = frame_spans(times.cpu() + window.start, window)
     for n in pull.argsort(descending=True).tolist()[: len(kept) - 1]:
         kept.remove(n)
         with torch.inference_mode():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path, PurePosixPath
 
@@ -13,25 +13,39 @@ import fsspec
 from verbspace.video.manifest import read_manifest
 
 
-def expand(sources: Iterable[str], lines: Iterable[str] = ()) -> Iterator[str]:
+def expand(
+    sources: Iterable[str], lines: Iterable[str] = (), on_bad: Callable[[str], None] | None = None
+) -> Iterator[str]:
     """The files that sources name, in order; a folder's and a pattern's sorted, each file as often as it is named.
 
     A source is a file, a folder or shard (all of its videos), a pattern (`clips/**/*.mp4`), a URL or a pattern of URLs
     of any kind that fsspec knows (`s3://`, `https://`, `hf://`), or `-` for `lines`, a source each. What is none of
-    these counts as a file, whose reader says what is wrong with it. Raises ValueError for a folder without videos,
-    a pattern that nothing matches and a URL of an unknown kind.
+    these counts as a file, whose reader says what is wrong with it. on_bad is told why a source names no videos, and
+    the others go on; without it, raises ValueError for a folder without videos, a pattern that nothing matches and a
+    URL of an unknown kind, and OSError for what the system cannot look at.
     """
     for source in sources:
         if source == "-":
-            yield from expand(line.strip() for line in lines if line.strip() not in ("", "-"))
-        elif is_url(source):
-            yield from _expand_url(source)
-        elif Path(source).is_dir() or source.endswith(".tar"):
-            yield from (record.file for record in read_manifest(source))
-        elif Path(source).exists() or not glob.has_magic(source):
-            yield source
+            yield from expand((line.strip() for line in lines if line.strip() not in ("", "-")), (), on_bad)
+            continue
+        try:
+            found = list(_expand(source))
+        except (ValueError, OSError) as error:
+            if on_bad is None:
+                raise
+            on_bad(str(error))
         else:
-            yield from _some(source, sorted(glob.glob(source, recursive=True)))
+            yield from found
+
+
+def _expand(source: str) -> Iterable[str]:
+    if is_url(source):
+        return _expand_url(source)
+    if Path(source).is_dir() or source.endswith(".tar"):
+        return (record.file for record in read_manifest(source))
+    if Path(source).exists() or not glob.has_magic(source):
+        return [source]
+    return _some(source, sorted(glob.glob(source, recursive=True)))
 
 
 def is_url(source: str) -> bool:
@@ -58,12 +72,15 @@ def fetch(file: str, keep: ExitStack) -> Path:
     return target
 
 
-def _expand_url(source: str) -> Iterator[str]:
+def _expand_url(source: str) -> list[str]:
     system, path = _opened(source)
     if not glob.has_magic(source.partition("?")[0]):
-        yield source
-        return
-    yield from _some(source, [system.unstrip_protocol(found) for found in sorted(system.glob(path))])
+        return [source]
+    try:
+        found = sorted(system.glob(path))
+    except Exception as error:  # every file system has its own
+        raise OSError(f"{source}: cannot be listed: {error}") from None
+    return _some(source, [system.unstrip_protocol(one) for one in found])
 
 
 def _opened(source: str) -> tuple[fsspec.AbstractFileSystem, str]:

@@ -11,6 +11,7 @@ from dataclasses import asdict
 from rich.console import Console
 
 from verbspace.uses.explain import Change, Explanation
+from verbspace.uses.plain import plain
 from verbspace.uses.predict import Prediction
 
 Show = Callable[[str, Prediction], None]
@@ -67,32 +68,34 @@ def show_explanation(found: Explanation, top: int = 3) -> None:
     if found.fired:
         console.print("  descriptions that fired, and when")
     for one in found.fired:
-        console.print(f"  {100 * one.share:5.1f}%  {one.text}  ({one.kind} of {', '.join(one.actions)})")
+        console.print(f"  {100 * one.share:5.1f}%  {plain(one.text)}  ({one.kind} of {plain(', '.join(one.actions))})")
         console.print(f"          {spans_text(one.spans)}", style="dim")
     if found.change is None:
         return
-    console.print(f"  {change_text(found.change)}")
+    console.print(f"  {plain(change_text(found.change))}")
     for turn in found.change.turns:
-        console.print(f"  {turn.degrees:5.1f}° {'towards' if turn.towards else 'away from'}: {turn.text}")
+        console.print(f"  {turn.degrees:5.1f}° {'towards' if turn.towards else 'away from'}: {plain(turn.text)}")
     if found.change.turns:
         console.print("  degrees that the embedding would have to turn for the two to draw level", style="dim")
 
 
 def _table(name: str, found: Prediction) -> None:
     console = Console()
-    console.print(name, style="bold", markup=False, highlight=False)
+    console.print(plain(name), style="bold", markup=False, highlight=False, soft_wrap=True)
     for action, probability in found.ranked:
         bar = "█" * round(24 * probability)
-        console.print(f"  {100 * probability:5.1f}%  {bar:<24}  {action}", markup=False, highlight=False)
+        console.print(f"  {100 * probability:5.1f}%  {bar:<24}  {plain(action)}", markup=False, highlight=False)
 
 
 def _stretches(name: str, found: Prediction) -> None:
     console = Console()
-    console.print(name, style="bold", markup=False, highlight=False)
+    console.print(plain(name), style="bold", markup=False, highlight=False, soft_wrap=True)
     for part in found.timeline or []:
         bar = "█" * round(12 * part.score)
         when = f"{clock(part.start):>9} – {clock(part.end):<9}"
-        console.print(f"  {when}  {100 * part.score:5.1f}%  {bar:<12}  {part.action}", markup=False, highlight=False)
+        console.print(
+            f"  {when}  {100 * part.score:5.1f}%  {bar:<12}  {plain(part.action)}", markup=False, highlight=False
+        )
 
 
 def _jsonl(name: str, found: Prediction) -> None:
@@ -125,10 +128,12 @@ def _csv_stretches() -> Show:
 
 def _rows(*head: str) -> Callable[[Iterable[list[object]]], None]:
     writer = csv.writer(sys.stdout, lineterminator="\n")
+    quoting = csv.writer(sys.stdout, lineterminator="\n", quoting=csv.QUOTE_ALL)
     writer.writerow(head)
 
     def write(rows: Iterable[list[object]]) -> None:
-        writer.writerows(rows)
+        for row in rows:  # csv leaves a carriage return bare, and reads it back as the end of a row
+            (quoting if any("\r" in str(cell) for cell in row) else writer).writerow(row)
         sys.stdout.flush()
 
     return write

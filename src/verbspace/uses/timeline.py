@@ -45,7 +45,7 @@ class Cells:
 
 
 def cut(windows: Sequence[Window], probabilities: Tensor) -> Cells:
-    """Cells of windows, by ascending start and without gaps, and their distributions (N, K)."""
+    """Cells of windows, by ascending start and end and without gaps, and their distributions (N, K)."""
     edges: list[float] = []
     for edge in sorted(edge for window in windows for edge in (window.start, window.end)):
         if not edges or edge - edges[-1] > _SAME:
@@ -53,10 +53,14 @@ def cut(windows: Sequence[Window], probabilities: Tensor) -> Cells:
     if len(edges) == 1:  # a single picture, which lasts no time
         return Cells(edges * 2, probabilities.mean(0, keepdim=True))
     rows = []
+    first, beyond = 0, 0  # windows that cover a cell lie side by side, for starts and ends ascend
     for start, end in pairwise(edges):
         middle = (start + end) / 2
-        covering = [n for n, window in enumerate(windows) if window.start <= middle <= window.end]
-        rows.append(probabilities[covering].mean(0))
+        while beyond < len(windows) and windows[beyond].start <= middle:
+            beyond += 1
+        while windows[first].end < middle:
+            first += 1
+        rows.append(probabilities[first:beyond].mean(0))
     return Cells(edges, torch.stack(rows))
 
 

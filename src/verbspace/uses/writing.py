@@ -9,5 +9,9 @@ from pathlib import Path
 def write_text(path: Path, text: str) -> None:
     """Write under a temporary name, then rename."""
     part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
+    try:
+        # A file's name may hold bytes that are no text.
+        part.write_text(text, encoding="utf-8", errors="backslashreplace")
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)

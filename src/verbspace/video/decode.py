@@ -27,6 +27,15 @@ from verbspace.video.skipping import necessary
 # One packet shows exactly one frame, at the packet's time, for these codecs in these containers.
 TRUSTED_FORMATS = {"mov", "mp4", "matroska", "webm"}
 TRUSTED_CODECS = {"h264", "hevc", "vp9", "libvpx-vp9", "av1", "libdav1d", "mpeg4", "mjpeg", "ffv1"}
+# What FFmpeg may take a file for: formats whose pictures lie in the file itself. Playlists and the like (HLS, DASH,
+# concat, SDP, numbered pictures) name other files, and who wrote one would say which files of this machine are read.
+FORMATS = (
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,asf,asf_o,flv,kux,live_flv,mpegts,mpegtsraw,mpeg,mpegvideo,m4v,mjpeg,"
+    "mjpeg_2000,h261,h263,h264,hevc,vvc,av1,obu,ivf,vc1,vc1test,dirac,ogg,nut,mxf,gxf,dv,rm,wtv,swf,nsv,pva,vob,"
+    "yuv4mpegpipe,gif,apng,png_pipe,jpeg_pipe,webp_pipe,bmp_pipe,tiff_pipe"
+)
+PROTOCOLS = "file,subfile"
+LARGEST = 4096 * 2304  # pixels of a frame, where the header promises no larger ones
 HELD_BYTES = (
     256 << 20
 )  # packets or undisplayed frames kept in memory for a file; beyond it, a second pass reads them again
@@ -68,7 +77,13 @@ class _File:
     def __init__(self, path: Path, where: storage.Stretch) -> None:
         self.path = path
         # Tags in unknown encodings are no reason to refuse a file: we do not read them.
-        self.container = av.open(storage.url(where), metadata_errors="ignore")
+        allowed = {"format_whitelist": FORMATS, "protocol_whitelist": PROTOCOLS}
+        try:
+            self.container = av.open(storage.url(where), metadata_errors="ignore", options=allowed)
+        except av.ArgumentError:  # what FFmpeg answers where a format is not among these
+            raise DecodeError(
+                f"{path}: not decodable as video: it is no container of video, or a list of files"
+            ) from None
         try:
             streams = [s for s in self.container.streams.video if not s.disposition & s.disposition.attached_pic]
             if not streams:
@@ -77,7 +92,10 @@ class _File:
             self.stream = streams[0]
             if self.stream.codec_context is None:
                 raise DecodeError(f"{path}: the video is of an unknown codec, or the file is damaged")
-            self.stream.codec_context.thread_count = 1  # data loading runs one worker per core
+            context = self.stream.codec_context
+            context.thread_count = 1  # data loading runs one worker per core
+            # Frames may grow within a stream; not so far that a small file fills the memory.
+            context.options = {**context.options, "max_pixels": str(max(4 * context.width * context.height, LARGEST))}
         except BaseException:
             self.container.close()
             raise

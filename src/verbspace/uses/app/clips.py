@@ -42,6 +42,7 @@ class Clips:
         self._secret = secrets.token_bytes(16)
         self._known: OrderedDict[str, Stretch] = OrderedDict()
         self._lock = threading.Lock()
+        self._encoding = threading.Lock()  # one at a time, whoever asks and how often
         self._folder = tempfile.TemporaryDirectory(prefix="verbspace-clips-")
 
     def address(self, stretch: Stretch) -> str:
@@ -52,7 +53,8 @@ class Clips:
             self._known[key] = stretch
             self._known.move_to_end(key)
             while len(self._known) > _SHOWN:
-                self._known.popitem(last=False)
+                forgotten, _ = self._known.popitem(last=False)
+                self._made(forgotten).unlink(missing_ok=True)
         return f"clips/{key}" + (f"#t={stretch.start:.2f},{stretch.end:.2f}" if playable(stretch.path) else "")
 
     def file(self, key: str) -> Path | None:
@@ -66,18 +68,26 @@ class Clips:
             return None
         if playable(stretch.path):
             return stretch.path
-        target = Path(self._folder.name) / f"{key}.mp4"
-        if not target.exists():
-            part = target.with_suffix(f".{secrets.token_hex(4)}")
-            try:
-                times = frame_times(stretch.path)
-                step = float(np.median(np.diff(times))) if len(times) > 1 else 0.04
-                write_mp4(part, _pictures(stretch, times), step=step, faststart=True)
-            except (DecodeError, av.FFmpegError, OSError):
-                part.unlink(missing_ok=True)
-                return None
-            os.replace(part, target)
-        return target
+        target = self._made(key)
+        with self._encoding:
+            return target if target.exists() or _encoded(stretch, target) else None
+
+    def _made(self, key: str) -> Path:
+        return Path(self._folder.name) / f"{key}.mp4"
+
+
+def _encoded(stretch: Stretch, target: Path) -> bool:
+    """Whether a stretch could be cut and encoded for a browser."""
+    part = target.with_suffix(".part")
+    try:
+        times = frame_times(stretch.path)
+        step = float(np.median(np.diff(times))) if len(times) > 1 else 0.04
+        write_mp4(part, _pictures(stretch, times), step=step, faststart=True)
+    except (DecodeError, av.FFmpegError, OSError):
+        part.unlink(missing_ok=True)
+        return False
+    os.replace(part, target)
+    return True
 
 
 def playable(path: Path) -> bool:

@@ -1,0 +1,247 @@
+"""What a hundred million clips would cost: a video by stages, a row on disk, a commit, a merge, a query.
+
+    python benchmarks/scale.py                        # CPU: some minutes on two cores, 8 GB of memory, 8 GB of disk
+    python benchmarks/scale.py --device cuda
+    python benchmarks/scale.py --rows 20000 --clips 2 # that it runs, not how fast
+
+Prints JSON. The clips are 10 s of 340×256 H.264 that this script encodes, windows are 4 s of 8 frames, the encoder is
+ViT-B/32 in OpenAI's sizes (`--patch 16` for ViT-B/16) with random weights and temporal attention, fp32. All figures of
+a video are for one core. Vectors of the index have 512 numbers and lie around a thousand random centres, as embeddings
+of videos crowd around what they show; queries lie halfway between a centre and nowhere, as texts lie off the videos.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import torch
+from loading import encode
+from side import machine
+from transformers import CLIPConfig, CLIPModel
+
+from verbspace.allocation import keep_freed_memory
+from verbspace.model import files
+from verbspace.model.encoder import VideoEncoder
+from verbspace.uses.index.embed import embed_file
+from verbspace.uses.index.rows import FileRows, Made, State
+from verbspace.uses.index.store import Index
+from verbspace.uses.index.transfer import absorb
+from verbspace.uses.index.tune import tune
+from verbspace.video.decode import open_video
+from verbspace.video.sampling import plan_windows
+from verbspace.video.streaming import stream_windows
+
+DIM, WINDOW, FRAMES = 512, 4.0, 8
+BATCH = 256  # files in a commit
+QUERIES = 50
+
+
+def checkpoint(folder: Path, patch: int) -> Path:
+    """OpenAI's sizes with random weights, the playground's tokenizer, and pixels at 224."""
+    config = CLIPConfig(text_config={"num_hidden_layers": 1}, vision_config={"patch_size": patch}, projection_dim=DIM)
+    torch.manual_seed(0)
+    CLIPModel(config).save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(files.find("playground") / name, folder)
+    (folder / "preprocessor_config.json").write_text(
+        '{"image_processor_type": "CLIPImageProcessor", "size": {"shortest_edge": 224}, "crop_size": 224, '
+        '"image_mean": [0.48145466, 0.4578275, 0.40821073], "image_std": [0.26862954, 0.26130258, 0.27577711]}'
+    )
+    return folder
+
+
+def made_of() -> Made:
+    """How the indices here are made."""
+    return Made(encoder="random", encoder_hash="0" * 16, dim=DIM, window=WINDOW, stride=WINDOW, frames=FRAMES)
+
+
+def median(what: Callable[[], object], rounds: int) -> float:
+    """Seconds, of so many runs after one that does not count."""
+    what()
+    seconds = []
+    for _ in range(rounds):
+        began = time.perf_counter()
+        what()
+        seconds.append(time.perf_counter() - began)
+    return statistics.median(seconds)
+
+
+def of_a_video(folder: Path, clips: int, patch: int, device: str) -> dict[str, float]:
+    """Seconds of one core (and of the device) for a clip, by stage; each stage also by itself, so that they add up to
+    the whole but for what goes between."""
+    torch.set_num_threads(1)
+    keep_freed_memory()
+    first = encode(folder / "0.mp4")
+    paths = [first, *(Path(shutil.copy(first, folder / f"{n}.mp4")) for n in range(1, clips))]
+    encoder = VideoEncoder.from_pretrained(checkpoint(folder / "clip", patch))
+    encoder.to(device)
+
+    def plan(times: np.ndarray) -> list[object]:
+        return plan_windows(times, WINDOW, WINDOW)  # type: ignore[return-value]
+
+    def decode() -> None:
+        for path in paths:
+            with closing(open_video(path)) as file:
+                for _ in file.frames():
+                    pass
+
+    def views() -> list[tuple[torch.Tensor, torch.Tensor]]:
+        found = []
+        for path in paths:
+            each = list(stream_windows(path, plan, frames=FRAMES, size=encoder.image_size))  # type: ignore[arg-type]
+            found.append((torch.stack([clip for _, clip, _ in each]), torch.stack([when for _, _, when in each])))
+        return found
+
+    ready = views()
+
+    def model() -> None:
+        with torch.inference_mode():
+            for video, times in ready:
+                encoder(encoder.normalise(video.to(device)), times.to(device)).cpu()
+
+    decoding, viewing, computing = (median(what, 5) / clips for what in (decode, views, model))
+    whole = median(lambda: [embed_file(encoder, str(path), made_of()) for path in paths], 5) / clips
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    return {
+        "windows": float(len(ready[0][0])),
+        "open and decode, s": decoding,
+        "transform, s": viewing - decoding,
+        "model, s": computing,
+        "between, s": whole - viewing - computing,
+        "whole, s": whole,
+    }
+
+
+def made_up(rows: int, seed: int = 0) -> Iterator[list[FileRows]]:
+    """Batches of files of three windows each, around a thousand centres."""
+    rng = np.random.default_rng(seed)
+    centres = centres_of()
+    for start in range(0, rows // 3, BATCH):
+        some = []
+        for n in range(start, min(start + BATCH, rows // 3)):
+            near = centres[rng.integers(len(centres))] + 0.7 * rng.standard_normal((3, DIM)) / DIM**0.5
+            vectors = (near / np.linalg.norm(near, axis=1, keepdims=True)).astype(np.float32)
+            name = f"s3://bucket/videos/{seed:03}/{n:09}.mp4"
+            some.append(FileRows(name, State(1_000_000, n), 30.0, [0.0, 4.0, 6.0], [4.0, 8.0, 10.0], vectors))
+        yield some
+
+
+def centres_of() -> np.ndarray:
+    """(1000, D), normalised."""
+    centres = np.random.default_rng(99).standard_normal((1000, DIM))
+    unit: np.ndarray = centres / np.linalg.norm(centres, axis=1, keepdims=True)
+    return unit
+
+
+def queries_of() -> torch.Tensor:
+    """(QUERIES, D), normalised."""
+    rng = np.random.default_rng(7)
+    off = centres_of()[rng.integers(1000, size=QUERIES)] + rng.standard_normal((QUERIES, DIM)) / DIM**0.5
+    return torch.nn.functional.normalize(torch.from_numpy(off).float(), dim=1)
+
+
+def size_of(folder: Path) -> int:
+    """Bytes of all files in a folder."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def of_an_index(folder: Path, rows: int) -> dict[str, object]:
+    """Writing, committing, joining, scanning and searching so many rows."""
+    index = Index.create(folder / str(rows), made_of())
+    commits, made = [], 0.0
+    began = time.perf_counter()
+    each = made_up(rows)
+    while True:
+        start = time.perf_counter()
+        some = next(each, None)
+        made += time.perf_counter() - start
+        if some is None:
+            break
+        start = time.perf_counter()
+        index.write(some, set())
+        commits.append(time.perf_counter() - start)
+    writing = time.perf_counter() - began - made
+    began = time.perf_counter()
+    index.optimise()
+    joining = time.perf_counter() - began
+    count = len(index)
+    began = time.perf_counter()
+    known = len(index.states())
+    scanning = time.perf_counter() - began
+    queries = queries_of()
+
+    def search(exact: bool) -> float:
+        times = []
+        for query in queries:
+            start = time.perf_counter()
+            index.search(query.numpy(), exact=exact)
+            times.append(time.perf_counter() - start)
+        return 1000 * statistics.median(times)
+
+    search(True)
+    result: dict[str, object] = {
+        "rows": count,
+        "write, s a row": writing / count,
+        f"commit of {BATCH} files, s": statistics.median(commits),
+        "the last ten commits, s": statistics.median(commits[-10:]),
+        "joining, s a row": joining / count,
+        "read which files are known, s a file": scanning / known,
+        "exact search, ms": search(True),
+    }
+    live = [path for path in (folder / str(rows) / "windows.lance" / "data").iterdir()]
+    newest = sorted(live, key=lambda path: path.stat().st_mtime)
+    result["bytes a row"] = sum(p.stat().st_size for p in newest if p.stat().st_size > 4 * DIM * BATCH * 4) / count
+    if count >= 50_000:
+        before = size_of(folder / str(rows))
+        said: list[str] = []
+        began = time.perf_counter()
+        try:
+            tuned = tune(index, queries, on_step=said.append)
+        except ValueError as error:
+            return {**result, "approximate": {"none": str(error).partition(": ")[2], "tried": said}}
+        result["approximate"] = {
+            "lists": tuned.lists, "probes": tuned.probes, "recall of the exact ten": tuned.recall,
+            "making and tuning, s": time.perf_counter() - began, "tried": said, "ms": search(False),
+            "bytes a row": (size_of(folder / str(rows)) - before) / count,
+        }  # fmt: skip
+    return result
+
+
+def of_a_merge(folder: Path, rows: int) -> dict[str, float]:
+    """A shard of so many rows taken into an index that has as many."""
+    target, shard = (Index.create(folder / name, made_of()) for name in ("target", "shard"))
+    for index, seed in ((target, 1), (shard, 2)):
+        for some in made_up(rows, seed):
+            index.write(some, set())
+        index.optimise()
+    began = time.perf_counter()
+    taken = absorb(target, shard.scan)
+    return {"rows": float(taken.windows), "s a row": (time.perf_counter() - began) / taken.windows}
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--clips", type=int, default=8)
+    parser.add_argument("--patch", type=int, default=32)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--rows", type=int, nargs="+", default=[100_000, 1_000_000])
+    chosen = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="verbspace-scale-") as name:
+        found = {
+            "machine": machine(),
+            "load before": os.getloadavg()[0],
+            f"a clip of 10 s, ViT-B/{chosen.patch}": of_a_video(Path(name), chosen.clips, chosen.patch, chosen.device),
+            "index": [of_an_index(Path(name), rows) for rows in chosen.rows],
+            "merge": of_a_merge(Path(name), min(chosen.rows)),
+        }
+    print(json.dumps(found, indent=1))

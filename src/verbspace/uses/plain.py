@@ -1,0 +1,31 @@
+"""Texts of strangers on a terminal: names of files and of actions, and what is wrong with them."""
+
+from __future__ import annotations
+
+import re
+import sys
+
+# Controls, and what sets the direction of writing.
+_UNPRINTABLE = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\u200e\\u200f\\u2028-\\u202e\\u2066-\\u2069]")
+
+
+class Unread:
+    """Says on standard error why something cannot be read, and counts."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __call__(self, reason: str) -> None:
+        """Takes the reason, which names what cannot be read."""
+        self.count += 1
+        complain(reason)
+
+
+def plain(text: str) -> str:
+    """A text without what would move a terminal's cursor, set its title or turn letters round."""
+    return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def complain(reason: str, who: str = "error") -> None:
+    """A line, or several, on standard error."""
+    print(f"{who}: " + "\n".join(map(plain, reason.split("\n"))), file=sys.stderr, flush=True)
