@@ -96,6 +96,10 @@ def test_against_another_encoder(adapted: VideoEncoder, files: list[str]) -> Non
 def test_halves_where_there_is_no_other(files: list[str]) -> None:
     encoder, concepts = VideoEncoder.from_pretrained("playground"), ConceptSet.load("playground")
     assert other_opinion(encoder) is None
+    trained = VideoEncoder.from_pretrained("playground", temporal=False)  # adapted, but not in time
+    with torch.no_grad():
+        next(trained.base.vision_model.parameters()).add_(0.1)
+    assert other_opinion(trained) is not None
     found = calibrate(encoder, files, concepts)
     assert found.method == "halves"
     assert 0 < found.agreement < 1

@@ -231,6 +231,8 @@ def test_text_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     path = tmp_path / "page.html"
     write_text(path, "é → done\n")
     assert path.read_text(encoding="utf-8") == "é → done\n"
-    with pytest.raises(UnicodeEncodeError):
-        write_text(path, "half \ud800")
-    assert path.read_text(encoding="utf-8") == "é → done\n"
+    with pytest.raises(IsADirectoryError):
+        write_text(tmp_path, "x")
+    write_text(tmp_path / "a" / "b.html", "half \ud800")  # as the name of a file that is no text
+    assert (tmp_path / "a" / "b.html").read_text(encoding="utf-8") == "half \\ud800"
+    assert not [found for found in (*tmp_path.parent.iterdir(), *tmp_path.rglob("*")) if found.suffix == ".part"]

@@ -10,7 +10,7 @@ import av
 import numpy as np
 import pytest
 
-from verbspace.video import decode
+from verbspace.video import container, decode
 from verbspace.video.decode import DecodeError, decode_frames, frame_times, probe, read_video, stream_frames
 from video_files import REAL_CLIPS, numbered_frames, read_numbers, write_video
 
@@ -73,7 +73,7 @@ def test_frames_and_times_are_those_of_the_file(tmp_path: Path, name: str) -> No
 def test_one_open_and_one_decode(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_video(tmp_path / name, numbered_frames(COUNT), **FILES[name])
     opened, decoded = [], []
-    plain_open, plain_frames = av.open, decode._File.frames
+    plain_open, plain_frames = av.open, container.VideoFile.frames
 
     def counted(file: Any, packets: Any = None) -> Any:
         for frame in plain_frames(file, packets):
@@ -81,7 +81,7 @@ def test_one_open_and_one_decode(tmp_path: Path, name: str, monkeypatch: pytest.
             yield frame
 
     monkeypatch.setattr(av, "open", lambda *a, **k: (opened.append(a), plain_open(*a, **k))[1])
-    monkeypatch.setattr(decode._File, "frames", counted)
+    monkeypatch.setattr(container.VideoFile, "frames", counted)
     seen = []
     timeline, frames = read_video(path, lambda timeline: (seen.append(timeline), [2, 5])[1])
 
@@ -105,7 +105,7 @@ def test_a_file_too_large_to_hold_is_read_again(tmp_path: Path, name: str, monke
 
 def test_packets_that_mislead_are_not_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_video(tmp_path / "h264.avi", numbered_frames(COUNT), **FILES["h264.avi"])
-    monkeypatch.setattr(decode, "TRUSTED_FORMATS", {"avi"})  # its packets have times, and wrong ones
+    monkeypatch.setattr(container, "TRUSTED_FORMATS", {"avi"})  # its packets have times, and wrong ones
     calls: list[int] = []
     timeline, frames = read_video(path, lambda timeline: (calls.append(len(timeline.times)), [1, 19])[1])
     assert len(calls) == 2  # once on what the packets said, and again on what the decode found
@@ -301,7 +301,7 @@ def test_a_file_that_names_other_files_is_no_video(tmp_path: Path, name: str, co
 
 def test_a_frame_that_outgrows_its_header_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A stream may change its size, but a small file does not fill the memory."""
-    monkeypatch.setattr(decode, "LARGEST", 64 * 64)
+    monkeypatch.setattr(container, "LARGEST", 64 * 64)
     path = tmp_path / "grows.ts"
     with av.open(str(path), "w", format="mpegts") as out:
         stream = out.add_stream("libx264", rate=10)
@@ -314,7 +314,7 @@ def test_a_frame_that_outgrows_its_header_is_refused(tmp_path: Path, monkeypatch
             out.mux(packet)
     with pytest.raises(DecodeError, match=r"grows\.ts: "):
         list(stream_frames(path))
-    monkeypatch.setattr(decode, "LARGEST", 256 * 256)
+    monkeypatch.setattr(container, "LARGEST", 256 * 256)
     assert len(list(stream_frames(path))) == 80
 
 

@@ -47,7 +47,7 @@ def test_shards_are_independent_and_merge_to_the_same_table(
         with locked(tmp_path / "shards" / f"{part % 3 + 1}-of-3"):  # another process's lock is none of theirs
             tallies.append(embedded(tiny_clip, clips, tmp_path, shard=f"{part}/3"))
     assert sum(tally.files for tally in tallies) == 10
-    assert min(tally.files for tally in tallies) > 0
+    assert max(tally.files for tally in tallies) < 10
     with pytest.raises(FileNotFoundError, match=r"holds shards only; run `verbspace index merge"):
         Index.open(tmp_path)
     told = list(facts(tmp_path))

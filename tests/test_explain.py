@@ -198,3 +198,20 @@ def test_figures_read_well() -> None:
     assert [odds_text(value) for value in (1.071, 4.94, 66.4, 3893)] == ["1.07", "4.9", "66", "more than 1000"]
     assert spans_text([(0.25, 1.0), (2.0, 2.5)]) == "0.2–1.0, 2.0–2.5 s"
     assert spans_text([(59.0, 61.0)]) == "0:59.0–1:01.0"
+
+
+def test_spans_never_run_backwards(predictor: Predictor, files: list[str]) -> None:
+    for start, end in ((0.31, 0.33), (0.0, 0.02), (0.5, 0.9)):
+        found = explain(predictor, files[0], start=start, end=end)
+        edges = [edge for span in found.spans for edge in span]
+        assert edges == sorted(edges)
+        assert (edges[0], edges[-1]) == (start, end)
+
+
+def test_a_url_that_is_no_video_is_called_by_its_name(tmp_path: Path) -> None:
+    path = tmp_path / "words.mp4"
+    path.write_text("no video")
+    command = ["explain", f"file://{path}", "--encoder", "playground", "--concepts", "playground"]
+    found = CliRunner().invoke(app, command)
+    assert found.exit_code == 1
+    assert found.stderr.startswith(f"error: file://{path}: not decodable")

@@ -25,7 +25,7 @@ from verbspace.evaluation.protocol import state_hash
 from verbspace.model.encoder import VideoEncoder
 from verbspace.uses.index import store
 from verbspace.uses.index.rows import COLUMNS, FileRows, Made, State, digest, files_of, state_of, table, vectors_of
-from verbspace.uses.index.store import Index, locked
+from verbspace.uses.index.store import Index, connect, locked
 from verbspace.uses.index.transfer import export_parquet, import_parquet, merge
 from verbspace.video.decode import probe
 
@@ -177,19 +177,102 @@ def test_an_interruption_commits_what_is_done(tiny_clip: Path, clips: Path, tmp_
     assert embedded(tiny_clip, clips, tmp_path).unchanged == 2
 
 
-def test_what_was_begun_without_its_settings_begins_anew(tiny_clip: Path, clips: Path, tmp_path: Path) -> None:
-    random_index(tmp_path, 8)
+def test_what_was_begun_and_never_used_begins_anew(tiny_clip: Path, clips: Path, tmp_path: Path) -> None:
+    random_index(tmp_path, 0)
     (tmp_path / "index.json").unlink()
     assert embedded(tiny_clip, [str(clips / "01.mp4")], tmp_path).files == 1
     assert len(Index.open(tmp_path)) == 1
+    Index.create(tmp_path / "other", made_of())
+    assert embedded(tiny_clip, [str(clips / "01.mp4")], tmp_path / "other").files == 1
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="no videos in this folder"):
+        embedded(tiny_clip, tmp_path / "empty", tmp_path / "third")
+    assert not (tmp_path / "third").exists()
+
+
+def test_rows_are_never_thrown_away_for_want_of_settings(tiny_clip: Path, clips: Path, tmp_path: Path) -> None:
+    random_index(tmp_path / "lost", 8)
+    (tmp_path / "lost" / "index.json").unlink()
+    base = connect(tmp_path / "database")
+    base.create_table("customers", pa.table({"name": ["ada"]}))
+    for folder, tables in (("lost", {"windows", "unread"}), ("database", {"customers"})):
+        with pytest.raises(ValueError, match=rf"{folder}: holds tables but no index\.json .*embed into another folder"):
+            embedded(tiny_clip, clips, tmp_path / folder)
+        assert set(connect(tmp_path / folder).list_tables().tables) == tables
+    assert connect(tmp_path / "lost").open_table("windows").count_rows() == 8
+
+
+def test_a_damaged_index_is_told_in_one_sentence(tmp_path: Path) -> None:
+    random_index(tmp_path, 8)
+    for file in (tmp_path / "windows.lance" / "data").iterdir():
+        file.write_bytes(file.read_bytes()[:10])
+    said = rf"^{tmp_path}: the index is damaged, or on a disk .*embed into another folder$"
+    with pytest.raises(ValueError, match=said) as e:
+        Index.open(tmp_path).states()
+    assert ".rs" not in str(e.value)
+    with pytest.raises(ValueError, match="the index is damaged"):
+        Index.open(tmp_path).search(np.ones(16))
     shutil.rmtree(tmp_path / "windows.lance")
-    with pytest.raises(ValueError, match=r"the index is not whole"):
+    with pytest.raises(ValueError, match=r"the index is damaged"):
         Index.open(tmp_path)
     (tmp_path / "index.json").write_text('{"encoder": 3}')
     with pytest.raises(ValueError, match=r"index\.json: encoder: Input should be a valid string"):
         Index.open(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"nowhere: there is no index here; make one with `verbspace embed"):
         Index.open(tmp_path / "nowhere")
+
+
+def test_folders_are_what_they_are_called(
+    tiny_clip: Path, clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    embedded(tiny_clip, [str(clips / "01.mp4")], Path("~") / "index")  # a folder called ~
+    assert (tmp_path / "~" / "index" / "windows.lance").is_dir()
+    assert not (tmp_path / "home").exists()
+    for url in ("s3://bucket/index", "file:///tmp/index"):
+        for command in (["embed", "x", "--to", url, "--encoder", str(tiny_clip)], ["search", url, "x"]):
+            found = CliRunner().invoke(app, command)
+            assert found.exit_code == 2
+            assert "is a URL; give a folder" in " ".join(found.output.split())
+
+
+def test_a_name_that_is_no_text_is_set_aside_and_the_others_go_on(tiny_clip: Path, clips: Path, tmp_path: Path) -> None:
+    odd = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.mp4")
+    shutil.copy(clips / "01.mp4", odd)
+    shutil.copy(clips / "02.mp4", tmp_path / "a.mp4")
+    tally = embedded(tiny_clip, tmp_path, tmp_path / "index")
+    assert tally.files == 1
+    (reason,) = tally.bad.values()
+    assert reason == f"{tmp_path}/caf\\udce9.mp4: the name is not UTF-8; rename the file"
+
+
+def test_a_server_that_does_not_answer_is_no_file_that_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Silent:
+        status: int | None = None
+
+        def info(self, path: str) -> dict[str, object]:
+            cause = RuntimeError("connection refused")
+            cause.status = self.status  # type: ignore[attr-defined]
+            raise FileNotFoundError(path) from cause
+
+    monkeypatch.setattr("fsspec.core.url_to_fs", lambda url: (Silent(), url))
+    for status in (None, 500, 404, 410):
+        monkeypatch.setattr(Silent, "status", status)
+        with pytest.raises(OSError, match="there is no such file" if status in (404, 410) else "cannot be read") as e:
+            state_of("http://a/b.mp4")
+        assert isinstance(e.value, FileNotFoundError) == (status in (404, 410))
+
+
+def test_settings_that_make_no_sense(tiny_clip: Path, clips: Path, tmp_path: Path) -> None:
+    for wrong, said in (
+        ({"window": float("inf")}, "--window inf"), ({"window": float("nan")}, "--window nan"),
+        ({"device": "cuda:9"}, "--device cuda:9: there is no such device"), ({"device": "x"}, "--device x"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=said) as caught:
+            embedded(tiny_clip, clips, tmp_path / "index", **wrong)
+        assert "\n" not in str(caught.value)
+    assert not (tmp_path / "index").exists()
 
 
 def test_urls_and_members_of_shards(tiny_clip: Path, clips: Path, tmp_path: Path) -> None:
@@ -345,6 +428,38 @@ def test_of_two_indices_the_later_rows_stay(tmp_path: Path) -> None:
     assert found == [("a", 0, 1.0), ("b", 0, -1.0), ("b", 1, -1.0), ("new", 0, -1.0), ("same", 0, 1.0)]
     assert Index.open(tmp_path / "one").unread() == {"x": "x: why"}
     assert len(Index.open(tmp_path / "two")) == 6  # what is not a shard stays
+
+
+def test_a_merge_lets_the_file_decide_and_not_its_date(tiny_clip: Path, clips: Path, tmp_path: Path) -> None:
+    path, index = tmp_path / "a.mp4", tmp_path / "index"
+    shutil.copy(clips / "00.mp4", path)
+    embedded(tiny_clip, [str(path)], index)
+    before = Index.open(index).digest()
+    shutil.copy(clips / "01.mp4", path)
+    os.utime(path, (1, 1))  # as rsync and cp -p leave it
+    assert embedded(tiny_clip, [str(path)], index, shard="1/1").files == 1
+    assert merge(index).replaced == 1
+    assert Index.open(index).digest() != before
+    assert embedded(tiny_clip, [str(path)], index).unchanged == 1
+    path.write_bytes(b"no longer a video")
+    embedded(tiny_clip, [str(path)], index, shard="1/1")
+    merge(index)
+    assert Index.open(index).states() == {}
+    assert set(Index.open(index).unread()) == {str(path)}
+
+
+def test_merges_of_nothing_and_of_oneself(tiny_clip: Path, clips: Path, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="there is no index here"):
+        merge(tmp_path / "nowhere")
+    assert not (tmp_path / "nowhere").exists()
+    index = tmp_path / "index"
+    embedded(tiny_clip, [str(clips / "01.mp4")], index)
+    with pytest.raises(ValueError, match="cannot be merged into itself"):
+        merge(index, [index])
+    embedded(tiny_clip, [str(clips / "02.mp4")], index, shard="1/1")
+    (index / "shards" / "2-of-2").mkdir(parents=True)  # of a process that died before it began
+    merge(index)
+    assert len(Index.open(index).states()) == 2
 
 
 def test_many_names_in_one_filter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,9 @@
 """Videos as people name them."""
 
+import csv
 import io
 import json
+import os
 import subprocess
 import sys
 from contextlib import ExitStack
@@ -9,7 +11,9 @@ from pathlib import Path
 
 import fsspec
 import pytest
+from typer.testing import CliRunner
 
+from verbspace.cli import app
 from verbspace.uses.inputs import expand, fetch
 from verbspace.uses.predict import Predictor
 from verbspace.uses.printing import printer
@@ -111,3 +115,53 @@ def test_the_command_reads_a_list_and_reports_what_it_could_not_read(folder: Pat
     assert [line.split(",")[:2] for line in done.stdout.splitlines()[1:]] == [
         [f"{folder}/{name}.mp4", rank] for name in "ab" for rank in "12"
     ]
+
+
+def test_a_source_that_names_nothing_does_not_stop_the_others(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    sources = [str(folder / "a.mp4"), "nothing*.mp4", str(tmp_path / "empty"), "x" * 5000, "nosuch://x/*", "-"]
+    lines = ["nothing?.mp4", str(folder / "b.mp4")]
+    bad: list[str] = []
+    assert list(expand(sources, lines, bad.append)) == [str(folder / "a.mp4"), str(folder / "b.mp4")]
+    assert len(bad) == 5
+    for reason, name in zip(bad, ("nothing*.mp4", "empty", "xxx", "nosuch://x", "nothing?.mp4"), strict=True):
+        assert name in reason
+    command = ["predict", *sources, "--encoder", "playground", "--actions", "waving,bowing", "--format", "csv"]
+    found = CliRunner().invoke(app, command, input="\n".join(lines))
+    assert found.exit_code == 1
+    named = [line.split(",")[0] for line in found.stdout.splitlines()[1::2]]
+    assert named == [str(folder / "a.mp4"), str(folder / "b.mp4")]
+    assert found.stderr.count("error: ") == 5
+
+
+ODD = b"c\x1b]0;own\x07\x1b[2J\xff\r.mp4"
+
+
+def test_names_that_are_no_text_or_move_the_cursor(folder: Path, tmp_path: Path) -> None:
+    place = tmp_path / "odd"
+    place.mkdir()
+    name = os.fsencode(place) + b"/" + ODD
+    Path(os.fsdecode(name)).write_bytes((folder / "a.mp4").read_bytes())
+    (place / "bad\x1b[2J.mp4").write_bytes(b"no video")
+    command = [sys.executable, "-m", "verbspace.cli", "predict", str(place), "--encoder", "playground"]
+    command += ["--actions", "waving,bowing"]
+    how = {"capture_output": True, "check": False, "env": {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}}
+    for form in ("table", "csv", "jsonl"):
+        done = subprocess.run([*command, "--format", form], **how)  # type: ignore[call-overload]
+        assert done.returncode == 1
+        assert done.stderr.count(b"\x1b") == 0
+        assert b"bad\\x1b[2J.mp4: not decodable" in done.stderr
+        if form == "csv":  # the bytes of the name, for other programs
+            text = io.StringIO(done.stdout.decode("utf-8", "surrogateescape"), newline="")
+            rows = list(csv.reader(text))
+            assert [os.fsencode(row[0]) for row in rows[1:]] == [name] * 2
+        elif form == "jsonl":
+            assert os.fsencode(json.loads(done.stdout)["path"]) == name
+        else:
+            assert done.stdout.count(b"\x1b") == 0
+            assert rb"c\x1b]0;own\x07\x1b[2J" in done.stdout
+    page = tmp_path / "page.html"
+    explain = [sys.executable, "-m", "verbspace.cli", "explain", os.fsdecode(name), "--encoder", "playground"]
+    explain += ["--actions", "waving,bowing", "--out", str(page)]
+    assert subprocess.run(explain, **how).returncode == 0  # type: ignore[call-overload]
+    assert "2J" in page.read_text(encoding="utf-8")

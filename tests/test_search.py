@@ -3,8 +3,10 @@ from __future__ import annotations
 import base64
 import json
 import re
+import shutil
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -24,7 +26,7 @@ from verbspace.uses.index.hits import Hit
 from verbspace.uses.index.nearest import like, read_tuned
 from verbspace.uses.index.page import link, pictures, search_page
 from verbspace.uses.index.query import Term, parse, written
-from verbspace.uses.index.rows import vectors_of
+from verbspace.uses.index.rows import FileRows, State, vectors_of
 from verbspace.uses.index.search import Searcher, described, filters, terms_of
 from verbspace.uses.index.store import Index
 from verbspace.uses.index.tune import tune
@@ -193,7 +195,10 @@ def test_the_best_window_of_each_video(random: Index) -> None:
     )[:3]
 
 
-NAMES = ("a/b.mp4", "a/bmp4", "a/bx.mp4", "x/it's (1)[2]+.avi", "its 12", "a/test/sitting", "a/sit/test")
+NAMES = (
+    *("a/b.mp4", "a/bmp4", "a/bx.mp4", "x/it's (1)[2]+.avi", "its 12"),
+    *("a/test/sitting", "a/sit/test", "ack\\slash.avi"),
+)
 
 
 @pytest.mark.parametrize(
@@ -204,6 +209,8 @@ NAMES = ("a/b.mp4", "a/bmp4", "a/bx.mp4", "x/it's (1)[2]+.avi", "its 12", "a/tes
         ("b?.mp4", {"a/bx.mp4"}),
         ("it's (1)[2]+", {"x/it's (1)[2]+.avi"}),
         ("test*sit", {"a/test/sitting"}),
+        ("ack\\slash", {"ack\\slash.avi"}),
+        ("k?s", {"ack\\slash.avi"}),
     ],
 )
 def test_path_patterns(pattern: str, found: set[str], tmp_path: Path) -> None:
@@ -222,12 +229,37 @@ def test_filters_join() -> None:
     )
 
 
+@pytest.mark.parametrize("seconds", [float("nan"), float("inf")])
+def test_seconds_that_are_no_number(seconds: float) -> None:
+    with pytest.raises(ValueError, match="are numbers of seconds"):
+        filters(None, None, seconds)
+
+
+def test_of_equally_near_ones_the_first_by_name_are_shown(tmp_path: Path) -> None:
+    made = random_index(tmp_path / "other", 4).made
+    index = Index.create(tmp_path / "same", made)
+    rows = np.eye(16, dtype=np.float32)[:1]
+    names = "zyxwvutsrqponmlkjihgfedcba"
+    index.write([FileRows(name, State(1, 1), 25.0, [0.0], [1.0], rows) for name in names], set())
+    for top in (1, 2, 7, 26, 40):
+        for per_video in (False, True):
+            hits = index.search(rows[0], top, per_video=per_video)
+            assert [hit.path for hit in hits] == sorted(names)[:top]
+
+
 def test_queries_that_cannot_be_asked(random: Index) -> None:
     for wrong in (np.ones(15), np.zeros(16), np.full(16, np.nan)):
         with pytest.raises(ValueError, match=r"the query has 1[56] numbers; give 16, finite and not all 0"):
             random.search(wrong)
     with pytest.raises(ValueError, match=r"top: 0 is not above 0"):
         random.search(np.ones(16), 0)
+
+
+PARTS: list[tuple[str, int, dict[str, Any]]] = [
+    ("filtered", 3, {"where": like("a/00007")}),
+    ("many", 6000, {}),
+    ("videos", 1500, {"per_video": True}),
+]
 
 
 def test_an_approximate_index_is_as_good_as_it_says(tmp_path: Path) -> None:
@@ -242,6 +274,10 @@ def test_an_approximate_index_is_as_good_as_it_says(tmp_path: Path) -> None:
     assert share == pytest.approx(tuned.recall, abs=1e-3)
     assert tuned.recall >= 0.9
     assert [[(hit.path, hit.window) for hit in again.search(q.numpy(), exact=True)] for q in queries] == exact
+    # What lists hold too little of is looked for in all rows.
+    some = queries[0].numpy()
+    whole = {name: [h.path for h in index.search(some, top, exact=True, **how)] for name, top, how in PARTS}
+    assert {name: [h.path for h in again.search(some, top, **how)] for name, top, how in PARTS} == whole
     with pytest.raises(ValueError, match=r"has 8 rows; an exact search is quick"):
         tune(random_index(tmp_path / "few", 8), queries)
     (tmp_path / "tuned.json").write_text("{}")
@@ -304,6 +340,9 @@ def test_words_clips_and_filters_find_what_they_should(clips: Path, searcher: Se
         ("start > 1; drop", r"--where start > 1; drop: give one SQL expression"),
         (" ", r"give one SQL expression"),
         ("1) OR (1 = 1", r"--where 1\) OR"),
+        ("true) OR (start > 100", r"give one SQL expression"),
+        ("start > 1 -- x", r"give one SQL expression"),
+        ("start > 1 /* x", r"give one SQL expression"),
     ],
 )
 def test_a_filter_that_is_wrong_gets_one_sentence(where: str, said: str, searcher: Searcher) -> None:
@@ -351,10 +390,11 @@ def test_the_command_prints_tables_and_lines(clips: Path, searcher: Searcher) ->
     assert ask(folder, "--like", clips / "01.mp4", "--minus", "waving", "--per-video")[0] == 0
     (folder / "shards" / "1-of-2").mkdir(parents=True)
     try:
+        assert "not merged yet" not in ask(folder, "x")[2]  # it was not begun
+        (folder / "shards" / "1-of-2" / "index.json").touch()
         assert "1 shards are not merged yet, and not searched" in ask(folder, "x")[2]
     finally:
-        (folder / "shards" / "1-of-2").rmdir()
-        (folder / "shards").rmdir()
+        shutil.rmtree(folder / "shards")
 
 
 def test_the_page_links_videos_and_shows_stills(clips: Path, searcher: Searcher, tmp_path: Path) -> None:

@@ -113,3 +113,16 @@ def test_times_are_written_as_on_a_clock() -> None:
         "1:00:00.0",
         "1:01:01.5",
     ]
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.floats(0.1, 30), st.floats(0.2, 5), st.floats(0.1, 1), st.integers(0, 9))
+def test_each_cell_is_the_mean_of_all_windows_over_it(whole: float, length: float, share: float, seed: int) -> None:
+    times = np.arange(max(2, round(whole * 10))) / 10
+    windows = plan_windows(times, length, length * share)
+    rows = torch.rand(len(windows), 3, generator=torch.Generator().manual_seed(seed))
+    cells = cut(windows, rows)
+    for n, (start, end) in enumerate(pairwise(cells.edges)):
+        middle = (start + end) / 2
+        over = [row for window, row in zip(windows, rows, strict=True) if window.start <= middle <= window.end]
+        torch.testing.assert_close(cells.probabilities[n], torch.stack(over).mean(0))

@@ -216,7 +216,6 @@ def evaluate(
         views = {"frames": frames or 8, "clips": clips or 1, "crops": crops or 1}
         found = run(encoder, data, protocol, train=train, **views, **how)  # type: ignore[arg-type]
     if out:
-        out.parent.mkdir(parents=True, exist_ok=True)
         write_text(out, json.dumps(found.to_json(), indent=2) + "\n")
 
 

@@ -12,14 +12,27 @@ app = typer.Typer(rich_markup_mode=None)
 index_app = typer.Typer(help="What an index holds: seen, exported, imported, merged, tuned.", no_args_is_help=True)
 app.add_typer(index_app, name="index")
 
-Folder = Annotated[Path, typer.Argument(help="The index's folder.")]
+
+def _folder(name: str) -> Path:
+    from verbspace.uses.index.store import local_folder
+
+    try:
+        return local_folder(name)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+Folder = Annotated[Path, typer.Argument(help="The index's folder.", parser=_folder, metavar="INDEX")]
 Encoder = Annotated[str | None, typer.Option(help="Encoder: folder or hub id; the index says which it was made with.")]
 
 
 @app.command()
 def embed(
     sources: Annotated[list[str], typer.Argument(help="Videos: files, folders, patterns, URLs; - reads a list.")],
-    to: Annotated[Path, typer.Option(help="Folder of the index; one that is there is brought up to date.")],
+    to: Annotated[
+        Path,
+        typer.Option(help="Folder of the index; one that is there is updated.", parser=_folder, metavar="INDEX"),
+    ],
     encoder: Annotated[str, typer.Option(help="Encoder: folder or hub id.")],
     window: Annotated[float, typer.Option(min=0.1, help="Seconds of a window.")] = 4.0,
     stride: Annotated[float | None, typer.Option(help="Seconds from window to window; a window's length.")] = None,
@@ -70,7 +83,7 @@ def search(
     path: Annotated[str | None, typer.Option(help="Only paths in which this pattern (*, ?) is found.")] = None,
     min_seconds: Annotated[float | None, typer.Option(help="Only of videos at least so long.")] = None,
     max_seconds: Annotated[float | None, typer.Option(help="Only of videos at most so long.")] = None,
-    top: Annotated[int, typer.Option(min=1, help="How many to show.")] = 10,
+    top: Annotated[int, typer.Option(min=1, max=100_000, help="How many to show.")] = 10,
     per_video: Annotated[bool, typer.Option("--per-video", help="The best window of each video only.")] = False,
     exact: Annotated[bool, typer.Option("--exact", help="Leave the approximate index aside, if there is one.")] = False,
     form: Annotated[str, typer.Option("--format", help="table, jsonl or html.")] = "table",

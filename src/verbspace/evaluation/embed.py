@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -19,7 +19,7 @@ from verbspace.video.dataset import BadFiles, BadVideo, ClipDataset, NoReadableV
 from verbspace.video.decode import DecodeError, Untrusted
 from verbspace.video.loading import load_clips
 from verbspace.video.manifest import Record
-from verbspace.video.sampling import Window, plan_windows
+from verbspace.video.sampling import Window, duration, plan_windows
 from verbspace.video.seeking import Decoder
 from verbspace.video.streaming import stream_windows
 
@@ -43,20 +43,50 @@ class Embedder(Protocol):
 
 
 Precision = Literal["fp32", "bf16"]
+MOST_WINDOWS = 200_000  # of a video: nine days, one each 4 s
 _BLOCK = 4096  # embeddings that memory is taken for at once
 
 
-class Known:
-    """What is known of one encoder and one way to embed: by file, an embedding or why there is none.
-
-    Embeddings lie in large blocks. Each in memory of its own, between the batches that come and go, they would keep
-    the space of those batches from being used again.
+class Rows:
+    """Embeddings that come batch by batch, in large blocks. Each batch in memory of its own, between the pictures that
+    come and go, they would keep the space of those from being used again.
     """
+
+    def __init__(self) -> None:
+        self._blocks: list[Tensor] = []
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def add(self, embeddings: Tensor) -> None:
+        """Note (N, D)."""
+        for row in embeddings:
+            block, place = divmod(self._count, _BLOCK)
+            if block == len(self._blocks):
+                self._blocks.append(torch.empty(_BLOCK, embeddings.shape[1]))
+            self._blocks[block][place] = row
+            self._count += 1
+
+    def take(self, places: Sequence[int]) -> Tensor:
+        """(N, D) at N places."""
+        found = torch.empty(len(places), self._blocks[0].shape[1])
+        for n, place in enumerate(places):
+            found[n] = self._blocks[place // _BLOCK][place % _BLOCK]
+        return found
+
+    def all(self) -> Tensor:
+        """(N, D)."""
+        return torch.cat(self._blocks)[: self._count].clone()
+
+
+class Known:
+    """What is known of one encoder and one way to embed: by file, an embedding or why there is none."""
 
     def __init__(self) -> None:
         self.bad: dict[str, BadVideo] = {}
         self._places: dict[str, int] = {}
-        self._blocks: list[Tensor] = []
+        self._rows = Rows()
 
     def __contains__(self, file: str) -> bool:
         return file in self._places or file in self.bad
@@ -66,20 +96,13 @@ class Known:
 
     def add(self, files: Sequence[str], embeddings: Tensor) -> None:
         """Note the embeddings (N, D) of N files."""
-        for file, embedding in zip(files, embeddings, strict=True):
-            block, row = divmod(len(self._places), _BLOCK)
-            if block == len(self._blocks):
-                self._blocks.append(torch.empty(_BLOCK, embeddings.shape[1]))
-            self._blocks[block][row] = embedding
-            self._places[file] = len(self._places)
+        for place, file in zip(range(len(self._rows), len(self._rows) + len(embeddings)), files, strict=True):
+            self._places[file] = place
+        self._rows.add(embeddings)
 
     def embeddings(self, files: Sequence[str]) -> Tensor:
         """(N, D) of N files that have one."""
-        places = [divmod(self._places[file], _BLOCK) for file in files]
-        found = torch.empty(len(places), self._blocks[0].shape[1])
-        for n, (block, row) in enumerate(places):
-            found[n] = self._blocks[block][row]
-        return found
+        return self._rows.take([self._places[file] for file in files])
 
 
 @dataclass(frozen=True)
@@ -170,21 +193,30 @@ def embed_windows(
     """
     require_precision(dtype)
     step = length / 2 if stride is None else stride
-    plan = partial(plan_windows, length=length, stride=step)
+
+    def plan(seconds: np.ndarray) -> list[Window]:
+        whole = duration(seconds)
+        if whole / step > MOST_WINDOWS:
+            raise DecodeError(
+                f"{path}: its {whole:.0f} s are more than {MOST_WINDOWS} windows, one each {step:g} s; "
+                "give longer ones, or mend its times"
+            )
+        return plan_windows(seconds, length, step)
+
     for trust in (True, False):
         each = stream_windows(path, plan, frames=frames, size=encoder.image_size, trust=trust)
         windows: list[Window] = []
-        rows: list[Tensor] = []
+        rows = Rows()
         try:
             with _evaluating(encoder):
                 while some := list(islice(each, batch_size)):
                     windows += [window for window, _, _ in some]
                     video = torch.stack([clip for _, clip, _ in some])[:, None]
                     times = torch.stack([when for _, _, when in some])[:, None]
-                    rows.append(_embed(encoder, video, times, dtype))
+                    rows.add(_embed(encoder, video, times, dtype))
         except Untrusted:
             continue
-        return WindowsOf(windows, torch.cat(rows))
+        return WindowsOf(windows, rows.all())
     raise DecodeError(f"{path}: every decode shows other frames")
 
 

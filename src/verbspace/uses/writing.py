@@ -7,7 +7,8 @@ from pathlib import Path
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write under a temporary name, then rename."""
+    """Write under a temporary name, then rename. Folders on the way are made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     try:
         # A file's name may hold bytes that are no text.

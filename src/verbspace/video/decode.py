@@ -21,28 +21,14 @@ import torch
 from av.video.reformatter import VideoReformatter
 from torch import Tensor
 
-from verbspace.video import storage
+from verbspace.video.container import DecodeError, Header, VideoFile, open_video, probe, shrunk
 from verbspace.video.skipping import necessary
 
-# One packet shows exactly one frame, at the packet's time, for these codecs in these containers.
-TRUSTED_FORMATS = {"mov", "mp4", "matroska", "webm"}
-TRUSTED_CODECS = {"h264", "hevc", "vp9", "libvpx-vp9", "av1", "libdav1d", "mpeg4", "mjpeg", "ffv1"}
-# What FFmpeg may take a file for: formats whose pictures lie in the file itself. Playlists and the like (HLS, DASH,
-# concat, SDP, numbered pictures) name other files, and who wrote one would say which files of this machine are read.
-FORMATS = (
-    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,asf,asf_o,flv,kux,live_flv,mpegts,mpegtsraw,mpeg,mpegvideo,m4v,mjpeg,"
-    "mjpeg_2000,h261,h263,h264,hevc,vvc,av1,obu,ivf,vc1,vc1test,dirac,ogg,nut,mxf,gxf,dv,rm,wtv,swf,nsv,pva,vob,"
-    "yuv4mpegpipe,gif,apng,png_pipe,jpeg_pipe,webp_pipe,bmp_pipe,tiff_pipe"
-)
-PROTOCOLS = "file,subfile"
-LARGEST = 4096 * 2304  # pixels of a frame, where the header promises no larger ones
+__all__ = ["DecodeError", "Header", "VideoFile", "open_video", "probe"]
+
 HELD_BYTES = (
     256 << 20
 )  # packets or undisplayed frames kept in memory for a file; beyond it, a second pass reads them again
-
-
-class DecodeError(ValueError):
-    """A video file that cannot be decoded. The message names the file and the cause."""
 
 
 @dataclass(frozen=True)
@@ -55,86 +41,8 @@ class Timeline:
     frame_bytes: int
 
 
-@dataclass(frozen=True)
-class Header:
-    """What a file's header says, which nothing has checked: codec, container, pixels, frames a second, seconds."""
-
-    codec: str
-    container: str
-    width: int
-    height: int
-    rate: float
-    seconds: float | None
-
-
 class Untrusted(Exception):
     """The decode disagrees with the packets' times: only a decode of the whole tells them."""
-
-
-class _File:
-    """An open file and its video stream, decoded in one thread."""
-
-    def __init__(self, path: Path, where: storage.Stretch) -> None:
-        self.path = path
-        # Tags in unknown encodings are no reason to refuse a file: we do not read them.
-        allowed = {"format_whitelist": FORMATS, "protocol_whitelist": PROTOCOLS}
-        try:
-            self.container = av.open(storage.url(where), metadata_errors="ignore", options=allowed)
-        except av.ArgumentError:  # what FFmpeg answers where a format is not among these
-            raise DecodeError(
-                f"{path}: not decodable as video: it is no container of video, or a list of files"
-            ) from None
-        try:
-            streams = [s for s in self.container.streams.video if not s.disposition & s.disposition.attached_pic]
-            if not streams:
-                kinds = sorted({stream.type for stream in self.container.streams}) or ["nothing"]
-                raise DecodeError(f"{path}: there is no video in this file, only {' and '.join(kinds)}")
-            self.stream = streams[0]
-            if self.stream.codec_context is None:
-                raise DecodeError(f"{path}: the video is of an unknown codec, or the file is damaged")
-            context = self.stream.codec_context
-            context.thread_count = 1  # data loading runs one worker per core
-            # Frames may grow within a stream; not so far that a small file fills the memory.
-            context.options = {**context.options, "max_pixels": str(max(4 * context.width * context.height, LARGEST))}
-        except BaseException:
-            self.container.close()
-            raise
-
-    def close(self) -> None:
-        self.container.close()
-
-    @property
-    def trusted(self) -> bool:
-        """Whether packets tell the frames' times."""
-        formats = set(self.container.format.name.split(","))
-        return bool(formats & TRUSTED_FORMATS) and self.stream.codec_context.codec.name in TRUSTED_CODECS
-
-    def frames(self, packets: Sequence[Any] | None = None) -> Iterator[Any]:
-        """Decoded frames in display order, from packets already read or from the file.
-
-        What the decoder guesses in place of lost data is no frame of the video: such a frame raises
-        DecodeError.
-        """
-        count = 0
-        for packet in self.packets() if packets is None else packets:
-            for frame in packet.decode():
-                if frame.is_corrupt:
-                    raise DecodeError(f"{self.path}: damaged at frame {count}")
-                yield frame
-                count += 1
-
-    def packets(self) -> Iterator[Any]:
-        """The video stream's packets, in decoding order; the last is empty and flushes the decoder."""
-        for count, packet in enumerate(self.container.demux(self.stream)):
-            if packet.is_corrupt:
-                raise DecodeError(f"{self.path}: cut short or damaged at packet {count}")
-            yield packet
-
-    def frame_bytes(self, size: int | None) -> int:
-        """Bytes of one RGB frame after shrinking."""
-        context = self.stream.codec_context
-        height, width = _shrunk(context.height, context.width, size)
-        return height * width * 3
 
 
 def read_video(
@@ -159,26 +67,6 @@ def read_video(
         raise DecodeError(f"{path}: not decodable as video: {reason}") from None
 
 
-def probe(path: str | Path) -> Header:
-    """Open a file and read its header; nothing is decoded. Raises DecodeError."""
-    path = Path(path)
-    try:
-        with closing(open_video(path)) as file:
-            stream, context = file.stream, file.stream.codec_context
-            unit = stream.time_base if stream.duration else 1 / av.time_base if file.container.duration else None
-            ticks = stream.duration or file.container.duration
-            return Header(
-                context.codec.name,
-                file.container.format.name.split(",")[0],
-                context.width,
-                context.height,
-                float(stream.average_rate or stream.guessed_rate or 0),
-                None if unit is None else float(ticks * unit),
-            )
-    except av.FFmpegError as error:
-        raise DecodeError(f"{path}: not decodable as video: {error.strerror or error}") from None
-
-
 def stream_frames(path: str | Path, size: int | None = None) -> Iterator[np.ndarray]:
     """All frames one by one, in order: uint8 RGB (H, W, 3), upright; memory holds one. Raises DecodeError.
 
@@ -190,7 +78,7 @@ def stream_frames(path: str | Path, size: int | None = None) -> Iterator[np.ndar
     try:
         with closing(open_video(path)) as file:
             for frame in file.frames():
-                shape = shape or _shrunk(frame.height, frame.width, size)
+                shape = shape or shrunk(frame.height, frame.width, size)
                 yield to_rgb(reformatter, frame, shape)
     except av.FFmpegError as error:
         raise DecodeError(f"{path}: not decodable as video: {error.strerror or error}") from None
@@ -224,20 +112,7 @@ def decode_frames(path: str | Path, indices: Sequence[int] | None = None, size: 
     return read_video(path, lambda timeline: range(len(timeline.times)) if indices is None else indices, size)[1]
 
 
-def open_video(path: Path) -> _File:
-    """Raises DecodeError, and what PyAV raises for a file that is no video."""
-    try:
-        where = storage.find(str(path))
-    except ValueError as error:
-        raise DecodeError(str(error)) from None
-    if where is None:
-        raise DecodeError(f"{path}: {'not a file' if path.exists() else 'there is no such file'}")
-    if where.size == 0:
-        raise DecodeError(f"{path}: the file is empty")
-    return _File(path, where)
-
-
-def packet_times(file: _File, size: int | None) -> tuple[Timeline, float] | None:
+def packet_times(file: VideoFile, size: int | None) -> tuple[Timeline, float] | None:
     """A trusted file's timeline, and the seconds at which its first frame shows, without a decode; None where the
     packets leave it open."""
     found = _packets(file, keep=False)
@@ -248,7 +123,7 @@ def packet_times(file: _File, size: int | None) -> tuple[Timeline, float] | None
     return Timeline((np.asarray(stamps) - stamps[0]) * unit, file.frame_bytes(size)), stamps[0] * unit
 
 
-def _packets(file: _File, keep: bool = True) -> tuple[list[int], list[Any] | None] | None:
+def _packets(file: VideoFile, keep: bool = True) -> tuple[list[int], list[Any] | None] | None:
     """The presentation stamps that packets bear, ascending, and the packets, unless they are too large to hold; None
     where the stamps are not all there and different."""
     packets: list[Any] | None = [] if keep else None
@@ -269,7 +144,7 @@ def _packets(file: _File, keep: bool = True) -> tuple[list[int], list[Any] | Non
 
 
 def _read_by_packets(
-    file: _File, choose: Callable[[Timeline], Sequence[int]], size: int | None
+    file: VideoFile, choose: Callable[[Timeline], Sequence[int]], size: int | None
 ) -> tuple[Timeline, Tensor]:
     """Times from the packets, then a decode as far as needed. Raises Untrusted where the two disagree."""
     found = _packets(file)
@@ -289,7 +164,7 @@ def _read_by_packets(
 
 
 def _read_by_decode(
-    file: _File, choose: Callable[[Timeline], Sequence[int]], size: int | None
+    file: VideoFile, choose: Callable[[Timeline], Sequence[int]], size: int | None
 ) -> tuple[Timeline, Tensor]:
     """Times and frames from a decode of the whole file."""
     frames: list[Any] | None = []
@@ -336,7 +211,7 @@ def times_from_stamps(stream: Any, pts: Sequence[int | None], dts: Sequence[int 
     return np.arange(len(pts)) / float(rate)
 
 
-def _checked(file: _File, indices: Sequence[int], count: int) -> np.ndarray:
+def _checked(file: VideoFile, indices: Sequence[int], count: int) -> np.ndarray:
     wanted = np.asarray(indices, dtype=np.int64)
     if len(wanted) and (wanted.min() < 0 or wanted.max() >= count):
         raise IndexError(f"{file.path}: frames {wanted.min()} to {wanted.max()} asked for, of {count}")
@@ -344,7 +219,7 @@ def _checked(file: _File, indices: Sequence[int], count: int) -> np.ndarray:
 
 
 def _gather(
-    file: _File,
+    file: VideoFile,
     frames: Iterator[Any],
     wanted: np.ndarray,
     size: int | None,
@@ -367,7 +242,7 @@ def _gather(
         if stamps is not None and (number >= len(stamps) or frame.pts != stamps[number]):
             raise Untrusted
         if number in needed:
-            shape = shape or _shrunk(frame.height, frame.width, size)  # as FFmpeg: later frames follow the first's size
+            shape = shape or shrunk(frame.height, frame.width, size)  # as FFmpeg: later frames follow the first's size
             rgb = to_rgb(reformatter, frame, shape)
             out = np.empty((len(unique), *rgb.shape), np.uint8) if out is None else out
             out[found] = rgb
@@ -394,11 +269,3 @@ def to_rgb(reformatter: VideoReformatter, frame: Any, shape: tuple[int, int]) ->
     array: np.ndarray = rgb.to_ndarray()
     turns = round(frame.rotation / 90)  # display matrices turn counter-clockwise, as rot90 does
     return np.ascontiguousarray(np.rot90(array, turns)) if turns % 4 else array
-
-
-def _shrunk(height: int, width: int, size: int | None) -> tuple[int, int]:
-    """Height and width with the short side at most `size`, in the same shape."""
-    short = min(height, width)
-    if size is None or short <= size:
-        return height, width
-    return max(1, round(height * size / short)), max(1, round(width * size / short))

@@ -17,7 +17,7 @@ import torch
 
 from verbspace.allocation import keep_freed_memory
 from verbspace.evaluation.embed import Embedder, embed_windows
-from verbspace.uses.index.rows import FileRows, Made, State, state_of, stored_path
+from verbspace.uses.index.rows import FileRows, Made, State, is_text, state_of, stored_path
 from verbspace.uses.index.store import Index, Say
 from verbspace.uses.inputs import fetch
 from verbspace.video.decode import DecodeError, probe
@@ -133,7 +133,15 @@ def embed_into(
     file cannot be read. An interruption commits what is done, and a kill costs what came after the last commit.
     """
     tally = Tally()
-    paths = list(dict.fromkeys(stored_path(file) for file in files))
+    paths = []
+    for path in dict.fromkeys(stored_path(file) for file in files):
+        if is_text(path):
+            paths.append(path)
+            continue
+        named = path.encode("utf-8", "backslashreplace").decode()
+        tally.bad[named] = f"{named}: the name is not UTF-8; rename the file"
+        if on_bad is not None:
+            on_bad(tally.bad[named])
     there = index.states(paths)
     elsewhere = {} if also is None else also.states([path for path in paths if path not in there])
     index.note_unread({}, there)  # what a run before embedded just before it died

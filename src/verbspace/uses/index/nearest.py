@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from verbspace.uses.index.hits import Hit
 from verbspace.uses.index.rows import COLUMNS
+from verbspace.uses.index.store import whole
 
 if TYPE_CHECKING:
     from verbspace.uses.index.store import Index
@@ -43,7 +44,8 @@ def nearest(
     """The `top` windows nearest to a vector (D,) of any length, best first; of equal ones, by path and time.
 
     where: a filter of Lance (SQL over the columns). per_video: the best window of each video. exact: compare with all
-    rows; else use the approximate index, where `verbspace index tune` has made one. tuned: in other settings than it
+    rows; else use the approximate index, where `verbspace index tune` has made one, but with a filter, or where its
+    lists hold too few rows. tuned: in other settings than it
     chose. Raises ValueError.
     """
     query = np.asarray(vector, np.float32).reshape(-1)
@@ -52,14 +54,19 @@ def nearest(
     if top < 1:
         raise ValueError(f"top: {top} is not above 0")
     query = query / np.linalg.norm(query)
-    tuned = None if exact else tuned or read_tuned(index)
-    asked = top
+    tuned = None if exact or where is not None else tuned or read_tuned(index)
+    asked = top + 1  # one more, to see whether the last is one of several that are as near
     while True:
         hits = _rows(index, query, asked, where, tuned)
         found = _best_of_each(hits) if per_video else hits
-        if len(found) >= top or len(hits) < asked:
+        if len(hits) < asked:
+            if tuned is None:
+                return found[:top]
+            tuned = None  # its lists are exhausted, and not the index
+        elif len(found) > top and found[top - 1].score > hits[-1].score:
             return found[:top]
-        asked *= 4
+        else:
+            asked *= 4
 
 
 def _rows(index: Index, query: np.ndarray, top: int, where: str | None, tuned: Tuned | None) -> list[Hit]:
@@ -71,7 +78,8 @@ def _rows(index: Index, query: np.ndarray, top: int, where: str | None, tuned: T
         search = search.bypass_vector_index()
     else:
         search = search.nprobes(tuned.probes).refine_factor(tuned.refine)
-    rows = search.to_arrow()
+    with whole(index.folder):
+        rows = search.to_arrow()
     columns = [rows[name].to_pylist() for name in (*SHOWN, "_distance")]
     hits = [
         Hit(path, start, end, 1 - distance, window, duration, fps)
@@ -90,12 +98,22 @@ def _best_of_each(hits: list[Hit]) -> list[Hit]:
 def require_filter(index: Index, where: str) -> None:
     """Raise ValueError for a filter that Lance does not take, or takes in part: it drops what follows a semicolon."""
     bare = re.sub(r"'(?:[^']|'')*'|`[^`]*`|\"[^\"]*\"", "", where)
-    if ";" in bare or not where.strip():
+    if any(sign in bare for sign in (";", "--", "/*")) or not where.strip() or not _balanced(bare):
         raise ValueError(f"--where {where}: give one SQL expression that is true or false, such as start > 10")
     try:
-        index.table.search().where(where).explain_plan()
+        index.table.search().where(f"({where})").explain_plan()
     except (ValueError, RuntimeError) as error:
         raise ValueError(f"--where {where}: {_reason(error)}; write SQL over {', '.join(COLUMNS[:-1])}") from None
+
+
+def _balanced(text: str) -> bool:
+    """Whether each parenthesis is opened before it is closed, and closed."""
+    depth = 0
+    for letter in text:
+        depth += {"(": 1, ")": -1}.get(letter, 0)
+        if depth < 0:
+            return False
+    return depth == 0
 
 
 def _reason(error: Exception) -> str:
@@ -108,7 +126,8 @@ def _reason(error: Exception) -> str:
 
 def like(pattern: str) -> str:
     """A filter for paths: `*` is any text, `?` one character; it may match anywhere in a path."""
-    parts = ["." + ("*" if one == "*" else "") if one in "*?" else re.escape(one) for one in pattern]
+    special = {"*": ".*", "?": ".", "\\": 4 * "\\"}  # Lance reads a doubled backslash as one, and so does the pattern
+    parts = [special.get(one) or re.escape(one) for one in pattern]
     return "regexp_like(path, '" + "".join(parts).replace("'", "''") + "')"
 
 

@@ -36,7 +36,7 @@ class Made(BaseModel):
     format: Literal["verbspace-index/1"] = "verbspace-index/1"
     encoder: str
     encoder_hash: str = Field(pattern="^[0-9a-f]{16}$")
-    dim: int = Field(ge=1)
+    dim: int = Field(ge=1, le=65_536)
     window: float = Field(gt=0)
     stride: float = Field(gt=0)
     frames: int = Field(ge=1)
@@ -108,10 +108,18 @@ def state_of(file: str) -> State:
         if found is None:
             raise FileNotFoundError
         return State(found.size, os.stat(inside[0]).st_mtime_ns)
-    except FileNotFoundError:
+    except FileNotFoundError as error:
+        if not _gone(error):
+            raise OSError(f"{file}: cannot be read: {error.__cause__}") from None
         raise FileNotFoundError(f"{file}: there is no such file") from None
     except Exception as error:  # every file system has its own
         raise OSError(f"{file}: cannot be read: {error}") from None
+
+
+def _gone(error: FileNotFoundError) -> bool:
+    """Whether a file is known not to be there: fsspec's HTTP says the same of a server that does not answer."""
+    cause = error.__cause__
+    return cause is None or isinstance(cause, FileNotFoundError) or getattr(cause, "status", None) in (404, 410)
 
 
 def _nanoseconds(when: Any) -> int:
@@ -175,6 +183,11 @@ def files_of(rows: pa.Table) -> list[FileRows]:
         starts, ends = facts["start"][a:b].tolist(), facts["end"][a:b].tolist()
         out.append(FileRows(paths[a], state, float(facts["fps"][a]), starts, ends, vectors[a:b]))
     return out
+
+
+def is_text(path: str) -> bool:
+    """Whether a path can stand in a table: names of files may hold bytes that are no text."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in path)
 
 
 def vectors_of(rows: pa.Table | pa.RecordBatch) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from verbspace.evaluation.protocol import state_hash
 from verbspace.uses.index.embed import Engine, Shard, Tally, embed_into, local_engine
 from verbspace.uses.index.ray_engine import ray_engine
 from verbspace.uses.index.rows import Made, name_of, stored_path
-from verbspace.uses.index.store import Index, Say, connect, locked
+from verbspace.uses.index.store import Index, Say, locked, package
 
 ENGINES = ("local", "ray")
 
@@ -44,11 +45,15 @@ def run_embed(
 
     if engine not in ENGINES:
         raise ValueError(f"engine: {engine!r} is none of {', '.join(ENGINES)}")
+    if not math.isfinite(window) or window <= 0:
+        raise ValueError(f"--window {window:g}: a window has seconds; give a number of them")
+    if device is not None and not _usable(device):
+        raise ValueError(f"--device {device}: there is no such device here; give cpu, or leave it out")
     if stride is not None and not 0 < stride <= window:
         raise ValueError(f"--stride {stride:g} leaves gaps between windows of {window:g} s; give at most that")
     part, whole = None if shard is None else Shard.read(shard), Path(to)
     target = whole if part is None else part.folder(whole)
-    connect(whole)  # a package that is missing is told before the model loads
+    package()  # one that is missing is told before the model loads
     loaded = VideoEncoder.from_pretrained(encoder)
     made = Made(
         encoder=name_of(encoder), encoder_hash=state_hash(loaded), dim=loaded.embedding_dim,
@@ -63,10 +68,21 @@ def run_embed(
     else:
         loaded.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         run = local_engine(loaded, made, workers=workers, batch_size=batch_size)
-    chosen = files if part is None else (file for file in files if stored_path(file) in part)
+    # Listed before anything is made: where they cannot be, no index is left behind.
+    chosen = [file for file in files if part is None or stored_path(file) in part]
     with locked(target):
         index = Index.create(target, made)
         return embed_into(
             index, chosen, run, also=main, commit_every=commit_every, prune=prune,
             on_progress=on_progress, on_bad=on_bad,
         )  # fmt: skip
+
+
+def _usable(device: str) -> bool:
+    import torch
+
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError):  # torch built without it says so by an assertion
+        return False
+    return True

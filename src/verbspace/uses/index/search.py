@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -16,7 +17,7 @@ from verbspace.uses.index.hits import Hit
 from verbspace.uses.index.nearest import like as path_filter
 from verbspace.uses.index.nearest import require_filter
 from verbspace.uses.index.query import Term, parse, written
-from verbspace.uses.index.rows import Made
+from verbspace.uses.index.rows import Made, is_text
 from verbspace.uses.index.store import Index
 from verbspace.uses.inputs import fetch
 
@@ -59,6 +60,8 @@ class Searcher:
         aside. Raises ValueError, DecodeError.
         """
         terms = terms_of(query, plus, minus)
+        if not terms and not like:
+            raise ValueError("say what to look for: words, a clip with --like, or a text with --plus")
         if where is not None:
             require_filter(self.index, where)
         vector = self.vector(terms, like)
@@ -81,6 +84,9 @@ class Searcher:
 
 def terms_of(query: str | Sequence[Term], plus: Sequence[str] = (), minus: Sequence[str] = ()) -> list[Term]:
     """A query's terms and those added to it, each of which is one text."""
+    for text in (*plus, *minus, query if isinstance(query, str) else ""):
+        if not is_text(text):
+            raise ValueError(f"the query {text!r} holds bytes that are no text; write it in UTF-8")
     first = (parse(query) if query.strip() else []) if isinstance(query, str) else list(query)
     added = [*(Term(text.strip()) for text in plus), *(Term(text.strip(), -1) for text in minus)]
     if any(not term.text for term in added):
@@ -99,7 +105,9 @@ def described(terms: Sequence[Term], like: Sequence[str | Path] = ()) -> str:
 def filters(
     where: str | None = None, path: str | None = None, shortest: float | None = None, longest: float | None = None
 ) -> str | None:
-    """Several filters as one."""
+    """Several filters as one. Raises ValueError."""
+    if not all(math.isfinite(seconds or 0) for seconds in (shortest, longest)):
+        raise ValueError("--min-seconds and --max-seconds are numbers of seconds")
     parts = [f"({where})"] if where is not None else []
     parts += [path_filter(path)] if path else []
     parts += [f"duration >= {float(shortest)}"] if shortest is not None else []

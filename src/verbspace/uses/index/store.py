@@ -13,6 +13,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from verbspace.uses.index.rows import FileRows, Made, State, digest, schema, table
+from verbspace.uses.inputs import is_url
 from verbspace.uses.writing import write_text
 
 if TYPE_CHECKING:
@@ -34,13 +36,43 @@ _ASKED = 500  # names in one filter
 _FRESH = timedelta(seconds=5)  # after which an open index looks whether another process has written
 
 
-def connect(folder: Path) -> Any:
-    """The database in a folder. Raises ValueError where lancedb is missing."""
+def package() -> Any:
+    """Raises ValueError where lancedb is missing."""
     try:
         import lancedb
     except ImportError:
         raise ValueError("an index needs lancedb; pip install 'verbspace[search]'") from None
-    return lancedb.connect(str(folder), read_consistency_interval=_FRESH)
+    return lancedb
+
+
+def connect(folder: Path) -> Any:
+    """The database in a folder. Raises ValueError where lancedb is missing."""
+    # Absolute, for Lance would read a home into ~ and a store into what looks like a URL.
+    return package().connect(os.path.abspath(folder), read_consistency_interval=_FRESH)
+
+
+def local_folder(name: str) -> Path:
+    """The folder of an index as it is named. Raises ValueError for a URL."""
+    if is_url(name):
+        raise ValueError(f"{name}: an index lies in a folder of this machine's, and this is a URL; give a folder")
+    return Path(name)
+
+
+@contextmanager
+def whole(folder: Path) -> Iterator[None]:
+    """Damage that Lance finds in an index's files, as ValueError that names the index."""
+    try:
+        yield
+    except (RuntimeError, OSError) as error:
+        raise damaged(folder, error) from None
+
+
+def damaged(folder: Path, error: Exception) -> ValueError:
+    """What to say of it."""
+    reason = re.sub(r",? ?\S*\.rs:\d+(?::\d+)?", "", (str(error).splitlines() or [""])[0]).rstrip(" .,")
+    return ValueError(
+        f"{folder}: the index is damaged, or on a disk that cannot be read ({reason}); embed into another folder"
+    )
 
 
 class Index:
@@ -52,8 +84,8 @@ class Index:
         try:
             self.table: Any = self._base.open_table("windows")
             self._unread: Any = self._base.open_table("unread")
-        except ValueError as error:
-            raise ValueError(f"{folder}: the index is not whole ({error}); embed into another folder") from None
+        except (ValueError, RuntimeError, OSError) as error:
+            raise damaged(folder, error) from None
 
     @staticmethod
     def open(folder: str | Path) -> Index:
@@ -67,13 +99,21 @@ class Index:
         folder = Path(folder)
         if (folder / "index.json").exists():
             index = Index.open(folder)
-            index.made.require(made, str(folder), there)
-            return index
+            if len(index) or index.made == made:
+                index.made.require(made, str(folder), there)
+                return index  # else it never had a row, and nothing binds it
         import pyarrow as pa
 
         folder.mkdir(parents=True, exist_ok=True)
         base = connect(folder)
-        for name in base.list_tables().tables:  # begun without index.json, and never used
+        names = set(base.list_tables().tables)
+        if names - {"windows", "unread"} or ("windows" in names and base.open_table("windows").count_rows()):
+            raise ValueError(
+                f"{folder}: holds tables but no index.json that says how they were made; embed into another folder, or "
+                "put index.json back"
+            )
+        (folder / "index.json").unlink(missing_ok=True)
+        for name in names:  # begun, and never used
             base.drop_table(name)
         base.create_table("windows", schema=schema(made))
         base.create_table("unread", schema=pa.schema([("path", pa.string()), ("reason", pa.string())]))
@@ -89,7 +129,8 @@ class Index:
         query = self.table.search().select(list(columns))
         if where is not None:
             query = query.where(where)
-        yield from query.to_batches()
+        with whole(self.folder):
+            yield from query.to_batches()
 
     def states(self, wanted: Iterable[str] | None = None) -> dict[str, State]:
         """The state that each file had when it was embedded; of `wanted` files, or of all."""
@@ -188,8 +229,8 @@ def read_made(folder: Path) -> Made:
 
 
 def shards_in(folder: Path) -> list[Path]:
-    """Folders of an index's shards that are not merged yet."""
-    return sorted((folder / "shards").glob("[0-9]*-of-*"))
+    """Folders of an index's shards that are not merged yet, and were begun."""
+    return sorted(shard for shard in (folder / "shards").glob("[0-9]*-of-*") if (shard / "index.json").is_file())
 
 
 def discard(shard: Path) -> None:

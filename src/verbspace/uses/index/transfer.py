@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from verbspace.uses.index.rows import COLUMNS, Made, State, schema, vectors_of
+from verbspace.uses.index.rows import COLUMNS, Made, State, schema, state_of, vectors_of
 from verbspace.uses.index.store import Index, discard, locked, shards_in
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def absorb(index: Index, scan: Scan) -> Taken:
         each = (batch[name].to_pylist() for name in ("path", "size", "modified"))
         theirs |= {path: State(size, when) for path, size, when in zip(*each, strict=True)}
     mine = index.states(theirs)
-    changed = [path for path, state in theirs.items() if path in mine and _later(state, mine[path])]
+    changed = [path for path, state in theirs.items() if path in mine and _later(path, state, mine[path])]
     taken = Taken(len(theirs.keys() - mine.keys()), 0, len(changed), len(mine) - len(changed))
 
     def some(keep: pa.Array, inside: bool) -> Iterator[pa.RecordBatch]:
@@ -70,16 +70,36 @@ def absorb(index: Index, scan: Scan) -> Taken:
     return taken
 
 
-def _later(state: State, than: State) -> bool:
-    return state != than and state.modified >= than.modified
+def _later(path: str, state: State, than: State) -> bool:
+    """Whether rows of a file in one state should take the place of those in another: the file itself decides, as far as
+    it can be asked, and the later change elsewhere."""
+    if state == than:
+        return False
+    try:
+        now = state_of(path)
+    except OSError:
+        now = None
+    return state == now if now in (state, than) else state.modified >= than.modified
+
+
+def _changed(path: str, state: State) -> bool:
+    """Whether a file is there, and not as it was."""
+    try:
+        return state_of(path) != state
+    except OSError:
+        return False
 
 
 def merge(folder: Path, others: Sequence[Path] = ()) -> Taken:
     """Take an index's shards into it, each of which is removed once it is in, or other indices, which stay.
 
-    A merge that is cut short goes on when it is run again. Raises ValueError where encoder or window settings differ,
-    OSError while a process still writes into one of them.
+    A merge that is cut short goes on when it is run again. Raises FileNotFoundError where there is nothing to merge,
+    ValueError where encoder or window settings differ, OSError while a process still writes into one of them.
     """
+    if folder.resolve() in [other.resolve() for other in others]:
+        raise ValueError(f"{folder}: cannot be merged into itself; give other indices, or none for its own shards")
+    if not others and not shards_in(folder):
+        Index.open(folder)  # says what is missing before anything is made
     with locked(folder):
         for left in (folder / "shards").glob(".*.merged-*"):  # by a merge that was killed as it cleared up
             discard(left)
@@ -94,7 +114,9 @@ def merge(folder: Path, others: Sequence[Path] = ()) -> Taken:
                 part = Index.open(source)
                 total += absorb(index, part.scan)
                 known = index.states(unread := part.unread())
-                index.note_unread({path: why for path, why in unread.items() if path not in known}, ())
+                spoilt = {path for path, state in known.items() if _changed(path, state)}
+                index.drop(sorted(spoilt))
+                index.note_unread({p: why for p, why in unread.items() if p not in known or p in spoilt}, ())
                 if not others:
                     discard(source)
         if sources:
@@ -167,7 +189,10 @@ def read_parquet(path: Path) -> tuple[Made, Scan]:
         except (pa.ArrowInvalid, OSError) as error:
             raise ValueError(f"{path}: is damaged ({_first_line(error)})") from None
 
-    _check(path, scan(COLUMNS))
+    try:
+        _check(path, scan(COLUMNS))
+    except UnicodeDecodeError:
+        raise ValueError(f"{path}: is damaged (a path in it is no text)") from None
     return made, scan
 
 
