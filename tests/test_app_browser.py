@@ -148,7 +148,7 @@ def test_search_plays_at_the_right_second(page: Any, studio: Studio) -> None:
     page.fill("#query textarea, #query input", "a person bowing")
     page.keyboard.press("Enter")  # without a mouse
     page.wait_for_selector("#results video")
-    hits = studio.search("a person bowing", 12)
+    hits = studio.search("a person bowing", 12, per_video=True)
     assert page.locator("#results li").count() == len(hits)
     page.wait_for_function("[...document.querySelectorAll('#results video')].every(v => v.readyState >= 1)")
     time.sleep(1)

@@ -45,11 +45,11 @@ def build(studio: Studio, clips: Clips) -> Any:
                     )  # fmt: skip
                     again = gr.Button("Back to the first actions", size="sm", elem_id="reset")
                 with gr.Column(scale=5, min_width=300):
-                    answers = gr.HTML(_hint("Drop a clip, or pick one."), elem_id="answers")
+                    answers = gr.HTML(_hint("Drop a clip, or pick one."), elem_id="answers", padding=False)
                     part = gr.Dropdown(
                         [WHOLE], value=WHOLE, label="Explain", elem_id="part", interactive=True, visible=False
                     )
-                    why = gr.HTML(elem_id="why")
+                    why = gr.HTML(elem_id="why", padding=False)
             if studio.searcher is not None:
                 with gr.Tab("Search"):
                     with gr.Row(equal_height=True):
@@ -58,11 +58,19 @@ def build(studio: Studio, clips: Clips) -> Any:
                             placeholder="a person bowing · or “a person running” − “outdoors”",
                         )  # fmt: skip
                         top = gr.Slider(1, 50, 12, step=1, label="How many", elem_id="top", scale=2)
+                        each = gr.Checkbox(
+                            True,
+                            label="The best of each video",
+                            elem_id="each",
+                            scale=2,
+                            container=False,
+                            min_width=200,
+                        )
                         go = gr.Button("Search", variant="primary", elem_id="go", scale=1, min_width=120)
-                    results = gr.HTML(elem_id="results")
+                    results = gr.HTML(elem_id="results", padding=False)
                     gr.on(
-                        [go.click, query.submit], lambda text, count: _found(studio, clips, text, count),
-                        [query, top], results, **one_at_a_time,
+                        [go.click, query.submit], lambda *asked: _found(studio, clips, *asked),
+                        [query, top, each], results, **one_at_a_time,
                     )  # fmt: skip
 
         def looked_at(path: str | None, words: str) -> tuple[Any, ...]:
@@ -134,9 +142,9 @@ def _stretch(studio: Studio, looked: Looked, words: str, which: str) -> tuple[fl
     return parts[which]
 
 
-def _found(studio: Studio, clips: Clips, text: str, count: int) -> str:
+def _found(studio: Studio, clips: Clips, text: str, count: int, per_video: bool) -> str:
     try:
-        hits = studio.search(text or "", count)
+        hits = studio.search(text or "", count, per_video=per_video)
     except Refused as reason:
         return refused_html(str(reason))
     return found_html(hits, clips, [file_of(hit) for hit in hits])

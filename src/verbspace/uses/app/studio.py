@@ -115,12 +115,13 @@ class Studio:
         except (DecodeError, OSError, ValueError) as error:
             raise Refused(str(error).replace(str(looked.path), looked.title)) from None
 
-    def search(self, query: str, top: int) -> list[Hit]:
-        """The index's windows that fit a query best. Raises Refused."""
+    def search(self, query: str, top: int, *, per_video: bool = False) -> list[Hit]:
+        """The index's windows that fit a query best, or the best one of each video. Raises Refused."""
         if self.searcher is None:
             raise Refused("there is no index to search; start the app with --index")
         try:
-            return self.searcher.search(self.limits.read_query(query), top=max(1, min(int(top), 50)))
+            count = max(1, min(int(top), 50))
+            return self.searcher.search(self.limits.read_query(query), top=count, per_video=bool(per_video))
         except Refused:
             raise
         except ValueError as error:
