@@ -87,7 +87,7 @@ def _photograph(address: str, test: Path, out: Path, chromium: str) -> None:
         page.wait_for_function(
             "[...document.querySelectorAll('#results video')].filter(v => v.readyState > 1).length > 5"
         )
-        time.sleep(1)
+        time.sleep(4)  # until no player shows that it is loading
         page.screenshot(path=str(out / "app-search.png"))
         phone = opened(390, 844, "dark")
         phone.set_input_files("#clip input[type=file]", str(test / "bowing" / "00017.mp4"))

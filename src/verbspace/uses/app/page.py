@@ -45,11 +45,11 @@ def build(studio: Studio, clips: Clips) -> Any:
                     )  # fmt: skip
                     again = gr.Button("Back to the first actions", size="sm", elem_id="reset")
                 with gr.Column(scale=5, min_width=300):
-                    answers = gr.HTML(_hint("Drop a clip, or pick one."), elem_id="answers", padding=False)
+                    answers = gr.HTML(_hint("Drop a clip, or pick one."), elem_id="answers")
                     part = gr.Dropdown(
                         [WHOLE], value=WHOLE, label="Explain", elem_id="part", interactive=True, visible=False
                     )
-                    why = gr.HTML(elem_id="why", padding=False)
+                    why = gr.HTML(elem_id="why")
             if studio.searcher is not None:
                 with gr.Tab("Search"):
                     with gr.Row(equal_height=True):
@@ -67,7 +67,7 @@ def build(studio: Studio, clips: Clips) -> Any:
                             min_width=200,
                         )
                         go = gr.Button("Search", variant="primary", elem_id="go", scale=1, min_width=120)
-                    results = gr.HTML(elem_id="results", padding=False)
+                    results = gr.HTML(elem_id="results")
                     gr.on(
                         [go.click, query.submit], lambda *asked: _found(studio, clips, *asked),
                         [query, top, each], results, **one_at_a_time,
