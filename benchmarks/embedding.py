@@ -23,33 +23,19 @@ import av
 import cv2
 import numpy as np
 import torch
+from checkpoints import checkpoint
 from loading import encode
 from side import Row, compare, in_turns, main, share
 from torch import Tensor
-from transformers import CLIPConfig, CLIPModel, CLIPProcessor
+from transformers import CLIPModel, CLIPProcessor
 
 from verbspace.evaluation.embed import embed_videos
-from verbspace.model import files
 from verbspace.model.encoder import VideoEncoder
 from verbspace.video.decode import open_video, packet_times
 from verbspace.video.record import Record
 from verbspace.video.sampling import plan_eval
 
 CLIPS, FRAMES = 16, 8
-
-
-def checkpoint(folder: Path) -> Path:
-    """ViT-B/32 in OpenAI's sizes with random weights, the playground's tokenizer, and pixels at 224."""
-    config = CLIPConfig(text_config={"num_hidden_layers": 1}, vision_config={"patch_size": 32})
-    torch.manual_seed(0)
-    CLIPModel(config).save_pretrained(folder)
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(files.find("playground") / name, folder)
-    (folder / "preprocessor_config.json").write_text(
-        '{"image_processor_type": "CLIPImageProcessor", "size": {"shortest_edge": 224}, "crop_size": 224, '
-        '"image_mean": [0.48145466, 0.4578275, 0.40821073], "image_std": [0.26862954, 0.26130258, 0.27577711]}'
-    )
-    return folder
 
 
 def places(path: Path) -> list[int]:

@@ -25,12 +25,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from checkpoints import checkpoint
 from loading import encode
 from side import machine
-from transformers import CLIPConfig, CLIPModel
 
 from verbspace.allocation import keep_freed_memory
-from verbspace.model import files
 from verbspace.model.encoder import VideoEncoder
 from verbspace.uses.index.embed import embed_file
 from verbspace.uses.index.rows import FileRows, Made, State
@@ -44,20 +43,6 @@ from verbspace.video.streaming import stream_windows
 DIM, WINDOW, FRAMES = 512, 4.0, 8
 BATCH = 256  # files in a commit
 QUERIES = 50
-
-
-def checkpoint(folder: Path, patch: int) -> Path:
-    """OpenAI's sizes with random weights, the playground's tokenizer, and pixels at 224."""
-    config = CLIPConfig(text_config={"num_hidden_layers": 1}, vision_config={"patch_size": patch}, projection_dim=DIM)
-    torch.manual_seed(0)
-    CLIPModel(config).save_pretrained(folder)
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(files.find("playground") / name, folder)
-    (folder / "preprocessor_config.json").write_text(
-        '{"image_processor_type": "CLIPImageProcessor", "size": {"shortest_edge": 224}, "crop_size": 224, '
-        '"image_mean": [0.48145466, 0.4578275, 0.40821073], "image_std": [0.26862954, 0.26130258, 0.27577711]}'
-    )
-    return folder
 
 
 def made_of() -> Made:

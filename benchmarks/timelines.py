@@ -2,10 +2,10 @@
 
     python benchmarks/timelines.py RUN [--split probe]
 
-RUN is a run of `verbspace demo`. Its labelled clips, of two to three seconds and of unlike actions, are joined four at a
-time into videos; the figure is the share of their seconds for which `verbspace predict --window` names the action that
-is shown, in %, beside the share of clips that are told right one by one. The window was chosen on the split `probe`;
-quote `test`. Spread: standard deviation over three ways to join them.
+RUN is a run of `verbspace demo`. Its labelled clips, of two to three seconds and of unlike actions, are joined four at
+a time into videos; the figure is the share of their seconds for which `verbspace predict --window` names the action
+that is shown, in %, beside the share of clips that are told right one by one. The window was chosen on the split
+`probe`; quote `test`. Spread: standard deviation over three ways to join them.
 """
 
 from __future__ import annotations

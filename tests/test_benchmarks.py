@@ -23,6 +23,20 @@ def test_the_gpu_script_runs_on_a_cpu() -> None:
     assert "Where the time of 'plain' goes: " in done.stdout
 
 
+@pytest.mark.slow
+def test_the_script_of_scale_runs() -> None:
+    command = [sys.executable, str(BENCHMARKS / "scale.py"), "--rows", "1200", "--clips", "2"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout)
+    (index,) = found["index"]
+    assert index["rows"] == 1200
+    assert found["merge"]["rows"] == 1200
+    clip = found["a clip of 10 s, ViT-B/32"]
+    assert clip["windows"] == 3
+    assert clip["whole, s"] > clip["model, s"] > 0
+
+
 GUARDED = {  # a ratio that must not be fallen below, generously: other work may run beside
     "loading": {"SVT's way": 2.5, "FFmpeg decoding them one after the other, no more": 0.5},
     "start": {"0.15 s more than Python's own": 0.5},
