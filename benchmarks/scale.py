@@ -5,9 +5,10 @@
     python benchmarks/scale.py --rows 20000 --clips 2 # that it runs, not how fast
 
 Prints JSON. The clips are 10 s of 340×256 H.264 that this script encodes, windows are 4 s of 8 frames, the encoder is
-ViT-B/32 in OpenAI's sizes (`--patch 16` for ViT-B/16) with random weights and temporal attention, fp32. All figures of
-a video are for one core. Vectors of the index have 512 numbers and lie around a thousand random centres, as embeddings
-of videos crowd around what they show; queries lie halfway between a centre and nowhere, as texts lie off the videos.
+ViT-B/32 in OpenAI's sizes (`--patch 16` for ViT-B/16) with random weights and temporal attention, by stages in fp32.
+All figures of a video are for one core. Vectors of the index have 512 numbers and lie around a thousand random centres,
+as embeddings of videos crowd around what they show; queries lie halfway between a centre and nowhere, as texts lie off
+the videos.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import torch
@@ -30,6 +32,7 @@ from loading import encode
 from side import machine
 
 from verbspace.allocation import keep_freed_memory
+from verbspace.evaluation.embed import Precision
 from verbspace.model.encoder import VideoEncoder
 from verbspace.uses.index.embed import embed_file
 from verbspace.uses.index.rows import FileRows, Made, State
@@ -45,9 +48,10 @@ BATCH = 256  # files in a commit
 QUERIES = 50
 
 
-def made_of() -> Made:
+def made_of(dtype: Precision = "fp32") -> Made:
     """How the indices here are made."""
-    return Made(encoder="random", encoder_hash="0" * 16, dim=DIM, window=WINDOW, stride=WINDOW, frames=FRAMES)
+    how = {"dim": DIM, "window": WINDOW, "stride": WINDOW, "frames": FRAMES, "dtype": dtype}
+    return Made(encoder="random", encoder_hash="0" * 16, **how)  # type: ignore[arg-type]
 
 
 def median(what: Callable[[], object], rounds: int) -> float:
@@ -95,7 +99,10 @@ def of_a_video(folder: Path, clips: int, patch: int, device: str) -> dict[str, f
                 encoder(encoder.normalise(video.to(device)), times.to(device)).cpu()
 
     decoding, viewing, computing = (median(what, 5) / clips for what in (decode, views, model))
-    whole = median(lambda: [embed_file(encoder, str(path), made_of()) for path in paths], 5) / clips
+    whole, short = (
+        median(lambda how=how: [embed_file(encoder, str(path), made_of(how)) for path in paths], 5) / clips  # type: ignore[misc]
+        for how in get_args(Precision)
+    )
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     return {
         "windows": float(len(ready[0][0])),
@@ -104,6 +111,7 @@ def of_a_video(folder: Path, clips: int, patch: int, device: str) -> dict[str, f
         "model, s": computing,
         "between, s": whole - viewing - computing,
         "whole, s": whole,
+        "whole in bf16, s": short,
     }
 
 

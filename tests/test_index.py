@@ -160,6 +160,17 @@ def test_another_encoder_or_other_windows_are_refused(tiny_clip: Path, tiny_sigl
         embedded(tiny_clip, [], whole, stride=2.0)
 
 
+def test_bf16_is_near_and_a_setting_of_its_own(tiny_clip: Path, clips: Path, whole: Path, tmp_path: Path) -> None:
+    embedded(tiny_clip, clips, tmp_path, dtype="bf16")
+    cosines = (vectors_of(sorted_rows(tmp_path)) * vectors_of(sorted_rows(whole))).sum(1)
+    assert cosines.min() > 0.999
+    assert cosines.min() < 1 - 1e-7
+    with pytest.raises(ValueError, match=r"2 frames each, in fp32 .*2 frames each, in bf16"):
+        embedded(tiny_clip, clips, whole, dtype="bf16")
+    with pytest.raises(ValueError, match="dtype: 'fp8' is none of"):
+        embedded(tiny_clip, clips, tmp_path, dtype="fp8")
+
+
 def test_one_writer_at_a_time(tiny_clip: Path, clips: Path, tmp_path: Path) -> None:
     with locked(tmp_path), pytest.raises(OSError, match=rf"process {os.getpid()} on .* is writing .*--shard"):
         embedded(tiny_clip, clips, tmp_path)

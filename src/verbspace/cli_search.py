@@ -37,6 +37,7 @@ def embed(
     window: Annotated[float, typer.Option(min=0.1, help="Seconds of a window.")] = 4.0,
     stride: Annotated[float | None, typer.Option(help="Seconds from window to window; a window's length.")] = None,
     frames: Annotated[int, typer.Option(min=1, help="Frames of each window.")] = 8,
+    dtype: Annotated[str, typer.Option(help="fp32, or bf16: for GPUs and CPUs with units for it.")] = "fp32",
     batch_size: Annotated[int, typer.Option(min=1, help="Windows of a video at once.")] = 16,
     workers: Annotated[int | None, typer.Option(min=1, help="Videos at once; as many as CPU cores, up to 8.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda; CUDA where there is one.")] = None,
@@ -58,6 +59,7 @@ def embed(
     with progress() as say:
         tally = run_embed(
             encoder, expand(sources, sys.stdin, unread), to, window=window, stride=stride, frames=frames,
+            dtype=dtype,  # type: ignore[arg-type]
             batch_size=batch_size, workers=workers, device=device, shard=shard, engine=engine, gpus=gpus,
             commit_every=commit_every, prune=prune,
             on_progress=lambda done, total, bad: say("embedding", done, total, {"bad": bad} if bad else {}),

@@ -119,8 +119,8 @@ def dot_chart(
     ends = [end for mark in marks for end in (mark.interval or ()) + (mark.value,)]
     low, high = max(0.0, 5 * math.floor(min(ends) / 5 - 0.4)), min(100.0, 5 * math.ceil(max(ends) / 5 + 0.4))
     width, left, right, step, gap = 900, 250, 60, 19, 16
-    height = sum(step * len(series) + gap for _ in rows) + 30 + 20 * math.ceil(len(series) / 3)
-    bottom = sum(step * len(series) + gap for _ in rows)
+    bottom = sum(step * sum(mark is not None for mark in each) + gap for _, each in rows)
+    height = bottom + 30 + 20 * math.ceil(len(series) / 3)
 
     def px(x: float) -> float:
         return left + (x - low) / (high - low) * (width - left - right)
@@ -129,15 +129,14 @@ def dot_chart(
     for x in _ticks(low, high, 6):
         out.append(f'<line class="grid" x1="{px(x):.1f}" x2="{px(x):.1f}" y1="0" y2="{bottom}"/>')
         out.append(f'<text class="tick" x="{px(x):.1f}" y="{bottom + 16}" text-anchor="middle">{x:g} %</text>')
-    top = 0
+    top = 0.0
     for name, each in rows:
-        middle = top + (gap + step * len(series)) / 2 + 4
+        there = [(n, mark) for n, mark in enumerate(each) if mark is not None]
+        middle = top + (gap + step * len(there)) / 2 + 4
         out.append(f'<text class="tick" x="{left - 14}" y="{middle:.1f}" text-anchor="end">{escape(_short(name, 40))}')
         out.append(f"<title>{escape(name)}</title></text>")
-        for n, mark in enumerate(each):
-            if mark is None:
-                continue
-            y = top + gap / 2 + step * (n + 0.5)
+        for place, (n, mark) in enumerate(there):
+            y = top + gap / 2 + step * (place + 0.5)
             title = f"{series[n]}: {mark.value:.1f} %"
             edge = px(mark.value) + 7
             if mark.interval:
@@ -147,9 +146,9 @@ def dot_chart(
                 edge = max(edge, b + 5)
             out.append(_mark(n, px(mark.value), y, n == hollow, f"<title>{escape(title)}</title>"))
             out.append(f'<text class="tick" x="{edge:.1f}" y="{y + 4:.1f}">{mark.value:.1f}</text>')
-        top += step * len(series) + gap
-        if (name, each) != rows[-1]:
-            out.append(f'<line class="grid" x1="0" x2="{width}" y1="{top}" y2="{top}"/>')
+        top += step * len(there) + gap
+        if top < bottom:
+            out.append(f'<line class="grid" x1="0" x2="{width}" y1="{top:g}" y2="{top:g}"/>')
     for n, name in enumerate(series):
         x, y = 24 + (n % 3) * (width - 40) / 3, bottom + 38 + 20 * (n // 3)
         out.append(_mark(n, x, y - 4, n == hollow))

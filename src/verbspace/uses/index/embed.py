@@ -78,7 +78,13 @@ def embed_file(encoder: Embedder, path: str, made: Made, batch_size: int = 16) -
             local = fetch(path, keep)
             try:
                 found = embed_windows(
-                    encoder, local, length=made.window, stride=made.stride, frames=made.frames, batch_size=batch_size
+                    encoder,
+                    local,
+                    length=made.window,
+                    stride=made.stride,
+                    frames=made.frames,
+                    batch_size=batch_size,
+                    dtype=made.dtype,
                 )
                 rate = probe(local).rate
             except (DecodeError, OSError) as error:

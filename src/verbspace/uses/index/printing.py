@@ -51,7 +51,7 @@ def facts(folder: Path, digest: bool = False) -> Iterator[str]:
     made, states, unread, tuned = index.made, index.states(), index.unread(), read_tuned(index)
     yield f"{folder}: {len(index)} windows of {len(states)} files"
     yield f"encoder  {made.encoder} ({made.encoder_hash}), D = {made.dim}"
-    yield f"windows  {made.window:g} s every {made.stride:g} s, {made.frames} frames each"
+    yield f"windows  {made.window:g} s every {made.stride:g} s, {made.frames} frames each, {made.dtype}"
     if tuned is None:
         yield "search   exact"
     else:

@@ -14,6 +14,7 @@ import fsspec
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from verbspace.evaluation.embed import Precision
 from verbspace.uses.inputs import is_url
 from verbspace.video import storage
 
@@ -28,7 +29,7 @@ class Made(BaseModel):
     """How an index was made: what two indices share whose rows may be mixed.
 
     encoder: folder or hub id, for people and for finding it again; encoder_hash: `protocol.state_hash`, which decides.
-    dim: D. window and stride in seconds; frames of each window.
+    dim: D. window and stride in seconds; frames of each window; dtype of the encoder's matrix products.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -40,6 +41,7 @@ class Made(BaseModel):
     window: float = Field(gt=0)
     stride: float = Field(gt=0)
     frames: int = Field(ge=1)
+    dtype: Precision = "fp32"
 
     @staticmethod
     def read(text: str | bytes, source: str) -> Made:
@@ -58,9 +60,9 @@ class Made(BaseModel):
                 f"{here}: was made by the encoder {self.encoder} ({self.encoder_hash}), but {there} by {other.encoder} "
                 f"({other.encoder_hash}); their vectors cannot be compared: give the same encoder, or another folder"
             )
-        mine, theirs = ((made.window, made.stride, made.frames) for made in (self, other))
+        mine, theirs = ((made.window, made.stride, made.frames, made.dtype) for made in (self, other))
         if mine != theirs:
-            words = "windows of {:g} s every {:g} s, {} frames each".format
+            words = "windows of {:g} s every {:g} s, {} frames each, in {}".format
             raise ValueError(
                 f"{here}: holds {words(*mine)} (encoder {self.encoder_hash}), but {there} has {words(*theirs)} "
                 f"(encoder {other.encoder_hash}); give the same settings, or another folder"

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from verbspace.evaluation.embed import Precision, require_precision
 from verbspace.evaluation.protocol import state_hash
 from verbspace.uses.index.embed import Engine, Shard, Tally, embed_into, local_engine
 from verbspace.uses.index.ray_engine import ray_engine
@@ -23,6 +24,7 @@ def run_embed(
     window: float = 4.0,
     stride: float | None = None,
     frames: int = 8,
+    dtype: Precision = "fp32",
     batch_size: int = 16,
     workers: int | None = None,
     device: str | None = None,
@@ -47,6 +49,7 @@ def run_embed(
         raise ValueError(f"engine: {engine!r} is none of {', '.join(ENGINES)}")
     if not math.isfinite(window) or window <= 0:
         raise ValueError(f"--window {window:g}: a window has seconds; give a number of them")
+    require_precision(dtype)
     if device is not None and not _usable(device):
         raise ValueError(f"--device {device}: there is no such device here; give cpu, or leave it out")
     if stride is not None and not 0 < stride <= window:
@@ -57,7 +60,7 @@ def run_embed(
     loaded = VideoEncoder.from_pretrained(encoder)
     made = Made(
         encoder=name_of(encoder), encoder_hash=state_hash(loaded), dim=loaded.embedding_dim,
-        window=window, stride=window if stride is None else stride, frames=frames,
+        window=window, stride=window if stride is None else stride, frames=frames, dtype=dtype,
     )  # fmt: skip
     main = Index.open(whole) if part is not None and (whole / "index.json").exists() else None
     if main is not None:

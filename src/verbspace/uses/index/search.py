@@ -77,7 +77,12 @@ class Searcher:
         made = self.index.made
         with ExitStack() as keep:
             found = embed_windows(
-                self.encoder, fetch(str(path), keep), length=made.window, stride=made.stride, frames=made.frames
+                self.encoder,
+                fetch(str(path), keep),
+                length=made.window,
+                stride=made.stride,
+                frames=made.frames,
+                dtype=made.dtype,
             )
         return found.embeddings.mean(0)
 
