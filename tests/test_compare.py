@@ -79,7 +79,7 @@ def test_figures_stand_side_by_side_with_frozen_and_gain(make: Make) -> None:
     assert found.columns == ["a", "b"]
     assert found.rows == [
         ("my | videos, zero-shot by category, top-1", ["52.5", "61.0"]),
-        ("my | videos, knn, top-1", ["–", "70.0"]),
+        ("my | videos, k-NN, top-1", ["–", "70.0"]),
     ]
     page = Page(found.html)
     words = " ".join(page.words)

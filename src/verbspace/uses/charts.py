@@ -16,6 +16,10 @@ _SHAPES = (  # of marks, around (0, 0); they stay apart in greyscale
     '<path d="M0 -6L5.5 4.5H-5.5Z"/>',
     '<path d="M0 -6.5L5 0L0 6.5L-5 0Z"/>',
     '<path d="M-5 -4.5H5.5L0 6Z"/>',
+    '<path d="M-2 -6H2V-2H6V2H2V6H-2V2H-6V-2H-2Z"/>',
+    '<path d="M-5 -5.5H5L-5 5.5H5Z"/>',
+    '<path d="M-5.5 -5V5L5.5 -5V5Z"/>',
+    '<path d="M-3 -5.5H3L6 0L3 5.5H-3L-6 0Z"/>',
 )
 
 
@@ -158,7 +162,7 @@ def dot_chart(
 
 
 def _mark(series: int, x: float, y: float, hollow: bool, title: str = "") -> str:
-    shape = _SHAPES[(series + series // 5) % 5]
+    shape = _SHAPES[series % len(_SHAPES)]
     kind = f"mark{' hollow' if hollow else ''} c{series % 5} f{series % 5}"
     return f'<g class="{kind}" transform="translate({x:.1f},{y:.1f})">{title}{shape}</g>'
 

@@ -22,6 +22,7 @@ DEMO = {
     "reserved_actions": "reserved actions, zero-shot",
     "stills": "clean stills, zero-shot",
 }
+TASKS = {"zero-shot": "zero-shot", "linear-probe": "linear probe", "knn": "k-NN"}
 # Of the demo's protocol, what describes the run and not the measurement.
 _OF_THE_RUN = ("checkpoint", "training_seeds", "settings", "machine", "vocabulary")
 
@@ -122,7 +123,8 @@ def compared(measured: dict[str, list[Record]]) -> list[Compared]:
             label = f"{title} · {_apart(one, list(by_run[first].values()))}" if several else title
             figures = {name: records[key].figure for name, records in by_run.items()}
             out.append(Compared(label, one.line, one.facts.get("concepts"), figures))
-    return sorted(out, key=lambda row: -len(row.figures))
+    order = [*TASKS.values()]
+    return sorted(out, key=lambda row: (-len(row.figures), *(name not in row.title for name in order)))
 
 
 def _add(known: dict[str, Record], record: Record) -> None:
@@ -168,7 +170,7 @@ def _protocols(result: Measured) -> list[Protocol]:
 
 def _record(result: Measured, source: str) -> Record:
     protocols = _protocols(result)
-    task = protocols[0].task if protocols[0].by is None else f"{protocols[0].task} by {protocols[0].by}"
+    task = TASKS[protocols[0].task] + (f" by {protocols[0].by}" if protocols[0].by else "")
     several = isinstance(result, MultiLabelEvaluation) or getattr(result, "measure", "") == "mean_average_precision"
     facts: dict[str, Any] = {}
     for number, protocol in enumerate(protocols, 1):
