@@ -14,12 +14,13 @@ app.add_typer(index_app, name="index")
 
 
 def _folder(name: str) -> Path:
-    from verbspace.uses.index.store import local_folder
+    from verbspace.uses.inputs import is_url
 
-    try:
-        return local_folder(name)
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from None
+    if is_url(name):
+        raise typer.BadParameter(
+            f"{name}: an index lies in a folder of this machine's, and this is a URL; give a folder"
+        )
+    return Path(name)
 
 
 Folder = Annotated[Path, typer.Argument(help="The index's folder.", parser=_folder, metavar="INDEX")]

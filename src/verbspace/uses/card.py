@@ -65,7 +65,7 @@ def results_card(
     """
     own = state_hash(encoder)
     for result in results:
-        for protocol in _protocols(result):
+        for protocol in protocols_of(result):
             if protocol.checkpoint != own:
                 raise ValueError(
                     f"the result on {protocol.data} is of the checkpoint {protocol.checkpoint}, and this encoder is "
@@ -88,9 +88,15 @@ def config_of(encoder: str | Path) -> Path | None:
     return beside if folder.name == "encoder" and beside.is_file() else None
 
 
-def _protocols(result: Measured) -> list[Protocol]:
+def protocols_of(result: Measured) -> list[Protocol]:
+    """One, or each split's."""
     folds = result.folds.values() if isinstance(result, OfficialResult) else [result]
     return [fold.result.protocol for fold in folds]
+
+
+def data_of(result: Measured) -> str:
+    """The data set's name, or the folder's."""
+    return result.name.split("/")[0] if isinstance(result, OfficialResult) else protocols_of(result)[0].data
 
 
 def _figures(result: Measured, side: str) -> tuple[float, str] | None:
@@ -108,7 +114,8 @@ def _figures(result: Measured, side: str) -> tuple[float, str] | None:
     return scores.figure, f"95% {low:.1f} to {high:.1f}"
 
 
-def _measure(result: Measured) -> tuple[str, str]:
+def measure_of(result: Measured) -> tuple[str, str]:
+    """What its figure is, for the hub and for people."""
     several = isinstance(result, MultiLabelEvaluation)
     return MEASURES[
         result.measure if isinstance(result, OfficialResult) else "mean_average_precision" if several else "top1"
@@ -134,11 +141,12 @@ def _table(results: Sequence[Measured]) -> str:
         for side in ("result", "frozen"):
             found = _figures(result, side)
             cells.append("not measured" if found is None else f"{100 * found[0]:.1f} ({found[1]})")
-        protocol = _protocols(result)[0]
-        data = result.name.split("/")[0] if isinstance(result, OfficialResult) else protocol.data
-        lines.append(f"| {_plain(data)} | {_task(protocol)} | {_measure(result)[1]} | {cells[0]} | {cells[1]} |")
+        protocol = protocols_of(result)[0]
+        lines.append(
+            f"| {_plain(data_of(result))} | {_task(protocol)} | {measure_of(result)[1]} | {cells[0]} | {cells[1]} |"
+        )
     lines += ["", "Protocols:", ""]
-    lines += [f"- {_plain(protocol.line())}" for result in results for protocol in _protocols(result)]
+    lines += [f"- {_plain(protocol.line())}" for result in results for protocol in protocols_of(result)]
     return "\n".join(lines) + "\n"
 
 
@@ -148,12 +156,12 @@ def _plain(text: str) -> str:
 
 
 def _entry(result: Measured) -> EvalResult:
-    protocols = _protocols(result)
+    protocols = protocols_of(result)
     found = _figures(result, "result")
     assert found is not None
-    kind, measure = _measure(result)
+    kind, measure = measure_of(result)
     official = isinstance(result, OfficialResult)
-    data = result.name.split("/")[0] if isinstance(result, OfficialResult) else protocols[0].data
+    data = data_of(result)
     metric_args: dict[str, Any] = {"protocol": [protocol.line() for protocol in protocols]}
     frozen = _figures(result, "frozen")
     if frozen is not None:

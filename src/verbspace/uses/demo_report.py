@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from verbspace.concepts.space import ConceptSpace
 from verbspace.evaluation.metrics import Scores
@@ -16,6 +15,7 @@ from verbspace.model.encoder import VideoEncoder
 from verbspace.playground.actions import ACTIONS
 from verbspace.uses.charts import confusion_chart, line_chart
 from verbspace.uses.metrics_log import curves, read_metrics
+from verbspace.uses.rendering import render
 
 if TYPE_CHECKING:
     from verbspace.uses.demo import Yardstick
@@ -185,5 +185,4 @@ def demo_report(
         ],
         "timings": [(stage, f"{value:.0f} s") for stage, value in results["seconds"].items()],
     }
-    environment = Environment(loader=PackageLoader("verbspace.uses"), autoescape=True, undefined=StrictUndefined)
-    return environment.get_template("report.html.jinja").render(context)
+    return render("report.html.jinja", **context)

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from torch import Tensor
 
 from verbspace.uses.explain import Explanation
 from verbspace.uses.pictures import data_uri, jpeg
 from verbspace.uses.printing import change_text, clock, spans_text
+from verbspace.uses.rendering import render
 
 ROWS = 4  # actions whose course over time is shown
 _SHADE = 0.25  # what is left of a picture's brightness where nothing was looked at
@@ -21,9 +21,8 @@ _SHADE = 0.25  # what is left of a picture's brightness where nothing was looked
 
 def explanation_page(found: Sequence[Explanation], encoder: str) -> str:
     """One self-contained HTML page. encoder: its name, as it was given."""
-    environment = Environment(loader=PackageLoader("verbspace.uses"), autoescape=True, undefined=StrictUndefined)
     sections = [section(one) for one in found]
-    return environment.get_template("explain.html.jinja").render(sections=sections, encoder=encoder)
+    return render("explain.html.jinja", sections=sections, encoder=encoder)
 
 
 def section(found: Explanation) -> dict[str, Any]:

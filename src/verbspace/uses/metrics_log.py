@@ -31,8 +31,10 @@ def curve(rows: Sequence[Row], name: str, smooth: bool = True) -> list[tuple[flo
     points: list[tuple[float, float]] = []
     for row in rows:
         if name in row:
-            weight = _WEIGHT if smooth and points else 0.0
-            points.append((row["step"], weight * points[-1][1] + (1 - weight) * row[name] if weight else row[name]))
+            value = row[name]
+            if smooth and points:
+                value = _WEIGHT * points[-1][1] + (1 - _WEIGHT) * value
+            points.append((row["step"], value))
     return points
 
 

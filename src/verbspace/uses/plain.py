@@ -26,6 +26,11 @@ def plain(text: str) -> str:
     return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
+def is_text(text: str) -> bool:
+    """Whether it has no lone surrogates, as JSON and names of files can, and tokenizers and tables cannot."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
 def complain(reason: str, who: str = "error") -> None:
     """A line, or several, on standard error."""
     print(f"{who}: " + "\n".join(map(plain, reason.split("\n"))), file=sys.stderr, flush=True)

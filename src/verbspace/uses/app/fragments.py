@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import escape
 
 from verbspace.uses.app.clips import Clips, Stretch
@@ -16,6 +14,7 @@ from verbspace.uses.explain import Explanation
 from verbspace.uses.explain_page import section
 from verbspace.uses.inputs import is_url
 from verbspace.uses.printing import clock
+from verbspace.uses.rendering import render
 from verbspace.uses.timeline import Segment
 
 if TYPE_CHECKING:
@@ -24,14 +23,9 @@ if TYPE_CHECKING:
 _TONES = 5  # patterns that a timeline's actions are told apart by; what is rarer shares a sixth
 
 
-@cache
-def _environment() -> Environment:
-    return Environment(loader=PackageLoader("verbspace.uses"), autoescape=True, undefined=StrictUndefined)
-
-
 def style() -> str:
     """The page's style sheet."""
-    return _environment().get_template("app.css.jinja").render()
+    return render("app.css.jinja")
 
 
 def look_html(looked: Looked, answers: Sequence[Answer]) -> str:
@@ -46,13 +40,13 @@ def look_html(looked: Looked, answers: Sequence[Answer]) -> str:
         }
         for one in answers
     ]
-    return _environment().get_template("look.html.jinja").render(sides=sides)
+    return render("look.html.jinja", sides=sides)
 
 
 def why_html(found: Explanation) -> str:
     """An explanation."""
     part = f"{clock(found.window.start)} to {clock(found.window.end)}"
-    return _environment().get_template("why.html.jinja").render(section=section(found), part=part)
+    return render("why.html.jinja", section=section(found), part=part)
 
 
 def found_html(hits: Sequence[Hit], clips: Clips, files: Sequence[Path | None]) -> str:
@@ -66,7 +60,7 @@ def found_html(hits: Sequence[Hit], clips: Clips, files: Sequence[Path | None]) 
         }
         for hit, file in zip(hits, files, strict=True)
     ]
-    return _environment().get_template("found.html.jinja").render(hits=rows)
+    return render("found.html.jinja", hits=rows)
 
 
 def refused_html(reason: str) -> str:

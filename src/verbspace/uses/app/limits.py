@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from verbspace.uses.plain import is_text
 from verbspace.video.decode import DecodeError, frame_times, probe
 from verbspace.video.sampling import duration
 
@@ -56,7 +57,7 @@ class Limits:
             raise Refused("there is no action to choose among; write one or more, a line each")
         if len(names) > self.actions:
             raise Refused(f"there are {len(names)} actions, and {self.actions} is the most; leave some out")
-        if any(not _whole(name) for name in names):
+        if any(not is_text(name) for name in names):
             raise Refused("an action has half of a letter in it, which cannot be read; write it again")
         if long := next((name for name in names if len(name) > self.letters), None):
             raise Refused(f"“{long[:40]}…” has {len(long)} letters, and {self.letters} is the most; shorten it")
@@ -69,11 +70,6 @@ class Limits:
         query = " ".join(text.split())
         if not query:
             raise Refused("write what to look for")
-        if not _whole(query):
+        if not is_text(query):
             raise Refused("the query has half of a letter in it, which cannot be read; write it again")
         return query
-
-
-def _whole(text: str) -> bool:
-    """Whether a text has no lone surrogates, which JSON can carry and no tokenizer can take."""
-    return not any("\ud800" <= letter <= "\udfff" for letter in text)

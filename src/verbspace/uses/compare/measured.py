@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from verbspace.evaluation.multi_label import MultiLabelEvaluation
 from verbspace.evaluation.official import OfficialResult
 from verbspace.evaluation.protocol import Protocol
-from verbspace.uses.card import Measured, read_result
+from verbspace.uses.card import Measured, data_of, measure_of, protocols_of, read_result
 from verbspace.uses.compare.runs import Run
 
 Confusion = list[list[int]]
@@ -67,17 +66,16 @@ class Compared:
     figures: dict[str, Figure]
 
 
-def records_of(run: Run, results: Sequence[str | Path]) -> list[Record]:
+def records_of(run: Run, results: Mapping[str, Measured]) -> list[Record]:
     """What was measured of a run: `results/*.json` in its folder, the demo's `results.json`, and those of the given
-    results that are of its weights. Raises ValueError for a file in its folder that is of others.
+    results, by file, that are of its weights. Raises ValueError for a file in its folder that is of others.
     """
     found: list[Record] = []
-    own = sorted((run.folder / "results").glob("*.json"))
-    for path in [*own, *map(Path, results)]:
-        result = read_result(path)
-        checkpoints = {one.checkpoint for one in _protocols(result)}
+    own = {str(path): read_result(path) for path in sorted((run.folder / "results").glob("*.json"))}
+    for path, result in (own | dict(results)).items():
+        checkpoints = {one.checkpoint for one in protocols_of(result)}
         if checkpoints == {run.checkpoint}:
-            found.append(_record(result, str(path)))
+            found.append(_record(result, path))
         elif path in own:
             raise ValueError(
                 f"{path}: was measured on the checkpoint {', '.join(sorted(checkpoints))}, and this run's encoder is "
@@ -89,11 +87,11 @@ def records_of(run: Run, results: Sequence[str | Path]) -> list[Record]:
     return found
 
 
-def unclaimed(runs: Sequence[Run], results: Sequence[str | Path]) -> None:
+def unclaimed(runs: Sequence[Run], results: Mapping[str, Measured]) -> None:
     """Raise ValueError where one of the results is of none of the runs."""
     known = {run.checkpoint for run in runs}
-    for path in results:
-        for protocol in _protocols(read_result(path)):
+    for path, result in results.items():
+        for protocol in protocols_of(result):
             if protocol.checkpoint not in known:
                 raise ValueError(
                     f"{path}: was measured on the checkpoint {protocol.checkpoint}, which is none of these runs'; give "
@@ -163,23 +161,16 @@ def _apart(one: Record, all_: Sequence[Record]) -> str:
     return ", ".join(f"{name} {_told(one.facts, name)}" for name in one.facts if name in names)
 
 
-def _protocols(result: Measured) -> list[Protocol]:
-    folds = result.folds.values() if isinstance(result, OfficialResult) else [result]
-    return [fold.result.protocol for fold in folds]
-
-
 def _record(result: Measured, source: str) -> Record:
-    protocols = _protocols(result)
+    protocols = protocols_of(result)
     task = TASKS[protocols[0].task] + (f" by {protocols[0].by}" if protocols[0].by else "")
-    several = isinstance(result, MultiLabelEvaluation) or getattr(result, "measure", "") == "mean_average_precision"
     facts: dict[str, Any] = {}
     for number, protocol in enumerate(protocols, 1):
         content = protocol.model_dump(mode="json", exclude={"checkpoint", "chosen"})
         content |= {f"detail {name}": value for name, value in content.pop("details").items()}
         facts |= content if len(protocols) == 1 else {f"split {number}: {name}": one for name, one in content.items()}
-    data = result.name.split("/")[0] if isinstance(result, OfficialResult) else protocols[0].data
     line = " | ".join(_line(protocol) for protocol in protocols)
-    return Record(f"{data}, {task}, {'mAP' if several else 'top-1'}", facts, line, _figure(result), source)
+    return Record(f"{data_of(result)}, {task}, {measure_of(result)[1]}", facts, line, _figure(result), source)
 
 
 def _line(protocol: Protocol) -> str:

@@ -9,14 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from verbspace.concepts.concept_set import ConceptSet
+from verbspace.uses.card import read_result
 from verbspace.uses.charts import MOST_LINES, Line, Mark, dot_chart, line_chart
 from verbspace.uses.compare.measured import Compared, Figure, compared, records_of, unclaimed
 from verbspace.uses.compare.runs import Group, Run, differences, groups, read_runs
 from verbspace.uses.metrics_log import curve
+from verbspace.uses.rendering import render
 
 FROZEN = "frozen CLIP"
 CURVES = (  # of metrics.jsonl: name, title, unit, whether smoothed
@@ -50,8 +51,9 @@ def report(folders: Sequence[str | Path], results: Sequence[str | Path] = (), ti
     together = groups(runs)
     if len(runs) > MOST_LINES - 1:
         raise ValueError(f"{len(runs)} runs; a page can tell {MOST_LINES - 1} apart, so compare fewer")
-    unclaimed(runs, results)
-    rows = compared({run.name: records_of(run, results) for run in runs})
+    given = {str(path): read_result(path) for path in results}
+    unclaimed(runs, given)
+    rows = compared({run.name: records_of(run, given) for run in runs})
     names = [group.name for group in together]
     cells = [(row.title, [_cell(row, group) for group in together]) for row in rows]
     context: dict[str, Any] = {
@@ -69,8 +71,7 @@ def report(folders: Sequence[str | Path], results: Sequence[str | Path] = (), ti
         "protocols": [(row.title, row.line) for row in rows],
         "seeds": any(len(group.runs) > 1 for group in together),
     }
-    environment = Environment(loader=PackageLoader("verbspace.uses"), autoescape=True, undefined=StrictUndefined)
-    page = environment.get_template("compare.html.jinja").render(context)
+    page = render("compare.html.jinja", **context)
     short = [(name, [one["value"] if one else "–" for one in line]) for name, line in cells]
     return Report(page, names, short)
 
@@ -155,12 +156,14 @@ def _classes(rows: Sequence[Compared], together: Sequence[Group], runs: Sequence
     """For each group, the classes whose accuracy rose and fell most against the frozen checkpoint, on the first
     measurement that has what it takes: how clips were taken for each other, on both sides, and the classes' names."""
     for row in rows:
-        names = _names(row.concepts, runs)
-        tables = []
-        for group in together:
-            pairs = [(f.confusion, f.frozen_confusion) for f in _figures(row, group)]
-            if names and pairs and all(a and b and len(a) == len(b) == len(names) for a, b in pairs):
-                tables.append({"name": group.name, **_moved(pairs, names)})
+        told = [(group.name, [(f.confusion, f.frozen_confusion) for f in _figures(row, group)]) for group in together]
+        told = [(name, pairs) for name, pairs in told if pairs and all(a and b for a, b in pairs)]
+        names = _names(row.concepts, runs) if told else None  # known by reading all sets: where there is a use for it
+        tables = [
+            {"name": name, **_moved(pairs, names)}
+            for name, pairs in told
+            if names and all(len(a or ()) == len(b or ()) == len(names) for a, b in pairs)
+        ]
         if tables:
             return [{"title": row.title, "tables": tables}]
     return []

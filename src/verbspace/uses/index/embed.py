@@ -17,9 +17,10 @@ import torch
 
 from verbspace.allocation import keep_freed_memory
 from verbspace.evaluation.embed import Embedder, embed_windows
-from verbspace.uses.index.rows import FileRows, Made, State, is_text, state_of, stored_path
+from verbspace.uses.index.rows import FileRows, Made, State, seen, state_of, stored_path
 from verbspace.uses.index.store import Index, Say
 from verbspace.uses.inputs import fetch
+from verbspace.uses.plain import is_text
 from verbspace.video.decode import DecodeError, probe
 
 Engine = Callable[[Sequence[str]], Iterator[FileRows]]
@@ -153,8 +154,8 @@ def embed_into(
     index.note_unread({}, there)  # what a run before embedded just before it died
     todo = []
     for path in paths:
-        seen = there.get(path) or elsewhere.get(path)
-        if seen is not None and seen == _seen(path):
+        known_as = there.get(path) or elsewhere.get(path)
+        if known_as is not None and known_as == seen(path):
             tally.unchanged += 1
         else:
             todo.append(path)
@@ -197,13 +198,6 @@ def embed_into(
 def cores() -> int:
     """CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _seen(path: str) -> State | None:
-    try:
-        return state_of(path)
-    except OSError:
-        return None
 
 
 def prune_gone(index: Index) -> int:

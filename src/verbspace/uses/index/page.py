@@ -12,12 +12,12 @@ from typing import Any
 from urllib.parse import quote
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from verbspace.uses.index.hits import Hit
 from verbspace.uses.inputs import fetch, is_url
 from verbspace.uses.pictures import data_uri, jpeg
 from verbspace.uses.printing import clock
+from verbspace.uses.rendering import render
 from verbspace.video.decode import DecodeError, Timeline, read_video
 from verbspace.video.sampling import nearest
 from verbspace.video.storage import shard_of
@@ -34,13 +34,11 @@ def search_page(hits: Sequence[Hit], query: str, folder: Path, *, index: str, co
     in the page, which then needs no other file and plays what browsers cannot: AVI files, members of shards. A file
     that is gone has its reason in the place of its picture.
     """
-    environment = Environment(loader=PackageLoader("verbspace.uses"), autoescape=True, undefined=StrictUndefined)
     cards = [card(hit, folder, copy) for hit in hits]
     top = max((abs(hit.score) for hit in hits), default=1.0)
     for hit, one in zip(hits, cards, strict=True):
         one["width"] = 100 * max(hit.score, 0) / top
-    template = environment.get_template("search.html.jinja")
-    return template.render(query=query, cards=cards, index=index, copied=copy)
+    return render("search.html.jinja", query=query, cards=cards, index=index, copied=copy)
 
 
 def card(hit: Hit, folder: Path, copy: bool = False) -> dict[str, Any]:

@@ -118,6 +118,14 @@ def state_of(file: str) -> State:
         raise OSError(f"{file}: cannot be read: {error}") from None
 
 
+def seen(file: str) -> State | None:
+    """Its state, or None where it cannot be asked for."""
+    try:
+        return state_of(file)
+    except OSError:
+        return None
+
+
 def _gone(error: FileNotFoundError) -> bool:
     """Whether a file is known not to be there: fsspec's HTTP says the same of a server that does not answer."""
     cause = error.__cause__
@@ -185,11 +193,6 @@ def files_of(rows: pa.Table) -> list[FileRows]:
         starts, ends = facts["start"][a:b].tolist(), facts["end"][a:b].tolist()
         out.append(FileRows(paths[a], state, float(facts["fps"][a]), starts, ends, vectors[a:b]))
     return out
-
-
-def is_text(path: str) -> bool:
-    """Whether a path can stand in a table: names of files may hold bytes that are no text."""
-    return not any("\ud800" <= letter <= "\udfff" for letter in path)
 
 
 def vectors_of(rows: pa.Table | pa.RecordBatch) -> np.ndarray:

@@ -17,9 +17,10 @@ from verbspace.uses.index.hits import Hit
 from verbspace.uses.index.nearest import like as path_filter
 from verbspace.uses.index.nearest import require_filter
 from verbspace.uses.index.query import Term, parse, written
-from verbspace.uses.index.rows import Made, is_text
+from verbspace.uses.index.rows import Made
 from verbspace.uses.index.store import Index
 from verbspace.uses.inputs import fetch
+from verbspace.uses.plain import is_text
 
 if TYPE_CHECKING:
     from verbspace.model.encoder import VideoEncoder

@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from verbspace.uses.index.rows import FileRows, Made, State, digest, schema, table
-from verbspace.uses.inputs import is_url
 from verbspace.uses.writing import write_text
 
 if TYPE_CHECKING:
@@ -49,13 +48,6 @@ def connect(folder: Path) -> Any:
     """The database in a folder. Raises ValueError where lancedb is missing."""
     # Absolute, for Lance would read a home into ~ and a store into what looks like a URL.
     return package().connect(os.path.abspath(folder), read_consistency_interval=_FRESH)
-
-
-def local_folder(name: str) -> Path:
-    """The folder of an index as it is named. Raises ValueError for a URL."""
-    if is_url(name):
-        raise ValueError(f"{name}: an index lies in a folder of this machine's, and this is a URL; give a folder")
-    return Path(name)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from verbspace.uses.index.rows import COLUMNS, Made, State, schema, state_of, vectors_of
+from verbspace.uses.index.rows import COLUMNS, Made, State, schema, seen, vectors_of
 from verbspace.uses.index.store import Index, discard, locked, shards_in
 
 if TYPE_CHECKING:
@@ -75,19 +75,8 @@ def _later(path: str, state: State, than: State) -> bool:
     it can be asked, and the later change elsewhere."""
     if state == than:
         return False
-    try:
-        now = state_of(path)
-    except OSError:
-        now = None
+    now = seen(path)
     return state == now if now in (state, than) else state.modified >= than.modified
-
-
-def _changed(path: str, state: State) -> bool:
-    """Whether a file is there, and not as it was."""
-    try:
-        return state_of(path) != state
-    except OSError:
-        return False
 
 
 def merge(folder: Path, others: Sequence[Path] = ()) -> Taken:
@@ -114,7 +103,7 @@ def merge(folder: Path, others: Sequence[Path] = ()) -> Taken:
                 part = Index.open(source)
                 total += absorb(index, part.scan)
                 known = index.states(unread := part.unread())
-                spoilt = {path for path, state in known.items() if _changed(path, state)}
+                spoilt = {path for path, state in known.items() if seen(path) not in (None, state)}
                 index.drop(sorted(spoilt))
                 index.note_unread({p: why for p, why in unread.items() if p not in known or p in spoilt}, ())
                 if not others:
