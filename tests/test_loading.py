@@ -90,6 +90,30 @@ def test_a_worker_killed_from_outside_costs_nothing(
         assert all(torch.equal(one[key], other[key]) for key in one)
 
 
+def test_a_worker_that_dies_while_the_loader_is_being_made_costs_nothing(
+    records: list[Record], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = list(islice(load_views(ViewDataset(records, **SMALL), batch_size=2), 3))
+    real = torch.utils.data.DataLoader.__iter__
+
+    def slowly(self: torch.utils.data.DataLoader[object]) -> object:
+        iterator = real(self)
+        time.sleep(1)  # a busy machine: the worker is dead before anyone looks
+        return iterator
+
+    def once() -> None:
+        if not (tmp_path / "done").exists():
+            (tmp_path / "done").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    misbehaving(monkeypatch, **{f"at{n}": once for n in range(6)})
+    monkeypatch.setattr(torch.utils.data.DataLoader, "__iter__", slowly)
+    batches = list(islice(load_views(ViewDataset(records, **SMALL), batch_size=2, workers=1), 3))
+    assert (tmp_path / "done").exists()
+    for one, other in zip(plain, batches, strict=True):
+        assert all(torch.equal(one[key], other[key]) for key in one)
+
+
 def test_workers_that_are_always_killed_end_it(records: list[Record], monkeypatch: pytest.MonkeyPatch) -> None:
     misbehaving(monkeypatch, **{f"at{n}": lambda: os.kill(os.getpid(), signal.SIGKILL) for n in range(6)})
     with pytest.raises(RuntimeError, match=r"the 2 loading workers were killed 4 times in a row.*take fewer workers"):

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from itertools import chain, repeat
+from multiprocessing.context import DefaultContext
 from multiprocessing.process import BaseProcess
 from typing import Any
 
@@ -83,6 +84,7 @@ def load(
     losses, due = 0, start
     while True:
         dataset.watch = watch = Watch(workers)
+        crew = _Crew(watch)
         loader: DataLoader[Any] = DataLoader(
             dataset,
             batch_sampler=batches(due),
@@ -90,14 +92,16 @@ def load(
             collate_fn=collate,
             worker_init_fn=_begin_worker,
             timeout=_POLL,
+            multiprocessing_context=crew,
             generator=torch.Generator(),  # or the loader would draw its base seed from the global one
         )
-        others = set(multiprocessing.active_children())
-        loaded = iter(loader)
-        crew = _Crew(watch, set(multiprocessing.active_children()) - others)
+        loaded: Iterator[dict[str, Any]] | None = None
         try:
             while True:
                 try:
+                    if loaded is None:
+                        loaded = iter(loader)
+                        _leave_deaths_to_us()
                     batch = next(loaded)
                 except StopIteration:
                     return
@@ -114,7 +118,7 @@ def load(
                 due, losses = due + 1, 0
                 yield batch
         finally:
-            del loaded  # its workers stop here and now, not when the garbage is collected
+            loaded = None  # its workers stop here and now, not when the garbage is collected
             crew.kill()
         for index, how in victims:
             deaths[index] += 1
@@ -128,16 +132,26 @@ def load(
             )
 
 
-class _Crew:
-    """The worker processes of a loader."""
+def _leave_deaths_to_us() -> None:
+    """Take the loader's own handler away: it raises wherever the main process stands when a worker dies, in mid-step
+    too."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
-    def __init__(self, watch: Watch, processes: set[BaseProcess]) -> None:
+
+class _Crew(DefaultContext):
+    """The worker processes of a loader: the context that starts them, and so knows those that died at once too."""
+
+    def __init__(self, watch: Watch) -> None:
+        super().__init__(multiprocessing.get_context())
         self.watch = watch
-        self.processes = processes
+        self.processes: list[BaseProcess] = []
         self.late: set[int] = set()  # process ids of those killed for it
-        if threading.current_thread() is threading.main_thread():
-            # The loader's own handler raises wherever the main process stands when a worker dies, in mid-step too.
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+
+    def Process(self, *args: Any, **kwargs: Any) -> BaseProcess:  # type: ignore[override]
+        process = super().Process(*args, **kwargs)
+        self.processes.append(process)
+        return process
 
     @property
     def dead(self) -> bool:
@@ -159,8 +173,9 @@ class _Crew:
     def kill(self) -> None:
         """Kill what is left of the workers."""
         for process in self.processes:
-            process.kill()
-            process.join()
+            if process.pid is not None:  # or it has never begun
+                process.kill()
+                process.join()
 
     def victims(self) -> list[tuple[int, str]]:
         """Places of videos at which workers died of themselves, and how; one killed from outside tells nothing."""
