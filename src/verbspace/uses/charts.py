@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from textwrap import wrap
 
 from markupsafe import Markup, escape
 
@@ -136,9 +137,11 @@ def dot_chart(
     top = 0.0
     for name, each in rows:
         there = [(n, mark) for n, mark in enumerate(each) if mark is not None]
-        middle = top + (gap + step * len(there)) / 2 + 4
-        out.append(f'<text class="tick" x="{left - 14}" y="{middle:.1f}" text-anchor="end">{escape(_short(name, 40))}')
-        out.append(f"<title>{escape(name)}</title></text>")
+        written = wrap(name, 36, max_lines=2, placeholder=" …", break_on_hyphens=False)
+        middle = top + (gap + step * len(there)) / 2 + 4 - 7 * (len(written) - 1)
+        out.append(f'<text class="tick" text-anchor="end"><title>{escape(name)}</title>')
+        out += [f'<tspan x="{left - 14}" y="{middle + 14 * n:.1f}">{escape(t)}</tspan>' for n, t in enumerate(written)]
+        out.append("</text>")
         for place, (n, mark) in enumerate(there):
             y = top + gap / 2 + step * (place + 0.5)
             title = f"{series[n]}: {mark.value:.1f} %"
@@ -146,25 +149,33 @@ def dot_chart(
             if mark.interval:
                 a, b = (px(end) for end in mark.interval)
                 title += f", 95 % {mark.interval[0]:.1f} to {mark.interval[1]:.1f}"
-                out.append(f'<line class="line c{n % 5}" x1="{a:.1f}" x2="{b:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>')
+                line = f"line {_colour(n, hollow, 'c')}"
+                out.append(f'<line class="{line}" x1="{a:.1f}" x2="{b:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>')
                 edge = max(edge, b + 5)
-            out.append(_mark(n, px(mark.value), y, n == hollow, f"<title>{escape(title)}</title>"))
+            out.append(_mark(n, px(mark.value), y, hollow, f"<title>{escape(title)}</title>"))
             out.append(f'<text class="tick" x="{edge:.1f}" y="{y + 4:.1f}">{mark.value:.1f}</text>')
         top += step * len(there) + gap
         if top < bottom:
             out.append(f'<line class="grid" x1="0" x2="{width}" y1="{top:g}" y2="{top:g}"/>')
     for n, name in enumerate(series):
         x, y = 24 + (n % 3) * (width - 40) / 3, bottom + 38 + 20 * (n // 3)
-        out.append(_mark(n, x, y - 4, n == hollow))
+        out.append(_mark(n, x, y - 4, hollow))
         out.append(f'<text class="tick" x="{x + 12:.1f}" y="{y}">{escape(_short(name, 42))}</text>')
     out.append("</svg>")
     return Markup("".join(out))
 
 
-def _mark(series: int, x: float, y: float, hollow: bool, title: str = "") -> str:
+def _mark(series: int, x: float, y: float, hollow: int | None, title: str = "") -> str:
+    kind = f"mark {_colour(series, hollow, 'c')} {_colour(series, hollow, 'f')}"
     shape = _SHAPES[series % len(_SHAPES)]
-    kind = f"mark{' hollow' if hollow else ''} c{series % 5} f{series % 5}"
     return f'<g class="{kind}" transform="translate({x:.1f},{y:.1f})">{title}{shape}</g>'
+
+
+def _colour(series: int, hollow: int | None, kind: str) -> str:
+    """The class of a series' stroke (kind "c") or filling ("f"): the baseline is grey, and takes none of the colours."""
+    if series == hollow:
+        return f"{kind}-base"
+    return f"{kind}{(series - (hollow is not None and series > hollow)) % 5}"
 
 
 def _short(text: str, most: int) -> str:
