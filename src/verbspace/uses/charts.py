@@ -172,7 +172,7 @@ def _mark(series: int, x: float, y: float, hollow: int | None, title: str = "") 
 
 
 def _colour(series: int, hollow: int | None, kind: str) -> str:
-    """The class of a series' stroke (kind "c") or filling ("f"): the baseline is grey, and takes none of the colours."""
+    """The class of a series' stroke (kind "c") or filling ("f"); the baseline is grey and takes no colour."""
     if series == hollow:
         return f"{kind}-base"
     return f"{kind}{(series - (hollow is not None and series > hollow)) % 5}"
