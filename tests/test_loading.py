@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import faulthandler
+import multiprocessing.queues
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable
 from itertools import islice
@@ -90,16 +92,33 @@ def test_a_worker_killed_from_outside_costs_nothing(
         assert all(torch.equal(one[key], other[key]) for key in one)
 
 
+@pytest.mark.parametrize("where", ["made", "locked"])
 def test_a_worker_that_dies_while_the_loader_is_being_made_costs_nothing(
-    records: list[Record], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    records: list[Record], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
+    """On a busy machine a worker is dead before anyone looks, or while a batch is being handed out."""
     plain = list(islice(load_views(ViewDataset(records, **SMALL), batch_size=2), 3))
-    real = torch.utils.data.DataLoader.__iter__
+    real, reset, parent = torch.utils.data.DataLoader.__iter__, multiprocessing.queues.Queue._reset, os.getpid()
+    entered = []
 
     def slowly(self: torch.utils.data.DataLoader[object]) -> object:
         iterator = real(self)
-        time.sleep(1)  # a busy machine: the worker is dead before anyone looks
+        time.sleep(1)
         return iterator
+
+    class Slow(threading.Condition):
+        def __enter__(self) -> bool:
+            taken = self._lock.__enter__()
+            if os.getpid() == parent and threading.current_thread().name != "QueueFeederThread":
+                entered.append(1)
+                if len(entered) == 2:  # the first batch has been handed out, and its worker dies of it
+                    time.sleep(1)
+            return taken
+
+    def reset_slowly(self: multiprocessing.queues.Queue[object], after_fork: bool = False) -> None:
+        reset(self, after_fork)
+        if not after_fork:
+            self._notempty = Slow(threading.Lock())
 
     def once() -> None:
         if not (tmp_path / "done").exists():
@@ -107,8 +126,13 @@ def test_a_worker_that_dies_while_the_loader_is_being_made_costs_nothing(
             os.kill(os.getpid(), signal.SIGKILL)
 
     misbehaving(monkeypatch, **{f"at{n}": once for n in range(6)})
-    monkeypatch.setattr(torch.utils.data.DataLoader, "__iter__", slowly)
-    batches = list(islice(load_views(ViewDataset(records, **SMALL), batch_size=2, workers=1), 3))
+    signal_handling = torch.utils.data._utils.signal_handling
+    monkeypatch.setattr(signal_handling, "_SIGCHLD_handler_set", False)  # as in the first loader of a process
+    if where == "made":
+        monkeypatch.setattr(torch.utils.data.DataLoader, "__iter__", slowly)
+    else:
+        monkeypatch.setattr(multiprocessing.queues.Queue, "_reset", reset_slowly)
+    batches = list(islice(load_views(ViewDataset(records, **SMALL), batch_size=2, workers=2), 3))
     assert (tmp_path / "done").exists()
     for one, other in zip(plain, batches, strict=True):
         assert all(torch.equal(one[key], other[key]) for key in one)

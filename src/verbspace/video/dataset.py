@@ -90,8 +90,9 @@ class Watch:
 
 
 def _shared(count: int, dtype: torch.dtype) -> Tensor:
-    values = torch.zeros(count, dtype=dtype)
-    values.share_memory_()  # type: ignore[no-untyped-call]
+    with torch.inference_mode(False):  # whatever the caller is in, workers write into it
+        values = torch.zeros(count, dtype=dtype)
+        values.share_memory_()  # type: ignore[no-untyped-call]
     return values
 
 

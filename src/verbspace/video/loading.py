@@ -95,13 +95,10 @@ def load(
             multiprocessing_context=crew,
             generator=torch.Generator(),  # or the loader would draw its base seed from the global one
         )
-        loaded: Iterator[dict[str, Any]] | None = None
         try:
+            loaded = _begin(loader)
             while True:
                 try:
-                    if loaded is None:
-                        loaded = iter(loader)
-                        _leave_deaths_to_us()
                     batch = next(loaded)
                 except StopIteration:
                     return
@@ -118,7 +115,7 @@ def load(
                 due, losses = due + 1, 0
                 yield batch
         finally:
-            loaded = None  # its workers stop here and now, not when the garbage is collected
+            loaded = iter(())  # its workers stop here and now, not when the garbage is collected
             crew.kill()
         for index, how in victims:
             deaths[index] += 1
@@ -132,11 +129,13 @@ def load(
             )
 
 
-def _leave_deaths_to_us() -> None:
-    """Take the loader's own handler away: it raises wherever the main process stands when a worker dies, in mid-step
-    too."""
+def _begin(loader: DataLoader[Any]) -> Iterator[dict[str, Any]]:
+    """Start a loader's workers, without its handler of SIGCHLD: that raises wherever the main process stands when a
+    worker dies, in mid-step, or while a queue's lock is held. It is set from the main thread alone."""
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # another loader may have set it
+    with ThreadPoolExecutor(1) as elsewhere:
+        return elsewhere.submit(iter, loader).result()
 
 
 class _Crew(DefaultContext):
@@ -156,7 +155,7 @@ class _Crew(DefaultContext):
     @property
     def dead(self) -> bool:
         """Whether a worker's process has ended."""
-        return any(not process.is_alive() for process in self.processes)
+        return any(process.pid is not None and not process.is_alive() for process in self.processes)
 
     def kill_late(self, limit: float) -> list[int]:
         """Kill workers that are at one video for longer than `limit` seconds. Returns the videos' places."""
