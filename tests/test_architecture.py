@@ -15,17 +15,18 @@ CORE = {"concepts", "video", "model"}
 COMMANDS = ("cli_concepts", "cli_data", "cli_search", "cli_ship", "cli_use")
 # From a part of the package to the parts that it may import, itself aside. Parts of one level are siblings.
 MAY = {
-    "concepts": set(),
     "allocation": set(),
+    "placing": set(),
+    "concepts": {"placing"},
     "video": {"allocation"},
-    "model": set(),
+    "model": {"placing"},
     "config": set(),
-    "learning": {*CORE, "config", "allocation"},
+    "learning": {*CORE, "config", "allocation", "placing"},
     "evaluation": {*CORE, "allocation"},
     "playground": CORE,
-    "uses": {*CORE, "allocation", "config", "learning", "evaluation", "playground"},
-    "cli": {*CORE, "config", "learning", "evaluation", "playground", "uses", *COMMANDS},
-    **{group: {*CORE, "evaluation", "uses"} for group in COMMANDS},
+    "uses": {*CORE, "allocation", "placing", "config", "learning", "evaluation", "playground"},
+    "cli": {*CORE, "placing", "config", "learning", "evaluation", "playground", "uses", *COMMANDS},
+    **{group: {*CORE, "placing", "evaluation", "uses"} for group in COMMANDS},
     "__init__": {*CORE, "config", "learning", "evaluation", "uses"},  # of the face, when a name is first used
 }
 # Stated exceptions: (file, part, whether at module level).

@@ -10,13 +10,13 @@ from pages import HOSTILE, Page
 from playground_files import tiny_world
 from verbspace.config import AdaptSettings
 from verbspace.evaluation.metrics import scores
+from verbspace.placing import write_text
 from verbspace.playground.actions import ACTIONS
 from verbspace.uses import demo
 from verbspace.uses import demo_report as report
 from verbspace.uses.charts import Line, confusion_chart, line_chart
 from verbspace.uses.demo import MEASURES, Yardstick, clip_encoder
 from verbspace.uses.demo_report import demo_report
-from verbspace.uses.writing import write_text
 
 
 def parsed(svg: str) -> ElementTree.Element:

@@ -200,7 +200,7 @@ def evaluate(
     """Measure an encoder, with frozen frame-averaged CLIP beside it under the same protocol."""
     from verbspace.evaluation.evaluate import evaluate as run
     from verbspace.evaluation.official import OfficialResult, evaluate_official
-    from verbspace.uses.writing import write_text
+    from verbspace.placing import write_text
 
     if (root is None) == (data is None):
         raise ValueError("give --data with your own videos, or --root with a data set's protocol, and not both")

@@ -173,10 +173,10 @@ def suggest(
     from rich.console import Console
 
     from verbspace.concepts.author import read_actions
+    from verbspace.placing import write_text
     from verbspace.uses.progress import progress
     from verbspace.uses.suggest import suggest as run
     from verbspace.uses.word_tables import suggestions_table
-    from verbspace.uses.writing import write_text
 
     with progress() as say:
         found = run(

@@ -37,8 +37,8 @@ def card(
     out: Annotated[Path | None, typer.Option(help="File to write; the encoder's own README.md if not given.")] = None,
 ) -> None:
     """Write an encoder's model card, with what was measured of it."""
+    from verbspace.placing import write_text
     from verbspace.uses.card import card_of
-    from verbspace.uses.writing import write_text
 
     text, place = card_of(encoder, result or [])
     if out is None and place is None:
@@ -76,8 +76,8 @@ def report(
     from rich.console import Console
     from rich.table import Table
 
+    from verbspace.placing import write_text
     from verbspace.uses.compare.page import report as compare
-    from verbspace.uses.writing import write_text
 
     found = compare(runs, result or [], title)
     write_text(out, found.html)

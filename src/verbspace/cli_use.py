@@ -85,6 +85,7 @@ def explain(
     from dataclasses import replace
 
     from verbspace.concepts.space import require_by
+    from verbspace.placing import write_text
     from verbspace.uses.explain import explain as why
     from verbspace.uses.explain import to_json
     from verbspace.uses.explain_page import explanation_page
@@ -92,7 +93,6 @@ def explain(
     from verbspace.uses.plain import Unread
     from verbspace.uses.predict import Predictor
     from verbspace.uses.printing import show_explanation
-    from verbspace.uses.writing import write_text
 
     predictor = Predictor(
         encoder, named(actions), concepts=concepts, by=require_by(by), frames=frames, calibration=calibration

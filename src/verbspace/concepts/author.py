@@ -18,6 +18,7 @@ from verbspace.concepts.concept_set import ConceptSet, parse
 from verbspace.concepts.llm import LanguageModel, Message
 from verbspace.concepts.names import label_key, readable, sentence_key, terse
 from verbspace.concepts.replies import KINDS, LEAST, BadReply, Reply, read_reply, reply_schema
+from verbspace.placing import write_text
 
 PROMPT_VERSION = 1
 SYSTEM = """\
@@ -104,12 +105,8 @@ class Kept:
 
     def put(self, action: str, reply: Reply) -> None:
         """Write under a temporary name, then rename."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.path(action)
-        part = path.with_suffix(f".{os.getpid()}.part")
         content = {**self.facts, "action": action, "reply": reply.model_dump()}
-        part.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        os.replace(part, path)
+        write_text(self.path(action), json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
 def default_cache() -> Path:

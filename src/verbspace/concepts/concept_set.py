@@ -8,7 +8,6 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from datetime import date
 from importlib import resources
@@ -25,6 +24,8 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
+
+from verbspace.placing import write_text
 
 FORMAT: Literal["verbspace-concepts/1"] = "verbspace-concepts/1"
 DEFAULT_TEMPLATES = ("a video of a person {}.", "a photo of a person {}.", "a person {}.")
@@ -203,11 +204,7 @@ class ConceptSet(_Part):
 
     def save(self, path: str | Path) -> None:
         """Write as JSON, under a temporary name first; folders on the way are made."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(path.name + ".part")
-        part.write_text(_lines(self.model_dump(mode="json", exclude_none=True)), encoding="utf-8")
-        os.replace(part, path)
+        write_text(path, _lines(self.model_dump(mode="json", exclude_none=True)))
 
 
 def parse(content: Any, source: str) -> ConceptSet:

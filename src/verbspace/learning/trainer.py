@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import os
 import resource
 import signal
 import sys
@@ -27,6 +26,7 @@ from verbspace.learning.schedules import cosine, warmed_cosine
 from verbspace.learning.state import find_states, load_state, save_state
 from verbspace.learning.team import Team, own, whole
 from verbspace.model.encoder import VideoEncoder
+from verbspace.placing import write_text
 
 
 class Checks(Protocol):
@@ -253,12 +253,9 @@ class MetricsLog:
 
     def __init__(self, path: Path, first: int) -> None:
         self.path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
         lines = path.read_text().splitlines() if path.exists() else []
         kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= first] if first else []
-        part = path.with_suffix(".part")
-        part.write_text("".join(line + "\n" for line in kept))
-        os.replace(part, path)
+        write_text(path, "".join(line + "\n" for line in kept))
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """Append a step's figures."""

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +13,7 @@ from safetensors.torch import save_file
 
 from verbspace.model.card import encoder_card
 from verbspace.model.files import CONCEPTS, HUB_ID, WEIGHTS
+from verbspace.placing import PlacingFolder
 
 if TYPE_CHECKING:
     from verbspace.model.encoder import VideoEncoder
@@ -31,7 +30,7 @@ def save(encoder: VideoEncoder, folder: Path, base_name: str | None = None, card
     config = {**encoder.config.to_dict(), **kind}
     state = {key: tensor.detach().cpu().contiguous() for key, tensor in encoder.state_dict().items()}
     readme = encoder_card(encoder, base_name=name) if card is None else card
-    with Replacing(folder, stale=(CONCEPTS,)) as part:
+    with PlacingFolder(folder, stale=(CONCEPTS,)) as part:
         (part / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         save_file(state, part / WEIGHTS, metadata={"format": "pt"})
         encoder.require_sources().save(part)
@@ -66,51 +65,3 @@ def push(
             mend = "; hf auth login, or give a token that may write" if error.response.status_code in (401, 403) else ""
             raise OSError(f"{repo_id}: the hub did not take it: {reason}{mend}") from error
     return str(url)
-
-
-class Replacing:
-    """`with Replacing(folder) as part:` write into `part`; at the end its files take their places in
-    `folder`.
-
-    A folder that is not there yet, or holds nothing but names that are written again, is replaced in one
-    step. In one that holds more, file by file, and the rest stays, but for the names in `stale`. On an
-    error nothing changes.
-    """
-
-    def __init__(self, folder: Path, stale: tuple[str, ...] = ()) -> None:
-        self.folder, self.stale = folder.resolve(), stale
-        self.part = self.folder.with_name(f".{self.folder.name}.part-{os.getpid()}")
-
-    def __enter__(self) -> Path:
-        if self.folder.exists() and not self.folder.is_dir():
-            raise NotADirectoryError(f"{self.folder}: is a file; give a folder to save into")
-        shutil.rmtree(self.part, ignore_errors=True)
-        self.part.mkdir(parents=True)
-        return self.part
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        try:
-            if kind is None:
-                self._place()
-        finally:
-            shutil.rmtree(self.part, ignore_errors=True)
-
-    def _place(self) -> None:
-        new = {path.name for path in self.part.iterdir()}
-        old = {path.name for path in self.folder.iterdir()} if self.folder.exists() else set()
-        if not old:
-            os.replace(self.part, self.folder)  # an empty folder gives way
-        elif old <= new | set(self.stale):
-            aside = self.folder.with_name(f".{self.folder.name}.old-{os.getpid()}")
-            os.replace(self.folder, aside)
-            try:
-                os.replace(self.part, self.folder)
-            except OSError:
-                os.replace(aside, self.folder)
-                raise
-            shutil.rmtree(aside)
-        else:
-            for name in sorted(new):
-                os.replace(self.part / name, self.folder / name)
-            for name in (old & set(self.stale)) - new:
-                (self.folder / name).unlink()

@@ -33,7 +33,7 @@ from verbspace.evaluation.classes import class_numbers
 from verbspace.evaluation.embed import Known, embed_videos
 from verbspace.evaluation.protocol import state_hash
 from verbspace.model.encoder import VideoEncoder
-from verbspace.uses.writing import write_text
+from verbspace.placing import write_text
 from verbspace.video.dataset import ClipDataset, NoReadableVideo
 from verbspace.video.loading import load_clips
 from verbspace.video.manifest import Record, read_manifest

@@ -184,8 +184,8 @@ def run_demo(
 
     Interrupted in adaptation, the same call goes on where it stopped.
     """
+    from verbspace.placing import write_text
     from verbspace.uses.demo_report import demo_report
-    from verbspace.uses.writing import write_text
 
     started = time.perf_counter()
     seconds: dict[str, float] = {}

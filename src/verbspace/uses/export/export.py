@@ -14,8 +14,8 @@ from verbspace.concepts.concept_set import ConceptSet
 from verbspace.concepts.space import ConceptSpace
 from verbspace.evaluation.protocol import state_hash
 from verbspace.model.encoder import VideoEncoder
-from verbspace.model.saving import Replacing
 from verbspace.model.sources import Sources
+from verbspace.placing import PlacingFolder
 from verbspace.uses.export.formats import (
     ATTENTION,
     OPSET,
@@ -65,7 +65,7 @@ def export(
     if form == "onnx":
         require_onnx()
     encoder = plain(encoder if isinstance(encoder, VideoEncoder) else VideoEncoder.from_pretrained(encoder))
-    with Replacing(Path(folder), stale=(*STALE, CONCEPTS)) as part:
+    with PlacingFolder(Path(folder), stale=(*STALE, CONCEPTS)) as part:
         towers = trace(encoder, ATTENTION[form])
         for tower in towers:
             write(tower, form, part / f"{tower.name}{SUFFIX[form]}")

@@ -7,12 +7,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from verbspace.placing import write_text
 from verbspace.uses.index.hits import Hit
 from verbspace.uses.index.nearest import read_tuned
 from verbspace.uses.index.page import search_page, shown_path
 from verbspace.uses.index.store import Index, shards_in
 from verbspace.uses.printing import clock
-from verbspace.uses.writing import write_text
 
 _NAMED = 20  # files that could not be read, named by `info`
 

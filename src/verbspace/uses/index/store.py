@@ -21,8 +21,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from verbspace.placing import write_text
 from verbspace.uses.index.rows import FileRows, Made, State, digest, schema, table
-from verbspace.uses.writing import write_text
 
 if TYPE_CHECKING:
     import numpy as np

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from verbspace.placing import placing
 from verbspace.uses.index.rows import COLUMNS, Made, State, schema, seen, vectors_of
 from verbspace.uses.index.store import Index, discard, locked, shards_in
 
@@ -119,16 +119,11 @@ def export_parquet(index: Index, path: Path) -> int:
     import pyarrow as pa
 
     shape = schema(index.made)
-    part = path.with_name(path.name + ".part")
     count = 0
-    try:
-        with pq.ParquetWriter(part, shape, compression="zstd") as writer:
-            for batch in index.scan(shape.names):
-                count += len(batch)
-                writer.write_table(pa.Table.from_batches([batch]).cast(shape), row_group_size=_ROWS)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    with placing(path) as part, pq.ParquetWriter(part, shape, compression="zstd") as writer:
+        for batch in index.scan(shape.names):
+            count += len(batch)
+            writer.write_table(pa.Table.from_batches([batch]).cast(shape), row_group_size=_ROWS)
     return count
 
 

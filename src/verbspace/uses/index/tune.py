@@ -8,9 +8,9 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+from verbspace.placing import write_text
 from verbspace.uses.index.nearest import Tuned, nearest
 from verbspace.uses.index.store import Index
-from verbspace.uses.writing import write_text
 
 NEIGHBOURS = 10
 LEAST = 5_000  # rows; below, an exact search takes milliseconds

@@ -1,0 +1,123 @@
+"""Files and folders that are there whole or not at all."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import secrets
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+
+@contextmanager
+def placing(path: str | Path) -> Iterator[Path]:
+    """`with placing(path) as part:` write `part`; at the end it takes path's place, and on an error nothing changes.
+
+    Folders on the way are made. A link stays one, a device or a pipe is written as it is, and of two writers the
+    last one wins. Raises OSError that names the path.
+    """
+    path = Path(path)
+    if path.exists() and not path.is_file() and not path.is_dir():
+        yield path
+        return
+    target = Path(os.path.realpath(path))
+    part = target.with_name(f".{secrets.token_hex(8)}.part")
+    try:
+        if target.is_dir():
+            raise IsADirectoryError(f"{path}: is a folder; give a file to write")
+        with _told(path):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            part.touch(exist_ok=False)
+        yield part
+        with _told(path):
+            os.replace(part, target)
+    finally:
+        with suppress(OSError):
+            part.unlink()
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text file whole, as UTF-8. Raises OSError that names it."""
+    with placing(path) as part, _told(path):
+        # A file's name may hold bytes that are no text.
+        part.write_text(text, encoding="utf-8", errors="backslashreplace")
+
+
+class PlacingFolder:
+    """`with PlacingFolder(folder) as part:` write into `part`; at the end its files take their places in `folder`.
+
+    A folder that is not there yet, or holds nothing but names that are written again, is replaced in one step, where
+    the file system allows. In one that holds more, or is mounted, file by file, and the rest stays, but for the names
+    in `stale`. On an error nothing changes. Raises OSError that names the folder.
+    """
+
+    def __init__(self, folder: str | Path, stale: tuple[str, ...] = ()) -> None:
+        self.folder, self.stale = Path(folder).resolve(), stale
+        name = f".{self.folder.name[:100]}.part-{secrets.token_hex(8)}"
+        here = self.folder.is_dir() and (os.path.ismount(self.folder) or not os.access(self.folder.parent, os.W_OK))
+        self.part = (self.folder if here else self.folder.parent) / name
+
+    def __enter__(self) -> Path:
+        if self.folder.exists() and not self.folder.is_dir():
+            raise NotADirectoryError(f"{self.folder}: is a file; give a folder to save into")
+        with _told(self.folder):
+            self.part.mkdir(parents=True)
+        return self.part
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None:
+                for file in self.part.rglob("*"):
+                    if file.is_file():
+                        file.chmod(0o666 & self.part.stat().st_mode)  # safetensors writes for its owner alone
+                with _told(self.folder):
+                    self._place()
+        finally:
+            shutil.rmtree(self.part, ignore_errors=True)
+
+    def _place(self) -> None:
+        new = {path.name for path in self.part.iterdir()}
+        old = {path.name for path in self.folder.iterdir()} if self.folder.exists() else set()
+        old -= {self.part.name}
+        if self.part.parent != self.folder and old <= new | set(self.stale):
+            if not old:
+                os.replace(self.part, self.folder)  # an empty folder gives way
+            elif not _exchange(self.part, self.folder):
+                aside = self.part.with_suffix(".old")
+                os.replace(self.folder, aside)
+                try:
+                    os.replace(self.part, self.folder)
+                except OSError:
+                    os.replace(aside, self.folder)
+                    raise
+                shutil.rmtree(aside)
+            return
+        for name in sorted(new):
+            os.replace(self.part / name, self.folder / name)
+        for name in (old & set(self.stale)) - new:
+            (self.folder / name).unlink()
+
+
+@contextmanager
+def _told(path: str | Path) -> Iterator[None]:
+    """What the system says of a write, with the path that was asked for and what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None:
+            raise
+        way = isinstance(error, (FileExistsError, NotADirectoryError))
+        reason = "on the way to it lies a file" if way else (error.strerror or str(error)).lower()
+        raise type(error)(f"{path}: cannot be written: {reason}; give another place, or make room there") from error
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Let two folders change places in one step. False where the system has no such step."""
+    if sys.platform != "linux":
+        return False
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    at_cwd, exchange = -100, 2
+    return rename is not None and rename(at_cwd, os.fsencode(one), at_cwd, os.fsencode(other), exchange) == 0
