@@ -150,6 +150,27 @@ def test_files_out_of_reach_keep_their_rows_until_they_are_pruned(tiny_clip: Pat
     assert set(Index.open(index).states()) == {both[1]}
 
 
+def test_a_download_that_fails_costs_no_rows(
+    tiny_clip: Path, clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index, url = tmp_path / "index", "memory://shop/a.mp4"
+    with fsspec.open(url, "wb") as file:
+        file.write((clips / "00.mp4").read_bytes())
+    embedded(tiny_clip, [url], index)
+    rows = len(Index.open(index))
+    with fsspec.open(url, "wb") as file:
+        file.write((clips / "01.mp4").read_bytes())
+
+    def fail(*_: object) -> None:
+        raise OSError(f"{url}: connection reset by peer")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("verbspace.uses.index.embed.fetch", fail)
+        assert embedded(tiny_clip, [url], index).bad == {url: f"{url}: connection reset by peer"}
+    assert len(Index.open(index)) == rows
+    assert embedded(tiny_clip, [url], index).files == 1
+
+
 def test_another_encoder_or_other_windows_are_refused(tiny_clip: Path, tiny_siglip: Path, whole: Path) -> None:
     mine, other = (state_hash(VideoEncoder.from_pretrained(one)) for one in (tiny_clip, tiny_siglip))
     with pytest.raises(ValueError, match=rf"{mine}.*{other}.*cannot be compared"):
@@ -459,6 +480,25 @@ def test_a_merge_lets_the_file_decide_and_not_its_date(tiny_clip: Path, clips: P
     assert set(Index.open(index).unread()) == {str(path)}
 
 
+def test_a_merge_brings_back_nothing_of_a_file_that_broke(tiny_clip: Path, clips: Path, tmp_path: Path) -> None:
+    path, index, older = tmp_path / "a.mp4", tmp_path / "index", tmp_path / "older"
+    shutil.copy(clips / "00.mp4", path)
+    for folder in (index, older):
+        embedded(tiny_clip, [str(path)], folder)
+    whole = path.read_bytes()
+    path.write_bytes(b"no longer a video")
+    embedded(tiny_clip, [str(path)], index)
+    noted = Index.open(index).unread()
+    assert merge(index, [older]).windows == 0
+    assert len(Index.open(index)) == 0
+    assert Index.open(index).unread() == noted
+    path.write_bytes(whole)
+    state = Index.open(older).states()[str(path)]
+    os.utime(path, ns=(state.modified, state.modified))
+    assert merge(index, [older]).files == 1  # it is again what they had
+    assert Index.open(index).unread() == {}
+
+
 def test_merges_of_nothing_and_of_oneself(tiny_clip: Path, clips: Path, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="there is no index here"):
         merge(tmp_path / "nowhere")
@@ -467,6 +507,7 @@ def test_merges_of_nothing_and_of_oneself(tiny_clip: Path, clips: Path, tmp_path
     embedded(tiny_clip, [str(clips / "01.mp4")], index)
     with pytest.raises(ValueError, match="cannot be merged into itself"):
         merge(index, [index])
+    assert "no shards to merge" in CliRunner().invoke(app, ["index", "merge", str(index)]).output
     embedded(tiny_clip, [str(clips / "02.mp4")], index, shard="1/1")
     (index / "shards" / "2-of-2").mkdir(parents=True)  # of a process that died before it began
     merge(index)

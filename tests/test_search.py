@@ -138,9 +138,12 @@ def test_a_text_is_its_difference_from_texts_in_general() -> None:
     centre = torch.stack([mean(name, templates) for name in ConceptSet.load("k400").action_names]).mean(0)
     expected = functional.normalize(mean("bagged {cab}", [*templates, "{}"]) - centre, dim=0)
     torch.testing.assert_close(words.directions(["bagged {cab}"])[0], expected)
-    encoder.concept_set = ConceptSet.from_actions(["add", "bead"])
-    own = torch.stack([mean(name, list(encoder.concept_set.templates)) for name in ("add", "bead")]).mean(0)
+    names = ["add", "bead", "cab", "dab", "fed", "gab", "had", "abbe", "egg", "beef"]
+    encoder.concept_set = ConceptSet.from_actions(names)
+    own = torch.stack([mean(name, list(encoder.concept_set.templates)) for name in names]).mean(0)
     torch.testing.assert_close(Words(encoder).centre, own)
+    encoder.concept_set = ConceptSet.from_actions(["add", "bead"])  # whose mean is not that of texts in general
+    torch.testing.assert_close(Words(encoder).centre, centre)
 
 
 def test_terms_and_clips_are_summed_with_their_signs() -> None:
@@ -210,6 +213,7 @@ NAMES = (
         ("it's (1)[2]+", {"x/it's (1)[2]+.avi"}),
         ("test*sit", {"a/test/sitting"}),
         ("ack\\slash", {"ack\\slash.avi"}),
+        ("*k\\sl?sh.avi", {"ack\\slash.avi"}),
         ("k?s", {"ack\\slash.avi"}),
     ],
 )
@@ -225,7 +229,7 @@ def test_path_patterns(pattern: str, found: set[str], tmp_path: Path) -> None:
 def test_filters_join() -> None:
     assert filters() is None
     assert filters("start > 1 OR end < 2", "x", 3, 4.5) == (
-        "(start > 1 OR end < 2) AND regexp_like(path, 'x') AND duration >= 3.0 AND duration <= 4.5"
+        "(start > 1 OR end < 2) AND regexp_like(path, '.*x') AND duration >= 3.0 AND duration <= 4.5"
     )
 
 
@@ -343,6 +347,8 @@ def test_words_clips_and_filters_find_what_they_should(clips: Path, searcher: Se
         ("true) OR (start > 100", r"give one SQL expression"),
         ("start > 1 -- x", r"give one SQL expression"),
         ("start > 1 /* x", r"give one SQL expression"),
+        ("cast(path as int) > 3", r"^the filter \(cast\(path as int\) > 3\): Cast error: Cannot cast.*; change it$"),
+        ("`window` % 0 = 1", r"^the filter \(`window` % 0 = 1\): Divide by zero error; change it$"),
     ],
 )
 def test_a_filter_that_is_wrong_gets_one_sentence(where: str, said: str, searcher: Searcher) -> None:

@@ -132,9 +132,12 @@ def merge(
     others: Annotated[list[Path] | None, typer.Argument(help="Other indices; the index's own shards if none.")] = None,
 ) -> None:
     """Take shards into the index and remove them, or other indices, which stay."""
+    from verbspace.uses.index.store import shards_in
     from verbspace.uses.index.transfer import merge as run
 
-    print(run(index, others or ()).sentence(index))
+    some = bool(others or shards_in(index))
+    taken = run(index, others or ())
+    print(taken.sentence(index) if some else f"{index}: there are no shards to merge")
 
 
 @index_app.command("export")

@@ -113,10 +113,12 @@ def open_video(path: Path) -> VideoFile:
     """Raises DecodeError, and what PyAV raises for a file that is no video."""
     try:
         where = storage.find(str(path))
+        if where is None:
+            raise DecodeError(f"{path}: {'not a file' if path.exists() else 'there is no such file'}")
+    except OSError as error:  # a folder on the way may not be entered, or a name is too long
+        raise DecodeError(f"{path}: cannot be read: {(error.strerror or str(error)).lower()}") from None
     except ValueError as error:
         raise DecodeError(str(error)) from None
-    if where is None:
-        raise DecodeError(f"{path}: {'not a file' if path.exists() else 'there is no such file'}")
     if where.size == 0:
         raise DecodeError(f"{path}: the file is empty")
     return VideoFile(path, where)

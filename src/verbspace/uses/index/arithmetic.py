@@ -2,9 +2,10 @@
 
 A text's vector is the normalised mean over the text as it stands and over the encoder's prompt templates: bare names
 of actions gain by the templates, whole sentences by themselves. From it goes the mean of many such texts (the
-encoder's own actions, else those of Kinetics-400), and what is left is normalised. CLIP's texts lie in a narrow cone,
-far from its videos; that mean is what all of them share and says nothing about this one, and a sum of several terms
-would be mostly that. Subtracting a mean of the videos as well would change no order. A clip's vector is taken as it is.
+encoder's own actions where there are ten or more, else those of Kinetics-400), and what is left is normalised. CLIP's
+texts lie in a narrow cone, far from its videos; that mean is what all of them share and says nothing about this one,
+and a sum of several terms would be mostly that. Subtracting a mean of the videos as well would change no order. A
+clip's vector is taken as it is.
 
     q  =  normalise( Σ clips  +  Σ looked for  −  ½ Σ looked away from )
 
@@ -25,6 +26,7 @@ from verbspace.concepts.concept_set import DEFAULT_TEMPLATES, ConceptSet
 from verbspace.uses.index.query import Term
 
 MINUS = 0.5
+LEAST = 10  # actions whose mean is that of texts in general, and not of these
 
 
 class TextEncoder(Protocol):
@@ -43,7 +45,8 @@ class Words:
         self.encoder = encoder
         own = encoder.concept_set
         self.templates = tuple(DEFAULT_TEMPLATES if own is None else own.templates)
-        background = (ConceptSet.load("k400") if own is None else own).action_names
+        many = own is not None and len(own.action_names) >= LEAST
+        background = own.action_names if own is not None and many else ConceptSet.load("k400").action_names
         self.centre = self._mean(background, self.templates).mean(0)
 
     def directions(self, texts: Sequence[str]) -> Tensor:

@@ -72,7 +72,6 @@ class Shard:
 
 def embed_file(encoder: Embedder, path: str, made: Made, batch_size: int = 16) -> FileRows:
     """The windows of one file or URL. What cannot be read gives a reason and no error."""
-    state = State(0, 0)
     try:
         state = state_of(path)  # before the decode: a file that changes meanwhile is done again next time
         with ExitStack() as keep:
@@ -88,10 +87,10 @@ def embed_file(encoder: Embedder, path: str, made: Made, batch_size: int = 16) -
                     dtype=made.dtype,
                 )
                 rate = probe(local).rate
-            except (DecodeError, OSError) as error:
+            except DecodeError as error:
                 return FileRows(path, state, reason=str(error).replace(str(local), path))
-    except (OSError, ValueError) as error:
-        return FileRows(path, state, reason=str(error))
+    except (OSError, ValueError) as error:  # out of reach for now: what is known of it stays
+        return FileRows(path, State(0, 0), reason=str(error))
     starts, ends = ([getattr(one, name) for one in found.windows] for name in ("start", "end"))
     return FileRows(path, state, rate, starts, ends, found.embeddings.numpy())
 

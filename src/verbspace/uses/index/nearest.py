@@ -78,14 +78,29 @@ def _rows(index: Index, query: np.ndarray, top: int, where: str | None, tuned: T
         search = search.bypass_vector_index()
     else:
         search = search.nprobes(tuned.probes).refine_factor(tuned.refine)
-    with whole(index.folder):
-        rows = search.to_arrow()
+    try:
+        with whole(index.folder):
+            rows = search.to_arrow()
+    except ValueError as error:
+        if where is None or not _sound(index):
+            raise
+        raise ValueError(f"the filter {where}: {_reason(error)}; change it") from None
     columns = [rows[name].to_pylist() for name in (*SHOWN, "_distance")]
     hits = [
         Hit(path, start, end, 1 - distance, window, duration, fps)
         for path, window, start, end, duration, fps, distance in zip(*columns, strict=True)
     ]
     return sorted(hits, key=lambda hit: (-hit.score, hit.path, hit.start))
+
+
+def _sound(index: Index) -> bool:
+    """Whether rows can be read, all filters aside."""
+    try:
+        for _ in index.scan(COLUMNS):
+            pass
+    except ValueError:
+        return False
+    return True
 
 
 def _best_of_each(hits: list[Hit]) -> list[Hit]:
@@ -119,6 +134,7 @@ def _balanced(text: str) -> bool:
 def _reason(error: Exception) -> str:
     """The part of Lance's message that is about the filter."""
     text = str(error).splitlines()[0]
+    text = re.sub(r"^.*: Arrow error: (.*)\); .*", r"\1", text)
     text = re.sub(r"^(?:Invalid input, |Invalid user input: )+", "", text)
     text = re.sub(r"SELECT 1 FROM t WHERE .* \((.*)\)$", r"\1", text)
     return re.sub(r",? ?\S*\.rs:\d+(?::\d+)?", "", text).rstrip(" .,")
@@ -126,9 +142,10 @@ def _reason(error: Exception) -> str:
 
 def like(pattern: str) -> str:
     """A filter for paths: `*` is any text, `?` one character; it may match anywhere in a path."""
-    special = {"*": ".*", "?": ".", "\\": 4 * "\\"}  # Lance reads a doubled backslash as one, and so does the pattern
+    special = {"*": ".*", "?": ".", "\\": 2 * "\\"}
     parts = [special.get(one) or re.escape(one) for one in pattern]
-    return "regexp_like(path, '" + "".join(parts).replace("'", "''") + "')"
+    # Without the first part, Lance would make LIKE of a plain text, and read backslashes in another way.
+    return "regexp_like(path, '.*" + "".join(parts).replace("'", "''") + "')"
 
 
 def read_tuned(index: Index) -> Tuned | None:

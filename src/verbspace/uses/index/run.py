@@ -63,7 +63,7 @@ def run_embed(
         window=window, stride=window if stride is None else stride, frames=frames, dtype=dtype,
     )  # fmt: skip
     main = Index.open(whole) if part is not None and (whole / "index.json").exists() else None
-    if main is not None:
+    if main is not None and len(main):  # one without a row binds nobody
         main.made.require(made, str(whole), "the encoder given")
     run: Engine
     if engine == "ray":

@@ -41,7 +41,8 @@ class Taken:
 
 def absorb(index: Index, scan: Scan) -> Taken:
     """Take the files of `scan(columns)` into an index whose lock the caller holds: new ones in one transaction, then
-    changed ones in another. Of a file that both have, the later one stays."""
+    changed ones in another. Of a file that both have, the later one stays; of one that is known here as one that
+    cannot be read, nothing is taken, unless it is again what they had."""
     import pyarrow as pa
     import pyarrow.compute as compute
 
@@ -49,6 +50,8 @@ def absorb(index: Index, scan: Scan) -> Taken:
     for batch in scan(("path", "size", "modified")):
         each = (batch[name].to_pylist() for name in ("path", "size", "modified"))
         theirs |= {path: State(size, when) for path, size, when in zip(*each, strict=True)}
+    broken = {path for path in index.unread() if path in theirs and seen(path) not in (None, theirs[path])}
+    theirs = {path: state for path, state in theirs.items() if path not in broken}
     mine = index.states(theirs)
     changed = [path for path, state in theirs.items() if path in mine and _later(path, state, mine[path])]
     taken = Taken(len(theirs.keys() - mine.keys()), 0, len(changed), len(mine) - len(changed))
@@ -62,7 +65,7 @@ def absorb(index: Index, scan: Scan) -> Taken:
                 yield rows
 
     if taken.files:
-        index.add(some(pa.array(list(mine), pa.string()), inside=False))
+        index.add(some(pa.array([*mine, *broken], pa.string()), inside=False))
     if changed:
         parts = list(some(pa.array(changed, pa.string()), inside=True))
         index.replace(pa.Table.from_batches(parts, schema(index.made)))
