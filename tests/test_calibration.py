@@ -122,11 +122,11 @@ def test_predictions_take_it_and_refuse_that_of_others(adapted: VideoEncoder, fi
     top, other = fair.ranked[0], fair.ranked[5]
     expected = (logs[top[0]] - logs[other[0]]) / found.temperature
     assert np.log(top[1] / other[1]) == pytest.approx(expected, rel=1e-3)
-    with pytest.raises(ValueError, match=r"the calibration is for frames 8, and this is 4; calibrate anew"):
+    with pytest.raises(ValueError, match=r"was fitted for frames 8, and what is used is 4; give the same --encoder.*or calibrate anew"):
         predict(adapted, files[0], concepts=concepts, frames=4, calibration=found)
-    with pytest.raises(ValueError, match="is for concepts"):
+    with pytest.raises(ValueError, match="was fitted for concepts"):
         predict(adapted, files[0], ["waving", "bowing"], calibration=found)
-    with pytest.raises(ValueError, match="is for encoder"):
+    with pytest.raises(ValueError, match="was fitted for encoder"):
         predict("playground", files[0], concepts=concepts, calibration=found)
 
 

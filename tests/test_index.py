@@ -175,7 +175,7 @@ def test_another_encoder_or_other_windows_are_refused(tiny_clip: Path, tiny_sigl
     mine, other = (state_hash(VideoEncoder.from_pretrained(one)) for one in (tiny_clip, tiny_siglip))
     with pytest.raises(ValueError, match=rf"{mine}.*{other}.*cannot be compared"):
         embedded(tiny_siglip, [], whole)
-    with pytest.raises(ValueError, match=rf"windows of 1 s every 1 s, 2 frames.*{mine}.*1 s every 0\.5 s.*{mine}"):
+    with pytest.raises(ValueError, match=r"holds windows of 1 s every 1 s, 2 frames.*this command would add windows of 1 s every 0\.5 s"):
         embedded(tiny_clip, [], whole, stride=0.5)
     with pytest.raises(ValueError, match=r"--stride 2 leaves gaps"):
         embedded(tiny_clip, [], whole, stride=2.0)
@@ -186,7 +186,7 @@ def test_bf16_is_near_and_a_setting_of_its_own(tiny_clip: Path, clips: Path, who
     cosines = (vectors_of(sorted_rows(tmp_path)) * vectors_of(sorted_rows(whole))).sum(1)
     assert cosines.min() > 0.999
     assert cosines.min() < 1 - 1e-7
-    with pytest.raises(ValueError, match=r"2 frames each, in fp32 .*2 frames each, in bf16"):
+    with pytest.raises(ValueError, match=r"2 frames each, in fp32, .*2 frames each, in bf16"):
         embedded(tiny_clip, clips, whole, dtype="bf16")
     with pytest.raises(ValueError, match="dtype: 'fp8' is none of"):
         embedded(tiny_clip, clips, tmp_path, dtype="fp8")
@@ -435,7 +435,7 @@ def test_files_that_are_no_parquet(whole: Path, tmp_path: Path) -> None:
 def test_import_takes_the_same_encoder_only(tiny_siglip: Path, clips: Path, whole: Path, tmp_path: Path) -> None:
     export_parquet(Index.open(whole), tmp_path / "a.parquet")
     embedded(tiny_siglip, [str(clips / "01.mp4")], tmp_path / "other")
-    with pytest.raises(ValueError, match=r"other: was made by .*a\.parquet by .*cannot be compared"):
+    with pytest.raises(ValueError, match=r"other: was made by .*a\.parquet has .*cannot be compared"):
         import_parquet(tmp_path / "other", tmp_path / "a.parquet")
     with pytest.raises(ValueError, match=r"cannot be compared"):
         merge(tmp_path / "other", [whole])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import io
 import json
 import os
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="verbspace",
-    help="Teach an image CLIP to understand actions in video, without labels.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -33,6 +33,7 @@ app.add_typer(concepts_app, name="concepts")
 app.add_typer(data_app, name="data")
 for more in (use_app, search_app, ship_app):  # commands of this level, kept in files of their own
     app.add_typer(more)
+PIPE_CLOSED = 141  # as of a program that SIGPIPE ends
 INTERRUPTED = 75  # exit code of a run that was stopped and can be resumed (sysexits' EX_TEMPFAIL)
 
 
@@ -230,17 +231,36 @@ def _table(head: list[str], rows: list[list[str]]) -> Any:
     return table
 
 
+def _version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        print(f"verbspace {version('verbspace')}")
+        raise typer.Exit
+
+
+@app.callback()
+def top(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Say which.")] = False,
+) -> None:
+    """Teach an image CLIP to understand actions in video, without labels."""
+
+
 def main() -> None:
     """Entry point: errors that a user can mend are one sentence, without a traceback."""
-    from verbspace.uses.plain import complain
+    from verbspace.uses.plain import complain, of_system, printable
 
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="surrogateescape")  # names of files go out as the bytes that they are
+        codecs.register_error("verbspace", printable)
+        sys.stdout.reconfigure(errors="verbspace")
     command = typer.main.get_command(app)
     try:
         # Not app(): that turns Ctrl-C into an exit code of its own and drops what the run had to say.
         with command.make_context("verbspace", sys.argv[1:]) as context:
             command.invoke(context)
+    except BrokenPipeError:  # who reads has had enough, as in `verbspace predict … | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or the rest would fail again as Python ends
+        sys.exit(PIPE_CLOSED)
     except KeyboardInterrupt as stop:
         print(str(stop) or "stopped", file=sys.stderr)
         sys.exit(INTERRUPTED)
@@ -249,7 +269,7 @@ def main() -> None:
     except (ValueError, OSError, RuntimeError) as error:
         world = int(os.environ.get("WORLD_SIZE", "1"))
         which = f", process {os.environ.get('RANK')} of {world}" if world > 1 else ""
-        complain(str(error), f"error{which}")
+        complain(of_system(error), f"error{which}")
         if world > 1:
             os._exit(1)  # an orderly end would wait for the other processes, which wait for this one
         sys.exit(1)

@@ -90,20 +90,32 @@ def search(
     per_video: Annotated[bool, typer.Option("--per-video", help="The best window of each video only.")] = False,
     exact: Annotated[bool, typer.Option("--exact", help="Leave the approximate index aside, if there is one.")] = False,
     form: Annotated[str, typer.Option("--format", help="table, jsonl or html.")] = "table",
+    as_json: Annotated[bool, typer.Option("--json", help="The same as --format jsonl.")] = False,
     out: Annotated[Path | None, typer.Option(help="With --format html: the page to write.")] = None,
     copy_clips: Annotated[bool, typer.Option("--copy-clips", help="Put the clips into the page.")] = False,
     encoder: Encoder = None,
 ) -> None:
     """Find windows of videos by words, by example, and by sums and differences of both."""
+    from verbspace.placing import require_place
     from verbspace.uses.index.printing import show
     from verbspace.uses.index.search import Searcher, described, terms_of
     from verbspace.uses.index.store import shards_in
 
+    if as_json and form not in ("table", "jsonl"):
+        raise ValueError(f"--json and --format {form} are two things; give one of them")
+    form = "jsonl" if as_json else form
     if (form == "html") != (out is not None):
         raise ValueError("--format html and --out page.html go together")
+    if copy_clips and out is None:
+        raise ValueError("--copy-clips is for --format html --out page.html; give these, or leave it out")
+    if out is not None:
+        require_place(out)
     if form not in ("table", "jsonl", "html"):
         raise ValueError(f"format: {form!r} is none of table, jsonl, html")
     terms = terms_of(query, plus or (), minus or ())
+    if '"' not in query and (" - " in query or " + " in query):
+        note = 'read as one text; for a sum or a difference put each term in quotes: \'"running" - "outdoors"\''
+        print(f"note: {note}", file=sys.stderr)
     searcher = Searcher(index, encoder)
     if waiting := shards_in(index):
         print(f"note: {len(waiting)} shards are not merged yet, and not searched: {waiting[0]} …", file=sys.stderr)

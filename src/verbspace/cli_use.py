@@ -19,8 +19,20 @@ Fitted = Annotated[Path | None, typer.Option(help="What `verbspace calibrate` wr
 
 
 def named(actions: str | None) -> list[str] | None:
-    """Comma-separated names, without white space at their ends."""
-    return [name.strip() for name in actions.split(",") if name.strip()] if actions else None
+    """Comma-separated names, without white space at their ends. Raises ValueError for none, and for one given twice."""
+    if actions is None:
+        return None
+    from verbspace.concepts.names import label_key
+
+    names = [name.strip() for name in actions.split(",") if name.strip()]
+    if not names:
+        raise ValueError("--actions names no action; give names with commas between them, or leave it out")
+    known: dict[str, str] = {}
+    for name in names:
+        if (key := label_key(name)) in known:
+            raise ValueError(f"--actions names {name!r} twice (as {known[key]!r}); leave one of them out")
+        known[key] = name
+    return names
 
 
 @app.command()
@@ -48,6 +60,8 @@ def predict(
     from verbspace.uses.predict import Predictor, Sliding
     from verbspace.uses.printing import printer
 
+    if as_json and form not in ("table", "jsonl"):
+        raise ValueError(f"--json and --format {form} are two things; give one of them")
     if window is None and (stride is not None or at_least):
         raise ValueError("--stride and --at-least are for --window SECONDS; give it, or leave them out")
     show, unread = printer("jsonl" if as_json else form, timeline=window is not None), Unread()
@@ -85,7 +99,7 @@ def explain(
     from dataclasses import replace
 
     from verbspace.concepts.space import require_by
-    from verbspace.placing import write_text
+    from verbspace.placing import require_place, write_text
     from verbspace.uses.explain import explain as why
     from verbspace.uses.explain import to_json
     from verbspace.uses.explain_page import explanation_page
@@ -94,6 +108,8 @@ def explain(
     from verbspace.uses.predict import Predictor
     from verbspace.uses.printing import show_explanation
 
+    if out is not None:
+        require_place(out)
     predictor = Predictor(
         encoder, named(actions), concepts=concepts, by=require_by(by), frames=frames, calibration=calibration
     )
@@ -143,12 +159,14 @@ def calibrate(
 
     from verbspace.concepts.space import require_by
     from verbspace.model.encoder import VideoEncoder
+    from verbspace.placing import require_place
     from verbspace.uses.calibration import calibrate as fit
     from verbspace.uses.calibration import measured, other_opinion
     from verbspace.uses.inputs import expand, is_url
     from verbspace.uses.predict import chosen_concepts
     from verbspace.uses.progress import progress
 
+    require_place(out)
     files = list(expand(paths, sys.stdin))
     if urls := [file for file in files if is_url(file)]:
         raise ValueError(f"{urls[0]}: a URL; a calibration reads its videos twice, so copy them here first")
@@ -164,7 +182,8 @@ def calibrate(
     console.print(found.sentence(), markup=False)
     if check is not None:
         figures = measured(chosen, check, vocabulary, found)
-        table = Table("", "temperature", "confidence", "error", caption="error: expected calibration error, 15 bins")
+        note = "the error is the expected calibration error, 15 bins"
+        table = Table("", "temperature", "confidence", "error", caption=note)
         for name in ("uncalibrated", "calibrated", "fitted to the labels"):
             shares = (f"{100 * figures[f'{name}, {kind}']:.1f} %" for kind in ("confidence", "error"))
             table.add_row(name, f"{figures[f'{name}, temperature']:.2f}", *shares)

@@ -28,20 +28,32 @@ def placing(path: str | Path) -> Iterator[Path]:
     try:
         if target.is_dir():
             raise IsADirectoryError(f"{path}: is a folder; give a file to write")
-        with _told(path):
+        with telling(path):
             target.parent.mkdir(parents=True, exist_ok=True)
             part.touch(exist_ok=False)
         yield part
-        with _told(path):
+        with telling(path):
             os.replace(part, target)
     finally:
         with suppress(OSError):
             part.unlink()
 
 
+def require_place(path: str | Path) -> None:
+    """Raise OSError where `placing` could not write, before the work that is to be written."""
+    path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(f"{path}: is a folder; give a file to write")
+    nearest = next(folder for folder in Path(os.path.realpath(path)).parents if os.path.lexists(folder))
+    if not nearest.is_dir():
+        raise NotADirectoryError(f"{path}: cannot be written: {nearest} is a file; give another place")
+    if not os.access(nearest, os.W_OK) and not path.exists():
+        raise PermissionError(f"{path}: cannot be written: permission denied; give another place")
+
+
 def write_text(path: str | Path, text: str) -> None:
     """Write a text file whole, as UTF-8. Raises OSError that names it."""
-    with placing(path) as part, _told(path):
+    with placing(path) as part, telling(path):
         # A file's name may hold bytes that are no text.
         part.write_text(text, encoding="utf-8", errors="backslashreplace")
 
@@ -63,7 +75,7 @@ class PlacingFolder:
     def __enter__(self) -> Path:
         if self.folder.exists() and not self.folder.is_dir():
             raise NotADirectoryError(f"{self.folder}: is a file; give a folder to save into")
-        with _told(self.folder):
+        with telling(self.folder):
             self.part.mkdir(parents=True)
         return self.part
 
@@ -73,7 +85,7 @@ class PlacingFolder:
                 for file in self.part.rglob("*"):
                     if file.is_file():
                         file.chmod(0o666 & self.part.stat().st_mode)  # safetensors writes for its owner alone
-                with _told(self.folder):
+                with telling(self.folder):
                     self._place()
         finally:
             shutil.rmtree(self.part, ignore_errors=True)
@@ -102,7 +114,7 @@ class PlacingFolder:
 
 
 @contextmanager
-def _told(path: str | Path) -> Iterator[None]:
+def telling(path: str | Path) -> Iterator[None]:
     """What the system says of a write, with the path that was asked for and what to do."""
     try:
         yield

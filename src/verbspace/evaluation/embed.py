@@ -44,6 +44,7 @@ class Embedder(Protocol):
 
 Precision = Literal["fp32", "bf16"]
 MOST_WINDOWS = 200_000  # of a video: nine days, one each 4 s
+MOST_FRAMES = 256  # of a clip: ten times what video encoders take
 _BLOCK = 4096  # embeddings that memory is taken for at once
 
 
@@ -192,11 +193,12 @@ def embed_windows(
     leaves gaps.
     """
     require_precision(dtype)
+    require_frames(frames)
     step = length / 2 if stride is None else stride
 
     def plan(seconds: np.ndarray) -> list[Window]:
         whole = duration(seconds)
-        if whole / step > MOST_WINDOWS:
+        if step > 0 and whole / step > MOST_WINDOWS:
             raise DecodeError(
                 f"{path}: its {whole:.0f} s are more than {MOST_WINDOWS} windows, one each {step:g} s; "
                 "give longer ones, or mend its times"
@@ -233,6 +235,12 @@ def _evaluating(encoder: Embedder) -> Iterator[None]:
     finally:
         if module is not None:
             module.train(training)
+
+
+def require_frames(frames: int) -> None:
+    """Raise ValueError for a number of frames that a clip cannot have, or that memory would not hold."""
+    if not 1 <= frames <= MOST_FRAMES:
+        raise ValueError(f"frames: {frames} of a clip; give 1 to {MOST_FRAMES}")
 
 
 def require_precision(dtype: str) -> None:

@@ -44,8 +44,11 @@ def find(name_or_path: str | Path, *, revision: str | None = None, token: str | 
     try:
         return Path(snapshot_download(name, revision=revision, token=token, allow_patterns=PATTERNS, **hub))
     except Exception as error:  # no network, no such repository, no right to it: the hub has a type for each
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise FileNotFoundError(f"{name}: is no folder here and could not be had from the hub: {reason}") from error
+        reason = (str(error).splitlines() or [type(error).__name__])[0].removeprefix("Got: ").rstrip(". ")
+        raise FileNotFoundError(
+            f"{name}: is no folder here and could not be had from the hub: {reason}; give a folder that is "
+            "there, or the name of a repository (owner/name) that you may read, with the network up"
+        ) from error
 
 
 def require_safetensors(folder: Path) -> None:

@@ -98,9 +98,10 @@ class Calibration(BaseModel):
         used = {"encoder": state_hash(encoder), "concepts": concepts.hash, "by": by, "frames": frames}
         for field, value in used.items():
             if fitted[field] != value:
+                name = f" ({concepts.name})" if field == "concepts" else ""
                 raise ValueError(
-                    f"the calibration is for {field} {fitted[field]}, and this is {value}; "
-                    "calibrate anew for what you use, or leave the calibration out"
+                    f"the calibration was fitted for {field} {fitted[field]}, and what is used is {value}{name}; give "
+                    "the same --encoder, --concepts or --actions, --by and --frames, or calibrate anew"
                 )
 
 

@@ -26,16 +26,23 @@ def expand(
     """
     for source in sources:
         if source == "-":
-            yield from expand((line.strip() for line in lines if line.strip() not in ("", "-")), (), on_bad)
+            named = [name for line in lines if (name := line.strip()) not in ("", "-")]
+            if not named:
+                _refused(ValueError("-: standard input names no video; give a line for each"), on_bad)
+            yield from expand(named, (), on_bad)
             continue
         try:
             found = list(_expand(source))
         except (ValueError, OSError) as error:
-            if on_bad is None:
-                raise
-            on_bad(str(error))
+            _refused(error, on_bad)
         else:
             yield from found
+
+
+def _refused(error: Exception, on_bad: Callable[[str], None] | None) -> None:
+    if on_bad is None:
+        raise error
+    on_bad(str(error))
 
 
 def _expand(source: str) -> Iterable[str]:

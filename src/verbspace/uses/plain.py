@@ -34,3 +34,20 @@ def is_text(text: str) -> bool:
 def complain(reason: str, who: str = "error") -> None:
     """A line, or several, on standard error."""
     print(f"{who}: " + "\n".join(map(plain, reason.split("\n"))), file=sys.stderr, flush=True)
+
+
+def of_system(error: Exception) -> str:
+    """An error's text; of one that the system gave, what it is about and no number."""
+    if not isinstance(error, OSError) or not error.strerror:
+        return str(error)
+    return ": ".join([*([str(error.filename)] if error.filename else []), error.strerror.lower()])
+
+
+def printable(error: UnicodeError) -> tuple[str | bytes, int]:
+    """What stands for a letter that a terminal's encoding lacks: names of files go out as the bytes that they are."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    letter = error.object[error.start]
+    if "\udc80" <= letter <= "\udcff":
+        return bytes([ord(letter) - 0xDC00]), error.start + 1
+    return {"█": "#", "–": "-", "…": "..."}.get(letter, "?"), error.start + 1

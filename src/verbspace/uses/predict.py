@@ -13,7 +13,7 @@ from torch import Tensor
 
 from verbspace.concepts.concept_set import ConceptSet
 from verbspace.concepts.space import By, ConceptSpace
-from verbspace.evaluation.embed import Known, embed_videos, embed_windows
+from verbspace.evaluation.embed import Known, embed_videos, embed_windows, require_frames
 from verbspace.model.encoder import VideoEncoder
 from verbspace.uses.calibration import Calibration
 from verbspace.uses.inputs import fetch
@@ -70,6 +70,7 @@ class Predictor:
     ) -> None:
         self.encoder = encoder if isinstance(encoder, VideoEncoder) else VideoEncoder.from_pretrained(encoder)
         self.concepts = chosen_concepts(self.encoder, actions, concepts)
+        require_frames(frames)
         self.by, self.frames, self.top = by, frames, top
         scale = 1 / self.encoder.logit_scale
         self.space = ConceptSpace.build(self.concepts, encode_text or self.encoder.encode_text, scale)
@@ -106,6 +107,8 @@ class Predictor:
         sliding: look at each in windows; None: at the whole as one clip. batch_size: videos at once, of which those at
         URLs lie on the disk meanwhile.
         """
+        if batch_size < 1:
+            raise ValueError(f"batch_size: {batch_size} is not above 0")
         each = iter(files)
         while names := list(islice(each, 1 if sliding else batch_size)):
             with ExitStack() as keep:

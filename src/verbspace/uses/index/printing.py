@@ -12,6 +12,7 @@ from verbspace.uses.index.hits import Hit
 from verbspace.uses.index.nearest import read_tuned
 from verbspace.uses.index.page import search_page, shown_path
 from verbspace.uses.index.store import Index, shards_in
+from verbspace.uses.plain import plain
 from verbspace.uses.printing import clock
 
 _NAMED = 20  # files that could not be read, named by `info`
@@ -29,12 +30,14 @@ def show(hits: Sequence[Hit], form: str, out: Path | None, *, query: str, index:
     else:
         for line in table(hits):
             print(line)
+        if not hits and not len(Index.open(index)):
+            print(f"{index}: the index is empty")
 
 
 def table(hits: Sequence[Hit]) -> Iterator[str]:
     """A line for each hit: score, when, path."""
     for hit in hits:
-        yield f"{hit.score:6.3f}  {clock(hit.start):>9} – {clock(hit.end):<9} {shown_path(hit.path)}"
+        yield f"{hit.score:6.3f}  {clock(hit.start):>9} – {clock(hit.end):<9} {plain(shown_path(hit.path))}"
     if not hits:
         yield "nothing found"
 
@@ -62,6 +65,6 @@ def facts(folder: Path, digest: bool = False) -> Iterator[str]:
     if digest:
         yield f"digest   {index.digest()}"
     for path, reason in list(sorted(unread.items()))[:_NAMED]:
-        yield f"unread   {reason if path in reason else f'{path}: {reason}'}"
+        yield f"unread   {plain(reason if path in reason else f'{path}: {reason}')}"
     if len(unread) > _NAMED:
         yield f"         and {len(unread) - _NAMED} more that could not be read"

@@ -51,21 +51,25 @@ class Made(BaseModel):
         except ValidationError as error:
             first = error.errors()[0]
             field = ".".join(str(part) for part in first["loc"])
-            raise ValueError(f"{source}: {field + ': ' if field else ''}{first['msg']}; not made by this") from None
+            raise ValueError(
+                f"{source}: {field + ': ' if field else ''}{first['msg']}; it says nothing of an index made here: give "
+                "another folder"
+            ) from None
 
     def require(self, other: Made, here: str, there: str) -> None:
         """Raise ValueError where rows made as `other` do not belong among these."""
         if self.encoder_hash != other.encoder_hash:
             raise ValueError(
-                f"{here}: was made by the encoder {self.encoder} ({self.encoder_hash}), but {there} by {other.encoder} "
-                f"({other.encoder_hash}); their vectors cannot be compared: give the same encoder, or another folder"
+                f"{here}: was made by the encoder {self.encoder} ({self.encoder_hash}), and {there} has "
+                f"{other.encoder} ({other.encoder_hash}); their vectors cannot be compared: give the same encoder, or "
+                "another folder"
             )
         mine, theirs = ((made.window, made.stride, made.frames, made.dtype) for made in (self, other))
         if mine != theirs:
             words = "windows of {:g} s every {:g} s, {} frames each, in {}".format
             raise ValueError(
-                f"{here}: holds {words(*mine)} (encoder {self.encoder_hash}), but {there} has {words(*theirs)} "
-                f"(encoder {other.encoder_hash}); give the same settings, or another folder"
+                f"{here}: holds {words(*mine)}, but {there} would add {words(*theirs)}; give the same "
+                "--window, --stride, --frames and --dtype, or another folder"
             )
 
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from verbspace.evaluation.embed import Precision, require_precision
+from verbspace.evaluation.embed import Precision, require_frames, require_precision
 from verbspace.evaluation.protocol import state_hash
 from verbspace.uses.index.embed import Engine, Shard, Tally, embed_into, local_engine
 from verbspace.uses.index.ray_engine import ray_engine
@@ -52,8 +52,13 @@ def run_embed(
     require_precision(dtype)
     if device is not None and not _usable(device):
         raise ValueError(f"--device {device}: there is no such device here; give cpu, or leave it out")
-    if stride is not None and not 0 < stride <= window:
+    require_frames(frames)
+    if stride is not None and not stride > 0:
+        raise ValueError(f"--stride {stride:g} is not above 0; give the seconds from window to window")
+    if stride is not None and stride > window:
         raise ValueError(f"--stride {stride:g} leaves gaps between windows of {window:g} s; give at most that")
+    if gpus and engine != "ray":
+        raise ValueError("--gpus is for --engine ray; leave it out, or give --device")
     part, whole = None if shard is None else Shard.read(shard), Path(to)
     target = whole if part is None else part.folder(whole)
     package()  # one that is missing is told before the model loads
@@ -64,7 +69,7 @@ def run_embed(
     )  # fmt: skip
     main = Index.open(whole) if part is not None and (whole / "index.json").exists() else None
     if main is not None and len(main):  # one without a row binds nobody
-        main.made.require(made, str(whole), "the encoder given")
+        main.made.require(made, str(whole), "this command")
     run: Engine
     if engine == "ray":
         run = ray_engine(made, workers=workers, batch_size=batch_size, gpus=gpus, device=device)
@@ -73,6 +78,8 @@ def run_embed(
         run = local_engine(loaded, made, workers=workers, batch_size=batch_size)
     # Listed before anything is made: where they cannot be, no index is left behind.
     chosen = [file for file in files if part is None or stored_path(file) in part]
+    if not chosen and not (target / "index.json").exists():
+        return Tally()  # nothing is made for nothing
     with locked(target):
         index = Index.create(target, made)
         return embed_into(

@@ -21,7 +21,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from verbspace.placing import write_text
+from verbspace.placing import telling, write_text
 from verbspace.uses.index.rows import FileRows, Made, State, digest, schema, table
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ class Index:
         return Index(folder, read_made(folder))
 
     @staticmethod
-    def create(folder: str | Path, made: Made, there: str = "the encoder given") -> Index:
+    def create(folder: str | Path, made: Made, there: str = "this command") -> Index:
         """The index in a folder, or a new one. Raises ValueError for one that was made in another way."""
         folder = Path(folder)
         if (folder / "index.json").exists():
@@ -239,7 +239,13 @@ def locked(folder: Path) -> Iterator[None]:
     """Nobody else writes into this index meanwhile. The system lets go of the lock of a process that dies. Raises
     OSError where another holds it.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"{folder}: is a file; give a folder for the index")
+    with telling(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        if not (folder / "index.json").exists():
+            _require_own(folder)
+        (folder / "lock").touch()
     with (folder / "lock").open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -258,6 +264,13 @@ def locked(folder: Path) -> Iterator[None]:
         file.write(f"{os.getpid()} on {os.uname().nodename}")
         file.flush()
         yield
+
+
+def _require_own(folder: Path) -> None:
+    """Raise ValueError for a folder that an index would be strewn into."""
+    names = {path.name for path in folder.iterdir() if not path.name.startswith(".") and path.suffix != ".lance"}
+    if others := names - {"lock", "shards", "tuned.json"}:
+        raise ValueError(f"{folder}: holds other things than an index ({min(others)}); give a folder of its own")
 
 
 def within(paths: Sequence[str]) -> str:
