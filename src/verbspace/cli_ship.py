@@ -77,6 +77,7 @@ def report(
     from rich.table import Table
 
     from verbspace.uses.compare.page import report as compare
+    from verbspace.uses.plain import plain
     from verbspace.uses.writing import write_text
 
     found = compare(runs, result or [], title)
@@ -86,4 +87,6 @@ def report(
         for name, cells in found.rows:
             table.add_row(name, *cells)
         Console(highlight=False).print(table)
+    for column, names in found.seeds:
+        print(plain(f"{column}: {', '.join(names)}"))
     print(out)
