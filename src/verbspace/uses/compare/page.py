@@ -16,7 +16,7 @@ from verbspace.uses.card import read_result
 from verbspace.uses.charts import MOST_LINES, Line, Mark, dot_chart, line_chart
 from verbspace.uses.compare.measured import Compared, Figure, compared, records_of, unclaimed
 from verbspace.uses.compare.runs import Group, Run, differences, groups, read_runs
-from verbspace.uses.metrics_log import curve
+from verbspace.uses.metrics_log import curve, finite
 from verbspace.uses.rendering import render
 
 FROZEN = "frozen CLIP"
@@ -134,8 +134,7 @@ def _about(run: Run) -> dict[str, str]:
     """What a run was and took."""
     rows, training = run.metrics, run.settings.training
     done = int(rows[-1]["step"]) if rows else 0
-    speeds = [row["clips_per_second"] for row in rows if "clips_per_second" in row]
-    memory = [row["memory_gb"] for row in rows if "memory_gb" in row]
+    speeds, memory = finite(rows, "clips_per_second"), finite(rows, "memory_gb")
     return {
         "name": run.name,
         "encoder": run.base,
