@@ -18,7 +18,9 @@ from verbspace.config import AdaptSettings, parse_settings
 from verbspace.learning import adapt as module
 from verbspace.learning.adapt import adapt, build_dataset, build_optimizer, read_videos
 from verbspace.learning.trainer import Interrupted
+from verbspace.uses.compare.runs import read_runs
 from verbspace.video.dataset import BadFiles
+from verbspace.video.manifest import data_hash
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +58,25 @@ def test_a_run_and_its_folder(tiny_clip: Path, clips: Path, tmp_path: Path) -> N
     assert (loaded.encode_video(files) - start.encode_video(files)).abs().max() > 1e-3
     assert torch.equal(loaded.encode_text(["waving"]), start.encode_text(["waving"]))
     assert loaded.concept_set == concept_set()
+
+
+def test_a_run_says_what_it_was_trained_on(tiny_clip: Path, clips: Path, tmp_path: Path) -> None:
+    start = vs.VideoEncoder.from_pretrained(tiny_clip)
+    odd = tmp_path / "tab\there\n# encoder: a lie"
+    shutil.copytree(clips, odd)
+    given: list[Any] = [clips, odd, sorted(clips.rglob("*.mp4")), sorted(clips.rglob("*.mp4"))[1:]]
+    for number, videos in enumerate(given):
+        adapt(start, videos, concept_set(), tmp_path / str(number), settings(steps=2), stop_after=1)
+    adapt(start, clips, concept_set(), tmp_path / "on", settings(steps=2), continued=tmp_path / "0", stop_after=1)
+    runs = read_runs([tmp_path / name for name in ("0", "1", "2", "3", "on")])
+    whole = data_hash(read_videos(clips))
+    assert [run.videos.rpartition(" (")[0] for run in runs] == [
+        f"5 of {clips}", f"5 of {tmp_path}/tab\\there\\n# encoder: a lie", "5 of the paths given",
+        "4 of the paths given", f"5 of {clips}",
+    ]  # fmt: skip
+    assert [run.data == whole for run in runs] == [True, True, True, False, True]
+    assert {run.base for run in runs[:4]} == {start.config.base_name}
+    assert runs[4].base == f"{start.config.base_name}, continued from {tmp_path / '0'}"
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])

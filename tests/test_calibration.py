@@ -122,7 +122,7 @@ def test_predictions_take_it_and_refuse_that_of_others(adapted: VideoEncoder, fi
     top, other = fair.ranked[0], fair.ranked[5]
     expected = (logs[top[0]] - logs[other[0]]) / found.temperature
     assert np.log(top[1] / other[1]) == pytest.approx(expected, rel=1e-3)
-    with pytest.raises(ValueError, match=r"was fitted for frames 8, and what is used is 4; give the same --encoder.*or calibrate anew"):
+    with pytest.raises(ValueError, match=r"fitted for frames 8, and what is used is 4; .*calibrate anew"):
         predict(adapted, files[0], concepts=concepts, frames=4, calibration=found)
     with pytest.raises(ValueError, match="was fitted for concepts"):
         predict(adapted, files[0], ["waving", "bowing"], calibration=found)

@@ -1,4 +1,5 @@
 import json
+import os
 import re
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
@@ -6,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from browser import chromium, find_chromium
 from pages import HOSTILE, Page
 from playground_files import tiny_world
 from verbspace.config import AdaptSettings
@@ -17,6 +19,7 @@ from verbspace.uses import demo_report as report
 from verbspace.uses.charts import Line, confusion_chart, line_chart
 from verbspace.uses.demo import MEASURES, Yardstick, clip_encoder
 from verbspace.uses.demo_report import demo_report
+from verbspace.uses.rendering import in_words
 
 
 def parsed(svg: str) -> ElementTree.Element:
@@ -209,6 +212,48 @@ def test_the_report_shows_the_oracle_and_the_spread_where_there_are_some(metrics
     assert sum(text == "77.7" for text in seen.words) == len(MEASURES)
     assert sum("± 1.2 over 2 seeds" in text for text in seen.words) == len(MEASURES)
     assert "supervised oracle" in seen.words
+
+
+def test_the_protocol_is_in_words(metrics: Path, yardstick: Yardstick) -> None:
+    found = results()
+    found["protocol"]["reserved"] = []  # type: ignore[index]
+    seen = Page(written(found, metrics, yardstick))
+    assert "seed 0, train 16, probe 40, test 40, long tail no" in seen.words
+    assert "frozen f0f0, adapted a1a1" in seen.words
+    assert seen.words[seen.words.index("reserved") + 1] == "none"
+    told = " ".join(seen.words[seen.words.index("Protocol and timings") :])
+    assert not {"False", "None", "long_tail"} & set(re.findall(r"\w+", told))
+    assert in_words({"a_b": True, "c": None, "d": [1, "x"]}) == "a b yes, c none, d 1, x"
+
+
+@pytest.mark.skipif(
+    find_chromium() is None and not os.environ.get("CI"), reason="there is no Chromium; install it, or set CHROMIUM"
+)
+def test_the_report_is_read_on_a_phone_without_scrolling_sideways(
+    metrics: Path, yardstick: Yardstick, tmp_path: Path
+) -> None:
+    found = results()
+    for name in MEASURES:
+        found[name]["oracle"] = entry(0.777)  # type: ignore[index]
+    found["order"]["oracle"] = found["order"]["frozen"]  # type: ignore[index]
+    (tmp_path / "page.html").write_text(written(found, metrics, yardstick))
+    with chromium() as browser:
+        page = browser.new_page(viewport={"width": 360, "height": 800})
+        page.goto((tmp_path / "page.html").as_uri())
+        assert page.evaluate("document.documentElement.scrollWidth") <= 360
+        tables = page.locator("table")
+        assert tables.count() == 2
+        for n in range(2):
+            box = tables.nth(n).evaluate("t => [t.parentElement.scrollWidth, t.parentElement.clientWidth]")
+            assert box[0] <= box[1]
+        # A value stands under its column's head, as many to a row as there are.
+        for table, count in ((tables.nth(0), 3), (tables.nth(1), 4)):
+            head, first = (
+                table.locator(place).evaluate_all("all => all.map(e => Math.round(e.getBoundingClientRect().x))")
+                for place in ("th:not(:first-child)", "tbody tr:first-child td:not(:first-child)")
+            )
+            assert head == first == sorted(set(head))
+            assert len(head) == count
 
 
 def test_names_cannot_break_out_of_the_report(

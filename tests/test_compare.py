@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
 from pathlib import Path
@@ -32,11 +33,14 @@ AFTER, BEFORE = [[9, 1, 0], [2, 8, 0], [0, 5, 5]], [[5, 5, 0], [2, 8, 0], [0, 3,
 def make(tmp_path: Path, tiny_clip: Path) -> Make:
     """A run's folder, of an encoder of its own."""
 
-    def run(name: str, seed: int = 0, *, finished: bool = True, steps: int = 30, **training: Any) -> Path:
+    def run(
+        name: str, seed: int = 0, *, finished: bool = True, steps: int = 30, says: str = "", **training: Any
+    ) -> Path:
         folder = tmp_path / name
         folder.mkdir(parents=True)
         settings = parse_settings({"training": {"seed": seed, **training}})
-        (folder / "config.yaml").write_text("# concepts: arms (cafe)\n# encoder: some/clip\n" + dump_settings(settings))
+        head = f"# concepts: arms (cafe)\n# encoder: some/clip\n{says}"
+        (folder / "config.yaml").write_text(head + dump_settings(settings))
         rows = [
             {"step": n, "loss/category": 2.0 - n / 100, "clips_per_second": 5.0 + n} for n in range(0, steps + 1, 10)
         ]
@@ -109,6 +113,50 @@ def test_seeds_of_one_run_are_one_column_with_their_spread(make: Make) -> None:
     both = groups(read_runs(runs))
     assert [len(group.runs) for group in both] == [3, 1]
     assert [name for name, _ in differences(read_runs(runs))] == ["training.epochs", "training.seed"]
+
+
+def test_runs_on_unlike_videos_are_columns_of_their_own(make: Make) -> None:
+    """Those that do not say theirs are put together with their like only."""
+    one, other = f"({'1' * 16})", f"({'2' * 16})"
+    runs = [
+        make("a0", 0, says=f"# videos: 640 of world/train {one}\n"),
+        make("a1", 1, says=f"# videos: 640 of /elsewhere/world/train {one}\n"),
+        make("b0", 0, says=f"# videos: 640 of world/train {other}\n"),
+        make("c0", 0),
+        make("c1", 1),
+        make("d0", 1, says=f"# continued: a0\n# videos: 640 of world/train {one}\n"),
+    ]
+    for number, run in enumerate(runs):
+        measured(run, 0.5 + number / 100)
+    found = report(runs)
+    assert found.columns == ["a (2 seeds)", "b0", "c (2 seeds)", "d0"]
+    assert found.rows[0][1] == ["50.5 ± 0.7", "52.0", "53.5 ± 0.7", "55.0"]
+    assert found.seeds == [("a (2 seeds)", ["a0", "a1"]), ("c (2 seeds)", ["c0", "c1"])]
+    told = dict(differences(read_runs(runs)))
+    assert told["videos"][1:4] == [f"640 of /elsewhere/world/train {one}", f"640 of world/train {other}", "not said"]
+    assert told["encoder"][4:] == ["some/clip", "some/clip, continued from a0"]
+    assert "videos" not in dict(differences(read_runs(runs[:2])))  # the same ones, by two names
+    words = Page(found.html).words
+    assert {"a0, a1", "c0, c1", "640 of world/train", "1" * 16} <= set(words)
+
+
+def test_one_run_under_two_names_is_no_second_seed(make: Make, tmp_path: Path) -> None:
+    a = make("runs/a")
+    copy = shutil.copytree(a, tmp_path / "x" / "run2")
+    with pytest.raises(
+        ValueError, match=rf"^a and run2: the same weights \({checkpoint(a)}\), so they are one run; leave one out$"
+    ):
+        report([a, copy])
+    (copy / "config.yaml").write_text((a / "config.yaml").read_text().replace("seed: 0", "seed: 1"))
+    with pytest.raises(ValueError, match=r"^a and run2: the same weights"):
+        report([a, copy])
+    again = make("runs/again")
+    with pytest.raises(
+        ValueError, match=r"^a and again: the same training\.seed \(0\) .*, if their videos differ, write"
+    ):
+        report([a, again])
+    with pytest.raises(ValueError, match=r"^again and half: the same training\.seed \(0\) and the same settings, "):
+        report([again, make("half", finished=False)])
 
 
 @pytest.mark.parametrize(
@@ -253,6 +301,8 @@ def test_the_command_writes_the_page_and_prints_the_figures(make: Make, tmp_path
     assert run.exit_code == 0, run.output
     assert "52.5" in run.output
     assert out.read_text().startswith("<!doctype html>")
+    run = CliRunner().invoke(app, ["report", str(a), str(make("a-again", 1)), "--out", str(out)])
+    assert "a (2 seeds): a, a-again\n" in run.output
     path.write_text("{")
     assert isinstance(CliRunner().invoke(app, ["report", str(a), "--out", str(out)]).exception, ValueError)
 

@@ -175,7 +175,7 @@ def test_another_encoder_or_other_windows_are_refused(tiny_clip: Path, tiny_sigl
     mine, other = (state_hash(VideoEncoder.from_pretrained(one)) for one in (tiny_clip, tiny_siglip))
     with pytest.raises(ValueError, match=rf"{mine}.*{other}.*cannot be compared"):
         embedded(tiny_siglip, [], whole)
-    with pytest.raises(ValueError, match=r"holds windows of 1 s every 1 s, 2 frames.*this command would add windows of 1 s every 0\.5 s"):
+    with pytest.raises(ValueError, match=r"windows of 1 s every 1 s, 2 .*this command would add .* every 0\.5 s"):
         embedded(tiny_clip, [], whole, stride=0.5)
     with pytest.raises(ValueError, match=r"--stride 2 leaves gaps"):
         embedded(tiny_clip, [], whole, stride=2.0)

@@ -6,8 +6,8 @@ from pydantic import ValidationError
 from torch import nn
 
 from verbspace.evaluation.metrics import scores
-from verbspace.evaluation.protocol import Protocol, Result, comparable, data_hash, state_hash
-from verbspace.video.manifest import Record
+from verbspace.evaluation.protocol import Protocol, Result, comparable, state_hash
+from verbspace.video.manifest import Record, data_hash
 
 PROBE = Protocol(
     task="linear-probe",

@@ -9,13 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from verbspace.evaluation.protocol import data_hash
 from verbspace.uses.data_info import data_info
 from verbspace.video import storage
 from verbspace.video.check import REPORT, check
 from verbspace.video.dataset import ClipDataset, ViewDataset, collate
 from verbspace.video.decode import DecodeError, decode_frames, frame_times
-from verbspace.video.manifest import Record, read_manifest, understand
+from verbspace.video.manifest import Record, data_hash, read_manifest, understand
 from video_files import numbered_frames, read_numbers, write_video
 
 

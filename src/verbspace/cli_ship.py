@@ -78,6 +78,7 @@ def report(
 
     from verbspace.placing import write_text
     from verbspace.uses.compare.page import report as compare
+    from verbspace.uses.plain import plain
 
     found = compare(runs, result or [], title)
     write_text(out, found.html)
@@ -86,4 +87,6 @@ def report(
         for name, cells in found.rows:
             table.add_row(name, *cells)
         Console(highlight=False).print(table)
+    for column, names in found.seeds:
+        print(plain(f"{column}: {', '.join(names)}"))
     print(out)

@@ -122,9 +122,9 @@ def load_settings(path: str | Path) -> AdaptSettings:
         if path.suffix == ".toml":
             import tomllib
 
-            content: Any = tomllib.loads(path.read_text())
+            content: Any = tomllib.loads(path.read_text(encoding="utf-8"))
         else:
-            content = yaml.safe_load(path.read_text()) or {}
+            content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (yaml.YAMLError, ValueError) as error:
         raise ValueError(f"{path}: not readable as {path.suffix.lstrip('.') or 'YAML'}: {error}") from None
     return parse_settings(content, str(path))

@@ -19,11 +19,11 @@ from verbspace.evaluation.knn import knn_scores
 from verbspace.evaluation.linear_probe import FOLDS, linear_probe
 from verbspace.evaluation.metrics import scores
 from verbspace.evaluation.multi_label import MultiLabelResult, multi_label_scores
-from verbspace.evaluation.protocol import Detail, Protocol, Result, Task, data_hash, state_hash
+from verbspace.evaluation.protocol import Detail, Protocol, Result, Task, state_hash
 from verbspace.evaluation.zero_shot import zero_shot_scores
 from verbspace.model.encoder import VideoEncoder
 from verbspace.video.dataset import BadFiles
-from verbspace.video.record import Record
+from verbspace.video.manifest import Record, data_hash
 from verbspace.video.seeking import Decoder, described
 
 _FEATURES = "projected and L2-normalised"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
 from typing import Literal
 
 import torch
@@ -13,8 +12,6 @@ from torch import nn
 
 from verbspace.concepts.space import By
 from verbspace.evaluation.metrics import Scores
-from verbspace.video import storage
-from verbspace.video.manifest import Record
 
 Task = Literal["zero-shot", "linear-probe", "knn"]
 Detail = int | float | str | tuple[float, ...]
@@ -117,17 +114,3 @@ def state_hash(module: nn.Module) -> str:
         flat = tensor.detach().cpu().contiguous().reshape(-1)
         digest.update(flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b"")
     return digest.hexdigest()[:16]
-
-
-def data_hash(records: Iterable[Record]) -> str:
-    """16 hex digits of which videos there are and their labels, in any order and on any machine.
-
-    A video counts by its name, the name of its folder and its size in bytes; contents are not read.
-    """
-    lines = []
-    for record in records:
-        found = storage.find(record.file)
-        size = None if found is None else found.size
-        label = record.label if record.labels is None else list(record.labels)
-        lines.append(json.dumps([label, record.path.parent.name, record.path.name, size]))
-    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()[:16]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from verbspace.model.encoder import VideoEncoder
 from verbspace.video.check import known_faults
 from verbspace.video.dataset import BadFiles, BadVideo, NoReadableVideo, ViewDataset
 from verbspace.video.loading import load_views
-from verbspace.video.manifest import Record, read_manifest
+from verbspace.video.manifest import Record, data_hash, read_manifest
 
 # Settings of training that may change when a run goes on. Steps count, but by their number alone.
 INDIFFERENT = {
@@ -95,7 +95,9 @@ def adapt(
 
         steps = count_steps(settings, len(records))
         if ranks.leads and not find_states(out / "state"):
-            write_config(out, settings, concepts, start)
+            head = {"concepts": f"{concepts.name} ({concepts.hash})", "encoder": start.config.base_name}
+            head |= {} if continued is None else {"continued": str(continued)}
+            write_config(out, settings, head | {"videos": said_of(records, videos, split)})
         train(
             distiller,
             batches,
@@ -268,10 +270,18 @@ def build_dataset(
     return ViewDataset(records, seed=settings.training.seed, cache_bytes=settings.training.cache_mb * 2**20, **view)
 
 
-def write_config(out: Path, settings: AdaptSettings, concepts: ConceptSet, start: VideoEncoder) -> None:
-    """`config.yaml`, with what the settings do not say in its head."""
+def said_of(records: Sequence[Record], videos: str | Path | Sequence[str | Path], split: str | None = None) -> str:
+    """What a run is trained on: how many videos, of what as it was given, and their hash."""
+    name = str(videos) if isinstance(videos, (str, Path)) else "the paths given"
+    return f"{len(records)} of {name}{f', {split}' if split else ''} ({data_hash(records)})"
+
+
+def write_config(out: Path, settings: AdaptSettings, head: Mapping[str, str | None]) -> None:
+    """`config.yaml`, with what the settings do not say in its head, a line each by name."""
     out.mkdir(parents=True, exist_ok=True)
-    head = f"# concepts: {concepts.name} ({concepts.hash})\n# encoder: {start.config.base_name}\n"
+    lines = [f"# {name}: {value}" for name, value in head.items()]
+    # YAML bears no controls in comments, and a name with a line break would end one.
+    plain = ("".join(c if c.isprintable() else ascii(c)[1:-1] for c in line) + "\n" for line in lines)
     part = out / "config.yaml.part"
-    part.write_text(head + dump_settings(settings))
+    part.write_text("".join(plain) + dump_settings(settings), encoding="utf-8")
     os.replace(part, out / "config.yaml")

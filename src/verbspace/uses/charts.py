@@ -40,6 +40,11 @@ class Mark:
     interval: tuple[float, float] | None = None
 
 
+def drawable(value: float | None) -> bool:
+    """Whether there is a value that is finite and of a size whose differences are."""
+    return value is not None and -1e300 < value < 1e300
+
+
 def _ticks(low: float, high: float, count: int = 4) -> list[float]:
     """Round numbers that span low to high."""
     raw = (high - low) / count
@@ -50,9 +55,10 @@ def _ticks(low: float, high: float, count: int = 4) -> list[float]:
 
 
 def line_chart(lines: Sequence[Line], *, x_label: str, y_label: str, width: int = 460, height: int = 250) -> Markup:
-    """Curves over one pair of axes, each named in the legend beneath. Raises ValueError where there is nothing to
-    draw."""
-    points = [point for line in lines for point in line.points]
+    """Curves over one pair of axes, each named in the legend beneath, with a gap where a value is not finite. Raises
+    ValueError where there is nothing to draw."""
+    parts = [_parts(line.points) for line in lines]
+    points = [point for line in parts for part in line for point in part]
     if not points:
         raise ValueError("there is nothing to draw: every line is empty")
     left, right, top, bottom = 46, 10, 10, 36 + 18 * math.ceil(len(lines) / 2)
@@ -76,14 +82,28 @@ def line_chart(lines: Sequence[Line], *, x_label: str, y_label: str, width: int 
         f'<text class="tick" x="{width - right}" y="{height - bottom + 30}" text-anchor="end">{escape(x_label)}</text>'
     )
     for index, line in enumerate(lines):
-        path = " ".join(f"{px(x):.1f},{py(y):.1f}" for x, y in line.points)
         style = f'class="line c{index % 5}" stroke-dasharray="{DASHES[(index + index // 5) % 5]}"'
-        out.append(f'<polyline {style} points="{path}"/>')
+        for part in parts[index]:
+            path = " ".join(f"{px(x):.1f},{py(y):.1f}" for x, y in part)
+            out.append(f'<polyline {style} points="{path}"/>')
+            if len(part) == 1:  # a line of one point is not seen
+                out.append(f'<circle class="f{index % 5}" cx="{px(part[0][0]):.1f}" cy="{py(part[0][1]):.1f}" r="2"/>')
         lx, ly = left + (index % 2) * 200, height - bottom + 36 + 18 * (index // 2)
         out.append(f'<line {style} x1="{lx}" x2="{lx + 22}" y1="{ly}" y2="{ly}"/>')
         out.append(f'<text class="tick" x="{lx + 27}" y="{ly + 4}">{escape(_short(line.name, 30))}</text>')
     out.append("</svg>")
     return Markup("".join(out))
+
+
+def _parts(points: Sequence[tuple[float, float]]) -> list[list[tuple[float, float]]]:
+    """A line's points between those that cannot be drawn; one part at least."""
+    parts: list[list[tuple[float, float]]] = [[]]
+    for point in points:
+        if all(map(drawable, point)):
+            parts[-1].append(point)
+        elif parts[-1]:
+            parts.append([])
+    return parts if parts[-1] or len(parts) == 1 else parts[:-1]
 
 
 def confusion_chart(matrix: Sequence[Sequence[int]], names: Sequence[str], *, cell: int = 15) -> Markup:

@@ -15,7 +15,7 @@ from verbspace.model.encoder import VideoEncoder
 from verbspace.playground.actions import ACTIONS
 from verbspace.uses.charts import confusion_chart, line_chart
 from verbspace.uses.metrics_log import curves, read_metrics
-from verbspace.uses.rendering import render
+from verbspace.uses.rendering import in_words, render
 
 if TYPE_CHECKING:
     from verbspace.uses.demo import Yardstick
@@ -49,7 +49,7 @@ def _cell(entry: dict[str, Any] | None) -> dict[str, str]:
     if entry is None:
         return {"value": "–", "spread": ""}
     low, high = entry["ci95"]
-    spread = f"95% {percent(low)} to {percent(high)}"
+    spread = f"95% {percent(low)}\N{NO-BREAK SPACE}to\N{NO-BREAK SPACE}{percent(high)}"
     if "std_over_seeds" in entry:
         spread += f", ± {percent(entry['std_over_seeds'])} over {len(entry['seeds'])} seeds"
     return {"value": percent(entry["top1"]), "spread": spread}
@@ -172,16 +172,19 @@ def demo_report(
         "nearest to the adapted embedding.",
         "clips": _clips(yardstick, [("frozen", frozen), ("adapted", adapted)]),
         "protocol": [
-            ("task", protocol["task"]),
-            ("world", ", ".join(f"{key} {value}" for key, value in protocol["world"].items())),
-            ("reserved", ", ".join(protocol["reserved"])),
-            ("views", protocol["views"]),
-            ("templates", " · ".join(protocol["templates"])),
-            ("concepts", f"hash {protocol['vocabulary']['hash']}"),
-            ("checkpoints", ", ".join(f"{key} {value}" for key, value in protocol["checkpoint"].items())),
-            ("decoder", protocol["decoder"]),
-            ("training seeds", ", ".join(map(str, protocol["training_seeds"]))),
-            ("machine", protocol["machine"]),
+            (name, in_words(value))
+            for name, value in (
+                ("task", protocol["task"]),
+                ("world", protocol["world"]),
+                ("reserved", protocol["reserved"]),
+                ("views", protocol["views"]),
+                ("templates", " · ".join(protocol["templates"])),
+                ("concepts", {"hash": protocol["vocabulary"]["hash"]}),
+                ("checkpoints", protocol["checkpoint"]),
+                ("decoder", protocol["decoder"]),
+                ("training seeds", protocol["training_seeds"]),
+                ("machine", protocol["machine"]),
+            )
         ],
         "timings": [(stage, f"{value:.0f} s") for stage, value in results["seconds"].items()],
     }

@@ -16,3 +16,16 @@ def _environment() -> Environment:
 def render(template: str, **context: Any) -> str:
     """A template by its name, every text escaped; a name that is not in the context is an error."""
     return _environment().get_template(template).render(context)
+
+
+def in_words(value: Any) -> str:
+    """A value as a page says it: yes or no, none, and what holds several as a row of them, with their names if any."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if value is None or value in ([], (), {}, ""):
+        return "none"
+    if isinstance(value, dict):
+        return ", ".join(f"{str(name).replace('_', ' ')} {in_words(one)}" for name, one in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(map(in_words, value))
+    return str(value)

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from verbspace.video import hub_folders, official
+from verbspace.video import hub_folders, official, storage
 from verbspace.video.listings import Files, read_folder, read_list, walk
 from verbspace.video.record import VIDEO_EXTENSIONS, Record
 from verbspace.video.shards import read_shards, shards_of
 
-__all__ = ["VIDEO_EXTENSIONS", "Manifest", "Record", "read_manifest", "understand"]
+__all__ = ["VIDEO_EXTENSIONS", "Manifest", "Record", "data_hash", "read_manifest", "understand"]
 
 
 @dataclass(frozen=True)
@@ -85,3 +87,17 @@ def understand(
     if official.is_ssv2(source):
         return Manifest(official.read_ssv2(source, Files(where)), "Something-Something's JSON")
     return Manifest(read_list(source, where, labels), "a list of videos")
+
+
+def data_hash(records: Iterable[Record]) -> str:
+    """16 hex digits of which videos there are and their labels, in any order and on any machine.
+
+    A video counts by its name, the name of its folder and its size in bytes; contents are not read.
+    """
+    lines = []
+    for record in records:
+        found = storage.find(record.file)
+        size = None if found is None else found.size
+        label = record.label if record.labels is None else list(record.labels)
+        lines.append(json.dumps([label, record.path.parent.name, record.path.name, size]))
+    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()[:16]

@@ -12,6 +12,7 @@ from verbspace.evaluation.official import OfficialResult
 from verbspace.evaluation.protocol import Protocol
 from verbspace.uses.card import Measured, data_of, measure_of, protocols_of, read_result
 from verbspace.uses.compare.runs import Run
+from verbspace.uses.rendering import in_words
 
 Confusion = list[list[int]]
 DEMO = {
@@ -204,7 +205,7 @@ def _of_the_demo(path: Path, run: Run) -> Iterator[Record]:
                 f"is {run.checkpoint or 'not finished'}; run `verbspace demo` again, or take the file away"
             )
         shared = {name: value for name, value in protocol.items() if name not in _OF_THE_RUN}
-        world = ", ".join(f"{name} {value}" for name, value in protocol["world"].items())
+        world = in_words(protocol["world"])
         for name, label in DEMO.items():
             both = [content[name]["adapted"], content[name]["frozen"]]
             # A demo of several seeds exports the first; the others are runs of their own.

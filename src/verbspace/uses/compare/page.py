@@ -16,7 +16,7 @@ from verbspace.uses.card import read_result
 from verbspace.uses.charts import MOST_LINES, Line, Mark, dot_chart, line_chart
 from verbspace.uses.compare.measured import Compared, Figure, compared, records_of, unclaimed
 from verbspace.uses.compare.runs import Group, Run, differences, groups, read_runs
-from verbspace.uses.metrics_log import curve
+from verbspace.uses.metrics_log import curve, finite
 from verbspace.uses.rendering import render
 
 FROZEN = "frozen CLIP"
@@ -35,11 +35,14 @@ _CLASSES = 5  # that gained most, and that lost most
 
 @dataclass(frozen=True)
 class Report:
-    """The page, and what it says in figures: a row a measurement, a column a group of runs."""
+    """The page, and what it says in figures: a row a measurement, a column a group of runs. seeds: of a column that
+    several runs share, its name and theirs.
+    """
 
     html: str
     columns: list[str]
     rows: list[tuple[str, list[str]]]
+    seeds: list[tuple[str, list[str]]]
 
 
 def report(folders: Sequence[str | Path], results: Sequence[str | Path] = (), title: str | None = None) -> Report:
@@ -55,11 +58,12 @@ def report(folders: Sequence[str | Path], results: Sequence[str | Path] = (), ti
     unclaimed(runs, given)
     rows = compared({run.name: records_of(run, given) for run in runs})
     names = [group.name for group in together]
+    seeds = [(group.name, group.names) for group in together if len(group.runs) > 1]
     cells = [(row.title, [_cell(row, group) for group in together]) for row in rows]
     context: dict[str, Any] = {
         "title": title or (f"{len(runs)} runs compared" if len(runs) > 1 else f"The run {runs[0].name}"),
         "runs": [_about(run) for run in runs],
-        "columns": names,
+        "columns": [(group.name, group.names if len(group.runs) > 1 else []) for group in together],
         "rows": [
             {"name": row.title, "frozen": _frozen_text(row), "cells": line}
             for row, (_, line) in zip(rows, cells, strict=True)
@@ -69,11 +73,11 @@ def report(folders: Sequence[str | Path], results: Sequence[str | Path] = (), ti
         "curves": list(_curves(runs)),
         "differences": differences(runs),
         "protocols": [(row.title, row.line) for row in rows],
-        "seeds": any(len(group.runs) > 1 for group in together),
+        "seeds": seeds,
     }
     page = render("compare.html.jinja", **context)
     short = [(name, [one["value"] if one else "–" for one in line]) for name, line in cells]
-    return Report(page, names, short)
+    return Report(page, names, short, seeds)
 
 
 def _figures(row: Compared, group: Group) -> list[Figure]:
@@ -130,12 +134,12 @@ def _about(run: Run) -> dict[str, str]:
     """What a run was and took."""
     rows, training = run.metrics, run.settings.training
     done = int(rows[-1]["step"]) if rows else 0
-    speeds = [row["clips_per_second"] for row in rows if "clips_per_second" in row]
-    memory = [row["memory_gb"] for row in rows if "memory_gb" in row]
+    speeds, memory = finite(rows, "clips_per_second"), finite(rows, "memory_gb")
     return {
         "name": run.name,
         "encoder": run.base,
         "concepts": run.concepts,
+        "videos": run.videos,
         "steps": f"{done:,}" + ("" if run.checkpoint else ", not finished"),
         "batch": f"{training.batch_size} clips",
         "seed": str(training.seed),

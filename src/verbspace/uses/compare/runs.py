@@ -17,12 +17,13 @@ from verbspace.model.encoder import VideoEncoder
 from verbspace.uses.metrics_log import Row, read_metrics
 
 SEED = "training.seed"
+NOT_SAID = "not said"
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run. checkpoint: the hash of its encoder's weights, None for one that is not finished. concepts, base: what it
-    was adapted with and from, as its `config.yaml` says. own: the concept set that its encoder brings along.
+    """A run. checkpoint: the hash of its encoder's weights, None for one that is not finished. concepts, base, videos:
+    what it was adapted with, from and on, as its `config.yaml` says. own: the concept set that its encoder brings.
     """
 
     name: str
@@ -30,9 +31,16 @@ class Run:
     settings: AdaptSettings
     concepts: str
     base: str
+    videos: str
     metrics: list[Row]
     checkpoint: str | None
     own: ConceptSet | None
+
+    @property
+    def data(self) -> str:
+        """The same for runs on the same videos: their hash, wherever they lay."""
+        found = re.search(r"\(([0-9a-f]{16})\)$", self.videos)
+        return found[1] if found else self.videos
 
 
 @dataclass(frozen=True)
@@ -41,6 +49,11 @@ class Group:
 
     name: str
     runs: tuple[Run, ...]
+
+    @property
+    def names(self) -> list[str]:
+        """The runs'."""
+        return [run.name for run in self.runs]
 
 
 def read_runs(folders: Sequence[str | Path]) -> list[Run]:
@@ -60,11 +73,12 @@ def _read(path: Path, given: str, name: str) -> Run:
             f"{given}: is no run, for it has no config.yaml; give what `verbspace adapt --out` wrote"
         )
     settings = load_settings(config)
-    head = dict(re.findall(r"^# (concepts|encoder): (.*)$", config.read_text(encoding="utf-8"), re.MULTILINE))
+    head = dict(re.findall(r"^# (\w+): (.*)$", config.read_text(encoding="utf-8"), re.MULTILINE))
+    base = head.get("encoder", "unknown") + (f", continued from {head['continued']}" if "continued" in head else "")
     log = path / "metrics.jsonl"
     encoder = VideoEncoder.from_pretrained(path) if (path / "encoder" / "config.json").is_file() else None
     return Run(
-        name, path, settings, head.get("concepts", "unknown"), head.get("encoder", "unknown"),
+        name, path, settings, head.get("concepts", "unknown"), base, head.get("videos", NOT_SAID),
         read_metrics(log) if log.is_file() else [],
         None if encoder is None else state_hash(encoder), None if encoder is None else encoder.concept_set,
     )  # fmt: skip
@@ -87,12 +101,31 @@ def flat(settings: AdaptSettings) -> dict[str, Any]:
 
 
 def groups(runs: Sequence[Run]) -> list[Group]:
-    """Runs that differ in their seed alone put together, in the order of their first."""
+    """Runs that differ in their seed alone put together, in the order of their first. Those that do not say their
+    videos are put with their like only. Raises ValueError for two of one seed, or of the same weights."""
     found: dict[str, list[Run]] = {}
     for run in runs:
         alike = {name: value for name, value in flat(run.settings).items() if name != SEED}
-        found.setdefault(repr((alike, run.concepts, run.base)), []).append(run)
+        found.setdefault(repr((alike, run.concepts, run.base, run.data)), []).append(run)
+    for each in found.values():
+        for a, b in itertools.combinations(each, 2):
+            _apart(a, b)
     return [Group(_common([run.name for run in each]), tuple(each)) for each in found.values()]
+
+
+def _apart(a: Run, b: Run) -> None:
+    if a.checkpoint is not None and a.checkpoint == b.checkpoint:
+        raise ValueError(
+            f"{a.name} and {b.name}: the same weights ({a.checkpoint}), so they are one run; leave one out"
+        )
+    if (seed := a.settings.training.seed) == b.settings.training.seed:
+        mend = "leave one out"
+        if a.data == NOT_SAID:
+            mend += ", or, if their videos differ, write `# videos: NAME` at the top of each config.yaml"
+        raise ValueError(
+            f"{a.name} and {b.name}: the same {SEED} ({seed}) and the same settings, so they are no "
+            f"two seeds of one run; {mend}"
+        )
 
 
 def _common(names: Sequence[str]) -> str:
@@ -107,6 +140,8 @@ def differences(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
     """Settings in which runs differ: the name, and each run's value."""
     each = [flat(run.settings) for run in runs]
     rows = [("encoder", [run.base for run in runs]), ("concepts", [run.concepts for run in runs])]
+    if len({run.data for run in runs}) > 1:  # the same ones may have been given by several names
+        rows.append(("videos", [run.videos for run in runs]))
     rows += [(name, [_written(values.get(name)) for values in each]) for name in each[0]]
     return [(name, values) for name, values in rows if len(set(values)) > 1]
 
