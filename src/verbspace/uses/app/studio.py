@@ -19,8 +19,10 @@ from verbspace.model.encoder import VideoEncoder
 from verbspace.uses.app.limits import Limits, Refused
 from verbspace.uses.calibration import Calibration
 from verbspace.uses.explain import Explanation, explain
+from verbspace.uses.inputs import expand, is_url
 from verbspace.uses.predict import Predictor, Sliding
 from verbspace.uses.timeline import Segment, cut, segments
+from verbspace.video import storage
 from verbspace.video.decode import DecodeError
 
 if TYPE_CHECKING:
@@ -171,6 +173,19 @@ def with_actions(concepts: ConceptSet, names: Sequence[str]) -> ConceptSet:
         return parse({**concepts.model_dump(), "actions": actions, "descriptions": described}, concepts.name)
     except ValueError as error:
         raise Refused(str(error)) from None
+
+
+def clips_of(sources: Sequence[str]) -> list[Path]:
+    """The videos that sources name, files of this machine each. Raises ValueError, FileNotFoundError."""
+    files = list(expand(sources))
+    for file in files:
+        if is_url(file):
+            raise ValueError(f"--clips {file}: a URL; the app serves files of this machine, so copy it here first")
+        if storage.shard_of(file) is not None:
+            raise ValueError(f"--clips {file}: lies in a shard; the app serves files, so unpack it first")
+        if not Path(file).is_file():
+            raise FileNotFoundError(f"--clips {file}: there is no such file or folder; name one that is there")
+    return [Path(file) for file in files]
 
 
 def named_clips(paths: Sequence[Path]) -> dict[str, Path]:
