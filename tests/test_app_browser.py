@@ -224,6 +224,15 @@ def test_texts_stand_out_and_a_phone_needs_no_sideways_scrolling(
     assert len(worst) > 30
     assert worst[0][0] >= 4.5, worst[:5]
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    # All frames fit, beneath their row's name, which has the width for itself.
+    rows = page.evaluate(
+        """[...document.querySelectorAll('#why .course')].map(row => {
+        const [name, cells] = [...row.children].map(one => one.getBoundingClientRect());
+        const last = row.lastElementChild.lastElementChild.getBoundingClientRect();
+        return [name.bottom <= cells.top, name.left, last.right, row.lastElementChild.children.length]; })"""
+    )
+    assert len(rows) > 8
+    assert all(above and left >= 0 and right <= 390 and count == 8 for above, left, right, count in rows), rows
     page.get_by_role("tab", name="Search").click()
     page.fill("#query textarea, #query input", "waving")
     page.keyboard.press("Enter")
