@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -119,11 +120,20 @@ class Studio:
 
     def search(self, query: str, top: int, *, per_video: bool = False) -> list[Hit]:
         """The index's windows that fit a query best, or the best one of each video. Raises Refused."""
+        with self._index() as searcher:
+            return searcher.search(self.limits.read_query(query), top=_count(top), per_video=bool(per_video))
+
+    def more(self, path: str, window: int, top: int, *, per_video: bool = False) -> tuple[Hit, list[Hit]]:
+        """A window of the index, and the others that are most like it. Raises Refused."""
+        with self._index() as searcher:
+            return searcher.more(path, window, top=_count(top), per_video=bool(per_video))
+
+    @contextmanager
+    def _index(self) -> Iterator[Searcher]:
         if self.searcher is None:
             raise Refused("there is no index to search; start the app with --index")
         try:
-            count = max(1, min(int(top), 50))
-            return self.searcher.search(self.limits.read_query(query), top=count, per_video=bool(per_video))
+            yield self.searcher
         except Refused:
             raise
         except ValueError as error:
@@ -138,6 +148,10 @@ class Studio:
             self.encoders[name], concepts=concepts, by=by, frames=self.frames, calibration=fitted,
             encode_text=self._texts[name],
         )  # fmt: skip
+
+
+def _count(top: int) -> int:
+    return max(1, min(int(top), 50))
 
 
 class Texts:
