@@ -23,6 +23,7 @@ from verbspace.uses.app import clips as app_clips
 from verbspace.uses.app import guard
 from verbspace.uses.app.clips import Clips, Stretch, playable
 from verbspace.uses.app.fragments import found_html, look_html, refused_html, why_html
+from verbspace.uses.app.keys import Keys
 from verbspace.uses.app.limits import Limits, Refused
 from verbspace.uses.app.studio import Studio, Texts, named_clips, with_actions
 from verbspace.uses.calibration import Calibration
@@ -160,7 +161,7 @@ def test_hostile_words_stay_words(studio: Studio, clip: Path) -> None:
     hits = [Hit("<script>/a/b.mp4", 0.0, 1.0, 0.5, 0, 1.0, 25.0)]
     pages = [
         look_html(looked, answers), why_html(studio.why(looked, words(*HOSTILE), 0.0, 1.0)),
-        found_html(hits, Clips(), [None]), refused_html(HOSTILE[0]),
+        found_html(hits, Clips(), [None], Keys(10)), refused_html(HOSTILE[0]),
     ]  # fmt: skip
     for page in pages:
         assert "<img src=x" not in page

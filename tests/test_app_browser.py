@@ -21,6 +21,7 @@ from verbspace.uses.app.studio import Studio
 from verbspace.uses.index.run import run_embed
 from verbspace.uses.index.search import Searcher
 from verbspace.uses.predict import Sliding
+from verbspace.uses.printing import clock
 from video_files import numbered_frames, write_video
 
 # A machine that means to run everything says so, and then a missing browser is a failure.
@@ -168,6 +169,59 @@ def test_search_plays_at_the_right_second(page: Any, studio: Studio) -> None:
         assert str(Path(name).parent.parent) not in page.inner_text("#results")  # not where it lies
 
 
+def test_more_like_a_result_by_keyboard(page: Any, studio: Studio) -> None:
+    page.get_by_role("tab", name="Search").click()
+    page.fill("#query textarea, #query input", "a person bowing")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#results .more")
+    hit = studio.search("a person bowing", 12, per_video=True)[1]
+    name = "/".join(hit.path.split("/")[-2:])
+    button = page.get_by_role("button", name=f"more like this: {name}, {clock(hit.start)} – {clock(hit.end)}")
+    page.locator("#results video").nth(1).focus()
+    for _ in range(20):  # past the player's own buttons
+        page.keyboard.press("Tab")
+        if button.evaluate("button => button === document.activeElement"):
+            break
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#results .like")
+    assert page.inner_text("#results .like").startswith(f"More like {name}, {clock(hit.start)} – {clock(hit.end)}")
+    _, others = studio.more(hit.path, hit.window, 12, per_video=True)
+    shown = page.locator("#results .name").all_inner_texts()
+    assert shown == ["/".join(one.path.split("/")[-2:]) for one in others]
+    assert name not in shown
+    assert page.evaluate("document.activeElement.matches('#results .found')")  # one goes on from there
+    # A key that was never handed out.
+    page.evaluate("document.querySelector('#results .more').dataset.more = '0'.repeat(32)")
+    page.locator("#results .more").first.click()
+    page.wait_for_selector("#results .refused")
+    assert "the app does not know this window any more; search again" in page.inner_text("#results")
+
+
+def test_what_browsers_do_not_play_is_shown_all_the_same(page: Any, tmp_path: Path) -> None:
+    upload(page, write_video(tmp_path / "old.avi", numbered_frames(30), "mpeg4", rate=10))
+    settled(page)
+    page.wait_for_function("(document.querySelector('#player video') || {}).readyState >= 2")
+    assert page.evaluate("document.querySelector('#player video').duration") == pytest.approx(3.0, abs=0.11)
+    assert page.get_by_label("old.avi").count() >= 1
+    assert page.locator("[data-testid=toast-body], .toast-body").count() == 0
+    page.reload()
+    (tmp_path / "nothing.mp4").write_bytes(b"")
+    upload(page, tmp_path / "nothing.mp4")
+    page.wait_for_selector("#answers .refused")
+    assert page.inner_text("#answers").strip() == "nothing.mp4: the file is empty"
+    time.sleep(1)
+    assert page.locator("#player video").count() == 0
+    assert page.locator("[data-testid=toast-body], .toast-body").count() == 0
+
+
+def test_a_player_that_fails_says_so(page: Any, world: Path) -> None:
+    page.route("**/clips/*", lambda route: route.fulfill(status=404))
+    upload(page, sorted(world.rglob("*.mp4"))[1])
+    page.wait_for_selector("#player .failed .gone")
+    assert "this browser cannot play the clip" in page.inner_text("#player")
+    assert page.locator("#player video").is_hidden()
+
+
 def test_hostile_words_do_no_harm(page: Any, world: Path, tmp_path: Path) -> None:
     evil = tmp_path / "<img src=x onerror=window.hacked=1>.mp4"
     evil.write_bytes(sorted(world.rglob("*.mp4"))[0].read_bytes())
@@ -224,6 +278,15 @@ def test_texts_stand_out_and_a_phone_needs_no_sideways_scrolling(
     assert len(worst) > 30
     assert worst[0][0] >= 4.5, worst[:5]
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    # All frames fit, beneath their row's name, which has the width for itself.
+    rows = page.evaluate(
+        """[...document.querySelectorAll('#why .course')].map(row => {
+        const [name, cells] = [...row.children].map(one => one.getBoundingClientRect());
+        const last = row.lastElementChild.lastElementChild.getBoundingClientRect();
+        return [name.bottom <= cells.top, name.left, last.right, row.lastElementChild.children.length]; })"""
+    )
+    assert len(rows) > 8
+    assert all(above and left >= 0 and right <= 390 and count == 8 for above, left, right, count in rows), rows
     page.get_by_role("tab", name="Search").click()
     page.fill("#query textarea, #query input", "waving")
     page.keyboard.press("Enter")

@@ -213,11 +213,11 @@ def serve_app(
     from verbspace.model.encoder import VideoEncoder
     from verbspace.uses.app.limits import Limits
     from verbspace.uses.app.serve import serve
-    from verbspace.uses.app.studio import Studio
+    from verbspace.uses.app.studio import Studio, clips_of
     from verbspace.uses.calibration import Calibration, other_opinion
-    from verbspace.uses.inputs import expand, is_url
     from verbspace.uses.predict import Sliding, chosen_concepts
 
+    files = clips_of(clips or [])
     encoder = VideoEncoder.from_pretrained(run)
     vocabulary = chosen_concepts(encoder, named(actions), concepts)
     other = other_opinion(encoder) if frozen else None
@@ -227,12 +227,9 @@ def serve_app(
         from verbspace.uses.index.search import Searcher
 
         searcher = Searcher(index, encoder)
-    files = list(expand(clips or []))
-    if urls := [file for file in files if is_url(file)]:
-        raise ValueError(f"--clips {urls[0]}: a URL; the app serves files of this machine, so copy it here first")
     studio = Studio(
         encoders, vocabulary, sliding=Sliding(window, stride), frames=frames, searcher=searcher,
         calibration=None if calibration is None else Calibration.load(calibration),
-        clips=[Path(file) for file in files], limits=Limits(max_megabytes, max_seconds),
+        clips=files, limits=Limits(max_megabytes, max_seconds),
     )  # fmt: skip
     serve(studio, host, port)

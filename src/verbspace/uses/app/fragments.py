@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import escape
 
 from verbspace.uses.app.clips import Clips, Stretch
+from verbspace.uses.app.keys import Keys
 from verbspace.uses.app.studio import Answer, Looked
 from verbspace.uses.explain import Explanation
 from verbspace.uses.explain_page import section
@@ -20,6 +21,7 @@ from verbspace.uses.timeline import Segment
 if TYPE_CHECKING:
     from verbspace.uses.index.hits import Hit
 
+Windows = Keys[tuple[str, int]]  # windows of an index that were shown: path and number
 _TONES = 5  # patterns that a timeline's actions are told apart by; what is rarer shares a sixth
 
 
@@ -49,18 +51,29 @@ def why_html(found: Explanation) -> str:
     return render("why.html.jinja", section=section(found), part=part)
 
 
-def found_html(hits: Sequence[Hit], clips: Clips, files: Sequence[Path | None]) -> str:
-    """Search results, playable where their files (one a hit) are there."""
+def clip_html(title: str, address: str | None) -> str:
+    """A clip to play; address: None where it cannot be."""
+    return render("clip.html.jinja", name=title, address=address)
+
+
+def found_html(
+    hits: Sequence[Hit], clips: Clips, files: Sequence[Path | None], windows: Windows, like: Hit | None = None
+) -> str:
+    """Search results, playable where their files (one a hit) are there, and what they are `like`, where that was asked.
+
+    windows: gets the hits, so that the page can ask for more like one.
+    """
     rows: list[dict[str, Any]] = [
         {
-            "name": "/".join(hit.path.split("/")[-2:]),  # where it lies here is nobody's business
-            "when": f"{clock(hit.start)} – {clock(hit.end)}",
+            "name": _name(hit),
+            "when": _when(hit),
             "score": hit.score,
             "address": None if file is None else clips.address(Stretch(file, hit.start, hit.end)),
+            "key": windows.give(f"{hit.path}\0{hit.window}", (hit.path, hit.window)),
         }
         for hit, file in zip(hits, files, strict=True)
     ]
-    return render("found.html.jinja", hits=rows)
+    return render("found.html.jinja", hits=rows, like=None if like is None else f"{_name(like)}, {_when(like)}")
 
 
 def refused_html(reason: str) -> str:
@@ -72,6 +85,14 @@ def file_of(hit: Hit) -> Path | None:
     """A hit's file, where it is on this machine."""
     path = Path(hit.path)
     return path if not is_url(hit.path) and path.is_file() else None
+
+
+def _name(hit: Hit) -> str:
+    return "/".join(hit.path.split("/")[-2:])  # where it lies here is nobody's business
+
+
+def _when(hit: Hit) -> str:
+    return f"{clock(hit.start)} – {clock(hit.end)}"
 
 
 def _tones(answers: Sequence[Answer]) -> dict[str, int]:

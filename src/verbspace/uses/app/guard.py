@@ -50,13 +50,15 @@ class Guard:
         if upload and size_of(self.uploads) + self.largest > self.room:
             await _refuse(send, 503, "there is no room for more uploads now; come back within an hour")
             return
-        begun = False
+        begun = ended = False
 
         async def told(message: MutableMapping[str, Any]) -> None:
-            nonlocal begun
+            nonlocal begun, ended
             if message["type"] == "http.response.start":
                 begun = True
                 message = {**message, "headers": [*message.get("headers", []), *HEADERS]}
+            elif message["type"] == "http.response.body":
+                ended = not message.get("more_body", False)
             await send(message)
 
         try:
@@ -67,6 +69,13 @@ class Guard:
         except _TooLong:
             if not begun:
                 await _refuse(send, 413, "this is too long")
+            return
+        except RuntimeError as error:
+            # Gradio tells who asks for a session that is not there so, and then raises a 404 that comes too late.
+            if not begun or getattr(error.__cause__, "status_code", 0) not in range(400, 500):
+                raise
+            if not ended:
+                await send({"type": "http.response.body", "body": b""})
             return
         if names_address(body):
             await _refuse(send, 403, "a file is uploaded, not named")

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from verbspace.uses.app.clips import Clips
-from verbspace.uses.app.fragments import file_of, found_html, look_html, refused_html, why_html
+from verbspace.uses.app.fragments import Windows, clip_html, file_of, found_html, look_html, refused_html, why_html
+from verbspace.uses.app.keys import Keys
 from verbspace.uses.app.limits import Refused
 from verbspace.uses.app.studio import Looked, Studio
 from verbspace.uses.printing import clock
@@ -15,6 +16,21 @@ WHOLE = "the whole clip"
 TITLE = "verbspace"
 _QUEUE = 32  # people who may wait
 _SESSIONS = 64  # whose clips are remembered
+_SHOWN = 4096  # windows of the index that more can be asked of
+_BAD_PLAYER = """element.addEventListener('error', event => {
+  const player = event.target.closest('.clip');
+  if (player) player.classList.add('failed');
+}, true);"""
+# The page names a window by the key that it was given; whatever else comes is answered with a sentence.
+_MORE = """let asked = false;
+element.addEventListener('click', event => {
+  const button = event.target.closest('[data-more]');
+  if (button) { asked = true; trigger('click', {key: button.dataset.more}); }
+});
+if (typeof watch === 'function') watch('value', () => {
+  const found = asked && element.querySelector('.verbspace');
+  if (found) { asked = false; found.focus({preventScroll: true}); found.scrollIntoView(); }
+});"""
 
 
 def build(studio: Studio, clips: Clips) -> Any:
@@ -34,7 +50,9 @@ def build(studio: Studio, clips: Clips) -> Any:
         with gr.Tabs():
             with gr.Tab("Clip"), gr.Row():
                 with gr.Column(scale=2, min_width=300):
-                    video = gr.Video(label="A clip", sources=["upload"], elem_id="clip", height=280)
+                    # Not gr.Video: that shows what was uploaded as it is, and complains of what browsers do not play.
+                    video = gr.File(label="A clip", elem_id="clip", height=140)
+                    player = gr.HTML(elem_id="player", js_on_load=_BAD_PLAYER)
                     picked = gr.Dropdown(
                         list(studio.clips), value=None, label="Or pick one", elem_id="pick", interactive=True,
                         visible=bool(studio.clips),
@@ -67,11 +85,28 @@ def build(studio: Studio, clips: Clips) -> Any:
                             min_width=200,
                         )
                         go = gr.Button("Search", variant="primary", elem_id="go", scale=1, min_width=120)
-                    results = gr.HTML(elem_id="results")
+                    results = gr.HTML(elem_id="results", js_on_load=_MORE)
+                    windows: Windows = Keys(_SHOWN)
+
+                    def more(count: int, per_video: bool, event: Any) -> str:
+                        return _more(studio, clips, windows, getattr(event, "_data", None), count, per_video)
+
+                    more.__annotations__["event"] = gr.EventData  # Gradio goes by it, and is not known above
                     gr.on(
-                        [go.click, query.submit], lambda *asked: _found(studio, clips, *asked),
+                        [go.click, query.submit], lambda *asked: _found(studio, clips, windows, *asked),
                         [query, top, each], results, **one_at_a_time,
                     )  # fmt: skip
+                    results.click(more, [top, each], results, **one_at_a_time)
+
+        def previewed(path: str | None) -> str:
+            """A clip to play, where it may be looked at; where it may not, the answers say why."""
+            if path is None:
+                return ""
+            try:
+                studio.limits.check_clip(Path(path), Path(path).name)
+            except Refused:
+                return ""
+            return clip_html(Path(path).name, clips.whole(Path(path)))
 
         def looked_at(path: str | None, words: str) -> tuple[Any, ...]:
             """A new clip: what it is, said side by side, and which parts of it can be explained."""
@@ -107,6 +142,7 @@ def build(studio: Studio, clips: Clips) -> Any:
         video.change(looked_at, [video, actions], [memory, *shown], **one_at_a_time).then(
             explained, [memory, actions, part], why, **one_at_a_time
         )
+        video.change(previewed, video, player, concurrency_limit=1, concurrency_id="players", api_visibility="private")
         # Not `input`: that comes when a keyboard passes by, too, and would take the clip away.
         picked.change(
             lambda name: str(studio.clips[name]) if name else gr.skip(), picked, video, api_visibility="private"
@@ -142,12 +178,25 @@ def _stretch(studio: Studio, looked: Looked, words: str, which: str) -> tuple[fl
     return parts[which]
 
 
-def _found(studio: Studio, clips: Clips, text: str, count: int, per_video: bool) -> str:
+def _found(studio: Studio, clips: Clips, windows: Windows, text: str, count: int, per_video: bool) -> str:
     try:
         hits = studio.search(text or "", count, per_video=per_video)
     except Refused as reason:
         return refused_html(str(reason))
-    return found_html(hits, clips, [file_of(hit) for hit in hits])
+    return found_html(hits, clips, [file_of(hit) for hit in hits], windows)
+
+
+def _more(studio: Studio, clips: Clips, windows: Windows, asked: Any, count: int, per_video: bool) -> str:
+    """asked: what the browser says, which may be anything."""
+    key = asked.get("key") if isinstance(asked, dict) else None
+    window = windows.get(key) if isinstance(key, str) else None
+    try:
+        if window is None:
+            raise Refused("the app does not know this window any more; search again")
+        like, hits = studio.more(*window, count, per_video=per_video)
+    except Refused as reason:
+        return refused_html(str(reason))
+    return found_html(hits, clips, [file_of(hit) for hit in hits], windows, like)
 
 
 def _hint(text: str) -> str:

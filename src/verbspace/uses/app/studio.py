@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -19,8 +20,10 @@ from verbspace.model.encoder import VideoEncoder
 from verbspace.uses.app.limits import Limits, Refused
 from verbspace.uses.calibration import Calibration
 from verbspace.uses.explain import Explanation, explain
+from verbspace.uses.inputs import expand, is_url
 from verbspace.uses.predict import Predictor, Sliding
 from verbspace.uses.timeline import Segment, cut, segments
+from verbspace.video import storage
 from verbspace.video.decode import DecodeError
 
 if TYPE_CHECKING:
@@ -117,11 +120,20 @@ class Studio:
 
     def search(self, query: str, top: int, *, per_video: bool = False) -> list[Hit]:
         """The index's windows that fit a query best, or the best one of each video. Raises Refused."""
+        with self._index() as searcher:
+            return searcher.search(self.limits.read_query(query), top=_count(top), per_video=bool(per_video))
+
+    def more(self, path: str, window: int, top: int, *, per_video: bool = False) -> tuple[Hit, list[Hit]]:
+        """A window of the index, and the others that are most like it. Raises Refused."""
+        with self._index() as searcher:
+            return searcher.more(path, window, top=_count(top), per_video=bool(per_video))
+
+    @contextmanager
+    def _index(self) -> Iterator[Searcher]:
         if self.searcher is None:
             raise Refused("there is no index to search; start the app with --index")
         try:
-            count = max(1, min(int(top), 50))
-            return self.searcher.search(self.limits.read_query(query), top=count, per_video=bool(per_video))
+            yield self.searcher
         except Refused:
             raise
         except ValueError as error:
@@ -136,6 +148,10 @@ class Studio:
             self.encoders[name], concepts=concepts, by=by, frames=self.frames, calibration=fitted,
             encode_text=self._texts[name],
         )  # fmt: skip
+
+
+def _count(top: int) -> int:
+    return max(1, min(int(top), 50))
 
 
 class Texts:
@@ -171,6 +187,19 @@ def with_actions(concepts: ConceptSet, names: Sequence[str]) -> ConceptSet:
         return parse({**concepts.model_dump(), "actions": actions, "descriptions": described}, concepts.name)
     except ValueError as error:
         raise Refused(str(error)) from None
+
+
+def clips_of(sources: Sequence[str]) -> list[Path]:
+    """The videos that sources name, files of this machine each. Raises ValueError, FileNotFoundError."""
+    files = list(expand(sources))
+    for file in files:
+        if is_url(file):
+            raise ValueError(f"--clips {file}: a URL; the app serves files of this machine, so copy it here first")
+        if storage.shard_of(file) is not None:
+            raise ValueError(f"--clips {file}: lies in a shard; the app serves files, so unpack it first")
+        if not Path(file).is_file():
+            raise FileNotFoundError(f"--clips {file}: there is no such file or folder; name one that is there")
+    return [Path(file) for file in files]
 
 
 def named_clips(paths: Sequence[Path]) -> dict[str, Path]:

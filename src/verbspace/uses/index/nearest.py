@@ -9,8 +9,8 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from verbspace.uses.index.hits import Hit
-from verbspace.uses.index.rows import COLUMNS
-from verbspace.uses.index.store import whole
+from verbspace.uses.index.rows import COLUMNS, vectors_of
+from verbspace.uses.index.store import quoted, whole
 
 if TYPE_CHECKING:
     from verbspace.uses.index.store import Index
@@ -67,6 +67,16 @@ def nearest(
             return found[:top]
         else:
             asked *= 4
+
+
+def vector_of(index: Index, path: str, window: int) -> tuple[Hit, np.ndarray] | None:
+    """A window as it lies in the index, and its vector (D,); None where the index has none such. Raises ValueError."""
+    where = f"path = {quoted(path)} AND `window` = {int(window)}"
+    for batch in index.scan((*SHOWN, "vector"), where):
+        for n in range(len(batch)):
+            path, window, start, end, duration, fps = (batch[name][n].as_py() for name in SHOWN)
+            return Hit(path, start, end, 1.0, window, duration, fps), vectors_of(batch)[n]
+    return None
 
 
 def _rows(index: Index, query: np.ndarray, top: int, where: str | None, tuned: Tuned | None) -> list[Hit]:

@@ -15,7 +15,7 @@ from verbspace.evaluation.protocol import state_hash
 from verbspace.uses.index.arithmetic import Words, combine
 from verbspace.uses.index.hits import Hit
 from verbspace.uses.index.nearest import like as path_filter
-from verbspace.uses.index.nearest import require_filter
+from verbspace.uses.index.nearest import require_filter, vector_of
 from verbspace.uses.index.query import Term, parse, written
 from verbspace.uses.index.rows import Made
 from verbspace.uses.index.store import Index
@@ -68,6 +68,18 @@ class Searcher:
         vector = self.vector(terms, like)
         every = filters(where, path, shortest, longest)
         return self.index.search(vector.numpy(), top, every, per_video=per_video, exact=exact)
+
+    def more(self, path: str, window: int, *, top: int = 10, per_video: bool = False) -> tuple[Hit, list[Hit]]:
+        """A window of the index, and those most like it by the vectors that are stored; no file is read. Itself is left
+        out, and with per_video its video. Raises ValueError for a window that the index does not have.
+        """
+        found = vector_of(self.index, path, window)
+        if found is None:
+            raise ValueError("this window is not in the index any more; search again")
+        own, vector = found
+        hits = self.index.search(vector, top + 1, per_video=per_video)
+        others = [hit for hit in hits if hit.path != path or not (per_video or hit.window == window)]
+        return own, others[:top]
 
     def vector(self, terms: Sequence[Term], like: Sequence[str | Path] = ()) -> Tensor:
         """(D,), normalised: what terms and clips are looked for with."""
