@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from browser import served
 from verbspace.concepts.concept_set import ConceptSet
-from verbspace.evaluation.protocol import state_hash
+from verbspace.evaluation.protocol import encoder_hash
 from verbspace.model.encoder import VideoEncoder
 from verbspace.uses.app import clips as app_clips
 from verbspace.uses.app import guard
@@ -85,7 +85,8 @@ def test_other_words_give_other_scores_and_keep_the_descriptions_known(studio: S
 def test_calibration_holds_for_the_words_that_it_was_fitted_for(clip: Path) -> None:
     encoder, concepts = VideoEncoder.from_pretrained("playground"), ConceptSet.load("playground")
     fitted = Calibration(
-        temperature=2.0, method="halves", videos=20, agreement=0.5, confidence=(0.8, 0.5), encoder=state_hash(encoder),
+        temperature=2.0, method="halves", videos=20, agreement=0.5, confidence=(0.8, 0.5),
+        encoder=encoder_hash(encoder),
         concepts=concepts.hash, by="category", frames=8,
     )  # fmt: skip
     studio = Studio({"encoder": encoder}, concepts, sliding=Sliding(2.0), calibration=fitted)

@@ -14,7 +14,7 @@ from verbspace.config import AdaptSettings, dump_settings
 from verbspace.evaluation.evaluate import Evaluation
 from verbspace.evaluation.multi_label import MultiLabelEvaluation
 from verbspace.evaluation.official import OfficialResult
-from verbspace.evaluation.protocol import state_hash
+from verbspace.evaluation.protocol import encoder_hash
 from verbspace.model.encoder import VideoEncoder
 from verbspace.uses.card import config_of, read_result, results_card
 
@@ -27,7 +27,7 @@ def encoder(tiny_clip: Path) -> VideoEncoder:
 
 
 def evaluation(encoder: VideoEncoder, top1: float = 0.525, frozen: float | None = 0.4, **changes: Any) -> Evaluation:
-    sides = {"result": result(top1, state_hash(encoder), **changes)}
+    sides = {"result": result(top1, encoder_hash(encoder), **changes)}
     if frozen is not None:
         sides["frozen"] = result(frozen, "f" * 16, **changes)
     return Evaluation.model_validate(sides)
@@ -88,7 +88,7 @@ def test_folders_of_ones_own_stay_apart(encoder: VideoEncoder) -> None:
 def test_several_classes_at_once(encoder: VideoEncoder) -> None:
     content = {
         "mean_average_precision": 0.25, "average_precision": [0.2, None, 0.3], "n": 9, "ci95": [0.2, 0.3],
-        "protocol": protocol(state_hash(encoder)),
+        "protocol": protocol(encoder_hash(encoder)),
     }  # fmt: skip
     card = results_card(encoder, [MultiLabelEvaluation.model_validate({"result": content})])
     assert "| mAP | 25.0 (95% 20.0 to 30.0) | not measured |" in card

@@ -18,7 +18,7 @@ from small_encoders import stirred
 from verbspace.cli import app
 from verbspace.concepts.concept_set import ConceptSet
 from verbspace.config import AdaptSettings, dump_settings, parse_settings
-from verbspace.evaluation.protocol import state_hash
+from verbspace.evaluation.protocol import encoder_hash
 from verbspace.model.encoder import VideoEncoder
 from verbspace.uses.charts import Mark, dot_chart
 from verbspace.uses.compare.page import report
@@ -70,7 +70,7 @@ def measured(run: Path, top1: float, frozen: float | None = 0.4, *, file: str = 
 
 
 def checkpoint(run: Path) -> str:
-    return state_hash(VideoEncoder.from_pretrained(run))
+    return encoder_hash(VideoEncoder.from_pretrained(run))
 
 
 def test_figures_stand_side_by_side_with_frozen_and_gain(make: Make) -> None:

@@ -19,7 +19,7 @@ from verbspace.concepts.space import ConceptSpace
 from verbspace.config import AdaptSettings
 from verbspace.evaluation.linear_probe import linear_probe
 from verbspace.evaluation.metrics import Scores
-from verbspace.evaluation.protocol import state_hash
+from verbspace.evaluation.protocol import encoder_hash
 from verbspace.learning.adapt import build_dataset, build_distiller
 from verbspace.model.encoder import VideoEncoder
 from verbspace.playground.actions import ACTIONS, RESERVED, TRAINED
@@ -127,9 +127,9 @@ def test_the_protocol_says_what_was_done(run: tuple[Path, dict[str, Any], Any], 
     assert protocol["vocabulary"]["hash"] == vocabulary.hash
     assert protocol["reserved"] == list(RESERVED)
     assert AdaptSettings.model_validate(protocol["settings"]) == SETTINGS
-    assert protocol["checkpoint"]["frozen"] == state_hash(clip_encoder())
+    assert protocol["checkpoint"]["frozen"] == encoder_hash(clip_encoder())
     saved = VideoEncoder.from_pretrained(out / "encoder")
-    assert protocol["checkpoint"]["adapted"] == state_hash(saved) != protocol["checkpoint"]["frozen"]
+    assert protocol["checkpoint"]["adapted"] == encoder_hash(saved) != protocol["checkpoint"]["frozen"]
     assert saved.concept_set == vocabulary
     for name in ("results.json", "report.html"):  # shared as they are: nothing of the machine's folders in them
         assert str(out) not in (out / name).read_text()
@@ -218,7 +218,7 @@ def test_two_seeds_add_the_spread(
         assert set(results[name]) == {"frozen", "adapted"}
     assert results["protocol"]["training_seeds"] == [0, 1]
     first, second = (VideoEncoder.from_pretrained(folder / "encoder") for folder in (out, out / "seed-1"))
-    assert state_hash(first) != state_hash(second)
+    assert encoder_hash(first) != encoder_hash(second)
     assert "over 2 seeds" in (out / "report.html").read_text()
 
 
@@ -345,9 +345,9 @@ def test_the_oracle_learns_what_it_is_told(world: Path, tmp_path: Path) -> None:
     views = PLAYGROUND.views.model_copy(update={"local_views": 0})
     settings = PLAYGROUND.model_copy(update={"training": training, "views": views})
     start, concepts = clip_encoder(), ConceptSet.load("playground").subset(TRAINED)
-    before = state_hash(start)
+    before = encoder_hash(start)
     taught = train_oracle(start, train_records(world), concepts, tmp_path, settings)
-    assert state_hash(start) == before
-    assert state_hash(taught) != before
+    assert encoder_hash(start) == before
+    assert encoder_hash(taught) != before
     losses = [row["loss/supervised"] for row in logged(tmp_path)]
     assert statistics.fmean(losses[-4:]) < 0.7 * statistics.fmean(losses[:4])

@@ -11,7 +11,7 @@ from verbspace.concepts.concept_set import ConceptSet, parse
 from verbspace.concepts.space import ConceptSpace
 from verbspace.evaluation.classes import class_numbers, from_labels, readable
 from verbspace.evaluation.evaluate import Evaluation, evaluate
-from verbspace.evaluation.protocol import comparable, state_hash
+from verbspace.evaluation.protocol import comparable, encoder_hash
 from verbspace.model.encoder import VideoEncoder
 from video_files import write_video
 
@@ -115,7 +115,7 @@ def test_zero_shot_is_the_ranking_by_text(
     assert (protocol.clips, protocol.missing, protocol.actions, protocol.by) == (12, 1, 4, "category")
     assert protocol.concepts == CONCEPTS.hash
     assert protocol.templates == CONCEPTS.templates
-    assert protocol.checkpoint == state_hash(encoder)
+    assert protocol.checkpoint == encoder_hash(encoder)
     printed = capsys.readouterr().out
     assert f"encoder: {protocol.line()}\n" in printed
     assert "12 of 13 clips" in printed

@@ -24,7 +24,7 @@ from verbspace.cli import app
 from verbspace.concepts.concept_set import Action, ConceptSet, Description, Provenance
 from verbspace.concepts.space import ConceptSpace
 from verbspace.evaluation.evaluate import evaluate
-from verbspace.evaluation.protocol import state_hash
+from verbspace.evaluation.protocol import encoder_hash
 from verbspace.model.encoder import VideoEncoder
 from verbspace.uses.export import export as module
 from verbspace.uses.export.export import export, same_words
@@ -115,7 +115,7 @@ def test_what_is_written(clip: VideoEncoder, exported: Path) -> None:
         "tokenizer.json", "preprocessor_config.json", "concept_space.safetensors",
     }  # fmt: skip
     about = json.loads((exported / "verbspace.json").read_text())
-    assert about["encoder"] == {"hash": state_hash(clip), "family": "clip", "temporal_layers": [0, 2]}
+    assert about["encoder"] == {"hash": encoder_hash(clip), "family": "clip", "temporal_layers": [0, 2]}
     assert about["inputs"]["video"]["pixel_values_videos"]["shape"] == ["batch", "frames", 3, 32, 32]
     opset = {one.domain: one.version for one in onnx.load(exported / "video.onnx").opset_import}
     assert about["opset"] == opset[""]
@@ -251,6 +251,13 @@ def test_a_tower_that_differs_is_not_written(clip: VideoEncoder, tmp_path: Path,
     with pytest.raises(ValueError, match=r"the exported video tower differs from the encoder by 0\.0002, more than"):
         export(clip, tmp_path / "out", "torch")
     assert not list(tmp_path.iterdir())
+
+
+def test_what_is_not_of_an_export_is_not_written_over(clip: VideoEncoder, tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("mine")
+    with pytest.raises(FileExistsError, match=r"holds a README.md that is not of an export; give a folder of its own"):
+        export(clip, tmp_path, form="torch")
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"README.md": "mine"}
 
 
 def test_differences() -> None:

@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 from indices import embedded, random_index, sorted_rows, write_clip, write_clips
 from verbspace.cli import app
 from verbspace.evaluation.embed import embed_windows
-from verbspace.evaluation.protocol import state_hash
+from verbspace.evaluation.protocol import encoder_hash
 from verbspace.model.encoder import VideoEncoder
 from verbspace.uses.index import store
 from verbspace.uses.index.rows import COLUMNS, FileRows, Made, State, digest, files_of, state_of, table, vectors_of
@@ -61,7 +61,7 @@ def test_a_row_for_each_window_with_what_finds_it_again(tiny_clip: Path, clips: 
     assert place == len(rows) == 8
     assert np.abs(np.linalg.norm(vectors_of(rows), axis=1) - 1).max() < 1e-6
     made = Index.open(whole).made
-    assert (made.encoder, made.encoder_hash) == (str(tiny_clip), state_hash(encoder))
+    assert (made.encoder, made.encoder_hash) == (str(tiny_clip), encoder_hash(encoder))
     assert (made.dim, made.window, made.stride, made.frames) == (24, 1, 1, 2)
     assert json.loads(rows.schema.metadata[b"verbspace"]) == json.loads((whole / "index.json").read_text())
 
@@ -172,7 +172,7 @@ def test_a_download_that_fails_costs_no_rows(
 
 
 def test_another_encoder_or_other_windows_are_refused(tiny_clip: Path, tiny_siglip: Path, whole: Path) -> None:
-    mine, other = (state_hash(VideoEncoder.from_pretrained(one)) for one in (tiny_clip, tiny_siglip))
+    mine, other = (encoder_hash(VideoEncoder.from_pretrained(one)) for one in (tiny_clip, tiny_siglip))
     with pytest.raises(ValueError, match=rf"{mine}.*{other}.*cannot be compared"):
         embedded(tiny_siglip, [], whole)
     with pytest.raises(ValueError, match=r"windows of 1 s every 1 s, 2 .*this command would add .* every 0\.5 s"):

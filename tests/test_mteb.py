@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from small_encoders import stirred
 from verbspace.concepts.concept_set import ConceptSet
 from verbspace.evaluation.evaluate import evaluate
-from verbspace.evaluation.protocol import state_hash
+from verbspace.evaluation.protocol import encoder_hash
 from verbspace.model.encoder import VideoEncoder
 from verbspace.uses.mteb import MTEBEncoder
 from verbspace.video.decode import DecodeError
@@ -87,7 +87,7 @@ def test_a_task_scores_as_our_own_evaluation_does(encoder: VideoEncoder, clips: 
     rows = np.array(own.confusion)
     assert score["precision"] == pytest.approx(np.mean(rows.diagonal() / np.maximum(rows.sum(0), 1)))
     assert found.model_name == "ada/waves"
-    assert found.model_revision == state_hash(encoder)
+    assert found.model_revision == encoder_hash(encoder)
 
 
 def loader(held: Dataset) -> Any:
@@ -111,7 +111,7 @@ def test_embeddings_are_the_encoders(encoder: VideoEncoder, clips: Path) -> None
 def test_what_mteb_is_told(encoder: VideoEncoder, tmp_path: Path) -> None:
     encoder.save_pretrained(tmp_path / "waves")
     meta = MTEBEncoder(str(tmp_path / "waves"), None, device="cpu", frames=4).mteb_model_meta
-    assert (meta.name, meta.revision) == ("verbspace/waves", state_hash(encoder))
+    assert (meta.name, meta.revision) == ("verbspace/waves", encoder_hash(encoder))
     assert (meta.embed_dim, meta.max_tokens, meta.modalities) == (24, 40, ["video", "text"])
     assert dict(meta.experiment_kwargs) == {"frames": 4}
 

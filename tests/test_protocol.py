@@ -1,4 +1,8 @@
+import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -6,7 +10,8 @@ from pydantic import ValidationError
 from torch import nn
 
 from verbspace.evaluation.metrics import scores
-from verbspace.evaluation.protocol import Protocol, Result, comparable, state_hash
+from verbspace.evaluation.protocol import Protocol, Result, comparable, encoder_hash, state_hash
+from verbspace.model.encoder import VideoEncoder
 from verbspace.video.manifest import Record, data_hash
 
 PROBE = Protocol(
@@ -90,6 +95,31 @@ def test_result_round_trip() -> None:
         Result.model_validate({**result.model_dump(), "top2": 0.5})
     with pytest.raises(ValidationError, match="frozen"):
         PROBE.frames = 4
+
+
+def test_encoders_that_differ_in_settings_alone_are_told_apart(tiny_clip: Path, tmp_path: Path) -> None:
+    VideoEncoder.from_pretrained(tiny_clip).save_pretrained(tmp_path / "same")
+    known = encoder_hash(VideoEncoder.from_pretrained(tmp_path / "same"))
+    assert known == encoder_hash(VideoEncoder.from_pretrained(tiny_clip))  # wherever it was loaded from
+
+    def changed(file: str, change: Callable[[dict[str, Any]], object]) -> str:
+        folder = shutil.copytree(tmp_path / "same", tmp_path / f"{len(list(tmp_path.iterdir()))}")
+        content = json.loads((folder / file).read_text())
+        change(content)
+        (folder / file).write_text(json.dumps(content))
+        return encoder_hash(VideoEncoder.from_pretrained(folder))
+
+    assert changed("config.json", lambda config: config.update(base_name="elsewhere")) == known
+    vision = "vision_config"
+    others = [
+        changed("preprocessor_config.json", lambda found: found.update(image_mean=[0.0, 0.0, 0.0])),
+        changed("preprocessor_config.json", lambda found: found.update(image_std=[1.0, 1.0, 1.0])),
+        changed("config.json", lambda config: config.update(temporal_heads=1)),
+        changed("config.json", lambda config: config["base"][vision].update(hidden_act="gelu")),
+        changed("config.json", lambda config: config["base"][vision].update(layer_norm_eps=1e-3)),
+        changed("config.json", lambda config: config["base"]["text_config"].update(num_attention_heads=1)),
+    ]
+    assert len({known, *others}) == 7
 
 
 def test_state_hash() -> None:

@@ -19,7 +19,7 @@ from verbspace.evaluation.knn import knn_scores
 from verbspace.evaluation.linear_probe import FOLDS, linear_probe
 from verbspace.evaluation.metrics import scores
 from verbspace.evaluation.multi_label import MultiLabelResult, multi_label_scores
-from verbspace.evaluation.protocol import Detail, Protocol, Result, Task, state_hash
+from verbspace.evaluation.protocol import Detail, Protocol, Result, Task, encoder_hash
 from verbspace.evaluation.zero_shot import zero_shot_scores
 from verbspace.model.encoder import VideoEncoder
 from verbspace.video.dataset import BadFiles
@@ -119,7 +119,7 @@ class Plan:
             train_hash=data_hash(self.train.records) if self.train else None,
             train_clips=len(train.labels) if train else None,
             details=details,
-            checkpoint=state_hash(encoder),
+            checkpoint=encoder_hash(encoder),
             chosen=chosen,
         )
 

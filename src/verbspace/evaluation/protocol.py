@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict
@@ -12,6 +12,9 @@ from torch import nn
 
 from verbspace.concepts.space import By
 from verbspace.evaluation.metrics import Scores
+
+if TYPE_CHECKING:
+    from verbspace.model.encoder import VideoEncoder
 
 Task = Literal["zero-shot", "linear-probe", "knn"]
 Detail = int | float | str | tuple[float, ...]
@@ -100,6 +103,23 @@ class Result(Scores):
 def comparable(a: Protocol, b: Protocol) -> bool:
     """Whether numbers measured under both may stand beside each other: all but the encoder is the same."""
     return a.key() == b.key()
+
+
+def encoder_hash(encoder: VideoEncoder) -> str:
+    """16 hex digits of all that an encoder's embeddings depend on: its weights, and the settings that no weight's shape
+    shows (heads, activations, epsilons, and how pixels are normalised).
+
+    The same on every device, and wherever the encoder was loaded from.
+    """
+    base, sources = encoder.config.inner(), encoder.require_sources()
+    towers = {
+        name: {key: getattr(config, key, None) for key in ("num_attention_heads", "hidden_act", "layer_norm_eps")}
+        for name, config in (("vision", base.vision_config), ("text", base.text_config))
+    }
+    heads = encoder.temporal_heads if encoder.temporal else None
+    settings = {**towers, "temporal_heads": heads, "mean": sources.mean, "std": sources.std}
+    text = f"{state_hash(encoder)} {json.dumps(settings, sort_keys=True)}"
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def state_hash(module: nn.Module) -> str:

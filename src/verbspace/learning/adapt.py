@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from verbspace.learning.state import continue_from, find_states, load_moving, mo
 from verbspace.learning.team import team
 from verbspace.learning.trainer import Checks, parameter_groups, train
 from verbspace.model.encoder import VideoEncoder
+from verbspace.placing import write_text
 from verbspace.video.check import known_faults
 from verbspace.video.dataset import BadFiles, BadVideo, NoReadableVideo, ViewDataset
 from verbspace.video.loading import load_views
@@ -278,10 +278,7 @@ def said_of(records: Sequence[Record], videos: str | Path | Sequence[str | Path]
 
 def write_config(out: Path, settings: AdaptSettings, head: Mapping[str, str | None]) -> None:
     """`config.yaml`, with what the settings do not say in its head, a line each by name."""
-    out.mkdir(parents=True, exist_ok=True)
     lines = [f"# {name}: {value}" for name, value in head.items()]
     # YAML bears no controls in comments, and a name with a line break would end one.
     plain = ("".join(c if c.isprintable() else ascii(c)[1:-1] for c in line) + "\n" for line in lines)
-    part = out / "config.yaml.part"
-    part.write_text("".join(plain) + dump_settings(settings), encoding="utf-8")
-    os.replace(part, out / "config.yaml")
+    write_text(out / "config.yaml", "".join(plain) + dump_settings(settings))

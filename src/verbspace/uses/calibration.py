@@ -31,7 +31,7 @@ from verbspace.concepts.concept_set import ConceptSet
 from verbspace.concepts.space import By, ConceptSpace
 from verbspace.evaluation.classes import class_numbers
 from verbspace.evaluation.embed import Known, embed_videos
-from verbspace.evaluation.protocol import state_hash
+from verbspace.evaluation.protocol import encoder_hash
 from verbspace.model.encoder import VideoEncoder
 from verbspace.placing import write_text
 from verbspace.video.dataset import ClipDataset, NoReadableVideo
@@ -95,7 +95,7 @@ class Calibration(BaseModel):
     def require(self, encoder: VideoEncoder, concepts: ConceptSet, by: By, frames: int) -> None:
         """Raise ValueError unless it was fitted for this."""
         fitted = {"encoder": self.encoder, "concepts": self.concepts, "by": self.by, "frames": self.frames}
-        used = {"encoder": state_hash(encoder), "concepts": concepts.hash, "by": by, "frames": frames}
+        used = {"encoder": encoder_hash(encoder), "concepts": concepts.hash, "by": by, "frames": frames}
         for field, value in used.items():
             if fitted[field] != value:
                 name = f" ({concepts.name})" if field == "concepts" else ""
@@ -186,8 +186,8 @@ def calibrate(
         videos=len(first),
         agreement=float((here == there).double().mean()),
         confidence=(_confidence(told), _confidence(told / temperature)),
-        encoder=state_hash(encoder),
-        other=None if other is None else state_hash(other),
+        encoder=encoder_hash(encoder),
+        other=None if other is None else encoder_hash(other),
         concepts=concepts.hash,
         by=by,
         frames=frames,

@@ -14,7 +14,7 @@ from verbspace.config import dump_settings, load_settings
 from verbspace.evaluation.evaluate import Evaluation
 from verbspace.evaluation.multi_label import MultiLabelEvaluation
 from verbspace.evaluation.official import OfficialResult
-from verbspace.evaluation.protocol import Protocol, state_hash
+from verbspace.evaluation.protocol import Protocol, encoder_hash
 from verbspace.model import files
 from verbspace.model.card import encoder_card
 from verbspace.model.encoder import VideoEncoder
@@ -63,7 +63,7 @@ def results_card(
     name: of the model. base_name: of the image checkpoint, in the place of the encoder's own. config: a run's
     `config.yaml`, for the training settings. Raises ValueError where a result is of another encoder.
     """
-    own = state_hash(encoder)
+    own = encoder_hash(encoder)
     for result in results:
         for protocol in protocols_of(result):
             if protocol.checkpoint != own:

@@ -23,7 +23,7 @@ from verbspace.config import AdaptSettings, TrainSettings, ViewSettings
 from verbspace.evaluation.knn import knn_scores
 from verbspace.evaluation.linear_probe import linear_probe
 from verbspace.evaluation.metrics import Scores, scores
-from verbspace.evaluation.protocol import state_hash
+from verbspace.evaluation.protocol import encoder_hash
 from verbspace.evaluation.zero_shot import zero_shot_scores
 from verbspace.learning.adapt import adapt
 from verbspace.model.encoder import VideoEncoder
@@ -267,7 +267,7 @@ def run_demo(
         "views": "1 clip of 8 frames, middles of equal parts, one centre crop at 48 px",
         "templates": list(vocabulary.templates),
         "decoder": f"PyAV {__import__('av').__version__}",
-        "checkpoint": {"frozen": state_hash(start), "adapted": state_hash(encoders[0])},
+        "checkpoint": {"frozen": encoder_hash(start), "adapted": encoder_hash(encoders[0])},
         "training_seeds": list(range(seeds)),
         "settings": settings.model_dump(mode="json"),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}",

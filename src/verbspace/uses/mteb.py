@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from verbspace.evaluation.embed import Known, embed_videos
-from verbspace.evaluation.protocol import state_hash
+from verbspace.evaluation.protocol import encoder_hash
 from verbspace.model.encoder import VideoEncoder
 from verbspace.video.dataset import NoReadableVideo
 from verbspace.video.decode import DecodeError
@@ -145,7 +145,7 @@ def _meta(encoder: VideoEncoder, name: str, frames: int) -> Any:
     return ModelMeta.create_empty(
         {
             "name": name,
-            "revision": state_hash(encoder),
+            "revision": encoder_hash(encoder),
             "n_parameters": parameters,
             "memory_usage_mb": round(parameters * encoder.dtype.itemsize / 2**20, 1),
             "max_tokens": encoder.require_sources().context,

@@ -12,7 +12,7 @@ from typing import Any
 
 from verbspace.concepts.concept_set import ConceptSet
 from verbspace.config import AdaptSettings, load_settings
-from verbspace.evaluation.protocol import state_hash
+from verbspace.evaluation.protocol import encoder_hash
 from verbspace.model.encoder import VideoEncoder
 from verbspace.uses.metrics_log import Row, read_metrics
 
@@ -80,7 +80,7 @@ def _read(path: Path, given: str, name: str) -> Run:
     return Run(
         name, path, settings, head.get("concepts", "unknown"), base, head.get("videos", NOT_SAID),
         read_metrics(log) if log.is_file() else [],
-        None if encoder is None else state_hash(encoder), None if encoder is None else encoder.concept_set,
+        None if encoder is None else encoder_hash(encoder), None if encoder is None else encoder.concept_set,
     )  # fmt: skip
 
 

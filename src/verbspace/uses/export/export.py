@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 
 from verbspace.concepts.concept_set import ConceptSet
 from verbspace.concepts.space import ConceptSpace
-from verbspace.evaluation.protocol import state_hash
+from verbspace.evaluation.protocol import encoder_hash
 from verbspace.model.encoder import VideoEncoder
 from verbspace.model.sources import Sources
 from verbspace.placing import PlacingFolder
@@ -34,6 +34,7 @@ from verbspace.uses.export.towers import plain, trace
 
 ABOUT = "verbspace.json"
 CONCEPTS = "concept_space.safetensors"
+COMMON = ("README.md", "preprocessor_config.json", "tokenizer.json")  # what other folders hold too
 PAIRS = {"video": video_pairs, "text": text_pairs}
 # Of an earlier export, what this one may not write anew.
 STALE = tuple(f"{name}{end}" for name in ("video", "text") for end in (".onnx", ".onnx.data", "_int8.onnx", ".pt2"))
@@ -64,6 +65,9 @@ def export(
         raise ValueError("int8: is made of ONNX towers only; leave it out, or export with format onnx")
     if form == "onnx":
         require_onnx()
+    foreign = [name for name in COMMON if (Path(folder) / name).exists()]
+    if foreign and not (Path(folder) / ABOUT).exists():
+        raise FileExistsError(f"{folder}: holds a {foreign[0]} that is not of an export; give a folder of its own")
     encoder = plain(encoder if isinstance(encoder, VideoEncoder) else VideoEncoder.from_pretrained(encoder))
     with PlacingFolder(Path(folder), stale=(*STALE, CONCEPTS)) as part:
         towers = trace(encoder, ATTENTION[form])
@@ -122,7 +126,7 @@ def _about(encoder: VideoEncoder, form: Format, inputs: dict[str, dict[str, dict
         "format": form,
         "opset": OPSET if form == "onnx" else None,
         "encoder": {
-            "hash": state_hash(encoder),
+            "hash": encoder_hash(encoder),
             "family": encoder.base.config.model_type,
             "temporal_layers": [int(layer) for layer in encoder.temporal],
         },

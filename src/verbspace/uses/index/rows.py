@@ -28,8 +28,8 @@ _WHEN = ("mtime", "LastModified", "last_modified", "modified", "updated", "creat
 class Made(BaseModel):
     """How an index was made: what two indices share whose rows may be mixed.
 
-    encoder: folder or hub id, for people and for finding it again; encoder_hash: `protocol.state_hash`, which decides.
-    dim: D. window and stride in seconds; frames of each window; dtype of the encoder's matrix products.
+    encoder: folder or hub id, for people and for finding it again; encoder_hash: of `protocol`, which decides. dim: D.
+    window and stride in seconds; frames of each window; dtype of the encoder's matrix products.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)

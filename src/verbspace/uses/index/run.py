@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from verbspace.evaluation.embed import Precision, require_frames, require_precision
-from verbspace.evaluation.protocol import state_hash
+from verbspace.evaluation.protocol import encoder_hash
 from verbspace.uses.index.embed import Engine, Shard, Tally, embed_into, local_engine
 from verbspace.uses.index.ray_engine import ray_engine
 from verbspace.uses.index.rows import Made, name_of, stored_path
@@ -64,7 +64,7 @@ def run_embed(
     package()  # one that is missing is told before the model loads
     loaded = VideoEncoder.from_pretrained(encoder)
     made = Made(
-        encoder=name_of(encoder), encoder_hash=state_hash(loaded), dim=loaded.embedding_dim,
+        encoder=name_of(encoder), encoder_hash=encoder_hash(loaded), dim=loaded.embedding_dim,
         window=window, stride=window if stride is None else stride, frames=frames, dtype=dtype,
     )  # fmt: skip
     main = Index.open(whole) if part is not None and (whole / "index.json").exists() else None

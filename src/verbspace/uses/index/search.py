@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from verbspace.evaluation.embed import embed_windows
-from verbspace.evaluation.protocol import state_hash
+from verbspace.evaluation.protocol import encoder_hash
 from verbspace.uses.index.arithmetic import Words, combine
 from verbspace.uses.index.hits import Hit
 from verbspace.uses.index.nearest import like as path_filter
@@ -146,10 +146,10 @@ def encoder_of(
         except FileNotFoundError as error:
             reason = f"its encoder is not found ({error}); say where it is with --encoder"
             raise FileNotFoundError(f"{folder}: {reason}") from None
-    found = state_hash(encoder)
+    found = encoder_hash(encoder)
     if found != made.encoder_hash:
         raise ValueError(
-            f"{folder}: was made by an encoder with the weights {made.encoder_hash} ({made.encoder}), but {name} has "
-            f"{found}; give the one it was made with, or embed the videos again"
+            f"{folder}: was made by the encoder {made.encoder} ({made.encoder_hash}), but {name} is another "
+            f"({found}); give the one it was made with, or embed the videos again"
         )
     return encoder
