@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -90,8 +91,11 @@ def ray_engine(
             return
         began = not ray.is_initialized()
         if began:
-            ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
-        logging.getLogger("ray.data").setLevel(logging.WARNING)
+            with warnings.catch_warnings():
+                # Ray's daemons are other programs from the fork on: nothing of Lance lives on in them.
+                warnings.filterwarnings("ignore", "lancedb fork support", RuntimeWarning)
+                ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+        logging.getLogger("ray.data").setLevel(logging.ERROR)  # the progress is ours
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         count = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
