@@ -93,7 +93,7 @@ def test_calibration_holds_for_the_words_that_it_was_fitted_for(clip: Path) -> N
     looked = studio.look(clip, "clip.mp4")
     assert studio.answers(looked, words(*concepts.action_names))[0].calibrated
     assert not studio.answers(looked, "waving\nbowing")[0].calibrated
-    with pytest.raises(ValueError, match="the calibration is for frames 8, and this is 4"):
+    with pytest.raises(ValueError, match="the calibration was fitted for frames 8, and what is used is 4"):
         Studio({"encoder": encoder}, concepts, sliding=Sliding(2.0), calibration=fitted, frames=4)
 
 

@@ -68,9 +68,9 @@ class Predictor:
         calibration: Calibration | str | Path | None = None,
         encode_text: Callable[[list[str]], Tensor] | None = None,
     ) -> None:
+        require_frames(frames)
         self.encoder = encoder if isinstance(encoder, VideoEncoder) else VideoEncoder.from_pretrained(encoder)
         self.concepts = chosen_concepts(self.encoder, actions, concepts)
-        require_frames(frames)
         self.by, self.frames, self.top = by, frames, top
         scale = 1 / self.encoder.logit_scale
         self.space = ConceptSpace.build(self.concepts, encode_text or self.encoder.encode_text, scale)

@@ -149,7 +149,7 @@ def encoder_of(
     found = encoder_hash(encoder)
     if found != made.encoder_hash:
         raise ValueError(
-            f"{folder}: was made by the encoder {made.encoder} ({made.encoder_hash}), but {name} is another "
+            f"{folder}: was made by the encoder {made.encoder} ({made.encoder_hash}), but {name} is not that one "
             f"({found}); give the one it was made with, or embed the videos again"
         )
     return encoder
