@@ -296,6 +296,18 @@ def test_a_server_that_does_not_answer_is_no_file_that_is_gone(monkeypatch: pyte
         assert isinstance(e.value, FileNotFoundError) == (status in (404, 410))
 
 
+def test_nothing_is_made_for_nothing_and_nowhere_else(tiny_clip: Path, clips: Path, tmp_path: Path) -> None:
+    assert embedded(tiny_clip, [], tmp_path / "index").files == 0
+    assert not (tmp_path / "index").exists()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("mine")
+    with pytest.raises(ValueError, match=r"holds other things than an index \(thesis\.txt\); give a folder of its own"):
+        embedded(tiny_clip, [str(clips / "00.mp4")], tmp_path / "mine")
+    with pytest.raises(NotADirectoryError, match=r"thesis\.txt: is a file; give a folder for the index"):
+        embedded(tiny_clip, [str(clips / "00.mp4")], tmp_path / "mine" / "thesis.txt")
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
+
+
 def test_settings_that_make_no_sense(tiny_clip: Path, clips: Path, tmp_path: Path) -> None:
     for wrong, said in (
         ({"window": float("inf")}, "--window inf"), ({"window": float("nan")}, "--window nan"),

@@ -13,6 +13,7 @@ import fsspec
 import pytest
 from typer.testing import CliRunner
 
+from verbspace import cli
 from verbspace.cli import app
 from verbspace.uses.inputs import expand, fetch
 from verbspace.uses.predict import Predictor
@@ -115,6 +116,48 @@ def test_the_command_reads_a_list_and_reports_what_it_could_not_read(folder: Pat
     assert [line.split(",")[:2] for line in done.stdout.splitlines()[1:]] == [
         [f"{folder}/{name}.mp4", rank] for name in "ab" for rank in "12"
     ]
+
+
+def test_who_reads_may_have_enough(folder: Path) -> None:
+    """As `| head -1` does."""
+    words = [
+        sys.executable,
+        "-m",
+        "verbspace.cli",
+        "predict",
+        *(20 * [str(folder / "a.mp4")]),
+        "--encoder",
+        "playground",
+    ]
+    with subprocess.Popen(
+        [*words, "--actions", "a,b", "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as running:
+        assert running.stdout is not None
+        assert running.stderr is not None
+        assert running.stdout.readline()
+        running.stdout.close()
+        assert "roken pipe" not in running.stderr.read()
+    assert running.returncode == cli.PIPE_CLOSED
+
+
+def test_terminals_without_blocks(folder: Path) -> None:
+    words = [sys.executable, "-m", "verbspace.cli", "predict", str(folder / "a.mp4"), "--encoder", "playground"]
+    done = subprocess.run(
+        [*words, "--actions", "waving,bowing é"], capture_output=True, check=False,
+        env={**os.environ, "LC_ALL": "C", "PYTHONIOENCODING": "ascii", "COLUMNS": "40"},
+    )  # fmt: skip
+    assert done.returncode == 0
+    rows = done.stdout.decode("ascii").splitlines()
+    assert rows[0] == str(folder / "a.mp4")
+    assert len(rows) == 3
+    assert any("#" in row for row in rows[1:])
+    assert any("bowing ?" in row for row in rows[1:])
+
+
+def test_an_empty_list_is_no_success(capsys: pytest.CaptureFixture[str]) -> None:
+    bad: list[str] = []
+    assert list(expand(["-"], ["", "\n"], bad.append)) == []
+    assert bad == ["-: standard input names no video; give a line for each"]
 
 
 def test_a_source_that_names_nothing_does_not_stop_the_others(folder: Path, tmp_path: Path) -> None:

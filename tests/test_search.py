@@ -25,6 +25,7 @@ from verbspace.uses.index.arithmetic import MINUS, Words, combine
 from verbspace.uses.index.hits import Hit
 from verbspace.uses.index.nearest import like, read_tuned
 from verbspace.uses.index.page import link, pictures, search_page
+from verbspace.uses.index.printing import table
 from verbspace.uses.index.query import Term, parse, written
 from verbspace.uses.index.rows import FileRows, State, vectors_of
 from verbspace.uses.index.search import Searcher, described, filters, terms_of
@@ -460,3 +461,15 @@ def test_a_video_that_is_gone_has_its_reason_on_the_page(tmp_path: Path) -> None
     assert "&lt;i&gt;.mp4: there is no such file" in page
     assert "<i>.mp4" not in page
     assert "Nothing is left after the filters" in search_page([], "x", tmp_path, index="i")
+
+
+def test_names_of_strangers_do_no_harm_on_a_terminal(tmp_path: Path) -> None:
+    hits = [Hit("/v/red\x1b[31m\nbox.mp4", 0.0, 1.0, 0.5, 0, 1.0, 25.0)]
+    assert list(table(hits)) == [" 0.500     0:00.0 – 0:01.0    /v/red\\x1b[31m\\nbox.mp4"]
+
+
+def test_a_sum_without_quotes_is_pointed_out(searcher: Searcher) -> None:
+    folder = searcher.index.folder
+    code, _, said = ask(folder, "running - outdoors")
+    assert (code, said.count("read as one text; for a sum or a difference put each term in quotes")) == (0, 1)
+    assert "note" not in ask(folder, '"running" - "outdoors"')[2]

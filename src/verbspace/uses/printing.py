@@ -71,6 +71,7 @@ def show_explanation(found: Explanation, top: int = 3) -> None:
         console.print(f"  {100 * one.share:5.1f}%  {plain(one.text)}  ({one.kind} of {plain(', '.join(one.actions))})")
         console.print(f"          {spans_text(one.spans)}", style="dim")
     if found.change is None:
+        console.print("  one action alone: there is nothing to compare it with")
         return
     console.print(f"  {plain(change_text(found.change))}")
     for turn in found.change.turns:
@@ -82,20 +83,20 @@ def show_explanation(found: Explanation, top: int = 3) -> None:
 def _table(name: str, found: Prediction) -> None:
     console = Console()
     console.print(plain(name), style="bold", markup=False, highlight=False, soft_wrap=True)
+    width = min(24, console.width // 3)
     for action, probability in found.ranked:
-        bar = "█" * round(24 * probability)
-        console.print(f"  {100 * probability:5.1f}%  {bar:<24}  {plain(action)}", markup=False, highlight=False)
+        bar = "█" * round(width * probability)
+        console.print(f"  {100 * probability:5.1f}%  {bar:<{width}}  {plain(action)}", markup=False, highlight=False)
 
 
 def _stretches(name: str, found: Prediction) -> None:
     console = Console()
     console.print(plain(name), style="bold", markup=False, highlight=False, soft_wrap=True)
+    width = 12 if console.width >= 60 else 0
     for part in found.timeline or []:
-        bar = "█" * round(12 * part.score)
+        bar = f"{'█' * round(width * part.score):<{width}}  " if width else ""
         when = f"{clock(part.start):>9} – {clock(part.end):<9}"
-        console.print(
-            f"  {when}  {100 * part.score:5.1f}%  {bar:<12}  {plain(part.action)}", markup=False, highlight=False
-        )
+        console.print(f"  {when}  {100 * part.score:5.1f}%  {bar}{plain(part.action)}", markup=False, highlight=False)
 
 
 def _jsonl(name: str, found: Prediction) -> None:
