@@ -301,8 +301,6 @@ def test_nothing_is_made_for_nothing_and_nowhere_else(tiny_clip: Path, clips: Pa
     assert not (tmp_path / "index").exists()
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("mine")
-    with pytest.raises(ValueError, match=r"holds other things than an index \(thesis\.txt\); give a folder of its own"):
-        embedded(tiny_clip, [str(clips / "00.mp4")], tmp_path / "mine")
     with pytest.raises(NotADirectoryError, match=r"thesis\.txt: is a file; give a folder for the index"):
         embedded(tiny_clip, [str(clips / "00.mp4")], tmp_path / "mine" / "thesis.txt")
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
@@ -501,7 +499,9 @@ def test_a_merge_brings_back_nothing_of_a_file_that_broke(tiny_clip: Path, clips
     path.write_bytes(b"no longer a video")
     embedded(tiny_clip, [str(path)], index)
     noted = Index.open(index).unread()
-    assert merge(index, [older]).windows == 0
+    taken = merge(index, [older])
+    assert (taken.windows, taken.broken) == (0, 1)
+    assert "1 left out, which could not be read here: embed them again" in taken.sentence(index)
     assert len(Index.open(index)) == 0
     assert Index.open(index).unread() == noted
     path.write_bytes(whole)

@@ -118,7 +118,8 @@ def test_the_command_reads_a_list_and_reports_what_it_could_not_read(folder: Pat
     ]
 
 
-def test_who_reads_may_have_enough(folder: Path) -> None:
+@pytest.mark.parametrize("form", ["jsonl", "table"])
+def test_who_reads_may_have_enough(folder: Path, form: str) -> None:
     """As `| head -1` does."""
     words = [
         sys.executable,
@@ -130,7 +131,7 @@ def test_who_reads_may_have_enough(folder: Path) -> None:
         "playground",
     ]
     with subprocess.Popen(
-        [*words, "--actions", "a,b", "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*words, "--actions", "a,b", "--format", form], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as running:
         assert running.stdout is not None
         assert running.stderr is not None

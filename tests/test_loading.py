@@ -18,6 +18,7 @@ import torch
 
 from verbspace.evaluation.embed import embed_videos
 from verbspace.video import dataset as module
+from verbspace.video import loading
 from verbspace.video.dataset import BadFiles, ClipDataset, ViewDataset
 from verbspace.video.loading import _in_threads, load_clips, load_views
 from verbspace.video.record import Record
@@ -136,6 +137,19 @@ def test_a_worker_that_dies_while_the_loader_is_being_made_costs_nothing(
     assert (tmp_path / "done").exists()
     for one, other in zip(plain, batches, strict=True):
         assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_workers_end_well(records: list[Record], monkeypatch: pytest.MonkeyPatch) -> None:
+    crews: list[Any] = []
+    real = loading._Crew
+
+    def crew(watch: object) -> object:
+        crews.append(real(watch))
+        return crews[-1]
+
+    monkeypatch.setattr(loading, "_Crew", crew)
+    assert len(list(load_clips(ClipDataset(records, frames=2, size=32), batch_size=2, workers=2))) == 3
+    assert [process.exitcode for process in crews[0].processes] == [0, 0]
 
 
 def test_workers_that_are_always_killed_end_it(records: list[Record], monkeypatch: pytest.MonkeyPatch) -> None:

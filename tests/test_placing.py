@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import threading
@@ -101,6 +102,58 @@ def test_a_mounted_folder_is_filled_file_by_file(tmp_path: Path, monkeypatch: py
     assert os.listdir(tmp_path) == ["mount"]
 
 
+@pytest.mark.parametrize("number", [errno.EBUSY, errno.EPERM])
+def test_a_folder_that_cannot_be_renamed_is_filled_file_by_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """A bind mount, or another's folder where all may write; files from outside may not be renamed into it either."""
+    folder = tmp_path / "bound"
+    folder.mkdir()
+    real = os.replace
+
+    def replace(source: Path, target: Path) -> None:
+        if folder in (Path(source), Path(target)):
+            raise OSError(number, os.strerror(number))
+        if (Path(source).parent == folder) != (Path(target).parent == folder):
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", replace)
+    monkeypatch.setattr("verbspace.placing._exchange", lambda *_: False)
+    for text in ("one", "two"):
+        with PlacingFolder(folder) as part:
+            (part / "weights").write_text(text)
+        assert {path.name: path.read_text() for path in folder.iterdir()} == {"weights": text}
+    assert os.listdir(tmp_path) == ["bound"]
+
+
+def test_the_folder_that_one_stands_in_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for text in ("one", "two"):
+        with PlacingFolder(".") as part:
+            (part / "weights").write_text(text)
+        assert Path("weights").read_text() == text
+    assert os.listdir(tmp_path / "here") == ["weights"]
+    assert os.listdir(tmp_path) == ["here"]
+
+
+def test_modes_stay(tmp_path: Path) -> None:
+    write_text(tmp_path / "text", "one")
+    (tmp_path / "text").chmod(0o600)
+    write_text(tmp_path / "text", "two")
+    assert stat.S_IMODE((tmp_path / "text").stat().st_mode) == 0o600
+    for _ in range(2):
+        with PlacingFolder(tmp_path / "folder") as part:
+            (part / "weights").write_text("x")
+        (tmp_path / "folder").chmod(0o2750)
+        (tmp_path / "folder" / "weights").chmod(0o640)
+    with PlacingFolder(tmp_path / "folder") as part:
+        (part / "weights").write_text("y")
+    assert stat.S_IMODE((tmp_path / "folder").stat().st_mode) == 0o2750
+    assert stat.S_IMODE((tmp_path / "folder" / "weights").stat().st_mode) == 0o640
+
+
 def test_a_folder_is_replaced_in_one_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not by two renames, between which there would be none."""
     folder = tmp_path / "saved"
@@ -117,7 +170,7 @@ def test_a_folder_is_replaced_in_one_step(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_leavings_of_a_killed_process_stand_in_nobodys_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("verbspace.placing._exchange", lambda *_: False)
-    for name in (f".saved.old-{os.getpid()}", f".saved.part-{os.getpid()}"):
+    for name in (f".saved.old-{os.getpid()}", f".saved.part-{os.getpid()}", ".saved.old"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "weights").write_text("stale")
     for text in ("one", "two"):

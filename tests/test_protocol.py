@@ -119,7 +119,14 @@ def test_encoders_that_differ_in_settings_alone_are_told_apart(tiny_clip: Path, 
         changed("config.json", lambda config: config["base"][vision].update(layer_norm_eps=1e-3)),
         changed("config.json", lambda config: config["base"]["text_config"].update(num_attention_heads=1)),
     ]
-    assert len({known, *others}) == 7
+    others.append(changed("config.json", lambda config: config["base"]["text_config"].update(eos_token_id=300)))
+
+    def swap(found: dict[str, Any]) -> None:
+        words = found["model"]["vocab"]
+        words["a</w>"], words["b</w>"] = words["b</w>"], words["a</w>"]
+
+    others.append(changed("tokenizer.json", swap))
+    assert len({known, *others}) == 9
 
 
 def test_state_hash() -> None:

@@ -258,6 +258,9 @@ def main() -> None:
         # Not app(): that turns Ctrl-C into an exit code of its own and drops what the run had to say.
         with command.make_context("verbspace", sys.argv[1:]) as context:
             command.invoke(context)
+    except SystemExit as left:
+        closed = isinstance(left.__context__, BrokenPipeError)  # to which Rich's answer is 1
+        sys.exit(PIPE_CLOSED if closed else left.code)
     except BrokenPipeError:  # who reads has had enough, as in `verbspace predict … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or the rest would fail again as Python ends
         sys.exit(PIPE_CLOSED)

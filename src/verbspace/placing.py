@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import secrets
 import shutil
@@ -16,21 +17,22 @@ from pathlib import Path
 def placing(path: str | Path) -> Iterator[Path]:
     """`with placing(path) as part:` write `part`; at the end it takes path's place, and on an error nothing changes.
 
-    Folders on the way are made. A link stays one, a device or a pipe is written as it is, and of two writers the
-    last one wins. Raises OSError that names the path.
+    Folders on the way are made. A link stays one, a device or a pipe is written as it is, a file keeps its mode, and of
+    two writers the last one wins. Raises OSError that names the path.
     """
     path = Path(path)
-    if path.exists() and not path.is_file() and not path.is_dir():
+    if _stream(path):
         yield path
         return
+    require_place(path)
     target = Path(os.path.realpath(path))
     part = target.with_name(f".{secrets.token_hex(8)}.part")
     try:
-        if target.is_dir():
-            raise IsADirectoryError(f"{path}: is a folder; give a file to write")
         with telling(path):
             target.parent.mkdir(parents=True, exist_ok=True)
             part.touch(exist_ok=False)
+            if target.exists():
+                part.chmod(target.stat().st_mode)
         yield part
         with telling(path):
             os.replace(part, target)
@@ -42,13 +44,21 @@ def placing(path: str | Path) -> Iterator[Path]:
 def require_place(path: str | Path) -> None:
     """Raise OSError where `placing` could not write, before the work that is to be written."""
     path = Path(path)
-    if path.is_dir():
-        raise IsADirectoryError(f"{path}: is a folder; give a file to write")
-    nearest = next(folder for folder in Path(os.path.realpath(path)).parents if os.path.lexists(folder))
-    if not nearest.is_dir():
-        raise NotADirectoryError(f"{path}: cannot be written: {nearest} is a file; give another place")
-    if not os.access(nearest, os.W_OK) and not path.exists():
-        raise PermissionError(f"{path}: cannot be written: permission denied; give another place")
+    with telling(path):
+        if _stream(path):
+            return
+        if path.is_dir():
+            raise IsADirectoryError(f"{path}: is a folder; give a file to write")
+        nearest = next(folder for folder in Path(os.path.realpath(path)).parents if os.path.lexists(folder))
+        if not nearest.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        if not os.access(nearest, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+
+def _stream(path: Path) -> bool:
+    """Whether it is there, and neither a file nor a folder."""
+    return os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path)
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -61,15 +71,17 @@ def write_text(path: str | Path, text: str) -> None:
 class PlacingFolder:
     """`with PlacingFolder(folder) as part:` write into `part`; at the end its files take their places in `folder`.
 
-    A folder that is not there yet, or holds nothing but names that are written again, is replaced in one step, where
-    the file system allows. In one that holds more, or is mounted, file by file, and the rest stays, but for the names
-    in `stale`. On an error nothing changes. Raises OSError that names the folder.
+    A folder that is not there yet, or holds nothing but names that are written again, is replaced in one step. In one
+    that holds more, is mounted, is the one that the process stands in, or cannot be renamed, file by file, and the rest
+    stays, but for the names in `stale`. Modes stay. On an error while writing nothing changes. Raises OSError that
+    names the folder.
     """
 
     def __init__(self, folder: str | Path, stale: tuple[str, ...] = ()) -> None:
         self.folder, self.stale = Path(folder).resolve(), stale
-        name = f".{self.folder.name[:100]}.part-{secrets.token_hex(8)}"
-        here = self.folder.is_dir() and (os.path.ismount(self.folder) or not os.access(self.folder.parent, os.W_OK))
+        name = f".{secrets.token_hex(8)}.part"
+        fixed = os.path.ismount(self.folder) or Path.cwd().is_relative_to(self.folder)  # may not change its place
+        here = self.folder.is_dir() and (fixed or not os.access(self.folder.parent, os.W_OK))
         self.part = (self.folder if here else self.folder.parent) / name
 
     def __enter__(self) -> Path:
@@ -82,35 +94,62 @@ class PlacingFolder:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
             if kind is None:
-                for file in self.part.rglob("*"):
-                    if file.is_file():
-                        file.chmod(0o666 & self.part.stat().st_mode)  # safetensors writes for its owner alone
                 with telling(self.folder):
+                    self._keep_modes()
                     self._place()
         finally:
             shutil.rmtree(self.part, ignore_errors=True)
 
+    def _keep_modes(self) -> None:
+        usual = 0o666 & self.part.stat().st_mode  # safetensors writes for its owner alone
+        for file in self.part.rglob("*"):
+            if file.is_file():
+                before = self.folder / file.relative_to(self.part)
+                file.chmod(before.stat().st_mode if before.is_file() else usual)
+        if self.folder.is_dir():
+            self.part.chmod(self.folder.stat().st_mode)
+
     def _place(self) -> None:
         new = {path.name for path in self.part.iterdir()}
-        old = {path.name for path in self.folder.iterdir()} if self.folder.exists() else set()
-        old -= {self.part.name}
-        if self.part.parent != self.folder and old <= new | set(self.stale):
-            if not old:
-                os.replace(self.part, self.folder)  # an empty folder gives way
-            elif not _exchange(self.part, self.folder):
-                aside = self.part.with_suffix(".old")
-                os.replace(self.folder, aside)
-                try:
-                    os.replace(self.part, self.folder)
-                except OSError:
-                    os.replace(aside, self.folder)
-                    raise
-                shutil.rmtree(aside)
+        old = {path.name for path in self.folder.iterdir()} - {self.part.name} if self.folder.exists() else set()
+        if self.part.parent != self.folder and old <= new | set(self.stale) and self._replaced(bool(old)):
             return
         for name in sorted(new):
-            os.replace(self.part / name, self.folder / name)
+            _move(self.part / name, self.folder / name)
         for name in (old & set(self.stale)) - new:
             (self.folder / name).unlink()
+
+    def _replaced(self, filled: bool) -> bool:
+        """Put the new folder in the place of the old one. False where that one cannot be renamed."""
+        aside = self.part.with_name(f"{self.part.name}.old")
+        try:
+            if not filled:
+                os.replace(self.part, self.folder)  # an empty folder gives way
+                return True
+            if _exchange(self.part, self.folder):
+                return True
+            os.replace(self.folder, aside)
+        except OSError:
+            if not self.folder.is_dir():
+                raise
+            return False
+        try:
+            os.replace(self.part, self.folder)
+        except OSError:
+            os.replace(aside, self.folder)
+            raise
+        shutil.rmtree(aside)
+        return True
+
+
+def _move(source: Path, target: Path) -> None:
+    try:
+        os.replace(source, target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        with placing(target) as part:  # a mount of another file system, or of the same one by another way
+            shutil.copy2(source, part)
 
 
 @contextmanager

@@ -107,7 +107,7 @@ def comparable(a: Protocol, b: Protocol) -> bool:
 
 def encoder_hash(encoder: VideoEncoder) -> str:
     """16 hex digits of all that an encoder's embeddings depend on: its weights, and the settings that no weight's shape
-    shows (heads, activations, epsilons, and how pixels are normalised).
+    shows (heads, activations, epsilons, how pixels are normalised, and which words have which number).
 
     The same on every device, and wherever the encoder was loaded from.
     """
@@ -116,8 +116,11 @@ def encoder_hash(encoder: VideoEncoder) -> str:
         name: {key: getattr(config, key, None) for key in ("num_attention_heads", "hidden_act", "layer_norm_eps")}
         for name, config in (("vision", base.vision_config), ("text", base.text_config))
     }
+    words = [sorted(sources.tokenizer.get_vocab().items()), sources.context, sources.siglip]
+    ends = getattr(base.text_config, "eos_token_id", None)
     heads = encoder.temporal_heads if encoder.temporal else None
-    settings = {**towers, "temporal_heads": heads, "mean": sources.mean, "std": sources.std}
+    pixels = [sources.mean, sources.std]
+    settings = {**towers, "temporal_heads": heads, "pixels": pixels, "words": words, "ends": ends}
     text = f"{state_hash(encoder)} {json.dumps(settings, sort_keys=True)}"
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

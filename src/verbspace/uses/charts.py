@@ -10,6 +10,7 @@ from textwrap import wrap
 from markupsafe import Markup, escape
 
 DASHES = ("", "6 3", "2 3", "8 3 2 3", "1 3")  # lines stay apart in greyscale
+_LEAST = 1e-300  # what an axis spans; less has no ticks
 MOST_LINES = 25  # that differ in colour or dashes
 _SHAPES = (  # of marks, around (0, 0); they stay apart in greyscale
     '<circle r="5"/>',
@@ -64,7 +65,7 @@ def line_chart(lines: Sequence[Line], *, x_label: str, y_label: str, width: int 
     left, right, top, bottom = 46, 10, 10, 36 + 18 * math.ceil(len(lines) / 2)
     x0, x1 = min(p[0] for p in points), max(p[0] for p in points)
     y0, y1 = min(0.0, *(p[1] for p in points)), max(p[1] for p in points)
-    x1, y1 = (x1 if x1 > x0 else x0 + 1), (y1 if y1 > y0 else y0 + 1)
+    x1, y1 = (x1 if x1 - x0 > _LEAST else x0 + 1), (y1 if y1 - y0 > _LEAST else y0 + 1)
 
     def px(x: float) -> float:
         return left + (x - x0) / (x1 - x0) * (width - left - right)

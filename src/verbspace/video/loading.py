@@ -134,8 +134,19 @@ def _begin(loader: DataLoader[Any]) -> Iterator[dict[str, Any]]:
     worker dies, in mid-step, or while a queue's lock is held. It is set from the main thread alone."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # another loader may have set it
-    with ThreadPoolExecutor(1) as elsewhere:
-        return elsewhere.submit(iter, loader).result()
+    begun: Future[Iterator[dict[str, Any]]] = Future()
+
+    def begin() -> None:
+        try:
+            begun.set_result(iter(loader))
+        except BaseException as error:
+            begun.set_exception(error)
+
+    # A plain thread: a worker forked from an executor's would wait for itself at its end, and fail.
+    thread = threading.Thread(target=begin)
+    thread.start()
+    thread.join()
+    return begun.result()
 
 
 class _Crew(DefaultContext):

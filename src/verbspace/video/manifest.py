@@ -96,7 +96,10 @@ def data_hash(records: Iterable[Record]) -> str:
     """
     lines = []
     for record in records:
-        found = storage.find(record.file)
+        try:
+            found = storage.find(record.file)
+        except (OSError, ValueError):  # out of reach, or in a damaged shard: it has a name, and no size
+            found = None
         size = None if found is None else found.size
         label = record.label if record.labels is None else list(record.labels)
         lines.append(json.dumps([label, record.path.parent.name, record.path.name, size]))

@@ -243,8 +243,6 @@ def locked(folder: Path) -> Iterator[None]:
         raise NotADirectoryError(f"{folder}: is a file; give a folder for the index")
     with telling(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        if not (folder / "index.json").exists():
-            _require_own(folder)
         (folder / "lock").touch()
     with (folder / "lock").open("a+") as file:
         try:
@@ -264,13 +262,6 @@ def locked(folder: Path) -> Iterator[None]:
         file.write(f"{os.getpid()} on {os.uname().nodename}")
         file.flush()
         yield
-
-
-def _require_own(folder: Path) -> None:
-    """Raise ValueError for a folder that an index would be strewn into."""
-    names = {path.name for path in folder.iterdir() if not path.name.startswith(".") and path.suffix != ".lance"}
-    if others := names - {"lock", "shards", "tuned.json"}:
-        raise ValueError(f"{folder}: holds other things than an index ({min(others)}); give a folder of its own")
 
 
 def within(paths: Sequence[str]) -> str:

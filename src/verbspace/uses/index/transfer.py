@@ -22,18 +22,20 @@ _ROWS = 8192  # in a row group, and in memory
 
 @dataclass
 class Taken:
-    """What was taken into an index: files and windows that were new, files that gave way to newer ones, and files that
-    were there already."""
+    """What was taken into an index: files and windows that were new, files that gave way to newer ones, files that
+    were there already, and files left out as the index knows them as ones that cannot be read."""
 
     files: int = 0
     windows: int = 0
     replaced: int = 0
     unchanged: int = 0
+    broken: int = 0
 
     def sentence(self, folder: Path) -> str:
         """For people."""
         changed = f"{self.replaced} replaced, {self.unchanged} there already"
-        return f"{folder}: {self.windows} windows taken in, {self.files} files new, {changed}"
+        left = f"; {self.broken} left out, which could not be read here: embed them again" if self.broken else ""
+        return f"{folder}: {self.windows} windows taken in, {self.files} files new, {changed}{left}"
 
     def __add__(self, other: Taken) -> Taken:
         return Taken(*(getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__))
@@ -54,7 +56,7 @@ def absorb(index: Index, scan: Scan) -> Taken:
     theirs = {path: state for path, state in theirs.items() if path not in broken}
     mine = index.states(theirs)
     changed = [path for path, state in theirs.items() if path in mine and _later(path, state, mine[path])]
-    taken = Taken(len(theirs.keys() - mine.keys()), 0, len(changed), len(mine) - len(changed))
+    taken = Taken(len(theirs.keys() - mine.keys()), 0, len(changed), len(mine) - len(changed), len(broken))
 
     def some(keep: pa.Array, inside: bool) -> Iterator[pa.RecordBatch]:
         for batch in scan(COLUMNS):
