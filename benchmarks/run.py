@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 from datetime import date
 from pathlib import Path
 
 from side import HEAD, Row, machine
+
+from verbspace.placing import write_text
 
 HERE = Path(__file__).resolve().parent
 DOCS = HERE.parent / "docs"
@@ -49,13 +50,6 @@ def table(kept: dict[str, dict[str, object]]) -> str:
     return "\n".join([*lines, "", *notes, "", f"Measured on {'; '.join(where)}."])
 
 
-def write(path: Path, text: str) -> None:
-    """All or nothing."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
-
-
 def main() -> None:
     """Measure, and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -73,11 +67,11 @@ def main() -> None:
         for row in rows:
             print(row.line(), flush=True)
         kept[script] = {"machine": machine(), "date": date.today().isoformat(), "rows": [vars(row) for row in rows]}
-        write(store, json.dumps(kept, indent=1, ensure_ascii=False) + "\n")
+        write_text(store, json.dumps(kept, indent=1, ensure_ascii=False) + "\n")
         text = page.read_text(encoding="utf-8")
         before, rest = text.split(MARKS[0])
         after = rest.split(MARKS[1])[1]
-        write(page, f"{before}{MARKS[0]}\n{table(kept)}\n{MARKS[1]}{after}")
+        write_text(page, f"{before}{MARKS[0]}\n{table(kept)}\n{MARKS[1]}{after}")
 
 
 if __name__ == "__main__":

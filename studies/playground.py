@@ -104,11 +104,11 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
 
 def frozen_top1(out: Path, job: dict[str, Any], measure: Any) -> dict[str, float]:
     """Frozen CLIP is the same for every run in a world, so it is measured once."""
+    from verbspace.placing import write_text
+
     note = out / "worlds" / f"frozen-{job['world']}-{job['split']}.json"
     if not note.exists():
-        part = note.with_suffix(f".{os.getpid()}.part")
-        part.write_text(json.dumps(measure()))
-        os.replace(part, note)
+        write_text(note, json.dumps(measure()))
     found: dict[str, float] = json.loads(note.read_text())
     return found
 

@@ -23,7 +23,7 @@ MAY = {
     "config": set(),
     "learning": {*CORE, "config", "allocation", "placing"},
     "evaluation": {*CORE, "allocation"},
-    "playground": CORE,
+    "playground": {*CORE, "placing"},
     "uses": {*CORE, "allocation", "placing", "config", "learning", "evaluation", "playground"},
     "cli": {*CORE, "placing", "config", "learning", "evaluation", "playground", "uses", *COMMANDS},
     **{group: {*CORE, "placing", "evaluation", "uses"} for group in COMMANDS},

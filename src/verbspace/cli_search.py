@@ -100,10 +100,9 @@ def search(
     from verbspace.uses.index.printing import show
     from verbspace.uses.index.search import Searcher, described, terms_of
     from verbspace.uses.index.store import shards_in
+    from verbspace.uses.printing import form_of
 
-    if as_json and form not in ("table", "jsonl"):
-        raise ValueError(f"--json and --format {form} are two things; give one of them")
-    form = "jsonl" if as_json else form
+    form = form_of(form, as_json)
     if (form == "html") != (out is not None):
         raise ValueError("--format html and --out page.html go together")
     if copy_clips and out is None:

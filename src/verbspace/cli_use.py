@@ -58,13 +58,12 @@ def predict(
     from verbspace.uses.inputs import expand
     from verbspace.uses.plain import Unread
     from verbspace.uses.predict import Predictor, Sliding
-    from verbspace.uses.printing import printer
+    from verbspace.uses.printing import form_of, printer
 
-    if as_json and form not in ("table", "jsonl"):
-        raise ValueError(f"--json and --format {form} are two things; give one of them")
+    form = form_of(form, as_json)
     if window is None and (stride is not None or at_least):
         raise ValueError("--stride and --at-least are for --window SECONDS; give it, or leave them out")
-    show, unread = printer("jsonl" if as_json else form, timeline=window is not None), Unread()
+    show, unread = printer(form, timeline=window is not None), Unread()
     predictor = Predictor(
         encoder, named(actions), concepts=concepts, by=require_by(by), frames=frames, top=top, calibration=calibration
     )

@@ -25,6 +25,7 @@ from pathlib import Path
 import av
 import numpy as np
 
+from verbspace.placing import write_text
 from verbspace.playground.actions import ACTIONS, MOTIONS, TRAINED, Style
 from verbspace.playground.figure import Array
 from verbspace.playground.render import Camera, Film, Look, develop, draw
@@ -131,12 +132,6 @@ def write_clip(path: Path, frames: np.ndarray, rate: int, crf: int) -> None:
     os.replace(part, path)
 
 
-def _write(path: Path, text: str) -> None:
-    part = path.with_name(path.name + ".part")
-    part.write_text(text)
-    os.replace(part, path)
-
-
 def _shoot(job: tuple[str, str, tuple[int, int, int], Shift]) -> None:
     path, action, seed, shift = job
     rng = np.random.default_rng(seed)
@@ -162,7 +157,7 @@ def make_world(
     note = folder / "world.json"
     if note.exists() and json.loads(note.read_text()) != stamp:
         raise ValueError(f"{note} describes a world of other settings; remove the folder {folder} or choose another")
-    _write(note, json.dumps(stamp, indent=2) + "\n")
+    write_text(note, json.dumps(stamp, indent=2) + "\n")
     jobs: dict[str, list[tuple[str, str, tuple[int, int, int], Shift]]] = {}
     for split in splits:
         actions = split_actions(settings, split)
@@ -175,7 +170,7 @@ def make_world(
         if split == "train":
             (folder / "truth").mkdir(exist_ok=True)
             rows = "".join(f"{path},{action}\n" for path, action in zip(paths, actions, strict=True))
-            _write(folder / "truth" / "train.csv", rows)
+            write_text(folder / "truth" / "train.csv", rows)
         jobs[split] = [
             (
                 str(folder / f"{split}.part" / path),

@@ -17,6 +17,13 @@ from verbspace.uses.predict import Prediction
 Show = Callable[[str, Prediction], None]
 
 
+def form_of(form: str, as_json: bool) -> str:
+    """What `--format` and `--json` say together. Raises ValueError where they say two things."""
+    if as_json and form not in ("table", "jsonl"):
+        raise ValueError(f"--json and --format {form} are two things; give one of them")
+    return "jsonl" if as_json else form
+
+
 def printer(form: str, timeline: bool = False) -> Show:
     """What prints one video's prediction as `form`: table, jsonl or csv; with a timeline, which of the forms only jsonl
     has the whole ranking beside. Raises ValueError for others.

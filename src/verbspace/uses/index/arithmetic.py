@@ -45,8 +45,9 @@ class Words:
         self.encoder = encoder
         own = encoder.concept_set
         self.templates = tuple(DEFAULT_TEMPLATES if own is None else own.templates)
-        many = own is not None and len(own.action_names) >= LEAST
-        background = own.action_names if own is not None and many else ConceptSet.load("k400").action_names
+        background = [] if own is None else own.action_names
+        if len(background) < LEAST:
+            background = ConceptSet.load("k400").action_names
         self.centre = self._mean(background, self.templates).mean(0)
 
     def directions(self, texts: Sequence[str]) -> Tensor:
