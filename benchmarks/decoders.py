@@ -22,28 +22,28 @@ import av
 import numpy as np
 
 from verbspace.video.decode import DecodeError, decode_frames
-from verbspace.video.seeking import read_seeking
+from verbspace.video.seeking import read_with_torchcodec
 
 Frames = np.ndarray  # uint8 (n, H, W, 3)
 Backend = Callable[[Path, Sequence[int]], list[Frames | None]]
-COUNT = 60
-UNEVEN = np.cumsum([10] + [20, 60, 33, 100] * COUNT)[:COUNT].tolist()
-LATE = [1000 + 40 * n for n in range(COUNT)]
-QUIET = {"x265-params": "log-level=none:pools=1"}
-HIDDEN = {"auto-alt-ref": "1", "lag-in-frames": "16"}  # frames that are decoded and never shown
+NUM_FRAMES = 60
+VARIABLE_RATE_PTS = np.cumsum([10] + [20, 60, 33, 100] * NUM_FRAMES)[:NUM_FRAMES].tolist()
+LATE_START_PTS = [1000 + 40 * n for n in range(NUM_FRAMES)]
+X265_QUIET = {"x265-params": "log-level=none:pools=1"}
+ALT_REF_OPTIONS = {"auto-alt-ref": "1", "lag-in-frames": "16"}  # frames that are decoded and never shown
 # container and codec: settings of the encoder; the frames last 40 ms unless times are given.
-FILES: dict[str, dict[str, object]] = {
+ENCODINGS: dict[str, dict[str, object]] = {
     "H.264 with B-frames in MP4": {"name": "h264.mp4", "codec": "libx264", "bf": "3"},
     "H.264 with B-frames in MKV": {"name": "h264.mkv", "codec": "libx264", "bf": "3"},
     "H.264 with B-frames in AVI": {"name": "h264.avi", "codec": "libx264", "bf": "3"},
     "H.264 with B-frames in MPEG-TS": {"name": "h264.ts", "codec": "libx264", "bf": "3"},
-    "H.264, variable frame rate, MP4": {"name": "vfr.mp4", "codec": "libx264", "times": UNEVEN},
-    "H.264, starts at 1 s, MP4": {"name": "late.mp4", "codec": "libx264", "times": LATE},
-    "HEVC in MP4": {"name": "hevc.mp4", "codec": "libx265", **QUIET},
-    "HEVC, 10 bit, MKV": {"name": "hevc10.mkv", "codec": "libx265", "pix_fmt": "yuv420p10le", **QUIET},
-    "VP8 in WebM": {"name": "vp8.webm", "codec": "libvpx", **HIDDEN},
-    "VP9 in WebM": {"name": "vp9.webm", "codec": "libvpx-vp9", "cpu-used": "8", **HIDDEN},
-    "VP9, variable frame rate, WebM": {"name": "vfr.webm", "codec": "libvpx-vp9", "cpu-used": "8", "times": UNEVEN},
+    "H.264, variable frame rate, MP4": {"name": "vfr.mp4", "codec": "libx264", "times": VARIABLE_RATE_PTS},
+    "H.264, starts at 1 s, MP4": {"name": "late.mp4", "codec": "libx264", "times": LATE_START_PTS},
+    "HEVC in MP4": {"name": "hevc.mp4", "codec": "libx265", **X265_QUIET},
+    "HEVC, 10 bit, MKV": {"name": "hevc10.mkv", "codec": "libx265", "pix_fmt": "yuv420p10le", **X265_QUIET},
+    "VP8 in WebM": {"name": "vp8.webm", "codec": "libvpx", **ALT_REF_OPTIONS},
+    "VP9 in WebM": {"name": "vp9.webm", "codec": "libvpx-vp9", "cpu-used": "8", **ALT_REF_OPTIONS},
+    "VP9, variable frame rate, WebM": {"name": "vfr.webm", "codec": "libvpx-vp9", "cpu-used": "8", "times": VARIABLE_RATE_PTS},
     "AV1 in MP4": {"name": "av1.mp4", "codec": "libsvtav1", "preset": "12"},
     "AV1 in WebM, no frame count": {"name": "av1.webm", "codec": "libsvtav1", "preset": "12"},
     "MPEG-4 in AVI": {"name": "mpeg4.avi", "codec": "mpeg4"},
@@ -68,7 +68,7 @@ def encode(
         if times is not None:
             stream.codec_context.time_base = Fraction(1, 1000)
         texture = rng.uniform(60, 200, (12, 16, 3)).repeat(8, 0).repeat(8, 1)
-        for n in range(COUNT):
+        for n in range(NUM_FRAMES):
             picture = np.roll(texture, 3 * n, 1)
             for bit in range(6):
                 picture[:40, 21 * bit : 21 * bit + 21] = 235 if n >> bit & 1 else 20
@@ -80,14 +80,14 @@ def encode(
     return path
 
 
-def sequential(path: Path) -> Frames:
+def decode_sequentially(path: Path) -> Frames:
     """FFmpeg's own sequential decode, in one thread."""
     with av.open(str(path), metadata_errors="ignore") as container:
         container.streams.video[0].thread_count = 1
         return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
 
 
-def ours(path: Path, order: Sequence[int]) -> list[Frames | None]:
+def read_verbspace(path: Path, order: Sequence[int]) -> list[Frames | None]:
     """verbspace, which decodes to the last frame that is needed."""
     try:
         return list(decode_frames(path, order).permute(0, 2, 3, 1).numpy())
@@ -95,15 +95,15 @@ def ours(path: Path, order: Sequence[int]) -> list[Frames | None]:
         return [None] * len(order)
 
 
-def seeking(path: Path, order: Sequence[int]) -> list[Frames | None]:
+def read_verbspace_torchcodec(path: Path, order: Sequence[int]) -> list[Frames | None]:
     """verbspace with torchcodec where it is right."""
     try:
-        return list(read_seeking(path, lambda timeline: order)[1].permute(0, 2, 3, 1).numpy())
+        return list(read_with_torchcodec(path, lambda timeline: order)[1].permute(0, 2, 3, 1).numpy())
     except (DecodeError, IndexError):
         return [None] * len(order)
 
 
-def torchcodec(mode: str) -> Backend:
+def make_torchcodec_reader(mode: str) -> Backend:
     """torchcodec in one of its two seek modes."""
     from torchcodec.decoders import VideoDecoder
 
@@ -123,7 +123,7 @@ def torchcodec(mode: str) -> Backend:
     return read
 
 
-def opencv(path: Path, order: Sequence[int]) -> list[Frames | None]:
+def read_opencv(path: Path, order: Sequence[int]) -> list[Frames | None]:
     """OpenCV, seeking by frame number."""
     import cv2
 
@@ -135,12 +135,12 @@ def opencv(path: Path, order: Sequence[int]) -> list[Frames | None]:
     return found
 
 
-def wrong(truth: Frames, order: Sequence[int], found: list[Frames | None]) -> int:
+def count_wrong_frames(reference: Frames, order: Sequence[int], frames: list[Frames | None]) -> int:
     """How many frames are not the ones asked for."""
-    small = truth[:, ::4, ::4].astype(np.int16)
+    small = reference[:, ::4, ::4].astype(np.int16)
     count = 0
-    for index, frame in zip(order, found, strict=True):
-        if frame is None or frame.shape != truth[0].shape:
+    for index, frame in zip(order, frames, strict=True):
+        if frame is None or frame.shape != reference[0].shape:
             count += 1
             continue
         differences = np.abs(small - frame[::4, ::4].astype(np.int16)).mean((1, 2, 3))
@@ -148,24 +148,24 @@ def wrong(truth: Frames, order: Sequence[int], found: list[Frames | None]) -> in
     return count
 
 
-def backends() -> dict[str, Backend]:
+def available_backends() -> dict[str, Backend]:
     """Those that are installed."""
-    found: dict[str, Backend] = {"verbspace": ours}
+    found: dict[str, Backend] = {"verbspace": read_verbspace}
     try:
-        found |= {f"torchcodec, {mode}": torchcodec(mode) for mode in ("exact", "approximate")}
-        found["verbspace, decoder=torchcodec"] = seeking
+        found |= {f"torchcodec, {mode}": make_torchcodec_reader(mode) for mode in ("exact", "approximate")}
+        found["verbspace, decoder=torchcodec"] = read_verbspace_torchcodec
     except (ImportError, RuntimeError, OSError) as error:
         print(f"torchcodec is left out: {str(error).splitlines()[0]}")
     try:
         import cv2  # noqa: F401
 
-        found["OpenCV"] = opencv
+        found["OpenCV"] = read_opencv
     except ImportError:
         print("OpenCV is left out: not installed")
     return found
 
 
-def speed(folder: Path) -> None:
+def print_timings(folder: Path) -> None:
     """Print how long 8 even frames take, and 80, from clips of 10 s and of 5 min: median of 5 rounds in turns."""
     print("\n| frames, even over the clip | decoder=pyav | decoder=torchcodec |\n|---|---|---|")
     for seconds in (10, 300):
@@ -182,7 +182,7 @@ def speed(folder: Path) -> None:
             order = np.linspace(0, 30 * seconds - 1, count).astype(int).tolist()
             taken: dict[str, list[float]] = {"pyav": [], "torchcodec": []}
             for _ in range(5):
-                for name, read in (("pyav", ours), ("torchcodec", seeking)):
+                for name, read in (("pyav", read_verbspace), ("torchcodec", read_verbspace_torchcodec)):
                     began = time.perf_counter()
                     read(path, order)
                     taken[name].append(time.perf_counter() - began)
@@ -198,27 +198,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--videos", type=Path, help="folder whose videos are tried too, by its folders")
     chosen = parser.parse_args()
-    readers = backends()
+    readers = available_backends()
     print("| wrong frames of all | frames | " + " | ".join(readers) + " |\n|---|---|" + "---|" * len(readers))
 
-    def row(title: str, paths: Sequence[Path]) -> None:
+    def print_row(title: str, paths: Sequence[Path]) -> None:
         total, counts = 0, dict.fromkeys(readers, 0)
         for path in paths:
-            truth = sequential(path)
+            truth = decode_sequentially(path)
             order = random.Random(0).sample(range(len(truth)), len(truth))
             total += len(truth)
             for name, read in readers.items():
-                counts[name] += wrong(truth, order, read(path, order))
+                counts[name] += count_wrong_frames(truth, order, read(path, order))
         print(f"| {title} | {total} | " + " | ".join(map(str, counts.values())) + " |", flush=True)
 
     with tempfile.TemporaryDirectory() as folder:
-        for title, how in FILES.items():
+        for title, how in ENCODINGS.items():
             try:
                 path = encode(Path(folder), **how)  # type: ignore[arg-type]
             except (av.FFmpegError, ValueError) as error:
                 print(f"| {title} | not encoded here: {error} |")
                 continue
-            row(title, [path])
+            print_row(title, [path])
     if chosen.videos:
         for folder in sorted(path for path in chosen.videos.iterdir() if path.is_dir()):
             by_kind: dict[str, list[Path]] = {}
@@ -226,10 +226,10 @@ def main() -> None:
                 if path.suffix in (".avi", ".mp4", ".mkv"):
                     by_kind.setdefault(path.suffix[1:].upper(), []).append(path)
             for kind, paths in by_kind.items():
-                row(f"{folder.name}, {len(paths)} {kind} files", paths)
+                print_row(f"{folder.name}, {len(paths)} {kind} files", paths)
     if "verbspace, decoder=torchcodec" in readers:
         with tempfile.TemporaryDirectory() as folder:
-            speed(Path(folder))
+            print_timings(Path(folder))
 
 
 if __name__ == "__main__":

@@ -23,42 +23,42 @@ import av
 import cv2
 import numpy as np
 import torch
-from checkpoints import checkpoint
-from loading import encode
-from side import Row, compare, in_turns, main, share
+from checkpoints import save_random_checkpoint
+from loading import encode_clip
+from side import Row, compare, interleaved_timings, main, compare_to_limit
 from torch import Tensor
 from transformers import CLIPModel, CLIPProcessor
 
 from verbspace.evaluation.embed import embed_videos
 from verbspace.model.encoder import VideoEncoder
-from verbspace.video.decode import open_video, packet_times
+from verbspace.video.decode import open_video, timestamps_from_packets
 from verbspace.video.record import Record
 from verbspace.video.sampling import plan_eval
 
 CLIPS, FRAMES = 16, 8
 
 
-def places(path: Path) -> list[int]:
+def sampled_frame_indices(path: Path) -> list[int]:
     """Which frames we take."""
     with closing(open_video(path)) as file:
-        found = packet_times(file, None)
+        found = timestamps_from_packets(file, None)
     assert found is not None
     return [place for plan in plan_eval(found[0].times, FRAMES) for place in plan.frame_indices]
 
 
-def by_pyav(path: Path, wanted: list[int]) -> list[np.ndarray]:
+def read_pyav(path: Path, indices: list[int]) -> list[np.ndarray]:
     """The frames as in the guides of video models."""
     frames = []
     with av.open(str(path)) as container:
         for place, frame in enumerate(container.decode(video=0)):
-            if place > wanted[-1]:
+            if place > indices[-1]:
                 break
-            if place in wanted:
+            if place in indices:
                 frames.append(frame.to_ndarray(format="rgb24"))
     return frames
 
 
-def by_opencv(path: Path, wanted: list[int]) -> list[np.ndarray]:
+def read_opencv(path: Path, indices: list[int]) -> list[np.ndarray]:
     """Every frame is read, then some are taken."""
     capture, frames = cv2.VideoCapture(str(path)), []
     while True:
@@ -66,14 +66,14 @@ def by_opencv(path: Path, wanted: list[int]) -> list[np.ndarray]:
         if not there:
             break
         frames.append(cv2.cvtColor(frame, cv2.COLOR_BGR2RGB))
-    return [frames[place] for place in wanted]
+    return [frames[place] for place in indices]
 
 
-def tutorial(model: Any, processor: Any, paths: list[Path], read: Callable[[Path, list[int]], Any]) -> Tensor:
+def embed_with_transformers(model: Any, processor: Any, paths: list[Path], read: Callable[[Path, list[int]], Any]) -> Tensor:
     """(N, D)."""
     rows = []
     for path in paths:
-        inputs = processor(images=read(path, places(path)), return_tensors="pt")
+        inputs = processor(images=read(path, sampled_frame_indices(path)), return_tensors="pt")
         with torch.no_grad():
             found = model.get_image_features(**inputs)
         mean = getattr(found, "pooler_output", found).mean(0)
@@ -81,48 +81,48 @@ def tutorial(model: Any, processor: Any, paths: list[Path], read: Callable[[Path
     return torch.stack(rows)
 
 
-def decode_alone(paths: list[Path]) -> None:
+def decode_only(paths: list[Path]) -> None:
     """Bare decodes up to the last frame needed, on all cores."""
 
-    def bare(path: Path) -> None:
-        last = places(path)[-1]
+    def decode_one(path: Path) -> None:
+        last = sampled_frame_indices(path)[-1]
         with closing(open_video(path)) as file:
-            for number, _ in enumerate(file.frames()):
+            for number, _ in enumerate(file.iter_frames()):
                 if number == last:
                     break
 
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        list(pool.map(bare, paths))
+        list(pool.map(decode_one, paths))
 
 
 def measure(rounds: int) -> list[Row]:
     """In turns."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        first = encode(folder / "0.mp4")
+        first = encode_clip(folder / "0.mp4")
         paths = [first, *(Path(shutil.copy(first, folder / f"{n}.mp4")) for n in range(1, CLIPS))]
-        saved = checkpoint(folder / "clip")
+        saved = save_random_checkpoint(folder / "clip")
         encoder = VideoEncoder.from_pretrained(saved, temporal=False)
         model, processor = CLIPModel.from_pretrained(saved).eval(), CLIPProcessor.from_pretrained(saved)
         records = [Record(path) for path in paths]
         frames = torch.randint(0, 256, (CLIPS, FRAMES, 3, 224, 224), dtype=torch.uint8)
         found: dict[str, Tensor] = {}
 
-        def model_alone() -> None:
+        def model_only() -> None:
             with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-                encoder(encoder.normalise(frames))
+                encoder(encoder.normalize(frames))
 
-        def keep(kind: str, way: Callable[[], Tensor]) -> Callable[[], object]:
-            return lambda: found.update({kind: way()})
+        def store_result(kind: str, embed: Callable[[], Tensor]) -> Callable[[], object]:
+            return lambda: found.update({kind: embed()})
 
-        seconds = in_turns(
+        seconds = interleaved_timings(
             {
-                "bf16": keep("bf16", lambda: embed_videos(encoder, records, dtype="bf16").embeddings),
-                "fp32": keep("fp32", lambda: embed_videos(encoder, records).embeddings),
-                "PyAV": keep("PyAV", lambda: tutorial(model, processor, paths, by_pyav)),
-                "OpenCV": keep("OpenCV", lambda: tutorial(model, processor, paths, by_opencv)),
-                "decode": lambda: decode_alone(paths),
-                "model": model_alone,
+                "bf16": store_result("bf16", lambda: embed_videos(encoder, records, dtype="bf16").embeddings),
+                "fp32": store_result("fp32", lambda: embed_videos(encoder, records).embeddings),
+                "PyAV": store_result("PyAV", lambda: embed_with_transformers(model, processor, paths, read_pyav)),
+                "OpenCV": store_result("OpenCV", lambda: embed_with_transformers(model, processor, paths, read_opencv)),
+                "decode": lambda: decode_only(paths),
+                "model": model_only,
             },
             rounds,
         )
@@ -138,7 +138,7 @@ def measure(rounds: int) -> list[Row]:
         compare(what, "a tutorial's loop, PyAV", 4, seconds["bf16"], seconds["PyAV"], note=note, **pace),
         compare(what, "a tutorial's loop, OpenCV", 4, seconds["bf16"], seconds["OpenCV"], **pace),
         compare("the same, fp32", "a tutorial's loop, PyAV", 1, seconds["fp32"], seconds["PyAV"], **pace),
-        share(what, "bare decode and bare model, one after the other", 0.85, seconds["bf16"], least),
+        compare_to_limit(what, "bare decode and bare model, one after the other", 0.85, seconds["bf16"], least),
     ]
 
 

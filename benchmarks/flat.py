@@ -17,13 +17,13 @@ from pathlib import Path
 
 import av
 import numpy as np
-from memory import peak
+from memory import peak_memory_gb
 from side import Row, main
 
-MANY = 100_000
+NUM_VIDEOS = 100_000
 
 
-def fill(folder: Path, count: int) -> None:
+def write_linked_clips(folder: Path, count: int) -> None:
     """Links to four clips of 8 frames."""
     rng = np.random.default_rng(0)
     for n in range(4):
@@ -40,7 +40,7 @@ def fill(folder: Path, count: int) -> None:
             listed.write(f"{n:06d}.mp4\n")
 
 
-def one(what: str, folder: Path) -> None:
+def run_task(task: str, folder: Path) -> None:
     """Do it in this process, and print the peak in GB."""
     from verbspace.config import parse_settings
     from verbspace.evaluation.embed import embed_videos
@@ -48,28 +48,28 @@ def one(what: str, folder: Path) -> None:
     from verbspace.model.encoder import VideoEncoder
     from verbspace.video.manifest import read_manifest
 
-    if what == "embedding":
+    if task == "embedding":
         embed_videos(VideoEncoder.from_pretrained("playground", temporal=False), read_manifest(folder / "list.txt"))
     else:
         settings = parse_settings({"views": {"local_views": 2}, "training": {"steps": 30, "batch_size": 12}})
         adapt("playground", folder / "list.txt", "playground", folder / "run", settings)
-    print(peak())
+    print(peak_memory_gb())
 
 
-def measure(rounds: int, many: int = MANY) -> list[Row]:
+def measure(rounds: int, num_videos: int = NUM_VIDEOS) -> list[Row]:
     """One round."""
     found: dict[tuple[str, int], float] = {}
-    for count in (10, many):
+    for count in (10, num_videos):
         with tempfile.TemporaryDirectory() as name:
-            fill(Path(name), count)
+            write_linked_clips(Path(name), count)
             for what in ("embedding", "training"):
                 command = [sys.executable, __file__, "--one", what, "--folder", name]
                 done = subprocess.run(command, check=True, capture_output=True, text=True)
                 found[what, count] = float(done.stdout.split()[-1])
     return [
-        Row(f"peak memory, {what} {many:,} videos", "the same with 10", 0.8, [found[what, 10] / found[what, many]],
-            found[what, many], found[what, 10], "GB",
-            f"{1e6 * (found[what, many] - found[what, 10]) / many:.2f} kB a video")
+        Row(f"peak memory, {what} {num_videos:,} videos", "the same with 10", 0.8, [found[what, 10] / found[what, num_videos]],
+            found[what, num_videos], found[what, 10], "GB",
+            f"{1e6 * (found[what, num_videos] - found[what, 10]) / num_videos:.2f} kB a video")
         for what in ("embedding", "training")
     ]  # fmt: skip
 
@@ -80,6 +80,6 @@ if __name__ == "__main__":
     parser.add_argument("--folder", type=Path)
     inner, _ = parser.parse_known_args()
     if inner.one:
-        one(inner.one, inner.folder)
+        run_task(inner.one, inner.folder)
     else:
         main(__doc__ or "", measure, rounds=1)

@@ -19,16 +19,16 @@ from functools import partial
 from typing import Any
 
 import torch
-from memory import learner, views, vit_b16
+from memory import random_distiller, random_views, vit_b16
 from torch.profiler import ProfilerActivity, profile
 from transformers import CLIPConfig
 
 from verbspace.config import AdaptSettings, parse_settings
 from verbspace.learning.adapt import build_optimizer
-from verbspace.learning.backward import Backward
-from verbspace.learning.cost import Tower, training_flops
-from verbspace.learning.team import Team
-from verbspace.learning.trainer import follow
+from verbspace.learning.backward import GradCacheStep
+from verbspace.learning.cost import BackboneDims, training_flops
+from verbspace.learning.team import DistributedContext
+from verbspace.learning.trainer import update_teacher
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -41,7 +41,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 TINY = {"views": {"global_frames": 2, "local_views": 1, "local_frames": 2}}
 
 
-def tiny() -> CLIPConfig:
+def tiny_config() -> CLIPConfig:
     """For --cpu-check."""
     return CLIPConfig(
         text_config={"num_hidden_layers": 1, "hidden_size": 32, "intermediate_size": 32, "num_attention_heads": 2},
@@ -51,40 +51,40 @@ def tiny() -> CLIPConfig:
     )  # fmt: skip
 
 
-def wait(device: torch.device) -> None:
+def synchronize(device: torch.device) -> None:
     """Until the device has done what it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize()
 
 
-def product_rate(device: torch.device, sizes: tuple[int, ...], rounds: int = 20) -> float:
+def matmul_rate(device: torch.device, sizes: tuple[int, ...], rounds: int = 20) -> float:
     """The best rate of a bf16 product of square matrices, operations a second: over sizes, of the median round."""
     best = 0.0
     for size in sizes:
         a, b = torch.randn(2, size, size, device=device).bfloat16()
         taken = []
         for _ in range(rounds):
-            wait(device)
+            synchronize(device)
             began = time.perf_counter()
             a @ b
-            wait(device)
+            synchronize(device)
             taken.append(time.perf_counter() - began)
         best = max(best, 2 * size**3 / sorted(taken)[rounds // 2])
     return best
 
 
-def stepper(config: CLIPConfig, settings: AdaptSettings, clips: int, device: torch.device) -> Callable[[], None]:
+def make_train_step(config: CLIPConfig, settings: AdaptSettings, clips: int, device: torch.device) -> Callable[[], None]:
     """One training step on frames in memory, to be called again and again."""
-    distiller = learner(config, settings, "auto").to(device)
+    distiller = random_distiller(config, settings, "auto").to(device)
     distiller.train()
     distiller.teacher.eval()
     if settings.training.compile:
         for one in (distiller.student, distiller.teacher):
             one.compile(dynamic=False)
-    backward = Backward(distiller, Team(device=device), accumulate=settings.training.accumulate)
+    backward = GradCacheStep(distiller, DistributedContext(device=device), gradient_accumulation_steps=settings.training.gradient_accumulation_steps)
     optimizer = build_optimizer(distiller.student, settings)
-    batch = {name: value.to(device) for name, value in views(settings, clips).items()}
-    memory, bf16 = distiller.fresh_memory(), partial(torch.autocast, device.type, torch.bfloat16)
+    batch = {name: value.to(device) for name, value in random_views(settings, clips).items()}
+    memory, bf16 = distiller.init_state(), partial(torch.autocast, device.type, torch.bfloat16)
     trained = [p for p in distiller.student.parameters() if p.requires_grad]
 
     def step() -> None:
@@ -92,18 +92,18 @@ def stepper(config: CLIPConfig, settings: AdaptSettings, clips: int, device: tor
         backward(batch, memory, bf16, [clips])
         torch.nn.utils.clip_grad_norm_(trained, 3.0)
         optimizer.step()
-        follow(distiller.teacher, distiller.student, 0.99)
+        update_teacher(distiller.teacher, distiller.student, 0.99)
 
     return step
 
 
-def costs(step: Callable[[], None], device: torch.device, steps: int = 3) -> list[tuple[str, float]]:
+def profile_step(step: Callable[[], None], device: torch.device, steps: int = 3) -> list[tuple[str, float]]:
     """The five dearest operations of a step and their shares of its device time."""
     kinds = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if device.type == "cuda" else [])
     with profile(activities=kinds) as found:
         for _ in range(steps):
             step()
-        wait(device)
+        synchronize(device)
     of = "self_device_time_total" if device.type == "cuda" else "self_cpu_time_total"
     rows = sorted(((row.key, float(getattr(row, of))) for row in found.key_averages()), key=lambda row: -row[1])
     total = sum(value for _, value in rows) or 1.0
@@ -122,8 +122,8 @@ def main() -> None:
         sys.exit("there is no CUDA GPU here; --cpu-check shows that the script runs, on a tiny model")
     small = chosen.cpu_check
     device = torch.device("cpu" if small else "cuda")
-    config, clips, steps = (tiny(), 2, 1) if small else (vit_b16(), chosen.clips, chosen.steps)
-    rate = product_rate(device, (256,) if small else (4096, 8192, 16384))
+    config, clips, steps = (tiny_config(), 2, 1) if small else (vit_b16(), chosen.clips, chosen.steps)
+    rate = matmul_rate(device, (256,) if small else (4096, 8192, 16384))
     name = "CPU, tiny model: nothing here is a figure" if small else torch.cuda.get_device_name()
     print(f"{name}; bf16 products at {rate / 1e12:.2f} TFLOP/s; {clips} clips a step; torch {torch.__version__}\n")
     print("| setting | clips/s | share of the peak | peak memory, GB |\n|---|---|---|---|")
@@ -136,26 +136,26 @@ def main() -> None:
             update={"training": settings.training.model_copy(update={"gradient_checkpointing": False, "accumulate": 1})}
         )
         try:
-            step = stepper(config, settings, clips, device)
+            step = make_train_step(config, settings, clips, device)
             for _ in range(1 if small else 3):
                 step()
             if not small:
                 torch.cuda.reset_peak_memory_stats()
-            wait(device)
+            synchronize(device)
             began = time.perf_counter()
             for _ in range(steps):
                 step()
-            wait(device)
+            synchronize(device)
             seconds = (time.perf_counter() - began) / steps
         except torch.OutOfMemoryError:
             print(f"| {title} | out of memory | | |", flush=True)
             continue
-        share = clips * training_flops(Tower.of(config), counted) / seconds / rate
+        share = clips * training_flops(BackboneDims.from_config(config), counted) / seconds / rate
         peak = "" if small else f"{torch.cuda.max_memory_allocated() / 1e9:.1f}"
         print(f"| {title} | {clips / seconds:.1f} | {share:.0%} | {peak} |", flush=True)
         if not dearest:
             first = title
-            dearest = costs(step, device)
+            dearest = profile_step(step, device)
         del step
         if not small:
             torch.cuda.empty_cache()

@@ -16,22 +16,22 @@ from pathlib import Path
 
 from side import Row, main
 
-from verbspace.cli import settings_from
+from verbspace.cli import parse_overrides
 from verbspace.concepts.concept_set import ConceptSet
 from verbspace.evaluation.evaluate import Evaluation, evaluate
 from verbspace.learning.adapt import adapt
-from verbspace.playground.actions import TRAINED
+from verbspace.playground.actions import TRAIN_ACTIONS
 from verbspace.playground.world import WorldSettings, make_world
-from verbspace.uses.demo import PLAYGROUND, clip_encoder
+from verbspace.uses.demo import PLAYGROUND_SETTINGS, playground_encoder
 
-LESS = ["views.global_frames=4", "views.local_frames=2"]
+HALF_FRAMES = ["views.global_frames=4", "views.local_frames=2"]
 
 
-def one(world: Path, out: Path, seed: int, changes: list[str]) -> tuple[float, Evaluation]:
+def train_and_evaluate(world: Path, out: Path, seed: int, overrides: list[str]) -> tuple[float, Evaluation]:
     """Clips a second in training, and zero-shot."""
-    settings = settings_from(None, [*changes, f"training.seed={seed}"], PLAYGROUND)
+    settings = parse_overrides(None, [*overrides, f"training.seed={seed}"], PLAYGROUND_SETTINGS)
     words = ConceptSet.load("playground")
-    adapted = adapt(clip_encoder(), world / "train", words.subset(TRAINED), out, settings)
+    adapted = adapt(playground_encoder(), world / "train", words.subset(TRAIN_ACTIONS), out, settings)
     log = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     found = evaluate(adapted, world / "test", concepts=words, baseline=False, quiet=True)
     return statistics.median(line["clips_per_second"] for line in log), found
@@ -45,10 +45,10 @@ def measure(rounds: int) -> list[Row]:
         world = Path(name) / "world"
         make_world(world, WorldSettings(seed=0), ("train", "test"))
         for seed in range(rounds):
-            for kind, changes in (("plain", []), ("less", LESS)):
-                speed, found = one(world, Path(name) / f"{kind}{seed}", seed, changes)
+            for kind, changes in (("plain", []), ("less", HALF_FRAMES)):
+                speed, found = train_and_evaluate(world, Path(name) / f"{kind}{seed}", seed, changes)
                 speeds[kind].append(speed)
-                top1[kind].append(100 * found.result.figure)
+                top1[kind].append(100 * found.result.primary_metric)
     said = {
         kind: f"{statistics.fmean(values):.1f} % ({', '.join(f'{value:.1f}' for value in values)})"
         for kind, values in top1.items()

@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from side import Row, compare, main
 from torch import Tensor
 
-from verbspace.allocation import keep_freed_memory
+from verbspace.allocation import disable_malloc_trim
 from verbspace.video.dataset import ViewDataset
 from verbspace.video.decode import frame_times, open_video
 from verbspace.video.record import VIDEO_EXTENSIONS, Record
@@ -37,20 +37,20 @@ VIEWS = {
 }  # fmt: skip
 
 
-def dataset(paths: Sequence[Path], seed: int) -> ViewDataset:
+def make_dataset(paths: Sequence[Path], seed: int) -> ViewDataset:
     """Ours, with default augmentation."""
-    return ViewDataset([Record(path) for path in paths], seed=seed, largest=256, **VIEWS)  # type: ignore[arg-type]
+    return ViewDataset([Record(path) for path in paths], seed=seed, max_short_side=256, **VIEWS)  # type: ignore[arg-type]
 
 
-def ours(paths: Sequence[Path], seed: int) -> int:
+def load_verbspace(paths: Sequence[Path], seed: int) -> int:
     """Views made."""
-    data = dataset(paths, seed)
+    data = make_dataset(paths, seed)
     for index in range(len(paths)):
         assert not data[index]["bad"]
     return 10 * len(paths)
 
 
-def view_of(clip: Tensor, size: int, scale: tuple[float, float], generator: torch.Generator) -> Tensor:
+def make_view(clip: Tensor, size: int, scale: tuple[float, float], generator: torch.Generator) -> Tensor:
     """One view by itself, in floats: jitter, grey, blur, crop, resize, flip. (T, H, W, 3) uint8 to (T, 3, S, S)."""
     x = clip.permute(0, 3, 1, 2).float() / 255
     draw = torch.rand(9, generator=generator).tolist()
@@ -75,7 +75,7 @@ def view_of(clip: Tensor, size: int, scale: tuple[float, float], generator: torc
     return x.flip(-1) if draw[0] < 0.5 else x
 
 
-def svt(paths: Sequence[Path], seed: int) -> int:
+def load_svt(paths: Sequence[Path], seed: int) -> int:
     """Views made the way of SVT."""
     generator = torch.Generator().manual_seed(seed)
     for path in paths:
@@ -87,29 +87,29 @@ def svt(paths: Sequence[Path], seed: int) -> int:
                 share = 1.0 if size == 224 else 0.3
                 start = float(torch.rand(1, generator=generator)) * (1 - share)
                 places = np.linspace(start * (len(whole) - 1), (start + share) * (len(whole) - 1), 8).astype(int)
-                view_of(torch.from_numpy(whole[places]), size, scale, generator)
+                make_view(torch.from_numpy(whole[places]), size, scale, generator)
     return 10 * len(paths)
 
 
-def limit(paths: Sequence[Path], seed: int) -> int:
+def decode_lower_bound(paths: Sequence[Path], seed: int) -> int:
     """Nothing but the decode of the frames that ours has to decode for the same views."""
-    data = dataset(paths, seed)
+    data = make_dataset(paths, seed)
     for index, path in enumerate(paths):
-        plans = data.plan(TIMES[path], np.random.default_rng([seed, 0, index, 0]))
+        plans = data.plan_views(FRAME_TIMES[path], np.random.default_rng([seed, 0, index, 0]))
         last = max(frame for plan in plans for frame in plan.frame_indices)
         with closing(open_video(path)) as file:
-            stop = last if file.trusted else len(TIMES[path]) - 1
-            for number, _ in enumerate(file.frames()):
+            stop = last if file.has_reliable_pts else len(FRAME_TIMES[path]) - 1
+            for number, _ in enumerate(file.iter_frames()):
                 if number == stop:
                     break
     return 10 * len(paths)
 
 
-TIMES: dict[Path, np.ndarray] = {}
-WAYS: dict[str, Callable[[Sequence[Path], int], int]] = {"ours": ours, "svt": svt, "limit": limit}
+FRAME_TIMES: dict[Path, np.ndarray] = {}
+LOADERS: dict[str, Callable[[Sequence[Path], int], int]] = {"ours": load_verbspace, "svt": load_svt, "limit": decode_lower_bound}
 
 
-def encode(path: Path, seconds: int = 10) -> Path:
+def encode_clip(path: Path, seconds: int = 10) -> Path:
     """340×256 H.264 at 30 frames a second: moving texture with film grain."""
     rng = np.random.default_rng(0)
     texture = rng.uniform(30, 220, (32, 43, 3)).repeat(8, 0).repeat(8, 1)[:256, :340]
@@ -124,12 +124,12 @@ def encode(path: Path, seconds: int = 10) -> Path:
     return path
 
 
-def compared(title: str, paths: Sequence[Path], rounds: int) -> list[Row]:
+def compare_loaders(title: str, paths: Sequence[Path], rounds: int) -> list[Row]:
     """Measure in turns."""
-    TIMES.update({path: frame_times(path) for path in paths})
-    seconds: dict[str, list[float]] = {name: [] for name in WAYS}
+    FRAME_TIMES.update({path: frame_times(path) for path in paths})
+    seconds: dict[str, list[float]] = {name: [] for name in LOADERS}
     for seed in range(rounds + 1):
-        for name, way in WAYS.items():
+        for name, way in LOADERS.items():
             began = time.perf_counter()
             way(paths, seed)
             if seed:
@@ -145,16 +145,16 @@ def compared(title: str, paths: Sequence[Path], rounds: int) -> list[Row]:
 def measure(rounds: int, videos: Path | None = None) -> list[Row]:
     """The clip made here, and the folders of `videos`."""
     torch.set_num_threads(1)
-    keep_freed_memory()  # as loading workers do
+    disable_malloc_trim()  # as loading workers do
     with tempfile.TemporaryDirectory() as folder:
-        rows = compared("10 s of 340×256 H.264", [encode(Path(folder) / "a.mp4")], rounds)
+        rows = compare_loaders("10 s of 340×256 H.264", [encode_clip(Path(folder) / "a.mp4")], rounds)
     for part in sorted(path for path in videos.iterdir() if path.is_dir()) if videos else []:
         kinds: dict[str, list[Path]] = {}
         for path in sorted(part.rglob("*")):
             if path.suffix.lower() in VIDEO_EXTENSIONS:
                 kinds.setdefault(path.suffix[1:].upper(), []).append(path)
         for kind, paths in kinds.items():
-            rows += compared(f"{len(paths)} {kind} files of {part.name}", paths, rounds)
+            rows += compare_loaders(f"{len(paths)} {kind} files of {part.name}", paths, rounds)
     return rows
 
 

@@ -27,16 +27,16 @@ import torch
 from torch import Tensor
 from transformers import CLIPConfig
 
-from verbspace.allocation import keep_freed_memory
+from verbspace.allocation import disable_malloc_trim
 from verbspace.concepts.space import ConceptSpace
 from verbspace.config import AdaptSettings, parse_settings
 from verbspace.learning.adapt import build_optimizer
-from verbspace.learning.backward import Backward
-from verbspace.learning.cost import Tower, training_flops
-from verbspace.learning.distiller import Distiller, Weights
+from verbspace.learning.backward import GradCacheStep
+from verbspace.learning.cost import BackboneDims, training_flops
+from verbspace.learning.distiller import Distiller, LossWeights
 from verbspace.learning.lora import add_lora
-from verbspace.learning.team import Team
-from verbspace.learning.trainer import follow
+from verbspace.learning.team import DistributedContext
+from verbspace.learning.trainer import update_teacher
 from verbspace.model.config import VideoEncoderConfig
 from verbspace.model.encoder import VideoEncoder
 
@@ -61,21 +61,21 @@ def vit_b16() -> CLIPConfig:
     )  # fmt: skip
 
 
-def encoder(config: CLIPConfig, attention: str) -> VideoEncoder:
+def random_encoder(config: CLIPConfig, attention: str) -> VideoEncoder:
     """Random weights; pixels are normalised as CLIP does."""
     made = VideoEncoder(VideoEncoderConfig(config.to_dict()))
-    made.sources = SimpleNamespace(mean=[0.48, 0.46, 0.41], std=[0.27, 0.26, 0.28])  # type: ignore[assignment]
+    made.processor = SimpleNamespace(mean=[0.48, 0.46, 0.41], std=[0.27, 0.26, 0.28])  # type: ignore[assignment]
     made.set_attention(attention)  # type: ignore[arg-type]
     return made
 
 
-def learner(config: CLIPConfig, settings: AdaptSettings, attention: str) -> Distiller:
+def random_distiller(config: CLIPConfig, settings: AdaptSettings, attention: str) -> Distiller:
     """Student, teacher and a random concept space."""
-    student, teacher, training = encoder(config, attention), encoder(config, attention), settings.training
-    if training.train == "temporal":
+    student, teacher, training = random_encoder(config, attention), random_encoder(config, attention), settings.training
+    if training.trainable == "temporal":
         for parameter in student.spatial_parameters():
             parameter.requires_grad_(False)
-    elif training.train == "temporal+lora":
+    elif training.trainable == "temporal+lora":
         for one in (student, teacher):
             add_lora(one, training.lora_rank, training.lora_alpha)
     student.gradient_checkpointing = training.gradient_checkpointing
@@ -86,10 +86,10 @@ def learner(config: CLIPConfig, settings: AdaptSettings, attention: str) -> Dist
         vectors[:ACTIONS], vectors[ACTIONS:], owners, action_names=[str(n) for n in range(ACTIONS)],
         description_texts=[str(n) for n in range(DESCRIPTIONS)],
     )  # fmt: skip
-    return Distiller(student, teacher, space, weights=Weights())
+    return Distiller(student, teacher, space, weights=LossWeights())
 
 
-def views(settings: AdaptSettings, clips: int) -> dict[str, Tensor]:
+def random_views(settings: AdaptSettings, clips: int) -> dict[str, Tensor]:
     """Random frames in memory."""
     made: dict[str, Tensor] = {"index": torch.arange(clips)}
     for kind, count, frames, size in (
@@ -101,81 +101,81 @@ def views(settings: AdaptSettings, clips: int) -> dict[str, Tensor]:
     return made
 
 
-class Kept:
+class SavedTensorMeter:
     """The bytes of the storages that the graph keeps for the backward pass, at their most."""
 
-    def __init__(self, aside: set[int]) -> None:
-        self.aside, self.bytes, self.most = aside, 0, 0
-        self.sizes: dict[int, list[int]] = {}
+    def __init__(self, excluded_storages: set[int]) -> None:
+        self.excluded_storages, self.current_bytes, self.peak_bytes = excluded_storages, 0, 0
+        self.storages: dict[int, list[int]] = {}
 
     def pack(self, tensor: Tensor) -> tuple[Tensor, int]:
         """Count a storage with its first tensor."""
         storage = tensor.untyped_storage()
         place = storage.data_ptr()
-        if place not in self.aside:
-            entry = self.sizes.setdefault(place, [0, storage.nbytes()])
+        if place not in self.excluded_storages:
+            entry = self.storages.setdefault(place, [0, storage.nbytes()])
             if not entry[0]:
-                self.bytes += entry[1]
-                self.most = max(self.most, self.bytes)
+                self.current_bytes += entry[1]
+                self.peak_bytes = max(self.peak_bytes, self.current_bytes)
             entry[0] += 1
         return tensor, place
 
     def unpack(self, packed: tuple[Tensor, int]) -> Tensor:
         """And let it go with its last."""
         tensor, place = packed
-        if (entry := self.sizes.get(place)) is not None:
+        if (entry := self.storages.get(place)) is not None:
             entry[0] -= 1
             if not entry[0]:
-                self.bytes -= entry[1]
-                del self.sizes[place]
+                self.current_bytes -= entry[1]
+                del self.storages[place]
         return tensor
 
 
-def gigabytes(tensors: Any) -> float:
+def total_gb(tensors: Any) -> float:
     """Of tensors."""
     return sum(tensor.nbytes for tensor in tensors) / 1e9
 
 
-def peak() -> float:
+def peak_memory_gb() -> float:
     """The process's peak memory so far, GB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9
 
 
-def one(name: str, clips: int, computed: bool) -> dict[str, float]:
+def measure_setting(name: str, clips: int, compute_only: bool) -> dict[str, float]:
     """Measure or compute a setting, in this process."""
     how = dict(SETTINGS[name])
     if "accumulate" in how:
         how["accumulate"] = clips
     settings = parse_settings({"training": how})
-    before = peak()
-    keep_freed_memory()
-    distiller = learner(vit_b16(), settings, "sdpa" if computed else "auto")
+    before = peak_memory_gb()
+    disable_malloc_trim()
+    distiller = random_distiller(vit_b16(), settings, "sdpa" if compute_only else "auto")
     distiller.train()
     distiller.teacher.eval()
-    backward = Backward(distiller, Team(), accumulate=settings.training.accumulate)
+    backward = GradCacheStep(distiller, DistributedContext(), gradient_accumulation_steps=settings.training.gradient_accumulation_steps)
     optimizer = build_optimizer(distiller.student, settings)
-    batch, memory, seconds = views(settings, clips), distiller.fresh_memory(), []
+    batch, memory, seconds = random_views(settings, clips), distiller.init_state(), []
     bf16 = partial(torch.autocast, "cpu", torch.bfloat16)
-    if computed:
+    if compute_only:
         weights = [*distiller.student.parameters(), *distiller.teacher.parameters()]
         moving = [p for p in distiller.student.parameters() if p.requires_grad]
-        kept = Kept({p.untyped_storage().data_ptr() for p in weights})
+        kept = SavedTensorMeter({p.untyped_storage().data_ptr() for p in weights})
         with torch.autograd.graph.saved_tensors_hooks(kept.pack, kept.unpack):
             backward(batch, memory, bf16, [clips])
-        copies = gigabytes(weights) / 2
-        return {"computed": gigabytes(weights) + 3 * gigabytes(moving) + copies + kept.most / 1e9}
+        copies = total_gb(weights) / 2
+        return {"computed": total_gb(weights) + 3 * total_gb(moving) + copies + kept.peak_bytes / 1e9}
     for _ in range(STEPS):
         began = time.perf_counter()
         optimizer.zero_grad(set_to_none=True)
         backward(batch, memory, bf16, [clips])
         optimizer.step()
-        follow(distiller.teacher, distiller.student, 0.99)
+        update_teacher(distiller.teacher, distiller.student, 0.99)
         seconds.append(time.perf_counter() - began)
-    flops = training_flops(Tower.of(vit_b16()), settings) * clips
-    return {"peak": peak() - before, "seconds": min(seconds), "reckoned": flops / product_rate()}
+    flops = training_flops(BackboneDims.from_config(vit_b16()), settings) * clips
+    return {"peak": peak_memory_gb() - before, "seconds": min(seconds), "reckoned": flops / matmul_rate()}
 
 
-def product_rate(size: int = 2048, rounds: int = 5) -> float:
+def matmul_rate(size: int = 2048, rounds: int = 5) -> float:
     """The best bf16 matrix product's rate here, operations a second."""
     a, b = torch.randn(2, size, size).bfloat16()
     best = float("inf")
@@ -194,7 +194,7 @@ def main() -> None:
     parser.add_argument("--computed", action="store_true", help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.one:
-        print(json.dumps(one(chosen.one, chosen.clips, chosen.computed)))
+        print(json.dumps(measure_setting(chosen.one, chosen.clips, chosen.computed)))
         return
     print(f"{chosen.clips} clips a step, {torch.get_num_threads()} threads\n")
     head = ["setting", "peak on the CPU, GB", "GPU, computed, GB", "s a step", "of that, matrix products at their best"]

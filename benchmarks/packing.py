@@ -19,15 +19,15 @@ import torch
 
 from verbspace.video.dataset import ViewDataset
 from verbspace.video.manifest import read_manifest
-from verbspace.video.pack import Packing, pack, target_of
+from verbspace.video.pack import TranscodeConfig, transcode, target_path
 from verbspace.video.record import Record
 
 
-def views_a_second(records: list[Record], seed: int) -> float:
+def views_per_second(records: list[Record], seed: int) -> float:
     """Of one pass over the videos."""
     dataset = ViewDataset(
         records, global_size=224, local_size=96, global_views=2, local_views=8, global_frames=8, local_frames=8,
-        seed=seed, largest=256,
+        seed=seed, max_short_side=256,
     )  # fmt: skip
     began = time.perf_counter()
     for index in range(len(records)):
@@ -45,12 +45,12 @@ def main() -> None:
     torch.set_num_threads(1)
     records = read_manifest(chosen.folder)
     with tempfile.TemporaryDirectory() as out:
-        pack(
-            [r.file for r in records], chosen.folder, Path(out), Packing(size=chosen.size), workers=os.cpu_count() or 1
+        transcode(
+            [r.file for r in records], chosen.folder, Path(out), TranscodeConfig(size=chosen.size), num_workers=os.cpu_count() or 1
         )
-        packed = [Record(target_of(r.file, str(chosen.folder), out)) for r in records]
+        packed = [Record(target_path(r.file, str(chosen.folder), out)) for r in records]
         sizes = [sum(os.path.getsize(r.file) for r in group) / 1e6 for group in (records, packed)]
-        rates = [[views_a_second(group, seed) for group in (records, packed)] for seed in range(chosen.rounds)]
+        rates = [[views_per_second(group, seed) for group in (records, packed)] for seed in range(chosen.rounds)]
     ratios = sorted(after / before for before, after in rates)
     before, after = (statistics.median(rate) for rate in zip(*rates, strict=True))
     print(

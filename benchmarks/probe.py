@@ -19,13 +19,13 @@ from side import Row, main
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
-from verbspace.evaluation.linear_probe import ROUGH, Fits, stratified_folds
+from verbspace.evaluation.linear_probe import SELECTION_TOLERANCE, LogisticRegressionPath, stratified_folds
 
-CS = (1.0, 10.0)
+C_GRID = (1.0, 10.0)
 TOL = 1e-5
 
 
-def features(count: int, width: int, classes: int) -> tuple[Tensor, Tensor]:
+def random_features(count: int, width: int, classes: int) -> tuple[Tensor, Tensor]:
     """(N, D) and labels (N,)."""
     generator = torch.Generator().manual_seed(0)
     weight = torch.linspace(0, -3, width).exp()
@@ -35,25 +35,25 @@ def features(count: int, width: int, classes: int) -> tuple[Tensor, Tensor]:
     return torch.nn.functional.normalize(means[labels] + 3.3 * noise, dim=1), labels
 
 
-def ours(x: Tensor, y: Tensor, held: Tensor, classes: int, Cs: Sequence[float]) -> Tensor:
+def fit_verbspace(x: Tensor, y: Tensor, held_out: Tensor, classes: int, Cs: Sequence[float]) -> Tensor:
     """Chosen and fitted; its weights and bias, (K, D + 1)."""
-    fits, fitted, right = Fits(x[~held], y[~held], classes), {}, {}
+    fits, fitted, right = LogisticRegressionPath(x[~held_out], y[~held_out], classes), {}, {}
     for C in Cs:
-        fitted[C] = fits.fit(C, ROUGH)
-        right[C] = (fitted[C].scores(x[held]).argmax(1) == y[held]).float().mean()
+        fitted[C] = fits.fit(C, SELECTION_TOLERANCE)
+        right[C] = (fitted[C].scores(x[held_out]).argmax(1) == y[held_out]).float().mean()
     best = max(Cs, key=right.__getitem__)
-    found = Fits(x, y, classes, fitted[best]).fit(best)
+    found = LogisticRegressionPath(x, y, classes, fitted[best]).fit(best)
     return torch.cat([found.weight, found.bias[:, None]], 1)
 
 
-def theirs(x: Tensor, y: Tensor, held: Tensor, Cs: Sequence[float]) -> Tensor:
+def fit_sklearn(x: Tensor, y: Tensor, held_out: Tensor, Cs: Sequence[float]) -> Tensor:
     """The same with scikit-learn."""
     right = {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for C in Cs:
-            model = LogisticRegression(C=C, max_iter=1000, tol=TOL).fit(x[~held].numpy(), y[~held].numpy())
-            right[C] = model.score(x[held].numpy(), y[held].numpy())
+            model = LogisticRegression(C=C, max_iter=1000, tol=TOL).fit(x[~held_out].numpy(), y[~held_out].numpy())
+            right[C] = model.score(x[held_out].numpy(), y[held_out].numpy())
         best = max(Cs, key=right.__getitem__)
         model = LogisticRegression(C=best, max_iter=1000, tol=TOL).fit(x.numpy(), y.numpy())
     return torch.cat([torch.from_numpy(model.coef_), torch.from_numpy(model.intercept_)[:, None]], 1).double()
@@ -61,11 +61,11 @@ def theirs(x: Tensor, y: Tensor, held: Tensor, Cs: Sequence[float]) -> Tensor:
 
 def measure(rounds: int, count: int = 100_000, width: int = 512, classes: int = 400) -> list[Row]:
     """One round, whatever is asked for: it is long enough."""
-    x, y = features(count + 10_000, width, classes)
+    x, y = random_features(count + 10_000, width, classes)
     x, test, y, answers = x[:count], x[count:], y[:count], y[count:]
     held = stratified_folds(y) == 0
     taken, top1 = [], []
-    for fit in (lambda: ours(x, y, held, classes, CS), lambda: theirs(x, y, held, CS)):
+    for fit in (lambda: fit_verbspace(x, y, held, classes, C_GRID), lambda: fit_sklearn(x, y, held, C_GRID)):
         began = time.perf_counter()
         found = fit()
         taken.append(time.perf_counter() - began)

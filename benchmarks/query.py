@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import faiss
 import torch
-from side import Row, compare, in_turns, main
+from side import Row, compare, interleaved_timings, main
 
-from verbspace.evaluation.nearest import nearest
+from verbspace.evaluation.nearest import exact_topk
 
-COUNT, WIDTH, NEIGHBOURS = 1_000_000, 512, 10
+COUNT, WIDTH, NUM_NEIGHBORS = 1_000_000, 512, 10
 
 
 def measure(rounds: int, count: int = COUNT) -> list[Row]:
@@ -26,13 +26,13 @@ def measure(rounds: int, count: int = COUNT) -> list[Row]:
     rows = []
     for many in (1, 100):
         queries = torch.nn.functional.normalize(torch.randn(many, WIDTH, generator=generator), dim=1)
-        mine, theirs = nearest(bank, queries, NEIGHBOURS)[1], index.search(queries.numpy(), NEIGHBOURS)[1]
+        mine, theirs = exact_topk(bank, queries, NUM_NEIGHBORS)[1], index.search(queries.numpy(), NUM_NEIGHBORS)[1]
         recall = (mine[:, :, None] == torch.from_numpy(theirs)[:, None]).any(2).float().mean().item()
         assert recall > 0.999, recall
-        seconds = in_turns(
+        seconds = interleaved_timings(
             {
-                "ours": lambda queries=queries: nearest(bank, queries, NEIGHBOURS),
-                "faiss": lambda queries=queries: index.search(queries.numpy(), NEIGHBOURS),
+                "ours": lambda queries=queries: exact_topk(bank, queries, NUM_NEIGHBORS),
+                "faiss": lambda queries=queries: index.search(queries.numpy(), NUM_NEIGHBORS),
             },
             3 * rounds,
         )

@@ -17,36 +17,36 @@ import sys
 from datetime import date
 from pathlib import Path
 
-from side import HEAD, Row, machine
+from side import TABLE_HEADER, Row, describe_machine
 
 from verbspace.placing import write_text
 
-HERE = Path(__file__).resolve().parent
-DOCS = HERE.parent / "docs"
+BENCHMARK_DIR = Path(__file__).resolve().parent
+DOCS_DIR = BENCHMARK_DIR.parent / "docs"
 SCRIPTS = ("start", "loading", "embedding", "step", "less", "query", "probe", "flat")
-MARKS = ("<!-- table: benchmarks/run.py -->", "<!-- end of table -->")
+TABLE_MARKERS = ("<!-- table: benchmarks/run.py -->", "<!-- end of table -->")
 
 
-def rows_of(script: str, extra: list[str]) -> list[Row]:
+def run_script(script: str, extra: list[str]) -> list[Row]:
     """Run a script. What it says of its own accord goes to the terminal."""
-    command = [sys.executable, str(HERE / f"{script}.py"), "--json", *extra]
+    command = [sys.executable, str(BENCHMARK_DIR / f"{script}.py"), "--json", *extra]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
         sys.exit(f"benchmarks/{script}.py failed; the other rows are kept in docs/benchmarks.json")
     return [Row(**json.loads(line)) for line in done.stdout.splitlines() if line.startswith("{")]
 
 
-def table(kept: dict[str, dict[str, object]]) -> str:
+def render_table(results: dict[str, dict[str, object]]) -> str:
     """Markdown: the rows of every script, each with when and where it was run."""
-    lines = [HEAD]
+    lines = [TABLE_HEADER]
     notes = []
     for script in SCRIPTS:
-        for content in kept.get(script, {}).get("rows", []):  # type: ignore[attr-defined]
+        for content in results.get(script, {}).get("rows", []):  # type: ignore[attr-defined]
             row = Row(**content)
-            lines.append(row.line())
+            lines.append(row.to_markdown())
             if row.note:
                 notes.append(f"* {row.what}: {row.note}.")
-    where = sorted({f"{entry['machine']}, {entry['date']}" for entry in kept.values()})
+    where = sorted({f"{entry['machine']}, {entry['date']}" for entry in results.values()})
     return "\n".join([*lines, "", *notes, "", f"Measured on {'; '.join(where)}."])
 
 
@@ -57,21 +57,21 @@ def main() -> None:
     parser.add_argument("--videos", type=Path, help="folder of real clips for the loading rows")
     parser.add_argument("--rounds", type=int, help="rounds, for the scripts that take several")
     chosen = parser.parse_args()
-    store, page = DOCS / "benchmarks.json", DOCS / "benchmarks.md"
+    store, page = DOCS_DIR / "benchmarks.json", DOCS_DIR / "benchmarks.md"
     kept: dict[str, dict[str, object]] = json.loads(store.read_text()) if store.exists() else {}
     for script in chosen.only:
         print(f"benchmarks/{script}.py …", flush=True)
         extra = ["--videos", str(chosen.videos)] if chosen.videos and script == "loading" else []
         extra += ["--rounds", str(chosen.rounds)] if chosen.rounds else []
-        rows = rows_of(script, extra)
+        rows = run_script(script, extra)
         for row in rows:
-            print(row.line(), flush=True)
-        kept[script] = {"machine": machine(), "date": date.today().isoformat(), "rows": [vars(row) for row in rows]}
+            print(row.to_markdown(), flush=True)
+        kept[script] = {"machine": describe_machine(), "date": date.today().isoformat(), "rows": [vars(row) for row in rows]}
         write_text(store, json.dumps(kept, indent=1, ensure_ascii=False) + "\n")
         text = page.read_text(encoding="utf-8")
-        before, rest = text.split(MARKS[0])
-        after = rest.split(MARKS[1])[1]
-        write_text(page, f"{before}{MARKS[0]}\n{table(kept)}\n{MARKS[1]}{after}")
+        before, rest = text.split(TABLE_MARKERS[0])
+        after = rest.split(TABLE_MARKERS[1])[1]
+        write_text(page, f"{before}{TABLE_MARKERS[0]}\n{render_table(kept)}\n{TABLE_MARKERS[1]}{after}")
 
 
 if __name__ == "__main__":

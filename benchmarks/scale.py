@@ -27,52 +27,52 @@ from typing import get_args
 
 import numpy as np
 import torch
-from checkpoints import checkpoint
-from loading import encode
-from side import machine
+from checkpoints import save_random_checkpoint
+from loading import encode_clip
+from side import describe_machine
 
-from verbspace.allocation import keep_freed_memory
+from verbspace.allocation import disable_malloc_trim
 from verbspace.evaluation.embed import Precision
 from verbspace.model.encoder import VideoEncoder
 from verbspace.uses.index.embed import embed_file
-from verbspace.uses.index.rows import FileRows, Made, State
+from verbspace.uses.index.rows import FileRows, IndexManifest, FileSignature
 from verbspace.uses.index.store import Index
-from verbspace.uses.index.transfer import absorb
-from verbspace.uses.index.tune import tune
+from verbspace.uses.index.transfer import merge_rows
+from verbspace.uses.index.tune import build_ann_index
 from verbspace.video.decode import open_video
 from verbspace.video.sampling import plan_windows
 from verbspace.video.streaming import stream_windows
 
 DIM, WINDOW, FRAMES = 512, 4.0, 8
-BATCH = 256  # files in a commit
-QUERIES = 50
+FILES_PER_COMMIT = 256  # files in a commit
+NUM_QUERIES = 50
 
 
-def made_of(dtype: Precision = "fp32") -> Made:
+def make_manifest(dtype: Precision = "fp32") -> IndexManifest:
     """How the indices here are made."""
     how = {"dim": DIM, "window": WINDOW, "stride": WINDOW, "frames": FRAMES, "dtype": dtype}
-    return Made(encoder="random", encoder_hash="0" * 16, **how)  # type: ignore[arg-type]
+    return IndexManifest(encoder="random", encoder_hash="0" * 16, **how)  # type: ignore[arg-type]
 
 
-def median(what: Callable[[], object], rounds: int) -> float:
+def median_seconds(fn: Callable[[], object], rounds: int) -> float:
     """Seconds, of so many runs after one that does not count."""
-    what()
+    fn()
     seconds = []
     for _ in range(rounds):
         began = time.perf_counter()
-        what()
+        fn()
         seconds.append(time.perf_counter() - began)
     return statistics.median(seconds)
 
 
-def of_a_video(folder: Path, clips: int, patch: int, device: str) -> dict[str, float]:
+def benchmark_video(folder: Path, clips: int, patch: int, device: str) -> dict[str, float]:
     """Seconds of one core (and of the device) for a clip, by stage; each stage also by itself, so that they add up to
     the whole but for what goes between."""
     torch.set_num_threads(1)
-    keep_freed_memory()
-    first = encode(folder / "0.mp4")
+    disable_malloc_trim()
+    first = encode_clip(folder / "0.mp4")
     paths = [first, *(Path(shutil.copy(first, folder / f"{n}.mp4")) for n in range(1, clips))]
-    encoder = VideoEncoder.from_pretrained(checkpoint(folder / "clip", patch))
+    encoder = VideoEncoder.from_pretrained(save_random_checkpoint(folder / "clip", patch))
     encoder.to(device)
 
     def plan(times: np.ndarray) -> list[object]:
@@ -81,13 +81,13 @@ def of_a_video(folder: Path, clips: int, patch: int, device: str) -> dict[str, f
     def decode() -> None:
         for path in paths:
             with closing(open_video(path)) as file:
-                for _ in file.frames():
+                for _ in file.iter_frames():
                     pass
 
     def views() -> list[tuple[torch.Tensor, torch.Tensor]]:
         found = []
         for path in paths:
-            each = list(stream_windows(path, plan, frames=FRAMES, size=encoder.image_size))  # type: ignore[arg-type]
+            each = list(stream_windows(path, plan, num_frames=FRAMES, size=encoder.image_size))  # type: ignore[arg-type]
             found.append((torch.stack([clip for _, clip, _ in each]), torch.stack([when for _, _, when in each])))
         return found
 
@@ -96,11 +96,11 @@ def of_a_video(folder: Path, clips: int, patch: int, device: str) -> dict[str, f
     def model() -> None:
         with torch.inference_mode():
             for video, times in ready:
-                encoder(encoder.normalise(video.to(device)), times.to(device)).cpu()
+                encoder(encoder.normalize(video.to(device)), times.to(device)).cpu()
 
-    decoding, viewing, computing = (median(what, 5) / clips for what in (decode, views, model))
+    decoding, viewing, computing = (median_seconds(what, 5) / clips for what in (decode, views, model))
     whole, short = (
-        median(lambda how=how: [embed_file(encoder, str(path), made_of(how)) for path in paths], 5) / clips  # type: ignore[misc]
+        median_seconds(lambda how=how: [embed_file(encoder, str(path), make_manifest(how)) for path in paths], 5) / clips  # type: ignore[misc]
         for how in get_args(Precision)
     )
     torch.set_num_threads(len(os.sched_getaffinity(0)))
@@ -115,45 +115,45 @@ def of_a_video(folder: Path, clips: int, patch: int, device: str) -> dict[str, f
     }
 
 
-def made_up(rows: int, seed: int = 0) -> Iterator[list[FileRows]]:
+def random_file_rows(rows: int, seed: int = 0) -> Iterator[list[FileRows]]:
     """Batches of files of three windows each, around a thousand centres."""
     rng = np.random.default_rng(seed)
-    centres = centres_of()
-    for start in range(0, rows // 3, BATCH):
+    centres = random_centers()
+    for start in range(0, rows // 3, FILES_PER_COMMIT):
         some = []
-        for n in range(start, min(start + BATCH, rows // 3)):
+        for n in range(start, min(start + FILES_PER_COMMIT, rows // 3)):
             near = centres[rng.integers(len(centres))] + 0.7 * rng.standard_normal((3, DIM)) / DIM**0.5
             vectors = (near / np.linalg.norm(near, axis=1, keepdims=True)).astype(np.float32)
             name = f"s3://bucket/videos/{seed:03}/{n:09}.mp4"
-            some.append(FileRows(name, State(1_000_000, n), 30.0, [0.0, 4.0, 6.0], [4.0, 8.0, 10.0], vectors))
+            some.append(FileRows(name, FileSignature(1_000_000, n), 30.0, [0.0, 4.0, 6.0], [4.0, 8.0, 10.0], vectors))
         yield some
 
 
-def centres_of() -> np.ndarray:
+def random_centers() -> np.ndarray:
     """(1000, D), normalised."""
     centres = np.random.default_rng(99).standard_normal((1000, DIM))
     unit: np.ndarray = centres / np.linalg.norm(centres, axis=1, keepdims=True)
     return unit
 
 
-def queries_of() -> torch.Tensor:
+def random_queries() -> torch.Tensor:
     """(QUERIES, D), normalised."""
     rng = np.random.default_rng(7)
-    off = centres_of()[rng.integers(1000, size=QUERIES)] + rng.standard_normal((QUERIES, DIM)) / DIM**0.5
+    off = random_centers()[rng.integers(1000, size=NUM_QUERIES)] + rng.standard_normal((NUM_QUERIES, DIM)) / DIM**0.5
     return torch.nn.functional.normalize(torch.from_numpy(off).float(), dim=1)
 
 
-def size_of(folder: Path) -> int:
+def directory_size(folder: Path) -> int:
     """Bytes of all files in a folder."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def of_an_index(folder: Path, rows: int) -> dict[str, object]:
+def benchmark_index(folder: Path, rows: int) -> dict[str, object]:
     """Writing, committing, joining, scanning and searching so many rows."""
-    index = Index.create(folder / str(rows), made_of())
+    index = Index.create(folder / str(rows), make_manifest())
     commits, made = [], 0.0
     began = time.perf_counter()
-    each = made_up(rows)
+    each = random_file_rows(rows)
     while True:
         start = time.perf_counter()
         some = next(each, None)
@@ -165,15 +165,15 @@ def of_an_index(folder: Path, rows: int) -> dict[str, object]:
         commits.append(time.perf_counter() - start)
     writing = time.perf_counter() - began - made
     began = time.perf_counter()
-    index.optimise()
+    index.optimize()
     joining = time.perf_counter() - began
     count = len(index)
     began = time.perf_counter()
-    known = len(index.states())
+    known = len(index.file_signatures())
     scanning = time.perf_counter() - began
-    queries = queries_of()
+    queries = random_queries()
 
-    def search(exact: bool) -> float:
+    def median_search_ms(exact: bool) -> float:
         times = []
         for query in queries:
             start = time.perf_counter()
@@ -181,44 +181,44 @@ def of_an_index(folder: Path, rows: int) -> dict[str, object]:
             times.append(time.perf_counter() - start)
         return 1000 * statistics.median(times)
 
-    search(True)
+    median_search_ms(True)
     result: dict[str, object] = {
         "rows": count,
         "write, s a row": writing / count,
-        f"commit of {BATCH} files, s": statistics.median(commits),
+        f"commit of {FILES_PER_COMMIT} files, s": statistics.median(commits),
         "the last ten commits, s": statistics.median(commits[-10:]),
         "joining, s a row": joining / count,
         "read which files are known, s a file": scanning / known,
-        "exact search, ms": search(True),
+        "exact search, ms": median_search_ms(True),
     }
     live = [path for path in (folder / str(rows) / "windows.lance" / "data").iterdir()]
     newest = sorted(live, key=lambda path: path.stat().st_mtime)
-    result["bytes a row"] = sum(p.stat().st_size for p in newest if p.stat().st_size > 4 * DIM * BATCH * 4) / count
+    result["bytes a row"] = sum(p.stat().st_size for p in newest if p.stat().st_size > 4 * DIM * FILES_PER_COMMIT * 4) / count
     if count >= 50_000:
-        before = size_of(folder / str(rows))
+        before = directory_size(folder / str(rows))
         said: list[str] = []
         began = time.perf_counter()
         try:
-            tuned = tune(index, queries, on_step=said.append)
+            tuned = build_ann_index(index, queries, on_step=said.append)
         except ValueError as error:
             return {**result, "approximate": {"none": str(error).partition(": ")[2], "tried": said}}
         result["approximate"] = {
-            "lists": tuned.lists, "probes": tuned.probes, "recall of the exact ten": tuned.recall,
-            "making and tuning, s": time.perf_counter() - began, "tried": said, "ms": search(False),
-            "bytes a row": (size_of(folder / str(rows)) - before) / count,
+            "lists": tuned.num_partitions, "probes": tuned.nprobes, "recall of the exact ten": tuned.recall,
+            "making and tuning, s": time.perf_counter() - began, "tried": said, "ms": median_search_ms(False),
+            "bytes a row": (directory_size(folder / str(rows)) - before) / count,
         }  # fmt: skip
     return result
 
 
-def of_a_merge(folder: Path, rows: int) -> dict[str, float]:
+def benchmark_merge(folder: Path, rows: int) -> dict[str, float]:
     """A shard of so many rows taken into an index that has as many."""
-    target, shard = (Index.create(folder / name, made_of()) for name in ("target", "shard"))
+    target, shard = (Index.create(folder / name, make_manifest()) for name in ("target", "shard"))
     for index, seed in ((target, 1), (shard, 2)):
-        for some in made_up(rows, seed):
+        for some in random_file_rows(rows, seed):
             index.write(some, set())
-        index.optimise()
+        index.optimize()
     began = time.perf_counter()
-    taken = absorb(target, shard.scan)
+    taken = merge_rows(target, shard.scan)
     return {"rows": float(taken.windows), "s a row": (time.perf_counter() - began) / taken.windows}
 
 
@@ -231,10 +231,10 @@ if __name__ == "__main__":
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="verbspace-scale-") as name:
         found = {
-            "machine": machine(),
+            "machine": describe_machine(),
             "load before": os.getloadavg()[0],
-            f"a clip of 10 s, ViT-B/{chosen.patch}": of_a_video(Path(name), chosen.clips, chosen.patch, chosen.device),
-            "index": [of_an_index(Path(name), rows) for rows in chosen.rows],
-            "merge": of_a_merge(Path(name), min(chosen.rows)),
+            f"a clip of 10 s, ViT-B/{chosen.patch}": benchmark_video(Path(name), chosen.clips, chosen.patch, chosen.device),
+            "index": [benchmark_index(Path(name), rows) for rows in chosen.rows],
+            "merge": benchmark_merge(Path(name), min(chosen.rows)),
         }
     print(json.dumps(found, indent=1))

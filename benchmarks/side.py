@@ -43,25 +43,25 @@ class Row:
         """The ratio that counts."""
         return statistics.median(self.ratios)
 
-    def line(self) -> str:
+    def to_markdown(self) -> str:
         """In Markdown."""
         spread = f"{min(self.ratios):.2f} to {max(self.ratios):.2f}"
         met = "yes" if self.median >= self.goal else "**no**"
         return (
-            f"| {self.what} | {self.against} | {figure(self.ours)} | {figure(self.theirs)} | {self.unit} "
+            f"| {self.what} | {self.against} | {format_number(self.ours)} | {format_number(self.theirs)} | {self.unit} "
             f"| **{self.median:.2f}** ({spread}) | {self.goal:g} | {met} |"
         )
 
 
-HEAD = "| what | against | ours | theirs | unit | ratio (range) | goal | met |\n|---|---|---|---|---|---|---|---|"
+TABLE_HEADER = "| what | against | ours | theirs | unit | ratio (range) | goal | met |\n|---|---|---|---|---|---|---|---|"
 
 
-def figure(value: float) -> str:
+def format_number(value: float) -> str:
     """Three significant digits, without an exponent."""
     return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
-class Apart:
+class SubprocessBenchmark:
     """A way that has a process of its own, as its users run it: `make`, a function, gives the callable there."""
 
     def __init__(self, make: Callable[..., Callable[[], object]], *args: object) -> None:
@@ -91,21 +91,21 @@ def _serve(pipe: Connection, make: Callable[..., Callable[[], object]], args: tu
         pipe.send(time.perf_counter() - began)
 
 
-def in_turns(ways: Mapping[str, Callable[[], object]], rounds: int, warm: int = 1) -> dict[str, list[float]]:
+def interleaved_timings(candidates: Mapping[str, Callable[[], object]], rounds: int, num_warmup: int = 1) -> dict[str, list[float]]:
     """Seconds of each way, round by round: every round runs each way once, in an order that turns.
 
     warm: runs before that do not count.
     """
-    names = list(ways)
+    names = list(candidates)
     for name in names:
-        for _ in range(warm):
-            ways[name]()
+        for _ in range(num_warmup):
+            candidates[name]()
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for turn in range(rounds):
         for name in names[turn % len(names) :] + names[: turn % len(names)]:
             began = time.perf_counter()
-            told = ways[name]()
-            seconds[name].append(told if isinstance(ways[name], Apart) else time.perf_counter() - began)
+            told = candidates[name]()
+            seconds[name].append(told if isinstance(candidates[name], SubprocessBenchmark) else time.perf_counter() - began)
     return seconds
 
 
@@ -120,7 +120,7 @@ def compare(
     return Row(what, against, goal, [b / a for a, b in zip(ours, theirs, strict=True)], mine, other, unit, note)
 
 
-def machine() -> str:
+def describe_machine() -> str:
     """What the figures were measured on."""
     name = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
@@ -134,11 +134,11 @@ def machine() -> str:
     )
 
 
-def share(what: str, limit: str, goal: float, ours: Sequence[float], least: Sequence[float], *, note: str = "") -> Row:
+def compare_to_limit(what: str, limit: str, goal: float, ours: Sequence[float], limit_seconds: Sequence[float], *, note: str = "") -> Row:
     """A row of how near we are to a limit, from the seconds that we took and those that could not be less."""
     return Row(
-        what, limit, goal, [b / a for a, b in zip(ours, least, strict=True)], statistics.median(ours),
-        statistics.median(least), "s", note,
+        what, limit, goal, [b / a for a, b in zip(ours, limit_seconds, strict=True)], statistics.median(ours),
+        statistics.median(limit_seconds), "s", note,
     )  # fmt: skip
 
 
@@ -158,9 +158,9 @@ def main(doc: str, measure: Callable[..., list[Row]], rounds: int = 5, **flags: 
         for row in rows:
             print(json.dumps(asdict(row)))
         return
-    print(f"{machine()}\n\n{HEAD}")
+    print(f"{describe_machine()}\n\n{TABLE_HEADER}")
     for row in rows:
-        print(row.line())
+        print(row.to_markdown())
     for row in rows:
         if row.note:
             print(f"\n{row.what}: {row.note}", file=sys.stderr)

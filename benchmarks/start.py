@@ -9,18 +9,18 @@ import subprocess
 import sys
 from collections.abc import Callable
 
-from side import Row, in_turns, main
+from side import Row, interleaved_timings, main
 
-ALLOWED = 0.15
+MAX_OVERHEAD_S = 0.15
 
 
 def measure(rounds: int) -> list[Row]:
     """In turns."""
-    seconds = in_turns(
+    seconds = interleaved_timings(
         {
-            "nothing": run("-c", "pass"),
-            "`import verbspace`": run("-c", "import verbspace"),
-            "`verbspace --help`": run("-m", "verbspace.cli", "--help"),
+            "nothing": python_command("-c", "pass"),
+            "`import verbspace`": python_command("-c", "import verbspace"),
+            "`verbspace --help`": python_command("-m", "verbspace.cli", "--help"),
         },
         4 * rounds,
     )
@@ -28,12 +28,12 @@ def measure(rounds: int) -> list[Row]:
     for what in list(seconds)[1:]:
         more = [a - b for a, b in zip(seconds[what], seconds["nothing"], strict=True)]
         middle = sorted(more)[len(more) // 2]
-        rows.append(Row(f"start of {what}", f"{ALLOWED} s more than Python's own", 1,
-                        [ALLOWED / max(each, 0.001) for each in more], middle, ALLOWED, "s"))  # fmt: skip
+        rows.append(Row(f"start of {what}", f"{MAX_OVERHEAD_S} s more than Python's own", 1,
+                        [MAX_OVERHEAD_S / max(each, 0.001) for each in more], middle, MAX_OVERHEAD_S, "s"))  # fmt: skip
     return rows
 
 
-def run(*args: str) -> Callable[[], object]:
+def python_command(*args: str) -> Callable[[], object]:
     """A call of Python."""
     return lambda: subprocess.run([sys.executable, *args], check=True, capture_output=True)
 

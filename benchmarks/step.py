@@ -15,35 +15,35 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-from memory import learner, product_rate, views, vit_b16
-from side import Apart, Row, compare, in_turns, main, share
-from svt import Peer
+from memory import random_distiller, matmul_rate, random_views, vit_b16
+from side import SubprocessBenchmark, Row, compare, interleaved_timings, main, compare_to_limit
+from svt import SVTTrainer
 
-from verbspace.allocation import keep_freed_memory
+from verbspace.allocation import disable_malloc_trim
 from verbspace.config import parse_settings
 from verbspace.learning.adapt import build_optimizer
-from verbspace.learning.backward import Backward
-from verbspace.learning.cost import Tower, training_flops
-from verbspace.learning.team import Team
-from verbspace.learning.trainer import follow
+from verbspace.learning.backward import GradCacheStep
+from verbspace.learning.cost import BackboneDims, training_flops
+from verbspace.learning.team import DistributedContext
+from verbspace.learning.trainer import update_teacher
 
-FOUR = {"views": {"local_views": 4}}
-LESS = {"views": {"global_frames": 4, "local_frames": 4}}
-WARM = 2
+FOUR_LOCAL_VIEWS = {"views": {"local_views": 4}}
+FOUR_FRAMES = {"views": {"global_frames": 4, "local_frames": 4}}
+NUM_WARMUP = 2
 
 
-def ours(content: dict[str, dict[str, object]], compiled: bool = False) -> Callable[[], object]:
+def make_verbspace_step(settings_dict: dict[str, dict[str, object]], compile_model: bool = False) -> Callable[[], object]:
     """A step as `train` does it."""
-    keep_freed_memory()
-    settings = parse_settings(content)
-    distiller = learner(vit_b16(), settings, "auto")
+    disable_malloc_trim()
+    settings = parse_settings(settings_dict)
+    distiller = random_distiller(vit_b16(), settings, "auto")
     distiller.train()
     distiller.teacher.eval()
-    if compiled:
+    if compile_model:
         for one in (distiller.student, distiller.teacher):
             one.compile(dynamic=False)
-    backward, optimizer = Backward(distiller, Team()), build_optimizer(distiller.student, settings)
-    batch, memory = views(settings, 1), distiller.fresh_memory()
+    backward, optimizer = GradCacheStep(distiller, DistributedContext()), build_optimizer(distiller.student, settings)
+    batch, memory = random_views(settings, 1), distiller.init_state()
     trained = [p for p in distiller.student.parameters() if p.requires_grad]
 
     def step() -> None:
@@ -51,26 +51,26 @@ def ours(content: dict[str, dict[str, object]], compiled: bool = False) -> Calla
         backward(batch, memory, partial(torch.autocast, "cpu", torch.bfloat16), [1])
         torch.nn.utils.clip_grad_norm_(trained, 3.0)
         optimizer.step()
-        follow(distiller.teacher, distiller.student, 0.99)
+        update_teacher(distiller.teacher, distiller.student, 0.99)
 
     return step
 
 
-def peer(autocast: bool) -> Callable[[], object]:
+def make_svt_step(autocast: bool) -> Callable[[], object]:
     """A step as SVT does it."""
-    made = Peer(autocast)
+    made = SVTTrainer(autocast)
     globals_, locals_ = torch.randn(1, 2, 8, 3, 224, 224), torch.randn(1, 4, 8, 3, 96, 96)
     return lambda: made.step(globals_, locals_)
 
 
-def timed(rounds: int, **ways: Apart) -> dict[str, list[float]]:
+def time_candidates(rounds: int, **candidates: SubprocessBenchmark) -> dict[str, list[float]]:
     """In turns, with the limit; then the ways' processes end."""
-    flops = training_flops(Tower.of(vit_b16()), parse_settings(FOUR))
+    flops = training_flops(BackboneDims.from_config(vit_b16()), parse_settings(FOUR_LOCAL_VIEWS))
     least: list[float] = []
-    seconds = in_turns({**ways, "limit": lambda: least.append(flops / product_rate())}, rounds, warm=WARM)
-    for way in ways.values():
+    seconds = interleaved_timings({**candidates, "limit": lambda: least.append(flops / matmul_rate())}, rounds, num_warmup=NUM_WARMUP)
+    for way in candidates.values():
         way.close()
-    return {**seconds, "limit": least[WARM:]}
+    return {**seconds, "limit": least[NUM_WARMUP:]}
 
 
 def measure(rounds: int) -> list[Row]:
@@ -79,13 +79,13 @@ def measure(rounds: int) -> list[Row]:
     for title, compiled in (("training step, ViT-B/16", False), ("the same, `training.compile`", True)):
         if compiled and not shutil.which("g++"):
             continue
-        found = timed(rounds, ours=Apart(ours, FOUR, compiled), bf16=Apart(peer, True), fp32=Apart(peer, False))
+        found = time_candidates(rounds, ours=SubprocessBenchmark(make_verbspace_step, FOUR_LOCAL_VIEWS, compiled), bf16=SubprocessBenchmark(make_svt_step, True), fp32=SubprocessBenchmark(make_svt_step, False))
         rows += [
             compare(title, "SVT's TimeSformer, bf16", 1.15, found["ours"], found["bf16"]),
             compare(title, "SVT's TimeSformer, fp32 as published", 4, found["ours"], found["fp32"]),
-            share(title, "its matrix products at the best bf16 rate", 0.8, found["ours"], found["limit"]),
+            compare_to_limit(title, "its matrix products at the best bf16 rate", 0.8, found["ours"], found["limit"]),
         ]
-    found = timed(rounds, less=Apart(ours, LESS), plain=Apart(ours, {}))
+    found = time_candidates(rounds, less=SubprocessBenchmark(make_verbspace_step, FOUR_FRAMES), plain=SubprocessBenchmark(make_verbspace_step, {}))
     return [*rows, compare("training step, 4 frames a view", "ours of 8 frames", 2, found["less"], found["plain"])]
 
 

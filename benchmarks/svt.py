@@ -64,57 +64,57 @@ class TimeSformer(nn.Module):
 
     def __init__(self, width: int = 768, layers: int = 12, heads: int = 12, patch: int = 16, size: int = 224) -> None:
         super().__init__()
-        self.patch = nn.Conv2d(3, width, patch, patch)
-        self.cls = nn.Parameter(torch.zeros(1, 1, width))
-        self.places = nn.Parameter(torch.randn(1, 1 + (size // patch) ** 2, width) * 0.02)
-        self.times = nn.Parameter(torch.zeros(1, 8, width))
+        self.patch_embed = nn.Conv2d(3, width, patch, patch)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
+        self.pos_embed = nn.Parameter(torch.randn(1, 1 + (size // patch) ** 2, width) * 0.02)
+        self.time_embed = nn.Parameter(torch.zeros(1, 8, width))
         self.blocks = nn.ModuleList(Block(width, heads, 4 * width) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
 
     def forward(self, video: Tensor) -> Tensor:
         """(B, T, 3, S, S) floats to (B, C)."""
         batch, frames = video.shape[:2]
-        x = self.patch(video.flatten(0, 1)).flatten(2).transpose(1, 2)
-        side, native = round(x.shape[1] ** 0.5), round((self.places.shape[1] - 1) ** 0.5)
-        grid = self.places[:, 1:]
+        x = self.patch_embed(video.flatten(0, 1)).flatten(2).transpose(1, 2)
+        side, native = round(x.shape[1] ** 0.5), round((self.pos_embed.shape[1] - 1) ** 0.5)
+        grid = self.pos_embed[:, 1:]
         if side != native:
             grid = F.interpolate(grid.reshape(1, native, native, -1).permute(0, 3, 1, 2), (side, side), mode="bicubic")
             grid = grid.flatten(2).transpose(1, 2)
         x = (x + grid).reshape(batch, frames, side * side, -1).transpose(1, 2)
-        x = (x + self.times[:, None, :frames]).reshape(batch, side * side * frames, -1)
-        x = torch.cat([(self.cls + self.places[:, :1]).expand(batch, -1, -1), x], 1)
+        x = (x + self.time_embed[:, None, :frames]).reshape(batch, side * side * frames, -1)
+        x = torch.cat([(self.cls_token + self.pos_embed[:, :1]).expand(batch, -1, -1), x], 1)
         for block in self.blocks:
             x = block(x, frames)
         out: Tensor = self.norm(x)[:, 0]
         return out
 
 
-class Head(nn.Module):
+class DINOHead(nn.Module):
     """DINO's."""
 
-    def __init__(self, width: int = 768, out: int = 65_536) -> None:
+    def __init__(self, width: int = 768, out_dim: int = 65_536) -> None:
         super().__init__()
         self.mlp = nn.Sequential(
             nn.Linear(width, 2048), nn.GELU(), nn.Linear(2048, 2048), nn.GELU(), nn.Linear(2048, 256)
         )
-        self.last = nn.Parameter(torch.randn(out, 256) / 16)
+        self.last_layer = nn.Parameter(torch.randn(out_dim, 256) / 16)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C) to (B, outputs)."""
-        return F.normalize(self.mlp(x), dim=-1) @ F.normalize(self.last, dim=-1).T
+        return F.normalize(self.mlp(x), dim=-1) @ F.normalize(self.last_layer, dim=-1).T
 
 
-class Peer:
+class SVTTrainer:
     """Student, teacher, and a step on frames in memory."""
 
     def __init__(self, autocast: bool) -> None:
         torch.manual_seed(0)
         self.autocast = autocast
-        self.student, self.teacher = (nn.Sequential(TimeSformer(), Head()) for _ in range(2))
+        self.student, self.teacher = (nn.Sequential(TimeSformer(), DINOHead()) for _ in range(2))
         self.teacher.load_state_dict(self.student.state_dict())
         self.teacher.requires_grad_(False)
         self.optimizer = torch.optim.AdamW(self.student.parameters(), lr=1e-4)
-        self.centre = torch.zeros(65_536)
+        self.center = torch.zeros(65_536)
 
     def step(self, globals_: Tensor, locals_: Tensor) -> None:
         """Floats (B, 2, T, 3, 224, 224) and (B, L, T, 3, 96, 96)."""
@@ -124,7 +124,7 @@ class Peer:
             with torch.no_grad():
                 target = self.teacher(globals_.transpose(0, 1).flatten(0, 1))
             found = torch.cat([self.student(views.transpose(0, 1).flatten(0, 1)) for views in (globals_, locals_)])
-        target = ((target.float() - self.centre) / 0.04).softmax(-1).split(batch)
+        target = ((target.float() - self.center) / 0.04).softmax(-1).split(batch)
         student = (found.float() / 0.1).log_softmax(-1).split(batch)
         costs = [-(t * s).sum(-1).mean() for i, t in enumerate(target) for j, s in enumerate(student) if i != j]
         torch.stack(costs).mean().backward()

@@ -21,34 +21,34 @@ import numpy as np
 import torch
 
 from verbspace.model.encoder import VideoEncoder
-from verbspace.uses.predict import Predictor, Sliding
+from verbspace.uses.predict import Predictor, WindowConfig
 from verbspace.video.decode import decode_frames, frame_times
 from verbspace.video.manifest import read_manifest
 from verbspace.video.writing import write_mp4
 
-JOINED, SIDE, RATE = 4, 64, 12
+CLIPS_PER_VIDEO, SIDE, FPS = 4, 64, 12
 WINDOWS = (1.0, 1.5, 2.0, 3.0, 4.0)
 
 
-def load(path: Path) -> np.ndarray:
+def load_clip(path: Path) -> np.ndarray:
     """A clip at RATE frames a second, SIDE × SIDE: (T, H, W, 3)."""
     times, frames = frame_times(path), decode_frames(path)
-    at = np.arange(0, times[-1], 1 / RATE)
+    at = np.arange(0, times[-1], 1 / FPS)
     nearest = np.abs(at[:, None] - times[None]).argmin(1)
     sized = torch.nn.functional.interpolate(frames.float(), (SIDE, SIDE), mode="bilinear", antialias=True)
     return sized.round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()[nearest]
 
 
-def join(clips: Sequence[np.ndarray], path: Path) -> list[float]:
+def concatenate_clips(clips: Sequence[np.ndarray], path: Path) -> list[float]:
     """Write clips one after the other; returns the seconds at which each ends."""
     whole = np.concatenate(clips)
-    write_mp4(path, ((frame, n / RATE) for n, frame in enumerate(whole)), step=1 / RATE)
-    return (np.cumsum([len(clip) for clip in clips]) / RATE).tolist()
+    write_mp4(path, ((frame, n / FPS) for n, frame in enumerate(whole)), frame_interval=1 / FPS)
+    return (np.cumsum([len(clip) for clip in clips]) / FPS).tolist()
 
 
-def right(predictor: Predictor, path: Path, names: Sequence[str], ends: Sequence[float], window: float) -> float:
+def correct_seconds(predictor: Predictor, path: Path, names: Sequence[str], ends: Sequence[float], window: float) -> float:
     """Seconds of a video whose action is told right, by every hundredth."""
-    timeline = predictor.over_time(path, Sliding(window))[0].timeline or []
+    timeline = predictor.predict_timeline(path, WindowConfig(window))[0].timeline or []
     at = np.arange(0, ends[-1], 0.01)
     told = np.full(len(at), "", object)
     for part in timeline:
@@ -63,21 +63,21 @@ def measure(predictor: Predictor, records: Sequence[tuple[np.ndarray, str]], fol
     for seed in range(3):
         order = np.random.default_rng(seed).permutation(len(records))
         totals, seconds = dict.fromkeys(WINDOWS, 0.0), 0.0
-        for start in range(0, len(order) - JOINED + 1, JOINED):
-            some = [records[n] for n in order[start : start + JOINED]]
-            if len({name for _, name in some}) < JOINED:
+        for start in range(0, len(order) - CLIPS_PER_VIDEO + 1, CLIPS_PER_VIDEO):
+            some = [records[n] for n in order[start : start + CLIPS_PER_VIDEO]]
+            if len({name for _, name in some}) < CLIPS_PER_VIDEO:
                 continue
             path = folder / "joined.mp4"
-            ends = join([clip for clip, _ in some], path)
+            ends = concatenate_clips([clip for clip, _ in some], path)
             seconds += ends[-1]
             for window in WINDOWS:
-                totals[window] += right(predictor, path, [name for _, name in some], ends, window)
+                totals[window] += correct_seconds(predictor, path, [name for _, name in some], ends, window)
         for window in WINDOWS:
             found[window].append(100 * totals[window] / seconds)
     for clip, name in records:
         path = folder / "one.mp4"
-        ends = join([clip], path)
-        alone += right(predictor, path, [name], ends, 60.0) / ends[-1]
+        ends = concatenate_clips([clip], path)
+        alone += correct_seconds(predictor, path, [name], ends, 60.0) / ends[-1]
     spread = {f"{w:g}": f"{statistics.fmean(v):.1f} ± {statistics.stdev(v):.1f}" for w, v in found.items()}
     return {"clips": len(records), "one by one": round(100 * alone / len(records), 1), "joined, by window": spread}
 
@@ -87,11 +87,11 @@ if __name__ == "__main__":
     parser.add_argument("run", type=Path)
     parser.add_argument("--split", default="test")
     chosen = parser.parse_args()
-    clips = [(load(record.path), str(record.label)) for record in read_manifest(chosen.run / "world" / chosen.split)]
+    clips = [(load_clip(record.path), str(record.label)) for record in read_manifest(chosen.run / "world" / chosen.split)]
     encoder = VideoEncoder.from_pretrained(chosen.run)
     with tempfile.TemporaryDirectory() as name:
         result = {
             side: measure(Predictor(one, concepts="playground"), clips, Path(name))
-            for side, one in (("adapted", encoder), ("frozen", encoder.frozen()))
+            for side, one in (("adapted", encoder), ("frozen", encoder.base_encoder()))
         }
     print(json.dumps({"split": chosen.split, **result}, indent=1))

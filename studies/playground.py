@@ -60,49 +60,49 @@ def build_world(out: Path, world: int, long_tail: bool, split: str) -> None:
     )
 
 
-def run(job: dict[str, Any]) -> dict[str, Any]:
+def run_job(job: dict[str, Any]) -> dict[str, Any]:
     """Train and measure one (variant, world, seed), in a process of its own. Returns its line of the results."""
     import torch
 
     torch.set_num_threads(1)
-    from verbspace.cli import settings_from
+    from verbspace.cli import parse_overrides
     from verbspace.concepts.concept_set import ConceptSet
     from verbspace.learning.adapt import adapt
-    from verbspace.playground.actions import TRAINED
-    from verbspace.uses.demo import PLAYGROUND, Yardstick, clip_encoder, oracle_settings, train_records
-    from verbspace.uses.oracle import train_oracle
+    from verbspace.playground.actions import TRAIN_ACTIONS
+    from verbspace.uses.demo import PLAYGROUND_SETTINGS, WorldEvaluator, playground_encoder, supervised_upper_bound_settings, train_records
+    from verbspace.uses.oracle import train_supervised_upper_bound
 
     out, extra = Path(job["out"]), job["extra"]
     world = world_folder(out, job["world"], extra.get("long_tail", False))
-    start = clip_encoder(temporal=extra.get("temporal", True))
-    yardstick = Yardstick(world, start.image_size, split=job["split"], seed=job["world"])
-    settings = settings_from(None, [*job["set"], f"training.seed={job['seed']}"], PLAYGROUND)
-    vocabulary = ConceptSet.load("playground").subset(TRAINED)
+    start = playground_encoder(temporal=extra.get("temporal", True))
+    yardstick = WorldEvaluator(world, start.image_size, split=job["split"], seed=job["world"])
+    settings = parse_overrides(None, [*job["set"], f"training.seed={job['seed']}"], PLAYGROUND_SETTINGS)
+    vocabulary = ConceptSet.load("playground").subset(TRAIN_ACTIONS)
     name = "-".join([job["variant"], str(job["world"]), str(job["seed"]), *job["set"]])  # other settings, other run
     folder = out / "runs" / name.replace(" ", "-")
 
     def top1(encoder: Any) -> dict[str, float]:
-        return {name: found.top1 for name, found in yardstick.measure(encoder).items()}
+        return {name: found.top1 for name, found in yardstick.evaluate(encoder).items()}
 
     began = time.perf_counter()
     if extra.get("oracle"):
-        exported = train_oracle(start, train_records(world), vocabulary, folder, oracle_settings(settings))
+        exported = train_supervised_upper_bound(start, train_records(world), vocabulary, folder, supervised_upper_bound_settings(settings))
     else:
         exported = adapt(start, world / "train", vocabulary, folder, settings)
     seconds = time.perf_counter() - began
-    found: dict[str, Any] = {"exported": top1(exported), "frozen": frozen_top1(out, job, lambda: top1(start))}
+    found: dict[str, Any] = {"exported": top1(exported), "frozen": baseline_top1(out, job, lambda: top1(start))}
     for share in job["shares"]:
-        found[f"share {share}"] = top1(remix(start, exported, settings.export_share, share, folder))
+        found[f"share {share}"] = top1(reinterpolate(start, exported, settings.export_alpha, share, folder))
     if job["variant"] == "full" and job["seed"] == 0 and job["split"] == "test":
-        found["order"] = {"frozen": yardstick.by_order(start), "exported": yardstick.by_order(exported)}
-        found["held_stills"] = yardstick.held_stills(exported)
+        found["order"] = {"frozen": yardstick.temporal_order_ablation(start), "exported": yardstick.temporal_order_ablation(exported)}
+        found["held_stills"] = yardstick.static_clip_accuracy(exported)
     return {k: job[k] for k in ("variant", "world", "seed", "split", "set")} | {
         "seconds": round(seconds, 1),
         **found,
     }
 
 
-def frozen_top1(out: Path, job: dict[str, Any], measure: Any) -> dict[str, float]:
+def baseline_top1(out: Path, job: dict[str, Any], measure: Any) -> dict[str, float]:
     """Frozen CLIP is the same for every run in a world, so it is measured once."""
     from verbspace.placing import write_text
 
@@ -113,18 +113,18 @@ def frozen_top1(out: Path, job: dict[str, Any], measure: Any) -> dict[str, float
     return found
 
 
-def remix(start: Any, exported: Any, exported_share: float, share: float, folder: Path) -> Any:
+def reinterpolate(start: Any, exported: Any, export_alpha: float, alpha: float, folder: Path) -> Any:
     """Another interpolation of the same run, from the teacher in its state."""
     from safetensors.torch import load_file
 
-    from verbspace.learning.state import find_states
+    from verbspace.learning.state import list_checkpoints
 
     teacher = exported.copy()
-    teacher.load_state_dict(load_file(find_states(folder / "state")[-1] / "teacher.safetensors"), strict=False)
-    return start.interpolated(teacher, share)
+    teacher.load_state_dict(load_file(list_checkpoints(folder / "state")[-1] / "teacher.safetensors"), strict=False)
+    return start.interpolated(teacher, alpha)
 
 
-def table(rows: list[dict[str, Any]]) -> str:
+def render_table(rows: list[dict[str, Any]]) -> str:
     """Markdown: a row per variant, mean ± standard deviation of the change against frozen CLIP in points."""
     measures = ("zero_shot", "linear_probe", "knn", "reserved_actions", "stills")
     lines = ["| variant | runs | " + " | ".join(measures) + " |", "|---|---|" + "---|" * len(measures)]
@@ -138,19 +138,19 @@ def table(rows: list[dict[str, Any]]) -> str:
         "| frozen CLIP (level, not change) | "
         + str(len(first))
         + " | "
-        + " | ".join(spread([100 * r["frozen"][m] for r in first], "") for m in measures)
+        + " | ".join(format_mean_std([100 * r["frozen"][m] for r in first], "") for m in measures)
         + " |"
     )
     for variant, part in keys:
         mine = [row for row in rows if row["variant"] == variant and part in row]
-        cells = [spread([100 * (row[part][m] - row["frozen"][m]) for row in mine], "+") for m in measures]
+        cells = [format_mean_std([100 * (row[part][m] - row["frozen"][m]) for row in mine], "+") for m in measures]
         lines.append(
             f"| {variant}{'' if part == 'exported' else ', ' + part} | {len(mine)} | " + " | ".join(cells) + " |"
         )
     return "\n".join(lines)
 
 
-def spread(values: list[float], sign: str) -> str:
+def format_mean_std(values: list[float], sign: str) -> str:
     """Mean and standard deviation."""
     deviation = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
     return f"{statistics.fmean(values):{sign}.1f}{deviation}"
@@ -199,7 +199,7 @@ def main() -> None:
     for world, long_tail in sorted({(job["world"], job["extra"].get("long_tail", False)) for job in jobs}):
         build_world(args.out, world, long_tail, args.split)
     with ProcessPoolExecutor(args.workers, mp_context=get_context("spawn")) as pool:
-        pending = [pool.submit(run, job) for job in jobs]
+        pending = [pool.submit(run_job, job) for job in jobs]
         for done, future in enumerate(as_completed(pending), 1):
             row = future.result()
             rows.append(row)
@@ -212,8 +212,8 @@ def main() -> None:
                 flush=True,
             )
     if rows:
-        (args.out / "table.md").write_text(table(rows) + "\n")
-        print(table(rows))
+        (args.out / "table.md").write_text(render_table(rows) + "\n")
+        print(render_table(rows))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 PORT = 7993
-COMMAND = [sys.executable, "-m", "verbspace.cli"]
+VERBSPACE_COMMAND = [sys.executable, "-m", "verbspace.cli"]
 
 
 def main() -> None:
@@ -31,17 +31,17 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         index, fitted = f"{folder}/index", f"{folder}/calibration.json"
         test = str(given.world / "test")
-        subprocess.run([*COMMAND, "embed", test, "--to", index, "--encoder", given.run, "--window", "1.5"], check=True)
+        subprocess.run([*VERBSPACE_COMMAND, "embed", test, "--to", index, "--encoder", given.run, "--window", "1.5"], check=True)
         train = str(given.world / "train")
-        subprocess.run([*COMMAND, "calibrate", train, "--encoder", given.run, *words, "--out", fitted], check=True)
+        subprocess.run([*VERBSPACE_COMMAND, "calibrate", train, "--encoder", given.run, *words, "--out", fitted], check=True)
         served = subprocess.Popen(
-            [*COMMAND, "app", given.run, *words, "--index", index, "--clips", test, "--calibration", fitted,
+            [*VERBSPACE_COMMAND, "app", given.run, *words, "--index", index, "--clips", test, "--calibration", fitted,
              "--window", "1", "--port", str(PORT)]
         )  # fmt: skip
         try:
             address = f"http://127.0.0.1:{PORT}"
             _wait_for(address)
-            _photograph(address, given.world / "test", given.out, given.chromium)
+            _take_screenshots(address, given.world / "test", given.out, given.chromium)
         finally:
             served.terminate()
 
@@ -55,7 +55,7 @@ def _wait_for(address: str) -> None:
     raise SystemExit(f"{address}: nothing answers")
 
 
-def _photograph(address: str, test: Path, out: Path, chromium: str) -> None:
+def _take_screenshots(address: str, test: Path, out: Path, chromium: str) -> None:
     import shutil
 
     from playwright.sync_api import sync_playwright
@@ -64,14 +64,14 @@ def _photograph(address: str, test: Path, out: Path, chromium: str) -> None:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=shutil.which(chromium), args=["--no-sandbox"])
 
-        def opened(width: int, height: int, scheme: str = "light") -> Any:
+        def open_page(width: int, height: int, scheme: str = "light") -> Any:
             page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
             page.set_default_timeout(120_000)
             page.goto(address)
             page.wait_for_selector("#clip")
             return page
 
-        page = opened(1280, 900)
+        page = open_page(1280, 900)
         page.set_input_files("#clip input[type=file]", str(wrong))
         page.wait_for_selector("#why .strip")
         time.sleep(2)
@@ -89,7 +89,7 @@ def _photograph(address: str, test: Path, out: Path, chromium: str) -> None:
         )
         time.sleep(4)  # until no player shows that it is loading
         page.screenshot(path=str(out / "app-search.png"))
-        phone = opened(390, 844, "dark")
+        phone = open_page(390, 844, "dark")
         phone.set_input_files("#clip input[type=file]", str(test / "bowing" / "00017.mp4"))
         phone.wait_for_selector("#why .strip")
         phone.locator("#answers").scroll_into_view_if_needed()

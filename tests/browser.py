@@ -13,20 +13,20 @@ from typing import Any
 import uvicorn
 
 from verbspace.uses.app.serve import make_app
-from verbspace.uses.app.studio import Studio
+from verbspace.uses.app.studio import AppController
 
-NAMES = ("chromium", "chromium-browser", "google-chrome")
+BROWSER_NAMES = ("chromium", "chromium-browser", "google-chrome")
 
 
 def find_chromium() -> str | None:
     """Where the browser lies: CHROMIUM, or by its usual names."""
-    return os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
+    return os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, BROWSER_NAMES)), None)
 
 
 @contextmanager
-def served(studio: Studio) -> Iterator[str]:
+def serve_app(controller: AppController) -> Iterator[str]:
     """The app on a free port of the loopback, in a thread."""
-    server = uvicorn.Server(uvicorn.Config(make_app(studio), host="127.0.0.1", port=0, log_level="error"))
+    server = uvicorn.Server(uvicorn.Config(make_app(controller), host="127.0.0.1", port=0, log_level="error"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     deadline = time.monotonic() + 60
@@ -43,7 +43,7 @@ def served(studio: Studio) -> Iterator[str]:
 
 
 @contextmanager
-def chromium() -> Iterator[Any]:
+def launch_chromium() -> Iterator[Any]:
     """A headless browser."""
     from playwright.sync_api import sync_playwright
 

@@ -20,8 +20,8 @@ from transformers import (
     SiglipModel,
 )
 
-LAYERS = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 2}
-PIXELS = {"image_size": 32, "patch_size": 8}
+LAYER_CONFIG = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 2}
+IMAGE_CONFIG = {"image_size": 32, "patch_size": 8}
 HALF = [0.5, 0.5, 0.5]
 
 
@@ -70,18 +70,18 @@ def write_checkpoint(folder: Path, model: Any, tokenizer: Any, processor: dict[s
     return folder
 
 
-def clip_like(folder: Path, config: type[Any], model: type[Any]) -> Path:
+def write_clip_checkpoint(folder: Path, config: type[Any], model: type[Any]) -> Path:
     tokenizer = byte_tokenizer()
     torch.manual_seed(0)
     text = {
-        **LAYERS,
+        **LAYER_CONFIG,
         "vocab_size": len(tokenizer),
         "max_position_embeddings": 40,
         "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
     }
-    built = model(config(text_config=text, vision_config={**LAYERS, **PIXELS}, projection_dim=24))
+    built = model(config(text_config=text, vision_config={**LAYER_CONFIG, **IMAGE_CONFIG}, projection_dim=24))
     processor = {
         "image_processor_type": "CLIPImageProcessor",
         "crop_size": {"height": 32, "width": 32},
@@ -92,19 +92,19 @@ def clip_like(folder: Path, config: type[Any], model: type[Any]) -> Path:
     return write_checkpoint(folder, built, tokenizer, processor)
 
 
-def siglip_like(folder: Path, config: type[Any], model: type[Any], pixels: dict[str, int]) -> Path:
+def write_siglip_checkpoint(folder: Path, config: type[Any], model: type[Any], image_config: dict[str, int]) -> Path:
     tokenizer = word_tokenizer()
     torch.manual_seed(0)
     text = {
-        **LAYERS,
+        **LAYER_CONFIG,
         "vocab_size": len(tokenizer),
         "max_position_embeddings": 16,
         "bos_token_id": None,
         "eos_token_id": 1,
         "pad_token_id": 0,
-        "projection_size": LAYERS["hidden_size"],
+        "projection_size": LAYER_CONFIG["hidden_size"],
     }
-    built = model(config(text_config=text, vision_config={**LAYERS, **pixels}))
+    built = model(config(text_config=text, vision_config={**LAYER_CONFIG, **image_config}))
     processor = {
         "image_processor_type": "SiglipImageProcessor",
         "image_mean": HALF,
@@ -117,23 +117,23 @@ def siglip_like(folder: Path, config: type[Any], model: type[Any], pixels: dict[
 @pytest.fixture(scope="session")
 def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A CLIP folder: 32 px, patches of 8, 3 layers, D = 24, byte-level tokens (40 at most)."""
-    return clip_like(tmp_path_factory.mktemp("tiny_clip"), CLIPConfig, CLIPModel)
+    return write_clip_checkpoint(tmp_path_factory.mktemp("tiny_clip"), CLIPConfig, CLIPModel)
 
 
 @pytest.fixture(scope="session")
 def tiny_metaclip2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A MetaCLIP 2 folder, otherwise as `tiny_clip`."""
-    return clip_like(tmp_path_factory.mktemp("tiny_metaclip2"), MetaClip2Config, MetaClip2Model)
+    return write_clip_checkpoint(tmp_path_factory.mktemp("tiny_metaclip2"), MetaClip2Config, MetaClip2Model)
 
 
 @pytest.fixture(scope="session")
 def tiny_siglip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A SigLIP folder: 32 px, patches of 8, 3 layers, D = 32, word tokens (padded to 16)."""
-    return siglip_like(tmp_path_factory.mktemp("tiny_siglip"), SiglipConfig, SiglipModel, PIXELS)
+    return write_siglip_checkpoint(tmp_path_factory.mktemp("tiny_siglip"), SiglipConfig, SiglipModel, IMAGE_CONFIG)
 
 
 @pytest.fixture(scope="session")
 def tiny_siglip2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A SigLIP 2 NaFlex folder: a grid of 4 by 4 patches of 8 px, otherwise as `tiny_siglip`."""
     pixels = {"num_patches": 16, "patch_size": 8}
-    return siglip_like(tmp_path_factory.mktemp("tiny_siglip2"), Siglip2Config, Siglip2Model, pixels)
+    return write_siglip_checkpoint(tmp_path_factory.mktemp("tiny_siglip2"), Siglip2Config, Siglip2Model, pixels)

@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from verbspace.uses.index.embed import Tally
-from verbspace.uses.index.rows import FileRows, Made, State
+from verbspace.uses.index.embed import EmbedSummary
+from verbspace.uses.index.rows import FileRows, IndexManifest, FileSignature
 from verbspace.uses.index.run import run_embed
 from verbspace.uses.index.store import Index
-from verbspace.uses.inputs import expand
+from verbspace.uses.inputs import expand_inputs
 from video_files import numbered_frames, write_video
 
-QUICK = {"window": 1.0, "frames": 2, "workers": 1, "device": "cpu"}
+FAST_SETTINGS = {"window": 1.0, "frames": 2, "workers": 1, "device": "cpu"}
 
 
 def write_clip(path: Path, seed: int, seconds: float = 0.8) -> Path:
@@ -29,10 +29,10 @@ def write_clips(folder: Path, count: int) -> Path:
     return folder
 
 
-def embedded(encoder: Path, sources: list[str] | Path, to: Path, **settings: object) -> Tally:
+def run_quick_embed(encoder: Path, sources: list[str] | Path, index_dir: Path, **settings: object) -> EmbedSummary:
     """`verbspace embed`, quick."""
-    files = expand([str(sources)] if isinstance(sources, Path) else sources)
-    return run_embed(encoder, files, to, **{**QUICK, **settings})  # type: ignore[arg-type]
+    files = expand_inputs([str(sources)] if isinstance(sources, Path) else sources)
+    return run_embed(encoder, files, index_dir, **{**FAST_SETTINGS, **settings})  # type: ignore[arg-type]
 
 
 def sorted_rows(folder: Path) -> pa.Table:
@@ -45,11 +45,11 @@ def random_index(folder: Path, rows: int, dim: int = 16, seed: int = 0) -> Index
     rng = np.random.default_rng(seed)
     vectors = rng.standard_normal((rows, dim)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    made = Made(encoder="none", encoder_hash="0" * 16, dim=dim, window=4, stride=4, frames=8)
+    made = IndexManifest(encoder="none", encoder_hash="0" * 16, dim=dim, window=4, stride=4, frames=8)
     index = Index.create(folder, made)
     starts, ends = [0.0, 4.0, 8.0, 12.0], [4.0, 8.0, 12.0, 16.0]
     files = [
-        FileRows(f"a/{n:05}.mp4", State(n, n), 25.0, starts, ends, vectors[4 * n : 4 * n + 4]) for n in range(rows // 4)
+        FileRows(f"a/{n:05}.mp4", FileSignature(n, n), 25.0, starts, ends, vectors[4 * n : 4 * n + 4]) for n in range(rows // 4)
     ]
     index.write(files, set())
     return index

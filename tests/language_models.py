@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-GOOD = {
+VALID_REPLY = {
     "name": "brushing hair",
     "motion": ["Bristles travel from the crown down to the tips.", "A wrist turns outward at the end of every pass."],
     "pose": ["One elbow is lifted beside a tilted head."],
@@ -17,57 +17,57 @@ GOOD = {
 }
 
 
-def reply(**changes: Any) -> str:
-    return json.dumps({**GOOD, **changes})
+def reply_json(**changes: Any) -> str:
+    return json.dumps({**VALID_REPLY, **changes})
 
 
-class Scripted:
+class ScriptedLLM:
     """A language model that answers from a function of (action, how often it was asked about it)."""
 
     name, parameters = "scripted", {"temperature": 0.0}
 
-    def __init__(self, answers: Callable[[str, int], str]) -> None:
-        self.answers = answers
-        self.asked: list[str] = []
-        self.heard: list[list[dict[str, str]]] = []
+    def __init__(self, reply_fn: Callable[[str, int], str]) -> None:
+        self.reply_fn = reply_fn
+        self.requested_actions: list[str] = []
+        self.received_messages: list[list[dict[str, str]]] = []
 
-    async def answer(self, messages: Sequence[dict[str, str]], schema: Any) -> str:
+    async def complete(self, messages: Sequence[dict[str, str]], schema: Any) -> str:
         action = json.loads(messages[1]["content"].removeprefix("The action: "))
-        self.asked.append(action)
-        self.heard.append(list(messages))
+        self.requested_actions.append(action)
+        self.received_messages.append(list(messages))
         await asyncio.sleep(0)
-        return self.answers(action, self.asked.count(action))
+        return self.reply_fn(action, self.requested_actions.count(action))
 
     async def close(self) -> None:
         pass
 
 
-def about(action: str, times: int = 1) -> str:
+def reply_about(action: str, attempt: int = 1) -> str:
     """A usable reply that differs from action to action."""
     tail = "".join(c for c in action if c.isalnum())
     return json.dumps(
         {
             key: [text.replace(".", f" near token {tail}.") for text in value] if isinstance(value, list) else action
-            for key, value in GOOD.items()
+            for key, value in VALID_REPLY.items()
         }
     )
 
 
-Answer = tuple[int, bytes, dict[str, str]]  # status, body, headers
+HttpResponse = tuple[int, bytes, dict[str, str]]  # status, body, headers
 
 
-class Relay:
+class RelayServer:
     """A server between the command and llama.cpp's, which counts the actions that it is asked about."""
 
-    def __init__(self, target: str, seen: list[str], pause: float = 0.0) -> None:
+    def __init__(self, target: str, request_log: list[str], delay_s: float = 0.0) -> None:
         import httpx2
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 asked = json.loads(body)["messages"][1]["content"]
-                seen.append(asked)
-                time.sleep(pause)
+                request_log.append(asked)
+                time.sleep(delay_s)
                 got = httpx2.post(target + self.path.removeprefix("/v1"), content=body, timeout=60)
                 self.send_response(got.status_code)
                 self.send_header("Content-Type", "application/json")
@@ -89,10 +89,10 @@ class Relay:
         self.server.server_close()
 
 
-class Hostile:
+class ScriptedServer:
     """An HTTP server whose answers a function gives: (status, body, headers) of the request's JSON and its number."""
 
-    def __init__(self, answer: Callable[[dict[str, Any], int], Answer]) -> None:
+    def __init__(self, respond: Callable[[dict[str, Any], int], HttpResponse]) -> None:
         self.requests: list[dict[str, Any]] = []
         requests = self.requests
 
@@ -100,7 +100,7 @@ class Hostile:
             def do_POST(self) -> None:
                 request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 requests.append(request)
-                status, body, headers = answer(request, len(requests))
+                status, body, headers = respond(request, len(requests))
                 try:
                     self.send_response(status)
                     for key, value in {"Content-Type": "application/json", **headers}.items():
@@ -117,7 +117,7 @@ class Hostile:
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
 
-    def __enter__(self) -> "Hostile":
+    def __enter__(self) -> "ScriptedServer":
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
         return self
 
@@ -126,15 +126,15 @@ class Hostile:
         self.server.server_close()
 
 
-def completion(content: Any, finish: str = "stop", **more: Any) -> Answer:
-    message = {"role": "assistant", "content": content, **more}
+def completion_response(content: Any, finish_reason: str = "stop", **message_fields: Any) -> HttpResponse:
+    message = {"role": "assistant", "content": content, **message_fields}
     body = {"id": "x", "object": "chat.completion", "created": 0, "model": "m"}
     return (
         200,
-        json.dumps({**body, "choices": [{"index": 0, "finish_reason": finish, "message": message}]}).encode(),
+        json.dumps({**body, "choices": [{"index": 0, "finish_reason": finish_reason, "message": message}]}).encode(),
         {},
     )
 
 
-def refusing(text: str, status: int = 400) -> Answer:
+def error_response(text: str, status: int = 400) -> HttpResponse:
     return status, json.dumps({"error": {"message": text, "type": "invalid_request_error"}}).encode(), {}

@@ -2,37 +2,37 @@
 
 from html.parser import HTMLParser
 
-HOSTILE = "<script>alert(\"x\")</script> & 'quoted'"
+HOSTILE_TEXT = "<script>alert(\"x\")</script> & 'quoted'"
 
 
-class Page(HTMLParser):
+class ParsedPage(HTMLParser):
     """What a page would fetch or run, and its visible text."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
         self.tags: list[str] = []
-        self.open: list[str] = []
-        self.loads: list[str] = []
-        self.events: list[str] = []
-        self.words: list[str] = []
+        self.open_tags: list[str] = []
+        self.loaded_urls: list[str] = []
+        self.event_attributes: list[str] = []
+        self.visible_text: list[str] = []
         self.feed(page)
 
     def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
         if tag not in ("meta", "br"):
-            self.open.append(tag)
+            self.open_tags.append(tag)
         for name, value in attributes:
             if name in ("src", "href", "srcset", "data", "action", "poster", "xlink:href"):
-                self.loads.append(value or "")
+                self.loaded_urls.append(value or "")
             if name.startswith("on"):
-                self.events.append(name)
+                self.event_attributes.append(name)
 
     def handle_startendtag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
 
     def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
+        assert self.open_tags.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        if not self.open or self.open[-1] != "style":
-            self.words.append(data)
+        if not self.open_tags or self.open_tags[-1] != "style":
+            self.visible_text.append(data)

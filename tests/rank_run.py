@@ -8,10 +8,10 @@ from pathlib import Path
 
 import torch.distributed as dist
 
-from runs import concept_set, settings
+from runs import make_concept_set, make_settings
 from verbspace.learning.adapt import adapt
 from verbspace.model.encoder import VideoEncoder
-from verbspace.uses.checks import zero_shot_check
+from verbspace.uses.checks import zero_shot_validation
 
 
 def main(file: str) -> None:
@@ -20,10 +20,10 @@ def main(file: str) -> None:
     for scenario in task["scenarios"]:
         notes: list[str] = []
         start = VideoEncoder.from_pretrained(task["encoder"])
-        check = zero_shot_check(task["videos"], concept_set()) if scenario.get("check") else None
+        check = zero_shot_validation(task["videos"], make_concept_set()) if scenario.get("check") else None
         adapt(
-            start, task["videos"], concept_set(), scenario["out"], settings(**scenario["training"]),
-            checks=check, on_note=notes.append, stop_after=scenario.get("stop_after"),
+            start, task["videos"], make_concept_set(), scenario["out"], make_settings(**scenario["training"]),
+            validation_factory=check, on_note=notes.append, max_steps_this_call=scenario.get("stop_after"),
         )  # fmt: skip
         if dist.get_rank() == 0:
             (Path(scenario["out"]) / "notes.json").write_text(json.dumps(notes))

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from verbspace.concepts.concept_set import Action, ConceptSet, Description, Provenance
 from verbspace.concepts.space import ConceptSpace
 from verbspace.config import AdaptSettings, parse_settings
-from verbspace.learning.distiller import Distiller, Weights
+from verbspace.learning.distiller import Distiller, LossWeights
 from verbspace.learning.trainer import parameter_groups
 from verbspace.model.encoder import VideoEncoder
 from video_files import numbered_frames, write_video
@@ -28,20 +28,20 @@ SETTINGS: dict[str, Any] = {
 }  # fmt: skip
 
 
-MEASURED = ("seconds", "clips_per_second", "memory_gb")  # of no two runs alike
+NONDETERMINISTIC_METRICS = ("seconds", "clips_per_second", "memory_gb")  # of no two runs alike
 
 
-def logged(out: Path) -> list[dict[str, float]]:
+def deterministic_metrics(out: Path) -> list[dict[str, float]]:
     """A run's metrics but for what is measured."""
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in row.items() if key not in MEASURED} for row in rows]
+    return [{key: value for key, value in row.items() if key not in NONDETERMINISTIC_METRICS} for row in rows]
 
 
-def settings(**training: Any) -> AdaptSettings:
+def make_settings(**training: Any) -> AdaptSettings:
     return parse_settings({**SETTINGS, "training": {**SETTINGS["training"], **training}})
 
 
-def concept_set(directional: bool = False, described: bool = True) -> ConceptSet:
+def make_concept_set(directional: bool = False, with_descriptions: bool = True) -> ConceptSet:
     names = ["waving", "jumping", "clapping", "running"]
     texts = {
         "both hands moves up and down": ["waving", "jumping"],
@@ -53,7 +53,7 @@ def concept_set(directional: bool = False, described: bool = True) -> ConceptSet
     return ConceptSet(
         name="small",
         actions=[Action(name=name) for name in names],
-        descriptions=[Description(text=t, kind="motion", actions=a) for t, a in texts.items()] if described else [],
+        descriptions=[Description(text=t, kind="motion", actions=a) for t, a in texts.items()] if with_descriptions else [],
         provenance=Provenance(author="the tests", created=date(2024, 1, 1)),
         directional=directional,
     )
@@ -68,35 +68,35 @@ def write_clips(folder: Path, count: int = 5) -> Path:
     return folder
 
 
-def distiller(checkpoint: Path, *, described: bool = True, temporal: bool = True, **values: Any) -> Distiller:
+def make_distiller(checkpoint: Path, *, with_descriptions: bool = True, temporal: bool = True, **values: Any) -> Distiller:
     encoder = VideoEncoder.from_pretrained(checkpoint, temporal=temporal)
-    encoder.free_gradients()
-    space = ConceptSpace.build(concept_set(described=described), encoder.encode_text, 0.1)
-    return Distiller(encoder.copy(), encoder.copy(), space, **{"weights": Weights(), **values})
+    encoder.unfreeze_vision()
+    space = ConceptSpace.build(make_concept_set(with_descriptions=with_descriptions), encoder.encode_text, 0.1)
+    return Distiller(encoder.copy(), encoder.copy(), space, **{"weights": LossWeights(), **values})
 
 
-def random_views(seed: int, clips: int = 2, size: int = 32, local: int = 1) -> dict[str, torch.Tensor]:
+def random_views(seed: int, num_clips: int = 2, size: int = 32, num_local_views: int = 1) -> dict[str, torch.Tensor]:
     """A batch as `load_views` gives it."""
     generator = torch.Generator().manual_seed(seed)
 
     def view(count: int, frames: int, side: int) -> tuple[torch.Tensor, torch.Tensor]:
         # Smooth blocks rather than noise, which every encoder takes for the same thing.
-        low = torch.randint(0, 256, (clips, count, frames, 3, 4, 4), generator=generator, dtype=torch.uint8)
+        low = torch.randint(0, 256, (num_clips, count, frames, 3, 4, 4), generator=generator, dtype=torch.uint8)
         video = low.repeat_interleave(side // 4, -1).repeat_interleave(side // 4, -2)
-        return video, (torch.arange(frames) / 4.0).expand(clips, count, frames)
+        return video, (torch.arange(frames) / 4.0).expand(num_clips, count, frames)
 
     out = dict(zip(("global", "global_times"), view(2, 4, size), strict=True))
-    if local:
-        out |= dict(zip(("local", "local_times"), view(local, 2, 16), strict=True))
-    return {**out, "index": torch.arange(clips)}
+    if num_local_views:
+        out |= dict(zip(("local", "local_times"), view(num_local_views, 2, 16), strict=True))
+    return {**out, "index": torch.arange(num_clips)}
 
 
-def optimizer(learner: Distiller, rate: float = 1e-3, temporal_rate: float = 3.0) -> torch.optim.Optimizer:
-    temporal = {id(parameter) for parameter in learner.student.temporal_parameters()}
-    return torch.optim.AdamW(parameter_groups(learner.student, temporal, rate, temporal_rate), lr=rate)
+def make_optimizer(distiller: Distiller, learning_rate: float = 1e-3, temporal_lr_multiplier: float = 3.0) -> torch.optim.Optimizer:
+    temporal = {id(parameter) for parameter in distiller.student.temporal_parameters()}
+    return torch.optim.AdamW(parameter_groups(distiller.student, temporal, learning_rate, temporal_lr_multiplier), lr=learning_rate)
 
 
-def state_tensors(folder: Path) -> dict[str, torch.Tensor]:
+def checkpoint_tensors(folder: Path) -> dict[str, torch.Tensor]:
     """Every tensor of a state, by file and name."""
     return {
         f"{file.stem}/{name}": t for file in sorted(folder.glob("*.safetensors")) for name, t in load_file(file).items()

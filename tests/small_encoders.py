@@ -7,22 +7,22 @@ from torch import Tensor
 
 from verbspace.model.encoder import VideoEncoder
 
-FAMILIES = ["tiny_clip", "tiny_metaclip2", "tiny_siglip", "tiny_siglip2"]
+TINY_CHECKPOINTS = ["tiny_clip", "tiny_metaclip2", "tiny_siglip", "tiny_siglip2"]
 
 
-def stirred(encoder: VideoEncoder, strength: float = 0.3, seed: int = 1) -> VideoEncoder:
+def with_random_temporal(encoder: VideoEncoder, scale: float = 0.3, seed: int = 1) -> VideoEncoder:
     """The same encoder, its temporal output projections no longer zero."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in encoder.temporal.named_parameters():
             if ".out." in name:
                 parameter.normal_(
-                    std=strength * encoder.base.config.vision_config.hidden_size**-0.5, generator=generator
+                    std=scale * encoder.base.config.vision_config.hidden_size**-0.5, generator=generator
                 )
     return encoder
 
 
-def pixels(*shape: int, seed: int = 0) -> Tensor:
+def random_video(*shape: int, seed: int = 0) -> Tensor:
     """Normalised frames (B, T, 3, H, W): a fresh pattern of 8 px blocks in each."""
     generator = torch.Generator().manual_seed(seed)
     *leading, height, width = shape
@@ -31,7 +31,7 @@ def pixels(*shape: int, seed: int = 0) -> Tensor:
     return blocks.repeat_interleave(8, -2).repeat_interleave(8, -1)[..., :height, :width] + noise
 
 
-def seconds(clips: int, frames: int, seed: int = 0) -> Tensor:
+def random_times(batch_size: int, num_frames: int, seed: int = 0) -> Tensor:
     """Uneven, ascending times (B, T)."""
     generator = torch.Generator().manual_seed(seed)
-    return (0.05 + 0.3 * torch.rand(clips, frames, generator=generator)).cumsum(1)
+    return (0.05 + 0.3 * torch.rand(batch_size, num_frames, generator=generator)).cumsum(1)

@@ -13,13 +13,13 @@ import torch
 import yaml
 
 import verbspace as vs
-from runs import concept_set, logged, settings, state_tensors, write_clips
+from runs import make_concept_set, deterministic_metrics, make_settings, checkpoint_tensors, write_clips
 from verbspace.config import AdaptSettings, parse_settings
 from verbspace.learning import adapt as module
 from verbspace.learning.adapt import adapt, build_dataset, build_optimizer, read_videos
-from verbspace.learning.trainer import Interrupted
+from verbspace.learning.trainer import TrainingInterrupted
 from verbspace.uses.compare.runs import read_runs
-from verbspace.video.dataset import BadFiles
+from verbspace.video.dataset import DecodeFailures
 from verbspace.video.manifest import data_hash
 
 
@@ -42,14 +42,14 @@ def test_a_run_and_its_folder(tiny_clip: Path, clips: Path, tmp_path: Path) -> N
     before = {name: p.clone() for name, p in start.named_parameters()}
     told: list[tuple[int, int]] = []
     exported = vs.adapt(
-        start, clips, concept_set(), tmp_path / "run", settings(steps=4),
+        start, clips, make_concept_set(), tmp_path / "run", make_settings(steps=4),
         on_step=lambda done, steps, values: told.append((done, steps)),
     )  # fmt: skip
     assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
     assert all(torch.equal(p, before[name]) for name, p in start.named_parameters())  # the one given stays as it is
     folder = tmp_path / "run"
     assert {path.name for path in folder.iterdir()} == {"config.yaml", "encoder", "metrics.jsonl", "state"}
-    assert parse_settings(yaml.safe_load((folder / "config.yaml").read_text())) == settings(steps=4)
+    assert parse_settings(yaml.safe_load((folder / "config.yaml").read_text())) == make_settings(steps=4)
     assert "# concepts: small (" in (folder / "config.yaml").read_text()
     assert [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()] == [1, 2, 3, 4]
     loaded = vs.VideoEncoder.from_pretrained(folder)
@@ -57,7 +57,7 @@ def test_a_run_and_its_folder(tiny_clip: Path, clips: Path, tmp_path: Path) -> N
     assert torch.equal(loaded.encode_video(files), exported.encode_video(files))
     assert (loaded.encode_video(files) - start.encode_video(files)).abs().max() > 1e-3
     assert torch.equal(loaded.encode_text(["waving"]), start.encode_text(["waving"]))
-    assert loaded.concept_set == concept_set()
+    assert loaded.concept_set == make_concept_set()
 
 
 def test_a_run_says_what_it_was_trained_on(tiny_clip: Path, clips: Path, tmp_path: Path) -> None:
@@ -66,15 +66,15 @@ def test_a_run_says_what_it_was_trained_on(tiny_clip: Path, clips: Path, tmp_pat
     shutil.copytree(clips, odd)
     given: list[Any] = [clips, odd, sorted(clips.rglob("*.mp4")), sorted(clips.rglob("*.mp4"))[1:]]
     for number, videos in enumerate(given):
-        adapt(start, videos, concept_set(), tmp_path / str(number), settings(steps=2), stop_after=1)
-    adapt(start, clips, concept_set(), tmp_path / "on", settings(steps=2), continued=tmp_path / "0", stop_after=1)
+        adapt(start, videos, make_concept_set(), tmp_path / str(number), make_settings(steps=2), max_steps_this_call=1)
+    adapt(start, clips, make_concept_set(), tmp_path / "on", make_settings(steps=2), init_from=tmp_path / "0", max_steps_this_call=1)
     runs = read_runs([tmp_path / name for name in ("0", "1", "2", "3", "on")])
     whole = data_hash(read_videos(clips))
     assert [run.videos.rpartition(" (")[0] for run in runs] == [
         f"5 of {clips}", f"5 of {tmp_path}/tab\\there\\n# encoder: a lie", "5 of the paths given",
         "4 of the paths given", f"5 of {clips}",
     ]  # fmt: skip
-    assert [run.data == whole for run in runs] == [True, True, True, False, True]
+    assert [run.data_id == whole for run in runs] == [True, True, True, False, True]
     assert {run.base for run in runs[:4]} == {start.config.base_name}
     assert runs[4].base == f"{start.config.base_name}, continued from {tmp_path / '0'}"
 
@@ -82,9 +82,9 @@ def test_a_run_says_what_it_was_trained_on(tiny_clip: Path, clips: Path, tmp_pat
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
 def test_what_is_exported_lies_between(tiny_clip: Path, clips: Path, tmp_path: Path, share: float) -> None:
     start = vs.VideoEncoder.from_pretrained(tiny_clip)
-    chosen = settings(steps=3).model_copy(update={"export_share": share})
-    exported = adapt(start, clips, concept_set(), tmp_path / "run", chosen)
-    teacher = state_tensors(tmp_path / "run" / "state" / "step-000003")
+    chosen = make_settings(steps=3).model_copy(update={"export_share": share})
+    exported = adapt(start, clips, make_concept_set(), tmp_path / "run", chosen)
+    teacher = checkpoint_tensors(tmp_path / "run" / "state" / "step-000003")
     out = dict(exported.named_parameters())
     for name, was in moving(start).items():
         became = teacher[f"teacher/{name}"]
@@ -127,7 +127,7 @@ def test_labels_never_reach_training(
     monkeypatch.setattr(module, "load_views", loaded)
     start = vs.VideoEncoder.from_pretrained(tiny_clip)
     runs = {
-        name: adapt(start, videos, concept_set(), tmp_path / name, settings(steps=3)) for name, videos in given.items()
+        name: adapt(start, videos, make_concept_set(), tmp_path / name, make_settings(steps=3)) for name, videos in given.items()
     }
     assert len(seen) == 4 * len(files)
     assert all(record.label is None for record in seen)
@@ -146,14 +146,14 @@ def test_a_folder_gives_records_without_labels(clips: Path) -> None:
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 def test_ten_and_ten_are_twenty(tiny_clip: Path, clips: Path, tmp_path: Path, dtype: str) -> None:
     """Mid-epoch too: 5 clips in batches of 3."""
-    start, chosen = vs.VideoEncoder.from_pretrained(tiny_clip), settings(steps=20, dtype=dtype)
-    whole = adapt(start, clips, concept_set(), tmp_path / "whole", chosen)
-    adapt(start, clips, concept_set(), tmp_path / "parts", chosen, stop_after=10)
-    parts = adapt(start, clips, concept_set(), tmp_path / "parts", chosen)
+    start, chosen = vs.VideoEncoder.from_pretrained(tiny_clip), make_settings(steps=20, dtype=dtype)
+    whole = adapt(start, clips, make_concept_set(), tmp_path / "whole", chosen)
+    adapt(start, clips, make_concept_set(), tmp_path / "parts", chosen, max_steps_this_call=10)
+    parts = adapt(start, clips, make_concept_set(), tmp_path / "parts", chosen)
     assert same(whole, parts)
-    a, b = (state_tensors(tmp_path / name / "state" / "step-000020") for name in ("whole", "parts"))
+    a, b = (checkpoint_tensors(tmp_path / name / "state" / "step-000020") for name in ("whole", "parts"))
     assert all(torch.equal(t, b[name]) for name, t in a.items())
-    lines = [logged(tmp_path / name) for name in ("whole", "parts")]
+    lines = [deterministic_metrics(tmp_path / name) for name in ("whole", "parts")]
     assert lines[0] == lines[1]
     assert len(lines[0]) == 20
 
@@ -161,7 +161,7 @@ def test_ten_and_ten_are_twenty(tiny_clip: Path, clips: Path, tmp_path: Path, dt
 def test_a_seed_decides(tiny_clip: Path, clips: Path, tmp_path: Path) -> None:
     start = vs.VideoEncoder.from_pretrained(tiny_clip)
     runs = [
-        adapt(start, clips, concept_set(), tmp_path / str(i), settings(steps=2, seed=s))
+        adapt(start, clips, make_concept_set(), tmp_path / str(i), make_settings(steps=2, seed=s))
         for i, s in enumerate((0, 0, 1))
     ]
     assert same(runs[0], runs[1])
@@ -172,35 +172,35 @@ def test_a_finished_run_is_returned_as_it_is(
     tiny_clip: Path, clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start = vs.VideoEncoder.from_pretrained(tiny_clip)
-    first = adapt(start, clips, concept_set(), tmp_path, settings(steps=2))
+    first = adapt(start, clips, make_concept_set(), tmp_path, make_settings(steps=2))
 
     def none(*_: Any, **__: Any) -> Any:
         raise AssertionError("no view is asked for")
 
     monkeypatch.setattr(module.ViewDataset, "__getitem__", none)
-    assert same(first, adapt(start, clips, concept_set(), tmp_path, settings(steps=2)))
+    assert same(first, adapt(start, clips, make_concept_set(), tmp_path, make_settings(steps=2)))
 
 
 def test_a_run_goes_on_under_its_own_settings_only(tiny_clip: Path, clips: Path, tmp_path: Path) -> None:
     start, config = vs.VideoEncoder.from_pretrained(tiny_clip), tmp_path / "config.yaml"
-    adapt(start, clips, concept_set(), tmp_path, settings(steps=4), stop_after=2)
+    adapt(start, clips, make_concept_set(), tmp_path, make_settings(steps=4), max_steps_this_call=2)
     written = config.read_text()
     with pytest.raises(ValueError, match=r"begun with training.learning_rate 0.001 \(now 0.01\), training.seed 0"):
-        adapt(start, clips, concept_set(), tmp_path, settings(steps=4, learning_rate=0.01, seed=3))
+        adapt(start, clips, make_concept_set(), tmp_path, make_settings(steps=4, learning_rate=0.01, seed=3))
     with pytest.raises(ValueError, match=r"begun with concepts '\w+' \(now '\w+'\)"):
-        adapt(start, clips, concept_set(described=False), tmp_path, settings(steps=4))
+        adapt(start, clips, make_concept_set(with_descriptions=False), tmp_path, make_settings(steps=4))
     with pytest.raises(ValueError, match=r"begun with videos 5 \(now 1\)"):
-        adapt(start, sorted(clips.rglob("*.mp4"))[:1], concept_set(), tmp_path, settings(steps=4))
+        adapt(start, sorted(clips.rglob("*.mp4"))[:1], make_concept_set(), tmp_path, make_settings(steps=4))
     assert config.read_text() == written
-    adapt(start, clips, concept_set(), tmp_path, settings(steps=4, log_every=2, save_every=1, cache_mb=10))
+    adapt(start, clips, make_concept_set(), tmp_path, make_settings(steps=4, log_every=2, save_every=1, cache_mb=10))
 
 
 def test_every_setting_tells_but_those_that_cannot_change_results() -> None:
-    chosen = settings(seed=3)
+    chosen = make_settings(seed=3)
     dumped = chosen.model_dump(mode="json")
     assert {group for group, fields in dumped.items() if not isinstance(fields, dict)} == {"export_share"}
     every = {f"{group}.{key}": v for group, f in dumped.items() if isinstance(f, dict) for key, v in f.items()}
-    told = module.telling(chosen)
+    told = module.result_affecting_settings(chosen)
     assert all(every[name] == value for name, value in told.items())
     silent = (
         "device", "workers", "cache_mb", "log_every", "save_every", "keep_states", "gradient_checkpointing",
@@ -212,18 +212,18 @@ def test_every_setting_tells_but_those_that_cannot_change_results() -> None:
 
 def test_what_cannot_change_results_may_change(tiny_clip: Path, clips: Path, tmp_path: Path) -> None:
     start = vs.VideoEncoder.from_pretrained(tiny_clip)
-    whole = adapt(start, clips, concept_set(), tmp_path / "whole", settings(steps=4))
-    adapt(start, clips, concept_set(), tmp_path / "parts", settings(steps=4), stop_after=2)
-    changed = settings(
+    whole = adapt(start, clips, make_concept_set(), tmp_path / "whole", make_settings(steps=4))
+    adapt(start, clips, make_concept_set(), tmp_path / "parts", make_settings(steps=4), max_steps_this_call=2)
+    changed = make_settings(
         steps=None, epochs=4 * 3 / 5, device="cpu", cache_mb=10, log_every=2, save_every=1, keep_states=3
     ).model_copy(update={"export_share": 1.0})
-    adapt(start, clips, concept_set(), tmp_path / "parts", changed)
-    a, b = (state_tensors(tmp_path / name / "state" / "step-000004") for name in ("whole", "parts"))
+    adapt(start, clips, make_concept_set(), tmp_path / "parts", changed)
+    a, b = (checkpoint_tensors(tmp_path / name / "state" / "step-000004") for name in ("whole", "parts"))
     assert all(torch.equal(t, b[name]) for name, t in a.items())
-    again = adapt(start, clips, concept_set(), tmp_path / "parts", settings(steps=4))
+    again = adapt(start, clips, make_concept_set(), tmp_path / "parts", make_settings(steps=4))
     assert same(whole, again)
     with pytest.raises(ValueError, match=r"begun with steps 4 \(now 5\); go on with the same"):
-        adapt(start, clips, concept_set(), tmp_path / "parts", settings(steps=5))
+        adapt(start, clips, make_concept_set(), tmp_path / "parts", make_settings(steps=5))
 
 
 def test_ctrl_c_saves_and_the_same_call_goes_on(tiny_clip: Path, clips: Path, tmp_path: Path) -> None:
@@ -233,11 +233,11 @@ def test_ctrl_c_saves_and_the_same_call_goes_on(tiny_clip: Path, clips: Path, tm
         if done == 2:
             os.kill(os.getpid(), signal.SIGINT)
 
-    with pytest.raises(Interrupted, match="run the same command again to go on"):
-        adapt(start, clips, concept_set(), tmp_path / "struck", settings(steps=5), on_step=strike)
+    with pytest.raises(TrainingInterrupted, match="run the same command again to go on"):
+        adapt(start, clips, make_concept_set(), tmp_path / "struck", make_settings(steps=5), on_step=strike)
     assert not (tmp_path / "struck" / "encoder").exists()
-    struck = adapt(start, clips, concept_set(), tmp_path / "struck", settings(steps=5))
-    assert same(struck, adapt(start, clips, concept_set(), tmp_path / "whole", settings(steps=5)))
+    struck = adapt(start, clips, make_concept_set(), tmp_path / "struck", make_settings(steps=5))
+    assert same(struck, adapt(start, clips, make_concept_set(), tmp_path / "whole", make_settings(steps=5)))
 
 
 def test_bad_files_are_set_aside(tiny_clip: Path, clips: Path, tmp_path: Path) -> None:
@@ -245,21 +245,21 @@ def test_bad_files_are_set_aside(tiny_clip: Path, clips: Path, tmp_path: Path) -
     shutil.copytree(clips, videos)
     (videos / "waving" / "cut.mp4").write_bytes((videos / "waving" / "0.mp4").read_bytes()[:400])
     (videos / "waving" / "empty.mp4").write_bytes(b"")
-    found: list[BadFiles] = []
+    found: list[DecodeFailures] = []
     start = vs.VideoEncoder.from_pretrained(tiny_clip)
-    adapted = adapt(start, videos, concept_set(), tmp_path / "run", settings(steps=6), on_bad=found.append)
+    adapted = adapt(start, videos, make_concept_set(), tmp_path / "run", make_settings(steps=6), on_decode_failures=found.append)
     assert not same(adapted, start)
-    assert {path.name for path in found[0].reasons} == {"cut.mp4", "empty.mp4"}
-    assert found[0].share == pytest.approx(2 / 7)
+    assert {path.name for path in found[0].by_path} == {"cut.mp4", "empty.mp4"}
+    assert found[0].fraction == pytest.approx(2 / 7)
     assert found[0].summary().startswith("2 of 7 videos could not be read and were left out (28.6%)\n")
-    adapt(start, clips, concept_set(), tmp_path / "good", settings(steps=2), on_bad=found.append)
+    adapt(start, clips, make_concept_set(), tmp_path / "good", make_settings(steps=2), on_decode_failures=found.append)
     assert len(found) == 1
 
 
 def test_flips_keep_out_of_directional_vocabularies(tiny_clip: Path, clips: Path) -> None:
     encoder, records = vs.VideoEncoder.from_pretrained(tiny_clip), read_videos(clips)
     flips = [
-        build_dataset(records, encoder, concept_set(directional=way), settings()).augment.keywords["flip"]
+        build_dataset(records, encoder, make_concept_set(directional=way), make_settings()).augment.keywords["flip"]
         for way in (False, True)
     ]
     assert flips == [0.5, 0.0]
@@ -267,7 +267,7 @@ def test_flips_keep_out_of_directional_vocabularies(tiny_clip: Path, clips: Path
                                        "saturation": 0, "grey": 0, "blur": 0, "local_views": 0}})  # fmt: skip
     plain = always.model_copy(update={"views": always.views.model_copy(update={"flip": 0.0})})
     mirrored, straight, directed = (
-        build_dataset(records, encoder, concept_set(directional=way), chosen)[0]["global"].int()
+        build_dataset(records, encoder, make_concept_set(directional=way), chosen)[0]["global"].int()
         for way, chosen in ((False, always), (False, plain), (True, always))
     )
     assert torch.equal(directed, straight)
@@ -278,14 +278,14 @@ def test_flips_keep_out_of_directional_vocabularies(tiny_clip: Path, clips: Path
 def test_view_sizes_follow_the_encoder(tiny_clip: Path, clips: Path) -> None:
     """Where nothing is said: the tower's own size, and 3/7 of it in whole patches, as 96 is of 224."""
     encoder, records = vs.VideoEncoder.from_pretrained(tiny_clip), read_videos(clips)
-    item = build_dataset(records, encoder, concept_set(), AdaptSettings())[0]
+    item = build_dataset(records, encoder, make_concept_set(), AdaptSettings())[0]
     assert item["global"].shape == (2, 8, 3, 32, 32)
     assert item["local"].shape == (8, 8, 3, 16, 16)
 
 
 def test_training_the_temporal_part_alone(tiny_clip: Path, clips: Path, tmp_path: Path) -> None:
     start = vs.VideoEncoder.from_pretrained(tiny_clip)
-    adapted = adapt(start, clips, concept_set(), tmp_path, settings(steps=3, train="temporal"))
+    adapted = adapt(start, clips, make_concept_set(), tmp_path, make_settings(steps=3, train="temporal"))
     became = dict(adapted.named_parameters())
     for name, was in moving(start).items():
         if not name.startswith("temporal"):
@@ -295,29 +295,29 @@ def test_training_the_temporal_part_alone(tiny_clip: Path, clips: Path, tmp_path
     still = torch.zeros(1, 1, 3, 32, 32, dtype=torch.uint8)
     assert torch.equal(adapted.encode_video(still), start.encode_video(still))  # a single frame is an image
     bare = vs.VideoEncoder.from_pretrained(tiny_clip, temporal=False)
-    learner = module.build_distiller(bare, concept_set(), settings(train="temporal"), torch.device("cpu"))
+    learner = module.build_distiller(bare, make_concept_set(), make_settings(train="temporal"), torch.device("cpu"))
     with pytest.raises(ValueError, match=r"training\.train: there is nothing to train"):
-        build_optimizer(learner.student, settings(train="temporal"))
+        build_optimizer(learner.student, make_settings(train="temporal"))
     with pytest.raises(ValueError, match="without temporal attention needs train: full"):
-        adapt(bare, clips, concept_set(), tmp_path / "bare", settings(steps=3, train="temporal"))
-    adapt(bare, clips, concept_set(), tmp_path / "bare", settings(steps=1))  # the mend works, in the same folder
+        adapt(bare, clips, make_concept_set(), tmp_path / "bare", make_settings(steps=3, train="temporal"))
+    adapt(bare, clips, make_concept_set(), tmp_path / "bare", make_settings(steps=1))  # the mend works, in the same folder
 
 
 def test_shares_of_classes(tiny_clip: Path, clips: Path, tmp_path: Path) -> None:
     start = vs.VideoEncoder.from_pretrained(tiny_clip)
     shares = {"waving": 4.0, "jumping": 2.0, "clapping": 1.0, "running": 1.0}
     chosen = parse_settings({"losses": {"class_shares": shares}})
-    learner = module.build_distiller(start, concept_set(), chosen, torch.device("cpu"))
+    learner = module.build_distiller(start, make_concept_set(), chosen, torch.device("cpu"))
     assert learner.category_prior.tolist() == [0.5, 0.25, 0.125, 0.125]
     odd = parse_settings({"losses": {"class_shares": {"waving": 1.0, "flying": 1.0}}})
     with pytest.raises(ValueError, match=r"losses.class_shares: 'clapping' is not on both sides"):
-        adapt(start, clips, concept_set(), tmp_path, odd)
+        adapt(start, clips, make_concept_set(), tmp_path, odd)
 
 
 def test_nothing_to_watch(tiny_clip: Path, tmp_path: Path) -> None:
     (tmp_path / "none").mkdir()
     for videos in (tmp_path / "none", []):
         with pytest.raises(ValueError, match="no video"):
-            adapt(tiny_clip, videos, concept_set(), tmp_path / "run")
+            adapt(tiny_clip, videos, make_concept_set(), tmp_path / "run")
     with pytest.raises(FileNotFoundError, match="nowhere"):
-        adapt(tiny_clip, tmp_path / "nowhere", concept_set(), tmp_path / "run")
+        adapt(tiny_clip, tmp_path / "nowhere", make_concept_set(), tmp_path / "run")

@@ -15,22 +15,22 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from browser import served
+from browser import serve_app
 from verbspace.concepts.concept_set import ConceptSet
 from verbspace.evaluation.protocol import encoder_hash
 from verbspace.model.encoder import VideoEncoder
 from verbspace.uses.app import clips as app_clips
 from verbspace.uses.app import guard
-from verbspace.uses.app.clips import Clips, Stretch, playable
-from verbspace.uses.app.fragments import found_html, look_html, refused_html, why_html
-from verbspace.uses.app.keys import Keys
-from verbspace.uses.app.limits import Limits, Refused
-from verbspace.uses.app.studio import Studio, Texts, named_clips, with_actions
+from verbspace.uses.app.clips import ClipStore, ClipSegment, is_browser_playable
+from verbspace.uses.app.fragments import hits_html, analysis_html, rejection_html, explanation_html
+from verbspace.uses.app.keys import OpaqueIds
+from verbspace.uses.app.limits import InputLimits, RequestRejected
+from verbspace.uses.app.studio import AppController, TextEmbeddingCache, clips_by_name, with_actions
 from verbspace.uses.calibration import Calibration
 from verbspace.uses.index.hits import Hit
-from verbspace.uses.predict import Sliding, predict
+from verbspace.uses.predict import WindowConfig, predict
 from verbspace.video.decode import decode_frames, frame_times
-from video_files import numbered_frames, read_numbers, write_video
+from video_files import numbered_frames, read_frame_numbers, write_video
 
 HOSTILE = ["<img src=x onerror=alert(1)>", "${alert(1)}", "{{7*7}}", "</textarea><script>alert(1)</script>", "‮gnivaw"]
 
@@ -41,15 +41,15 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def studio(clip: Path) -> Studio:
+def studio(clip: Path) -> AppController:
     frozen = VideoEncoder.from_pretrained("playground", temporal=False)
     adapted = VideoEncoder.from_pretrained("playground")
     with torch.no_grad():
         for parameter in adapted.temporal_parameters():
             parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
-    return Studio(
-        {"adapted": adapted, "frozen CLIP": frozen}, ConceptSet.load("playground"), sliding=Sliding(2.0), clips=[clip],
-        limits=Limits(megabytes=1, seconds=10),
+    return AppController(
+        {"adapted": adapted, "frozen CLIP": frozen}, ConceptSet.load("playground"), window_config=WindowConfig(2.0), clips=[clip],
+        limits=InputLimits(max_upload_mb=1, max_duration=10),
     )  # fmt: skip
 
 
@@ -57,25 +57,25 @@ def words(*names: str) -> str:
     return "\n".join(names)
 
 
-def test_both_encoders_answer_as_predict_does(studio: Studio, clip: Path) -> None:
-    looked = studio.look(clip, "clip.mp4")
-    answers = studio.answers(looked, words(*studio.concepts.action_names))
+def test_both_encoders_answer_as_predict_does(studio: AppController, clip: Path) -> None:
+    looked = studio.analyze(clip, "clip.mp4")
+    answers = studio.rank(looked, words(*studio.concepts.action_names))
     assert [one.name for one in answers] == ["adapted", "frozen CLIP"]
     for one, encoder in zip(answers, studio.encoders.values(), strict=True):
-        (expected,) = predict(encoder, clip, concepts=studio.concepts, sliding=Sliding(2.0))
-        assert dict(one.ranked) == pytest.approx(dict(expected.ranked), abs=1e-5)
+        (expected,) = predict(encoder, clip, concepts=studio.concepts, window_config=WindowConfig(2.0))
+        assert dict(one.ranking) == pytest.approx(dict(expected.ranking), abs=1e-5)
         assert expected.timeline is not None
         assert [part.action for part in one.timeline] == [part.action for part in expected.timeline]
-    assert "adapted" in look_html(looked, answers)
-    found = studio.why(looked, words(*studio.concepts.action_names), 0.0, looked.seconds)
-    assert found.fired
-    assert "what the encoder saw" in why_html(found)
+    assert "adapted" in analysis_html(looked, answers)
+    found = studio.explain(looked, words(*studio.concepts.action_names), 0.0, looked.duration)
+    assert found.activated_descriptions
+    assert "what the encoder saw" in explanation_html(found)
 
 
-def test_other_words_give_other_scores_and_keep_the_descriptions_known(studio: Studio, clip: Path) -> None:
-    looked = studio.look(clip, "clip.mp4")
-    one, _ = studio.answers(looked, "waving\n  bowing \n\nwaving\nplaying the piano")
-    assert {name for name, _ in one.ranked} == {"waving", "bowing", "playing the piano"}
+def test_other_words_give_other_scores_and_keep_the_descriptions_known(studio: AppController, clip: Path) -> None:
+    looked = studio.analyze(clip, "clip.mp4")
+    one, _ = studio.rank(looked, "waving\n  bowing \n\nwaving\nplaying the piano")
+    assert {name for name, _ in one.ranking} == {"waving", "bowing", "playing the piano"}
     changed = with_actions(studio.concepts, ["waving", "playing the piano"])
     assert changed.action_names == ["waving", "playing the piano"]
     assert {name for d in changed.descriptions for name in d.actions} == {"waving"}
@@ -89,12 +89,12 @@ def test_calibration_holds_for_the_words_that_it_was_fitted_for(clip: Path) -> N
         encoder=encoder_hash(encoder),
         concepts=concepts.hash, by="category", frames=8,
     )  # fmt: skip
-    studio = Studio({"encoder": encoder}, concepts, sliding=Sliding(2.0), calibration=fitted)
-    looked = studio.look(clip, "clip.mp4")
-    assert studio.answers(looked, words(*concepts.action_names))[0].calibrated
-    assert not studio.answers(looked, "waving\nbowing")[0].calibrated
+    studio = AppController({"encoder": encoder}, concepts, window_config=WindowConfig(2.0), calibration=fitted)
+    looked = studio.analyze(clip, "clip.mp4")
+    assert studio.rank(looked, words(*concepts.action_names))[0].calibrated
+    assert not studio.rank(looked, "waving\nbowing")[0].calibrated
     with pytest.raises(ValueError, match="the calibration was fitted for frames 8, and what is used is 4"):
-        Studio({"encoder": encoder}, concepts, sliding=Sliding(2.0), calibration=fitted, frames=4)
+        AppController({"encoder": encoder}, concepts, window_config=WindowConfig(2.0), calibration=fitted, frames=4)
 
 
 def test_texts_are_encoded_once() -> None:
@@ -107,7 +107,7 @@ def test_texts_are_encoded_once() -> None:
             return torch.tensor([[float(len(text)), 1.0] for text in texts])
 
     encoder = Counting()
-    texts = Texts(encoder)  # type: ignore[arg-type]
+    texts = TextEmbeddingCache(encoder)  # type: ignore[arg-type]
     first = texts(["a", "bb", "a"])
     assert torch.equal(first[0], first[2])
     texts(["bb", "ccc"])
@@ -117,18 +117,18 @@ def test_texts_are_encoded_once() -> None:
 @settings(deadline=None, max_examples=200)
 @given(st.text(max_size=400))
 def test_any_text_is_a_list_of_actions_or_refused(text: str) -> None:
-    limits = Limits(actions=5, letters=20)
+    limits = InputLimits(max_actions=5, max_chars=20)
     try:
-        names = limits.read_actions(text)
-    except Refused:
+        names = limits.parse_actions(text)
+    except RequestRejected:
         return
     assert 0 < len(names) <= 5
     assert len(set(names)) == len(names)
     assert all(name == " ".join(name.split()) and 0 < len(name) <= 20 for name in names)
 
 
-def test_what_is_too_much_is_refused_in_a_sentence(studio: Studio, clip: Path, tmp_path: Path) -> None:
-    looked = studio.look(clip, "clip.mp4")
+def test_what_is_too_much_is_refused_in_a_sentence(studio: AppController, clip: Path, tmp_path: Path) -> None:
+    looked = studio.analyze(clip, "clip.mp4")
     refused = {
         "x" * 1_000_000: r"the list of actions has 1,000,000 letters; give at most 500 short names",
         "\n".join(map(str, range(501))): r"there are 501 actions, and 500 is the most",
@@ -136,79 +136,79 @@ def test_what_is_too_much_is_refused_in_a_sentence(studio: Studio, clip: Path, t
         " \n ": r"there is no action to choose among",
     }
     for text, reason in refused.items():
-        with pytest.raises(Refused, match=reason):
-            studio.answers(looked, text)
-    with pytest.raises(Refused, match=r"the query has 1,000,000 letters, and 200 is the most"):
-        studio.limits.read_query("x" * 1_000_000)
-    with pytest.raises(Refused, match=r"there is no index to search; start the app with --index"):
+        with pytest.raises(RequestRejected, match=reason):
+            studio.rank(looked, text)
+    with pytest.raises(RequestRejected, match=r"the query has 1,000,000 letters, and 200 is the most"):
+        studio.limits.clean_query("x" * 1_000_000)
+    with pytest.raises(RequestRejected, match=r"there is no index to search; start the app with --index"):
         studio.search("waving", 3)
     long = write_video(tmp_path / "long.mp4", numbered_frames(60), rate=5)
-    with pytest.raises(Refused, match=r"^mine\.mp4: 12 s, and 10 s is the most; cut it$"):
-        studio.look(long, "mine.mp4")
+    with pytest.raises(RequestRejected, match=r"^mine\.mp4: 12 s, and 10 s is the most; cut it$"):
+        studio.analyze(long, "mine.mp4")
     (tmp_path / "big.mp4").write_bytes(bytes(1_100_000))
-    with pytest.raises(Refused, match=r"^big\.mp4: 1 MB, and 1 MB is the most; cut or shrink it$"):
-        studio.look(tmp_path / "big.mp4", "big.mp4")
+    with pytest.raises(RequestRejected, match=r"^big\.mp4: 1 MB, and 1 MB is the most; cut or shrink it$"):
+        studio.analyze(tmp_path / "big.mp4", "big.mp4")
     (tmp_path / "words.mp4").write_text("no video")
-    with pytest.raises(Refused, match=r"^words\.mp4: not decodable as video"):
-        studio.look(tmp_path / "words.mp4", "words.mp4")
+    with pytest.raises(RequestRejected, match=r"^words\.mp4: not decodable as video"):
+        studio.analyze(tmp_path / "words.mp4", "words.mp4")
     wide = write_video(tmp_path / "wide.mp4", numbered_frames(2, 1100, 1000), rate=5)
-    with pytest.raises(Refused, match=r"wide\.mp4: 1000×1100 px, and 1 megapixels is the most"):
-        Limits(megapixels=1.0).check_clip(wide, "wide.mp4")
+    with pytest.raises(RequestRejected, match=r"wide\.mp4: 1000×1100 px, and 1 megapixels is the most"):
+        InputLimits(max_megapixels=1.0).check_clip(wide, "wide.mp4")
 
 
-def test_hostile_words_stay_words(studio: Studio, clip: Path) -> None:
-    looked = studio.look(clip, HOSTILE[0])
-    answers = studio.answers(looked, words(*HOSTILE))
+def test_hostile_words_stay_words(studio: AppController, clip: Path) -> None:
+    looked = studio.analyze(clip, HOSTILE[0])
+    answers = studio.rank(looked, words(*HOSTILE))
     hits = [Hit("<script>/a/b.mp4", 0.0, 1.0, 0.5, 0, 1.0, 25.0)]
     pages = [
-        look_html(looked, answers), why_html(studio.why(looked, words(*HOSTILE), 0.0, 1.0)),
-        found_html(hits, Clips(), [None], Keys(10)), refused_html(HOSTILE[0]),
+        analysis_html(looked, answers), explanation_html(studio.explain(looked, words(*HOSTILE), 0.0, 1.0)),
+        hits_html(hits, ClipStore(), [None], OpaqueIds(10)), rejection_html(HOSTILE[0]),
     ]  # fmt: skip
     for page in pages:
         assert "<img src=x" not in page
         assert "<script" not in page
     assert "&lt;img src=x onerror=alert(1)&gt;" in pages[0]
-    assert "49" not in look_html(looked, studio.answers(looked, "{{7*7}}"))
+    assert "49" not in analysis_html(looked, studio.rank(looked, "{{7*7}}"))
 
 
 def test_clips_are_named_by_what_tells_them_apart() -> None:
     paths = [Path("a/x/1.mp4"), Path("a/y/1.mp4"), Path("b/x/1.mp4")]
-    assert named_clips(paths) == {"a/x/1.mp4": paths[0], "a/y/1.mp4": paths[1], "b/x/1.mp4": paths[2]}
-    assert list(named_clips(paths[:2])) == ["x/1.mp4", "y/1.mp4"]
-    assert named_clips([]) == {}
+    assert clips_by_name(paths) == {"a/x/1.mp4": paths[0], "a/y/1.mp4": paths[1], "b/x/1.mp4": paths[2]}
+    assert list(clips_by_name(paths[:2])) == ["x/1.mp4", "y/1.mp4"]
+    assert clips_by_name([]) == {}
 
 
 def test_an_address_gives_its_clip_and_no_other_file(clip: Path, tmp_path: Path) -> None:
-    clips = Clips()
-    address = clips.address(Stretch(clip, 1.0, 2.5))
+    clips = ClipStore()
+    address = clips.url_for(ClipSegment(clip, 1.0, 2.5))
     assert address.endswith("#t=1.00,2.50")
     key = address.removeprefix("clips/").partition("#")[0]
-    assert clips.file(key) == clip
-    assert Clips().address(Stretch(clip, 1.0, 2.5)) != address  # another server's keys are others
+    assert clips.playable_file(key) == clip
+    assert ClipStore().url_for(ClipSegment(clip, 1.0, 2.5)) != address  # another server's keys are others
     for guess in ("", "..", str(clip), key[:-1] + ("0" if key[-1] != "0" else "1")):
-        assert clips.file(guess) is None
-    assert clips.file(clips.address(Stretch(tmp_path / "gone.mp4", 0, 1)).removeprefix("clips/")) is None
+        assert clips.playable_file(guess) is None
+    assert clips.playable_file(clips.url_for(ClipSegment(tmp_path / "gone.mp4", 0, 1)).removeprefix("clips/")) is None
 
 
 def test_what_browsers_do_not_play_is_cut_and_encoded_anew(tmp_path: Path) -> None:
     old = write_video(tmp_path / "old.avi", numbered_frames(40), "mpeg4", rate=10)
-    assert not playable(old)
-    clips = Clips()
-    address = clips.address(Stretch(old, 1.0, 2.0))
+    assert not is_browser_playable(old)
+    clips = ClipStore()
+    address = clips.url_for(ClipSegment(old, 1.0, 2.0))
     assert "#" not in address
-    made = clips.file(address.removeprefix("clips/"))
+    made = clips.playable_file(address.removeprefix("clips/"))
     assert made is not None
-    assert playable(made)
+    assert is_browser_playable(made)
     times = frame_times(made)
     assert len(times) == 10
     assert times[-1] == pytest.approx(0.9, abs=1e-3)
-    assert read_numbers(decode_frames(made).numpy()) == list(range(10, 20))
-    assert clips.file(address.removeprefix("clips/")) == made
+    assert read_frame_numbers(decode_frames(made).numpy()) == list(range(10, 20))
+    assert clips.playable_file(address.removeprefix("clips/")) == made
 
 
 @pytest.fixture(scope="module")
-def address(studio: Studio) -> Iterator[str]:
-    with served(studio) as url:
+def address(studio: AppController) -> Iterator[str]:
+    with serve_app(studio) as url:
         yield url
 
 
@@ -249,15 +249,15 @@ def test_a_call_may_be_so_long_and_names_no_url(address: str) -> None:
         b"[" * 100_000 + b"://",
         b"\xff\xfe words",
     ):
-        assert guard.names_address(body), body[:60]
+        assert guard.references_url(body), body[:60]
         reply = httpx.post(f"{address}/gradio_api/queue/join", content=body)
         assert (reply.status_code, reply.text) == (403, "a file is uploaded, not named")
-    assert not guard.names_address(b'{"data": ["http://words.are.fine", {"path": "/a/b.mp4"}]}')
-    assert not guard.names_address(b"")
+    assert not guard.references_url(b'{"data": ["http://words.are.fine", {"path": "/a/b.mp4"}]}')
+    assert not guard.references_url(b"")
 
 
 @pytest.mark.parametrize(
-    ("path", "most"), [("/nothing/here", guard.LONGEST_CALL), ("/gradio_api/upload", 1_000_000 + guard.FORM)]
+    ("path", "most"), [("/nothing/here", guard.MAX_BODY_BYTES), ("/gradio_api/upload", 1_000_000 + guard.MULTIPART_OVERHEAD_BYTES)]
 )
 def test_a_long_body_is_not_held_even_where_nobody_said_how_long(tmp_path: Path, path: str, most: int) -> None:
     given, answers = 0, []
@@ -274,7 +274,7 @@ def test_a_long_body_is_not_held_even_where_nobody_said_how_long(tmp_path: Path,
         while True:
             await receive()
 
-    guarded = guard.Guard(page, uploads=tmp_path, largest=1_000_000, room=10_000_000)
+    guarded = guard.RequestLimits(page, upload_dir=tmp_path, max_upload_bytes=1_000_000, max_total_bytes=10_000_000)
     asyncio.run(guarded({"type": "http", "method": "POST", "path": path, "headers": []}, receive, send))
     assert answers[0]["status"] == 413
     assert most < given <= most + 65_536
@@ -295,11 +295,11 @@ def test_forgotten_clips_leave_no_file_and_many_askers_cost_one_encoding(
     write = app_clips.write_mp4
     monkeypatch.setattr(app_clips, "write_mp4", lambda *args, **how: (runs.append(1), write(*args, **how))[1])
     old = write_video(tmp_path / "old.avi", numbered_frames(30), "mpeg4", rate=10)
-    clips = Clips()
+    clips = ClipStore()
     for start in range(4):
-        key = clips.address(Stretch(old, start / 2, start / 2 + 0.5)).removeprefix("clips/")
+        key = clips.url_for(ClipSegment(old, start / 2, start / 2 + 0.5)).removeprefix("clips/")
         with ThreadPoolExecutor(6) as pool:
-            made = set(pool.map(clips.file, [key] * 6))
+            made = set(pool.map(clips.playable_file, [key] * 6))
         assert len(made) == 1
         assert len(runs) == start + 1
     (last,) = made
@@ -307,9 +307,9 @@ def test_forgotten_clips_leave_no_file_and_many_askers_cost_one_encoding(
     assert len(list(last.parent.iterdir())) == 2
 
 
-def test_half_a_letter_is_refused(studio: Studio) -> None:
-    for ask_for in (studio.limits.read_actions, studio.limits.read_query):
-        with pytest.raises(Refused, match="half of a letter"):
+def test_half_a_letter_is_refused(studio: AppController) -> None:
+    for ask_for in (studio.limits.parse_actions, studio.limits.clean_query):
+        with pytest.raises(RequestRejected, match="half of a letter"):
             ask_for("\ud800x")
 
 

@@ -12,16 +12,16 @@ from typing import Any
 import pytest
 import torch
 
-from browser import chromium, find_chromium, served
+from browser import launch_chromium, find_chromium, serve_app
 from playground_files import tiny_world
 from verbspace.concepts.concept_set import ConceptSet
 from verbspace.model.encoder import VideoEncoder
-from verbspace.uses.app.limits import Limits
-from verbspace.uses.app.studio import Studio
+from verbspace.uses.app.limits import InputLimits
+from verbspace.uses.app.studio import AppController
 from verbspace.uses.index.run import run_embed
 from verbspace.uses.index.search import Searcher
-from verbspace.uses.predict import Sliding
-from verbspace.uses.printing import clock
+from verbspace.uses.predict import WindowConfig
+from verbspace.uses.printing import format_timestamp
 from video_files import numbered_frames, write_video
 
 # A machine that means to run everything says so, and then a missing browser is a failure.
@@ -60,7 +60,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def studio(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Studio:
+def studio(world: Path, tmp_path_factory: pytest.TempPathFactory) -> AppController:
     adapted, frozen = (VideoEncoder.from_pretrained("playground", temporal=time) for time in (True, False))
     with torch.no_grad():
         for parameter in adapted.temporal_parameters():
@@ -69,22 +69,22 @@ def studio(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Studio:
     adapted.save_pretrained(folder / "encoder")
     clips = sorted(world.rglob("*.mp4"))[::4]
     old = write_video(folder / "old" / "numbers.avi", numbered_frames(30), "mpeg4", rate=10)
-    run_embed(str(folder / "encoder"), [*map(str, clips), str(old)], folder / "index", window=1.0, workers=1)
-    return Studio(
-        {"adapted": adapted, "frozen CLIP": frozen}, ConceptSet.load("playground"), sliding=Sliding(1.0),
-        searcher=Searcher(folder / "index", adapted), clips=clips, limits=Limits(megabytes=2, seconds=10),
+    run_embed(str(folder / "encoder"), [*map(str, clips), str(old)], folder / "index", window=1.0, num_workers=1)
+    return AppController(
+        {"adapted": adapted, "frozen CLIP": frozen}, ConceptSet.load("playground"), window_config=WindowConfig(1.0),
+        searcher=Searcher(folder / "index", adapted), clips=clips, limits=InputLimits(max_upload_mb=2, max_duration=10),
     )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def address(studio: Studio) -> Iterator[str]:
-    with served(studio) as url:
+def address(studio: AppController) -> Iterator[str]:
+    with serve_app(studio) as url:
         yield url
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    with chromium() as one:
+    with launch_chromium() as one:
         yield one
 
 
@@ -112,29 +112,29 @@ def settled(page: Any) -> str:
     return str(page.inner_text("#answers"))
 
 
-def test_upload_predict_edit(page: Any, studio: Studio, world: Path) -> None:
+def test_upload_predict_edit(page: Any, studio: AppController, world: Path) -> None:
     clip = sorted(world.rglob("*.mp4"))[1]
     upload(page, clip)
     said = settled(page)
     words = "\n".join(studio.concepts.action_names)
-    adapted, frozen = studio.answers(studio.look(clip, clip.name), words)
+    adapted, frozen = studio.rank(studio.analyze(clip, clip.name), words)
     for one in (adapted, frozen):
         assert one.name in said
-        assert f"{one.ranked[0][0]} {100 * one.ranked[0][1]:.1f} %" in said
+        assert f"{one.ranking[0][0]} {100 * one.ranking[0][1]:.1f} %" in said
     assert page.locator("#why img").count() == 16
     assert page.locator("#why img:not([alt])").count() == 0
     # Other words, live. What is expected is reckoned first: the app explains in threads of this process.
-    one, _ = studio.answers(studio.look(clip, clip.name), "waving\nbowing\nplaying the piano")
+    one, _ = studio.rank(studio.analyze(clip, clip.name), "waving\nbowing\nplaying the piano")
     page.fill("#actions textarea", "waving\nbowing\nplaying the piano")
     page.wait_for_function("!document.querySelector('#answers').innerText.includes('jumping')")
-    page.wait_for_function(f"document.querySelector('#answers').innerText.includes('{100 * one.ranked[0][1]:.1f} %')")
+    page.wait_for_function(f"document.querySelector('#answers').innerText.includes('{100 * one.ranking[0][1]:.1f} %')")
     page.click("#reset")
     page.wait_for_function(
-        f"document.querySelector('#answers').innerText.includes('{100 * adapted.ranked[0][1]:.1f} %')"
+        f"document.querySelector('#answers').innerText.includes('{100 * adapted.ranking[0][1]:.1f} %')"
     )
 
 
-def test_a_part_of_a_clip_is_explained_alone(page: Any, studio: Studio) -> None:
+def test_a_part_of_a_clip_is_explained_alone(page: Any, studio: AppController) -> None:
     page.click("#pick input")
     page.keyboard.type(next(iter(studio.clips)))
     page.keyboard.press("Enter")
@@ -144,7 +144,7 @@ def test_a_part_of_a_clip_is_explained_alone(page: Any, studio: Studio) -> None:
     page.wait_for_function("!document.querySelector('#why h3').innerText.startsWith('Why 0:00.0 to 0:02')")
 
 
-def test_search_plays_at_the_right_second(page: Any, studio: Studio) -> None:
+def test_search_plays_at_the_right_second(page: Any, studio: AppController) -> None:
     page.get_by_role("tab", name="Search").click()
     page.fill("#query textarea, #query input", "a person bowing")
     page.keyboard.press("Enter")  # without a mouse
@@ -169,14 +169,14 @@ def test_search_plays_at_the_right_second(page: Any, studio: Studio) -> None:
         assert str(Path(name).parent.parent) not in page.inner_text("#results")  # not where it lies
 
 
-def test_more_like_a_result_by_keyboard(page: Any, studio: Studio) -> None:
+def test_more_like_a_result_by_keyboard(page: Any, studio: AppController) -> None:
     page.get_by_role("tab", name="Search").click()
     page.fill("#query textarea, #query input", "a person bowing")
     page.keyboard.press("Enter")
     page.wait_for_selector("#results .more")
     hit = studio.search("a person bowing", 12, per_video=True)[1]
     name = "/".join(hit.path.split("/")[-2:])
-    button = page.get_by_role("button", name=f"more like this: {name}, {clock(hit.start)} – {clock(hit.end)}")
+    button = page.get_by_role("button", name=f"more like this: {name}, {format_timestamp(hit.start)} – {format_timestamp(hit.end)}")
     page.locator("#results video").nth(1).focus()
     for _ in range(20):  # past the player's own buttons
         page.keyboard.press("Tab")
@@ -184,8 +184,8 @@ def test_more_like_a_result_by_keyboard(page: Any, studio: Studio) -> None:
             break
     page.keyboard.press("Enter")
     page.wait_for_selector("#results .like")
-    assert page.inner_text("#results .like").startswith(f"More like {name}, {clock(hit.start)} – {clock(hit.end)}")
-    _, others = studio.more(hit.path, hit.window, 12, per_video=True)
+    assert page.inner_text("#results .like").startswith(f"More like {name}, {format_timestamp(hit.start)} – {format_timestamp(hit.end)}")
+    _, others = studio.find_similar(hit.path, hit.window, 12, per_video=True)
     shown = page.locator("#results .name").all_inner_texts()
     assert shown == ["/".join(one.path.split("/")[-2:]) for one in others]
     assert name not in shown
@@ -321,12 +321,12 @@ def test_everything_can_be_reached_by_keyboard_and_has_a_name(page: Any, world: 
     assert nameless == 0
 
 
-def test_several_at_once_wait_their_turn(address: str, studio: Studio, world: Path) -> None:
+def test_several_at_once_wait_their_turn(address: str, studio: AppController, world: Path) -> None:
     clips = sorted(world.rglob("*.mp4"))[3:6]
     words = "\n".join(studio.concepts.action_names)
 
     def visit(clip: Path) -> str:
-        with chromium() as browser:
+        with launch_chromium() as browser:
             page = browser.new_page()
             page.set_default_timeout(WAIT)
             page.goto(address)
@@ -337,5 +337,5 @@ def test_several_at_once_wait_their_turn(address: str, studio: Studio, world: Pa
     with ThreadPoolExecutor(len(clips)) as pool:
         said = list(pool.map(visit, clips))
     for clip, text in zip(clips, said, strict=True):
-        (name, share), *_ = studio.answers(studio.look(clip, clip.name), words)[0].ranked
+        (name, share), *_ = studio.rank(studio.analyze(clip, clip.name), words)[0].ranking
         assert f"{name} {100 * share:.1f} %" in text

@@ -7,7 +7,7 @@ import torch
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 import verbspace
-from small_encoders import pixels, seconds, stirred
+from small_encoders import random_video, random_times, with_random_temporal
 from verbspace.model.auto import _Afterwards, announce
 from verbspace.model.config import VideoEncoderConfig
 from verbspace.model.encoder import VideoEncoder
@@ -18,7 +18,7 @@ TEXTS = ["a video of a person waving", "jumping"]
 @pytest.fixture(scope="module")
 def saved(tiny_clip: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("saved")
-    stirred(VideoEncoder.from_pretrained(tiny_clip, temporal_layers=[0, 2])).save_pretrained(folder)
+    with_random_temporal(VideoEncoder.from_pretrained(tiny_clip, temporal_layers=[0, 2])).save_pretrained(folder)
     return folder
 
 
@@ -35,13 +35,13 @@ def python(program: str, *given: object) -> str:
 def test_auto_model_gives_the_same_encoder(saved: Path) -> None:
     expected, found = VideoEncoder.from_pretrained(saved), AutoModel.from_pretrained(saved)
     assert type(found) is VideoEncoder
-    assert torch.equal(found(pixels(2, 4, 3, 32, 32), seconds(2, 4)), expected(pixels(2, 4, 3, 32, 32), seconds(2, 4)))
+    assert torch.equal(found(random_video(2, 4, 3, 32, 32), random_times(2, 4)), expected(random_video(2, 4, 3, 32, 32), random_times(2, 4)))
     assert torch.equal(found.encode_text(TEXTS), expected.encode_text(TEXTS))
     assert not found.training
     config = AutoConfig.from_pretrained(saved)
     assert type(config) is VideoEncoderConfig
     assert config.temporal_layers == [0, 2]
-    words, own = AutoTokenizer.from_pretrained(saved), expected.require_sources()
+    words, own = AutoTokenizer.from_pretrained(saved), expected.require_processor()
     assert words(TEXTS, padding=True)["input_ids"] == own.tokenize(TEXTS)["input_ids"].tolist()
     assert list(AutoModel.from_config(config).temporal) == ["0", "2"]
 

@@ -6,11 +6,11 @@ from collections import Counter
 
 import pytest
 
-from verbspace.concepts.composed import COMPOSED, PARTS, same_actions
+from verbspace.concepts.composed import COMPOSED_SETS, BASE_SETS, equivalent_classes
 from verbspace.concepts.concept_set import ConceptSet
-from verbspace.concepts.names import label_key, terse, words_of
-from verbspace.concepts.quality import quality
-from verbspace.concepts.vocabulary import every_name
+from verbspace.concepts.names import normalize_label, needs_expansion, tokenize_words
+from verbspace.concepts.quality import lint_concepts
+from verbspace.concepts.vocabulary import all_known_action_names
 
 # Number of classes, and the hash of the data sets' own class names, a line each.
 OFFICIAL = {
@@ -21,7 +21,7 @@ OFFICIAL = {
 AT_LEAST = 6  # descriptions of an action
 
 
-@pytest.fixture(params=PARTS)
+@pytest.fixture(params=BASE_SETS)
 def concepts(request: pytest.FixtureRequest) -> ConceptSet:
     return ConceptSet.load(request.param)
 
@@ -33,28 +33,28 @@ def test_labels_are_the_data_sets_own(concepts: ConceptSet) -> None:
 
 
 def test_words_have_no_fault(concepts: ConceptSet) -> None:
-    found = quality(concepts)
-    assert not list(found.faults())
-    assert not found.shared
-    assert found.distinct >= 0.9
+    found = lint_concepts(concepts)
+    assert not list(found.issues())
+    assert not found.shared_sentences
+    assert found.distinct_4gram_ratio >= 0.9
     counts = Counter(owner for d in concepts.descriptions for owner in d.actions)
     assert min(counts[name] for name in concepts.action_names) >= AT_LEAST
 
 
 def test_no_opening_and_no_rest_of_a_sentence_is_a_habit(concepts: ConceptSet) -> None:
     """No two words begin more than one sentence in twenty, and sentences of one action do not begin alike."""
-    openings = Counter(" ".join(words_of(d.text)[:2]) for d in concepts.descriptions)
+    openings = Counter(" ".join(tokenize_words(d.text)[:2]) for d in concepts.descriptions)
     assert openings.most_common(1)[0][1] <= len(concepts.descriptions) / 20
     for name in concepts.action_names:
-        own = [" ".join(words_of(d.text)[:3]) for d in concepts.descriptions if name in d.actions]
+        own = [" ".join(tokenize_words(d.text)[:3]) for d in concepts.descriptions if name in d.actions]
         assert len(set(own)) == len(own), name
 
 
 def test_no_sentence_names_another_action(concepts: ConceptSet) -> None:
     """A name of two words and more is not in another action's sentences, unless it is part of that action's name."""
-    phrases = {a.name: " ".join(words_of(re.sub(r"\(.*?\)", "", a.class_label))) for a in concepts.actions}
+    phrases = {a.name: " ".join(tokenize_words(re.sub(r"\(.*?\)", "", a.class_label))) for a in concepts.actions}
     for description in concepts.descriptions:
-        text = f" {' '.join(words_of(description.text))} "
+        text = f" {' '.join(tokenize_words(description.text))} "
         own = f" {' '.join(phrases[owner] for owner in description.actions)} "
         for name, phrase in phrases.items():
             if name not in description.actions and " " in phrase and f" {phrase} " not in own:
@@ -64,9 +64,9 @@ def test_no_sentence_names_another_action(concepts: ConceptSet) -> None:
 def test_names_are_readable(concepts: ConceptSet) -> None:
     for action in concepts.actions:
         assert re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9 ',-]*", action.name), action
-        assert len(words_of(action.name)) <= 9
+        assert len(tokenize_words(action.name)) <= 9
         assert not re.search(r"[a-z][A-Z]", action.name)
-        if terse(action.class_label) and "_" in action.class_label:
+        if needs_expansion(action.class_label) and "_" in action.class_label:
             assert action.label is not None
 
 
@@ -79,9 +79,9 @@ def test_provenance_says_that_a_language_model_wrote_them(concepts: ConceptSet) 
 
 
 def test_same_actions_name_classes_that_exist_once() -> None:
-    labels = {part: set(ConceptSet.load(part).labels) for part in PARTS}
+    labels = {part: set(ConceptSet.load(part).labels) for part in BASE_SETS}
     seen: set[tuple[str, str]] = set()
-    for group in same_actions():
+    for group in equivalent_classes():
         assert len(group) >= 2
         for part, label in group.items():
             assert label in labels[part], (part, label)
@@ -91,9 +91,9 @@ def test_same_actions_name_classes_that_exist_once() -> None:
 
 def test_the_union_has_every_action_once() -> None:
     union = ConceptSet.load("lss")
-    parts = {part: ConceptSet.load(part) for part in PARTS}
-    merged = sum(len(group) - 1 for group in same_actions())
-    by_name = len({label_key(name) for name in union.action_names})
+    parts = {part: ConceptSet.load(part) for part in BASE_SETS}
+    merged = sum(len(group) - 1 for group in equivalent_classes())
+    by_name = len({normalize_label(name) for name in union.action_names})
     assert by_name == len(union.actions)
     assert 400 + 101 + 51 - merged - 5 <= len(union.actions) <= 400 + 101 + 51 - merged
     texts = {d.text for d in union.descriptions}
@@ -106,22 +106,22 @@ def test_the_union_has_every_action_once() -> None:
 
 def test_the_control_has_no_action_of_the_targets() -> None:
     control = ConceptSet.load("k400-only")
-    shared = {group["k400"] for group in same_actions() if "k400" in group}
+    shared = {group["k400"] for group in equivalent_classes() if "k400" in group}
     assert len(control.actions) == 400 - len(shared)
     assert not shared & set(control.labels)
-    targets = {label_key(name) for part in ("ucf101", "hmdb51") for name in ConceptSet.load(part).action_names}
-    assert not targets & {label_key(name) for name in control.action_names}
+    targets = {normalize_label(name) for part in ("ucf101", "hmdb51") for name in ConceptSet.load(part).action_names}
+    assert not targets & {normalize_label(name) for name in control.action_names}
     assert {owner for d in control.descriptions for owner in d.actions} == set(control.action_names)
     assert control.name == "k400-only"
 
 
 def test_composed_sets_are_listed_and_repeat_themselves() -> None:
-    assert set(COMPOSED) | set(PARTS) | {"playground"} == set(ConceptSet.bundled())
-    for name in COMPOSED:
+    assert set(COMPOSED_SETS) | set(BASE_SETS) | {"playground"} == set(ConceptSet.list_bundled())
+    for name in COMPOSED_SETS:
         assert ConceptSet.load(name).hash == ConceptSet.load(name).hash
 
 
 def test_every_known_name_once() -> None:
-    names = every_name()
-    assert len({label_key(name) for name in names}) == len(names) > 1000
+    names = all_known_action_names()
+    assert len({normalize_label(name) for name in names}) == len(names) > 1000
     assert "approaching something with your camera" in names

@@ -17,10 +17,10 @@ from verbspace.model.encoder import VideoEncoder
 from verbspace.uses.calibration import (
     Calibration,
     calibrate,
-    calibration_error,
+    expected_calibration_error,
     fit_temperature,
-    measured,
-    other_opinion,
+    evaluate_calibration,
+    resolve_reference,
 )
 from verbspace.uses.predict import predict
 from verbspace.video.manifest import read_manifest
@@ -65,7 +65,7 @@ def test_it_finds_the_temperature_that_the_answers_were_drawn_with() -> None:
     answers = torch.multinomial((scores / 3).softmax(1), 1, generator=draw)[:, 0]
     t = fit_temperature(scores, answers)
     assert t == pytest.approx(3, rel=0.03)
-    assert calibration_error((scores / t).softmax(1), answers) < 0.01 < calibration_error(scores.softmax(1), answers)
+    assert expected_calibration_error((scores / t).softmax(1), answers) < 0.01 < expected_calibration_error(scores.softmax(1), answers)
 
 
 def test_the_error_is_that_of_the_definition() -> None:
@@ -73,14 +73,14 @@ def test_the_error_is_that_of_the_definition() -> None:
     answers = torch.tensor([0, 1, 0, 1])
     # Bins of 1/15: 0.9 and 0.92 share the one up to 0.933, 0.6 ends one, 0.5 is in the one up to 0.533.
     expected = 2 / 4 * abs(0.91 - 0.5) + 1 / 4 * abs(0.6 - 1) + 1 / 4 * abs(0.5 - 0)
-    assert calibration_error(probabilities, answers) == pytest.approx(expected, abs=1e-6)
+    assert expected_calibration_error(probabilities, answers) == pytest.approx(expected, abs=1e-6)
 
 
 def test_against_another_encoder(adapted: VideoEncoder, files: list[str]) -> None:
     concepts = ConceptSet.load("playground")
-    other = other_opinion(adapted)
+    other = resolve_reference(adapted)
     assert other is not None
-    found = calibrate(adapted, files, concepts, other=other)
+    found = calibrate(adapted, files, concepts, reference=other)
     scores = adapted.logit_scale * adapted.encode_video(files) @ _categories(adapted, concepts).T
     theirs = (other.encode_video(files) @ _categories(other, concepts).T).argmax(1)
     assert found.temperature == pytest.approx(fit_temperature(scores, theirs), rel=1e-3)
@@ -90,16 +90,16 @@ def test_against_another_encoder(adapted: VideoEncoder, files: list[str]) -> Non
     assert found.confidence[1] == pytest.approx(
         float((scores / found.temperature).softmax(1).max(1).values.mean()), abs=1e-4
     )
-    assert "by another encoder: the other encoder agrees on" in found.sentence()
+    assert "by another encoder: the other encoder agrees on" in found.summary()
 
 
 def test_halves_where_there_is_no_other(files: list[str]) -> None:
     encoder, concepts = VideoEncoder.from_pretrained("playground"), ConceptSet.load("playground")
-    assert other_opinion(encoder) is None
+    assert resolve_reference(encoder) is None
     trained = VideoEncoder.from_pretrained("playground", temporal=False)  # adapted, but not in time
     with torch.no_grad():
         next(trained.base.vision_model.parameters()).add_(0.1)
-    assert other_opinion(trained) is not None
+    assert resolve_reference(trained) is not None
     found = calibrate(encoder, files, concepts)
     assert found.method == "halves"
     assert 0 < found.agreement < 1
@@ -113,13 +113,13 @@ def _categories(encoder: VideoEncoder, concepts: ConceptSet) -> torch.Tensor:
 
 def test_predictions_take_it_and_refuse_that_of_others(adapted: VideoEncoder, files: list[str], tmp_path: Path) -> None:
     concepts = ConceptSet.load("playground")
-    found = calibrate(adapted, files, concepts, other=other_opinion(adapted))
+    found = calibrate(adapted, files, concepts, reference=resolve_reference(adapted))
     found.save(tmp_path / "calibration.json")
     assert Calibration.load(tmp_path / "calibration.json") == found
     (sure,) = predict(adapted, files[0], concepts=concepts, top=20)
     (fair,) = predict(adapted, files[0], concepts=concepts, top=20, calibration=tmp_path / "calibration.json")
-    logs = {name: np.log(p) for name, p in sure.ranked}
-    top, other = fair.ranked[0], fair.ranked[5]
+    logs = {name: np.log(p) for name, p in sure.ranking}
+    top, other = fair.ranking[0], fair.ranking[5]
     expected = (logs[top[0]] - logs[other[0]]) / found.temperature
     assert np.log(top[1] / other[1]) == pytest.approx(expected, rel=1e-3)
     with pytest.raises(ValueError, match=r"fitted for frames 8, and what is used is 4; .*calibrate anew"):
@@ -133,11 +133,11 @@ def test_predictions_take_it_and_refuse_that_of_others(adapted: VideoEncoder, fi
 def test_what_cannot_be_calibrated_is_said(adapted: VideoEncoder, files: list[str], tmp_path: Path) -> None:
     concepts = ConceptSet.load("playground")
     for few in ([], files[:5], [str(tmp_path / f"{n}.mp4") for n in range(30)]):
-        for other in (None, other_opinion(adapted)):
+        for other in (None, resolve_reference(adapted)):
             with pytest.raises(ValueError, match="videos can be read, and a temperature needs 20; give more"):
-                calibrate(adapted, few, concepts, other=other)
+                calibrate(adapted, few, concepts, reference=other)
     with pytest.raises(ValueError, match=r"the two opinions agree on each of the .* videos"):
-        calibrate(adapted, files, concepts, other=adapted)
+        calibrate(adapted, files, concepts, reference=adapted)
     with pytest.raises(FileNotFoundError, match=r"none\.json: there is no such file; make it with"):
         Calibration.load(tmp_path / "none.json")
     for content, field in (("{", "content"), ('{"temperature": -1}', "temperature"), ("{}", "temperature")):
@@ -153,7 +153,7 @@ def test_the_command_writes_it_and_measures_it(world: Path, tmp_path: Path) -> N
     assert done.exit_code == 0, done.output
     assert "by halves: the halves of a video agree on" in done.output
     assert json.loads(out.read_text())["method"] == "halves"
-    figures = measured(
+    figures = evaluate_calibration(
         VideoEncoder.from_pretrained("playground"), world, ConceptSet.load("playground"), Calibration.load(out)
     )
     assert figures["calibrated, error"] < figures["uncalibrated, error"]

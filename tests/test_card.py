@@ -7,29 +7,29 @@ import pytest
 from huggingface_hub import ModelCard
 from typer.testing import CliRunner
 
-from measured_results import protocol, result
-from small_encoders import stirred
+from measured_results import make_protocol, make_result
+from small_encoders import with_random_temporal
 from verbspace.cli import app
 from verbspace.config import AdaptSettings, dump_settings
 from verbspace.evaluation.evaluate import Evaluation
 from verbspace.evaluation.multi_label import MultiLabelEvaluation
-from verbspace.evaluation.official import OfficialResult
+from verbspace.evaluation.official import BenchmarkResult
 from verbspace.evaluation.protocol import encoder_hash
 from verbspace.model.encoder import VideoEncoder
-from verbspace.uses.card import config_of, read_result, results_card
+from verbspace.uses.card import find_run_config, read_result, results_card
 
 
 @pytest.fixture(scope="module")
 def encoder(tiny_clip: Path) -> VideoEncoder:
-    made = stirred(VideoEncoder.from_pretrained(tiny_clip))
+    made = with_random_temporal(VideoEncoder.from_pretrained(tiny_clip))
     made.config.base_name = "some/clip"
     return made
 
 
 def evaluation(encoder: VideoEncoder, top1: float = 0.525, frozen: float | None = 0.4, **changes: Any) -> Evaluation:
-    sides = {"result": result(top1, encoder_hash(encoder), **changes)}
+    sides = {"result": make_result(top1, encoder_hash(encoder), **changes)}
     if frozen is not None:
-        sides["frozen"] = result(frozen, "f" * 16, **changes)
+        sides["frozen"] = make_result(frozen, "f" * 16, **changes)
     return Evaluation.model_validate(sides)
 
 
@@ -46,7 +46,7 @@ def test_figures_beside_frozen(encoder: VideoEncoder) -> None:
         "| my \\| videos | zero-shot by category | top-1 | 52.5 (95% 42.5 to 62.5) | 40.0 (95% 30.0 to 50.0) |" in card
     )
     assert "| knn | top-1 | 61.0 (95% 51.0 to 71.0) | not measured |" in card
-    assert found.result.protocol.line().replace("|", "\\|") in card
+    assert found.result.protocol.summary().replace("|", "\\|") in card
     (model,) = index(card)
     assert model["name"] == "waves"
     (one,) = model["results"]
@@ -55,7 +55,7 @@ def test_figures_beside_frozen(encoder: VideoEncoder) -> None:
     first, second = one["metrics"]
     assert (first["type"], first["value"]) == ("accuracy", 0.525)
     assert first["name"] == "zero-shot by category, top-1, 95% 42.5 to 62.5"
-    assert first["args"] == {"protocol": [found.result.protocol.line()], "frozen": 0.4}
+    assert first["args"] == {"protocol": [found.result.protocol.summary()], "frozen": 0.4}
     assert second["name"] == "knn, top-1, 95% 51.0 to 71.0"
     assert "frozen" not in second["args"]
     data = ModelCard(card).data
@@ -66,15 +66,15 @@ def test_figures_beside_frozen(encoder: VideoEncoder) -> None:
 
 def test_means_over_splits(encoder: VideoEncoder) -> None:
     folds = {n: evaluation(encoder, top1, data=f"ucf101, split {n}") for n, top1 in ((1, 0.5), (2, 0.6), (3, 0.7))}
-    card = results_card(encoder, [OfficialResult(name="ucf101/zero-shot", folds=folds)])
+    card = results_card(encoder, [BenchmarkResult(name="ucf101/zero-shot", folds=folds)])
     assert (
         "| ucf101 | zero-shot by category | top-1 | 60.0 (± 10.0 over 3 splits) | 40.0 (± 0.0 over 3 splits) |" in card
     )
-    assert all(fold.result.protocol.line().replace("|", "\\|") in card for fold in folds.values())
+    assert all(fold.result.protocol.summary().replace("|", "\\|") in card for fold in folds.values())
     (one,) = index(card)[0]["results"]
     assert one["dataset"] == {"name": "ucf101", "type": "ucf101"}
     assert one["metrics"][0]["value"] == pytest.approx(0.6)
-    alone = OfficialResult(name="k400/zero-shot", folds={1: evaluation(encoder)})
+    alone = BenchmarkResult(name="k400/zero-shot", folds={1: evaluation(encoder)})
     assert "52.5 (95% 42.5 to 62.5)" in results_card(encoder, [alone])
 
 
@@ -88,7 +88,7 @@ def test_folders_of_ones_own_stay_apart(encoder: VideoEncoder) -> None:
 def test_several_classes_at_once(encoder: VideoEncoder) -> None:
     content = {
         "mean_average_precision": 0.25, "average_precision": [0.2, None, 0.3], "n": 9, "ci95": [0.2, 0.3],
-        "protocol": protocol(encoder_hash(encoder)),
+        "protocol": make_protocol(encoder_hash(encoder)),
     }  # fmt: skip
     card = results_card(encoder, [MultiLabelEvaluation.model_validate({"result": content})])
     assert "| mAP | 25.0 (95% 20.0 to 30.0) | not measured |" in card
@@ -104,7 +104,7 @@ def test_figures_of_another_encoder_are_refused(encoder: VideoEncoder, tiny_clip
 def test_results_are_read_back(encoder: VideoEncoder, tmp_path: Path) -> None:
     path = tmp_path / "result.json"
     made = evaluation(encoder)
-    for one in (made, OfficialResult(name="k400/zero-shot", folds={1: made})):
+    for one in (made, BenchmarkResult(name="k400/zero-shot", folds={1: made})):
         path.write_text(json.dumps(one.to_json()))
         assert read_result(path) == one
     with pytest.raises(FileNotFoundError, match=r"no\.json: there is no such file; write one with verbspace evaluate"):
@@ -136,7 +136,7 @@ def test_the_command_and_a_runs_settings(encoder: VideoEncoder, tmp_path: Path) 
         assert re.search(r"^  steps: 123$", card, re.MULTILINE)
         assert str(tmp_path) not in card
     encoder.save_pretrained(tmp_path / "alone")
-    assert config_of(tmp_path / "alone") is None
+    assert find_run_config(tmp_path / "alone") is None
     out = tmp_path / "card.md"
     assert CliRunner().invoke(app, ["card", str(tmp_path / "alone"), "--out", str(out)]).exit_code == 0
     assert "## Figures" not in out.read_text()

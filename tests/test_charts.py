@@ -7,19 +7,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from browser import chromium, find_chromium
-from pages import HOSTILE, Page
+from browser import launch_chromium, find_chromium
+from pages import HOSTILE_TEXT, ParsedPage
 from playground_files import tiny_world
 from verbspace.config import AdaptSettings
-from verbspace.evaluation.metrics import scores
+from verbspace.evaluation.metrics import classification_metrics
 from verbspace.placing import write_text
 from verbspace.playground.actions import ACTIONS
 from verbspace.uses import demo
 from verbspace.uses import demo_report as report
 from verbspace.uses.charts import Line, confusion_chart, line_chart
-from verbspace.uses.demo import MEASURES, Yardstick, clip_encoder
+from verbspace.uses.demo import METRIC_NAMES, WorldEvaluator, playground_encoder
 from verbspace.uses.demo_report import demo_report
-from verbspace.uses.rendering import in_words
+from verbspace.uses.rendering import humanize
 
 
 def parsed(svg: str) -> ElementTree.Element:
@@ -97,15 +97,15 @@ def test_curves_differ_in_dashes_and_class_and_the_legend_fits() -> None:
 
 
 def test_names_cannot_break_out_of_a_chart() -> None:
-    svg = line_chart([Line(HOSTILE, [(0, 1.0), (1, 2.0)])], x_label=HOSTILE, y_label='" onload="x')
+    svg = line_chart([Line(HOSTILE_TEXT, [(0, 1.0), (1, 2.0)])], x_label=HOSTILE_TEXT, y_label='" onload="x')
     assert "<script" not in svg
-    assert HOSTILE in texts(svg)  # the axis
-    assert f"{HOSTILE[:29]}…" in texts(svg)  # the legend, which has a width
-    assert parsed(svg).attrib["aria-label"] == f'" onload="x against {HOSTILE}'
+    assert HOSTILE_TEXT in texts(svg)  # the axis
+    assert f"{HOSTILE_TEXT[:29]}…" in texts(svg)  # the legend, which has a width
+    assert parsed(svg).attrib["aria-label"] == f'" onload="x against {HOSTILE_TEXT}'
     assert "onload" not in parsed(svg).attrib
-    svg = confusion_chart([[2, 1], [0, 3]], [HOSTILE, "bowing"])
+    svg = confusion_chart([[2, 1], [0, 3]], [HOSTILE_TEXT, "bowing"])
     assert "<script" not in svg
-    assert texts(svg).count(HOSTILE) == 2
+    assert texts(svg).count(HOSTILE_TEXT) == 2
 
 
 def test_a_confusion_matrix_has_a_row_per_true_action_and_a_share_per_cell() -> None:
@@ -135,7 +135,7 @@ def entry(top1: float, **more: object) -> dict[str, object]:
 
 def results() -> dict[str, object]:
     found: dict[str, object] = {
-        name: {"frozen": entry(0.4 + 0.0111 * i), "adapted": entry(0.5 + 0.0222 * i)} for i, name in enumerate(MEASURES)
+        name: {"frozen": entry(0.4 + 0.0111 * i), "adapted": entry(0.5 + 0.0222 * i)} for i, name in enumerate(METRIC_NAMES)
     }
     kinds = {"as filmed": 0.512, "shuffled": 0.434, "reversed": 0.413, "single frames": 0.391}
     found["order"] = {side: {"all": kinds, "ordered": kinds} for side in ("frozen", "adapted")}
@@ -150,17 +150,17 @@ def results() -> dict[str, object]:
         "checkpoint": {"frozen": "f0f0", "adapted": "a1a1"},
         "training_seeds": [0],
         "settings": AdaptSettings().model_dump(mode="json"),
-        "machine": HOSTILE,
+        "machine": HOSTILE_TEXT,
     }
     found["seconds"] = {"all": 12.3}
     return found
 
 
 @pytest.fixture(scope="module")
-def yardstick(tmp_path_factory: pytest.TempPathFactory) -> Yardstick:
+def yardstick(tmp_path_factory: pytest.TempPathFactory) -> WorldEvaluator:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(demo, "STILLS", 20)
-        return Yardstick(tiny_world(tmp_path_factory), 48)
+        return WorldEvaluator(tiny_world(tmp_path_factory), 48)
 
 
 @pytest.fixture
@@ -173,71 +173,71 @@ def metrics(tmp_path: Path) -> Path:
     return tmp_path / "metrics.jsonl"
 
 
-def written(found: dict[str, object], metrics: Path, yardstick: Yardstick) -> str:
-    encoder, guess = clip_encoder(), scores(torch.eye(20).repeat(2, 1), yardstick.test.labels, rounds=10)
+def written(found: dict[str, object], metrics: Path, yardstick: WorldEvaluator) -> str:
+    encoder, guess = playground_encoder(), classification_metrics(torch.eye(20).repeat(2, 1), yardstick.test_clips.labels, num_resamples=10)
     return demo_report(found, metrics, yardstick, encoder, encoder, guess, guess)
 
 
-def test_the_report_stands_alone_and_holds_the_figures(metrics: Path, yardstick: Yardstick) -> None:
+def test_the_report_stands_alone_and_holds_the_figures(metrics: Path, yardstick: WorldEvaluator) -> None:
     found = results()
     page = written(found, metrics, yardstick)
-    seen = Page(page)
-    assert seen.loads
-    assert all(place.startswith("data:video/mp4;base64,") for place in seen.loads)
+    seen = ParsedPage(page)
+    assert seen.loaded_urls
+    assert all(place.startswith("data:video/mp4;base64,") for place in seen.loaded_urls)
     assert not {"script", "link", "iframe", "object", "embed", "base", "img"} & set(seen.tags)
-    assert not seen.events
+    assert not seen.event_attributes
     assert "@import" not in page
     assert "url(" not in page
-    assert not seen.open  # every tag is closed
+    assert not seen.open_tags  # every tag is closed
     assert "prefers-color-scheme: dark" in page
     assert "color-scheme: light dark" in page
-    words = " ".join(seen.words)
-    for index in range(len(MEASURES)):
+    words = " ".join(seen.visible_text)
+    for index in range(len(METRIC_NAMES)):
         assert f"{40 + 1.11 * index:.1f}" in words
         assert f"{50 + 2.22 * index:.1f}" in words
     for value in ("51.2", "43.4", "41.3", "39.1", "0123456789abcdef", "f0f0", "a1a1", "n = 40"):
         assert value in words
-    assert "supervised oracle" not in seen.words
+    assert "supervised oracle" not in seen.visible_text
     assert seen.tags.count("svg") == 4
     for svg in re.findall(r"<svg.*?</svg>", page, re.DOTALL):
         parsed(svg)
 
 
-def test_the_report_shows_the_oracle_and_the_spread_where_there_are_some(metrics: Path, yardstick: Yardstick) -> None:
+def test_the_report_shows_the_oracle_and_the_spread_where_there_are_some(metrics: Path, yardstick: WorldEvaluator) -> None:
     found = results()
-    for name in MEASURES:
+    for name in METRIC_NAMES:
         found[name]["oracle"] = entry(0.777)  # type: ignore[index]
         found[name]["adapted"] |= {"std_over_seeds": 0.0123, "by_seed": [0.5, 0.51], "seeds": [0, 1]}  # type: ignore[index]
-    seen = Page(written(found, metrics, yardstick))
-    assert sum(text == "77.7" for text in seen.words) == len(MEASURES)
-    assert sum("± 1.2 over 2 seeds" in text for text in seen.words) == len(MEASURES)
-    assert "supervised oracle" in seen.words
+    seen = ParsedPage(written(found, metrics, yardstick))
+    assert sum(text == "77.7" for text in seen.visible_text) == len(METRIC_NAMES)
+    assert sum("± 1.2 over 2 seeds" in text for text in seen.visible_text) == len(METRIC_NAMES)
+    assert "supervised oracle" in seen.visible_text
 
 
-def test_the_protocol_is_in_words(metrics: Path, yardstick: Yardstick) -> None:
+def test_the_protocol_is_in_words(metrics: Path, yardstick: WorldEvaluator) -> None:
     found = results()
     found["protocol"]["reserved"] = []  # type: ignore[index]
-    seen = Page(written(found, metrics, yardstick))
-    assert "seed 0, train 16, probe 40, test 40, long tail no" in seen.words
-    assert "frozen f0f0, adapted a1a1" in seen.words
-    assert seen.words[seen.words.index("reserved") + 1] == "none"
-    told = " ".join(seen.words[seen.words.index("Protocol and timings") :])
+    seen = ParsedPage(written(found, metrics, yardstick))
+    assert "seed 0, train 16, probe 40, test 40, long tail no" in seen.visible_text
+    assert "frozen f0f0, adapted a1a1" in seen.visible_text
+    assert seen.visible_text[seen.visible_text.index("reserved") + 1] == "none"
+    told = " ".join(seen.visible_text[seen.visible_text.index("Protocol and timings") :])
     assert not {"False", "None", "long_tail"} & set(re.findall(r"\w+", told))
-    assert in_words({"a_b": True, "c": None, "d": [1, "x"]}) == "a b yes, c none, d 1, x"
+    assert humanize({"a_b": True, "c": None, "d": [1, "x"]}) == "a b yes, c none, d 1, x"
 
 
 @pytest.mark.skipif(
     find_chromium() is None and not os.environ.get("CI"), reason="there is no Chromium; install it, or set CHROMIUM"
 )
 def test_the_report_is_read_on_a_phone_without_scrolling_sideways(
-    metrics: Path, yardstick: Yardstick, tmp_path: Path
+    metrics: Path, yardstick: WorldEvaluator, tmp_path: Path
 ) -> None:
     found = results()
-    for name in MEASURES:
+    for name in METRIC_NAMES:
         found[name]["oracle"] = entry(0.777)  # type: ignore[index]
     found["order"]["oracle"] = found["order"]["frozen"]  # type: ignore[index]
     (tmp_path / "page.html").write_text(written(found, metrics, yardstick))
-    with chromium() as browser:
+    with launch_chromium() as browser:
         page = browser.new_page(viewport={"width": 360, "height": 800})
         page.goto((tmp_path / "page.html").as_uri())
         assert page.evaluate("document.documentElement.scrollWidth") <= 360
@@ -257,19 +257,19 @@ def test_the_report_is_read_on_a_phone_without_scrolling_sideways(
 
 
 def test_names_cannot_break_out_of_the_report(
-    metrics: Path, yardstick: Yardstick, monkeypatch: pytest.MonkeyPatch
+    metrics: Path, yardstick: WorldEvaluator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    names = (HOSTILE, *ACTIONS[1:])
+    names = (HOSTILE_TEXT, *ACTIONS[1:])
     monkeypatch.setattr(report, "ACTIONS", names)
     found = results()
-    found["protocol"]["reserved"] = [HOSTILE, '"><img src=x onerror=y>']  # type: ignore[index]
+    found["protocol"]["reserved"] = [HOSTILE_TEXT, '"><img src=x onerror=y>']  # type: ignore[index]
     page = written(found, metrics, yardstick)
-    seen = Page(page)
+    seen = ParsedPage(page)
     assert "<script" not in page
     assert not {"script", "img"} & set(seen.tags)
-    assert not seen.events
-    assert seen.words.count(HOSTILE) >= 2  # as the clip's name, and the machine's
-    assert any('"><img src=x onerror=y>' in text for text in seen.words)
+    assert not seen.event_attributes
+    assert seen.visible_text.count(HOSTILE_TEXT) >= 2  # as the clip's name, and the machine's
+    assert any('"><img src=x onerror=y>' in text for text in seen.visible_text)
 
 
 def test_text_is_written_whole_or_not_at_all(tmp_path: Path) -> None:

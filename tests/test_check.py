@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from runs import concept_set, settings, write_clips
+from runs import make_concept_set, make_settings, write_clips
 from verbspace import cli
 from verbspace.learning.adapt import adapt
 from verbspace.model.encoder import VideoEncoder
 from verbspace.video import check as checking
-from verbspace.video.check import REPORT, Report, check, check_files, known_faults, run_apart
-from verbspace.video.dataset import BadFiles, NoReadableVideo
+from verbspace.video.check import CHECK_LOG_NAME, CheckLog, verify_files, iter_check_results, cached_failures, run_in_subprocesses
+from verbspace.video.dataset import DecodeFailures, NoReadableVideo
 from verbspace.video.decode import DecodeError, decode_frames
 from verbspace.video.manifest import read_manifest
 from video_files import numbered_frames, write_video
@@ -69,12 +69,12 @@ def lying(folder: Path) -> dict[str, str]:
 def test_every_bad_file_is_named_with_the_reason(tmp_path: Path) -> None:
     reasons = lying(tmp_path)
     files = [str(tmp_path / name) for name in ("good.mp4", *reasons)]
-    found = {Path(outcome.file).name: outcome for outcome in check_files(files, workers=2)}
+    found = {Path(outcome.file).name: outcome for outcome in iter_check_results(files, num_workers=2)}
     assert set(found) == {"good.mp4", *reasons}
-    assert (found["good.mp4"].fault, found["good.mp4"].frames) == (None, 20)
+    assert (found["good.mp4"].error, found["good.mp4"].frames) == (None, 20)
     for name, why in reasons.items():
-        assert why in str(found[name].fault)
-        assert str(found[name].fault).startswith(str(tmp_path / name))
+        assert why in str(found[name].error)
+        assert str(found[name].error).startswith(str(tmp_path / name))
 
 
 def misbehave(file: str) -> int:
@@ -98,42 +98,42 @@ def test_a_decoder_that_hangs_or_dies_is_replaced(workers: int, tmp_path: Path) 
     names = ["ok1", "hang1", "crash1", "ok2", "exit1", "odd1", "hang2", "ok3"]
     files = [str(tmp_path / name) for name in names]
     began = time.monotonic()
-    found = {Path(o.file).name: o for o in run_apart(misbehave, files, limit=0.5, workers=workers, start_method="fork")}
+    found = {Path(o.file).name: o for o in run_in_subprocesses(misbehave, files, timeout=0.5, num_workers=workers, start_method="fork")}
     assert time.monotonic() - began < 20
     assert set(found) == set(names)
-    assert all(found[name].frames == 7 and found[name].fault is None for name in names if name.startswith("ok"))
-    assert all("not decoded within 0.5 s" in str(found[name].fault) for name in ("hang1", "hang2"))
-    assert "the decoder crashed (signal 11)" in str(found["crash1"].fault)
-    assert "the decoder crashed (exit code 3)" in str(found["exit1"].fault)
-    assert "MemoryError: too many pixels" in str(found["odd1"].fault)
+    assert all(found[name].frames == 7 and found[name].error is None for name in names if name.startswith("ok"))
+    assert all("not decoded within 0.5 s" in str(found[name].error) for name in ("hang1", "hang2"))
+    assert "the decoder crashed (signal 11)" in str(found["crash1"].error)
+    assert "the decoder crashed (exit code 3)" in str(found["exit1"].error)
+    assert "MemoryError: too many pixels" in str(found["odd1"].error)
 
 
 def test_a_second_check_looks_only_at_what_is_new_or_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lying(tmp_path)
     files = sorted(str(path) for path in tmp_path.iterdir())
-    report = tmp_path / REPORT
-    first = check(files, report)
+    report = tmp_path / CHECK_LOG_NAME
+    first = verify_files(files, report)
     looked: list[str] = []
-    real = checking.check_files
+    real = checking.iter_check_results
     monkeypatch.setattr(checking, "check_files", lambda files, **more: looked.extend(files) or real(files, **more))
-    assert check(files, report) == first
+    assert verify_files(files, report) == first
     assert looked == []
     write_video(tmp_path / "empty.mp4", numbered_frames(5))
     write_video(tmp_path / "new.mp4", numbered_frames(6))
-    again = {Path(o.file).name: o for o in check([*files, str(tmp_path / "new.mp4")], report)}
+    again = {Path(o.file).name: o for o in verify_files([*files, str(tmp_path / "new.mp4")], report)}
     assert sorted(Path(file).name for file in looked) == ["empty.mp4", "new.mp4"]
-    assert (again["empty.mp4"].fault, again["empty.mp4"].frames, again["new.mp4"].frames) == (None, 5, 6)
+    assert (again["empty.mp4"].error, again["empty.mp4"].frames, again["new.mp4"].frames) == (None, 5, 6)
 
 
 def test_a_report_cut_off_by_a_kill_goes_on(tmp_path: Path) -> None:
     files = [str(write_video(tmp_path / f"{n}.mp4", numbered_frames(5))) for n in range(3)]
-    report = tmp_path / REPORT
-    check(files, report)
+    report = tmp_path / CHECK_LOG_NAME
+    verify_files(files, report)
     text = report.read_text()
     report.write_text(text[:-20])
-    assert [Report(report).find(file) is not None for file in files].count(False) == 1
-    check(files, report)
-    assert all(Report(report).find(file) is not None for file in files)
+    assert [CheckLog(report).lookup(file) is not None for file in files].count(False) == 1
+    verify_files(files, report)
+    assert all(CheckLog(report).lookup(file) is not None for file in files)
     whole = [line for line in report.read_text().splitlines() if line.endswith("}")]
     assert len([json.loads(line) for line in whole]) == 3
 
@@ -146,7 +146,7 @@ def test_the_command_names_them_and_says_where(tmp_path: Path) -> None:
         for name in reasons:
             assert name in said, name
         assert f"{len(reasons)} of {len(reasons) + 1} files are bad; 20 frames in the others" in said
-        assert f"noted in {tmp_path / REPORT}" in said
+        assert f"noted in {tmp_path / CHECK_LOG_NAME}" in said
 
 
 def test_training_with_a_third_of_bad_files_ends_and_names_each(tmp_path: Path, tiny_clip: Path) -> None:
@@ -154,24 +154,24 @@ def test_training_with_a_third_of_bad_files_ends_and_names_each(tmp_path: Path, 
     reasons = lying(videos / "jumping")
     bad = sorted(reasons)
     start = VideoEncoder.from_pretrained(tiny_clip)
-    told: list[BadFiles] = []
+    told: list[DecodeFailures] = []
     for checked in (False, True):
         if checked:
-            check([record.file for record in read_manifest(videos)], videos / REPORT)
-            assert sorted(Path(f).name for f in known_faults(videos, [r.file for r in read_manifest(videos)])) == bad
+            verify_files([record.file for record in read_manifest(videos)], videos / CHECK_LOG_NAME)
+            assert sorted(Path(f).name for f in cached_failures(videos, [r.file for r in read_manifest(videos)])) == bad
         out = tmp_path / f"run-{checked}"
-        adapt(start, videos, concept_set(), out, settings(steps=16), on_bad=told.append)
-        assert sorted(path.name for path in told[-1].reasons) == bad
+        adapt(start, videos, make_concept_set(), out, make_settings(steps=16), on_decode_failures=told.append)
+        assert sorted(path.name for path in told[-1].by_path) == bad
         assert told[-1].total == 24 + 1 + len(bad)
-        assert told[-1].share > 0.3
+        assert told[-1].fraction > 0.3
 
 
 def test_a_folder_of_nothing_but_known_bad_files_is_one_sentence(tmp_path: Path, tiny_clip: Path) -> None:
     (tmp_path / "videos").mkdir()
     (tmp_path / "videos/a.mp4").touch()
-    check([str(tmp_path / "videos/a.mp4")], tmp_path / "videos" / REPORT)
+    verify_files([str(tmp_path / "videos/a.mp4")], tmp_path / "videos" / CHECK_LOG_NAME)
     with pytest.raises(NoReadableVideo, match=r"all 1 videos are bad, says the check's report: .*the file is empty"):
-        adapt(VideoEncoder.from_pretrained(tiny_clip), tmp_path / "videos", concept_set(), tmp_path / "run", settings())
+        adapt(VideoEncoder.from_pretrained(tiny_clip), tmp_path / "videos", make_concept_set(), tmp_path / "run", make_settings())
 
 
 # Fuzz.

@@ -16,10 +16,10 @@ from typer.testing import CliRunner
 from playground_files import tiny_world
 from verbspace import cli
 from verbspace.evaluation.evaluate import Evaluation
-from verbspace.learning.trainer import Interrupted
+from verbspace.learning.trainer import TrainingInterrupted
 from verbspace.model.encoder import VideoEncoder
 from verbspace.playground.actions import ACTIONS
-from verbspace.uses.demo import MEASURES, PLAYGROUND
+from verbspace.uses.demo import METRIC_NAMES, PLAYGROUND_SETTINGS
 from verbspace.uses.predict import predict
 from verbspace.video.manifest import read_manifest
 
@@ -117,16 +117,16 @@ def test_a_wrong_set_names_the_key(
 def test_settings_come_from_a_file_and_changes_win(tmp_path: Path) -> None:
     file = tmp_path / "settings.yaml"
     file.write_text("training:\n  steps: 7\n  seed: 3\nexport_share: 0.25\n")
-    settings = cli.settings_from(file, ["training.steps=9", "views.global_scale=[0.5, 1.0]", "training.device=cpu"])
-    assert (settings.training.steps, settings.training.seed, settings.export_share) == (9, 3, 0.25)
+    settings = cli.parse_overrides(file, ["training.steps=9", "views.global_scale=[0.5, 1.0]", "training.device=cpu"])
+    assert (settings.training.steps, settings.training.seed, settings.export_alpha) == (9, 3, 0.25)
     assert settings.views.global_scale == (0.5, 1.0)
     assert settings.training.device == "cpu"
-    assert cli.settings_from(file, []).training.steps == 7
+    assert cli.parse_overrides(file, []).training.steps == 7
     file.write_text("training:\n  stepz: 7\n")
     with pytest.raises(ValueError, match=rf"{re.escape(str(file))}: training\.stepz: "):
-        cli.settings_from(file, ["training.steps=9"])
+        cli.parse_overrides(file, ["training.steps=9"])
     with pytest.raises(FileNotFoundError, match="there is no such settings file"):
-        cli.settings_from(tmp_path / "none.yaml", [])
+        cli.parse_overrides(tmp_path / "none.yaml", [])
 
 
 def test_bad_input_is_one_line_and_exit_code_1(world: Path, tmp_path: Path) -> None:
@@ -212,7 +212,7 @@ def test_a_mistake_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.parametrize(
     ("stop", "message"),
-    [(KeyboardInterrupt(), "stopped\n"), (Interrupted("stopped after step 3 of 9"), "stopped after step 3 of 9\n")],
+    [(KeyboardInterrupt(), "stopped\n"), (TrainingInterrupted("stopped after step 3 of 9"), "stopped after step 3 of 9\n")],
 )
 def test_ctrl_c_is_exit_code_75(
     stop: BaseException, message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -273,7 +273,7 @@ def test_adapt_leaves_an_encoder_that_the_other_commands_take(world: Path, tmp_p
     line = json.loads(run("predict", clip, "--encoder", out, "--json"))
     (expected,) = predict(encoder, clip)
     assert (line["path"], line["descriptions"]) == (str(clip), expected.descriptions)
-    assert line["actions"] == pytest.approx(dict(expected.ranked), abs=1e-5)
+    assert line["actions"] == pytest.approx(dict(expected.ranking), abs=1e-5)
     table = run("evaluate", "--encoder", out, "--data", world / "validation", "--out", tmp_path / "found.json")
     found = Evaluation.model_validate_json((tmp_path / "found.json").read_text())
     assert found.frozen is not None
@@ -300,7 +300,7 @@ def test_evaluate_prints_what_it_writes(world: Path, tmp_path: Path) -> None:
     assert found.frozen is not None
     assert found.result.top1 == found.frozen.top1  # it is the frozen one, but for attention that does nothing yet
     hits = sum(
-        one.ranked[0][0] == record.label
+        one.ranking[0][0] == record.label
         for record, one in zip(
             read_manifest(world / "test"),
             predict("playground", [record.path for record in read_manifest(world / "test")], concepts="playground"),
@@ -312,7 +312,7 @@ def test_evaluate_prints_what_it_writes(world: Path, tmp_path: Path) -> None:
     low, high = found.result.ci95
     for cell in (f"{found.result.top1:.1%}", f"{low:.1%} to {high:.1%}", f"{found.result.top5:.1%}", "40 of 40"):
         assert cell in row
-    assert f"encoder: {found.result.protocol.line()}" in said
+    assert f"encoder: {found.result.protocol.summary()}" in said
     assert not list(tmp_path.glob("*.part"))
 
 
@@ -335,7 +335,7 @@ def test_predict_shows_a_bar_for_each_action(world: Path) -> None:
     assert len(lines) == 6
     for place, one in enumerate(expected):
         assert lines[3 * place].strip() == str(one.path)
-        for (name, probability), line in zip(one.ranked, lines[3 * place + 1 : 3 * place + 3], strict=True):
+        for (name, probability), line in zip(one.ranking, lines[3 * place + 1 : 3 * place + 3], strict=True):
             assert line.split("%")[0].strip() == f"{100 * probability:.1f}"
             assert line.endswith(name)
             assert line.count("█") == round(24 * probability)
@@ -368,16 +368,16 @@ def test_demo_passes_its_options_on_and_shows_the_table(tmp_path: Path, monkeypa
         options["say"]("adapt", 1, 2, {"loss": 1.0})
         sides = ("frozen", "adapted") if not options["oracle"] else ("frozen", "adapted", "oracle")
         values = {side: {"top1": 0.1234 * (place + 1)} for place, side in enumerate(sides)}
-        return {**dict.fromkeys(MEASURES, values), "seconds": {"all": 98.6}}
+        return {**dict.fromkeys(METRIC_NAMES, values), "seconds": {"all": 98.6}}
 
     monkeypatch.setattr("verbspace.uses.demo.run_demo", pretend)
     out = tmp_path / "run"
     said = run("demo", "--out", out, "--seeds", 3, "--world-seed", 7, "--no-oracle", "--set", "training.steps=5")
     assert (given["out"], given["seeds"], given["world_seed"], given["oracle"]) == (out, 3, 7, False)
     assert given["settings"].training.steps == 5
-    assert given["settings"].export_share == PLAYGROUND.export_share  # the rest is the playground's
+    assert given["settings"].export_share == PLAYGROUND_SETTINGS.export_alpha  # the rest is the playground's
     rows = {" ".join(re.findall(r"[a-z]+", line)): re.findall(r"\d+\.\d", line) for line in said.splitlines()}
-    for name in MEASURES:
+    for name in METRIC_NAMES:
         assert rows[name.replace("_", " ")] == ["12.3", "24.7"]
     assert f"{out / 'report.html'}  ·  99 s" in said.replace("\n", "")
     said = run("demo", "--out", out)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from language_models import GOOD, Hostile, about, completion, reply
+from language_models import VALID_REPLY, ScriptedServer, reply_about, completion_response, reply_json
 from playground_files import tiny_world
 from verbspace import cli
 from verbspace.concepts.concept_set import ConceptSet
@@ -38,13 +38,13 @@ def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 
 
 def answering(request: dict[str, Any], number: int) -> Any:
-    return completion(about(json.loads(request["messages"][1]["content"].removeprefix("The action: "))))
+    return completion_response(reply_about(json.loads(request["messages"][1]["content"].removeprefix("The action: "))))
 
 
 def test_write_saves_a_set_and_says_what_it_took(tmp_path: Path) -> None:
     (tmp_path / "actions.txt").write_text("waving\nbowing\n")
     out = tmp_path / "mine.json"
-    with Hostile(answering) as server:
+    with ScriptedServer(answering) as server:
         given = ("write", tmp_path / "actions.txt", "--out", out, "--model", "m", "--base-url", server.url)
         said = run(*given, "--temperature", 0.1, "--max-tokens", 900)
         again = run(*given, "--temperature", 0.1, "--max-tokens", 900)
@@ -64,9 +64,9 @@ def test_write_names_what_failed_and_keeps_the_rest(
     out = tmp_path / "mine.json"
 
     def answer(request: dict[str, Any], number: int) -> Any:
-        return completion("no") if "bowing" in request["messages"][1]["content"] else answering(request, number)
+        return completion_response("no") if "bowing" in request["messages"][1]["content"] else answering(request, number)
 
-    with Hostile(answer) as server:
+    with ScriptedServer(answer) as server:
         given = ("write", tmp_path / "actions.txt", "--out", out, "--model", "m", "--base-url", server.url)
         said = refused(monkeypatch, capsys, *given, "--attempts", 1)
     assert "1 of 2 actions failed; the same command asks for these again:\n  bowing: the reply holds no JSON" in said
@@ -174,9 +174,9 @@ def test_suggest_prints_and_writes_names(tmp_path: Path, tmp_path_factory: pytes
 def test_what_was_written_can_be_checked_and_shown(tmp_path: Path) -> None:
     (tmp_path / "actions.txt").write_text("brush_hair\n")
     out = tmp_path / "mine.json"
-    with Hostile(lambda request, number: completion(reply())) as server:
+    with ScriptedServer(lambda request, number: completion_response(reply_json())) as server:
         run("write", tmp_path / "actions.txt", "--out", out, "--model", "m", "--base-url", server.url)
     assert "0 repeated, 0 shared by actions, 0 thin, 0 kinds missing, 0 too long" in run("check", out)
     shown = run("show", out, width=80)
     assert "brush_hair" in shown
-    assert GOOD["name"] in shown
+    assert VALID_REPLY["name"] in shown

@@ -12,17 +12,17 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from measured_results import result
-from pages import HOSTILE, Page
-from small_encoders import stirred
+from measured_results import make_result
+from pages import HOSTILE_TEXT, ParsedPage
+from small_encoders import with_random_temporal
 from verbspace.cli import app
 from verbspace.concepts.concept_set import ConceptSet
 from verbspace.config import AdaptSettings, dump_settings, parse_settings
 from verbspace.evaluation.protocol import encoder_hash
 from verbspace.model.encoder import VideoEncoder
-from verbspace.uses.charts import Mark, dot_chart
-from verbspace.uses.compare.page import report
-from verbspace.uses.compare.runs import differences, groups, read_runs
+from verbspace.uses.charts import PointEstimate, dot_chart
+from verbspace.uses.compare.page import compare_runs
+from verbspace.uses.compare.runs import find_setting_differences, group_by_seed, read_runs
 
 Make = Callable[..., Path]
 NAMES = ["waving", "bowing", "jumping"]
@@ -46,7 +46,7 @@ def make(tmp_path: Path, tiny_clip: Path) -> Make:
         ]
         (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         if finished:
-            encoder = stirred(VideoEncoder.from_pretrained(tiny_clip))
+            encoder = with_random_temporal(VideoEncoder.from_pretrained(tiny_clip))
             with torch.no_grad():
                 next(encoder.parameters()).add_(float(len(list(tmp_path.iterdir()))))
             encoder.concept_set = ConceptSet.from_actions(NAMES)
@@ -58,9 +58,9 @@ def make(tmp_path: Path, tiny_clip: Path) -> Make:
 
 def measured(run: Path, top1: float, frozen: float | None = 0.4, *, file: str = "zs", **changes: Any) -> Path:
     """A result of a run's encoder, in its folder."""
-    content = {"result": result(top1, checkpoint(run), **changes)}
+    content = {"result": make_result(top1, checkpoint(run), **changes)}
     if frozen is not None:
-        content["frozen"] = result(frozen, "f" * 16, **changes)
+        content["frozen"] = make_result(frozen, "f" * 16, **changes)
     for side, confusion in zip(content.values(), (AFTER, BEFORE)):
         side["confusion"] = confusion
     path = run / "results" / f"{file}.json"
@@ -79,14 +79,14 @@ def test_figures_stand_side_by_side_with_frozen_and_gain(make: Make) -> None:
     measured(a, 0.525, concepts=hash_)
     measured(b, 0.61, concepts=hash_)
     measured(b, 0.7, 0.65, file="knn", task="knn", by=None)
-    found = report([a, b])
+    found = compare_runs([a, b])
     assert found.columns == ["a", "b"]
     assert found.rows == [
         ("my | videos, zero-shot by category, top-1", ["52.5", "61.0"]),
         ("my | videos, k-NN, top-1", ["–", "70.0"]),
     ]
-    page = Page(found.html)
-    words = " ".join(page.words)
+    page = ParsedPage(found.html)
+    words = " ".join(page.visible_text)
     for text in ("+12.5 on frozen", "+21.0 on frozen", "+5.0 on frozen", "95 % 42.5 to 62.5", "not measured", "0.001"):
         assert text in words
     assert "training.learning_rate" in words
@@ -94,8 +94,8 @@ def test_figures_stand_side_by_side_with_frozen_and_gain(make: Make) -> None:
     for text in ("waving", "50 → 90", "+40", "jumping", "70 → 50", "-20"):
         assert text in words
     assert words.count("bowing") == 0  # did not move
-    assert not page.open
-    assert not page.loads
+    assert not page.open_tags
+    assert not page.loaded_urls
     for svg in re.findall(r"<svg.*?</svg>", found.html, re.DOTALL):
         ElementTree.fromstring(svg)
 
@@ -104,15 +104,15 @@ def test_seeds_of_one_run_are_one_column_with_their_spread(make: Make) -> None:
     runs = [make(f"waves-seed-{seed}", seed) for seed in (0, 1, 2)] + [make("other", epochs=3)]
     for run, top1 in zip(runs, (0.5, 0.52, 0.54, 0.6)):
         measured(run, top1)
-    found = report(runs)
+    found = compare_runs(runs)
     assert found.columns == ["waves (3 seeds)", "other"]
     assert found.rows[0][1] == ["52.0 ± 2.0", "60.0"]
-    words = " ".join(Page(found.html).words)
+    words = " ".join(ParsedPage(found.html).visible_text)
     assert "by seed 50.0, 52.0, 54.0" in words
     assert "+12.0 on frozen" in words
-    both = groups(read_runs(runs))
+    both = group_by_seed(read_runs(runs))
     assert [len(group.runs) for group in both] == [3, 1]
-    assert [name for name, _ in differences(read_runs(runs))] == ["training.epochs", "training.seed"]
+    assert [name for name, _ in find_setting_differences(read_runs(runs))] == ["training.epochs", "training.seed"]
 
 
 def test_runs_on_unlike_videos_are_columns_of_their_own(make: Make) -> None:
@@ -128,15 +128,15 @@ def test_runs_on_unlike_videos_are_columns_of_their_own(make: Make) -> None:
     ]
     for number, run in enumerate(runs):
         measured(run, 0.5 + number / 100)
-    found = report(runs)
+    found = compare_runs(runs)
     assert found.columns == ["a (2 seeds)", "b0", "c (2 seeds)", "d0"]
     assert found.rows[0][1] == ["50.5 ± 0.7", "52.0", "53.5 ± 0.7", "55.0"]
     assert found.seeds == [("a (2 seeds)", ["a0", "a1"]), ("c (2 seeds)", ["c0", "c1"])]
-    told = dict(differences(read_runs(runs)))
+    told = dict(find_setting_differences(read_runs(runs)))
     assert told["videos"][1:4] == [f"640 of /elsewhere/world/train {one}", f"640 of world/train {other}", "not said"]
     assert told["encoder"][4:] == ["some/clip", "some/clip, continued from a0"]
-    assert "videos" not in dict(differences(read_runs(runs[:2])))  # the same ones, by two names
-    words = Page(found.html).words
+    assert "videos" not in dict(find_setting_differences(read_runs(runs[:2])))  # the same ones, by two names
+    words = ParsedPage(found.html).visible_text
     assert {"a0, a1", "c0, c1", "640 of world/train", "1" * 16} <= set(words)
 
 
@@ -146,17 +146,17 @@ def test_one_run_under_two_names_is_no_second_seed(make: Make, tmp_path: Path) -
     with pytest.raises(
         ValueError, match=rf"^a and run2: the same weights \({checkpoint(a)}\), so they are one run; leave one out$"
     ):
-        report([a, copy])
+        compare_runs([a, copy])
     (copy / "config.yaml").write_text((a / "config.yaml").read_text().replace("seed: 0", "seed: 1"))
     with pytest.raises(ValueError, match=r"^a and run2: the same weights"):
-        report([a, copy])
+        compare_runs([a, copy])
     again = make("runs/again")
     with pytest.raises(
         ValueError, match=r"^a and again: the same training\.seed \(0\) .*, if their videos differ, write"
     ):
-        report([a, again])
+        compare_runs([a, again])
     with pytest.raises(ValueError, match=r"^again and half: the same training\.seed \(0\) and the same settings, "):
-        report([again, make("half", finished=False)])
+        compare_runs([again, make("half", finished=False)])
 
 
 @pytest.mark.parametrize(
@@ -176,7 +176,7 @@ def test_unlike_protocols_are_refused_and_say_what_differs(make: Make, changes: 
     with pytest.raises(
         ValueError, match=rf"^a and b cannot be compared on my \| videos, zero-shot .*differ in {told} "
     ):
-        report([a, b])
+        compare_runs([a, b])
     assert not (a.parent / "report.html").exists()
 
 
@@ -185,51 +185,51 @@ def test_several_protocols_that_all_have_stand_in_rows_of_their_own(make: Make) 
     for run, top1 in ((a, 0.5), (b, 0.6)):
         measured(run, top1)
         measured(run, top1 + 0.1, file="more", frames=16)
-    rows = report([a, b]).rows
+    rows = compare_runs([a, b]).rows
     assert {title.partition(" · ")[2]: values for title, values in rows} == {
         "frames 8": ["50.0", "60.0"],
         "frames 16": ["60.0", "70.0"],
     }
     measured(b, 0.8, file="most", frames=32)
     with pytest.raises(ValueError, match=r"differ in frames 8 and 32|differ in frames 16 and 32"):
-        report([a, b])
+        compare_runs([a, b])
 
 
 def test_results_of_other_weights_are_refused(make: Make, tmp_path: Path) -> None:
     a, b = make("a"), make("b", epochs=3)
     path = measured(a, 0.5)
     with pytest.raises(ValueError, match=r"zs\.json: was measured on the checkpoint .* which is none of these runs'"):
-        report([b], [path])
-    assert report([a, b], [path]).rows[0][1] == ["50.0", "–"]
+        compare_runs([b], [path])
+    assert compare_runs([a, b], [path]).rows[0][1] == ["50.0", "–"]
     (b / "results").mkdir()
     path.rename(b / "results" / "zs.json")
     with pytest.raises(ValueError, match=r"zs\.json: was measured on .* this run's encoder is .*; measure again"):
-        report([a, b])
+        compare_runs([a, b])
 
 
 def test_two_results_of_one_measurement_must_agree(make: Make) -> None:
     a = make("a")
     measured(a, 0.5)
     measured(a, 0.5, file="again")
-    assert len(report([a]).rows) == 1
+    assert len(compare_runs([a]).rows) == 1
     measured(a, 0.51, file="other")
     with pytest.raises(ValueError, match=r"says 51\.00 % and .* 50\.00 % of the same encoder and protocol"):
-        report([a])
+        compare_runs([a])
 
 
 def test_what_is_no_run_and_what_is_not_finished(make: Make, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"nowhere: is no run, for it has no config\.yaml"):
-        report([tmp_path / "nowhere"])
+        compare_runs([tmp_path / "nowhere"])
     a = make("a", finished=False)
     with pytest.raises(ValueError, match="is given twice"):
-        report([a, a])
-    page = report([a])
+        compare_runs([a, a])
+    page = compare_runs([a])
     assert page.rows == []
-    assert "30, not finished" in " ".join(Page(page.html).words)
+    assert "30, not finished" in " ".join(ParsedPage(page.html).visible_text)
     assert "Nothing was measured yet" in page.html
     (a / "metrics.jsonl").write_text('{"step": 1}\n[1, 2}\n')
     with pytest.raises(ValueError, match=r"metrics\.jsonl: line 2 is no line of a run's metrics"):
-        report([a])
+        compare_runs([a])
 
 
 def test_the_demos_figures_are_read_and_held_to_its_weights(make: Make) -> None:
@@ -250,32 +250,32 @@ def test_the_demos_figures_are_read_and_held_to_its_weights(make: Make) -> None:
 
     write(a, 0, 0.5)
     write(b, 0, 0.54)
-    found = report([a, b])
+    found = compare_runs([a, b])
     assert found.rows[0] == ("playground, zero-shot, top-1", ["52.0 ± 2.8"])
     assert len(found.rows) == len(kinds)
     write(b, 1, 0.54)
     with pytest.raises(ValueError, match=r"differ in world \{'seed': 0\} and \{'seed': 1\}"):
-        report([a, b])
+        compare_runs([a, b])
     (b / "results.json").write_text((a / "results.json").read_text())
     with pytest.raises(ValueError, match=r"results\.json: was measured on the checkpoint"):
-        report([a, b])
+        compare_runs([a, b])
     (b / "results.json").write_text("{}")
     with pytest.raises(ValueError, match=r"results\.json: is not what `verbspace demo` writes"):
-        report([a, b])
+        compare_runs([a, b])
 
 
 def test_names_cannot_break_out_of_the_page(make: Make) -> None:
     a = make("<img src=x onerror=y>")
-    measured(a, 0.5, data=HOSTILE)
-    page = Page(report([a], title=HOSTILE).html)
+    measured(a, 0.5, data=HOSTILE_TEXT)
+    page = ParsedPage(compare_runs([a], title=HOSTILE_TEXT).html)
     assert not {"script", "img"} & set(page.tags)
-    assert not page.events
-    assert HOSTILE in page.words
+    assert not page.event_attributes
+    assert HOSTILE_TEXT in page.visible_text
 
 
 def test_a_dot_chart_is_drawn_to_scale() -> None:
     svg = dot_chart(
-        [("x", [Mark(40.0), Mark(50.0, (45.0, 60.0)), None]), ("y", [None, Mark(60.0), None])], ["f", "a", "b"]
+        [("x", [PointEstimate(40.0), PointEstimate(50.0, (45.0, 60.0)), None]), ("y", [None, PointEstimate(60.0), None])], ["f", "a", "b"]
     )
     root = ElementTree.fromstring(svg)
     places = [
@@ -308,8 +308,8 @@ def test_the_command_writes_the_page_and_prints_the_figures(make: Make, tmp_path
 
 
 def test_settings_have_whole_names() -> None:
-    from verbspace.uses.compare.runs import flat
+    from verbspace.uses.compare.runs import flatten_settings
 
-    names = flat(AdaptSettings())
+    names = flatten_settings(AdaptSettings())
     assert names["training.batch_size"] == 32
     assert names["export_share"] == 0.7

@@ -137,7 +137,7 @@ def test_what_stands_in_it() -> None:
     assert concepts.labels == ["Wave", "jumping", "bowing"]
     assert concepts.provenance.created == date(2024, 5, 6)
     assert concepts.directional
-    owned = concepts.ownership()
+    owned = concepts.description_action_mask()
     assert owned.dtype == torch.bool
     assert owned.tolist() == [[True, False, False], [True, True, False], [False, True, False]]
     with pytest.raises(ValidationError, match="frozen"):
@@ -170,21 +170,21 @@ def test_subset() -> None:
 def test_from_actions() -> None:
     concepts = ConceptSet.from_actions(["b", "a"])
     assert concepts.action_names == ["b", "a"]
-    assert concepts.ownership().shape == (0, 2)
+    assert concepts.description_action_mask().shape == (0, 2)
     assert concepts.templates == DEFAULT_TEMPLATES
     with pytest.raises(ConceptSetError, match=r"actions\.2\.name: 'a' is that of actions\.0 too"):
         ConceptSet.from_actions(["a", "b", "a"])
 
 
 def test_bundled_sets_load_and_come_before_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    names = ConceptSet.bundled()
+    names = ConceptSet.list_bundled()
     assert "playground" in names
     (tmp_path / "playground").mkdir()
     monkeypatch.chdir(tmp_path)
     for name in names:
         concepts = ConceptSet.load(name)
         assert concepts.name == name
-        assert not concepts.descriptions or concepts.ownership().any(0).all()
+        assert not concepts.descriptions or concepts.description_action_mask().any(0).all()
 
 
 def changed(path: tuple[str | int, ...], value: Any) -> dict[str, Any]:
@@ -301,5 +301,5 @@ def test_a_large_set_is_read_at_once(tmp_path: Path) -> None:
         {"text": f"text {n}", "kind": "pose", "actions": [f"action {n % 700}"]} for n in range(14_000)
     ]
     concepts = load(content, tmp_path)
-    assert concepts.ownership().sum().item() == 14_000
+    assert concepts.description_action_mask().sum().item() == 14_000
     assert len(concepts.subset(concepts.action_names[:350]).descriptions) == 7_000

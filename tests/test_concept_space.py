@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from verbspace.concepts.concept_set import ConceptSet
-from verbspace.concepts.space import By, ConceptSpace
+from verbspace.concepts.space import ScoringMode, ConceptSpace
 
 SET = ConceptSet.model_validate(
     {
@@ -63,7 +63,7 @@ def test_vectors_are_the_naive_ones() -> None:
         np.testing.assert_allclose(row, expected, atol=1e-6)
     for row, description in zip(SPACE.descriptions, SET.descriptions, strict=True):
         np.testing.assert_allclose(row, unit(embed(description.text)), atol=1e-6)
-    assert torch.equal(SPACE.ownership, SET.ownership())
+    assert torch.equal(SPACE.description_action_mask, SET.description_action_mask())
     assert SPACE.action_names == SET.action_names
     assert SPACE.description_texts == [description.text for description in SET.descriptions]
     assert SPACE.categories.dtype == SPACE.descriptions.dtype == torch.float32
@@ -78,7 +78,7 @@ def test_it_is_frozen_and_moves_as_a_module() -> None:
     assert torch.equal(other.categories, SPACE.categories)
     moved = ConceptSpace.build(SET, encode_text).double()
     assert moved.logits(Z.double(), "description").dtype == torch.float64
-    assert moved.ownership.dtype == torch.bool
+    assert moved.description_action_mask.dtype == torch.bool
 
 
 def test_names_and_templates_go_into_prompts_as_they_are() -> None:
@@ -91,7 +91,7 @@ def test_names_and_templates_go_into_prompts_as_they_are() -> None:
     space = ConceptSpace.build(ConceptSet.from_actions(["doing {0} {x}", "100%"]), noted)
     assert seen[:2] == ["a video of a person doing {0} {x}.", "a photo of a person doing {0} {x}."]
     assert space.descriptions.shape == (0, 7)
-    assert space.pool(torch.zeros(3, 0)).shape == (3, 2)
+    assert space.pool_to_actions(torch.zeros(3, 0)).shape == (3, 2)
 
 
 @pytest.mark.parametrize("kind", ["category", "description"])
@@ -112,12 +112,12 @@ def test_logits_are_cosines_over_temperature(kind: str) -> None:
 def test_pool_is_the_naive_loop(actions: int, descriptions: int, seed: int) -> None:
     space = random_space(actions, descriptions, seed)
     given_probs = torch.rand(2, 3, descriptions, generator=torch.Generator().manual_seed(seed)).softmax(-1)
-    found = space.pool(given_probs)
+    found = space.pool_to_actions(given_probs)
     assert found.shape == (2, 3, actions)
     for place in np.ndindex(2, 3):
         shares = [0.0] * actions
         for m in range(descriptions):
-            owners = [k for k in range(actions) if space.ownership[m, k]]
+            owners = [k for k in range(actions) if space.description_action_mask[m, k]]
             for k in owners:
                 shares[k] += float(given_probs[place][m]) / len(owners)
         total = sum(shares)
@@ -126,13 +126,13 @@ def test_pool_is_the_naive_loop(actions: int, descriptions: int, seed: int) -> N
 
 
 def test_pool_of_one_description_is_its_owners() -> None:
-    pooled = SPACE.pool(torch.eye(4))
+    pooled = SPACE.pool_to_actions(torch.eye(4))
     assert pooled.tolist() == [[1, 0, 0], [0.5, 0.5, 0], [0, 1, 0], [0, 0, 1]]
 
 
 def test_pool_passes_gradients() -> None:
     logits = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda x: SPACE.pool(x.softmax(-1)), (logits,))
+    assert torch.autograd.gradcheck(lambda x: SPACE.pool_to_actions(x.softmax(-1)), (logits,))
 
 
 @settings(deadline=None, max_examples=30)
@@ -142,7 +142,7 @@ def test_action_scores_are_the_naive_means(actions: int, more: int, seed: int) -
     z = torch.nn.functional.normalize(torch.randn(2, 6, generator=torch.Generator().manual_seed(seed)), dim=-1)
     category, described = space.logits(z, "category"), space.logits(z, "description")
     for k in range(actions):
-        owned = [m for m in range(actions + more) if space.ownership[m, k]]
+        owned = [m for m in range(actions + more) if space.description_action_mask[m, k]]
         for b in range(2):
             mean = sum(float(described[b, m]) for m in owned) / len(owned)
             expected = {
@@ -156,7 +156,7 @@ def test_action_scores_are_the_naive_means(actions: int, more: int, seed: int) -
 
 
 @pytest.mark.parametrize("by", ["description", "both"])
-def test_actions_without_descriptions_are_named(by: By) -> None:
+def test_actions_without_descriptions_are_named(by: ScoringMode) -> None:
     part = SET.model_copy(update={"descriptions": SET.descriptions[2:]})
     space = ConceptSpace.build(part, encode_text)
     with pytest.raises(ValueError, match="no description of waving; score by category"):

@@ -42,7 +42,7 @@ def test_yaml_and_toml_say_the_same(tmp_path: Path) -> None:
     (tmp_path / "empty.yaml").write_text("")
     a, b = (load_settings(tmp_path / name) for name in ("a.yaml", "a.toml"))
     assert a == b
-    assert (a.training.steps, a.training.weight_decay, a.losses.centring) == (7, (0.1, 0.2), True)
+    assert (a.training.steps, a.training.weight_decay, a.losses.centering) == (7, (0.1, 0.2), True)
     assert load_settings(tmp_path / "empty.yaml") == AdaptSettings()
     with pytest.raises(FileNotFoundError, match=r"none.yaml: there is no such settings file"):
         load_settings(tmp_path / "none.yaml")

@@ -6,9 +6,9 @@ import pytest
 from typer.testing import CliRunner
 
 from verbspace import cli
-from verbspace.uses.data_info import data_info
+from verbspace.uses.data_info import summarize_dataset
 from verbspace.video.decode import DecodeError, frame_times, probe
-from verbspace.video.manifest import understand
+from verbspace.video.manifest import detect_manifest
 from video_files import numbered_frames, write_video
 
 
@@ -23,21 +23,21 @@ def folder(tmp_path: Path) -> Path:
 
 def test_counts_lengths_and_what_cannot_be_read(folder: Path) -> None:
     told: list[tuple[int, int]] = []
-    info = data_info(folder, understand(folder), on_progress=lambda done, total: told.append((done, total)))
-    assert (info.videos, info.missing, info.unlabelled, info.probed) == (5, [], 0, 4)
-    assert dict(info.classes) == {"wave": 3, "clap": 2}
-    assert sorted(info.seconds) == pytest.approx([0.4, 0.4, 0.6, 0.8], abs=0.05)
-    assert info.kinds["h264 in mov, 64x48, 25 frames/s"] == 3
-    assert info.kinds["mpeg4 in avi, 64x48, 25 frames/s"] == 1
-    assert list(info.bad) == [folder / "clap/1.mp4"]
+    info = summarize_dataset(folder, detect_manifest(folder), on_progress=lambda done, total: told.append((done, total)))
+    assert (info.num_videos, info.missing, info.num_unlabeled, info.num_probed) == (5, [], 0, 4)
+    assert dict(info.class_counts) == {"wave": 3, "clap": 2}
+    assert sorted(info.durations) == pytest.approx([0.4, 0.4, 0.6, 0.8], abs=0.05)
+    assert info.stream_kinds["h264 in mov, 64x48, 25 frames/s"] == 3
+    assert info.stream_kinds["mpeg4 in avi, 64x48, 25 frames/s"] == 1
+    assert list(info.decode_errors) == [folder / "clap/1.mp4"]
     assert told[-1] == (5, 5)
 
 
 def test_missing_files_of_a_list_are_counted(folder: Path) -> None:
     (folder / "list.txt").write_text("wave/0.mp4 1\nwave/9.mp4 1\nclap/0.avi 0\n")
-    info = data_info(folder, understand(folder / "list.txt"), sample=0)
+    info = summarize_dataset(folder, detect_manifest(folder / "list.txt"), probe_files=0)
     assert info.missing == [folder / "wave/9.mp4"]
-    assert info.probed == 0
+    assert info.num_probed == 0
 
 
 def test_the_command(folder: Path) -> None:
@@ -54,7 +54,7 @@ def test_the_command(folder: Path) -> None:
 def test_headers_agree_with_the_decode(folder: Path) -> None:
     path = folder / "wave/2.mp4"
     header, times = probe(path), frame_times(path)
-    assert (header.width, header.height, header.rate) == (64, 48, 25.0)
-    assert header.seconds == pytest.approx(times[-1] + 1 / 25, abs=0.05)
+    assert (header.width, header.height, header.fps) == (64, 48, 25.0)
+    assert header.duration == pytest.approx(times[-1] + 1 / 25, abs=0.05)
     with pytest.raises(DecodeError, match="there is no such file"):
         probe(folder / "none.mp4")

@@ -14,19 +14,19 @@ from torch import Tensor
 
 from verbspace.video import dataset as module
 from verbspace.video.dataset import (
-    BadFiles,
-    BadVideo,
+    DecodeFailures,
+    DecodeFailure,
     ClipDataset,
     NoReadableVideo,
     ViewDataset,
     collate,
 )
 from verbspace.video.decode import decode_frames, frame_times
-from verbspace.video.loading import EpochBatches, load_views
+from verbspace.video.loading import ResumableBatchSampler, load_views
 from verbspace.video.manifest import Record, read_manifest
 from verbspace.video.sampling import plan_eval
-from verbspace.video.views import eval_view
-from video_files import numbered_frames, read_numbers, write_video
+from verbspace.video.views import center_crop
+from video_files import numbered_frames, read_frame_numbers, write_video
 
 SMALL: dict[str, Any] = {
     "global_size": 32, "global_frames": 4, "local_views": 3, "local_frames": 2, "local_size": 16,
@@ -89,7 +89,7 @@ def test_views_show_the_frames_of_their_times(tmp_path: Path) -> None:
     for epoch in range(5):
         item = dataset[epoch, 0]
         for kind in ("global", "local"):
-            numbers = read_numbers(item[kind].flatten(0, 1).numpy())
+            numbers = read_frame_numbers(item[kind].flatten(0, 1).numpy())
             assert numbers == (item[f"{kind}_times"] * 25).round().int().flatten().tolist()
 
 
@@ -174,15 +174,15 @@ def test_cache_changes_nothing_but_the_decoding(records: list[Record], monkeypat
     whole = sum(12 + 2 * n for n in range(VIDEOS)) * 48 * 64 * 3
     for limit in (whole, whole // 2, 1000):
         decoded.clear()
-        cached = ViewDataset(records, cache_bytes=limit, **SMALL)
+        cached = ViewDataset(records, frame_cache_bytes=limit, **SMALL)
         assert all(same(cached[key], item) for key, item in zip(keys, expected, strict=True))
-        assert cached.cache.used == sum(frames.nbytes for _, frames in cached.cache.videos.values()) <= limit
+        assert cached.cache.used_bytes == sum(frames.nbytes for _, frames in cached.cache.videos.values()) <= limit
         assert len(decoded) == VIDEOS + 2 * (VIDEOS - len(cached.cache.videos))
         assert {whole: VIDEOS, 1000: 0}.get(limit, len(cached.cache.videos)) == len(cached.cache.videos)
 
 
 def test_large_frames_are_shrunk_while_decoding(records: list[Record]) -> None:
-    dataset = ViewDataset(records, largest=24, cache_bytes=1 << 30, **SMALL)
+    dataset = ViewDataset(records, max_short_side=24, frame_cache_bytes=1 << 30, **SMALL)
     dataset[0]
     assert dataset.cache.videos[0][1].shape[1:] == (3, 24, 32)
     with pytest.raises(ValueError, match="no videos to train on"):
@@ -193,13 +193,13 @@ def test_large_frames_are_shrunk_while_decoding(records: list[Record]) -> None:
 
 def test_bad_files_are_replaced_and_named(tmp_path: Path, records: list[Record]) -> None:
     mixed = broken(tmp_path, records, [1, 4])
-    dataset, bad = ViewDataset(mixed, **SMALL), BadFiles(VIDEOS)
-    epoch = list(islice(load_views(dataset, batch_size=3, bad=bad), 7))  # three epochs
+    dataset, bad = ViewDataset(mixed, **SMALL), DecodeFailures(VIDEOS)
+    epoch = list(islice(load_views(dataset, batch_size=3, failures=bad), 7))  # three epochs
     assert all(len(batch["index"]) == 3 for batch in epoch)
     assert not {1, 4} & {int(i) for batch in epoch for i in batch["index"]}
-    assert set(bad.reasons) == {mixed[1].path, mixed[4].path}
-    assert all(str(path) in reason and "not decodable" in reason for path, reason in bad.reasons.items())
-    assert bad.share == pytest.approx(2 / 7)
+    assert set(bad.by_path) == {mixed[1].path, mixed[4].path}
+    assert all(str(path) in reason and "not decodable" in reason for path, reason in bad.by_path.items())
+    assert bad.fraction == pytest.approx(2 / 7)
     assert "2 of 7 videos could not be read" in bad.summary()
     assert "broken_4.mp4" in bad.summary()
     # What stands in does not depend on what was read before, or a resumed run would differ.
@@ -227,7 +227,7 @@ def test_damage_that_only_some_views_meet(tmp_path: Path, records: list[Record])
     path.write_bytes(content)
     mixed = [Record(path), *records[:2]]
     short = {**SMALL, "longest": 0.4}
-    lasting, cached = ViewDataset(mixed, **short), ViewDataset(mixed, cache_bytes=1 << 30, **short)
+    lasting, cached = ViewDataset(mixed, **short), ViewDataset(mixed, frame_cache_bytes=1 << 30, **short)
     items = [lasting[epoch, 0] for epoch in range(12)]
     assert {len(item["bad"]) for item in items} == {0, 1}
     for epoch, item in enumerate(items):  # neither the past nor the cache matters
@@ -239,24 +239,24 @@ def test_damage_that_only_some_views_meet(tmp_path: Path, records: list[Record])
 def test_all_bad_is_an_error(tmp_path: Path, records: list[Record], workers: int) -> None:
     mixed = broken(tmp_path, records, range(VIDEOS))
     with pytest.raises(NoReadableVideo, match=r"none of the 7 videos tried can be read; the first: .*broken_"):
-        next(load_views(ViewDataset(mixed, **SMALL), batch_size=2, workers=workers))
+        next(load_views(ViewDataset(mixed, **SMALL), batch_size=2, num_workers=workers))
 
 
 def test_batches_cover_every_epoch_and_start_anywhere() -> None:
-    keys = [key for batch in islice(EpochBatches(7, 3, seed=1), 14) for key in batch]
+    keys = [key for batch in islice(ResumableBatchSampler(7, 3, seed=1), 14) for key in batch]
     for epoch in range(6):
         part = keys[7 * epoch : 7 * epoch + 7]
         assert {e for e, _ in part} == {epoch}
         assert sorted(i for _, i in part) == list(range(7))
     assert [i for _, i in keys[:7]] != [i for _, i in keys[7:14]]  # each in an order of its own
-    whole = list(EpochBatches(7, 3, seed=1, stop=14))
+    whole = list(ResumableBatchSampler(7, 3, seed=1, stop=14))
     assert len(whole) == 14
     assert all(len(batch) == 3 for batch in whole)
     for start in (1, 5, 13, 14):
-        assert list(EpochBatches(7, 3, seed=1, start=start, stop=14)) == whole[start:]
-    assert list(EpochBatches(7, 3, seed=2, stop=14)) != whole
-    assert [EpochBatches(7, 3, 0).steps(epochs) for epochs in (1, 2, 3, 0.5)] == [3, 5, 7, 2]
-    assert len(next(iter(EpochBatches(2, 5, 0)))) == 5
+        assert list(ResumableBatchSampler(7, 3, seed=1, start=start, stop=14)) == whole[start:]
+    assert list(ResumableBatchSampler(7, 3, seed=2, stop=14)) != whole
+    assert [ResumableBatchSampler(7, 3, 0).num_steps(epochs) for epochs in (1, 2, 3, 0.5)] == [3, 5, 7, 2]
+    assert len(next(iter(ResumableBatchSampler(2, 5, 0)))) == 5
 
 
 def test_loading_resumes_at_any_step_with_any_number_of_workers(records: list[Record]) -> None:
@@ -264,32 +264,32 @@ def test_loading_resumes_at_any_step_with_any_number_of_workers(records: list[Re
     plain = list(islice(load_views(dataset, batch_size=3), 5))
     resumed = list(islice(load_views(ViewDataset(records, **SMALL), batch_size=3, start=2), 3))
     assert all(same(a, b) for a, b in zip(plain[2:], resumed, strict=True))
-    mixed = ViewDataset(records, cache_bytes=1 << 20, **SMALL)
-    with_workers = list(islice(load_views(mixed, batch_size=3, workers=2), 5))
+    mixed = ViewDataset(records, frame_cache_bytes=1 << 20, **SMALL)
+    with_workers = list(islice(load_views(mixed, batch_size=3, num_workers=2), 5))
     assert all(same(a, b) for a, b in zip(plain, with_workers, strict=True))
 
 
 def test_clips_for_evaluation(records: list[Record]) -> None:
-    dataset = ClipDataset(records, frames=4, clips=2, size=32)
+    dataset = ClipDataset(records, num_frames=4, num_clips=2, size=32)
     assert len(dataset) == VIDEOS
     for n, record in enumerate(records):
         item = dataset[n]
         assert isinstance(item, dict)
         plans = plan_eval(frame_times(record.path), 4, 2, 32)
         for clip, seconds, plan in zip(item["video"], item["times"], plans, strict=True):
-            assert torch.equal(clip, eval_view(decode_frames(record.path, plan.frame_indices), 32))
-            assert torch.equal(seconds, torch.tensor(plan.seconds, dtype=torch.float32))
+            assert torch.equal(clip, center_crop(decode_frames(record.path, plan.frame_indices), 32))
+            assert torch.equal(seconds, torch.tensor(plan.times, dtype=torch.float32))
         assert set(item) == {"video", "times", "index"}
 
 
 def test_evaluation_sets_bad_files_aside(tmp_path: Path, records: list[Record]) -> None:
-    dataset = ClipDataset(broken(tmp_path, records, [1]), frames=4, size=32)
+    dataset = ClipDataset(broken(tmp_path, records, [1]), num_frames=4, size=32)
     batch = collate([dataset[0], dataset[1], dataset[2]])
     assert batch["index"].tolist() == [0, 2]
     assert batch["video"].shape == (2, 1, 4, 3, 32, 32)
     assert set(batch) == {"index", "video", "times", "bad"}
     (bad,) = batch["bad"]
-    assert isinstance(bad, BadVideo)
+    assert isinstance(bad, DecodeFailure)
     assert bad.index == 1
     assert "broken_1.mp4" in bad.reason
     nothing = collate([dataset[1]])
@@ -299,13 +299,13 @@ def test_evaluation_sets_bad_files_aside(tmp_path: Path, records: list[Record]) 
 
 
 def test_bad_files_are_counted_once() -> None:
-    bad = BadFiles(4)
-    video = BadVideo(0, Path("a.mp4"), "a.mp4: empty")
+    bad = DecodeFailures(4)
+    video = DecodeFailure(0, Path("a.mp4"), "a.mp4: empty")
     assert bad.add([video, video]) == [video]
     assert bad.add([video]) == []
-    assert (len(bad), bad.share) == (1, 0.25)
+    assert (len(bad), bad.fraction) == (1, 0.25)
     assert bad.summary().splitlines() == [
         "1 of 4 videos could not be read and were left out (25.0%)",
         "  a.mp4: empty",
     ]
-    assert BadFiles(0).share == 0
+    assert DecodeFailures(0).fraction == 0

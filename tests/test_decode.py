@@ -12,7 +12,7 @@ import pytest
 
 from verbspace.video import container, decode
 from verbspace.video.decode import DecodeError, decode_frames, frame_times, probe, read_video, stream_frames
-from video_files import REAL_CLIPS, numbered_frames, read_numbers, write_video
+from video_files import REAL_CLIPS, numbered_frames, read_frame_numbers, write_video
 
 COUNT = 20
 EVEN = np.arange(COUNT) / 25
@@ -59,7 +59,7 @@ def test_frames_and_times_are_those_of_the_file(tmp_path: Path, name: str) -> No
 
     frames, times = decode_frames(path), frame_times(path)
 
-    assert read_numbers(frames.numpy()) == list(range(COUNT))
+    assert read_frame_numbers(frames.numpy()) == list(range(COUNT))
     assert np.array_equal(frames.permute(0, 2, 3, 1).numpy(), plain_decode(path))
     expected = (UNEVEN - UNEVEN[0]) / 1000 if "uneven" in name else EVEN
     assert times.dtype == np.float64
@@ -73,7 +73,7 @@ def test_frames_and_times_are_those_of_the_file(tmp_path: Path, name: str) -> No
 def test_one_open_and_one_decode(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_video(tmp_path / name, numbered_frames(COUNT), **FILES[name])
     opened, decoded = [], []
-    plain_open, plain_frames = av.open, container.VideoFile.frames
+    plain_open, plain_frames = av.open, container.VideoFile.iter_frames
 
     def counted(file: Any, packets: Any = None) -> Any:
         for frame in plain_frames(file, packets):
@@ -88,7 +88,7 @@ def test_one_open_and_one_decode(tmp_path: Path, name: str, monkeypatch: pytest.
     assert seen == [timeline]
     assert len(timeline.times) == COUNT
     assert timeline.frame_bytes == frames[0].nbytes
-    assert read_numbers(frames.numpy()) == [2, 5]
+    assert read_frame_numbers(frames.numpy()) == [2, 5]
     assert len(opened) == 1
     # Where packets tell the times, the decode stops after the last needed frame.
     assert len(decoded) == (6 if name.endswith("mp4") else COUNT)
@@ -109,7 +109,7 @@ def test_packets_that_mislead_are_not_followed(tmp_path: Path, monkeypatch: pyte
     calls: list[int] = []
     timeline, frames = read_video(path, lambda timeline: (calls.append(len(timeline.times)), [1, 19])[1])
     assert len(calls) == 2  # once on what the packets said, and again on what the decode found
-    assert read_numbers(frames.numpy()) == [1, 19]
+    assert read_frame_numbers(frames.numpy()) == [1, 19]
     np.testing.assert_allclose(timeline.times, EVEN)
 
 
@@ -149,16 +149,16 @@ def test_rotated_frames_stand_upright(tmp_path: Path, degrees: int) -> None:
     path = write_video(tmp_path / "phone.mp4", lying, rotation=degrees)
     frames = decode_frames(path)
     assert frames.shape == (4, 3, 48, 64)
-    assert read_numbers(frames.numpy()) == [0, 1, 2, 3]
+    assert read_frame_numbers(frames.numpy()) == [0, 1, 2, 3]
 
 
 def test_frames_are_shrunk_but_never_enlarged(tmp_path: Path) -> None:
     path = write_video(tmp_path / "a.mp4", numbered_frames(6, 96, 130))
-    small = decode_frames(path, [4, 5], size=48)
+    small = decode_frames(path, [4, 5], max_short_side=48)
     assert small.shape == (2, 3, 48, 65)
-    assert read_numbers(small.numpy()) == [4, 5]
-    assert np.array_equal(decode_frames(path, size=200).numpy(), decode_frames(path).numpy())
-    assert read_video(path, lambda timeline: [0], size=48)[0].frame_bytes == small[0].nbytes
+    assert read_frame_numbers(small.numpy()) == [4, 5]
+    assert np.array_equal(decode_frames(path, max_short_side=200).numpy(), decode_frames(path).numpy())
+    assert read_video(path, lambda timeline: [0], max_short_side=48)[0].frame_bytes == small[0].nbytes
 
 
 def test_decoding_keeps_to_one_thread(tmp_path: Path) -> None:
@@ -252,11 +252,11 @@ def test_times_where_presentation_times_are_wrong() -> None:
     right = [2, 3, 5, 6, 7]  # the fourth frame was dropped when the file was made
     jumbled = [2, 5, 3, 7, 6]
     expected = [0, 0.04, 0.12, 0.16, 0.2]
-    np.testing.assert_allclose(decode.times_from_stamps(stream, right, [None] * 5), expected)
-    np.testing.assert_allclose(decode.times_from_stamps(stream, jumbled, right), expected)
-    np.testing.assert_allclose(decode.times_from_stamps(stream, jumbled, [*right[:3], None, None]), expected)
+    np.testing.assert_allclose(decode.resolve_pts(stream, right, [None] * 5), expected)
+    np.testing.assert_allclose(decode.resolve_pts(stream, jumbled, right), expected)
+    np.testing.assert_allclose(decode.resolve_pts(stream, jumbled, [*right[:3], None, None]), expected)
     for useless in (jumbled, [None] * 5, [2, 2, 2, 2, 2]):
-        np.testing.assert_allclose(decode.times_from_stamps(stream, jumbled, useless), np.arange(5) / 25)
+        np.testing.assert_allclose(decode.resolve_pts(stream, jumbled, useless), np.arange(5) / 25)
 
 
 @pytest.mark.skipif(not REAL_CLIPS.exists(), reason="the real clips are not here")

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from verbspace.cli import app
 from verbspace.uses.app import serve
-from verbspace.uses.app.studio import Studio
+from verbspace.uses.app.studio import AppController
 
 PROJECT = Path(__file__).resolve().parents[1]
 FILE = (PROJECT / "Dockerfile").read_text(encoding="utf-8")
@@ -50,7 +50,7 @@ def test_the_command_serves_the_app_and_asks_no_host(monkeypatch: pytest.MonkeyP
     run = CliRunner().invoke(app, command)
     assert run.exit_code == 0, run.output
     ((studio, host, port),) = served
-    assert isinstance(studio, Studio)
+    assert isinstance(studio, AppController)
     assert (host, port) == ("0.0.0.0", 7860)
     assert str(port) in instructions("EXPOSE")
     assert f"127.0.0.1:{port}/" in FILE  # where the health check looks

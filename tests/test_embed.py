@@ -5,9 +5,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from verbspace.evaluation.embed import Known, embed_videos
+from verbspace.evaluation.embed import EmbeddingCache, embed_videos
 from verbspace.model.encoder import VideoEncoder
-from verbspace.video.dataset import BadVideo, ClipDataset, NoReadableVideo
+from verbspace.video.dataset import DecodeFailure, ClipDataset, NoReadableVideo
 from verbspace.video.manifest import Record
 from video_files import numbered_frames, write_video
 
@@ -60,8 +60,8 @@ def test_readable_videos_in_order_and_the_bad_ones_named(records: list[Record]) 
     torch.testing.assert_close(found.embeddings.norm(dim=1), torch.ones(3))
     assert found.labels == ["wave", "clap", None]
     assert found.paths == [records[i].path for i in (0, 2, 3)]
-    assert set(found.bad.reasons) == {records[1].path, records[4].path}
-    assert found.bad.share == pytest.approx(0.4)
+    assert set(found.failures.by_path) == {records[1].path, records[4].path}
+    assert found.failures.fraction == pytest.approx(0.4)
     assert steps == [(2, 5), (4, 5), (5, 5)]
     assert encoder.batches == [1, 2]
     assert encoder.training
@@ -70,7 +70,7 @@ def test_readable_videos_in_order_and_the_bad_ones_named(records: list[Record]) 
 def test_mean_of_normalised_clips(records: list[Record]) -> None:
     encoder = Colours().eval()
     found = embed_videos(encoder, [records[0]], frames=3, clips=4)
-    item = ClipDataset([records[0]], frames=3, clips=4, size=32)[0]
+    item = ClipDataset([records[0]], num_frames=3, num_clips=4, size=32)[0]
     assert isinstance(item, dict)
     with torch.no_grad():
         each = functional.normalize(encoder(encoder.normalise(item["video"]), item["times"]), dim=1)
@@ -82,10 +82,10 @@ def test_mean_of_normalised_clips(records: list[Record]) -> None:
 def test_batches_and_workers_change_nothing(records: list[Record]) -> None:
     one = embed_videos(Colours(), records, frames=4, clips=2, batch_size=1)
     before = torch.get_rng_state()
-    other = embed_videos(Colours(), records, frames=4, clips=2, batch_size=16, workers=1)
+    other = embed_videos(Colours(), records, frames=4, clips=2, batch_size=16, num_workers=1)
     torch.testing.assert_close(one.embeddings, other.embeddings)
     assert one.paths == other.paths
-    assert set(one.bad.reasons) == set(other.bad.reasons)
+    assert set(one.failures.by_path) == set(other.failures.by_path)
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -98,7 +98,7 @@ def test_nothing_to_embed(records: list[Record]) -> None:
 
 def test_crops_and_clips_are_all_averaged(records: list[Record]) -> None:
     found = embed_videos(Colours(), [records[0]], frames=3, clips=2, crops=3)
-    item = ClipDataset([records[0]], frames=3, clips=2, crops=3, size=32)[0]
+    item = ClipDataset([records[0]], num_frames=3, num_clips=2, num_crops=3, size=32)[0]
     assert isinstance(item, dict)
     assert item["video"].shape == (6, 3, 3, 32, 32)
     assert torch.equal(item["times"][0], item["times"][4])
@@ -109,17 +109,17 @@ def test_crops_and_clips_are_all_averaged(records: list[Record]) -> None:
 
 def test_what_is_known_is_not_embedded_again(records: list[Record]) -> None:
     encoder = Colours()
-    known = Known()
-    first = embed_videos(encoder, records[:3], frames=2, known=known)
+    known = EmbeddingCache()
+    first = embed_videos(encoder, records[:3], frames=2, cache=known)
     seen: list[tuple[int, int]] = []
-    both = embed_videos(encoder, records, frames=2, known=known, on_progress=lambda *step: seen.append(step))
+    both = embed_videos(encoder, records, frames=2, cache=known, on_progress=lambda *step: seen.append(step))
     assert sum(encoder.batches) == 3  # readable ones, each once
     assert seen[-1] == (5, 5)
     assert torch.equal(both.embeddings[:2], first.embeddings)
-    assert both.bad.reasons.keys() == {records[1].path, records[4].path}
-    again = embed_videos(encoder, [records[3], records[1]], frames=2, known=known)
+    assert both.failures.by_path.keys() == {records[1].path, records[4].path}
+    again = embed_videos(encoder, [records[3], records[1]], frames=2, cache=known)
     assert sum(encoder.batches) == 3
-    assert (len(again.embeddings), list(again.bad.reasons)) == (1, [records[1].path])
+    assert (len(again.embeddings), list(again.failures.by_path)) == (1, [records[1].path])
     doubled = embed_videos(encoder, [records[0], records[0]], frames=2)
     assert len(doubled.embeddings) == 2
 
@@ -137,14 +137,14 @@ def test_bf16_products_give_nearly_the_same(tmp_path: Path, tiny_clip: Path) -> 
 
 
 def test_known_keeps_every_embedding_and_reason() -> None:
-    known = Known()
+    known = EmbeddingCache()
     rows = torch.randn(9000, 3, generator=torch.Generator().manual_seed(0))  # more than a block or two
     files = [str(n) for n in range(9000)]
     for at in range(0, 9000, 7):
         known.add(files[at : at + 7], rows[at : at + 7])
-    known.bad["x"] = BadVideo(0, Path("x"), "why")
-    assert torch.equal(known.embeddings(files), rows)
-    assert torch.equal(known.embeddings(["8999", "0"]), rows[[8999, 0]])
+    known.failures["x"] = DecodeFailure(0, Path("x"), "why")
+    assert torch.equal(known.get_embeddings(files), rows)
+    assert torch.equal(known.get_embeddings(["8999", "0"]), rows[[8999, 0]])
     assert len(known) == 9001
     assert "x" in known
     assert "y" not in known

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import AutoModel, AutoTokenizer, CLIPConfig, CLIPModel
 from transformers.models.siglip2.image_processing_pil_siglip2 import convert_image_to_patches
 
-from small_encoders import FAMILIES, pixels, seconds, stirred
+from small_encoders import TINY_CHECKPOINTS, random_video, random_times, with_random_temporal
 from verbspace.model.config import VideoEncoderConfig
 from verbspace.model.encoder import Attention, VideoEncoder
 from verbspace.video.decode import DecodeError, decode_frames, frame_times
@@ -20,7 +20,7 @@ KERNELS = ["eager", "sdpa"]
 TINY_TEXT = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2}
 
 
-@pytest.fixture(params=FAMILIES)
+@pytest.fixture(params=TINY_CHECKPOINTS)
 def family(request: pytest.FixtureRequest) -> Path:
     folder: Path = request.getfixturevalue(request.param)
     return folder
@@ -29,7 +29,7 @@ def family(request: pytest.FixtureRequest) -> Path:
 @pytest.fixture
 def encoder(tiny_clip: Path) -> VideoEncoder:
     """Time matters to this one."""
-    return stirred(VideoEncoder.from_pretrained(tiny_clip))
+    return with_random_temporal(VideoEncoder.from_pretrained(tiny_clip))
 
 
 @torch.no_grad()
@@ -63,8 +63,8 @@ def frame_average(model: Any, video: Tensor) -> Tensor:
 def test_unadapted_is_the_mean_of_image_embeddings(family: Path, frames: int, attention: Attention) -> None:
     encoder = VideoEncoder.from_pretrained(family, attention=attention)
     assert len(encoder.temporal) == 3
-    video = pixels(2, frames, 3, 32, 32)
-    found = encoder(video, seconds(2, frames))
+    video = random_video(2, frames, 3, 32, 32)
+    found = encoder(video, random_times(2, frames))
     assert found.shape == (2, encoder.embedding_dim)
     expected = frame_average(AutoModel.from_pretrained(family), video)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
@@ -75,7 +75,7 @@ def test_unadapted_is_the_mean_of_image_embeddings(family: Path, frames: int, at
 @torch.no_grad()
 def test_unadapted_at_sizes_not_native(family: Path, height: int, width: int, attention: Attention) -> None:
     encoder = VideoEncoder.from_pretrained(family, attention=attention)
-    video = pixels(2, 3, 3, height, width)
+    video = random_video(2, 3, 3, height, width)
     if encoder.base.config.model_type == "siglip2":  # its patches are cut beforehand; ours drops what fills none
         whole = video[..., : height // 8 * 8, : width // 8 * 8]
     else:
@@ -99,7 +99,7 @@ def base_16() -> VideoEncoder:
 
 @torch.no_grad()
 def check_base_16(encoder: VideoEncoder, frames: int) -> None:
-    video = pixels(1, frames, 3, 224, 224)
+    video = random_video(1, frames, 3, 224, 224)
     expected = frame_average(encoder.base, video)
     for attention in get_args(Attention)[1:]:
         encoder.set_attention(attention)
@@ -122,8 +122,8 @@ def test_unadapted_at_true_size_and_other_lengths(base_16: VideoEncoder, frames:
 
 @torch.no_grad()
 def test_kernels_agree(family: Path) -> None:
-    encoder = stirred(VideoEncoder.from_pretrained(family))
-    video, times = pixels(2, 5, 3, 32, 32), seconds(2, 5)
+    encoder = with_random_temporal(VideoEncoder.from_pretrained(family))
+    video, times = random_video(2, 5, 3, 32, 32), random_times(2, 5)
     encoder.set_attention("sdpa")
     fused = encoder(video, times)
     encoder.set_attention("eager")
@@ -146,7 +146,7 @@ def test_the_kernel_that_was_chosen_is_used(tiny_clip: Path, monkeypatch: pytest
         encoder.set_attention(attention)
         for each in (loaded, encoder, encoder.copy()):
             calls.clear()
-            each(pixels(1, 2, 3, 32, 32))
+            each(random_video(1, 2, 3, 32, 32))
             assert len(calls) == expected, attention
     with pytest.raises(ValueError, match="'flash' is none of"):
         encoder.set_attention("flash")  # type: ignore[arg-type]
@@ -155,8 +155,8 @@ def test_the_kernel_that_was_chosen_is_used(tiny_clip: Path, monkeypatch: pytest
 @pytest.mark.parametrize("attention", KERNELS)
 @torch.no_grad()
 def test_bfloat16_autocast(family: Path, attention: Attention) -> None:
-    encoder = stirred(VideoEncoder.from_pretrained(family, attention=attention))
-    video, times = pixels(2, 5, 3, 32, 32), seconds(2, 5)
+    encoder = with_random_temporal(VideoEncoder.from_pretrained(family, attention=attention))
+    video, times = random_video(2, 5, 3, 32, 32), random_times(2, 5)
     exact = encoder(video, times)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         found = encoder(video, times)
@@ -168,8 +168,8 @@ def test_bfloat16_autocast(family: Path, attention: Attention) -> None:
 
 @torch.no_grad()
 def test_weights_in_bfloat16(family: Path) -> None:
-    encoder = stirred(VideoEncoder.from_pretrained(family))
-    video, times = pixels(2, 5, 3, 32, 32), seconds(2, 5) + 100
+    encoder = with_random_temporal(VideoEncoder.from_pretrained(family))
+    video, times = random_video(2, 5, 3, 32, 32), random_times(2, 5) + 100
     exact = encoder(video, times)
     found = encoder.to(torch.bfloat16)(video.bfloat16(), times)
     assert found.dtype == torch.float32
@@ -186,8 +186,8 @@ def gradients(encoder: VideoEncoder, video: Tensor, times: Tensor) -> dict[str, 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 @pytest.mark.parametrize("way", ["attribute", "method", "reentrant"])
 def test_gradient_checkpointing_recomputes_and_changes_no_gradient(family: Path, way: str) -> None:
-    encoder = stirred(VideoEncoder.from_pretrained(family)).train()
-    video, times = pixels(2, 3, 3, 32, 32), seconds(2, 3)
+    encoder = with_random_temporal(VideoEncoder.from_pretrained(family)).train()
+    video, times = random_video(2, 3, 3, 32, 32), random_times(2, 3)
     expected = gradients(encoder, video, times)
     if way == "attribute":
         encoder.gradient_checkpointing = True
@@ -207,8 +207,8 @@ def test_gradient_checkpointing_recomputes_and_changes_no_gradient(family: Path,
 
 
 def test_all_that_sees_pixels_learns_and_the_text_tower_does_not(family: Path) -> None:
-    encoder = stirred(VideoEncoder.from_pretrained(family)).train()
-    moved = {name for name, g in gradients(encoder, pixels(2, 3, 3, 32, 32), seconds(2, 3)).items() if g.any()}
+    encoder = with_random_temporal(VideoEncoder.from_pretrained(family)).train()
+    moved = {name for name, g in gradients(encoder, random_video(2, 3, 3, 32, 32), random_times(2, 3)).items() if g.any()}
     names = {id(p): name for name, p in encoder.named_parameters()}
     seeing = {names[id(p)] for p in (*encoder.spatial_parameters(), *encoder.temporal_parameters())}
     assert moved == seeing
@@ -243,17 +243,17 @@ def test_frames_of_another_form(encoder: VideoEncoder, shape: tuple[int, ...]) -
 
 def test_times_of_another_form(encoder: VideoEncoder) -> None:
     with pytest.raises(ValueError, match=r"times are \(4,\) for 1 clips of 4 frames"):
-        encoder(pixels(1, 4, 3, 32, 32), torch.zeros(4))
+        encoder(random_video(1, 4, 3, 32, 32), torch.zeros(4))
 
 
 def test_frames_smaller_than_a_patch(family: Path) -> None:
     with pytest.raises(ValueError, match="7×32 px are smaller than one patch of 8×8"):
-        VideoEncoder.from_pretrained(family)(pixels(1, 1, 3, 7, 32))
+        VideoEncoder.from_pretrained(family)(random_video(1, 1, 3, 7, 32))
 
 
 @torch.no_grad()
 def test_frame_embeddings_average_to_the_embedding(encoder: VideoEncoder) -> None:
-    video, times = pixels(2, 4, 3, 32, 32), seconds(2, 4)
+    video, times = random_video(2, 4, 3, 32, 32), random_times(2, 4)
     frames = encoder.frame_embeddings(video, times)
     assert frames.shape == (2, 4, 24)
     torch.testing.assert_close(F.normalize(frames.mean(1), dim=1), encoder(video, times))
@@ -282,16 +282,16 @@ def test_pixels_are_normalised_by_the_checkpoints_statistics(encoder: VideoEncod
     video = a_clip()
     mean, std = np.array([0.48145466, 0.4578275, 0.40821073]), np.array([0.26862954, 0.26130258, 0.27577711])
     expected = (video.numpy().transpose(0, 1, 3, 4, 2) / 255 - mean) / std
-    found = encoder.normalise(video)
+    found = encoder.normalize(video)
     assert found.dtype == torch.float32
     np.testing.assert_allclose(found.numpy().transpose(0, 1, 3, 4, 2), expected, atol=1e-5)
-    torch.testing.assert_close(encoder.normalise(video / 255), found, atol=1e-5, rtol=0)
+    torch.testing.assert_close(encoder.normalize(video / 255), found, atol=1e-5, rtol=0)
 
 
 @torch.no_grad()
 def test_encode_frames(encoder: VideoEncoder) -> None:
-    video, times = a_clip(3), seconds(3, 4)
-    expected = encoder(encoder.normalise(video), times)
+    video, times = a_clip(3), random_times(3, 4)
+    expected = encoder(encoder.normalize(video), times)
     for form, when in ((video, times), (video.numpy(), times.numpy())):
         found = encoder.encode_video(form, when, batch_size=2)
         assert found.dtype == torch.float32
@@ -344,13 +344,13 @@ def test_what_encode_video_refuses(encoder: VideoEncoder, videos: list[Path], tm
     with pytest.raises(DecodeError, match=r"gone\.mp4"):
         encoder.encode_video(tmp_path / "gone.mp4")
     with pytest.raises(ValueError, match="a file has its own"):
-        encoder.encode_video(videos, seconds(3, 8))
+        encoder.encode_video(videos, random_times(3, 8))
     with pytest.raises(ValueError, match=r"frames are float32 \(2, 4, 3, 32, 32\); give uint8"):
         encoder.encode_video(a_clip().float())
     with pytest.raises(ValueError, match=r"frames are uint8 \(4, 3, 32, 32\); give uint8 \(B, T, 3, H, W\)"):
         encoder.encode_video(a_clip()[0])
     with pytest.raises(ValueError, match=r"times are \(2, 3\) for frames of"):
-        encoder.encode_video(a_clip(), seconds(2, 3))
+        encoder.encode_video(a_clip(), random_times(2, 3))
 
 
 @pytest.mark.parametrize("training", [False, True])

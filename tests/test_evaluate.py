@@ -7,17 +7,17 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import CLIPConfig, CLIPModel, PreTrainedTokenizerFast
 
-from verbspace.concepts.concept_set import ConceptSet, parse
+from verbspace.concepts.concept_set import ConceptSet, concept_set_from_dict
 from verbspace.concepts.space import ConceptSpace
-from verbspace.evaluation.classes import class_numbers, from_labels, readable
+from verbspace.evaluation.classes import labels_to_indices, concept_set_from_labels, label_to_phrase
 from verbspace.evaluation.evaluate import Evaluation, evaluate
-from verbspace.evaluation.protocol import comparable, encoder_hash
+from verbspace.evaluation.protocol import are_comparable, encoder_hash
 from verbspace.model.encoder import VideoEncoder
 from video_files import write_video
 
 FEATURES = "projected and L2-normalised"
 COLOURS = {"brush_teeth": (200, 40, 40), "jump": (40, 200, 40), "wave": (40, 40, 200)}
-CONCEPTS = parse(
+CONCEPTS = concept_set_from_dict(
     {
         "name": "colours",
         "actions": [
@@ -102,7 +102,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_zero_shot_is_the_ranking_by_text(
     encoder: VideoEncoder, data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = evaluate(encoder, data / "test", concepts=CONCEPTS, frames=4, missing=0.5)
+    found = evaluate(encoder, data / "test", concepts=CONCEPTS, frames=4, max_missing=0.5)
     space = ConceptSpace.build(CONCEPTS, encoder.encode_text)
     guesses: dict[str, list[int]] = {}
     for action in COLOURS:
@@ -117,29 +117,29 @@ def test_zero_shot_is_the_ranking_by_text(
     assert protocol.templates == CONCEPTS.templates
     assert protocol.checkpoint == encoder_hash(encoder)
     printed = capsys.readouterr().out
-    assert f"encoder: {protocol.line()}\n" in printed
+    assert f"encoder: {protocol.summary()}\n" in printed
     assert "12 of 13 clips" in printed
     assert "broken.mp4" in printed
     assert found.frozen is not None
-    assert f"frozen: {found.frozen.protocol.line()}\n" in printed
+    assert f"frozen: {found.frozen.protocol.summary()}\n" in printed
 
 
 def test_frozen_stands_beside_under_the_same_protocol(
     encoder: VideoEncoder, checkpoint: Path, data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = evaluate(encoder, data / "test", concepts=CONCEPTS, frames=4, quiet=True, missing=0.5)
+    found = evaluate(encoder, data / "test", concepts=CONCEPTS, frames=4, quiet=True, max_missing=0.5)
     assert capsys.readouterr().out == ""
     assert found.frozen is not None
-    assert comparable(found.result.protocol, found.frozen.protocol)
+    assert are_comparable(found.result.protocol, found.frozen.protocol)
     assert found.frozen.protocol.checkpoint != found.result.protocol.checkpoint
     image = VideoEncoder.from_pretrained(checkpoint, temporal=False)
-    alone = evaluate(image, data / "test", concepts=CONCEPTS, frames=4, baseline=False, quiet=True, missing=0.5)
+    alone = evaluate(image, data / "test", concepts=CONCEPTS, frames=4, baseline=False, quiet=True, max_missing=0.5)
     assert alone.frozen is None
     assert alone.result == found.frozen
     assert found.adapted is found.result
     assert Evaluation.model_validate(json.loads(json.dumps(found.to_json()))) == found
     encoder.config.base_name = "gone"
-    again = evaluate(encoder, data / "test", concepts=CONCEPTS, frames=4, baseline=image, quiet=True, missing=0.5)
+    again = evaluate(encoder, data / "test", concepts=CONCEPTS, frames=4, baseline=image, quiet=True, max_missing=0.5)
     assert again == found
 
 
@@ -157,7 +157,7 @@ def test_supervised_tasks_tell_colours_apart(
         k=3,
         Cs=(1e4, 1e2),
         quiet=True,
-        missing=0.5,
+        max_missing=0.5,
     )
     for result in (found.result, found.frozen):
         assert result is not None
@@ -176,22 +176,22 @@ def test_supervised_tasks_tell_colours_apart(
 def test_encoder_by_path_brings_its_concepts(
     encoder: VideoEncoder, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bare = evaluate(encoder, data / "test", baseline=False, quiet=True, frames=2, missing=0.5)
-    assert bare.result.protocol.concepts == from_labels(COLOURS).hash
+    bare = evaluate(encoder, data / "test", baseline=False, quiet=True, frames=2, max_missing=0.5)
+    assert bare.result.protocol.concepts == concept_set_from_labels(COLOURS).hash
     encoder.concept_set = CONCEPTS
     encoder.save_pretrained(tmp_path / "adapted")
-    found = evaluate(tmp_path / "adapted", data / "test", quiet=True, frames=2, missing=0.5)
+    found = evaluate(tmp_path / "adapted", data / "test", quiet=True, frames=2, max_missing=0.5)
     assert found.result.protocol.concepts == CONCEPTS.hash
     CONCEPTS.save(tmp_path / "set.json")
     encoder.concept_set = None
-    assert evaluate(encoder, data / "test", concepts=tmp_path / "set.json", quiet=True, frames=2, missing=0.5) == found
+    assert evaluate(encoder, data / "test", concepts=tmp_path / "set.json", quiet=True, frames=2, max_missing=0.5) == found
 
 
 def test_list_file_and_clips(encoder: VideoEncoder, data: Path, tmp_path: Path) -> None:
     listed = tmp_path / "test.txt"
     listed.write_text(f"{data}/test/wave/0.mp4 WAVE\n{data}/test/brush_teeth/1.mp4 Brush-Teeth\n")
     found = evaluate(
-        encoder, listed, concepts=CONCEPTS, clips=3, frames=2, baseline=False, quiet=True, missing=0.5
+        encoder, listed, concepts=CONCEPTS, clips=3, frames=2, baseline=False, quiet=True, max_missing=0.5
     ).result
     assert [sum(row) for row in found.confusion] == [1, 0, 1, 0]
     assert found.protocol.views == (3, 1)
@@ -214,15 +214,15 @@ def test_mistakes_are_told_before_videos_are_read(
     with pytest.raises(ValueError, match="none of"):
         evaluate(encoder, test, "probe")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="by: 'name'"):
-        evaluate(encoder, test, by="name")  # type: ignore[arg-type]
+        evaluate(encoder, test, scoring="name")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"train: knn learns"):
         evaluate(encoder, test, "knn")
     with pytest.raises(ValueError, match=r"1 class of .*'brush_teeth' \(close: 'brush tooth'\); rename"):
         evaluate(encoder, test, concepts=ConceptSet.from_actions(["brush tooth", "jump", "wave"]))
     with pytest.raises(ValueError, match="no description of sitting down"):
-        evaluate(encoder, test, concepts=CONCEPTS, by="description")
+        evaluate(encoder, test, concepts=CONCEPTS, scoring="description")
     with pytest.raises(ValueError, match=r"by: 'both' needs descriptions, .* 'folder names' has none"):
-        evaluate(encoder, test, by="both")
+        evaluate(encoder, test, scoring="both")
     with pytest.raises(ValueError, match=r"0\.mp4: this video has no label"):
         evaluate(encoder, test / "wave")
     with pytest.raises(FileNotFoundError):
@@ -254,30 +254,30 @@ def test_class_whose_train_videos_are_all_unreadable(encoder: VideoEncoder, data
     lines = [f"{data}/train/{a}/{n}.mp4,{a}" for a in ("jump", "wave") for n in range(2)]
     train.write_text("\n".join([*lines, f"{broken},brush_teeth"]))
     with pytest.raises(ValueError, match="no readable train video of 'brush teeth'"):
-        evaluate(encoder, data / "test", "knn", train=train, frames=2, quiet=True, baseline=False, missing=0.5)
+        evaluate(encoder, data / "test", "knn", train=train, frames=2, quiet=True, baseline=False, max_missing=0.5)
 
 
 def test_labels_to_actions() -> None:
-    assert class_numbers(["brush teeth", "BRUSH_TEETH", "sitting-down", "waving", "Wave"], CONCEPTS) == [
+    assert labels_to_indices(["brush teeth", "BRUSH_TEETH", "sitting-down", "waving", "Wave"], CONCEPTS) == [
         2, 2, 3, 0, 0,
     ]  # fmt: skip
     # One action's label is another's name: the label counts. Two that only spelling tells apart need it.
     crossed = [{"name": "a", "label": "b"}, {"name": "b", "label": "c"}]
     content = {"name": "crossed", "actions": crossed, "provenance": {"author": "x"}}
-    assert class_numbers(["b", "c", "a"], parse(json.loads(json.dumps(content)), "x")) == [0, 1, 0]
+    assert labels_to_indices(["b", "c", "a"], concept_set_from_dict(json.loads(json.dumps(content)), "x")) == [0, 1, 0]
     twins = ConceptSet.from_actions(["sit up", "situp"])
-    assert class_numbers(["situp", "sit up"], twins) == [1, 0]
+    assert labels_to_indices(["situp", "sit up"], twins) == [1, 0]
     with pytest.raises(ValueError, match="Sit-Up"):
-        class_numbers(["Sit-Up"], twins)
+        labels_to_indices(["Sit-Up"], twins)
     with pytest.raises(ValueError, match=r"^7 classes .*'0', '1', '2', '3', '4' and 2 more;"):
-        class_numbers([str(n) for n in range(7)], CONCEPTS)
+        labels_to_indices([str(n) for n in range(7)], CONCEPTS)
 
 
 def test_readable_names() -> None:
-    assert readable("ApplyEyeMakeup") == "apply eye makeup"
-    assert readable("brush_hair") == "brush hair"
-    assert readable("playing guitar") == "playing guitar"
-    assert readable("TVShow-2") == "tv show 2"
-    names = from_labels(["brush_hair", "BrushHair", "YoYo"])
+    assert label_to_phrase("ApplyEyeMakeup") == "apply eye makeup"
+    assert label_to_phrase("brush_hair") == "brush hair"
+    assert label_to_phrase("playing guitar") == "playing guitar"
+    assert label_to_phrase("TVShow-2") == "tv show 2"
+    names = concept_set_from_labels(["brush_hair", "BrushHair", "YoYo"])
     assert names.action_names == ["brush hair", "yo yo"]
-    assert class_numbers(["YoYo", "BrushHair", "brush_hair"], names) == [1, 0, 0]
+    assert labels_to_indices(["YoYo", "BrushHair", "brush_hair"], names) == [1, 0, 0]

@@ -13,11 +13,11 @@ from typer.testing import CliRunner
 from playground_files import tiny_world
 from verbspace.cli import app
 from verbspace.model.encoder import VideoEncoder
-from verbspace.uses.explain import Explanation, explain, frame_spans, merged, to_json
-from verbspace.uses.explain_page import explanation_page, lit
-from verbspace.uses.pictures import data_uri, jpeg, png
+from verbspace.uses.explain import Explanation, explain, frame_spans, merge_spans, to_json
+from verbspace.uses.explain_page import render_explanation_page, highlight
+from verbspace.uses.pictures import data_uri, encode_jpeg, encode_png
 from verbspace.uses.predict import Predictor, predict
-from verbspace.uses.printing import odds_text, spans_text
+from verbspace.uses.printing import format_odds, format_spans
 from verbspace.video.dataset import ClipDataset
 from verbspace.video.decode import DecodeError
 from verbspace.video.manifest import Record, read_manifest
@@ -40,7 +40,7 @@ def encoder() -> VideoEncoder:
 
 @pytest.fixture(scope="module", params=["category", "description", "both"])
 def predictor(request: pytest.FixtureRequest, encoder: VideoEncoder) -> Predictor:
-    return Predictor(encoder, concepts="playground", by=request.param, top=20)
+    return Predictor(encoder, concepts="playground", scoring=request.param, top=20)
 
 
 @pytest.fixture(scope="module")
@@ -50,17 +50,17 @@ def each(predictor: Predictor, files: list[str]) -> list[Explanation]:
 
 def test_it_explains_the_prediction_itself(predictor: Predictor, files: list[str], each: list[Explanation]) -> None:
     for file, found in zip(files, each, strict=True):
-        (expected,) = predict(predictor.encoder, file, concepts="playground", by=predictor.by, top=20)
-        assert dict(found.ranked) == pytest.approx(dict(expected.ranked), abs=1e-5)
-        assert [one.text for one in found.fired[:3]] == expected.descriptions
+        (expected,) = predict(predictor.encoder, file, concepts="playground", scoring=predictor.scoring, top=20)
+        assert dict(found.ranking) == pytest.approx(dict(expected.ranking), abs=1e-5)
+        assert [one.text for one in found.activated_descriptions[:3]] == expected.descriptions
 
 
 def test_the_frames_parts_sum_to_the_log_of_the_odds(each: list[Explanation]) -> None:
     for found in each:
-        assert found.change is not None
-        (_, first), (_, second) = found.ranked[:2]
-        assert float(found.pull.sum()) == pytest.approx(math.log(first / second), abs=1e-3)
-        assert found.change.odds == pytest.approx(first / second, rel=1e-3)
+        assert found.counterfactual is not None
+        (_, first), (_, second) = found.ranking[:2]
+        assert float(found.log_odds_contribution.sum()) == pytest.approx(math.log(first / second), abs=1e-3)
+        assert found.counterfactual.odds == pytest.approx(first / second, rel=1e-3)
 
 
 def test_without_those_frames_the_runner_up_wins(
@@ -68,38 +68,38 @@ def test_without_those_frames_the_runner_up_wins(
 ) -> None:
     encoder, turned = predictor.encoder, 0
     for file, found in zip(files, each, strict=True):
-        assert found.change is not None
-        if found.change.without is None:
+        assert found.counterfactual is not None
+        if found.counterfactual.spans_to_drop is None:
             continue
         turned += 1
         item = ClipDataset([Record(file)], size=encoder.image_size)[0]
         kept = [
             n for n, when in enumerate(found.seconds.tolist())
-            if not any(start <= when < end for start, end in found.change.without)
+            if not any(start <= when < end for start, end in found.counterfactual.spans_to_drop)
         ]  # fmt: skip
         assert 0 < len(kept) < 8
         z = encoder.encode_video(item["video"][:, kept], item["times"][:, kept])
         best = int(predictor.probabilities(z)[0].argmax())
-        assert found.names[best] == found.change.runner_up == found.ranked[1][0]
+        assert found.action_names[best] == found.counterfactual.runner_up == found.ranking[1][0]
     assert turned
 
 
 def test_turning_so_far_makes_a_draw(predictor: Predictor, files: list[str], each: list[Explanation]) -> None:
     space, checked = predictor.space, 0
     for file, found in zip(files, each, strict=True):
-        assert found.change is not None
+        assert found.counterfactual is not None
         z = predictor.encoder.encode_video(file)[0]
-        degrees = [turn.degrees for turn in found.change.turns]
+        degrees = [turn.degrees for turn in found.counterfactual.turns]
         assert degrees == sorted(degrees)
-        for turn in found.change.turns:
+        for turn in found.counterfactual.turns:
             row = space.description_texts.index(turn.text)
-            owners = {name for name, owned in zip(space.action_names, space.ownership[row].tolist()) if owned}
-            assert (found.change.runner_up if turn.towards else found.change.winner) in owners
+            owners = {name for name, owned in zip(space.action_names, space.description_action_mask[row].tolist()) if owned}
+            assert (found.counterfactual.runner_up if turn.towards else found.counterfactual.winner) in owners
             d = space.descriptions[row] * (1 if turn.towards else -1)
             aside = F.normalize(d - (d @ z) * z, dim=-1)
             angle = math.radians(turn.degrees)
-            scores = space.action_scores((math.cos(angle) * z + math.sin(angle) * aside)[None], predictor.by)[0]
-            pair = [float(scores[found.names.index(n)]) for n in (found.change.winner, found.change.runner_up)]
+            scores = space.action_scores((math.cos(angle) * z + math.sin(angle) * aside)[None], predictor.scoring)[0]
+            pair = [float(scores[found.action_names.index(n)]) for n in (found.counterfactual.winner, found.counterfactual.runner_up)]
             assert pair[0] == pytest.approx(pair[1], abs=0.02)
             checked += 1
     assert checked
@@ -107,20 +107,20 @@ def test_turning_so_far_makes_a_draw(predictor: Predictor, files: list[str], eac
 
 def test_descriptions_fire_in_the_frames_where_they_are_likely(each: list[Explanation]) -> None:
     for found in each:
-        for one in found.fired:
-            lit_frames = [bool(value >= 0.5 * one.by_frame.max()) for value in one.by_frame]
+        for one in found.activated_descriptions:
+            lit_frames = [bool(value >= 0.5 * one.frame_probabilities.max()) for value in one.frame_probabilities]
             middles = [(a + b) / 2 for a, b in found.spans]
             inside = [any(start <= when <= end for start, end in one.spans) for when in middles]
             assert inside == lit_frames
-        assert found.looked.shape == (8, 6, 6)
-        assert float(found.looked.sum()) <= 1 + 1e-5
+        assert found.attention_map.shape == (8, 6, 6)
+        assert float(found.attention_map.sum()) <= 1 + 1e-5
 
 
 def test_stretches_tile_the_window() -> None:
     spans = frame_spans(torch.tensor([2.25, 2.5, 3.5]), Window(2.0, 4.0))
     assert spans == [(2.0, 2.375), (2.375, 3.0), (3.0, 4.0)]
-    assert merged([(0, 1), (1, 2), (3, 4)]) == [(0, 2), (3, 4)]
-    assert merged([]) == []
+    assert merge_spans([(0, 1), (1, 2), (3, 4)]) == [(0, 2), (3, 4)]
+    assert merge_spans([]) == []
 
 
 def test_a_part_of_a_video_is_explained_alone(encoder: VideoEncoder, files: list[str]) -> None:
@@ -128,7 +128,7 @@ def test_a_part_of_a_video_is_explained_alone(encoder: VideoEncoder, files: list
     part = explain(predictor, files[0], start=0.5, end=1.5)
     assert part.window == Window(0.5, 1.5)
     assert 0.5 <= float(part.seconds[0]) < float(part.seconds[-1]) <= 1.5
-    assert part.ranked != explain(predictor, files[0]).ranked
+    assert part.ranking != explain(predictor, files[0]).ranking
     whole = explain(predictor, files[0]).window.end
     assert explain(predictor, files[0], end=99.0).window == Window(0.0, whole)
     with pytest.raises(ValueError, match=r"from 50 to .* s is no part of a video of"):
@@ -141,30 +141,30 @@ def test_a_part_of_a_video_is_explained_alone(encoder: VideoEncoder, files: list
 
 def test_one_action_has_no_runner_up_and_bare_actions_no_descriptions(encoder: VideoEncoder, files: list[str]) -> None:
     one = explain(Predictor(encoder, ["waving"]), files[0])
-    assert one.change is None
-    assert one.ranked == [("waving", 1.0)]
+    assert one.counterfactual is None
+    assert one.ranking == [("waving", 1.0)]
     two = explain(Predictor(encoder, ["waving", "bowing"]), files[0])
-    assert two.fired == []
-    assert two.change is not None
-    assert two.change.turns == []
+    assert two.activated_descriptions == []
+    assert two.counterfactual is not None
+    assert two.counterfactual.turns == []
     for found in (one, two):
         json.dumps(to_json(found))
-        assert "waving" in explanation_page([found], "playground")
+        assert "waving" in render_explanation_page([found], "playground")
 
 
 def test_pictures_are_what_they_say() -> None:
     rgb = np.linspace(0, 255, 40 * 30 * 3).reshape(40, 30, 3).astype(np.uint8)
-    assert np.array_equal(np.asarray(Image.open(io.BytesIO(png(rgb)))), rgb)
-    lossy = np.asarray(Image.open(io.BytesIO(jpeg(rgb)))).astype(int)
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(encode_png(rgb)))), rgb)
+    lossy = np.asarray(Image.open(io.BytesIO(encode_jpeg(rgb)))).astype(int)
     assert np.abs(lossy - rgb).mean() < 3
-    assert data_uri(png(rgb)).startswith("data:image/png;base64,iVBOR")
-    assert data_uri(jpeg(rgb)).startswith("data:image/jpeg;base64,/9j/")
+    assert data_uri(encode_png(rgb)).startswith("data:image/png;base64,iVBOR")
+    assert data_uri(encode_jpeg(rgb)).startswith("data:image/jpeg;base64,/9j/")
 
 
 def test_what_was_looked_at_is_bright() -> None:
     looked = torch.zeros(2, 4, 4)
     looked[1, 0, 0] = 1.0
-    dark, bright = lit(torch.full((2, 3, 32, 32), 200, dtype=torch.uint8), looked)
+    dark, bright = highlight(torch.full((2, 3, 32, 32), 200, dtype=torch.uint8), looked)
     assert (dark == 50).all()
     assert bright[0, 0, 0] == 200
     assert bright[-1, -1, 0] == 50
@@ -173,7 +173,7 @@ def test_what_was_looked_at_is_bright() -> None:
 def test_the_page_is_whole_and_harmless(encoder: VideoEncoder, files: list[str]) -> None:
     evil = "<script>alert(1)</script>"
     found = explain(Predictor(encoder, [f"waving {evil}", "bowing"]), files[0])
-    page = explanation_page([found], evil)
+    page = render_explanation_page([found], evil)
     assert "<script" not in page
     assert page.count("&lt;script&gt;") >= 2
     assert page.count("data:image/jpeg") == 16
@@ -195,9 +195,9 @@ def test_the_command_goes_on_after_a_bad_file(files: list[str], tmp_path: Path) 
 
 
 def test_figures_read_well() -> None:
-    assert [odds_text(value) for value in (1.071, 4.94, 66.4, 3893)] == ["1.07", "4.9", "66", "more than 1000"]
-    assert spans_text([(0.25, 1.0), (2.0, 2.5)]) == "0.2–1.0, 2.0–2.5 s"
-    assert spans_text([(59.0, 61.0)]) == "0:59.0–1:01.0"
+    assert [format_odds(value) for value in (1.071, 4.94, 66.4, 3893)] == ["1.07", "4.9", "66", "more than 1000"]
+    assert format_spans([(0.25, 1.0), (2.0, 2.5)]) == "0.2–1.0, 2.0–2.5 s"
+    assert format_spans([(59.0, 61.0)]) == "0:59.0–1:01.0"
 
 
 def test_spans_never_run_backwards(predictor: Predictor, files: list[str]) -> None:

@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers import CLIPConfig, CLIPModel
 from typer.testing import CliRunner
 
-from small_encoders import FAMILIES, pixels, seconds, stirred
+from small_encoders import TINY_CHECKPOINTS, random_video, random_times, with_random_temporal
 from verbspace.cli import app
 from verbspace.concepts.concept_set import Action, ConceptSet, Description, Provenance
 from verbspace.concepts.space import ConceptSpace
@@ -27,12 +27,12 @@ from verbspace.evaluation.evaluate import evaluate
 from verbspace.evaluation.protocol import encoder_hash
 from verbspace.model.encoder import VideoEncoder
 from verbspace.uses.export import export as module
-from verbspace.uses.export.export import export, same_words
-from verbspace.uses.export.formats import open_tower, quantise
-from verbspace.uses.export.labelled import on_labelled
-from verbspace.uses.export.parity import Difference
-from verbspace.uses.export.printing import lines
-from verbspace.uses.export.readme import readme
+from verbspace.uses.export.export import export, tokenizer_matches
+from verbspace.uses.export.formats import load_tower, quantize_tower
+from verbspace.uses.export.labelled import accuracy_check
+from verbspace.uses.export.parity import ParityStats
+from verbspace.uses.export.printing import export_summary_lines
+from verbspace.uses.export.readme import render_readme
 from video_files import numbered_frames, write_video
 
 TEXTS = ["a video of a person waving", "up"]
@@ -41,7 +41,7 @@ SIZES = [(1, 1), (3, 1), (1, 2), (2, 3), (1, 8), (2, 13)]
 
 @pytest.fixture(scope="module")
 def clip(tiny_clip: Path) -> VideoEncoder:
-    encoder = stirred(VideoEncoder.from_pretrained(tiny_clip, temporal_layers=[0, 2]))
+    encoder = with_random_temporal(VideoEncoder.from_pretrained(tiny_clip, temporal_layers=[0, 2]))
     encoder.concept_set = ConceptSet(
         name="two moves",
         actions=[Action(name="waving"), Action(name="jumping")],
@@ -69,7 +69,7 @@ def check_towers(encoder: VideoEncoder, video: Any, text: Any) -> None:
     """Towers against the encoder, at all of SIZES and for TEXTS together and alone."""
     size = encoder.image_size
     for clips, frames in SIZES:
-        seen, times = pixels(clips, frames, 3, size, size, seed=frames), seconds(clips, frames, seed=clips)
+        seen, times = random_video(clips, frames, 3, size, size, seed=frames), random_times(clips, frames, seed=clips)
         expected = encoder(seen, times)
         torch.testing.assert_close(video(pixel_values_videos=seen, times=times), expected, atol=1e-5, rtol=0)
         if frames > 1 and len(encoder.temporal):  # the times are read, and not the frame numbers
@@ -77,16 +77,16 @@ def check_towers(encoder: VideoEncoder, video: Any, text: Any) -> None:
             assert (other - expected).abs().max() > 1e-4
             torch.testing.assert_close(other, encoder(seen, times * 3), atol=1e-5, rtol=0)
     for texts in (TEXTS, TEXTS[1:]):
-        words = encoder.require_sources().tokenize(texts)
+        words = encoder.require_processor().tokenize(texts)
         torch.testing.assert_close(text(**words), encoder.encode_text(texts), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize(
     "family",
-    [pytest.param(FAMILIES[1], marks=pytest.mark.slow), *FAMILIES[2:]],  # MetaCLIP 2 is built as CLIP is
+    [pytest.param(TINY_CHECKPOINTS[1], marks=pytest.mark.slow), *TINY_CHECKPOINTS[2:]],  # MetaCLIP 2 is built as CLIP is
 )
 def test_onnx_of_every_family(family: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
-    encoder = stirred(VideoEncoder.from_pretrained(request.getfixturevalue(family), temporal_layers=[1]))
+    encoder = with_random_temporal(VideoEncoder.from_pretrained(request.getfixturevalue(family), temporal_layers=[1]))
     about = export(encoder, tmp_path / "out")
     assert about["parity"]["video"]["largest"] < 1e-5
     check_towers(
@@ -122,13 +122,13 @@ def test_what_is_written(clip: VideoEncoder, exported: Path) -> None:
     for name, size in about["bytes"].items():
         assert (exported / name).stat().st_size == size
     processor = json.loads((exported / "preprocessor_config.json").read_text())
-    assert processor["image_mean"] == about["pixels"]["mean"] == clip.require_sources().mean
+    assert processor["image_mean"] == about["pixels"]["mean"] == clip.require_processor().image_mean
     assert processor["size"] == {"shortest_edge": 32}
     assert clip.concept_set is not None
     space = ConceptSpace.build(clip.concept_set, clip.encode_text, 1 / clip.logit_scale)
     vectors = load_file(exported / about["concepts"]["file"])
     assert torch.equal(vectors["categories"], space.categories)
-    assert torch.equal(vectors["ownership"], space.ownership)
+    assert torch.equal(vectors["ownership"], space.description_action_mask)
     assert about["concepts"]["categories"] == ["waving", "jumping"]
     assert about["concepts"]["descriptions"] == ["both hands up"]
     assert about["concepts"]["temperature"] == pytest.approx(1 / clip.logit_scale)
@@ -145,7 +145,7 @@ def test_int8(clip: VideoEncoder, exported: Path) -> None:
     about = json.loads((exported / "verbspace.json").read_text())
     types = {node.op_type for node in onnx.load(exported / "video_int8.onnx").graph.node}
     assert "MatMulInteger" in types
-    seen, times = pixels(2, 4, 3, 32, 32), seconds(2, 4)
+    seen, times = random_video(2, 4, 3, 32, 32), random_times(2, 4)
     with torch.no_grad():
         cosines = (run(exported, "video_int8", pixel_values_videos=seen, times=times) * clip(seen, times)).sum(1)
     assert 0.99 < cosines.min() < 0.9999999  # near, and not the same
@@ -181,19 +181,19 @@ def test_the_readme_runs_with_transformers_tokenizer(clip: VideoEncoder, exporte
     folder = shutil.copytree(exported, tmp_path / "out")
     about = json.loads((folder / "verbspace.json").read_text())
     about["text"]["tokenizers"] = False
-    (folder / "README.md").write_text(readme(about))
-    assert "AutoTokenizer.from_pretrained" in readme(about)
+    (folder / "README.md").write_text(render_readme(about))
+    assert "AutoTokenizer.from_pretrained" in render_readme(about)
     run_readme(folder, clip)
 
 
 def test_words_are_compared(clip: VideoEncoder, exported: Path) -> None:
     text = json.loads((exported / "verbspace.json").read_text())["text"]
-    sources, file = clip.require_sources(), exported / "tokenizer.json"
-    assert same_words(sources, file, text)
+    sources, file = clip.require_processor(), exported / "tokenizer.json"
+    assert tokenizer_matches(sources, file, text)
     other = "left" if text["pad_side"] == "right" else "right"
     for change in ({"context": 9}, {"pad_side": other}, {"pad_to_context": True}):
-        assert not same_words(sources, file, {**text, **change})
-    assert not same_words(sources, exported / "none.json", text)
+        assert not tokenizer_matches(sources, file, {**text, **change})
+    assert not tokenizer_matches(sources, exported / "none.json", text)
 
 
 def test_int8_beside_full_on_labelled_videos(clip: VideoEncoder, exported: Path, tmp_path: Path) -> None:
@@ -201,25 +201,25 @@ def test_int8_beside_full_on_labelled_videos(clip: VideoEncoder, exported: Path,
         name = f"{'waving' if number % 2 else 'jumping'}/{number}.mp4"
         write_video(tmp_path / name, numbered_frames(12, seed=number))
     towers = {
-        tower: {kind: open_tower(exported / f"{tower}{end}.onnx") for kind, end in (("full", ""), ("int8", "_int8"))}
+        tower: {kind: load_tower(exported / f"{tower}{end}.onnx") for kind, end in (("full", ""), ("int8", "_int8"))}
         for tower in ("video", "text")
     }
-    found = on_labelled(clip, towers["video"], towers["text"], tmp_path, frames=4)
+    found = accuracy_check(clip, towers["video"], towers["text"], tmp_path, frames=4)
     own = evaluate(clip, tmp_path, baseline=False, frames=4, quiet=True).result
     assert found["full"] == {"top1": own.top1, "ci95": list(own.ci95), "n": 6, "unreadable": 0}
     assert found["int8"]["n"] == 6
     assert 0.99 < found["int8"]["video"]["least_cosine"] < 0.9999999
     about = json.loads((exported / "verbspace.json").read_text())
-    text = "\n".join(lines({**about, "check": found}, exported))
+    text = "\n".join(export_summary_lines({**about, "check": found}, exported))
     assert f"fp32: top-1 {100 * own.top1:.1f}% (95%" in text
     assert f"int8: top-1 {100 * found['int8']['top1']:.1f}% (95%" in text
-    assert f"Zero-shot top-1 on 6 labelled videos ({tmp_path.name}, 2 actions" in readme({**about, "check": found})
+    assert f"Zero-shot top-1 on 6 labelled videos ({tmp_path.name}, 2 actions" in render_readme({**about, "check": found})
 
 
 def test_a_tower_too_large_for_int8(tmp_path: Path) -> None:
     (tmp_path / "video.onnx.data").write_bytes(b"")
     with pytest.raises(ValueError, match="int8: the video tower is above 2 GB"):
-        quantise(tmp_path / "video.onnx", tmp_path / "video_int8.onnx")
+        quantize_tower(tmp_path / "video.onnx", tmp_path / "video_int8.onnx")
 
 
 def test_torch_programs(clip: VideoEncoder, tmp_path: Path) -> None:
@@ -256,23 +256,23 @@ def test_a_tower_that_differs_is_not_written(clip: VideoEncoder, tmp_path: Path,
 def test_what_is_not_of_an_export_is_not_written_over(clip: VideoEncoder, tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text("mine")
     with pytest.raises(FileExistsError, match=r"holds a README.md that is not of an export; give a folder of its own"):
-        export(clip, tmp_path, form="torch")
+        export(clip, tmp_path, export_format="torch")
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"README.md": "mine"}
 
 
 def test_differences() -> None:
     a = torch.nn.functional.normalize(torch.randn(4, 8, generator=torch.Generator().manual_seed(0)), dim=1)
-    same = Difference.of([(a, a)])
+    same = ParityStats.from_pairs([(a, a)])
     assert (same.largest, same.n) == (0, 4)
     assert same.least_cosine == pytest.approx(1, abs=1e-6)
     b = a.clone()
     b[2, 3] += 0.25
-    assert Difference.of([(a, b), (a, a)]).largest == pytest.approx(0.25)
-    assert Difference.of([(a, -a), (a, a)]).mean_cosine == pytest.approx(0, abs=1e-6)
+    assert ParityStats.from_pairs([(a, b), (a, a)]).largest == pytest.approx(0.25)
+    assert ParityStats.from_pairs([(a, -a), (a, a)]).mean_cosine == pytest.approx(0, abs=1e-6)
     with pytest.raises(ValueError, match=r"embeddings are \(4, 8\) for \(4, 7\)"):
-        Difference.of([(a, a[:, 1:])])
+        ParityStats.from_pairs([(a, a[:, 1:])])
     with pytest.raises(ValueError, match="or not finite"):
-        Difference.of([(a / 0, a)])
+        ParityStats.from_pairs([(a / 0, a)])
 
 
 def test_settings_that_cannot_be(clip: VideoEncoder, tmp_path: Path, monkeypatch: Any) -> None:
@@ -321,7 +321,7 @@ def test_a_clip_of_real_size(tiny_clip: Path, tmp_path: Path) -> None:
     CLIPModel(config).save_pretrained(folder)
     for name in ("tokenizer.json", "tokenizer_config.json", "preprocessor_config.json"):
         (folder / name).write_bytes((tiny_clip / name).read_bytes())
-    encoder = stirred(VideoEncoder.from_pretrained(folder))
+    encoder = with_random_temporal(VideoEncoder.from_pretrained(folder))
     about = export(encoder, tmp_path / "out", int8=True)
     print(json.dumps({name: about[name] for name in ("parity", "int8", "bytes")}, indent=1))
     assert about["parity"]["video"]["largest"] < 1e-5

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from fake_hub import FakeHub, fake_hub
-from small_encoders import pixels, seconds, stirred
+from small_encoders import random_video, random_times, with_random_temporal
 from verbspace.concepts.concept_set import Action, ConceptSet, Provenance
 from verbspace.evaluation.evaluate import evaluate
 from verbspace.model.encoder import VideoEncoder
@@ -38,12 +38,12 @@ print(type(encoder).__name__, encoder.concept_set.name, encoder.encode_text(["wa
 def hub() -> Iterator[FakeHub]:
     with fake_hub() as made:
         yield made
-        assert not made.unknown
+        assert not made.unexpected_requests
 
 
 @pytest.fixture(scope="module")
 def encoder(tiny_clip: Path) -> VideoEncoder:
-    made = stirred(VideoEncoder.from_pretrained(tiny_clip))
+    made = with_random_temporal(VideoEncoder.from_pretrained(tiny_clip))
     made.concept_set = ConceptSet(
         name="two moves", actions=[Action(name="waving"), Action(name="jumping")], descriptions=[],
         provenance=Provenance(author="Ada Example"),
@@ -76,8 +76,8 @@ def test_there_and_back(hub: FakeHub, encoder: VideoEncoder, tmp_path: Path) -> 
     done = push(hub, tmp_path, tmp_path / "encoder", "ada/waves", "--private", "--result", tmp_path / "result.json")
     assert not done.returncode, done.stderr
     assert done.stdout.strip() == f"{hub.endpoint}/ada/waves"
-    assert hub.private == {"ada/waves": True}
-    assert hub.large == {"model.safetensors"}
+    assert hub.is_private == {"ada/waves": True}
+    assert hub.lfs_paths == {"model.safetensors"}
     files = hub.files("ada/waves")
     assert files["model.safetensors"] == (tmp_path / "encoder" / "model.safetensors").read_bytes()
     assert json.loads(files["config.json"])["base_name"] == ""
@@ -86,7 +86,7 @@ def test_there_and_back(hub: FakeHub, encoder: VideoEncoder, tmp_path: Path) -> 
     assert f"| {100 * measured.result.top1:.1f} (95%" in card
     assert not [name for name, content in files.items() if str(tmp_path).encode() in content]
 
-    video, times = pixels(2, 4, 3, 32, 32), seconds(2, 4)
+    video, times = random_video(2, 4, 3, 32, 32), random_times(2, 4)
     (tmp_path / "video").write_bytes(video.numpy().tobytes())
     (tmp_path / "times").write_bytes(times.numpy().tobytes())
     expected = encoder(video, times)
@@ -111,7 +111,7 @@ def test_a_second_push_and_a_card_of_ones_own(hub: FakeHub, encoder: VideoEncode
     assert hub.files("ada/waves")["README.md"] == b"# Mine\n"
     assert "concept_set.json" not in hub.files("ada/waves")  # of the first push
     assert len(hub.commits["ada/waves"]) == 3
-    assert hub.private == {"ada/waves": False}
+    assert hub.is_private == {"ada/waves": False}
 
 
 def test_what_cannot_be_pushed(hub: FakeHub, encoder: VideoEncoder, tmp_path: Path) -> None:

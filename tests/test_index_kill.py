@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from indices import embedded, sorted_rows, write_clips
-from verbspace.uses.index.store import Index, shards_in
+from indices import run_quick_embed, sorted_rows, write_clips
+from verbspace.uses.index.store import Index, list_index_shards
 
 FILES = 40
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -30,7 +30,7 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def whole(tiny_clip: Path, clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The index of a run that nothing interrupted."""
     folder = tmp_path_factory.mktemp("whole")
-    embedded(tiny_clip, clips, folder)
+    run_quick_embed(tiny_clip, clips, folder)
     return folder
 
 
@@ -91,8 +91,8 @@ def test_embedding_killed_and_resumed_gives_the_same_table(
     last = subprocess.run(embed_command(tiny_clip, clips, out), env=ENVIRONMENT, capture_output=True, text=True)
     assert last.returncode == 1, last.stderr
     assert check_whole_files(out, whole) == len(Index.open(whole))
-    assert Index.open(out).digest() == Index.open(whole).digest()
-    assert Index.open(out).unread().keys() == {str(clips / "bad.mp4")}
+    assert Index.open(out).checksum() == Index.open(whole).checksum()
+    assert Index.open(out).failed_files().keys() == {str(clips / "bad.mp4")}
 
 
 @pytest.mark.slow
@@ -103,14 +103,14 @@ def test_a_merge_killed_and_resumed_gives_the_same_table(
     for n in range(6):
         out = tmp_path / str(n)
         for part in range(1, 5):
-            embedded(tiny_clip, clips, out, shard=f"{part}/4")
+            run_quick_embed(tiny_clip, clips, out, shard=f"{part}/4")
         killed = kill_while_it_writes(command("index", "merge", out), out, chosen, 0.1)
-        met.append((killed, len(shards_in(out))))
+        met.append((killed, len(list_index_shards(out))))
         if (out / "index.json").exists():
             check_whole_files(out, whole)
-        if shards_in(out):
+        if list_index_shards(out):
             subprocess.run(command("index", "merge", out), env=ENVIRONMENT, check=True, capture_output=True)
-        assert Index.open(out).digest() == Index.open(whole).digest()
-        assert Index.open(out).unread() == Index.open(whole).unread()
+        assert Index.open(out).checksum() == Index.open(whole).checksum()
+        assert Index.open(out).failed_files() == Index.open(whole).failed_files()
     print(f"killed, shards left: {met}")
     assert any(killed for killed, _ in met)

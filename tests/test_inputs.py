@@ -15,9 +15,9 @@ from typer.testing import CliRunner
 
 from verbspace import cli
 from verbspace.cli import app
-from verbspace.uses.inputs import expand, fetch
+from verbspace.uses.inputs import expand_inputs, localize
 from verbspace.uses.predict import Predictor
-from verbspace.uses.printing import printer
+from verbspace.uses.printing import make_printer
 from video_files import numbered_frames, write_video
 
 NAMES = ["waving", "bowing"]
@@ -34,37 +34,37 @@ def folder(tmp_path: Path) -> Path:
 
 def test_files_folders_patterns_and_lines(folder: Path) -> None:
     a, b, c = (str(folder / name) for name in ("a.mp4", "b.mp4", "deep/c.mp4"))
-    assert list(expand([b, a, b])) == [b, a, b]
-    assert list(expand([str(folder)])) == [a, b, c]
-    assert list(expand([f"{folder}/*.mp4"])) == [a, b]
-    assert list(expand([f"{folder}/**/*.mp4"])) == [a, b, c]
-    assert list(expand([c, "-"], io.StringIO(f"{a}\n\n-\n{folder}/b*\n"))) == [c, a, b]
-    assert list(expand(["gone.mp4"])) == ["gone.mp4"]  # its reader says so
+    assert list(expand_inputs([b, a, b])) == [b, a, b]
+    assert list(expand_inputs([str(folder)])) == [a, b, c]
+    assert list(expand_inputs([f"{folder}/*.mp4"])) == [a, b]
+    assert list(expand_inputs([f"{folder}/**/*.mp4"])) == [a, b, c]
+    assert list(expand_inputs([c, "-"], io.StringIO(f"{a}\n\n-\n{folder}/b*\n"))) == [c, a, b]
+    assert list(expand_inputs(["gone.mp4"])) == ["gone.mp4"]  # its reader says so
     (folder / "odd[1].mp4").write_bytes((folder / "a.mp4").read_bytes())
-    assert list(expand([str(folder / "odd[1].mp4")])) == [str(folder / "odd[1].mp4")]
+    assert list(expand_inputs([str(folder / "odd[1].mp4")])) == [str(folder / "odd[1].mp4")]
 
 
 def test_what_names_nothing_is_said(folder: Path) -> None:
     with pytest.raises(ValueError, match=r"x\*\.mp4: no file matches this pattern"):
-        list(expand([f"{folder}/x*.mp4"]))
+        list(expand_inputs([f"{folder}/x*.mp4"]))
     (folder / "empty").mkdir()
     with pytest.raises(ValueError, match="empty: no videos in this folder"):
-        list(expand([str(folder / "empty")]))
+        list(expand_inputs([str(folder / "empty")]))
     with pytest.raises(ValueError, match="carrier-pigeon://x: URLs of this kind cannot be read"):
-        list(expand(["carrier-pigeon://x"]))
+        list(expand_inputs(["carrier-pigeon://x"]))
 
 
 def test_urls_of_any_store_are_copied_and_cleaned_up(folder: Path) -> None:
     store = fsspec.filesystem("memory")
     for name in ("x.mp4", "y.mp4"):
         store.pipe_file(f"/clips/{name}", (folder / "a.mp4").read_bytes())
-    assert list(expand(["memory://clips/*.mp4"])) == ["memory:///clips/x.mp4", "memory:///clips/y.mp4"]
+    assert list(expand_inputs(["memory://clips/*.mp4"])) == ["memory:///clips/x.mp4", "memory:///clips/y.mp4"]
     with ExitStack() as keep:
-        path = fetch("memory://clips/x.mp4", keep)
+        path = localize("memory://clips/x.mp4", keep)
         assert path.suffix == ".mp4"
         assert path.read_bytes() == (folder / "a.mp4").read_bytes()
         with pytest.raises(FileNotFoundError, match=r"memory://clips/z\.mp4: there is no such file"):
-            fetch("memory://clips/z.mp4", keep)
+            localize("memory://clips/z.mp4", keep)
     assert not path.exists()
     assert not path.parent.exists()
 
@@ -78,7 +78,7 @@ def test_a_stream_goes_on_past_what_cannot_be_read(folder: Path) -> None:
              "memory://clips/text.mp4", str(folder / "a.mp4"), str(folder / "gone.mp4")]  # fmt: skip
     predictor = Predictor("playground", NAMES)
     for batch_size in (1, 3, 16):
-        found = list(predictor.stream(files, batch_size=batch_size))
+        found = list(predictor.predict_stream(files, batch_size=batch_size))
         assert [name for name, _ in found] == files
         kinds = [isinstance(one, str) for _, one in found]
         assert kinds == [False, True, False, True, True, False, True]
@@ -87,22 +87,22 @@ def test_a_stream_goes_on_past_what_cannot_be_read(folder: Path) -> None:
         whole = predictor.rank([files[0]], predictor.encoder.encode_video(files[0]))[0]
         first = found[0][1]
         assert not isinstance(first, str)
-        assert dict(first.ranked) == pytest.approx(dict(whole.ranked), abs=1e-5)
+        assert dict(first.ranking) == pytest.approx(dict(whole.ranking), abs=1e-5)
 
 
 def test_every_form_has_every_action(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    ((name, found),) = Predictor("playground", NAMES).stream([str(folder / "a.mp4")])
+    ((name, found),) = Predictor("playground", NAMES).predict_stream([str(folder / "a.mp4")])
     assert not isinstance(found, str)
     for form in ("jsonl", "csv", "table"):
-        printer(form)(name, found)
+        make_printer(form)(name, found)
     json_line, head, *rest = capsys.readouterr().out.splitlines()
-    assert json.loads(json_line) == {"path": name, "actions": dict(found.ranked), "descriptions": []}
+    assert json.loads(json_line) == {"path": name, "actions": dict(found.ranking), "descriptions": []}
     assert head == "path,rank,action,probability"
-    assert rest[0] == f"{name},1,{found.ranked[0][0]},{found.ranked[0][1]:.6f}"
-    assert rest[1].split(",")[1:3] == ["2", found.ranked[1][0]]
-    assert found.ranked[1][0] in rest[-1]
+    assert rest[0] == f"{name},1,{found.ranking[0][0]},{found.ranking[0][1]:.6f}"
+    assert rest[1].split(",")[1:3] == ["2", found.ranking[1][0]]
+    assert found.ranking[1][0] in rest[-1]
     with pytest.raises(ValueError, match="format: 'xml' is none of table, jsonl, csv"):
-        printer("xml")
+        make_printer("xml")
 
 
 def test_the_command_reads_a_list_and_reports_what_it_could_not_read(folder: Path) -> None:
@@ -138,7 +138,7 @@ def test_who_reads_may_have_enough(folder: Path, form: str) -> None:
         assert running.stdout.readline()
         running.stdout.close()
         assert "roken pipe" not in running.stderr.read()
-    assert running.returncode == cli.PIPE_CLOSED
+    assert running.returncode == cli.EXIT_SIGPIPE
 
 
 def test_terminals_without_blocks(folder: Path) -> None:
@@ -157,7 +157,7 @@ def test_terminals_without_blocks(folder: Path) -> None:
 
 def test_an_empty_list_is_no_success(capsys: pytest.CaptureFixture[str]) -> None:
     bad: list[str] = []
-    assert list(expand(["-"], ["", "\n"], bad.append)) == []
+    assert list(expand_inputs(["-"], ["", "\n"], bad.append)) == []
     assert bad == ["-: standard input names no video; give a line for each"]
 
 
@@ -166,7 +166,7 @@ def test_a_source_that_names_nothing_does_not_stop_the_others(folder: Path, tmp_
     sources = [str(folder / "a.mp4"), "nothing*.mp4", str(tmp_path / "empty"), "x" * 5000, "nosuch://x/*", "-"]
     lines = ["nothing?.mp4", str(folder / "b.mp4")]
     bad: list[str] = []
-    assert list(expand(sources, lines, bad.append)) == [str(folder / "a.mp4"), str(folder / "b.mp4")]
+    assert list(expand_inputs(sources, lines, bad.append)) == [str(folder / "a.mp4"), str(folder / "b.mp4")]
     assert len(bad) == 5
     for reason, name in zip(bad, ("nothing*.mp4", "empty", "xxx", "nosuch://x", "nothing?.mp4"), strict=True):
         assert name in reason

@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 import torch
 
-from runs import concept_set, logged, settings, state_tensors, write_clips
+from runs import make_concept_set, deterministic_metrics, make_settings, checkpoint_tensors, write_clips
 from verbspace.concepts.concept_set import ConceptSet
 from verbspace.learning.adapt import adapt
-from verbspace.learning.state import find_states, read_facts
+from verbspace.learning.state import list_checkpoints, read_metadata
 from verbspace.model.encoder import VideoEncoder
 
 CHANGES = {
@@ -37,15 +37,15 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def command(encoder: Path, clips: Path, out: Path) -> list[str]:
     words = clips / "words.json"
     if not words.exists():
-        concept_set().save(words)
+        make_concept_set().save(words)
     run = [sys.executable, "-m", "verbspace.cli", "adapt", "--encoder", encoder, "--videos", clips, "--concepts", words]
     sets = [part for key, value in CHANGES.items() for part in ("--set", f"{key}={value}")]
     return [str(part) for part in (*run, "--out", out, *sets)]
 
 
 def steps_of(out: Path) -> int:
-    states = find_states(out / "state")
-    return int(read_facts(states[-1])["step"]) if states else 0
+    states = list_checkpoints(out / "state")
+    return int(read_metadata(states[-1])["step"]) if states else 0
 
 
 @pytest.mark.parametrize(
@@ -71,16 +71,16 @@ def test_sigkill_at_random_moments_loses_nothing(kills: int, tiny_clip: Path, cl
             break
         assert process.returncode == -signal.SIGKILL, said
         killed += 1
-        for state in find_states(out / "state"):
-            assert state_tensors(state)
+        for state in list_checkpoints(out / "state"):
+            assert checkpoint_tensors(state)
         left = sorted(path.name for path in (out / "state").iterdir() if "." in path.name)
         print(f"kill {killed}: step {before} -> {steps_of(out)}; left behind: {', '.join(left) or 'nothing'}")
     assert killed == kills
     for target in (out, whole):
         subprocess.run(command(tiny_clip, clips, target), env=environment, check=True, capture_output=True)
-    assert logged(out) == logged(whole)
-    assert [row["step"] for row in logged(out)] == list(range(1, 61))
-    first, second = (state_tensors(find_states(target / "state")[-1]) for target in (out, whole))
+    assert deterministic_metrics(out) == deterministic_metrics(whole)
+    assert [row["step"] for row in deterministic_metrics(out)] == list(range(1, 61))
+    first, second = (checkpoint_tensors(list_checkpoints(target / "state")[-1]) for target in (out, whole))
     assert first.keys() == second.keys()
     assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
     assert not [path for path in (out / "state").iterdir() if path.suffix == ".part"]
@@ -90,7 +90,7 @@ def test_sigterm_finishes_the_step_and_says_so_by_its_code(tiny_clip: Path, clip
     process = subprocess.Popen(
         command(tiny_clip, clips, tmp_path / "run"), stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
-    while not find_states(tmp_path / "run/state"):
+    while not list_checkpoints(tmp_path / "run/state"):
         assert process.poll() is None
         time.sleep(0.01)
     process.terminate()
@@ -111,49 +111,49 @@ def test_a_full_disk_keeps_the_last_state_and_says_so(tiny_clip: Path, clips: Pa
         with pytest.raises(
             OSError, match=r"step-000010: the state could not be written .*step-000005, is whole; make room and run"
         ):
-            adapt(start, clips, concept_set(), tmp_path, settings(steps=20), on_step=fill)
+            adapt(start, clips, make_concept_set(), tmp_path, make_settings(steps=20), on_step=fill)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert [path.name for path in (tmp_path / "state").iterdir()] == ["step-000005"]
     told: list[int] = []
-    adapt(start, clips, concept_set(), tmp_path, settings(steps=20), on_step=lambda done, *_: told.append(done))
+    adapt(start, clips, make_concept_set(), tmp_path, make_settings(steps=20), on_step=lambda done, *_: told.append(done))
     assert told[0] == 6
 
 
 def test_changes_are_listed_and_must_be_accepted(tiny_clip: Path, clips: Path, tmp_path: Path) -> None:
     start = VideoEncoder.from_pretrained(tiny_clip)
-    adapt(start, clips, concept_set(), tmp_path, settings(steps=10), stop_after=5)
+    adapt(start, clips, make_concept_set(), tmp_path, make_settings(steps=10), max_steps_this_call=5)
     other: dict[str, Any] = {"steps": 10, "learning_rate": 5e-4, "weight_decay": [0.0, 0.0]}
     with pytest.raises(ValueError, match=r"learning_rate 0\.001 \(now 0\.0005\).*accept the changes"):
-        adapt(start, clips, concept_set(), tmp_path, settings(**other))
+        adapt(start, clips, make_concept_set(), tmp_path, make_settings(**other))
     told: list[str] = []
-    adapt(start, clips, concept_set(), tmp_path, settings(**other), accept_changes=True, on_note=told.append)
+    adapt(start, clips, make_concept_set(), tmp_path, make_settings(**other), allow_config_change=True, on_note=told.append)
     assert "going on with other settings than it was begun with" in told[0]
     assert "training.weight_decay" in told[0]
-    rates = {row["step"]: row["learning_rate"] for row in logged(tmp_path)}
+    rates = {row["step"]: row["learning_rate"] for row in deterministic_metrics(tmp_path)}
     assert rates[6] < 0.5 * rates[5]
-    assert read_facts(find_states(tmp_path / "state")[-1])["training.learning_rate"] == 5e-4
+    assert read_metadata(list_checkpoints(tmp_path / "state")[-1])["training.learning_rate"] == 5e-4
 
 
 def test_a_run_continues_another(tiny_clip: Path, clips: Path, tmp_path: Path) -> None:
     start = VideoEncoder.from_pretrained(tiny_clip)
-    adapt(start, clips, concept_set(), tmp_path / "first", settings(steps=5))
-    before = state_tensors(find_states(tmp_path / "first/state")[-1])
-    still = settings(steps=1, learning_rate=1e-12, teacher_momentum=[1.0, 1.0])
+    adapt(start, clips, make_concept_set(), tmp_path / "first", make_settings(steps=5))
+    before = checkpoint_tensors(list_checkpoints(tmp_path / "first/state")[-1])
+    still = make_settings(steps=1, learning_rate=1e-12, teacher_momentum=[1.0, 1.0])
     for source in ("first", "first/state/step-000005"):
         out = tmp_path / f"next {source.count('/')}"
-        adapt(start, clips, concept_set(), out, still, continued=tmp_path / source)
-        after = state_tensors(find_states(out / "state")[-1])
+        adapt(start, clips, make_concept_set(), out, still, init_from=tmp_path / source)
+        after = checkpoint_tensors(list_checkpoints(out / "state")[-1])
         for name, tensor in before.items():
             if name.startswith(("student/", "teacher/")):
                 torch.testing.assert_close(after[name], tensor, atol=1e-8, rtol=0)
         assert not torch.equal(after["memory/category_mean"], torch.full((4,), 0.25))
         assert json.loads((out / "metrics.jsonl").read_text().splitlines()[0])["step"] == 1
     with pytest.raises(FileNotFoundError, match=r"nowhere: there is no state of a run here"):
-        adapt(start, clips, concept_set(), tmp_path / "x", still, continued=tmp_path / "nowhere")
+        adapt(start, clips, make_concept_set(), tmp_path / "x", still, init_from=tmp_path / "nowhere")
     words = ConceptSet.from_actions(["waving", "jumping"])
     with pytest.raises(ValueError, match=r"memory\.safetensors: belongs to other concepts"):
-        adapt(start, clips, words, tmp_path / "y", still, continued=tmp_path / "first")
+        adapt(start, clips, words, tmp_path / "y", still, init_from=tmp_path / "first")
 
 
 @pytest.mark.parametrize("share", [0.5, 1.0])
@@ -161,11 +161,11 @@ def test_adapters_are_merged_into_an_encoder_like_any_other(
     share: float, tiny_clip: Path, clips: Path, tmp_path: Path
 ) -> None:
     start = VideoEncoder.from_pretrained(tiny_clip)
-    lora = settings(steps=5, train="temporal+lora", lora_rank=2).model_copy(update={"export_share": share})
-    found = adapt(start, clips, concept_set(), tmp_path, lora)
+    lora = make_settings(steps=5, train="temporal+lora", lora_rank=2).model_copy(update={"export_share": share})
+    found = adapt(start, clips, make_concept_set(), tmp_path, lora)
     names = set(dict(found.named_parameters()))
     assert names == set(dict(start.named_parameters()))
-    state = state_tensors(find_states(tmp_path / "state")[-1])
+    state = checkpoint_tensors(list_checkpoints(tmp_path / "state")[-1])
     trained = {name for name in state if name.startswith("student/") and "lora" in name}
     assert trained
     assert all(("lora_A" in name) or ("lora_B" in name) for name in trained)
@@ -175,14 +175,14 @@ def test_adapters_are_merged_into_an_encoder_like_any_other(
     again = VideoEncoder.from_pretrained(tmp_path)
     video = torch.rand(2, 4, 3, 32, 32)
     with torch.no_grad():
-        torch.testing.assert_close(again(again.normalise(video)), found.eval()(found.normalise(video)))
+        torch.testing.assert_close(again(again.normalize(video)), found.eval()(found.normalize(video)))
 
 
 def test_adapters_need_peft(tiny_clip: Path, clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "peft", None)
     start = VideoEncoder.from_pretrained(tiny_clip)
     with pytest.raises(ValueError, match=r"training\.train: temporal\+lora needs peft"):
-        adapt(start, clips, concept_set(), tmp_path, settings(steps=1, train="temporal+lora"))
+        adapt(start, clips, make_concept_set(), tmp_path, make_settings(steps=1, train="temporal+lora"))
 
 
 @pytest.mark.slow
@@ -190,7 +190,7 @@ def test_compiled_encoders_give_the_same(tiny_clip: Path, clips: Path, tmp_path:
     start = VideoEncoder.from_pretrained(tiny_clip)
     short = {"steps": 2, "adam_epsilon": 1e-5}
     for name, compiled in (("plain", False), ("compiled", True)):
-        adapt(start, clips, concept_set(), tmp_path / name, settings(**short, compile=compiled))
-    for one, other in zip(logged(tmp_path / "plain"), logged(tmp_path / "compiled"), strict=True):
+        adapt(start, clips, make_concept_set(), tmp_path / name, make_settings(**short, compile=compiled))
+    for one, other in zip(deterministic_metrics(tmp_path / "plain"), deterministic_metrics(tmp_path / "compiled"), strict=True):
         for key, value in one.items():
             assert other[key] == pytest.approx(value, abs=1e-4), key

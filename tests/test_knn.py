@@ -5,7 +5,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from torch.nn import functional
 
 from verbspace.evaluation.knn import knn_scores
-from verbspace.evaluation.metrics import scores
+from verbspace.evaluation.metrics import classification_metrics
 
 
 def clips(n: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -26,7 +26,7 @@ def reference(weights: object) -> np.ndarray:
 
 
 def test_uniform_votes_agree_with_sklearn() -> None:
-    votes = knn_scores(TRAIN, TRAIN_LABELS, QUERIES, 4, k=7, uniform=True)
+    votes = knn_scores(TRAIN, TRAIN_LABELS, QUERIES, 4, k=7, uniform_weights=True)
     np.testing.assert_allclose(votes, reference("uniform"), atol=1e-6)
 
 
@@ -57,7 +57,7 @@ def test_of_equally_near_clips_the_first_vote(k: int) -> None:
     votes = knn_scores(copies, labels, torch.eye(4)[[1, 0]], 40, k=k)
     for row, first in zip(votes, (1, 0), strict=True):
         assert row.nonzero()[:, 0].tolist() == [first + 2 * n for n in range(k)]
-    assert scores(votes, torch.tensor([1, 0])).top1 == 1.0  # equal votes: the lower class number
+    assert classification_metrics(votes, torch.tensor([1, 0])).top1 == 1.0  # equal votes: the lower class number
 
 
 def test_refusals() -> None:

@@ -19,8 +19,8 @@ import torch
 from verbspace.evaluation.embed import embed_videos
 from verbspace.video import dataset as module
 from verbspace.video import loading
-from verbspace.video.dataset import BadFiles, ClipDataset, ViewDataset
-from verbspace.video.loading import _in_threads, load_clips, load_views
+from verbspace.video.dataset import DecodeFailures, ClipDataset, ViewDataset
+from verbspace.video.loading import _load_in_threads, load_clips, load_views
 from verbspace.video.record import Record
 from video_files import numbered_frames, write_video
 
@@ -59,15 +59,15 @@ def test_training_goes_on_where_workers_hang_and_die(
     records: list[Record], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     misbehaving(monkeypatch, at1=hang, at3=crash, at4=lambda: os._exit(3))
-    bad = BadFiles(6)
+    bad = DecodeFailures(6)
     began = time.monotonic()
-    loaded = load_views(ViewDataset(records, **SMALL), batch_size=3, workers=2, bad=bad, limit=1.0)
+    loaded = load_views(ViewDataset(records, **SMALL), batch_size=3, num_workers=2, failures=bad, timeout=1.0)
     batches = list(islice(loaded, 6))
     loaded.close()
     assert time.monotonic() - began < 60
     assert all(len(batch["index"]) == 3 for batch in batches)
     assert not {1, 3, 4} & {int(index) for batch in batches for index in batch["index"]}
-    assert {path.stem: reason.split(": ")[1] for path, reason in bad.reasons.items()} == {
+    assert {path.stem: reason.split(": ")[1] for path, reason in bad.by_path.items()} == {
         "1": "not decoded within 1 s",
         "3": "the decoder crashed (signal 11)",
         "4": "the decoder crashed (exit code 3)",
@@ -85,8 +85,8 @@ def test_a_worker_killed_from_outside_costs_nothing(
             os.kill(os.getpid(), signal.SIGKILL)
 
     misbehaving(monkeypatch, at2=once)
-    bad = BadFiles(6)
-    batches = list(islice(load_views(ViewDataset(records, **SMALL), batch_size=2, workers=2, bad=bad), 6))
+    bad = DecodeFailures(6)
+    batches = list(islice(load_views(ViewDataset(records, **SMALL), batch_size=2, num_workers=2, failures=bad), 6))
     assert (tmp_path / "done").exists()
     assert not len(bad)
     for one, other in zip(plain, batches, strict=True):
@@ -133,7 +133,7 @@ def test_a_worker_that_dies_while_the_loader_is_being_made_costs_nothing(
         monkeypatch.setattr(torch.utils.data.DataLoader, "__iter__", slowly)
     else:
         monkeypatch.setattr(multiprocessing.queues.Queue, "_reset", reset_slowly)
-    batches = list(islice(load_views(ViewDataset(records, **SMALL), batch_size=2, workers=2), 3))
+    batches = list(islice(load_views(ViewDataset(records, **SMALL), batch_size=2, num_workers=2), 3))
     assert (tmp_path / "done").exists()
     for one, other in zip(plain, batches, strict=True):
         assert all(torch.equal(one[key], other[key]) for key in one)
@@ -141,21 +141,21 @@ def test_a_worker_that_dies_while_the_loader_is_being_made_costs_nothing(
 
 def test_workers_end_well(records: list[Record], monkeypatch: pytest.MonkeyPatch) -> None:
     crews: list[Any] = []
-    real = loading._Crew
+    real = loading._WorkerProcesses
 
     def crew(watch: object) -> object:
         crews.append(real(watch))
         return crews[-1]
 
     monkeypatch.setattr(loading, "_Crew", crew)
-    assert len(list(load_clips(ClipDataset(records, frames=2, size=32), batch_size=2, workers=2))) == 3
+    assert len(list(load_clips(ClipDataset(records, num_frames=2, size=32), batch_size=2, num_workers=2))) == 3
     assert [process.exitcode for process in crews[0].processes] == [0, 0]
 
 
 def test_workers_that_are_always_killed_end_it(records: list[Record], monkeypatch: pytest.MonkeyPatch) -> None:
     misbehaving(monkeypatch, **{f"at{n}": lambda: os.kill(os.getpid(), signal.SIGKILL) for n in range(6)})
     with pytest.raises(RuntimeError, match=r"the 2 loading workers were killed 4 times in a row.*take fewer workers"):
-        next(load_views(ViewDataset(records, **SMALL), batch_size=2, workers=2))
+        next(load_views(ViewDataset(records, **SMALL), batch_size=2, num_workers=2))
 
 
 def test_what_a_worker_raises_is_raised(records: list[Record], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,21 +164,21 @@ def test_what_a_worker_raises_is_raised(records: list[Record], monkeypatch: pyte
 
     misbehaving(monkeypatch, at0=fault)
     with pytest.raises(RuntimeError, match="a fault of ours"):
-        list(islice(load_views(ViewDataset(records, **SMALL), batch_size=6, workers=1), 2))
+        list(islice(load_views(ViewDataset(records, **SMALL), batch_size=6, num_workers=1), 2))
 
 
 def test_slow_batches_are_waited_for(records: list[Record], monkeypatch: pytest.MonkeyPatch) -> None:
     misbehaving(monkeypatch, at0=lambda: time.sleep(2.5))
-    bad = BadFiles(6)
+    bad = DecodeFailures(6)
     assert (
-        len(next(load_views(ViewDataset(records, **SMALL), batch_size=6, workers=1, bad=bad, limit=60))["index"]) == 6
+        len(next(load_views(ViewDataset(records, **SMALL), batch_size=6, num_workers=1, failures=bad, timeout=60))["index"]) == 6
     )
     assert not len(bad)
 
 
 def test_evaluation_names_them(records: list[Record], monkeypatch: pytest.MonkeyPatch) -> None:
     misbehaving(monkeypatch, at1=hang, at4=crash)
-    found = list(load_clips(ClipDataset(records, frames=2, size=32), batch_size=4, workers=2, limit=1.0))
+    found = list(load_clips(ClipDataset(records, num_frames=2, size=32), batch_size=4, num_workers=2, timeout=1.0))
     assert [index for batch in found for index in batch["index"].tolist()] == [0, 2, 3, 5]
     assert [bad.path.stem for batch in found for bad in batch["bad"]] == ["1", "4"]
 
@@ -187,7 +187,7 @@ def test_embedding_is_the_same_with_workers(records: list[Record]) -> None:
     from test_embed import Colours
 
     one = embed_videos(Colours(), records, frames=2, batch_size=4)
-    other = embed_videos(Colours(), records, frames=2, batch_size=4, workers=2)
+    other = embed_videos(Colours(), records, frames=2, batch_size=4, num_workers=2)
     assert torch.equal(one.embeddings, other.embeddings)
 
 
@@ -197,12 +197,12 @@ def test_threads_make_the_same_batches(records: list[Record], monkeypatch: pytes
     batches = {}
     for threads in (1, 3):
         monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
-        bad = BadFiles(6)
-        dataset = ViewDataset(records, seed=5, cache_bytes=cache, **SMALL)
-        batches[threads] = list(islice(load_views(dataset, batch_size=4, bad=bad), 5))
-        assert [path.name for path in bad.reasons] == ["2.mp4"]
+        bad = DecodeFailures(6)
+        dataset = ViewDataset(records, seed=5, frame_cache_bytes=cache, **SMALL)
+        batches[threads] = list(islice(load_views(dataset, batch_size=4, failures=bad), 5))
+        assert [path.name for path in bad.by_path] == ["2.mp4"]
         if cache:
-            assert dataset.cache.used == sum(frames.nbytes for _, frames in dataset.cache.videos.values())
+            assert dataset.cache.used_bytes == sum(frames.nbytes for _, frames in dataset.cache.videos.values())
     monkeypatch.undo()
     for one, three in zip(batches[1], batches[3], strict=True):
         assert one.keys() == three.keys()
@@ -213,7 +213,7 @@ def test_threads_leave_torchs_own_alone(records: list[Record]) -> None:
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(2)
-        assert len(list(load_clips(ClipDataset(records, frames=2, size=32), batch_size=2))) == 3
+        assert len(list(load_clips(ClipDataset(records, num_frames=2, size=32), batch_size=2))) == 3
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
@@ -221,12 +221,12 @@ def test_threads_leave_torchs_own_alone(records: list[Record]) -> None:
 
 @pytest.mark.parametrize(("batch", "count"), [(2, 3), (4, 2), (8, 1)])
 def test_batches_made_ahead_are_the_same_in_the_same_order(records: list[Record], batch: int, count: int) -> None:
-    dataset = ClipDataset(records, frames=2, size=32)
+    dataset = ClipDataset(records, num_frames=2, size=32)
     keys = [list(range(at, min(at + batch, 6))) for at in range(0, 6, batch)]
-    ahead = list(_in_threads(dataset, keys, 2, 1))
+    ahead = list(_load_in_threads(dataset, keys, 2, 1))
     assert len(ahead) == count
-    for found, expected in zip(ahead, _in_threads(dataset, keys, 1), strict=True):
+    for found, expected in zip(ahead, _load_in_threads(dataset, keys, 1), strict=True):
         assert torch.equal(found["video"], expected["video"])
-    endless = _in_threads(dataset, iter(lambda: [0, 1], None), 2, 1)
+    endless = _load_in_threads(dataset, iter(lambda: [0, 1], None), 2, 1)
     assert [next(endless)["index"].tolist() for _ in range(3)] == [[0, 1]] * 3
     endless.close()

@@ -9,16 +9,16 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from language_models import about
-from verbspace.concepts.author import SYSTEM, write_concepts
-from verbspace.concepts.llm import LocalModel
-from verbspace.concepts.replies import LEAST
+from language_models import reply_about
+from verbspace.concepts.author import SYSTEM_PROMPT, generate_concepts
+from verbspace.concepts.llm import TransformersClient
+from verbspace.concepts.replies import MIN_PER_KIND
 
 
 def question(actions: list[str]) -> str:
     """What a checkpoint without a chat template reads."""
-    counts = {kind: max(least, 2) for kind, least in LEAST.items()}
-    return f"{SYSTEM.format(actions=json.dumps(actions), **counts)}\n\nThe action: {json.dumps(actions[0])}\n\n"
+    counts = {kind: max(least, 2) for kind, least in MIN_PER_KIND.items()}
+    return f"{SYSTEM_PROMPT.format(actions=json.dumps(actions), **counts)}\n\nThe action: {json.dumps(actions[0])}\n\n"
 
 
 def make_checkpoint(folder: Path, prompt: str, answer: str, steps: int, **config: Any) -> Path:
@@ -49,38 +49,38 @@ def make_checkpoint(folder: Path, prompt: str, answer: str, steps: int, **config
 
 
 def test_a_local_model_writes_through_the_same_path(tmp_path: Path) -> None:
-    answer = about("waving")
+    answer = reply_about("waving")
     folder = make_checkpoint(tmp_path / "llm", question(["waving", "bowing"]), answer, 80)
-    model = LocalModel(folder, temperature=0.0, max_tokens=600, device="cpu")
-    found = write_concepts(["waving", "bowing"], model, name="mine", cache=tmp_path / "cache", attempts=1)
+    model = TransformersClient(folder, temperature=0.0, max_tokens=600, device="cpu")
+    found = generate_concepts(["waving", "bowing"], model, name="mine", cache=tmp_path / "cache", max_attempts=1)
     assert found.concepts is not None
-    told = {text for kind in LEAST for text in json.loads(answer)[kind]}
+    told = {text for kind in MIN_PER_KIND for text in json.loads(answer)[kind]}
     assert {d.text for d in found.concepts.descriptions if d.actions == ("waving",)} == told
     assert found.concepts.provenance.author == str(folder)
 
 
 def test_a_model_that_babbles_fails_by_name(tmp_path: Path) -> None:
-    folder = make_checkpoint(tmp_path / "llm", question(["waving"]), about("waving"), 0)
-    model = LocalModel(folder, max_tokens=100, device="cpu")
-    found = write_concepts(["waving"], model, name="mine", cache=tmp_path / "cache", attempts=2)
+    folder = make_checkpoint(tmp_path / "llm", question(["waving"]), reply_about("waving"), 0)
+    model = TransformersClient(folder, max_tokens=100, device="cpu")
+    found = generate_concepts(["waving"], model, name="mine", cache=tmp_path / "cache", max_attempts=2)
     assert found.concepts is None
-    assert list(found.failed) == ["waving"]
-    assert found.asked == 2
+    assert list(found.failures) == ["waving"]
+    assert found.num_requests == 2
 
 
 def test_a_question_longer_than_the_model_reads_is_one_sentence(tmp_path: Path) -> None:
     folder = make_checkpoint(tmp_path / "llm", "short", "short", 0, max_position_embeddings=64)
     with pytest.raises(ValueError, match="reads 64 tokens, and the question has"):
-        write_concepts(["waving"], LocalModel(folder, device="cpu"), name="mine", cache=tmp_path / "cache")
+        generate_concepts(["waving"], TransformersClient(folder, device="cpu"), name="mine", cache=tmp_path / "cache")
 
 
 def test_what_is_no_checkpoint_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="is not a text-generation checkpoint in safetensors"):
-        LocalModel(tmp_path)
+        TransformersClient(tmp_path)
 
 
 def test_pickled_weights_are_not_read(tmp_path: Path) -> None:
     folder = make_checkpoint(tmp_path / "llm", "short", "short", 0)
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     with pytest.raises(ValueError, match="is not a text-generation checkpoint in safetensors"):
-        LocalModel(folder)
+        TransformersClient(folder)

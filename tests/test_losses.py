@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from verbspace.learning import losses
-from verbspace.learning.schedules import cosine, warmed_cosine
+from verbspace.learning.schedules import cosine, warmup_cosine
 
 
 def draw(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -63,7 +63,7 @@ class DinoLoss(nn.Module):
 def test_distillation_equals_naive_double_loop():
     teacher, student, centre = draw(2, 3, 5), draw(5, 3, 5, seed=1), draw(5, seed=2)
     target = losses.teacher_probs(teacher, 0.04, centre)
-    ours = losses.distillation(target, student, 0.1)
+    ours = losses.cross_view_cross_entropy(target, student, 0.1)
     assert float(ours) == pytest.approx(naive_dino(teacher, student, centre, 0.04, 0.1), rel=1e-12)
 
 
@@ -85,8 +85,8 @@ def test_with_a_weight_matrix_it_is_dino_value_centre_and_weights_after_one_sgd_
             after = reference.centre[0]
         else:
             target = losses.teacher_probs(teacher_out, 0.04, centre)
-            value = losses.distillation(target, student_out, 0.1)
-            after = losses.moved(centre, teacher_out.mean((0, 1)), 0.9)
+            value = losses.cross_view_cross_entropy(target, student_out, 0.1)
+            after = losses.ema_update(centre, teacher_out.mean((0, 1)), 0.9)
         value.backward()
         sgd.step()
         outcome[name] = (value.detach(), after, weight.detach())
@@ -127,10 +127,10 @@ def test_prior_equals_naive_kl_and_is_zero_at_the_prior():
     mean, running, expected = (draw(6, seed=s).softmax(-1) for s in range(3))
     smooth = [0.9 * r + 0.1 * m for r, m in zip(running.tolist(), mean.tolist())]
     naive = sum(m * (math.log(m) - math.log(e)) for m, e in zip(smooth, expected.tolist()))
-    assert float(losses.prior(mean, running, 0.9, expected)) == pytest.approx(naive, rel=1e-12)
-    assert float(losses.prior(mean, running, 0.9, expected, slack=naive / 2)) == pytest.approx(naive / 2, rel=1e-9)
-    assert float(losses.prior(expected, expected, 0.9, expected)) == pytest.approx(0, abs=1e-12)
-    assert float(losses.prior(mean, running, 0.9, expected, slack=naive + 1)) == 0
+    assert float(losses.marginal_prior_kl(mean, running, 0.9, expected)) == pytest.approx(naive, rel=1e-12)
+    assert float(losses.marginal_prior_kl(mean, running, 0.9, expected, margin=naive / 2)) == pytest.approx(naive / 2, rel=1e-9)
+    assert float(losses.marginal_prior_kl(expected, expected, 0.9, expected)) == pytest.approx(0, abs=1e-12)
+    assert float(losses.marginal_prior_kl(mean, running, 0.9, expected, margin=naive + 1)) == 0
 
 
 def test_prior_gradient_does_not_depend_on_momentum_at_the_same_mean():
@@ -139,7 +139,7 @@ def test_prior_gradient_does_not_depend_on_momentum_at_the_same_mean():
     for momentum in (0.0, 0.99):
         x = logits.clone().requires_grad_()
         mean = x.softmax(-1)
-        losses.prior(mean, mean.detach(), momentum, torch.full((6,), 1 / 6, dtype=torch.float64)).backward()
+        losses.marginal_prior_kl(mean, mean.detach(), momentum, torch.full((6,), 1 / 6, dtype=torch.float64)).backward()
         grads.append(x.grad)
     torch.testing.assert_close(grads[0], grads[1])
 
@@ -150,13 +150,13 @@ def test_gradcheck(name):
     student = draw(3, 2, 3, seed=2).requires_grad_()
 
     def distil(x):
-        return losses.distillation(target, x, 0.5)
+        return losses.cross_view_cross_entropy(target, x, 0.5)
 
     def align(x):
         return losses.alignment(target, pooled, x.log_softmax(-1), (2 * x).log_softmax(-1))
 
     def prior(x):
-        return losses.prior(x.softmax(-1).mean((0, 1)), None, 0.9, target[0, 0])
+        return losses.marginal_prior_kl(x.softmax(-1).mean((0, 1)), None, 0.9, target[0, 0])
 
     assert torch.autograd.gradcheck({"distillation": distil, "alignment": align, "prior": prior}[name], (student,))
 
@@ -167,11 +167,11 @@ def test_teacher_gets_no_gradient():
 
 
 def test_schedules():
-    assert warmed_cosine(0, 100, 10, 1.0) == pytest.approx(0.1)
-    assert warmed_cosine(9, 100, 10, 1.0) == pytest.approx(1.0)
-    assert warmed_cosine(100, 100, 10, 1.0) == pytest.approx(0.0)
+    assert warmup_cosine(0, 100, 10, 1.0) == pytest.approx(0.1)
+    assert warmup_cosine(9, 100, 10, 1.0) == pytest.approx(1.0)
+    assert warmup_cosine(100, 100, 10, 1.0) == pytest.approx(0.0)
     assert cosine(50, 100, 0.0, 1.0) == pytest.approx(0.5)
     assert [cosine(s, 10, 0.9, 1.0) for s in (0, 10, 20)] == pytest.approx([0.9, 1.0, 1.0])
-    values = [warmed_cosine(s, 100, 10, 1.0) for s in range(101)]
+    values = [warmup_cosine(s, 100, 10, 1.0) for s in range(101)]
     assert values.index(max(values)) == 9 or values.index(max(values)) == 10
     assert all(b <= a for a, b in pairwise(values[10:]))

@@ -3,7 +3,7 @@ import pytest
 import torch
 from sklearn.metrics import balanced_accuracy_score, confusion_matrix, top_k_accuracy_score
 
-from verbspace.evaluation.metrics import Scores, bootstrap_ci95, scores
+from verbspace.evaluation.metrics import ClassificationMetrics, bootstrap_ci95, classification_metrics
 
 
 def random_problem(n: int = 300, classes: int = 9) -> tuple[torch.Tensor, torch.Tensor]:
@@ -16,7 +16,7 @@ def random_problem(n: int = 300, classes: int = 9) -> tuple[torch.Tensor, torch.
 
 def test_agrees_with_sklearn() -> None:
     values, labels = random_problem()
-    result = scores(values, labels)
+    result = classification_metrics(values, labels)
     best = values.argmax(dim=1)
     every = range(9)
     assert result.top1 == pytest.approx((best == labels).double().mean().item())
@@ -26,7 +26,7 @@ def test_agrees_with_sklearn() -> None:
     assert not kept.all()
     recalls = [(best[labels == c] == c).double().mean().item() for c in range(8)]
     assert result.mean_class == pytest.approx(np.mean(recalls))
-    assert scores(values[kept], labels[kept]).mean_class == pytest.approx(
+    assert classification_metrics(values[kept], labels[kept]).mean_class == pytest.approx(
         balanced_accuracy_score(labels[kept], best[kept])
     )
     assert result.n == 300
@@ -35,7 +35,7 @@ def test_agrees_with_sklearn() -> None:
 def test_mean_class_does_not_follow_the_large_class() -> None:
     values = torch.eye(2)[torch.zeros(10, dtype=torch.long)]  # always class 0
     labels = torch.tensor([0] * 9 + [1])
-    result = scores(values, labels)
+    result = classification_metrics(values, labels)
     assert result.top1 == pytest.approx(0.9)
     assert result.mean_class == pytest.approx(0.5)
     assert result.top5 == 1.0
@@ -54,9 +54,9 @@ def test_interval_is_the_binomial_one_and_seeded() -> None:
 
 def test_interval_does_not_depend_on_the_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     hits = torch.arange(50) < 20
-    whole = bootstrap_ci95(hits, rounds=100)
+    whole = bootstrap_ci95(hits, num_resamples=100)
     monkeypatch.setattr("verbspace.evaluation.metrics._ROUNDS_AT_ONCE", 350)
-    assert bootstrap_ci95(hits, rounds=100) == whole
+    assert bootstrap_ci95(hits, num_resamples=100) == whole
 
 
 def test_global_random_state_is_left_alone() -> None:
@@ -67,8 +67,8 @@ def test_global_random_state_is_left_alone() -> None:
 
 
 def test_round_trip() -> None:
-    result = scores(*random_problem())
-    assert Scores.model_validate_json(result.model_dump_json()) == result
+    result = classification_metrics(*random_problem())
+    assert ClassificationMetrics.model_validate_json(result.model_dump_json()) == result
 
 
 @pytest.mark.parametrize(
@@ -83,4 +83,4 @@ def test_round_trip() -> None:
 )
 def test_refusals(values: torch.Tensor, labels: torch.Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        scores(values, labels)
+        classification_metrics(values, labels)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from verbspace.uses.charts import Line, line_chart
-from verbspace.uses.metrics_log import curve, curves, finite, read_metrics
+from verbspace.uses.metrics_log import extract_curve, extract_curves, finite_values, read_metrics
 
 
 @pytest.mark.parametrize("end", ["", "\n", "\n\n", '\n{"step": 3, "loss": 1.2, "lo', '\n{"step', "\n{"])
@@ -52,13 +52,13 @@ def test_a_curve_has_a_gap_where_a_value_is_not_finite(tmp_path: Path) -> None:
     values = ["1.0", "NaN", "2.0", "Infinity", "-Infinity", "1" + 400 * "0", "3.0", "4.0", "NaN"]
     path.write_text("".join(f'{{"step": {n}, "a": {value}, "b": NaN}}\n' for n, value in enumerate(values)))
     rows = read_metrics(path)
-    assert finite(rows, "a") == [1, 2, 3, 4]
-    plain, smooth = curve(rows, "a", smooth=False), curve(rows, "a")
+    assert finite_values(rows, "a") == [1, 2, 3, 4]
+    plain, smooth = extract_curve(rows, "a", smooth=False), extract_curve(rows, "a")
     assert [step for step, _ in smooth] == list(range(9))
     assert [value for _, value in plain if not math.isnan(value)] == [1, 2, 3, 4]
     assert [value for _, value in smooth if not math.isnan(value)] == pytest.approx([1, 1.4, 2.04, 2.824])
-    assert curve(rows, "b") == []
-    assert [line.name for line in curves(rows, {"a": "A", "b": "B", "c": "C"})] == ["A"]
+    assert extract_curve(rows, "b") == []
+    assert [line.name for line in extract_curves(rows, {"a": "A", "b": "B", "c": "C"})] == ["A"]
     svg = line_chart([Line("a", plain)], x_label="step", y_label="nats")
     parts = [element.attrib["points"].split() for element in ElementTree.fromstring(svg).iter("polyline")]
     assert [len(part) for part in parts] == [1, 1, 2]

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from small_encoders import FAMILIES, pixels, seconds, stirred
+from small_encoders import TINY_CHECKPOINTS, random_video, random_times, with_random_temporal
 from verbspace.concepts.concept_set import ConceptSet
 from verbspace.model.encoder import VideoEncoder
 
@@ -13,7 +13,7 @@ SHARES = [0.25, 0.5, 0.9]
 
 def adapted(encoder: VideoEncoder, seed: int = 1) -> VideoEncoder:
     """A copy with every trainable weight changed, as after training."""
-    twin = stirred(encoder.copy(), seed=seed)
+    twin = with_random_temporal(encoder.copy(), seed=seed)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in twin.parameters():
@@ -22,7 +22,7 @@ def adapted(encoder: VideoEncoder, seed: int = 1) -> VideoEncoder:
     return twin
 
 
-@pytest.fixture(params=FAMILIES)
+@pytest.fixture(params=TINY_CHECKPOINTS)
 def fresh(request: pytest.FixtureRequest) -> VideoEncoder:
     return VideoEncoder.from_pretrained(request.getfixturevalue(request.param))
 
@@ -34,13 +34,13 @@ def clip(tiny_clip: Path) -> VideoEncoder:
 
 @torch.no_grad()
 def embed(encoder: VideoEncoder) -> Tensor:
-    return encoder(pixels(3, 4, 3, 32, 32), seconds(3, 4))
+    return encoder(random_video(3, 4, 3, 32, 32), random_times(3, 4))
 
 
 def check_ends(first: VideoEncoder, second: VideoEncoder) -> None:
     assert (embed(first) - embed(second)).abs().max() > 1e-2
-    torch.testing.assert_close(embed(first.interpolated(second, 0)), embed(first), atol=1e-6, rtol=0)
-    torch.testing.assert_close(embed(first.interpolated(second, 1)), embed(second), atol=1e-6, rtol=0)
+    torch.testing.assert_close(embed(first.interpolate_with(second, 0)), embed(first), atol=1e-6, rtol=0)
+    torch.testing.assert_close(embed(first.interpolate_with(second, 1)), embed(second), atol=1e-6, rtol=0)
 
 
 def test_ends_are_the_two_encoders(fresh: VideoEncoder) -> None:
@@ -52,7 +52,7 @@ def test_ends_are_the_two_encoders(fresh: VideoEncoder) -> None:
 @pytest.mark.parametrize("share", SHARES)
 def test_temporal_outputs_of_an_untrained_start_are_scaled(fresh: VideoEncoder, share: float) -> None:
     other = adapted(fresh)
-    mixed = fresh.interpolated(other, share)
+    mixed = fresh.interpolate_with(other, share)
     names = dict(mixed.named_parameters())
     mine, theirs = dict(fresh.named_parameters()), dict(other.named_parameters())
     assert names.keys() == mine.keys()
@@ -78,7 +78,7 @@ def test_temporal_outputs_of_an_untrained_start_are_scaled(fresh: VideoEncoder, 
 @pytest.mark.parametrize("share", SHARES)
 def test_between_two_adapted_every_weight_is_between(clip: VideoEncoder, share: float) -> None:
     first, second = adapted(clip, 1), adapted(clip, 2)
-    mixed = dict(first.interpolated(second, share).named_parameters())
+    mixed = dict(first.interpolate_with(second, share).named_parameters())
     theirs = dict(second.named_parameters())
     for name, mine in first.named_parameters():
         expected = (1 - share) * mine + share * theirs[name]
@@ -91,7 +91,7 @@ def test_temporal_layers_that_the_first_lacks(tiny_clip: Path, clip: VideoEncode
     other = adapted(clip)
     check_ends(first, other)
     check_ends(adapted(first, 2), other)
-    half = first.interpolated(other, 0.5)
+    half = first.interpolate_with(other, 0.5)
     for layer in "012":
         torch.testing.assert_close(half.temporal[layer].out.weight, 0.5 * other.temporal[layer].out.weight)
 
@@ -106,7 +106,7 @@ def test_a_trained_bias_alone_is_not_silent(clip: VideoEncoder) -> None:
 def test_neither_encoder_is_changed(clip: VideoEncoder) -> None:
     other = adapted(clip)
     before = [{name: t.clone() for name, t in e.state_dict().items()} for e in (clip, other)]
-    mixed = clip.interpolated(other, 0.5)
+    mixed = clip.interpolate_with(other, 0.5)
     with torch.no_grad():
         for parameter in mixed.parameters():
             parameter.add_(1)
@@ -118,7 +118,7 @@ def test_neither_encoder_is_changed(clip: VideoEncoder) -> None:
 def test_what_comes_of_it_is_a_whole_encoder(clip: VideoEncoder) -> None:
     other = adapted(clip)
     other.concept_set = ConceptSet.from_actions(["waving", "jumping"])
-    mixed = clip.interpolated(other.train(), 0.5)
+    mixed = clip.interpolate_with(other.train(), 0.5)
     assert not mixed.training
     assert mixed.concept_set == other.concept_set
     assert torch.equal(mixed.encode_text(["waving"]), clip.encode_text(["waving"]))
@@ -129,32 +129,32 @@ def test_what_comes_of_it_is_a_whole_encoder(clip: VideoEncoder) -> None:
 @pytest.mark.parametrize("share", [-0.1, 1.1, float("nan")])
 def test_shares_beyond_the_ends(clip: VideoEncoder, share: float) -> None:
     with pytest.raises(ValueError, match="is not between 0 and 1"):
-        clip.interpolated(clip, share)
+        clip.interpolate_with(clip, share)
 
 
-@pytest.mark.parametrize("other", FAMILIES[1:])
+@pytest.mark.parametrize("other", TINY_CHECKPOINTS[1:])
 def test_encoders_of_other_families(clip: VideoEncoder, other: str, request: pytest.FixtureRequest) -> None:
     stranger = VideoEncoder.from_pretrained(request.getfixturevalue(other))
     for first, second in ((clip, stranger), (stranger, clip)):
         with pytest.raises(ValueError, match=r"of different make: .* is not the same in both"):
-            first.interpolated(second, 0.5)
+            first.interpolate_with(second, 0.5)
 
 
 def test_encoders_that_differ_where_weights_do_not_show_it(tiny_clip: Path, clip: VideoEncoder) -> None:
     other_heads = VideoEncoder.from_pretrained(tiny_clip, temporal_heads=4)
     check_ends(clip, adapted(other_heads))  # an untrained start has no say in the heads
     with pytest.raises(ValueError, match="temporal_heads"):
-        adapted(clip).interpolated(adapted(other_heads), 0.5)
+        adapted(clip).interpolate_with(adapted(other_heads), 0.5)
     sharper = adapted(clip)
     sharper.base.config.vision_config.hidden_act = "gelu"
     with pytest.raises(ValueError, match="hidden_act"):
-        clip.interpolated(sharper, 0.5)
+        clip.interpolate_with(sharper, 0.5)
 
 
 def test_a_layer_that_only_the_first_has(tiny_clip: Path, clip: VideoEncoder) -> None:
     fewer = VideoEncoder.from_pretrained(tiny_clip, temporal_layers=[0])
     with pytest.raises(ValueError, match=r"temporal\.1\."):
-        adapted(clip).interpolated(fewer, 0.5)
+        adapted(clip).interpolate_with(fewer, 0.5)
 
 
 def test_a_copy_is_independent(clip: VideoEncoder) -> None:
@@ -172,5 +172,5 @@ def test_a_copy_is_independent(clip: VideoEncoder) -> None:
     original.gradient_checkpointing = True
     assert torch.equal(embed(twin), expected)
     assert not twin.gradient_checkpointing
-    (twin(pixels(1, 2, 3, 32, 32))[:, 0]).sum().backward()
+    (twin(random_video(1, 2, 3, 32, 32))[:, 0]).sum().backward()
     assert all(p.grad is None for p in original.parameters())

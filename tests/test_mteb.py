@@ -11,7 +11,7 @@ from mteb.abstasks.zeroshot_classification import AbsTaskZeroShotClassification
 from mteb.models import EncoderProtocol
 from torch.utils.data import DataLoader
 
-from small_encoders import stirred
+from small_encoders import with_random_temporal
 from verbspace.concepts.concept_set import ConceptSet
 from verbspace.evaluation.evaluate import evaluate
 from verbspace.evaluation.protocol import encoder_hash
@@ -28,7 +28,7 @@ PLAIN = Features({"video": HELD, "label": ClassLabel(names=NAMES)})
 
 @pytest.fixture(scope="module")
 def encoder(tiny_clip: Path) -> VideoEncoder:
-    return stirred(VideoEncoder.from_pretrained(tiny_clip))
+    return with_random_temporal(VideoEncoder.from_pretrained(tiny_clip))
 
 
 @pytest.fixture(scope="module")

@@ -16,11 +16,11 @@ from verbspace.concepts.concept_set import ConceptSet
 from verbspace.concepts.space import ConceptSpace
 from verbspace.evaluation.embed import embed_videos
 from verbspace.evaluation.evaluate import evaluate
-from verbspace.evaluation.multi_label import average_precisions, multi_label_scores
-from verbspace.evaluation.official import OfficialResult, evaluate_official
+from verbspace.evaluation.multi_label import average_precisions, multi_label_metrics
+from verbspace.evaluation.official import BenchmarkResult, evaluate_benchmark
 from verbspace.model.encoder import VideoEncoder
-from verbspace.uses.data_info import data_info
-from verbspace.video.manifest import Record, read_manifest, understand
+from verbspace.uses.data_info import summarize_dataset
+from verbspace.video.manifest import Record, read_manifest, detect_manifest
 from video_files import numbered_frames, write_video
 
 CLASSES = ("Holding some clothes", "Closing a door", "Someone is sneezing", "Sitting in a chair")
@@ -56,19 +56,19 @@ def test_weights_are_repetitions() -> None:
 def test_the_mean_is_over_classes_that_occur() -> None:
     scores = torch.tensor([[0.9, 0.1, 0.5], [0.1, 0.9, 0.5], [0.8, 0.2, 0.5]])
     positive = torch.tensor([[True, False, False], [False, True, False], [False, True, False]])
-    found = multi_label_scores(scores, positive)
+    found = multi_label_metrics(scores, positive)
     assert found.average_precision == [1.0, 1.0, None]
     assert found.mean_average_precision == 1.0
     assert found.n == 3
     assert found.ci95[0] <= 1.0 <= found.ci95[1]
-    assert multi_label_scores(scores, positive, seed=1) == multi_label_scores(scores, positive, seed=1)
+    assert multi_label_metrics(scores, positive, seed=1) == multi_label_metrics(scores, positive, seed=1)
 
 
 def test_nothing_to_measure() -> None:
     with pytest.raises(ValueError, match="some of them positive"):
-        multi_label_scores(torch.zeros(2, 3), torch.zeros(2, 3, dtype=torch.bool))
+        multi_label_metrics(torch.zeros(2, 3), torch.zeros(2, 3, dtype=torch.bool))
     with pytest.raises(ValueError, match="NaN"):
-        multi_label_scores(torch.full((1, 1), torch.nan), torch.ones(1, 1, dtype=torch.bool))
+        multi_label_metrics(torch.full((1, 1), torch.nan), torch.ones(1, 1, dtype=torch.bool))
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +88,7 @@ def charades(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_annotations_are_read_as_they_are(charades: Path) -> None:
-    found = understand(charades / "Charades_v1_test.csv")
+    found = detect_manifest(charades / "Charades_v1_test.csv")
     assert found.format == "Charades' CSV"
     videos = charades / "Charades_v1_480"
     assert found.records == [
@@ -96,13 +96,13 @@ def test_the_annotations_are_read_as_they_are(charades: Path) -> None:
         Record(videos / "AXIW1.mp4", None, (CLASSES[2],)),
         Record(videos / "UN2Q2.mp4", None, ()),
     ]
-    info = data_info("x", found)
-    assert (info.classes[CLASSES[1]], len(info.classes), info.unlabelled) == (1, 3, 1)
+    info = summarize_dataset("x", found)
+    assert (info.class_counts[CLASSES[1]], len(info.class_counts), info.num_unlabeled) == (1, 3, 1)
 
 
 def test_the_protocol_is_mean_average_precision(charades: Path, tiny_clip: Path) -> None:
     encoder = VideoEncoder.from_pretrained(tiny_clip)
-    found = evaluate_official(encoder, "charades/zero-shot", charades, quiet=True)
+    found = evaluate_benchmark(encoder, "charades/zero-shot", charades, quiet=True)
     fold = found.folds[1]
     records = read_manifest(charades / "Charades_v1_test.csv")[:2]
     words = ConceptSet.from_actions([name.lower() for name in CLASSES], "charades/zero-shot")
@@ -110,13 +110,13 @@ def test_the_protocol_is_mean_average_precision(charades: Path, tiny_clip: Path)
     scores = (embed_videos(encoder, records).embeddings @ space.categories.T).numpy()
     positive = np.array([[name in (record.labels or ()) for name in CLASSES] for record in records])
     expected = average_precision_score(positive[:, :3], scores[:, :3], average="macro")
-    assert found.figure()[0] == pytest.approx(expected)
-    assert found.clips() == (2, 2)  # the third video has no action
+    assert found.mean_and_std()[0] == pytest.approx(expected)
+    assert found.clip_counts() == (2, 2)  # the third video has no action
     assert fold.result.protocol.details == {"figure": "mean average precision", "scores": "cosine"}
     assert fold.frozen is not None
     written = json.loads(json.dumps(found.to_json()))
-    assert written["mean"]["result"]["mean_average_precision"] == found.figure()[0]
-    assert OfficialResult.model_validate(found.model_dump(mode="json")) == found
+    assert written["mean"]["result"]["mean_average_precision"] == found.mean_and_std()[0]
+    assert BenchmarkResult.model_validate(found.model_dump(mode="json")) == found
 
 
 def test_other_measures_say_what_they_cannot(charades: Path, tiny_clip: Path) -> None:

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from verbspace.evaluation import nearest as module
-from verbspace.evaluation.nearest import largest, nearest
+from verbspace.evaluation.nearest import blocked_topk, exact_topk
 
 
 @settings(deadline=None, max_examples=60)
@@ -17,7 +17,7 @@ def test_the_largest_are_those_of_a_stable_sort(rows: int, count: int, k: int, k
     k = min(k, count)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "_BLOCK", 7)
-        found, places = largest(values, k)
+        found, places = blocked_topk(values, k)
     expected, index = values.sort(dim=1, descending=True, stable=True)
     assert torch.equal(found, expected[:, :k])
     assert torch.equal(places, index[:, :k])
@@ -30,7 +30,7 @@ def test_in_parts_as_at_once(queries: int, monkeypatch: pytest.MonkeyPatch) -> N
     values, index = (asked @ bank.T).sort(dim=1, descending=True, stable=True)
     monkeypatch.setattr(module, "_ENTRIES", 2 * 9000)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
-    found, places = nearest(bank, asked, 10)
+    found, places = exact_topk(bank, asked, 10)
     torch.testing.assert_close(found, values[:, :10])
     assert torch.equal(places, index[:, :10])
-    assert nearest(bank[:4], asked, 10)[1].shape == (queries, 4)
+    assert exact_topk(bank[:4], asked, 10)[1].shape == (queries, 4)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from verbspace.concepts.concept_set import ConceptSet
-from verbspace.video.manifest import Record, read_manifest, understand
+from verbspace.video.manifest import Record, read_manifest, detect_manifest
 
 UCF = ConceptSet.load("ucf101").labels
 HMDB = ConceptSet.load("hmdb51").labels
@@ -59,7 +59,7 @@ def test_ucf101_split_1(split: str, tmp_path: Path) -> None:
     assert len(by_file) == UCF_COUNTS[split]
     assert {record.label for record in by_file} == set(UCF)
     assert by_file[0] == Record(tmp_path / ucf_clip(UCF[0], 0 if split == "train" else 500), UCF[0])
-    assert understand(lists, tmp_path, split=split).format == "UCF101's split 1"
+    assert detect_manifest(lists, tmp_path, split=split).format == "UCF101's split 1"
 
 
 def test_ucf101_files_are_found_wherever_and_however_they_are_written(tmp_path: Path) -> None:
@@ -112,7 +112,7 @@ def test_hmdb51_splits(fold: int, tmp_path: Path) -> None:
     assert {record.label for record in train} == set(HMDB) == {record.label for record in test}
     assert not {record.file for record in train} & {record.file for record in test}
     assert Record(root / "wave" / name, "wave") in train
-    assert understand(lists, root, split="test", fold=fold).format == f"HMDB51's split {fold}"
+    assert detect_manifest(lists, root, split="test", fold=fold).format == f"HMDB51's split {fold}"
 
 
 def test_hmdb51_mistakes_name_file_and_line(tmp_path: Path) -> None:
@@ -140,7 +140,7 @@ def test_kinetics_csv(tmp_path: Path) -> None:
         Record(root / "train/zumba/__NrybzYzUg_000415_000425.mkv", "zumba"),
     ]
     assert [record.label for record in read_manifest(source, root=root, split="val")] == ["testifying, in court"]
-    assert understand(source, root).format == "Kinetics' CSV"
+    assert detect_manifest(source, root).format == "Kinetics' CSV"
 
 
 def test_kinetics_test_list_has_no_labels(tmp_path: Path) -> None:

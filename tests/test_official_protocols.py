@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from verbspace import cli
 from verbspace.concepts.concept_set import ConceptSet
 from verbspace.evaluation.evaluate import evaluate
-from verbspace.evaluation.official import OFFICIAL, OfficialResult, compare, evaluate_official
+from verbspace.evaluation.official import BENCHMARKS, BenchmarkResult, assert_comparable, evaluate_benchmark
 from verbspace.model.encoder import VideoEncoder
 from verbspace.video import dataset
 from video_files import numbered_frames, write_video
@@ -46,19 +46,19 @@ def encoder(tiny_clip: Path) -> VideoEncoder:
     return VideoEncoder.from_pretrained(tiny_clip)
 
 
-@pytest.mark.parametrize("name", OFFICIAL)
+@pytest.mark.parametrize("name", BENCHMARKS)
 def test_protocols_are_whole(name: str) -> None:
-    official = OFFICIAL[name]
+    official = BENCHMARKS[name]
     assert name.endswith(official.task)
-    assert bool(official.train_lists) == (official.task != "zero-shot")
-    assert official.concepts is None or official.concepts in ConceptSet.bundled()
+    assert bool(official.train_annotation_files) == (official.task != "zero-shot")
+    assert official.concepts is None or official.concepts in ConceptSet.list_bundled()
     assert (len(official.folds) == 3) == ("splits 1 to 3" in official.title)
 
 
 def test_zero_shot_over_three_splits_is_that_of_each(root: Path, encoder: VideoEncoder, tmp_path: Path) -> None:
-    found = evaluate_official(encoder, "ucf101/zero-shot", root, quiet=True)
+    found = evaluate_benchmark(encoder, "ucf101/zero-shot", root, quiet=True)
     assert list(found.folds) == [1, 2, 3]
-    assert found.clips() == (18, 18)
+    assert found.clip_counts() == (18, 18)
     tops = []
     for fold, one in found.folds.items():
         listed = tmp_path / "list.txt"
@@ -71,15 +71,15 @@ def test_zero_shot_over_three_splits_is_that_of_each(root: Path, encoder: VideoE
         assert one.result.protocol.actions == 101
         assert one.frozen is not None
         tops.append(alone.top1)
-    assert found.figure()[0] == pytest.approx(sum(tops) / 3)
-    assert OfficialResult.model_validate(found.model_dump(mode="json")) == found
-    assert found.to_json()["mean"]["result"]["top1"] == found.figure()[0]
+    assert found.mean_and_std()[0] == pytest.approx(sum(tops) / 3)
+    assert BenchmarkResult.model_validate(found.model_dump(mode="json")) == found
+    assert found.to_json()["mean"]["result"]["top1"] == found.mean_and_std()[0]
 
 
 def test_supervised_protocols_learn_from_the_train_split(root: Path, encoder: VideoEncoder) -> None:
-    found = evaluate_official(encoder, "ucf101/knn", root, quiet=True, baseline=False)
+    found = evaluate_benchmark(encoder, "ucf101/knn", root, quiet=True, baseline=False)
     # Each clip has its double in the other splits: the nearest neighbour is of its class.
-    assert found.figure()[0] == 1.0
+    assert found.mean_and_std()[0] == 1.0
     assert [fold.result.protocol.train_clips for fold in found.folds.values()] == [12, 12, 12]
 
 
@@ -88,24 +88,24 @@ def test_missing_videos_end_it_above_one_percent_unless_told(root: Path, encoder
     gone = less / "UCF-101/YoYo/v_YoYo_g01_c01.avi"
     gone.unlink()
     with pytest.raises(ValueError, match=r"split 1: 1 of 6 videos are missing .* more than 1%: .*g01_c01"):
-        evaluate_official(encoder, "ucf101/zero-shot", less, quiet=True, baseline=False)
-    found = evaluate_official(encoder, "ucf101/zero-shot", less, quiet=True, baseline=False, missing=0.2)
-    assert found.clips() == (17, 18)
+        evaluate_benchmark(encoder, "ucf101/zero-shot", less, quiet=True, baseline=False)
+    found = evaluate_benchmark(encoder, "ucf101/zero-shot", less, quiet=True, baseline=False, max_missing=0.2)
+    assert found.clip_counts() == (17, 18)
     gone.write_bytes(b"no video")
     with pytest.raises(ValueError, match=r"1 of 6 videos are missing or cannot be read, more than 1%: .*not decodable"):
-        evaluate_official(encoder, "ucf101/zero-shot", less, quiet=True, baseline=False)
-    other = evaluate_official(encoder, "ucf101/zero-shot", root, quiet=True, baseline=False)
+        evaluate_benchmark(encoder, "ucf101/zero-shot", less, quiet=True, baseline=False)
+    other = evaluate_benchmark(encoder, "ucf101/zero-shot", root, quiet=True, baseline=False)
     with pytest.raises(ValueError, match="not measured under one protocol and are not compared"):
-        compare([other, found])
-    compare([other, other])
+        assert_comparable([other, found])
+    assert_comparable([other, other])
 
 
 def test_results_under_other_words_are_not_compared(root: Path, encoder: VideoEncoder) -> None:
-    one = evaluate_official(encoder, "ucf101/zero-shot", root, quiet=True, baseline=False)
+    one = evaluate_benchmark(encoder, "ucf101/zero-shot", root, quiet=True, baseline=False)
     words = ConceptSet.from_actions(["archery", "biking", "yo yo"])
-    other = evaluate_official(encoder, "ucf101/zero-shot", root, concepts=words, quiet=True, baseline=False)
+    other = evaluate_benchmark(encoder, "ucf101/zero-shot", root, concepts=words, quiet=True, baseline=False)
     with pytest.raises(ValueError, match="not compared"):
-        compare([one, other])
+        assert_comparable([one, other])
 
 
 def test_kinetics_600_tests_the_classes_of_each_split(encoder: VideoEncoder, tmp_path: Path) -> None:
@@ -116,8 +116,8 @@ def test_kinetics_600_tests_the_classes_of_each_split(encoder: VideoEncoder, tmp
     (tmp_path / "val.csv").write_text("\n".join(rows))
     for fold in (1, 2, 3):
         (tmp_path / f"zero_shot_split{fold}.txt").write_text("acting in play\nadjusting glasses\n")
-    found = evaluate_official(encoder, "k600/zero-shot", tmp_path, quiet=True, baseline=False)
-    assert found.clips() == (6, 6)
+    found = evaluate_benchmark(encoder, "k600/zero-shot", tmp_path, quiet=True, baseline=False)
+    assert found.clip_counts() == (6, 6)
     assert found.folds[1].result.protocol.actions == 2
 
 
@@ -131,7 +131,7 @@ def test_kinetics_600_tests_the_classes_of_each_split(encoder: VideoEncoder, tmp
 )
 def test_mistakes_are_one_sentence(name: str, why: str, root: Path, encoder: VideoEncoder) -> None:
     with pytest.raises((ValueError, FileNotFoundError), match=why):
-        evaluate_official(encoder, name, root, quiet=True)
+        evaluate_benchmark(encoder, name, root, quiet=True)
 
 
 def test_the_command_writes_every_split_and_the_mean(root: Path, tiny_clip: Path, tmp_path: Path) -> None:
@@ -153,16 +153,16 @@ def test_each_video_is_embedded_once_for_all_splits(
     opened: list[Path] = []
     read = dataset.read_video
     monkeypatch.setattr(dataset, "read_video", lambda path, *rest: (opened.append(path), read(path, *rest))[1])
-    evaluate_official(encoder, "ucf101/knn", root, quiet=True, baseline=False)
+    evaluate_benchmark(encoder, "ucf101/knn", root, quiet=True, baseline=False)
     assert len(opened) == len(set(opened)) == 18
 
 
 def test_other_views_are_said(root: Path, encoder: VideoEncoder) -> None:
     few = {"quiet": True, "baseline": False}
-    plain = evaluate_official(encoder, "ucf101/zero-shot", root, **few)
-    other = evaluate_official(encoder, "ucf101/zero-shot", root, frames=2, clips=2, crops=3, **few)
+    plain = evaluate_benchmark(encoder, "ucf101/zero-shot", root, **few)
+    other = evaluate_benchmark(encoder, "ucf101/zero-shot", root, frames=2, clips=2, crops=3, **few)
     protocol = other.folds[1].result.protocol
     assert (protocol.frames, protocol.views) == (2, (2, 3))
-    assert "2x3 views" in protocol.line()
+    assert "2x3 views" in protocol.summary()
     with pytest.raises(ValueError, match="not compared"):
-        compare([plain, other])
+        assert_comparable([plain, other])

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 import torch
 
-from runs import concept_set, distiller, logged, optimizer, random_views, settings, state_tensors, write_clips
+from runs import make_concept_set, make_distiller, deterministic_metrics, make_optimizer, random_views, make_settings, checkpoint_tensors, write_clips
 from verbspace.learning.adapt import adapt
-from verbspace.learning.backward import Backward
-from verbspace.learning.state import find_states
-from verbspace.learning.team import Team, team
+from verbspace.learning.backward import GradCacheStep
+from verbspace.learning.state import list_checkpoints
+from verbspace.learning.team import DistributedContext, init_distributed
 from verbspace.model.encoder import VideoEncoder
 
 HERE = Path(__file__).parent
@@ -57,7 +57,7 @@ def shared(tiny_clip: Path, clips: Path, tmp_path_factory: pytest.TempPathFactor
     """All scenarios by two processes; one of them goes on from where one process stopped."""
     out = tmp_path_factory.mktemp("two")
     start = VideoEncoder.from_pretrained(tiny_clip)
-    adapt(start, clips, concept_set(), out / "resumed", settings(**PLAIN, batch_size=3), stop_after=5)
+    adapt(start, clips, make_concept_set(), out / "resumed", make_settings(**PLAIN, batch_size=3), max_steps_this_call=5)
     scenarios = [
         *({"out": str(out / name), "training": {**PLAIN, **how}} for name, how in SCENARIOS.items()),
         {"out": str(out / "resumed"), "training": {**PLAIN, "batch_size": 3}},
@@ -81,13 +81,13 @@ def shared(tiny_clip: Path, clips: Path, tmp_path_factory: pytest.TempPathFactor
 def test_two_processes_are_one(name: str, shared: Path, tiny_clip: Path, clips: Path, tmp_path: Path) -> None:
     how = {key: value for key, value in SCENARIOS.get(name, {"batch_size": 3}).items() if key != "accumulate"}
     start = VideoEncoder.from_pretrained(tiny_clip)
-    alone = adapt(start, clips, concept_set(), tmp_path, settings(**PLAIN, **how))
+    alone = adapt(start, clips, make_concept_set(), tmp_path, make_settings(**PLAIN, **how))
     both = VideoEncoder.from_pretrained(shared / name)
-    for one, other in zip(logged(tmp_path), logged(shared / name), strict=True):
+    for one, other in zip(deterministic_metrics(tmp_path), deterministic_metrics(shared / name), strict=True):
         assert one.keys() == other.keys()
         for key, value in one.items():
             assert other[key] == pytest.approx(value, abs=CLOSE, rel=CLOSE), (one["step"], key)
-    first, second = (state_tensors(find_states(out / "state")[-1]) for out in (tmp_path, shared / name))
+    first, second = (checkpoint_tensors(list_checkpoints(out / "state")[-1]) for out in (tmp_path, shared / name))
     assert first.keys() == second.keys()
     for key, tensor in first.items():
         if not key.startswith("optimizer"):
@@ -97,9 +97,9 @@ def test_two_processes_are_one(name: str, shared: Path, tiny_clip: Path, clips: 
 
 
 def test_checks_run_between_the_steps_of_several_processes(shared: Path) -> None:
-    plain = {row["step"]: row for row in logged(shared / "even")}
+    plain = {row["step"]: row for row in deterministic_metrics(shared / "even")}
     for way in ("ddp", "fsdp"):
-        rows = logged(shared / f"checked {way}")
+        rows = deterministic_metrics(shared / f"checked {way}")
         assert [row["step"] for row in rows if "check/top1" in row] == [4, 8]
         assert all(row["loss"] == pytest.approx(plain[row["step"]]["loss"], abs=CLOSE) for row in rows)
 
@@ -110,13 +110,13 @@ def test_another_number_of_processes_is_said(shared: Path, tiny_clip: Path, clip
     assert json.loads((shared / "even/notes.json").read_text()) == []
     told: list[str] = []
     start = VideoEncoder.from_pretrained(tiny_clip)
-    chosen = settings(**{**PLAIN, "steps": 10}, batch_size=3)
-    adapt(start, clips, concept_set(), shared / "uneven", chosen, on_note=told.append)
+    chosen = make_settings(**{**PLAIN, "steps": 10}, batch_size=3)
+    adapt(start, clips, make_concept_set(), shared / "uneven", chosen, on_note=told.append)
     assert "saved by 2 processes, going on with 1" in told[0]
 
 
 def test_a_rank_that_fails_ends_all_with_its_error(tiny_clip: Path, clips: Path, tmp_path: Path) -> None:
-    concept_set().save(tmp_path / "words.json")
+    make_concept_set().save(tmp_path / "words.json")
     (tmp_path / "fail.py").write_text(
         "import os, sys\n"
         "from verbspace.learning import trainer\n"
@@ -140,14 +140,14 @@ def test_a_rank_that_fails_ends_all_with_its_error(tiny_clip: Path, clips: Path,
     assert time.monotonic() - began < 60
     assert done.returncode != 0
     assert "error, process 1 of 2: the second card has fallen off the bus" in done.stderr
-    assert [state.name for state in find_states(tmp_path / "run/state")] == ["step-000002"]
+    assert [state.name for state in list_checkpoints(tmp_path / "run/state")] == ["step-000002"]
 
 
 def settled(tiny_clip: Path, clips: Path, out: Path, steps: int) -> list[str]:
     """The command's arguments for a small run."""
     words = clips / "words.json"
     if not words.exists():
-        concept_set().save(words)
+        make_concept_set().save(words)
     given = ["--encoder", tiny_clip, "--videos", clips, "--concepts", words, "--out", out]
     sets = ["training.batch_size=4", f"training.steps={steps}", "training.save_every=5", "views.local_views=0",
             "views.global_frames=2"]  # fmt: skip
@@ -162,7 +162,7 @@ def test_sigterm_to_torchrun_saves_and_stops_all_ranks(tiny_clip: Path, clips: P
     )  # fmt: skip
     try:
         limit = time.monotonic() + 60
-        while not find_states(tmp_path / "state"):
+        while not list_checkpoints(tmp_path / "state"):
             assert process.poll() is None
             assert time.monotonic() < limit
             time.sleep(0.05)
@@ -171,7 +171,7 @@ def test_sigterm_to_torchrun_saves_and_stops_all_ranks(tiny_clip: Path, clips: P
     finally:
         process.kill()
     assert "of 5000; run the same command again to go on" in said
-    last = int(json.loads((find_states(tmp_path / "state")[-1] / "state.json").read_text())["step"])
+    last = int(json.loads((list_checkpoints(tmp_path / "state")[-1] / "state.json").read_text())["step"])
     assert f"stopped after step {last} of 5000" in said
 
 
@@ -184,21 +184,21 @@ def test_accelerate_launches_the_same(tiny_clip: Path, clips: Path, tmp_path: Pa
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
-    (state,) = find_states(tmp_path / "state")
+    (state,) = list_checkpoints(tmp_path / "state")
     assert json.loads((state / "state.json").read_text())["processes"] == 2
     assert done.stdout.count("adapted encoder: ") == 1
 
 
 @pytest.mark.parametrize("accumulate", [2, 3, 8])
 def test_micro_batches_give_the_gradient_of_the_whole(tiny_clip: Path, accumulate: int) -> None:
-    views = random_views(0, clips=5)
+    views = random_views(0, num_clips=5)
     gradients, totals = [], []
     for parts in (1, accumulate):
-        learner = distiller(tiny_clip).train()
+        learner = make_distiller(tiny_clip).train()
         learner.teacher.eval()
-        optimizer(learner)
-        backward = Backward(learner, Team(), accumulate=parts)
-        outcome = backward(views, learner.fresh_memory(), lambda: torch.autocast("cpu", enabled=False), [5])
+        make_optimizer(learner)
+        backward = GradCacheStep(learner, DistributedContext(), gradient_accumulation_steps=parts)
+        outcome = backward(views, learner.init_state(), lambda: torch.autocast("cpu", enabled=False), [5])
         totals.append(outcome.total.item())
         gradients.append({name: p.grad for name, p in learner.student.named_parameters() if p.grad is not None})
     assert totals[0] == pytest.approx(totals[1], abs=1e-6)
@@ -210,17 +210,17 @@ def test_micro_batches_give_the_gradient_of_the_whole(tiny_clip: Path, accumulat
 def test_shares_make_the_batch() -> None:
     for world in (1, 2, 3, 5):
         for count in range(world, 12):
-            parts = [Team(rank, world).share(range(count)) for rank in range(world)]
+            parts = [DistributedContext(rank, world).shard_batch(range(count)) for rank in range(world)]
             assert [item for part in parts for item in part] == list(range(count))
             assert max(map(len, parts)) - min(map(len, parts)) <= 1
     with pytest.raises(ValueError, match=r"training\.batch_size: 2 clips do not give each of 3 processes one"):
-        Team(0, 3).share([1, 2])
+        DistributedContext(0, 3).shard_batch([1, 2])
 
 
 def test_alone_nothing_is_joined(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WORLD_SIZE", raising=False)
-    with team("cpu") as alone:
-        assert (alone.rank, alone.world, alone.leads, alone.tell(4, 1)) == (0, 1, True, [[4, 1]])
+    with init_distributed("cpu") as alone:
+        assert (alone.rank, alone.world_size, alone.is_main_process, alone.all_gather_ints(4, 1)) == (0, 1, True, [[4, 1]])
         assert not torch.distributed.is_initialized()
         z = torch.randn(2, 3, 4, requires_grad=True)
-        assert torch.equal(alone.gather(z, [3]), z.detach())
+        assert torch.equal(alone.all_gather_embeddings(z, [3]), z.detach())

@@ -8,7 +8,7 @@ from playground_files import tiny_world
 from verbspace.concepts.concept_set import ConceptSet, ConceptSetError
 from verbspace.model.encoder import VideoEncoder
 from verbspace.playground.actions import ACTIONS
-from verbspace.uses.demo import clip_encoder
+from verbspace.uses.demo import playground_encoder
 from verbspace.uses.predict import predict
 from verbspace.video.decode import DecodeError
 from verbspace.video.manifest import read_manifest
@@ -18,7 +18,7 @@ NAMES = ["waving", "bowing", "kicking a ball"]
 
 @pytest.fixture(scope="module")
 def encoder() -> VideoEncoder:
-    encoder = clip_encoder()
+    encoder = playground_encoder()
     with torch.no_grad():  # as if adapted: time counts
         for parameter in encoder.temporal_parameters():
             parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
@@ -52,10 +52,10 @@ def test_probabilities_are_the_softmax_of_cosines_and_ranked(
     found = predict(encoder, paths, concepts=concepts, top=100)
     assert [one.path for one in found] == [str(path) for path in paths]
     for one, row, close in zip(found, cosines.softmax(-1), near, strict=True):
-        values = [probability for _, probability in one.ranked]
+        values = [probability for _, probability in one.ranking]
         assert sum(values) == pytest.approx(1, abs=1e-5)
         assert values == sorted(values, reverse=True)
-        assert dict(one.ranked) == pytest.approx(dict(zip(concepts.action_names, row.tolist(), strict=True)), abs=1e-5)
+        assert dict(one.ranking) == pytest.approx(dict(zip(concepts.action_names, row.tolist(), strict=True)), abs=1e-5)
         order = close.argsort(descending=True)[:3].tolist()
         assert one.descriptions == [concepts.descriptions[index].text for index in order]
     assert len(found[0].descriptions) == (3 if concepts.descriptions else 0)
@@ -64,20 +64,20 @@ def test_probabilities_are_the_softmax_of_cosines_and_ranked(
 def test_descriptions_can_rank_too(encoder: VideoEncoder, paths: list[Path]) -> None:
     concepts = ConceptSet.load("playground")
     cosines, near = by_hand(encoder, paths, concepts)
-    owned = concepts.ownership().float()
+    owned = concepts.description_action_mask().float()
     described = torch.stack([near[:, owned[:, k].bool()].mean(1) for k in range(20)], 1)
     for by, expected in (("description", described), ("both", (described + cosines) / 2)):
-        found = predict(encoder, paths, concepts=concepts, by=by, top=20)  # type: ignore[arg-type]
+        found = predict(encoder, paths, concepts=concepts, scoring=by, top=20)  # type: ignore[arg-type]
         for one, row in zip(found, expected.softmax(-1), strict=True):
-            assert dict(one.ranked) == pytest.approx(dict(zip(ACTIONS, row.tolist(), strict=True)), abs=1e-4)
+            assert dict(one.ranking) == pytest.approx(dict(zip(ACTIONS, row.tolist(), strict=True)), abs=1e-4)
 
 
 def test_top_cuts_the_ranking_and_not_the_probabilities(encoder: VideoEncoder, paths: list[Path]) -> None:
     (whole,) = predict(encoder, paths[0], list(ACTIONS), top=20)
     (cut,) = predict(encoder, str(paths[0]), list(ACTIONS), top=2)
-    assert cut.ranked == whole.ranked[:2]
-    assert len(predict(encoder, paths[0], list(ACTIONS))[0].ranked) == 5
-    assert [name for name, _ in predict(encoder, paths[0], ["waving"])[0].ranked] == ["waving"]
+    assert cut.ranking == whole.ranking[:2]
+    assert len(predict(encoder, paths[0], list(ACTIONS))[0].ranking) == 5
+    assert [name for name, _ in predict(encoder, paths[0], ["waving"])[0].ranking] == ["waving"]
 
 
 def test_frames_are_taken_as_asked(encoder: VideoEncoder, paths: list[Path]) -> None:
@@ -86,8 +86,8 @@ def test_frames_are_taken_as_asked(encoder: VideoEncoder, paths: list[Path]) -> 
     z = encoder.encode_video([paths[0]], frames=2)
     texts = [encoder.encode_text([t.format(name) for t in concepts.templates]).mean(0) for name in NAMES]
     row = (encoder.logit_scale * z @ F.normalize(torch.stack(texts), dim=-1).T).softmax(-1)[0]
-    assert dict(few.ranked) == pytest.approx(dict(zip(NAMES, row.tolist(), strict=True)), abs=1e-5)
-    assert few.ranked != predict(encoder, paths[0], NAMES)[0].ranked
+    assert dict(few.ranking) == pytest.approx(dict(zip(NAMES, row.tolist(), strict=True)), abs=1e-5)
+    assert few.ranking != predict(encoder, paths[0], NAMES)[0].ranking
 
 
 def test_concepts_come_by_object_name_or_file_and_from_the_encoder(
@@ -97,7 +97,7 @@ def test_concepts_come_by_object_name_or_file_and_from_the_encoder(
     concepts.save(tmp_path / "set.json")
     expected = predict(encoder, paths[:2], concepts=concepts)
     assert predict(encoder, paths[:2], concepts=tmp_path / "set.json") == expected
-    assert [name for name, _ in predict(encoder, paths[0], concepts="playground", top=20)[0].ranked] != list(ACTIONS)
+    assert [name for name, _ in predict(encoder, paths[0], concepts="playground", top=20)[0].ranking] != list(ACTIONS)
     own = encoder.copy()
     own.concept_set = concepts
     assert predict(own, paths[:2]) == expected
@@ -110,7 +110,7 @@ def test_concepts_come_by_object_name_or_file_and_from_the_encoder(
 def test_the_frozen_clip_is_better_than_chance_on_the_world(tmp_path_factory: pytest.TempPathFactory) -> None:
     records = read_manifest(tiny_world(tmp_path_factory) / "test")
     found = predict("playground", [record.path for record in records], list(ACTIONS))
-    hits = sum(one.ranked[0][0] == record.label for one, record in zip(found, records, strict=True))
+    hits = sum(one.ranking[0][0] == record.label for one, record in zip(found, records, strict=True))
     assert hits / len(records) > 0.2  # chance is 0.05
 
 
@@ -126,7 +126,7 @@ def test_what_cannot_be_done_is_said(encoder: VideoEncoder, paths: list[Path], t
     with pytest.raises(ConceptSetError, match="no-such-set: there is neither a file nor a bundled concept set"):
         predict(encoder, paths, concepts="no-such-set")
     with pytest.raises(ValueError, match="there is no description of waving"):
-        predict(encoder, paths, NAMES, by="description")
+        predict(encoder, paths, NAMES, scoring="description")
     with pytest.raises(DecodeError, match=r"gone\.mp4: there is no such file"):
         predict(encoder, [*paths, tmp_path / "gone.mp4"], NAMES)
     (tmp_path / "text.mp4").write_text("no video")

@@ -4,7 +4,7 @@ import io
 
 from rich.console import Console
 
-from verbspace.uses.progress import note, progress, speed
+from verbspace.uses.progress import format_values, progress, format_rate
 
 
 def run(console: Console) -> None:
@@ -41,8 +41,8 @@ def test_a_terminal_of_80_columns_holds_a_stage_in_a_line() -> None:
 
 
 def test_notes_leave_out_what_has_no_place() -> None:
-    assert note({"loss": 1.0, "category_agreement": 0.5}) == "loss 1.000"
+    assert format_values({"loss": 1.0, "category_agreement": 0.5}) == "loss 1.000"
 
 
 def test_rates_below_one_a_second_are_told_as_seconds_each() -> None:
-    assert (speed(3.31), speed(1.0), speed(0.11)) == ("3.3/s", "1.0/s", "9.1s/it")
+    assert (format_rate(3.31), format_rate(1.0), format_rate(0.11)) == ("3.3/s", "1.0/s", "9.1s/it")

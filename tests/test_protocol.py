@@ -9,12 +9,12 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from verbspace.evaluation.metrics import scores
-from verbspace.evaluation.protocol import Protocol, Result, comparable, encoder_hash, state_hash
+from verbspace.evaluation.metrics import classification_metrics
+from verbspace.evaluation.protocol import EvalProtocol, Result, are_comparable, encoder_hash, state_hash
 from verbspace.model.encoder import VideoEncoder
 from verbspace.video.manifest import Record, data_hash
 
-PROBE = Protocol(
+PROBE = EvalProtocol(
     task="linear-probe",
     data="test",
     data_hash="0123",
@@ -37,7 +37,7 @@ PROBE = Protocol(
 
 
 def test_line() -> None:
-    assert PROBE.line() == (
+    assert PROBE.summary() == (
         "linear-probe · test (0123) · 98 of 100 clips · train train (89ab), 400 clips · 5 actions (4567) · "
         "8 frames · 2x1 views · 56 px · PyAV 18.1.0 · float32 · C of 0.1/1 · C 0.1 · seed 3 · checkpoint cdef"
     )
@@ -50,15 +50,15 @@ def test_line() -> None:
             "details": {"k": 20},
         }
     )
-    assert other.line().startswith(
+    assert other.summary().startswith(
         "zero-shot by both · test (0123) · 98 of 100 clips · 5 actions (4567) · 1 template ·"
     )
-    assert " · k 20 · " in other.line()
-    assert "\n" not in other.line()
+    assert " · k 20 · " in other.summary()
+    assert "\n" not in other.summary()
 
 
 def test_only_the_encoder_may_differ() -> None:
-    assert comparable(PROBE, PROBE.model_copy(update={"checkpoint": "other", "chosen": {"C": 1.0}}))
+    assert are_comparable(PROBE, PROBE.model_copy(update={"checkpoint": "other", "chosen": {"C": 1.0}}))
     changes = {
         "task": "knn",
         "data": "other",
@@ -80,17 +80,17 @@ def test_only_the_encoder_may_differ() -> None:
         "train_clips": 1,
         "details": {"k": 20},
     }
-    assert set(changes) == set(Protocol.model_fields) - {"checkpoint", "chosen"}
+    assert set(changes) == set(EvalProtocol.model_fields) - {"checkpoint", "chosen"}
     for field, value in changes.items():
-        assert not comparable(PROBE, PROBE.model_copy(update={field: value})), field
+        assert not are_comparable(PROBE, PROBE.model_copy(update={field: value})), field
 
 
 def test_result_round_trip() -> None:
-    values = scores(torch.eye(5)[[0, 1, 1, 4]], torch.tensor([0, 1, 2, 4]))
+    values = classification_metrics(torch.eye(5)[[0, 1, 1, 4]], torch.tensor([0, 1, 2, 4]))
     result = Result(**values.model_dump(), protocol=PROBE)
     again = Result.model_validate_json(result.model_dump_json())
     assert again == result
-    assert again.protocol.key() == PROBE.key()
+    assert again.protocol.fingerprint() == PROBE.fingerprint()
     with pytest.raises(ValidationError):
         Result.model_validate({**result.model_dump(), "top2": 0.5})
     with pytest.raises(ValidationError, match="frozen"):

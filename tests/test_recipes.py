@@ -9,16 +9,16 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from typer.testing import CliRunner
 
-from runs import concept_set, distiller, random_views, write_clips
+from runs import make_concept_set, make_distiller, random_views, write_clips
 from verbspace import cli
 from verbspace.concepts.concept_set import ConceptSet
 from verbspace.config import parse_settings
 from verbspace.learning.adapt import build_dataset, build_distiller, build_optimizer
-from verbspace.learning.cost import Tower, forward_flops, training_flops, training_seconds
-from verbspace.learning.state import find_states
-from verbspace.learning.team import Team
+from verbspace.learning.cost import BackboneDims, forward_flops, training_flops, training_seconds
+from verbspace.learning.state import list_checkpoints
+from verbspace.learning.team import DistributedContext
 from verbspace.model.encoder import VideoEncoder
-from verbspace.uses.demo import PLAYGROUND
+from verbspace.uses.demo import PLAYGROUND_SETTINGS
 from verbspace.uses.recipes import load_recipe
 from verbspace.video.manifest import read_manifest
 
@@ -35,37 +35,37 @@ def test_recipes_parse_and_build(path: Path, tiny_clip: Path, tmp_path: Path) ->
     assert ConceptSet.load(recipe.concepts).actions
     assert f"--recipe recipes/{path.name}" in path.read_text()
     training = recipe.settings.training
-    assert training.batch_size % training.accumulate == 0
+    assert training.batch_size % training.gradient_accumulation_steps == 0
     # Everything but the checkpoint, which is a small one here.
     start = VideoEncoder.from_pretrained(tiny_clip)
-    learner = build_distiller(start, concept_set(), recipe.settings, torch.device("cpu"))
+    learner = build_distiller(start, make_concept_set(), recipe.settings, torch.device("cpu"))
     assert build_optimizer(learner.student, recipe.settings).param_groups
     sizes = {"global_size": 32, "local_size": 16}
     settings = recipe.settings.model_copy(update={"views": recipe.settings.views.model_copy(update=sizes)})
-    item = build_dataset(read_manifest(write_clips(tmp_path, 2)), start, concept_set(), settings)[0]
+    item = build_dataset(read_manifest(write_clips(tmp_path, 2)), start, make_concept_set(), settings)[0]
     assert item["global"].shape[:2] == (recipe.settings.views.global_views, recipe.settings.views.global_frames)
-    patch = recipe.shape.patch
+    patch = recipe.shape.patch_size
     assert (recipe.settings.views.local_size or patch) % patch == 0
     # Eight processes have a clip for each micro-batch, where eight are spoken of.
     if "nproc-per-node 8" in path.read_text():
-        assert training.batch_size >= 8 * training.accumulate
+        assert training.batch_size >= 8 * training.gradient_accumulation_steps
     shown = CliRunner().invoke(cli.app, ["recipe", str(path)], env={"COLUMNS": "200"})
     assert shown.exit_code == 0
     assert "at 40% of its stated peak" in shown.output
 
 
 def test_the_playground_is_the_demos() -> None:
-    assert load_recipe(RECIPES[3]).settings == PLAYGROUND
+    assert load_recipe(RECIPES[3]).settings == PLAYGROUND_SETTINGS
 
 
 def test_a_recipe_runs_with_what_is_given_beside_it(tiny_clip: Path, tmp_path: Path) -> None:
     videos = write_clips(tmp_path / "videos", 4)
-    concept_set().save(tmp_path / "words.json")
+    make_concept_set().save(tmp_path / "words.json")
     given = ["adapt", "--recipe", RECIPES[3], "--encoder", tiny_clip, "--videos", videos, "--out", tmp_path / "run"]
     given += ["--concepts", tmp_path / "words.json", "--set", "training.steps=1", "--set", "training.batch_size=2"]
     found = CliRunner().invoke(cli.app, [*map(str, given), "--set", "views.local_size=16"])
     assert found.exit_code == 0, found.output
-    assert [state.name for state in find_states(tmp_path / "run/state")] == ["step-000001"]
+    assert [state.name for state in list_checkpoints(tmp_path / "run/state")] == ["step-000001"]
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_something_must_be_given() -> None:
 
 def test_a_forward_costs_what_is_counted(tiny_clip: Path) -> None:
     encoder = VideoEncoder.from_pretrained(tiny_clip)
-    tower = Tower.of(encoder.base.config)
+    tower = BackboneDims.from_config(encoder.base.config)
     for frames in (2, 8):
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             encoder(torch.zeros(1, frames, 3, 32, 32))
@@ -103,28 +103,28 @@ def test_a_forward_costs_what_is_counted(tiny_clip: Path) -> None:
     "how", [{}, {"train": "temporal"}, {"gradient_checkpointing": True}, {"accumulate": 2}], ids=str
 )
 def test_a_step_costs_what_is_counted(tiny_clip: Path, how: dict[str, object]) -> None:
-    from verbspace.learning.backward import Backward
+    from verbspace.learning.backward import GradCacheStep
 
     views = {"global_frames": 4, "local_views": 1, "local_frames": 2, "local_size": 16}
     settings = parse_settings({"views": views, "training": how})
-    learner = distiller(tiny_clip)
+    learner = make_distiller(tiny_clip)
     learner.train()
     learner.teacher.eval()
     learner.student.gradient_checkpointing = settings.training.gradient_checkpointing
-    if settings.training.train == "temporal":
+    if settings.training.trainable == "temporal":
         for parameter in learner.student.spatial_parameters():
             parameter.requires_grad_(False)
-    backward = Backward(learner, Team(), accumulate=settings.training.accumulate)
+    backward = GradCacheStep(learner, DistributedContext(), gradient_accumulation_steps=settings.training.gradient_accumulation_steps)
     with FlopCounterMode(display=False) as counter:
-        backward(random_views(0, clips=2), learner.fresh_memory(), lambda: torch.autocast("cpu", enabled=False), [2])
-    expected = 2 * training_flops(Tower.of(learner.student.base.config), settings)
+        backward(random_views(0, num_clips=2), learner.init_state(), lambda: torch.autocast("cpu", enabled=False), [2])
+    expected = 2 * training_flops(BackboneDims.from_config(learner.student.base.config), settings)
     # Not in the formula: the losses, layers before which nothing is trained, and that recomputing a layer stops when
     # the last tensor that is needed is there.
     assert expected == pytest.approx(counter.get_total_flops(), rel=0.1)
 
 
 def test_a_run_takes_its_steps_at_the_rate() -> None:
-    tower = Tower(768, 12, 3072, 16, 224, 12, 512)
+    tower = BackboneDims(768, 12, 3072, 16, 224, 12, 512)
     settings = parse_settings({"training": {"epochs": 2, "batch_size": 10}})
     assert training_seconds(tower, settings, 100, 1e12) == pytest.approx(200 * training_flops(tower, settings) / 1e12)
     # By hand, ViT-B/16 at 224: 17.6 G multiply-adds an image is the figure in every table.

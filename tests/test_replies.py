@@ -4,13 +4,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from language_models import GOOD, reply
-from verbspace.concepts.replies import KINDS, LEAST, BadReply, read_reply, reply_schema, tidy
+from language_models import VALID_REPLY, reply_json
+from verbspace.concepts.replies import DESCRIPTION_KINDS, MIN_PER_KIND, InvalidReplyError, parse_reply, reply_schema, clean_sentence
 
 
 def test_a_good_reply_is_kept_as_it_is() -> None:
-    found, faults = read_reply(reply(), "brush_hair", ["brush_hair", "chew"])
-    assert found.model_dump() == GOOD
+    found, faults = parse_reply(reply_json(), "brush_hair", ["brush_hair", "chew"])
+    assert found.model_dump() == VALID_REPLY
     assert not faults
 
 
@@ -25,12 +25,12 @@ def test_a_good_reply_is_kept_as_it_is() -> None:
     ],
 )
 def test_sentences_are_made_tidy(raw: str, kept: str) -> None:
-    assert tidy(raw) == kept
+    assert clean_sentence(raw) == kept
 
 
 @given(st.text(max_size=200))
 def test_tidying_twice_is_tidying_once(raw: str) -> None:
-    assert tidy(tidy(raw)) == tidy(raw)
+    assert clean_sentence(clean_sentence(raw)) == clean_sentence(raw)
 
 
 @pytest.mark.parametrize(
@@ -48,10 +48,10 @@ def test_tidying_twice_is_tidying_once(raw: str) -> None:
     ],
 )
 def test_unusable_sentences_are_left_out_with_a_reason(sentence: str, why: str) -> None:
-    found, faults = read_reply(
-        reply(motion=[*GOOD["motion"], sentence]), "brush_hair", ["brush_hair", "washing dishes", "chew"]
+    found, faults = parse_reply(
+        reply_json(motion=[*VALID_REPLY["motion"], sentence]), "brush_hair", ["brush_hair", "washing dishes", "chew"]
     )
-    assert found.motion == GOOD["motion"]
+    assert found.motion == VALID_REPLY["motion"]
     assert len(faults) == 1
     assert why in faults[0]
 
@@ -61,29 +61,29 @@ def test_unusable_sentences_are_left_out_with_a_reason(sentence: str, why: str) 
     [
         ("", "no JSON object"),
         ("I cannot help with that.", "no JSON object"),
-        (reply()[:-30], "not whole JSON"),
+        (reply_json()[:-30], "not whole JSON"),
         ("{" * 5000, "not whole JSON"),
         ('{"name": "x"}', "another form than asked for: motion: Field required"),
-        (reply(pose="an elbow is lifted"), "another form than asked for: pose"),
-        (reply(pose=[7]), "another form than asked for: pose.0"),
-        (reply(scene=["<b>x</b> is bold on this page"]), "0 of 1 scene"),
-        (reply(motion=["a" * 1_000_000]), "characters, more than 20,000"),
+        (reply_json(pose="an elbow is lifted"), "another form than asked for: pose"),
+        (reply_json(pose=[7]), "another form than asked for: pose.0"),
+        (reply_json(scene=["<b>x</b> is bold on this page"]), "0 of 1 scene"),
+        (reply_json(motion=["a" * 1_000_000]), "characters, more than 20,000"),
         (
-            reply(motion=["Bristles travel from the crown down to the tips."] * 51),
+            reply_json(motion=["Bristles travel from the crown down to the tips."] * 51),
             "motion: List should have at most 50",
         ),
     ],
 )
 def test_bad_replies_say_why(content: str, why: str) -> None:
-    with pytest.raises(BadReply) as told:
-        read_reply(content, "brush_hair", ["brush_hair"])
+    with pytest.raises(InvalidReplyError) as told:
+        parse_reply(content, "brush_hair", ["brush_hair"])
     assert why in str(told.value)
     assert len(str(told.value)) < 600
 
 
 @pytest.mark.parametrize("around", ["```json\n{}\n```", "Sure! Here it is:\n{}\nAnything else?", "\n\n{}"])
 def test_words_around_the_json_do_no_harm(around: str) -> None:
-    assert read_reply(around.replace("{}", reply()), "brush_hair", [])[0].model_dump() == GOOD
+    assert parse_reply(around.replace("{}", reply_json()), "brush_hair", [])[0].model_dump() == VALID_REPLY
 
 
 @pytest.mark.parametrize(
@@ -97,10 +97,10 @@ def test_words_around_the_json_do_no_harm(around: str) -> None:
     ],
 )
 def test_names_that_cannot_stand_in_a_prompt_fall_back_to_the_labels_words(name: str, label: str, kept: str) -> None:
-    assert read_reply(reply(name=name), label, [])[0].name == kept
+    assert parse_reply(reply_json(name=name), label, [])[0].name == kept
 
 
 def test_the_schema_asks_for_what_is_needed() -> None:
     schema = reply_schema(3)
-    assert set(schema["required"]) == {"name", *KINDS} == set(schema["properties"])
-    assert all(schema["properties"][kind]["minItems"] >= max(3, LEAST[kind]) for kind in KINDS)
+    assert set(schema["required"]) == {"name", *DESCRIPTION_KINDS} == set(schema["properties"])
+    assert all(schema["properties"][kind]["minItems"] >= max(3, MIN_PER_KIND[kind]) for kind in DESCRIPTION_KINDS)

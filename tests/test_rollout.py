@@ -5,8 +5,8 @@ import torch
 
 from verbspace.model import towers
 from verbspace.model.encoder import VideoEncoder
-from verbspace.model.rollout import attention_rollout, patch_map
-from verbspace.model.temporal import rotate, rotation
+from verbspace.model.rollout import attention_rollout, rollout_to_grid
+from verbspace.model.temporal import apply_rope, rope_cos_sin
 
 FAMILIES = ["tiny_clip", "tiny_metaclip2", "tiny_siglip", "tiny_siglip2"]
 TIMES = torch.tensor([0.0, 0.2, 0.5, 1.1])
@@ -40,7 +40,7 @@ def test_what_leads_to_an_embedding_sums_to_one(family: str, attention: str, req
     assert found.shape[:2] == (4, 4)
     assert (found >= 0).all()
     torch.testing.assert_close(found.sum((1, 2)), torch.ones(4))
-    assert patch_map(encoder, found).shape == (4, 4, 4, 4)
+    assert rollout_to_grid(encoder, found).shape == (4, 4, 4, 4)
     assert (found.sum(2).diagonal() < 1).all()  # other frames have a part in each
 
 
@@ -57,10 +57,10 @@ def test_it_is_the_product_of_whole_matrices(tiny_clip: Path) -> None:
     video = clip(encoder)
     found = attention_rollout(encoder, video, TIMES)
     base = encoder.base.vision_model
-    hidden = towers.tokens(encoder.base, video)
+    hidden = towers.embed_patches(encoder.base, video)
     frames, tokens, width = hidden.shape
     whole = torch.eye(frames * tokens, dtype=torch.float64)
-    turn = rotation(TIMES[None], width // encoder.temporal_heads)
+    turn = rope_cos_sin(TIMES[None], width // encoder.temporal_heads)
 
     def mixed(weights: torch.Tensor, added: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
         share = (added.norm(dim=-1) / (added.norm(dim=-1) + kept.norm(dim=-1))).flatten().double()
@@ -74,7 +74,7 @@ def test_it_is_the_product_of_whole_matrices(tiny_clip: Path) -> None:
             for place in range(tokens):
                 heads = []
                 for head in range(time.heads):
-                    turned = [rotate(qkv[:, place, part, head][None, None, None], turn)[0, 0, 0] for part in (0, 1)]
+                    turned = [apply_rope(qkv[:, place, part, head][None, None, None], turn)[0, 0, 0] for part in (0, 1)]
                     heads.append((turned[0] @ turned[1].T * turned[0].shape[-1] ** -0.5).softmax(-1))
                 for a in range(frames):
                     for b in range(frames):

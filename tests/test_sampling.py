@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from verbspace.video.sampling import Window, duration, nearest, plan_eval, plan_views, plan_windows, spread
+from verbspace.video.sampling import Window, clip_duration, nearest_frame, plan_eval, plan_views, plan_windows, linspace_in_window
 
 steps = st.lists(st.floats(0.001, 2.0), max_size=60)
 seeds = st.integers(0, 2**32 - 1)
@@ -22,18 +22,18 @@ def as_times(gaps: list[float]) -> np.ndarray:
 def test_any_clip_can_be_planned(gaps: list[float], seed: int, n: int, frames: int, m: int, few: int) -> None:
     times = as_times(gaps)
     plans = plan_views(
-        times, np.random.default_rng(seed), globals=n, global_frames=frames, locals=m, local_frames=few,
+        times, np.random.default_rng(seed), global_views=n, global_frames=frames, local_views=m, local_frames=few,
         global_size=48, local_size=32,
     )  # fmt: skip
     assert [plan.kind for plan in plans] == ["global"] * n + ["local"] * m
     for plan in plans:
-        assert len(plan.frame_indices) == len(plan.seconds) == (frames if plan.kind == "global" else few)
+        assert len(plan.frame_indices) == len(plan.times) == (frames if plan.kind == "global" else few)
         assert plan.size == (48 if plan.kind == "global" else 32)
         indices = np.asarray(plan.frame_indices)
         assert indices.min() >= 0
         assert indices.max() < len(times)
         assert (np.diff(indices) >= 0).all()
-        assert plan.seconds == tuple(times[indices])
+        assert plan.times == tuple(times[indices])
 
 
 @settings(deadline=None, max_examples=100)
@@ -48,22 +48,22 @@ def test_the_same_seed_gives_the_same_plan(gaps: list[float], seed: int) -> None
 def test_nearest_is_the_nearest(gaps: list[float], wanted: list[float]) -> None:
     times, seconds = as_times(gaps), np.asarray(wanted)
     expected = np.abs(times[None] - seconds[:, None]).min(1)
-    np.testing.assert_array_equal(np.abs(times[nearest(times, seconds)] - seconds), expected)
+    np.testing.assert_array_equal(np.abs(times[nearest_frame(times, seconds)] - seconds), expected)
 
 
 def test_nearest_prefers_the_earlier_of_two() -> None:
-    assert nearest(np.array([0.0, 1.0, 2.0]), np.array([0.5, 1.5, 0.51])).tolist() == [0, 1, 1]
+    assert nearest_frame(np.array([0.0, 1.0, 2.0]), np.array([0.5, 1.5, 0.51])).tolist() == [0, 1, 1]
 
 
 def test_spread_takes_the_centres_of_segments() -> None:
-    assert spread(Window(1.0, 3.0), 4).tolist() == [1.25, 1.75, 2.25, 2.75]
+    assert linspace_in_window(Window(1.0, 3.0), 4).tolist() == [1.25, 1.75, 2.25, 2.75]
 
 
 def windows(seed: int, **options: object) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Seconds of global and local views of a 10-second clip of a thousand frames a second."""
     times = np.arange(0, 10, 0.001)
     plans = plan_views(times, np.random.default_rng(seed), **options)  # type: ignore[arg-type]
-    seconds = {kind: [np.asarray(p.seconds) for p in plans if p.kind == kind] for kind in ("global", "local")}
+    seconds = {kind: [np.asarray(p.times) for p in plans if p.kind == kind] for kind in ("global", "local")}
     return seconds["global"], seconds["local"]
 
 
@@ -106,13 +106,13 @@ def test_views_of_a_long_video_come_from_one_stretch() -> None:
 
 def test_evaluation_takes_segment_centres_and_interleaves_clips() -> None:
     times = np.arange(100) / 10
-    assert duration(times) == pytest.approx(10.0)
+    assert clip_duration(times) == pytest.approx(10.0)
     (plan,) = plan_eval(times, 5, size=48)
-    assert plan.seconds == pytest.approx((1, 3, 5, 7, 9))
+    assert plan.times == pytest.approx((1, 3, 5, 7, 9))
     assert (plan.kind, plan.size) == ("eval", 48)
-    first, second = plan_eval(times, 5, clips=2)
-    assert first.seconds == pytest.approx((0.5, 2.5, 4.5, 6.5, 8.5))
-    assert second.seconds == pytest.approx((1.5, 3.5, 5.5, 7.5, 9.5))
+    first, second = plan_eval(times, 5, num_clips=2)
+    assert first.times == pytest.approx((0.5, 2.5, 4.5, 6.5, 8.5))
+    assert second.times == pytest.approx((1.5, 3.5, 5.5, 7.5, 9.5))
 
 
 @settings(deadline=None, max_examples=60)
@@ -134,7 +134,7 @@ def test_one_frame_repeats() -> None:
 @pytest.mark.parametrize("window", [(0.0, 0.5), (0.6, 0.5), (0.5, 1.2)])
 def test_windows_that_make_no_sense(window: tuple[float, float]) -> None:
     with pytest.raises(ValueError, match="local_window"):
-        plan_views(np.arange(5.0), np.random.default_rng(0), local_window=window)
+        plan_views(np.arange(5.0), np.random.default_rng(0), local_clip_fraction=window)
 
 
 def test_no_frames() -> None:
@@ -147,7 +147,7 @@ def test_no_frames() -> None:
 @example([1.0], 0.05, 1.0)
 def test_windows_cover_a_video_of_any_length(gaps: list[float], length: float, share: float) -> None:
     times = as_times(gaps)
-    end = duration(times)
+    end = clip_duration(times)
     windows = plan_windows(times, length, length * share)
     assert windows[0].start == 0
     assert windows[-1].end == end

@@ -14,7 +14,7 @@ from huggingface_hub import HfApi
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from small_encoders import FAMILIES, pixels, seconds, stirred
+from small_encoders import TINY_CHECKPOINTS, random_video, random_times, with_random_temporal
 from verbspace.concepts.concept_set import Action, ConceptSet, Description, Provenance
 from verbspace.model import files
 from verbspace.model.encoder import VideoEncoder
@@ -38,7 +38,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> Any:
     assert not tried
 
 
-@pytest.fixture(params=FAMILIES)
+@pytest.fixture(params=TINY_CHECKPOINTS)
 def family(request: pytest.FixtureRequest) -> Path:
     folder: Path = request.getfixturevalue(request.param)
     return folder
@@ -56,12 +56,12 @@ def concepts() -> ConceptSet:
 
 @pytest.fixture
 def encoder(tiny_clip: Path) -> VideoEncoder:
-    return stirred(VideoEncoder.from_pretrained(tiny_clip))
+    return with_random_temporal(VideoEncoder.from_pretrained(tiny_clip))
 
 
 @torch.no_grad()
 def video_embedding(encoder: VideoEncoder) -> Tensor:
-    return encoder(pixels(2, 4, 3, 32, 32), seconds(2, 4))
+    return encoder(random_video(2, 4, 3, 32, 32), random_times(2, 4))
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -73,7 +73,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def test_round_trip(family: Path, concepts: ConceptSet, tmp_path: Path) -> None:
-    encoder = stirred(VideoEncoder.from_pretrained(family))
+    encoder = with_random_temporal(VideoEncoder.from_pretrained(family))
     encoder.concept_set = concepts
     encoder.save_pretrained(tmp_path / "saved")
     found = VideoEncoder.from_pretrained(tmp_path / "saved")
@@ -113,7 +113,7 @@ def test_files_written(encoder: VideoEncoder, concepts: ConceptSet, tmp_path: Pa
 
 @pytest.mark.parametrize("choice", [{"temporal": False}, {"temporal_layers": [0, 2]}, {"temporal_heads": 4}])
 def test_round_trip_of_other_makes(tiny_clip: Path, choice: dict[str, Any], tmp_path: Path) -> None:
-    encoder = stirred(VideoEncoder.from_pretrained(tiny_clip, **choice))
+    encoder = with_random_temporal(VideoEncoder.from_pretrained(tiny_clip, **choice))
     encoder.save_pretrained(tmp_path)
     found = VideoEncoder.from_pretrained(tmp_path, attention="eager")
     assert list(found.temporal) == list(encoder.temporal)
@@ -188,11 +188,11 @@ def test_frozen_is_the_image_checkpoint(encoder: VideoEncoder, tiny_clip: Path) 
         for parameter in encoder.spatial_parameters():
             parameter.mul_(1.2)
     expected = video_embedding(VideoEncoder.from_pretrained(tiny_clip, temporal=False))
-    assert torch.equal(video_embedding(encoder.frozen()), expected)
-    assert not list(encoder.frozen().temporal_parameters())
+    assert torch.equal(video_embedding(encoder.base_encoder()), expected)
+    assert not list(encoder.base_encoder().temporal_parameters())
     encoder.config.base_name = ""
     with pytest.raises(ValueError, match="does not say which image checkpoint"):
-        encoder.frozen()
+        encoder.base_encoder()
 
 
 def test_weights_do_not_lie_in_the_file(tiny_clip: Path, tmp_path: Path) -> None:
@@ -240,7 +240,7 @@ def test_an_error_while_saving_changes_nothing(
     if others:
         (folder / "notes.txt").write_text("mine")
     before = contents(tmp_path)
-    stirred(encoder, seed=9)
+    with_random_temporal(encoder, seed=9)
     breaking(monkeypatch, where)
     with pytest.raises(OSError, match="disk full"):
         encoder.save_pretrained(folder)
@@ -268,7 +268,7 @@ def test_the_old_folder_comes_back_if_the_new_one_cannot_be_placed(
     monkeypatch.setattr("verbspace.placing._exchange", lambda *_: False)  # as on other systems than Linux
     monkeypatch.setattr(os, "replace", second_fails)
     with pytest.raises(OSError, match="no space"):
-        stirred(encoder, seed=9).save_pretrained(folder)
+        with_random_temporal(encoder, seed=9).save_pretrained(folder)
     assert len(moves) == 3
     assert contents(tmp_path) == before
 
@@ -281,7 +281,7 @@ def test_other_files_stay_and_a_former_concept_set_goes(
     (tmp_path / "saved" / "results").mkdir()
     (tmp_path / "saved" / "results" / "ucf101.json").write_text("{}")
     encoder.concept_set = None
-    stirred(encoder, seed=9).save_pretrained(tmp_path / "saved")
+    with_random_temporal(encoder, seed=9).save_pretrained(tmp_path / "saved")
     assert (tmp_path / "saved" / "results" / "ucf101.json").read_text() == "{}"
     found = VideoEncoder.from_pretrained(tmp_path / "saved")
     assert found.concept_set is None
@@ -306,7 +306,7 @@ def test_saving_into_an_empty_folder_a_new_one_and_a_file(encoder: VideoEncoder,
 
 
 def test_an_encoder_without_words_cannot_be_saved(encoder: VideoEncoder, tmp_path: Path) -> None:
-    encoder.sources = None
+    encoder.processor = None
     with pytest.raises(ValueError, match="has no tokenizer and no image processor; build it with from_pretrained"):
         encoder.save_pretrained(tmp_path / "saved")
     assert not list(tmp_path.iterdir())
@@ -561,4 +561,4 @@ def test_the_bundled_checkpoint() -> None:
     encoder = VideoEncoder.from_pretrained("playground")
     assert encoder.config.base_name == "playground"
     assert encoder.encode_text(["waving"]).shape == (1, encoder.embedding_dim)
-    assert torch.equal(video_embedding(encoder.frozen()), video_embedding(encoder))
+    assert torch.equal(video_embedding(encoder.base_encoder()), video_embedding(encoder))

@@ -17,20 +17,20 @@ from hypothesis import strategies as st
 from torch.nn import functional
 from typer.testing import CliRunner
 
-from indices import embedded, random_index, write_clip, write_clips
+from indices import run_quick_embed, random_index, write_clip, write_clips
 from verbspace.cli import app
 from verbspace.concepts.concept_set import ConceptSet
 from verbspace.model.encoder import VideoEncoder
-from verbspace.uses.index.arithmetic import MINUS, Words, combine
+from verbspace.uses.index.arithmetic import NEGATIVE_WEIGHT, QueryEncoder, build_query_vector
 from verbspace.uses.index.hits import Hit
-from verbspace.uses.index.nearest import like, read_tuned
-from verbspace.uses.index.page import link, pictures, search_page
-from verbspace.uses.index.printing import table
-from verbspace.uses.index.query import Term, parse, written
-from verbspace.uses.index.rows import FileRows, State, vectors_of
-from verbspace.uses.index.search import Searcher, described, filters, terms_of
+from verbspace.uses.index.nearest import path_glob_filter, read_ann_config
+from verbspace.uses.index.page import window_url, extract_window, render_search_page
+from verbspace.uses.index.printing import format_hits
+from verbspace.uses.index.query import Term, parse_query, format_query
+from verbspace.uses.index.rows import FileRows, FileSignature, vectors_to_numpy
+from verbspace.uses.index.search import Searcher, describe_query, combine_filters, collect_terms
 from verbspace.uses.index.store import Index
-from verbspace.uses.index.tune import tune
+from verbspace.uses.index.tune import build_ann_index
 
 # The grammar.
 
@@ -50,7 +50,7 @@ from verbspace.uses.index.tune import tune
     ],
 )
 def test_queries_as_terms(query: str, terms: list[Term]) -> None:
-    assert parse(query) == terms
+    assert parse_query(query) == terms
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_queries_as_terms(query: str, terms: list[Term]) -> None:
 )
 def test_queries_that_are_not_understood(query: str, said: str) -> None:
     with pytest.raises(ValueError, match=said):
-        parse(query)
+        parse_query(query)
 
 
 TEXT = st.text(min_size=1).map(lambda text: re.sub("[“”]", '"', text).strip()).filter(bool)
@@ -78,7 +78,7 @@ TERMS = st.lists(st.builds(Term, TEXT, st.sampled_from([1, -1])), min_size=1, ma
 @given(terms=TERMS)
 @settings(max_examples=300)
 def test_terms_written_are_read_back(terms: list[Term]) -> None:
-    assert parse(written(terms)) == terms
+    assert parse_query(format_query(terms)) == terms
 
 
 @given(query=st.text())
@@ -86,7 +86,7 @@ def test_terms_written_are_read_back(terms: list[Term]) -> None:
 def test_any_text_is_terms_or_one_sentence(query: str) -> None:
     said, terms = "", []
     try:
-        terms = parse(query)
+        terms = parse_query(query)
     except ValueError as error:
         said = str(error)
     assert bool(terms) != said.startswith("the query ")
@@ -101,18 +101,18 @@ def test_any_text_is_terms_or_one_sentence(query: str) -> None:
 def test_signs_and_spaces(parts: list[tuple[str, str]], space: str) -> None:
     escaped = [(text, sign, re.sub(r'(["\\])', r"\\\1", text)) for text, sign in parts]
     query = space.join(f'{sign}{space}"{inside}"' for _, sign, inside in escaped)
-    assert parse(query) == [Term(text, 1 if sign == "+" else -1) for text, sign in parts]
+    assert parse_query(query) == [Term(text, 1 if sign == "+" else -1) for text, sign in parts]
 
 
 def test_terms_from_options_are_added() -> None:
-    assert terms_of('"a" - "b"', ["c - d"], ["e"]) == [Term("a"), Term("b", -1), Term("c - d"), Term("e", -1)]
-    assert terms_of("", ["a"]) == [Term("a")]
+    assert collect_terms('"a" - "b"', ["c - d"], ["e"]) == [Term("a"), Term("b", -1), Term("c - d"), Term("e", -1)]
+    assert collect_terms("", ["a"]) == [Term("a")]
     with pytest.raises(ValueError, match=r"need a text each"):
-        terms_of("a", [" "])
-    assert described(terms_of("a")) == "a"
-    assert described([Term("a"), Term("b", -1)], ["x/y.mp4"]) == 'like y.mp4 + "a" - "b"'
-    assert described([Term("b", -1)], ["x/y.mp4"]) == 'like y.mp4 - "b"'
-    assert described([], ["x/y.mp4"]) == "like y.mp4"
+        collect_terms("a", [" "])
+    assert describe_query(collect_terms("a")) == "a"
+    assert describe_query([Term("a"), Term("b", -1)], ["x/y.mp4"]) == 'like y.mp4 + "a" - "b"'
+    assert describe_query([Term("b", -1)], ["x/y.mp4"]) == 'like y.mp4 - "b"'
+    assert describe_query([], ["x/y.mp4"]) == "like y.mp4"
 
 
 # The arithmetic.
@@ -130,7 +130,7 @@ class Letters:
 
 def test_a_text_is_its_difference_from_texts_in_general() -> None:
     encoder = Letters()
-    words = Words(encoder)
+    words = QueryEncoder(encoder)
     templates = ["a video of a person {}.", "a photo of a person {}.", "a person {}."]
 
     def mean(text: str, forms: list[str]) -> torch.Tensor:
@@ -138,30 +138,30 @@ def test_a_text_is_its_difference_from_texts_in_general() -> None:
 
     centre = torch.stack([mean(name, templates) for name in ConceptSet.load("k400").action_names]).mean(0)
     expected = functional.normalize(mean("bagged {cab}", [*templates, "{}"]) - centre, dim=0)
-    torch.testing.assert_close(words.directions(["bagged {cab}"])[0], expected)
+    torch.testing.assert_close(words.encode(["bagged {cab}"])[0], expected)
     names = ["add", "bead", "cab", "dab", "fed", "gab", "had", "abbe", "egg", "beef"]
     encoder.concept_set = ConceptSet.from_actions(names)
     own = torch.stack([mean(name, list(encoder.concept_set.templates)) for name in names]).mean(0)
-    torch.testing.assert_close(Words(encoder).centre, own)
+    torch.testing.assert_close(QueryEncoder(encoder).center, own)
     encoder.concept_set = ConceptSet.from_actions(["add", "bead"])  # whose mean is not that of texts in general
-    torch.testing.assert_close(Words(encoder).centre, centre)
+    torch.testing.assert_close(QueryEncoder(encoder).center, centre)
 
 
 def test_terms_and_clips_are_summed_with_their_signs() -> None:
-    words = Words(Letters())
-    a, b, c = words.directions(["aaaa", "bbbb", "cccc"])
-    found = combine(words, [Term("aaaa"), Term("bbbb", -1), Term("cccc")])
-    torch.testing.assert_close(found, functional.normalize(a - MINUS * b + c, dim=0))
-    torch.testing.assert_close(combine(words, [Term("aaaa")]), a)
+    words = QueryEncoder(Letters())
+    a, b, c = words.encode(["aaaa", "bbbb", "cccc"])
+    found = build_query_vector(words, [Term("aaaa"), Term("bbbb", -1), Term("cccc")])
+    torch.testing.assert_close(found, functional.normalize(a - NEGATIVE_WEIGHT * b + c, dim=0))
+    torch.testing.assert_close(build_query_vector(words, [Term("aaaa")]), a)
     clip = functional.normalize(torch.randn(9), dim=0)
-    torch.testing.assert_close(combine(words, [], [3 * clip]), clip)
+    torch.testing.assert_close(build_query_vector(words, [], [3 * clip]), clip)
     torch.testing.assert_close(
-        combine(words, [Term("aaaa", -1)], [clip, a]), functional.normalize(clip + (1 - MINUS) * a, dim=0)
+        build_query_vector(words, [Term("aaaa", -1)], [clip, a]), functional.normalize(clip + (1 - NEGATIVE_WEIGHT) * a, dim=0)
     )
     with pytest.raises(ValueError, match=r"only says what to look away from"):
-        combine(words, [Term("aaaa", -1)])
+        build_query_vector(words, [Term("aaaa", -1)])
     with pytest.raises(ValueError, match=r"cancel each other out"):
-        combine(words, [Term("aaaa", -1), Term("aaaa", -1), Term("aaaa")])
+        build_query_vector(words, [Term("aaaa", -1), Term("aaaa", -1), Term("aaaa")])
 
 
 # The index.
@@ -174,7 +174,7 @@ def random(tmp_path_factory: pytest.TempPathFactory) -> Index:
 
 def by_hand(index: Index, query: np.ndarray) -> list[tuple[str, int, float]]:
     rows = index.table.to_arrow()
-    scores = vectors_of(rows) @ (query / np.linalg.norm(query))
+    scores = vectors_to_numpy(rows) @ (query / np.linalg.norm(query))
     names = zip(rows["path"].to_pylist(), rows["window"].to_pylist(), scores.tolist(), strict=True)
     return sorted(names, key=lambda row: -row[2])
 
@@ -224,12 +224,12 @@ def test_path_patterns(pattern: str, found: set[str], tmp_path: Path) -> None:
     renamed = rows.set_column(0, rows.schema.field("path"), [[name for name in NAMES for _ in range(4)]])
     index.table.delete("true")
     index.add(renamed.to_batches())
-    assert {hit.path for hit in index.search(np.ones(16), 99, like(pattern))} == found
+    assert {hit.path for hit in index.search(np.ones(16), 99, path_glob_filter(pattern))} == found
 
 
 def test_filters_join() -> None:
-    assert filters() is None
-    assert filters("start > 1 OR end < 2", "x", 3, 4.5) == (
+    assert combine_filters() is None
+    assert combine_filters("start > 1 OR end < 2", "x", 3, 4.5) == (
         "(start > 1 OR end < 2) AND regexp_like(path, '.*x') AND duration >= 3.0 AND duration <= 4.5"
     )
 
@@ -237,15 +237,15 @@ def test_filters_join() -> None:
 @pytest.mark.parametrize("seconds", [float("nan"), float("inf")])
 def test_seconds_that_are_no_number(seconds: float) -> None:
     with pytest.raises(ValueError, match="are numbers of seconds"):
-        filters(None, None, seconds)
+        combine_filters(None, None, seconds)
 
 
 def test_of_equally_near_ones_the_first_by_name_are_shown(tmp_path: Path) -> None:
-    made = random_index(tmp_path / "other", 4).made
+    made = random_index(tmp_path / "other", 4).manifest
     index = Index.create(tmp_path / "same", made)
     rows = np.eye(16, dtype=np.float32)[:1]
     names = "zyxwvutsrqponmlkjihgfedcba"
-    index.write([FileRows(name, State(1, 1), 25.0, [0.0], [1.0], rows) for name in names], set())
+    index.write([FileRows(name, FileSignature(1, 1), 25.0, [0.0], [1.0], rows) for name in names], set())
     for top in (1, 2, 7, 26, 40):
         for per_video in (False, True):
             hits = index.search(rows[0], top, per_video=per_video)
@@ -261,7 +261,7 @@ def test_queries_that_cannot_be_asked(random: Index) -> None:
 
 
 PARTS: list[tuple[str, int, dict[str, Any]]] = [
-    ("filtered", 3, {"where": like("a/00007")}),
+    ("filtered", 3, {"where": path_glob_filter("a/00007")}),
     ("many", 6000, {}),
     ("videos", 1500, {"per_video": True}),
 ]
@@ -271,9 +271,9 @@ def test_an_approximate_index_is_as_good_as_it_says(tmp_path: Path) -> None:
     index = random_index(tmp_path, 6000, dim=16)
     queries = functional.normalize(torch.randn(20, 16, generator=torch.Generator().manual_seed(0)), dim=1)
     exact = [[(hit.path, hit.window) for hit in index.search(query.numpy(), exact=True)] for query in queries]
-    tuned = tune(index, queries, recall=0.9)
+    tuned = build_ann_index(index, queries, recall=0.9)
     again = Index.open(tmp_path)
-    assert read_tuned(again) == tuned
+    assert read_ann_config(again) == tuned
     found = [[(hit.path, hit.window) for hit in again.search(query.numpy())] for query in queries]
     share = sum(len(set(a) & set(b)) for a, b in zip(exact, found, strict=True)) / 200
     assert share == pytest.approx(tuned.recall, abs=1e-3)
@@ -284,7 +284,7 @@ def test_an_approximate_index_is_as_good_as_it_says(tmp_path: Path) -> None:
     whole = {name: [h.path for h in index.search(some, top, exact=True, **how)] for name, top, how in PARTS}
     assert {name: [h.path for h in again.search(some, top, **how)] for name, top, how in PARTS} == whole
     with pytest.raises(ValueError, match=r"has 8 rows; an exact search is quick"):
-        tune(random_index(tmp_path / "few", 8), queries)
+        build_ann_index(random_index(tmp_path / "few", 8), queries)
     (tmp_path / "tuned.json").write_text("{}")
     with pytest.raises(ValueError, match=r"tuned\.json: Field required; run `verbspace index tune"):
         again.search(np.ones(16))
@@ -301,7 +301,7 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def searcher(tiny_clip: Path, clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Searcher:
     folder = tmp_path_factory.mktemp("index")
-    embedded(tiny_clip, clips, folder)
+    run_quick_embed(tiny_clip, clips, folder)
     return Searcher(folder)
 
 
@@ -324,16 +324,16 @@ def test_an_encoder_that_is_gone_is_asked_for(tmp_path: Path) -> None:
 
 def test_words_clips_and_filters_find_what_they_should(clips: Path, searcher: Searcher) -> None:
     hits = searcher.search("a person waving", top=99)
-    vector = searcher.words.directions(["a person waving"])[0].numpy()
+    vector = searcher.query_encoder.encode(["a person waving"])[0].numpy()
     assert [(hit.path, hit.window) for hit in hits] == [row[:2] for row in by_hand(searcher.index, vector)]
-    found = searcher.search(like=[clips / "01.mp4"], top=1)[0]
+    found = searcher.search(similar_to=[clips / "01.mp4"], top=1)[0]
     assert (Path(found.path).name, found.score) == ("01.mp4", pytest.approx(1, abs=1e-5))
-    assert searcher.search('"waving" - "running"') == searcher.search("waving", minus=["running"])
-    assert searcher.search('"waving" + "running"') == searcher.search("waving", plus=["running"])
+    assert searcher.search('"waving" - "running"') == searcher.search("waving", subtract=["running"])
+    assert searcher.search('"waving" + "running"') == searcher.search("waving", add=["running"])
     assert {hit.path for hit in searcher.search("x", path="0[03]", top=99)} == set()
     assert {Path(hit.path).name for hit in searcher.search("x", path="03.mp4")} == {"03.mp4"}
-    assert {Path(hit.path).name for hit in searcher.search("x", shortest=2)} == {"00.mp4", "03.mp4"}
-    assert {Path(hit.path).name for hit in searcher.search("x", longest=2)} == {"01.mp4", "02.mp4"}
+    assert {Path(hit.path).name for hit in searcher.search("x", min_duration=2)} == {"00.mp4", "03.mp4"}
+    assert {Path(hit.path).name for hit in searcher.search("x", max_duration=2)} == {"01.mp4", "02.mp4"}
     assert {hit.window for hit in searcher.search("x", where="start > 1.5 OR end < 0")} == {2}
     assert len(searcher.search("x", per_video=True)) == 4
 
@@ -369,10 +369,10 @@ def test_a_running_searcher_sees_what_is_added(
     tiny_clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("verbspace.uses.index.store._FRESH", timedelta(0))
-    embedded(tiny_clip, [str(write_clip(tmp_path / "a.mp4", 1))], tmp_path / "index")
+    run_quick_embed(tiny_clip, [str(write_clip(tmp_path / "a.mp4", 1))], tmp_path / "index")
     running = Searcher(tmp_path / "index")
     assert len(running.search("x")) == 1
-    embedded(tiny_clip, [str(write_clip(tmp_path / "b.mp4", 2))], tmp_path / "index")
+    run_quick_embed(tiny_clip, [str(write_clip(tmp_path / "b.mp4", 2))], tmp_path / "index")
     assert len(running.search("x")) == 2
 
 
@@ -426,7 +426,7 @@ def test_the_page_links_videos_and_shows_stills(clips: Path, searcher: Searcher,
 
 def test_the_page_can_hold_the_clips(clips: Path, searcher: Searcher, tmp_path: Path) -> None:
     hits = searcher.search("waving", top=2, where="`window` = 2")
-    text = search_page(hits, "waving", tmp_path, index="i", copy=True)
+    text = render_search_page(hits, "waving", tmp_path, index="i", embed_clips=True)
     clips_inside = [base64.b64decode(one) for one in re.findall(r'src="data:video/mp4;base64,([^"]+)"', text)]
     assert len(clips_inside) == 2
     for content in clips_inside:
@@ -436,19 +436,19 @@ def test_the_page_can_hold_the_clips(clips: Path, searcher: Searcher, tmp_path: 
 
 
 def test_the_still_is_the_middle(tmp_path: Path) -> None:
-    from video_files import read_numbers
+    from video_files import read_frame_numbers
 
     path = write_clip(tmp_path / "a.mp4", 0, 3.0)
-    still, clip = pictures(path, Hit(str(path), 1.0, 2.0, 0.5, 1, 3.0, 10.0), copy=False)
+    still, clip = extract_window(path, Hit(str(path), 1.0, 2.0, 0.5, 1, 3.0, 10.0), embed_clips=False)
     assert clip is None
-    assert read_numbers(torch.from_numpy(still).permute(2, 0, 1)[None].numpy()) == [15]
-    still, _ = pictures(path, Hit(str(path), 1.0, 2.0, 0.5, 1, 3.0, 10.0), copy=True)
-    assert read_numbers(torch.from_numpy(still).permute(2, 0, 1)[None].numpy()) == [15]
+    assert read_frame_numbers(torch.from_numpy(still).permute(2, 0, 1)[None].numpy()) == [15]
+    still, _ = extract_window(path, Hit(str(path), 1.0, 2.0, 0.5, 1, 3.0, 10.0), embed_clips=True)
+    assert read_frame_numbers(torch.from_numpy(still).permute(2, 0, 1)[None].numpy()) == [15]
 
 
 def test_what_browsers_cannot_play_is_not_linked(tmp_path: Path) -> None:
     def address(path: str) -> str | None:
-        return link(Hit(path, 1.0, 2.5, 0.5, 0, 3.0, 25.0), tmp_path)
+        return window_url(Hit(path, 1.0, 2.5, 0.5, 0, 3.0, 25.0), tmp_path)
 
     assert address(f"{tmp_path}/a b#%?.mp4") == "a%20b%23%25%3F.mp4#t=1.000,2.500"
     assert address("https://x.org/a.mp4") == "https://x.org/a.mp4#t=1.000,2.500"
@@ -457,15 +457,15 @@ def test_what_browsers_cannot_play_is_not_linked(tmp_path: Path) -> None:
 
 
 def test_a_video_that_is_gone_has_its_reason_on_the_page(tmp_path: Path) -> None:
-    page = search_page([Hit(f"{tmp_path}/<i>.mp4", 0, 1, -0.2, 0, 1, 25)], "x", tmp_path, index="i")
+    page = render_search_page([Hit(f"{tmp_path}/<i>.mp4", 0, 1, -0.2, 0, 1, 25)], "x", tmp_path, index="i")
     assert "&lt;i&gt;.mp4: there is no such file" in page
     assert "<i>.mp4" not in page
-    assert "Nothing is left after the filters" in search_page([], "x", tmp_path, index="i")
+    assert "Nothing is left after the filters" in render_search_page([], "x", tmp_path, index="i")
 
 
 def test_names_of_strangers_do_no_harm_on_a_terminal(tmp_path: Path) -> None:
     hits = [Hit("/v/red\x1b[31m\nbox.mp4", 0.0, 1.0, 0.5, 0, 1.0, 25.0)]
-    assert list(table(hits)) == [" 0.500     0:00.0 – 0:01.0    /v/red\\x1b[31m\\nbox.mp4"]
+    assert list(format_hits(hits)) == [" 0.500     0:00.0 – 0:01.0    /v/red\\x1b[31m\\nbox.mp4"]
 
 
 def test_a_sum_without_quotes_is_pointed_out(searcher: Searcher) -> None:

@@ -17,7 +17,7 @@ from verbspace.video import seeking
 from verbspace.video.dataset import ClipDataset, ViewDataset
 from verbspace.video.decode import DecodeError, decode_frames, frame_times
 from verbspace.video.record import Record
-from video_files import REAL_CLIPS, numbered_frames, read_numbers, write_video
+from video_files import REAL_CLIPS, numbered_frames, read_frame_numbers, write_video
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def torchcodec() -> None:
 
 
 def frames_of(path: Path, indices: list[int], size: int | None = None) -> Any:
-    return seeking.read_seeking(path, lambda timeline: indices, size)[1]
+    return seeking.read_with_torchcodec(path, lambda timeline: indices, size)[1]
 
 
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
@@ -46,8 +46,8 @@ def test_frames_and_times_are_those_of_the_file(tmp_path: Path, name: str, monke
     path = write_video(tmp_path / name, numbered_frames(COUNT), **FILES[name])
     by_pyav = calls(monkeypatch)
     order = [17, 3, 3, 0, 19, 8]
-    timeline, frames = seeking.read_seeking(path, lambda timeline: order)
-    assert read_numbers(frames.numpy()) == order
+    timeline, frames = seeking.read_with_torchcodec(path, lambda timeline: order)
+    assert read_frame_numbers(frames.numpy()) == order
     assert np.array_equal(timeline.times, frame_times(path))
     near = np.abs(frames.permute(0, 2, 3, 1).numpy().astype(int) - plain_decode(path)[order]).mean()
     assert near < 3  # colours are converted otherwise, by a rounding or two
@@ -59,11 +59,11 @@ def test_frames_and_times_are_those_of_the_file(tmp_path: Path, name: str, monke
 def test_shapes_sizes_and_turned_frames(tmp_path: Path) -> None:
     path = write_video(tmp_path / "a.mp4", numbered_frames(6, 96, 130))
     assert frames_of(path, [4, 5], 48).shape == decode_frames(path, [4, 5], 48).shape == (2, 3, 48, 65)
-    assert read_numbers(frames_of(path, [4, 5], 48).numpy()) == [4, 5]
+    assert read_frame_numbers(frames_of(path, [4, 5], 48).numpy()) == [4, 5]
     lying = np.rot90(numbered_frames(4), -1, axes=(1, 2))
     phone = write_video(tmp_path / "phone.mp4", lying, rotation=90)
     assert frames_of(phone, [0, 3]).shape == (2, 3, 48, 64)
-    assert read_numbers(frames_of(phone, [0, 3]).numpy()) == [0, 3]
+    assert read_frame_numbers(frames_of(phone, [0, 3]).numpy()) == [0, 3]
     with pytest.raises(IndexError, match=r"a\.mp4: frames 0 to 6 asked for, of 6"):
         frames_of(path, [0, 6])
 
@@ -73,7 +73,7 @@ def test_members_of_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     content = write_video(tmp_path / "a.mp4", numbered_frames(9)).read_bytes()
     by_pyav = calls(monkeypatch)
     source = shard(tmp_path / "s.tar", {"0.txt": b"-", "a.mp4": content})
-    assert read_numbers(frames_of(source / "a.mp4", [8, 1]).numpy()) == [8, 1]
+    assert read_frame_numbers(frames_of(source / "a.mp4", [8, 1]).numpy()) == [8, 1]
     assert by_pyav == []
 
 
@@ -88,7 +88,7 @@ def test_bad_files_are_named_as_ever(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("torchcodec")
 def test_data_sets_take_it(tmp_path: Path) -> None:
     records = [Record(write_video(tmp_path / f"{n}.mp4", numbered_frames(20, seed=n))) for n in range(2)]
-    plain, other = (ClipDataset(records, frames=4, size=32, decoder=decoder)[1] for decoder in ("pyav", "torchcodec"))
+    plain, other = (ClipDataset(records, num_frames=4, size=32, decoder=decoder)[1] for decoder in ("pyav", "torchcodec"))
     assert isinstance(plain, dict)
     assert isinstance(other, dict)
     assert torch.equal(plain["times"], other["times"])

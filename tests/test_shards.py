@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from verbspace.uses.data_info import data_info
+from verbspace.uses.data_info import summarize_dataset
 from verbspace.video import storage
-from verbspace.video.check import REPORT, check
+from verbspace.video.check import CHECK_LOG_NAME, verify_files
 from verbspace.video.dataset import ClipDataset, ViewDataset, collate
 from verbspace.video.decode import DecodeError, decode_frames, frame_times
-from verbspace.video.manifest import Record, data_hash, read_manifest, understand
-from video_files import numbered_frames, read_numbers, write_video
+from verbspace.video.manifest import Record, data_hash, read_manifest, detect_manifest
+from video_files import numbered_frames, read_frame_numbers, write_video
 
 
 def shard(path: Path, parts: dict[str, bytes]) -> Path:
@@ -72,7 +72,7 @@ def test_shards_are_read_as_they_are(shards: Path) -> None:
     ]
     assert read_manifest(shards) == expected
     assert read_manifest(shards / "00001.tar") == expected[2:]
-    assert understand(shards).format == "WebDataset shards, 2"
+    assert detect_manifest(shards).format == "WebDataset shards, 2"
 
 
 @pytest.mark.parametrize("kind", ["mp4", "avi"])
@@ -82,22 +82,22 @@ def test_members_decode_as_files_do(tmp_path: Path, kind: str, monkeypatch: pyte
     outside = tmp_path / f"1.{kind}"
     assert np.array_equal(decode_frames(inside).numpy(), decode_frames(outside).numpy())
     assert np.array_equal(frame_times(inside), frame_times(outside))
-    assert read_numbers(decode_frames(inside, [7, 2]).numpy()) == [7, 2]
+    assert read_frame_numbers(decode_frames(inside, [7, 2]).numpy()) == [7, 2]
     monkeypatch.setattr("verbspace.video.decode.HELD_BYTES", 100)
-    assert read_numbers(decode_frames(inside, [7, 2]).numpy()) == [7, 2]
+    assert read_frame_numbers(decode_frames(inside, [7, 2]).numpy()) == [7, 2]
 
 
 def test_what_failed_to_download_counts_as_missing(shards: Path) -> None:
-    found = understand(shards)
-    info = data_info(shards, found)
-    assert (info.videos, [path.name for path in info.missing], info.probed) == (4, ["00000001.mp4"], 3)
+    found = detect_manifest(shards)
+    info = summarize_dataset(shards, found)
+    assert (info.num_videos, [path.name for path in info.missing], info.num_probed) == (4, ["00000001.mp4"], 3)
     with pytest.raises(DecodeError, match=r"00000\.tar/00000001\.mp4: there is no such file"):
         decode_frames(found.records[1].path)
 
 
 def test_training_and_evaluation_read_shards(shards: Path) -> None:
     records = read_manifest(shards)
-    batch = collate([ClipDataset(records, frames=2, size=32)[n] for n in range(4)])
+    batch = collate([ClipDataset(records, num_frames=2, size=32)[n] for n in range(4)])
     assert batch["index"].tolist() == [0, 2, 3]
     assert [bad.path.name for bad in batch["bad"]] == ["00000001.mp4"]
     item = ViewDataset(records, global_size=32, local_size=16)[1]
@@ -107,13 +107,13 @@ def test_training_and_evaluation_read_shards(shards: Path) -> None:
 
 def test_checks_go_by_member(shards: Path) -> None:
     files = [record.file for record in read_manifest(shards)]
-    outcomes = check(files, shards / REPORT)
+    outcomes = verify_files(files, shards / CHECK_LOG_NAME)
     assert [outcome.frames for outcome in outcomes] == [12, 0, 12, 12]
-    assert "there is no such file" in str(outcomes[1].fault)
+    assert "there is no such file" in str(outcomes[1].error)
     seen: list[str] = []
-    check(files, shards / REPORT, on_file=lambda done, total, outcome: seen.append(outcome.file))
+    verify_files(files, shards / CHECK_LOG_NAME, on_file=lambda done, total, outcome: seen.append(outcome.file))
     assert len(seen) == 4
-    assert len((shards / REPORT).read_text().splitlines()) == 4
+    assert len((shards / CHECK_LOG_NAME).read_text().splitlines()) == 4
 
 
 def test_the_hash_tells_members_apart(shards: Path) -> None:
@@ -164,7 +164,7 @@ def test_links_and_folders_in_a_shard_are_not_followed(tmp_path: Path) -> None:
             entry = tarfile.TarInfo(name)
             entry.type, entry.linkname = kind, "../secret.mp4"
             archive.addfile(entry)
-    assert storage.members(str(path)) == {}
+    assert storage.tar_index(str(path)) == {}
 
 
 def test_names_that_ffmpeg_would_take_for_a_scheme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,4 +181,4 @@ def test_ten_thousand_entries(tmp_path: Path) -> None:
     records = read_manifest(source)
     assert time.perf_counter() - began < 10
     assert len(records) == 10_000
-    assert storage.find(records[-1].file) is not None
+    assert storage.locate(records[-1].file) is not None

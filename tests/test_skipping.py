@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from verbspace.video.decode import decode_frames, frame_times, open_video
-from verbspace.video.skipping import disposable, necessary
+from verbspace.video.skipping import is_non_reference, required_packets
 from video_files import numbered_frames, write_video
 
 
@@ -44,9 +44,9 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def left_out(path: Path, wanted: set[int]) -> int:
     """How many packets the decoder need not see."""
     file = open_video(path)
-    packets = list(file.packets())
+    packets = list(file.iter_packets())
     stamps = sorted(packet.pts for packet in packets if packet.size)
-    expected, kept = necessary(file.stream.codec_context, packets, stamps, wanted)
+    expected, kept = required_packets(file.stream.codec_context, packets, stamps, wanted)
     assert len(packets) - len(kept) == len(stamps) - len(expected)
     file.close()
     return len(packets) - len(kept)
@@ -87,9 +87,9 @@ def test_other_codecs_lose_nothing(tmp_path: Path) -> None:
     ],
 )
 def test_what_is_disposable(packet: bytes, expected: bool) -> None:
-    assert disposable(packet, 4) == expected
+    assert is_non_reference(packet, 4) == expected
 
 
 @given(packet=st.binary(max_size=40), prefix=st.integers(1, 4))
 def test_any_bytes_have_an_answer(packet: bytes, prefix: int) -> None:
-    assert disposable(np.frombuffer(packet, np.uint8).tolist(), prefix) in (True, False)
+    assert is_non_reference(np.frombuffer(packet, np.uint8).tolist(), prefix) in (True, False)

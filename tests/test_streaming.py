@@ -8,11 +8,11 @@ import torch
 from verbspace.evaluation.embed import embed_videos, embed_windows
 from verbspace.model.encoder import VideoEncoder
 from verbspace.video import streaming
-from verbspace.video.decode import DecodeError, Timeline, Untrusted, decode_frames, frame_times
+from verbspace.video.decode import DecodeError, FrameTimestamps, TimestampMismatch, decode_frames, frame_times
 from verbspace.video.manifest import Record
-from verbspace.video.sampling import duration, nearest, plan_windows, spread
+from verbspace.video.sampling import clip_duration, nearest_frame, plan_windows, linspace_in_window
 from verbspace.video.streaming import stream_windows
-from verbspace.video.views import eval_view
+from verbspace.video.views import center_crop
 from video_files import numbered_frames, write_video
 
 FORMATS = {"h264.mp4": "libx264", "mpeg4.avi": "mpeg4", "vp9.webm": "libvpx-vp9"}
@@ -29,18 +29,18 @@ def video(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 @pytest.mark.parametrize("trust", [True, False])
 def test_windows_hold_the_frames_that_a_whole_decode_has_there(video: Path, trust: bool) -> None:
     times, every = frame_times(video), decode_frames(video)
-    found = list(stream_windows(video, plan, frames=5, size=32, trust=trust))
+    found = list(stream_windows(video, plan, num_frames=5, size=32, use_packet_times=trust))
     assert [window for window, _, _ in found] == plan(times)
     assert len(found) > 4
     for window, clip, seconds in found:
-        places = nearest(times, spread(window, 5))
-        assert torch.equal(clip, eval_view(every[torch.from_numpy(places)], 32))
+        places = nearest_frame(times, linspace_in_window(window, 5))
+        assert torch.equal(clip, center_crop(every[torch.from_numpy(places)], 32))
         np.testing.assert_allclose(seconds.numpy(), times[places] - window.start, atol=1e-6)
 
 
 def test_memory_holds_the_open_windows_only(video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[int] = []
-    views = streaming._views
+    views = streaming._decode_views
 
     def counted(*args: object) -> object:
         for number, view in views(*args):
@@ -48,7 +48,7 @@ def test_memory_holds_the_open_windows_only(video: Path, monkeypatch: pytest.Mon
             yield number, view
 
     monkeypatch.setattr(streaming, "_views", counted)
-    each = stream_windows(video, plan, frames=5, size=32)
+    each = stream_windows(video, plan, num_frames=5, size=32)
     next(each)
     assert max(made) < 20  # of 60: the first window's alone
 
@@ -57,7 +57,7 @@ def test_a_short_video_is_embedded_as_a_whole_one_is(video: Path, tiny_clip: Pat
     encoder = VideoEncoder.from_pretrained(tiny_clip)
     found = embed_windows(encoder, video, length=10.0)
     assert torch.equal(found.embeddings, embed_videos(encoder, [Record(video)]).embeddings)
-    assert found.windows[0].end == pytest.approx(duration(frame_times(video)))
+    assert found.windows[0].end == pytest.approx(clip_duration(frame_times(video)))
 
 
 def test_batches_do_not_matter(video: Path, tiny_clip: Path) -> None:
@@ -71,11 +71,11 @@ def test_batches_do_not_matter(video: Path, tiny_clip: Path) -> None:
 def test_where_the_packets_lie_the_decode_tells(video: Path, tiny_clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     encoder = VideoEncoder.from_pretrained(tiny_clip)
     right = embed_windows(encoder, video, length=1.0)
-    lies = Timeline(frame_times(video) * 1.5, 0), 0.0
+    lies = FrameTimestamps(frame_times(video) * 1.5, 0), 0.0
     monkeypatch.setattr(streaming, "packet_times", lambda file, size: lies)
     if not video.name.endswith(".avi"):  # whose packets are not asked
-        with pytest.raises(Untrusted):
-            list(stream_windows(video, plan, frames=5, size=32))
+        with pytest.raises(TimestampMismatch):
+            list(stream_windows(video, plan, num_frames=5, size=32))
     found = embed_windows(encoder, video, length=1.0)
     assert found.windows == right.windows
     assert torch.equal(found.embeddings, right.embeddings)

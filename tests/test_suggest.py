@@ -12,7 +12,7 @@ from verbspace.concepts.concept_set import ConceptSet
 from verbspace.model.encoder import VideoEncoder
 from verbspace.playground.actions import ACTIONS
 from verbspace.uses.predict import predict
-from verbspace.uses.suggest import _leaders, suggest
+from verbspace.uses.suggest import _group_representatives, suggest
 
 
 @pytest.fixture(scope="module")
@@ -26,22 +26,22 @@ def encoder() -> VideoEncoder:
 
 
 def test_each_video_counts_for_its_likeliest_name(videos: Path, encoder: VideoEncoder) -> None:
-    found = suggest(encoder, videos, ACTIONS, alike=1.0)
+    found = suggest(encoder, videos, ACTIONS, synonym_threshold=1.0)
     files = sorted(videos.rglob("*.mp4"))
-    best = Counter(one.ranked[0][0] for one in predict(encoder, files, list(ACTIONS), top=1))
-    assert {action.name: action.videos for action in found.actions} == best
-    assert found.videos == len(files) == 40
-    assert found.covered(len(found.actions)) == pytest.approx(1.0)
-    assert [action.videos for action in found.actions] == sorted(best.values(), reverse=True)
+    best = Counter(one.ranking[0][0] for one in predict(encoder, files, list(ACTIONS), top=1))
+    assert {action.name: action.num_videos for action in found.actions} == best
+    assert found.num_videos == len(files) == 40
+    assert found.coverage(len(found.actions)) == pytest.approx(1.0)
+    assert [action.num_videos for action in found.actions] == sorted(best.values(), reverse=True)
 
 
 def test_examples_are_the_surest_first_and_probabilities_are_means(videos: Path, encoder: VideoEncoder) -> None:
-    found = suggest(encoder, videos, ACTIONS, alike=1.0, examples=100)
+    found = suggest(encoder, videos, ACTIONS, synonym_threshold=1.0, max_examples=100)
     for action in found.actions:
         said = predict(encoder, action.examples, list(ACTIONS), top=1)
-        sure = [one.ranked[0][1] for one in said]
-        assert len(action.examples) == action.videos
-        assert {one.ranked[0][0] for one in said} == {action.name}
+        sure = [one.ranking[0][1] for one in said]
+        assert len(action.examples) == action.num_videos
+        assert {one.ranking[0][0] for one in said} == {action.name}
         assert sure == sorted(sure, reverse=True)
         assert action.probability == pytest.approx(sum(sure) / len(sure), abs=1e-5)
 
@@ -49,9 +49,9 @@ def test_examples_are_the_surest_first_and_probabilities_are_means(videos: Path,
 def test_names_that_say_the_same_are_one_action(videos: Path, encoder: VideoEncoder) -> None:
     alone = suggest(encoder, videos, ["waving", "bowing", "running"])
     twice = suggest(encoder, videos, ["waving", "Waving", "bowing", "running"])
-    assert [(a.name.lower(), a.videos) for a in alone.actions] == [(a.name.lower(), a.videos) for a in twice.actions]
+    assert [(a.name.lower(), a.num_videos) for a in alone.actions] == [(a.name.lower(), a.num_videos) for a in twice.actions]
     waving = next(action for action in twice.actions if action.name.lower() == "waving")
-    assert [name.lower() for name in waving.alike] == ["waving"]
+    assert [name.lower() for name in waving.synonyms] == ["waving"]
     assert waving.probability == pytest.approx(alone.actions[alone.actions.index(
         next(a for a in alone.actions if a.name == "waving"))].probability, abs=0.2)  # fmt: skip
 
@@ -60,16 +60,16 @@ def test_leaders_take_what_is_near_and_free_in_order_of_mass() -> None:
     near = torch.eye(5, dtype=torch.bool)
     for a, b in ((0, 1), (1, 2), (3, 4)):
         near[a, b] = near[b, a] = True
-    assert _leaders(torch.tensor([1.0, 3.0, 2.0, 0.0, 5.0]), near).tolist() == [1, 1, 1, 4, 4]
-    assert _leaders(torch.tensor([3.0, 1.0, 2.0, 0.0, 5.0]), near).tolist() == [0, 0, 2, 4, 4]
+    assert _group_representatives(torch.tensor([1.0, 3.0, 2.0, 0.0, 5.0]), near).tolist() == [1, 1, 1, 4, 4]
+    assert _group_representatives(torch.tensor([3.0, 1.0, 2.0, 0.0, 5.0]), near).tolist() == [0, 0, 2, 4, 4]
 
 
 def test_unreadable_videos_are_named(videos: Path, encoder: VideoEncoder, tmp_path: Path) -> None:
     shutil.copy(next(videos.rglob("*.mp4")), tmp_path / "good.mp4")
     (tmp_path / "bad.mp4").write_bytes(b"no video")
     found = suggest(encoder, tmp_path, ACTIONS)
-    assert found.videos == 1
-    assert list(found.bad.reasons) == [str(tmp_path / "bad.mp4")] or "bad.mp4" in found.bad.summary()
+    assert found.num_videos == 1
+    assert list(found.failures.by_path) == [str(tmp_path / "bad.mp4")] or "bad.mp4" in found.failures.summary()
 
 
 def test_all_names_of_the_package_are_the_default(videos: Path, encoder: VideoEncoder, tmp_path: Path) -> None:
@@ -77,4 +77,4 @@ def test_all_names_of_the_package_are_the_default(videos: Path, encoder: VideoEn
     found = suggest(encoder, tmp_path)
     known = {action.name for part in ("k400", "ucf101", "hmdb51") for action in ConceptSet.load(part).actions}
     assert len(found.actions) == 1
-    assert len(known | {found.actions[0].name, *found.actions[0].alike}) >= 500
+    assert len(known | {found.actions[0].name, *found.actions[0].synonyms}) >= 500

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from small_encoders import FAMILIES, pixels, seconds, stirred
+from small_encoders import TINY_CHECKPOINTS, random_video, random_times, with_random_temporal
 from verbspace.model.encoder import VideoEncoder
-from verbspace.model.temporal import TemporalAttention, rotate, rotation
+from verbspace.model.temporal import TemporalAttention, apply_rope, rope_cos_sin
 
 
 def a_layer(width: int = 12, heads: int = 2, seed: int = 0) -> TemporalAttention:
@@ -46,7 +46,7 @@ def naive(layer: TemporalAttention, x: Tensor, times: Tensor) -> Tensor:
 
 def naive_column(layer: TemporalAttention, tokens: Tensor, times: list[float]) -> Tensor:
     """One place of one clip: (T, width)."""
-    size = tokens.shape[1] // layer.heads
+    size = tokens.shape[1] // layer.num_heads
     turns, moments = periods(size // 2), range(len(times))
 
     def pairs(vector: Tensor, time: float) -> list[complex]:
@@ -57,7 +57,7 @@ def naive_column(layer: TemporalAttention, tokens: Tensor, times: list[float]) -
     normal = centred / (centred.pow(2).mean(1, keepdim=True) + 1e-5).sqrt()
     qkv = (normal * layer.norm.weight + layer.norm.bias) @ layer.qkv.weight.T + layer.qkv.bias
     gathered = torch.zeros_like(tokens)
-    for h in range(layer.heads):
+    for h in range(layer.num_heads):
         head = slice(h * size, (h + 1) * size)
         q, k, v = (part[:, head] for part in qkv.chunk(3, dim=1))
         queries, keys = ([pairs(vector[t], times[t]) for t in moments] for vector in (q, k))
@@ -79,7 +79,7 @@ def test_equals_loops_in_complex_numbers(fused: bool) -> None:
     expected = naive(layer, x, times)
     assert (expected - x).abs().max() > 0.5
     torch.testing.assert_close(found, expected, atol=1e-10, rtol=0)
-    rounded = layer(x, rotation(times, 6), fused)  # angles in float32
+    rounded = layer(x, rope_cos_sin(times, 6), fused)  # angles in float32
     torch.testing.assert_close(rounded, expected, atol=2e-5, rtol=0)
     swapped = naive(layer, x, times.flip(1))
     assert (found - swapped).abs().max() > 1e-2  # the restatement does see the times
@@ -90,13 +90,13 @@ def test_the_layer_starts_as_the_identity() -> None:
     layer = TemporalAttention(16, 2)
     x = torch.randn(8, 5, 16)
     assert layer.qkv.weight.std() > 0.1
-    assert torch.equal(layer(x, rotation(seconds(2, 4), 8)), x)
+    assert torch.equal(layer(x, rope_cos_sin(random_times(2, 4), 8)), x)
 
 
 def test_places_do_not_look_at_each_other() -> None:
     layer = a_layer()
     x = torch.randn(6, 4, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
-    turn = rotation(seconds(2, 3), 6)
+    turn = rope_cos_sin(random_times(2, 3), 6)
     other = x.clone()
     other[:3, 1] += 1  # place 1 of the first clip
     with torch.no_grad():
@@ -112,8 +112,8 @@ def test_scores_depend_on_the_difference_of_times(pair: list[float], shift: floa
     q, k = torch.randn(2, 8, generator=torch.Generator().manual_seed(seed))
 
     def score(times: list[float]) -> Tensor:
-        turn = rotation(torch.tensor([[0.0, *times]], dtype=torch.float64) + shift, 8)
-        a, b = (rotate(x.expand(1, 1, 1, 3, 8), turn)[0, 0, 0] for x in (q, k))
+        turn = rope_cos_sin(torch.tensor([[0.0, *times]], dtype=torch.float64) + shift, 8)
+        a, b = (apply_rope(x.expand(1, 1, 1, 3, 8), turn)[0, 0, 0] for x in (q, k))
         return a[1] @ b[2]
 
     late, early = pair
@@ -121,18 +121,18 @@ def test_scores_depend_on_the_difference_of_times(pair: list[float], shift: floa
 
 
 def test_late_clips_lose_no_precision() -> None:
-    times = seconds(2, 8).double()
-    torch.testing.assert_close(rotation(times + 7200, 16), rotation(times, 16), atol=1e-5, rtol=0)
+    times = random_times(2, 8).double()
+    torch.testing.assert_close(rope_cos_sin(times + 7200, 16), rope_cos_sin(times, 16), atol=1e-5, rtol=0)
 
 
 def test_rotation_is_from_the_first_frames_time() -> None:
-    times = 3 + seconds(3, 8)
+    times = 3 + random_times(3, 8)
     expected = exact_rotation(times.double() - times[:, :1].double(), 16).float()
-    torch.testing.assert_close(rotation(times, 16), expected, atol=3e-5, rtol=0)
+    torch.testing.assert_close(rope_cos_sin(times, 16), expected, atol=3e-5, rtol=0)
 
 
 def test_periods_run_from_a_frame_or_two_to_a_long_clip() -> None:
-    cos, sin = rotation(torch.tensor([[5.0, 5.15, 20.0]]), 16)  # 0, 0.15 and 15 s after the first
+    cos, sin = rope_cos_sin(torch.tensor([[5.0, 5.15, 20.0]]), 16)  # 0, 0.15 and 15 s after the first
     assert cos.shape == (1, 1, 1, 3, 8)
     torch.testing.assert_close(cos[0, 0, 0, 1, 0].item(), 1.0, atol=1e-5, rtol=0)  # a whole turn
     torch.testing.assert_close(cos[0, 0, 0, 2, -1].item(), -1.0, atol=1e-5, rtol=0)  # half a turn
@@ -149,7 +149,7 @@ def test_heads_that_do_not_divide_the_width(width: int, heads: int) -> None:
 # In the encoder.
 
 
-@pytest.fixture(params=FAMILIES)
+@pytest.fixture(params=TINY_CHECKPOINTS)
 def family(request: pytest.FixtureRequest) -> Path:
     folder: Path = request.getfixturevalue(request.param)
     return folder
@@ -157,8 +157,8 @@ def family(request: pytest.FixtureRequest) -> Path:
 
 @torch.no_grad()
 def test_time_matters_once_there_are_temporal_weights(family: Path) -> None:
-    encoder = stirred(VideoEncoder.from_pretrained(family))
-    video, times = pixels(2, 6, 3, 32, 32), seconds(2, 6)
+    encoder = with_random_temporal(VideoEncoder.from_pretrained(family))
+    video, times = random_video(2, 6, 3, 32, 32), random_times(2, 6)
     order = torch.tensor([3, 0, 5, 1, 4, 2])
     embedding = encoder(video, times)
 
@@ -177,7 +177,7 @@ def test_time_matters_once_there_are_temporal_weights(family: Path) -> None:
 @torch.no_grad()
 def test_time_does_not_matter_before(family: Path) -> None:
     encoder = VideoEncoder.from_pretrained(family)
-    video, times = pixels(2, 6, 3, 32, 32), seconds(2, 6)
+    video, times = random_video(2, 6, 3, 32, 32), random_times(2, 6)
     embedding = encoder(video, times)
     assert torch.equal(encoder(video, 2 * times), embedding)
     torch.testing.assert_close(encoder(video[:, torch.randperm(6)], times), embedding, atol=1e-6, rtol=0)
@@ -185,8 +185,8 @@ def test_time_does_not_matter_before(family: Path) -> None:
 
 @torch.no_grad()
 def test_times_are_an_eighth_of_a_second_apart_where_not_given(tiny_clip: Path) -> None:
-    encoder = stirred(VideoEncoder.from_pretrained(tiny_clip))
-    video = pixels(2, 4, 3, 32, 32)
+    encoder = with_random_temporal(VideoEncoder.from_pretrained(tiny_clip))
+    video = random_video(2, 4, 3, 32, 32)
     spelled = torch.tensor([0, 0.125, 0.25, 0.375]).expand(2, -1)
     assert torch.equal(encoder(video), encoder(video, spelled))
 
@@ -194,15 +194,15 @@ def test_times_are_an_eighth_of_a_second_apart_where_not_given(tiny_clip: Path) 
 @torch.no_grad()
 def test_a_single_frame_passes_by(family: Path) -> None:
     encoder = VideoEncoder.from_pretrained(family)
-    video = pixels(2, 1, 3, 32, 32)
+    video = random_video(2, 1, 3, 32, 32)
     image = encoder(video)
-    assert torch.equal(stirred(encoder)(video, torch.tensor([[0.0], [9.0]])), image)
+    assert torch.equal(with_random_temporal(encoder)(video, torch.tensor([[0.0], [9.0]])), image)
     assert (encoder(video.expand(-1, 2, -1, -1, -1)) - image).abs().max() > 1e-3  # two do not
 
 
 def test_the_zero_projection_learns_first_and_the_rest_after_it(family: Path) -> None:
     encoder = VideoEncoder.from_pretrained(family).train()
-    video, times = pixels(2, 4, 3, 32, 32), seconds(2, 4)
+    video, times = random_video(2, 4, 3, 32, 32), random_times(2, 4)
     aim = torch.randn(2, encoder.embedding_dim, generator=torch.Generator().manual_seed(3))
     optimizer = torch.optim.SGD(encoder.temporal_parameters(), lr=1.0)
     named = dict(encoder.temporal.named_parameters())

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from verbspace.video.views import augment, eval_view, eval_views, gaussian_blur, random_boxes
+from verbspace.video.views import augment, center_crop, eval_crops, gaussian_blur, random_boxes
 
 JITTER = {"brightness": 0.4, "contrast": 0.4, "saturation": 0.4}
 EVERYTHING: dict[str, Any] = {"scale": (0.3, 1.0), "flip": 0.5, **JITTER, "grey": 0.3, "blur": 0.5}
@@ -78,9 +78,9 @@ def test_one_augmentation_switched_off_leaves_the_draws_of_the_others(name: str)
 
 def test_flip_mirrors() -> None:
     frames = noise(4, 2, 3, 40, 52)
-    plain, mirrored = (augment(frames, 24, seeded(), flip=p) for p in (0.0, 1.0))
+    plain, mirrored = (augment(frames, 24, seeded(), flip_prob=p) for p in (0.0, 1.0))
     assert torch.equal(plain.flip(-1), mirrored)
-    sometimes = augment(noise(1, 1, 3, 16, 16).expand(200, -1, -1, -1, -1), 16, seeded(), flip=0.5, **WHOLE)
+    sometimes = augment(noise(1, 1, 3, 16, 16).expand(200, -1, -1, -1, -1), 16, seeded(), flip_prob=0.5, **WHOLE)
     share = (sometimes != sometimes[0]).flatten(1).any(1).float().mean()
     assert 0.35 < share < 0.65
 
@@ -105,11 +105,11 @@ def test_colours_follow_their_definition(strengths: tuple[float, float, float]) 
 
 def test_grey_has_no_colour() -> None:
     frames = noise(5, 2, 3, 16, 16)
-    out = augment(frames, 16, seeded(), grey=1.0, **WHOLE).float()
+    out = augment(frames, 16, seeded(), grayscale_prob=1.0, **WHOLE).float()
     assert torch.equal(out, out[:, :, :1].expand_as(out))
     weights = torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)
     assert (out[:, :, 0] - (frames * weights).sum(2)).abs().max() <= 0.501
-    some = augment(frames[:1].expand(200, -1, -1, -1, -1), 16, seeded(), grey=0.3, **WHOLE)
+    some = augment(frames[:1].expand(200, -1, -1, -1, -1), 16, seeded(), grayscale_prob=0.3, **WHOLE)
     share = (some[:, :, 0] == some[:, :, 1]).flatten(1).all(1).float().mean()
     assert 0.2 < share < 0.4
 
@@ -131,7 +131,7 @@ def test_blur_is_a_gaussian() -> None:
 
 def test_blur_scales_with_the_view() -> None:
     frames = noise(1, 1, 3, 56, 56)
-    fixed = augment(frames, 56, seeded(), blur=1.0, blur_sigma=(4.0, 4.0), **WHOLE)
+    fixed = augment(frames, 56, seeded(), blur_prob=1.0, blur_sigma=(4.0, 4.0), **WHOLE)
     assert torch.equal(fixed, gaussian_blur(frames, torch.tensor([1.0])))
 
 
@@ -184,7 +184,7 @@ def test_crops_are_where_the_boxes_are() -> None:
 @pytest.mark.parametrize("size", [12, 16])
 def test_shrinking_does_not_alias(size: int) -> None:
     board = ((torch.arange(64)[:, None] + torch.arange(64)) % 2 * 255).to(torch.uint8).expand(2, 1, 3, 64, 64)
-    for out in (augment(board, size, seeded(), **WHOLE), eval_view(board, size)):
+    for out in (augment(board, size, seeded(), **WHOLE), center_crop(board, size)):
         assert (out.float() - 127.5).abs().max() < 12
 
 
@@ -202,7 +202,7 @@ def test_evaluation_view_is_that_of_clips_image_processor(height: int, width: in
     images = [Image.fromarray(frame) for frame in frames.permute(0, 2, 3, 1).numpy()]
     expected = processor(images, do_rescale=False, do_normalize=False, return_tensors="pt")["pixel_values"]
     for layout in (torch.contiguous_format, torch.channels_last):
-        got = eval_view(frames.contiguous(memory_format=layout), size)
+        got = center_crop(frames.contiguous(memory_format=layout), size)
         assert got.shape == (2, 3, size, size)
         assert got.dtype == torch.uint8
         difference = (got.float() - expected.float()).abs()
@@ -212,9 +212,9 @@ def test_evaluation_view_is_that_of_clips_image_processor(height: int, width: in
 
 def test_evaluation_view_takes_any_leading_axes() -> None:
     frames = noise(2, 3, 3, 40, 52)
-    out = eval_view(frames, 24)
+    out = center_crop(frames, 24)
     assert out.shape == (2, 3, 3, 24, 24)
-    assert torch.equal(out[1, 2], eval_view(frames[1, 2], 24))
+    assert torch.equal(out[1, 2], center_crop(frames[1, 2], 24))
 
 
 def test_memory_layout_does_not_matter() -> None:
@@ -227,20 +227,20 @@ def test_memory_layout_does_not_matter() -> None:
 @pytest.mark.parametrize(("height", "width"), [(24, 60), (61, 24), (24, 24)])
 def test_crops_run_along_the_long_side(height: int, width: int) -> None:
     frames = torch.randint(0, 255, (2, 3, height, width), dtype=torch.uint8, generator=seeded())
-    views = eval_views(frames, 24, crops=3)
+    views = eval_crops(frames, 24, num_crops=3)
     assert views.shape == (3, 2, 3, 24, 24)
     assert torch.equal(views[0], frames[..., :24, :24])
-    assert torch.equal(views[1], eval_view(frames, 24))
+    assert torch.equal(views[1], center_crop(frames, 24))
     assert torch.equal(views[2], frames[..., -24:, -24:])
     with pytest.raises(ValueError, match="crops: 0 is none"):
-        eval_views(frames, 24, crops=0)
+        eval_crops(frames, 24, num_crops=0)
 
 
 def test_clips_picked_from_a_video_are_those_given_whole() -> None:
     video = noise(9, 40, 52, 3, seed=4).permute(0, 3, 1, 2)  # as decoded
     pick = torch.tensor([[0, 3, 3], [8, 1, 2], [4, 4, 5], [7, 7, 7]])
     whole = augment(video[pick], 24, seeded(1), **EVERYTHING)
-    assert torch.equal(augment(video, 24, seeded(1), pick=pick, **EVERYTHING), whole)
+    assert torch.equal(augment(video, 24, seeded(1), frame_index=pick, **EVERYTHING), whole)
 
 
 @pytest.mark.parametrize("side", [24, 96, 224])

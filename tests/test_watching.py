@@ -14,17 +14,17 @@ import torch
 from rich.console import Console
 from typer.testing import CliRunner
 
-from runs import concept_set, logged, settings, write_clips
+from runs import make_concept_set, deterministic_metrics, make_settings, write_clips
 from verbspace import cli
 from verbspace.concepts.concept_set import ConceptSet
 from verbspace.evaluation.evaluate import evaluate
 from verbspace.learning.adapt import adapt
-from verbspace.learning.state import find_states
-from verbspace.learning.trainer import Collapsed
+from verbspace.learning.state import list_checkpoints
+from verbspace.learning.trainer import TrainingCollapsed
 from verbspace.model.encoder import VideoEncoder
-from verbspace.uses.checks import zero_shot_check
-from verbspace.uses.live import Figures, live, spark
-from verbspace.uses.tracking import tracking
+from verbspace.uses.checks import zero_shot_validation
+from verbspace.uses.live import LiveMetrics, live_display, sparkline
+from verbspace.uses.tracking import open_loggers
 
 
 @pytest.fixture(scope="module")
@@ -35,12 +35,12 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_checks_are_logged_with_frozen_beside(clips: Path, tiny_clip: Path, tmp_path: Path) -> None:
     start = VideoEncoder.from_pretrained(tiny_clip)
     adapt(
-        start, clips, concept_set(), tmp_path, settings(steps=6, check_every=3, check_margin=1.0),
-        checks=zero_shot_check(clips, concept_set()),
+        start, clips, make_concept_set(), tmp_path, make_settings(steps=6, check_every=3, check_margin=1.0),
+        validation_factory=zero_shot_validation(clips, make_concept_set()),
     )  # fmt: skip
-    rows = logged(tmp_path)
+    rows = deterministic_metrics(tmp_path)
     assert [row["step"] for row in rows if "check/top1" in row] == [3, 6]
-    frozen = evaluate(start, clips, concepts=concept_set(), frames=4, baseline=False, quiet=True).result.top1
+    frozen = evaluate(start, clips, concepts=make_concept_set(), frames=4, baseline=False, quiet=True).result.top1
     assert [row["check/frozen"] for row in rows if "check/frozen" in row] == [pytest.approx(frozen, abs=1e-6)] * 2
 
 
@@ -48,25 +48,25 @@ def test_a_run_that_forgets_is_stopped_and_its_last_state_kept(
     clips: Path, tiny_clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start = VideoEncoder.from_pretrained(tiny_clip)
-    make = zero_shot_check(clips, concept_set())
+    make = zero_shot_validation(clips, make_concept_set())
     from verbspace.uses import checks as module
 
     which = [[0] * 6, [3] * 6]  # the frozen encoder finds half of them, the teacher none
     monkeypatch.setattr(module, "zero_shot_scores", lambda embeddings, space: torch.eye(4)[which.pop(0)])
     with pytest.raises(
-        Collapsed, match=r"step 8: zero-shot on .* has fallen to 0\.0%, from 50\.0% .*lower training\.learning_rate.*"
+        TrainingCollapsed, match=r"step 8: zero-shot on .* has fallen to 0\.0%, from 50\.0% .*lower training\.learning_rate.*"
     ):
-        adapt(start, clips, concept_set(), tmp_path, settings(steps=12, check_every=8, save_every=5), checks=make)
-    assert [state.name for state in find_states(tmp_path / "state")] == ["step-000005"]
+        adapt(start, clips, make_concept_set(), tmp_path, make_settings(steps=12, check_every=8, save_every=5), validation_factory=make)
+    assert [state.name for state in list_checkpoints(tmp_path / "state")] == ["step-000005"]
 
 
 def test_labels_of_a_check_must_fit(clips: Path) -> None:
     with pytest.raises(ValueError, match="fit no action of the concept set"):
-        zero_shot_check(clips, ConceptSet.from_actions(["baking", "sewing"]))
+        zero_shot_validation(clips, ConceptSet.from_actions(["baking", "sewing"]))
 
 
 def test_tensorboard_gets_every_figure(clips: Path, tiny_clip: Path, tmp_path: Path) -> None:
-    concept_set().save(tmp_path / "words.json")
+    make_concept_set().save(tmp_path / "words.json")
     given = ["adapt", "--encoder", tiny_clip, "--videos", clips, "--concepts", tmp_path / "words.json",
              "--out", tmp_path / "run", "--track", "tensorboard", "--check", clips]  # fmt: skip
     sets = ["training.steps=4", "training.batch_size=3", "views.local_views=0", "training.log_every=2",
@@ -90,7 +90,7 @@ def test_other_trackers_by_their_common_interface(name: str, tmp_path: Path, mon
     fake.log = lambda values, step: calls.append((step, values))
     fake.finish = lambda: calls.append(("finish",))
     monkeypatch.setitem(sys.modules, name, fake)
-    with tracking([name], tmp_path / "mine") as write:
+    with open_loggers([name], tmp_path / "mine") as write:
         write(7, {"loss": 1.5})
     assert calls == [("init", "verbspace", "mine"), (7, {"loss": 1.5}), ("finish",)]
 
@@ -98,11 +98,11 @@ def test_other_trackers_by_their_common_interface(name: str, tmp_path: Path, mon
 def test_trackers_that_are_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with (
         pytest.raises(ValueError, match="--track: 'mlflow' is none of tensorboard, wandb, trackio"),
-        tracking(["mlflow"], tmp_path),
+        open_loggers(["mlflow"], tmp_path),
     ):
         pass
     monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(ValueError, match="--track: wandb is not installed"), tracking(["wandb"], tmp_path):
+    with pytest.raises(ValueError, match="--track: wandb is not installed"), open_loggers(["wandb"], tmp_path):
         pass
 
 
@@ -116,7 +116,7 @@ VALUES = {
 def test_the_live_view_shows_losses_by_space_and_the_rest() -> None:
     out = io.StringIO()
     console = Console(file=out, force_terminal=True, width=80, height=40)
-    with live(console) as say:
+    with live_display(console) as say:
         say(1, 10, VALUES)
         say(2, 10, {})
         say(3, 10, {**VALUES, "loss": 2.9})
@@ -128,7 +128,7 @@ def test_the_live_view_shows_losses_by_space_and_the_rest() -> None:
 
 def test_where_there_is_no_terminal_lines_are_written() -> None:
     out = io.StringIO()
-    with live(Console(file=out)) as say:
+    with live_display(Console(file=out)) as say:
         for done in range(1, 11):
             say(done, 10, VALUES if done % 5 == 0 else {})
     assert out.getvalue().count("adapt: ") == 10
@@ -136,9 +136,9 @@ def test_where_there_is_no_terminal_lines_are_written() -> None:
 
 
 def test_sparks_go_from_lowest_to_highest() -> None:
-    assert spark([1.0, 3.0, 2.0, 1.0])[:2] == "▁█"
-    assert spark([2.0]) == "▁"
-    assert len(spark(list(map(float, range(1000))))) == 24
-    figures = Figures()
-    figures.add({"loss": 1.0})
-    assert figures.table().row_count == 1
+    assert sparkline([1.0, 3.0, 2.0, 1.0])[:2] == "▁█"
+    assert sparkline([2.0]) == "▁"
+    assert len(sparkline(list(map(float, range(1000))))) == 24
+    figures = LiveMetrics()
+    figures.update({"loss": 1.0})
+    assert figures.to_table().row_count == 1

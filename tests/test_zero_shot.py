@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from verbspace.concepts.space import By, ConceptSpace
+from verbspace.concepts.space import ScoringMode, ConceptSpace
 from verbspace.evaluation import zero_shot
 from verbspace.evaluation.zero_shot import zero_shot_scores
 
@@ -42,7 +42,7 @@ def test_description_is_the_mean_over_an_actions_own() -> None:
 
 
 @pytest.mark.parametrize("by", ["description", "both"])
-def test_no_descriptions(by: By) -> None:
+def test_no_descriptions(by: ScoringMode) -> None:
     with pytest.raises(ValueError, match="clap"):
         zero_shot_scores(VIDEOS, a_space(described=False), by)
 

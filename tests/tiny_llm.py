@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-WORDS = re.findall(
+VOCABULARY = re.findall(
     r"\w+",
     """arm leg hand knee elbow shoulder hip wrist foot head back chest finger ball bat rope net bar bow wheel blade
     brush bottle box chair table wall floor grass water snow sand ring mat helmet glove shirt swings lifts bends
@@ -28,7 +28,7 @@ CHATML = (
 )
 
 
-def byte_letters() -> list[str]:
+def byte_bpe_alphabet() -> list[str]:
     """The 256 printable letters that byte-level BPE writes bytes with (Radford et al., 2019)."""
     plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
     letters, extra = {}, 0
@@ -47,8 +47,8 @@ def write_tiny_llm(path: Path, seed: int = 0, width: int = 64) -> Path:
 
     rng = np.random.default_rng(seed)
     specials = ["<unk>", "<s>", "</s>"]
-    words = [form for word in WORDS for form in ("Ġ" + word, word.capitalize())]
-    tokens = [*specials, *byte_letters(), *words]
+    words = [form for word in VOCABULARY for form in ("Ġ" + word, word.capitalize())]
+    tokens = [*specials, *byte_bpe_alphabet(), *words]
     kinds = [gguf.TokenType.CONTROL] * len(specials) + [gguf.TokenType.NORMAL] * (len(tokens) - len(specials))
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_context_length(32768)
@@ -85,7 +85,7 @@ def write_tiny_llm(path: Path, seed: int = 0, width: int = 64) -> Path:
 
 
 @contextmanager
-def serving(model: Path) -> Iterator[str]:
+def llama_cpp_server(model: Path) -> Iterator[str]:
     """llama.cpp's server on a free port of this machine. Yields its base URL."""
     import xllamacpp
 

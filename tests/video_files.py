@@ -26,7 +26,7 @@ def numbered_frames(count: int, height: int = 48, width: int = 64, seed: int = 0
     return frames.astype(np.uint8)
 
 
-def read_numbers(frames: np.ndarray) -> list[int]:
+def read_frame_numbers(frames: np.ndarray) -> list[int]:
     """The numbers that uint8 (n, 3, H, W) frames show."""
     height, width = frames.shape[-2:]
     edges = np.linspace(0, width, BITS + 1).astype(int)

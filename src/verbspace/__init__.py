@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = ["AdaptSettings", "ConceptSet", "ConceptSpace", "VideoEncoder", "adapt", "evaluate", "predict"]
 
-_HOMES = {
+_LAZY_IMPORTS = {
     "AdaptSettings": "verbspace.config",
     "ConceptSet": "verbspace.concepts.concept_set",
     "ConceptSpace": "verbspace.concepts.space",
@@ -37,9 +37,9 @@ announce()  # saved encoders to transformers' AutoModel, whenever that is loaded
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _LAZY_IMPORTS:
         raise AttributeError(f"module 'verbspace' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    return getattr(import_module(_LAZY_IMPORTS[name]), name)
 
 
 def __dir__() -> list[str]:

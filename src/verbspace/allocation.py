@@ -11,7 +11,7 @@ _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # glibc's malloc.h
 
 
 @cache
-def keep_freed_memory() -> bool:
+def disable_malloc_trim() -> bool:
     """Let this process keep the memory that it frees, for its next tensors. Returns whether that could be done.
 
     glibc gives large blocks back to the system at once and gets them again, empty, page by page: on a CPU a fifth of a

@@ -33,18 +33,18 @@ app.add_typer(concepts_app, name="concepts")
 app.add_typer(data_app, name="data")
 for more in (use_app, search_app, ship_app):  # commands of this level, kept in files of their own
     app.add_typer(more)
-PIPE_CLOSED = 141  # as of a program that SIGPIPE ends
-INTERRUPTED = 75  # exit code of a run that was stopped and can be resumed (sysexits' EX_TEMPFAIL)
+EXIT_SIGPIPE = 141  # as of a program that SIGPIPE ends
+EXIT_RESUMABLE = 75  # exit code of a run that was stopped and can be resumed (sysexits' EX_TEMPFAIL)
 
 
-def settings_from(config: Path | None, changes: list[str], base: AdaptSettings | None = None) -> AdaptSettings:
+def parse_overrides(config: Path | None, overrides: list[str], base: AdaptSettings | None = None) -> AdaptSettings:
     """Settings from a file and `--set group.key=value` changes, the latter winning."""
     import yaml
 
     from verbspace.config import AdaptSettings, load_settings, parse_settings
 
     content = (load_settings(config) if config else base or AdaptSettings()).model_dump(mode="json")
-    for change in changes:
+    for change in overrides:
         key, equals, value = change.partition("=")
         *groups, field = key.strip().split(".")
         if not equals:
@@ -60,10 +60,10 @@ def settings_from(config: Path | None, changes: list[str], base: AdaptSettings |
             raise ValueError(
                 f"--set {change}: {value!r} is not a value in YAML; quote it or close its brackets"
             ) from None
-    return parse_settings(content, "--set" if changes else str(config or "settings"))
+    return parse_settings(content, "--set" if overrides else str(config or "settings"))
 
 
-Set = Annotated[
+SettingOverrides = Annotated[
     list[str] | None,
     typer.Option("--set", help="Change a setting: group.key=value. May be given many times."),
 ]
@@ -75,21 +75,21 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder for everything the demo makes.")] = Path("runs/demo"),
     seeds: Annotated[int, typer.Option(min=1, help="Training seeds; more than one adds the spread.")] = 1,
     world_seed: Annotated[int, typer.Option(help="Seed of the generated world.")] = 0,
-    oracle: Annotated[bool, typer.Option(help="Also train the supervised oracle.")] = True,
-    set_: Set = None,
+    supervised_baseline: Annotated[bool, typer.Option(help="Also train the supervised oracle.")] = True,
+    set_: SettingOverrides = None,
 ) -> None:
     """Film a small world, adapt a small CLIP to it without labels, and show before and after."""
     from rich.console import Console
 
-    from verbspace.uses.demo import MEASURES, PLAYGROUND, run_demo
+    from verbspace.uses.demo import METRIC_NAMES, PLAYGROUND_SETTINGS, run_demo
     from verbspace.uses.progress import progress
 
-    settings = settings_from(None, set_ or [], PLAYGROUND)
+    settings = parse_overrides(None, set_ or [], PLAYGROUND_SETTINGS)
     with progress() as say:
-        results = run_demo(out, world_seed=world_seed, seeds=seeds, oracle=oracle, settings=settings, say=say)
-    sides = ["frozen", "adapted", *(["oracle"] if oracle else [])]
+        results = run_demo(out, world_seed=world_seed, seeds=seeds, supervised_upper_bound=supervised_baseline, settings=settings, on_progress=say)
+    sides = ["frozen", "adapted", *(["oracle"] if supervised_baseline else [])]
     rows = [
-        [name.replace("_", " "), *(f"{100 * results[name][side]['top1']:.1f}" for side in sides)] for name in MEASURES
+        [name.replace("_", " "), *(f"{100 * results[name][side]['top1']:.1f}" for side in sides)] for name in METRIC_NAMES
     ]
     Console().print(_table(["top-1, %", *sides], rows))
     Console().print(f"{out / 'report.html'}  ·  {results['seconds']['all']:.0f} s", highlight=False)
@@ -110,26 +110,26 @@ def adapt(
     root: Annotated[Path | None, typer.Option(help="Folder of the videos, if they are not beside the list.")] = None,
     split: Annotated[str | None, typer.Option(help="Of a data set's own lists: train, test or validation.")] = None,
     fold: Annotated[int, typer.Option(min=1, max=3, help="Of UCF101's and HMDB51's three splits.")] = 1,
-    continue_: Annotated[
+    init_from: Annotated[
         Path | None, typer.Option("--continue", help="Begin with another run's student, teacher, centres and means.")
     ] = None,
-    accept_changes: Annotated[bool, typer.Option("--accept-changes", help="Resume with other settings.")] = False,
-    check: Annotated[
+    allow_config_change: Annotated[bool, typer.Option("--accept-changes", help="Resume with other settings.")] = False,
+    val_data: Annotated[
         Path | None,
         typer.Option(help="Labelled videos, not test's: a run that falls below frozen is stopped."),
     ] = None,
-    track: Annotated[list[str] | None, typer.Option(help="tensorboard, wandb or trackio. May be given again.")] = None,
+    logger: Annotated[list[str] | None, typer.Option(help="tensorboard, wandb or trackio. May be given again.")] = None,
     config: Config = None,
-    set_: Set = None,
+    set_: SettingOverrides = None,
 ) -> None:
     """Adapt an encoder to unlabelled videos. Under torchrun or accelerate launch the processes share the work."""
     from rich.console import Console
 
     from verbspace.learning.adapt import adapt as run
-    from verbspace.uses.checks import zero_shot_check
-    from verbspace.uses.live import live
+    from verbspace.uses.checks import zero_shot_validation
+    from verbspace.uses.live import live_display
     from verbspace.uses.recipes import load_recipe
-    from verbspace.uses.tracking import tracking
+    from verbspace.uses.tracking import open_loggers
 
     leads = os.environ.get("RANK", "0") == "0"
     base = None
@@ -143,9 +143,9 @@ def adapt(
             root = root or (Path(whole.root) if whole.root else None)
     if encoder is None or videos is None or concepts is None:
         raise ValueError("give --encoder, --videos and --concepts, or a --recipe that has them")
-    settings = settings_from(config, set_ or [], base)
+    settings = parse_overrides(config, set_ or [], base)
     errors = Console(stderr=True, soft_wrap=True)
-    with tracking(track or [] if leads else [], out) as write, live() as say:
+    with open_loggers(logger or [] if leads else [], out) as write, live_display() as say:
 
         def on_step(done: int, steps: int, values: dict[str, float]) -> None:
             say(done, steps, values)
@@ -153,9 +153,9 @@ def adapt(
                 write(done, values)
 
         run(
-            encoder, videos, concepts, out, settings, root=root, split=split, fold=fold, continued=continue_,
-            accept_changes=accept_changes, checks=zero_shot_check(check) if check else None, on_step=on_step,
-            on_bad=lambda bad: errors.print(bad.summary(), markup=False),
+            encoder, videos, concepts, out, settings, root=root, split=split, fold=fold, init_from=init_from,
+            allow_config_change=allow_config_change, validation_factory=zero_shot_validation(val_data) if val_data else None, on_step=on_step,
+            on_decode_failures=lambda bad: errors.print(bad.summary(), markup=False),
             on_note=lambda note: errors.print(note, markup=False, highlight=False),
         )  # fmt: skip
     if leads:
@@ -163,7 +163,7 @@ def adapt(
 
 
 @app.command()
-def recipe(path: Annotated[Path, typer.Argument(help="A recipe.")]) -> None:
+def show_recipe(path: Annotated[Path, typer.Argument(help="A recipe.")]) -> None:
     """Show what a recipe does, what it needs, and how long it takes."""
     from rich.console import Console
 
@@ -186,7 +186,7 @@ def evaluate(
     ] = None,
     train: Annotated[Path | None, typer.Option(help="Labelled training videos, for linear-probe and knn.")] = None,
     concepts: Annotated[str | None, typer.Option(help="Concept set; the encoder's own where not given.")] = None,
-    by: Annotated[str, typer.Option(help="Zero-shot by category, description or both.")] = "category",
+    scoring: Annotated[str, typer.Option(help="Zero-shot by category, description or both.")] = "category",
     frames: Annotated[int | None, typer.Option(min=1, help="Frames per clip; 8, or as the protocol says.")] = None,
     clips: Annotated[int | None, typer.Option(min=1, help="Clips per video; 1, or as the protocol says.")] = None,
     crops: Annotated[int | None, typer.Option(min=1, help="Crops per clip along the long side; 1, as above.")] = None,
@@ -195,23 +195,23 @@ def evaluate(
     decoder: Annotated[str, typer.Option(help="pyav, or torchcodec where it is right.")] = "pyav",
     dtype: Annotated[str, typer.Option(help="fp32, or bf16: faster, not to the last digit.")] = "fp32",
     baseline: Annotated[bool, typer.Option(help="Measure frozen frame-averaged CLIP beside it.")] = True,
-    missing: Annotated[float, typer.Option(min=0, max=1, help="Share of videos that may be missing or bad.")] = 0.01,
+    max_missing: Annotated[float, typer.Option(min=0, max=1, help="Share of videos that may be missing or bad.")] = 0.01,
     out: Annotated[Path | None, typer.Option(help="JSON file for the result.")] = None,
 ) -> None:
     """Measure an encoder, with frozen frame-averaged CLIP beside it under the same protocol."""
     from verbspace.evaluation.evaluate import evaluate as run
-    from verbspace.evaluation.official import OfficialResult, evaluate_official
+    from verbspace.evaluation.official import BenchmarkResult, evaluate_benchmark
     from verbspace.placing import write_text
 
     if (root is None) == (data is None):
         raise ValueError("give --data with your own videos, or --root with a data set's protocol, and not both")
-    found: Evaluation | OfficialResult
+    found: Evaluation | BenchmarkResult
     how: dict[str, Any] = {
-        "concepts": concepts, "by": by, "baseline": baseline, "missing": missing, "decoder": decoder,
+        "concepts": concepts, "by": scoring, "baseline": baseline, "missing": max_missing, "decoder": decoder,
         "dtype": dtype, "batch_size": batch_size, "workers": workers,
     }  # fmt: skip
     if root is not None:
-        found = evaluate_official(encoder, protocol, root, frames=frames, clips=clips, crops=crops, **how)
+        found = evaluate_benchmark(encoder, protocol, root, frames=frames, clips=clips, crops=crops, **how)
     else:
         assert data is not None
         views = {"frames": frames or 8, "clips": clips or 1, "crops": crops or 1}
@@ -231,8 +231,8 @@ def _table(head: list[str], rows: list[list[str]]) -> Any:
     return table
 
 
-def _version(asked: bool) -> None:
-    if asked:
+def _version(value: bool) -> None:
+    if value:
         from importlib.metadata import version
 
         print(f"verbspace {version('verbspace')}")
@@ -248,10 +248,10 @@ def top(
 
 def main() -> None:
     """Entry point: errors that a user can mend are one sentence, without a traceback."""
-    from verbspace.uses.plain import complain, of_system, printable
+    from verbspace.uses.plain import print_error, format_os_error, encode_fallback
 
     if isinstance(sys.stdout, io.TextIOWrapper):
-        codecs.register_error("verbspace", printable)
+        codecs.register_error("verbspace", encode_fallback)
         sys.stdout.reconfigure(errors="verbspace")
     command = typer.main.get_command(app)
     try:
@@ -260,19 +260,19 @@ def main() -> None:
             command.invoke(context)
     except SystemExit as left:
         closed = isinstance(left.__context__, BrokenPipeError)  # to which Rich's answer is 1
-        sys.exit(PIPE_CLOSED if closed else left.code)
+        sys.exit(EXIT_SIGPIPE if closed else left.code)
     except BrokenPipeError:  # who reads has had enough, as in `verbspace predict … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or the rest would fail again as Python ends
-        sys.exit(PIPE_CLOSED)
+        sys.exit(EXIT_SIGPIPE)
     except KeyboardInterrupt as stop:
         print(str(stop) or "stopped", file=sys.stderr)
-        sys.exit(INTERRUPTED)
+        sys.exit(EXIT_RESUMABLE)
     except typer.Exit as done:
         sys.exit(done.exit_code)
     except (ValueError, OSError, RuntimeError) as error:
         world = int(os.environ.get("WORLD_SIZE", "1"))
         which = f", process {os.environ.get('RANK')} of {world}" if world > 1 else ""
-        complain(of_system(error), f"error{which}")
+        print_error(format_os_error(error), f"error{which}")
         if world > 1:
             os._exit(1)  # an orderly end would wait for the other processes, which wait for this one
         sys.exit(1)

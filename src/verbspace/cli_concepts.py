@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from verbspace.concepts.concept_set import Kind
+    from verbspace.concepts.concept_set import DescriptionKind
 
 app = typer.Typer(
     help="The words of the concept space: write, import, show, check, suggest.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
-Labels = Annotated[Path | None, typer.Option(help="The data set's class names in its order, one a line.")]
+LabelsOption = Annotated[Path | None, typer.Option(help="The data set's class names in its order, one a line.")]
 
 
 @app.command()
@@ -24,12 +24,12 @@ def write(
     out: Annotated[Path, typer.Option(help="Concept set to write (JSON).")],
     model: Annotated[str | None, typer.Option(help="The model's name at the endpoint.")] = None,
     base_url: Annotated[str | None, typer.Option(help="OpenAI-compatible endpoint; OpenAI's own if not given.")] = None,
-    local: Annotated[str | None, typer.Option(help="Text-generation checkpoint in place of an endpoint.")] = None,
-    per_kind: Annotated[int, typer.Option(min=1, max=10, help="Sentences of each kind, at least.")] = 2,
+    local_model: Annotated[str | None, typer.Option(help="Text-generation checkpoint in place of an endpoint.")] = None,
+    min_per_kind: Annotated[int, typer.Option(min=1, max=10, help="Sentences of each kind, at least.")] = 2,
     temperature: Annotated[float, typer.Option(min=0, max=2, help="Of the model's sampling.")] = 0.7,
     max_tokens: Annotated[int, typer.Option(min=100, help="Longest reply.")] = 2000,
     concurrency: Annotated[int, typer.Option(min=1, help="Requests at once.")] = 8,
-    attempts: Annotated[int, typer.Option(min=1, help="Askings for an action until it is given up.")] = 3,
+    max_attempts: Annotated[int, typer.Option(min=1, help="Askings for an action until it is given up.")] = 3,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds of silence until a request is tried again.")] = 120,
     retries: Annotated[int, typer.Option(min=0, help="Tries after a failed request, with growing pauses.")] = 4,
     cache: Annotated[Path | None, typer.Option(help="Folder in which replies are kept.")] = None,
@@ -40,37 +40,37 @@ def write(
     """
     from rich.console import Console
 
-    from verbspace.concepts.author import read_actions, write_concepts
-    from verbspace.concepts.llm import Endpoint, LanguageModel, LocalModel
+    from verbspace.concepts.author import read_actions, generate_concepts
+    from verbspace.concepts.llm import OpenAIClient, LanguageModel, TransformersClient
     from verbspace.uses.progress import progress
 
     names = read_actions(actions)
-    if (local is None) == (model is None):
+    if (local_model is None) == (model is None):
         raise ValueError("give --model (with --base-url for another server than OpenAI's), or --local, and not both")
     writer: LanguageModel
-    if local is not None:
-        writer = LocalModel(local, temperature=temperature, max_tokens=max_tokens)
+    if local_model is not None:
+        writer = TransformersClient(local_model, temperature=temperature, max_tokens=max_tokens)
     else:
         assert model is not None
-        writer = Endpoint(
-            model, base_url, temperature=temperature, max_tokens=max_tokens, timeout=timeout, retries=retries
+        writer = OpenAIClient(
+            model, base_url, temperature=temperature, max_tokens=max_tokens, timeout=timeout, max_retries=retries
         )  # fmt: skip
     with progress() as say:
-        found = write_concepts(
-            names, writer, name=out.stem, per_kind=per_kind, attempts=attempts, concurrency=concurrency, cache=cache,
-            on_done=lambda done, total, action: say("write", done, total, {}),
+        found = generate_concepts(
+            names, writer, name=out.stem, min_per_kind=min_per_kind, max_attempts=max_attempts, concurrency=concurrency, cache=cache,
+            on_progress=lambda done, total, action: say("write", done, total, {}),
         )  # fmt: skip
     console = Console(soft_wrap=True)
     if found.concepts is not None:
         found.concepts.save(out)
         held = found.concepts
         described = f"{len(held.actions)} of {len(names)} actions, {len(held.descriptions)} sentences"
-        spent = f"{found.asked} requests, {found.cached} actions kept from before, {found.left_out} sentences left out"
+        spent = f"{found.num_requests} requests, {found.num_cached} actions kept from before, {found.num_dropped_sentences} sentences left out"
         console.print(f"{out}: {described} ({spent})", markup=False, highlight=False)
-    if found.failed:
-        reasons = "\n".join(f"  {action}: {reason}" for action, reason in found.failed.items())
+    if found.failures:
+        reasons = "\n".join(f"  {action}: {reason}" for action, reason in found.failures.items())
         raise ValueError(
-            f"{len(found.failed)} of {len(names)} actions failed; the same command asks for these again:\n{reasons}"
+            f"{len(found.failures)} of {len(names)} actions failed; the same command asks for these again:\n{reasons}"
         )
 
 
@@ -78,22 +78,22 @@ def write(
 def import_(
     files: Annotated[list[str], typer.Argument(help="JSON files: FILE, or FILE=KIND (motion, pose, objects, scene).")],
     out: Annotated[Path, typer.Option(help="Concept set to write (JSON).")],
-    labels: Labels = None,
+    labels: LabelsOption = None,
 ) -> None:
     """Read descriptors in the shapes of CuPL, Menon and Vondrick, OST or FROSTER."""
     from rich.console import Console
 
     from verbspace.concepts.author import read_actions
     from verbspace.concepts.importers import import_concepts
-    from verbspace.concepts.replies import KINDS
+    from verbspace.concepts.replies import DESCRIPTION_KINDS
 
-    kinds: dict[str | Path, Kind] = {}
+    kinds: dict[str | Path, DescriptionKind] = {}
     for entry in files:
         path, equals, kind = entry.rpartition("=")
         if not equals:
             path, kind = entry, "objects"
-        if kind not in KINDS:
-            raise ValueError(f"{entry}: {kind!r} is no kind; write FILE=KIND with one of {', '.join(KINDS)}")
+        if kind not in DESCRIPTION_KINDS:
+            raise ValueError(f"{entry}: {kind!r} is no kind; write FILE=KIND with one of {', '.join(DESCRIPTION_KINDS)}")
         kinds[path] = kind
     found = import_concepts(kinds, read_actions(labels) if labels else None, name=out.stem)
     found.save(out)
@@ -110,10 +110,10 @@ def show(
     from rich.console import Console
 
     from verbspace.concepts.concept_set import ConceptSet
-    from verbspace.uses.word_tables import set_table
+    from verbspace.uses.word_tables import concept_set_table
 
     chosen = ConceptSet.load(concepts)
-    table, count = set_table(chosen, search)
+    table, count = concept_set_table(chosen, search)
     console = Console()
     if not count:
         raise ValueError(f"{concepts}: nothing holds {search!r}; search for another word")
@@ -125,7 +125,7 @@ def show(
 
 
 @app.command()
-def check(
+def lint(
     concepts: Annotated[str, typer.Argument(help="Concept set: bundled name or JSON file.")],
     encoder: Annotated[str | None, typer.Option(help="Encoder whose text tower is to tell the words apart.")] = None,
     top: Annotated[int, typer.Option(min=1, help="How many of each finding to show.")] = 15,
@@ -135,26 +135,26 @@ def check(
     """
     from rich.console import Console
 
-    from verbspace.concepts.check import near_pairs, stray_descriptions
+    from verbspace.concepts.check import confusable_pairs, misassigned_descriptions
     from verbspace.concepts.concept_set import ConceptSet
-    from verbspace.concepts.quality import quality
+    from verbspace.concepts.quality import lint_concepts
     from verbspace.concepts.space import ConceptSpace
-    from verbspace.uses.word_tables import pairs_table, quality_lines, strays_table
+    from verbspace.uses.word_tables import confusable_pairs_table, lint_lines, misassigned_table
 
     chosen, console = ConceptSet.load(concepts), Console()
     if encoder is None:
-        found = quality(chosen)
+        found = lint_concepts(chosen)
     else:
         from verbspace.model.encoder import VideoEncoder
 
         loaded = VideoEncoder.from_pretrained(encoder)
-        words = loaded.require_sources()
-        found = quality(chosen, words.count_tokens, words.context)
-    for line in quality_lines(found, top):
+        words = loaded.require_processor()
+        found = lint_concepts(chosen, words.count_tokens, words.context_length)
+    for line in lint_lines(found, top):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     if encoder is not None:
         space = ConceptSpace.build(chosen, loaded.encode_text, 1 / loaded.logit_scale)
-        for table in (pairs_table(near_pairs(space), top), strays_table(stray_descriptions(space), space, top)):
+        for table in (confusable_pairs_table(confusable_pairs(space), top), misassigned_table(misassigned_descriptions(space), space, top)):
             console.print()
             console.print(table)
 
@@ -183,8 +183,8 @@ def suggest(
             encoder, videos, read_actions(names) if names else None,
             on_progress=lambda done, total: say("embed", done, total, {}),
         )  # fmt: skip
-    if found.bad.reasons:
-        Console(stderr=True).print(found.bad.summary(), markup=False)
+    if found.failures.by_path:
+        Console(stderr=True).print(found.failures.summary(), markup=False)
     console = Console()
     console.print(suggestions_table(found, top))
     if out:

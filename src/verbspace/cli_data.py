@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from verbspace.uses.progress import Say
-    from verbspace.video.check import Checked
+    from verbspace.uses.progress import ProgressCallback
+    from verbspace.video.check import CheckResult
 
 app = typer.Typer(help="Data sets: what they are understood to be.", no_args_is_help=True, rich_markup_mode=None)
 Root = Annotated[Path | None, typer.Option(help="Folder of the videos, if they are not beside the list.")]
@@ -24,31 +24,31 @@ def info(
     root: Root = None,
     split: Split = None,
     fold: Fold = 1,
-    sample: Annotated[int, typer.Option(min=0, help="Files to look into for length and codec; 0: none.")] = 50,
+    probe_files: Annotated[int, typer.Option(min=0, help="Files to look into for length and codec; 0: none.")] = 50,
 ) -> None:
     """Print what is understood of a data set: format, videos, classes, missing files, lengths."""
     from rich.console import Console
 
-    from verbspace.uses.data_info import data_info, info_table
+    from verbspace.uses.data_info import summarize_dataset, summary_table
     from verbspace.uses.progress import progress
-    from verbspace.video.manifest import understand
+    from verbspace.video.manifest import detect_manifest
 
-    found = understand(source, root, split=split, fold=fold)
+    found = detect_manifest(source, root, split=split, fold=fold)
     with progress() as say:
-        told = data_info(source, found, sample, lambda done, total: say("look", done, total, {}))
+        told = summarize_dataset(source, found, probe_files, lambda done, total: say("look", done, total, {}))
     Console().print(f"{source}: read as {told.format}", markup=False, highlight=False, soft_wrap=True)
-    Console().print(info_table(told))
+    Console().print(summary_table(told))
 
 
 @app.command()
-def check(
+def verify(
     source: Annotated[Path, typer.Argument(help="Folder, list, or a data set's own annotation file.")],
     root: Root = None,
     split: Split = None,
     fold: Fold = 1,
-    limit: Annotated[float, typer.Option(min=0.1, help="Seconds that a file may take.")] = 60,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds that a file may take.")] = 60,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes; one per core if not given.")] = None,
-    report: Annotated[
+    results_file: Annotated[
         Path | None, typer.Option(help="Where outcomes are noted; beside the videos if not given.")
     ] = None,
 ) -> None:
@@ -56,29 +56,29 @@ def check(
     from rich.console import Console
 
     from verbspace.uses.progress import progress
-    from verbspace.video.check import REPORT
-    from verbspace.video.check import check as run
-    from verbspace.video.manifest import understand
+    from verbspace.video.check import CHECK_LOG_NAME
+    from verbspace.video.check import verify_files as run
+    from verbspace.video.manifest import detect_manifest
 
-    found = understand(source, root, split=split, fold=fold)
+    found = detect_manifest(source, root, split=split, fold=fold)
     beside = source if source.is_dir() else source.parent
-    path = report or (root or beside) / REPORT
+    path = results_file or (root or beside) / CHECK_LOG_NAME
     files = [record.file for record in found.records]
     with progress() as say:
-        outcomes = run(files, path, limit=limit, workers=workers or _cores(), on_file=_telling(say, "check"))
-    bad, frames = _faults(outcomes)
+        outcomes = run(files, path, timeout=timeout, num_workers=workers or _cpu_count(), on_file=_progress_with_failures(say, "check"))
+    bad, frames = _print_failures(outcomes)
     said = f"{bad} of {len(outcomes):,} files are bad; {frames:,} frames in the others; noted in {path}"
     Console(soft_wrap=True).print(said, markup=False)
 
 
 @app.command()
-def pack(
+def transcode(
     source: Annotated[Path, typer.Argument(help="Folder of videos.")],
     out: Annotated[Path, typer.Option(help="Folder for the packed files, in the same folders below it.")],
     size: Annotated[int, typer.Option(min=16, help="Short side, in pixels; smaller videos keep theirs.")] = 256,
     gop: Annotated[int, typer.Option(min=1, help="Frames from key frame to key frame.")] = 12,
     crf: Annotated[int, typer.Option(min=0, max=51, help="x264's quality; lower is better and larger.")] = 20,
-    limit: Annotated[float, typer.Option(min=0.1, help="Seconds that a file may take.")] = 600,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds that a file may take.")] = 600,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes; one per core if not given.")] = None,
 ) -> None:
     """Write small H.264 copies that decode fast, each read again and compared. Run again, it does what is missing."""
@@ -86,43 +86,43 @@ def pack(
 
     from verbspace.uses.progress import progress
     from verbspace.video.manifest import read_manifest
-    from verbspace.video.pack import Packing
-    from verbspace.video.pack import pack as run
+    from verbspace.video.pack import TranscodeConfig
+    from verbspace.video.pack import transcode as run
 
     files = [record.file for record in read_manifest(source)]
-    how = Packing(size=size, gop=gop, crf=crf)
+    how = TranscodeConfig(size=size, gop=gop, crf=crf)
     with progress() as say:
         outcomes = run(
-            files, source, out, how, limit=limit, workers=workers or _cores(), on_file=_telling(say, "pack")
+            files, source, out, how, timeout=timeout, num_workers=workers or _cpu_count(), on_file=_progress_with_failures(say, "pack")
         )  # fmt: skip
-    bad, frames = _faults(outcomes)
+    bad, frames = _print_failures(outcomes)
     said = f"{len(outcomes) - bad:,} of {len(outcomes):,} files packed, {frames:,} frames, into {out}"
     Console(soft_wrap=True).print(said, markup=False)
 
 
-def _cores() -> int:
+def _cpu_count() -> int:
     import os
 
     return len(os.sched_getaffinity(0))
 
 
-def _telling(say: Say, stage: str) -> Callable[[int, int, Checked], None]:
+def _progress_with_failures(on_progress: ProgressCallback, stage: str) -> Callable[[int, int, CheckResult], None]:
     """Progress with the number of bad files so far."""
     bad = 0
 
-    def tell(done: int, total: int, outcome: Checked) -> None:
+    def update(done: int, total: int, outcome: CheckResult) -> None:
         nonlocal bad
-        bad += outcome.fault is not None
-        say(stage, done, total, {"bad": bad})
+        bad += outcome.error is not None
+        on_progress(stage, done, total, {"bad": bad})
 
-    return tell
+    return update
 
 
-def _faults(outcomes: list[Checked]) -> tuple[int, int]:
+def _print_failures(outcomes: list[CheckResult]) -> tuple[int, int]:
     """Print what is wrong; returns how many files that is, and the frames of the others."""
     from rich.console import Console
 
     for outcome in outcomes:
-        if outcome.fault is not None:
-            Console(soft_wrap=True).print(outcome.fault, markup=False, highlight=False)
-    return sum(o.fault is not None for o in outcomes), sum(o.frames for o in outcomes)
+        if outcome.error is not None:
+            Console(soft_wrap=True).print(outcome.error, markup=False, highlight=False)
+    return sum(o.error is not None for o in outcomes), sum(o.frames for o in outcomes)

@@ -13,7 +13,7 @@ index_app = typer.Typer(help="What an index holds: seen, exported, imported, mer
 app.add_typer(index_app, name="index")
 
 
-def _folder(name: str) -> Path:
+def _parse_index_dir(name: str) -> Path:
     from verbspace.uses.inputs import is_url
 
     if is_url(name):
@@ -23,16 +23,16 @@ def _folder(name: str) -> Path:
     return Path(name)
 
 
-Folder = Annotated[Path, typer.Argument(help="The index's folder.", parser=_folder, metavar="INDEX")]
+IndexDir = Annotated[Path, typer.Argument(help="The index's folder.", parser=_parse_index_dir, metavar="INDEX")]
 Encoder = Annotated[str | None, typer.Option(help="Encoder: folder or hub id; the index says which it was made with.")]
 
 
 @app.command()
 def embed(
     sources: Annotated[list[str], typer.Argument(help="Videos: files, folders, patterns, URLs; - reads a list.")],
-    to: Annotated[
+    index: Annotated[
         Path,
-        typer.Option(help="Folder of the index; one that is there is updated.", parser=_folder, metavar="INDEX"),
+        typer.Option(help="Folder of the index; one that is there is updated.", parser=_parse_index_dir, metavar="INDEX"),
     ],
     encoder: Annotated[str, typer.Option(help="Encoder: folder or hub id.")],
     window: Annotated[float, typer.Option(min=0.1, help="Seconds of a window.")] = 4.0,
@@ -45,143 +45,143 @@ def embed(
     shard: Annotated[str | None, typer.Option(help="i/n: one of n parts of the videos, as a shard.")] = None,
     engine: Annotated[str, typer.Option(help="local, or ray: actors of a Ray cluster.")] = "local",
     gpus: Annotated[float, typer.Option(help="With ray: GPUs of each actor.")] = 0.0,
-    commit_every: Annotated[float, typer.Option(min=0, help="Seconds of work that a kill may cost.")] = 30.0,
-    prune: Annotated[bool, typer.Option("--prune", help="Drop the rows of files that are gone.")] = False,
+    commit_interval: Annotated[float, typer.Option(min=0, help="Seconds of work that a kill may cost.")] = 30.0,
+    remove_missing: Annotated[bool, typer.Option("--prune", help="Drop the rows of files that are gone.")] = False,
 ) -> None:
     """Embed videos into an index, new and changed ones alone. One that cannot be read is named, the others go on."""
     from verbspace.uses.index.run import run_embed
-    from verbspace.uses.inputs import expand
-    from verbspace.uses.plain import Unread
+    from verbspace.uses.inputs import expand_inputs
+    from verbspace.uses.plain import ErrorCounter
     from verbspace.uses.progress import progress
 
-    if shard is not None and prune:
+    if shard is not None and remove_missing:
         raise ValueError("--prune is for the whole index: merge the shards, and prune then")
-    unread = Unread()
+    unread = ErrorCounter()
     with progress() as say:
         tally = run_embed(
-            encoder, expand(sources, sys.stdin, unread), to, window=window, stride=stride, frames=frames,
+            encoder, expand_inputs(sources, sys.stdin, unread), index, window=window, stride=stride, frames=frames,
             dtype=dtype,  # type: ignore[arg-type]
-            batch_size=batch_size, workers=workers, device=device, shard=shard, engine=engine, gpus=gpus,
-            commit_every=commit_every, prune=prune,
+            batch_size=batch_size, num_workers=workers, device=device, shard=shard, engine=engine, gpus=gpus,
+            commit_interval=commit_interval, remove_missing=remove_missing,
             on_progress=lambda done, total, bad: say("embedding", done, total, {"bad": bad} if bad else {}),
-            on_bad=unread,
+            on_error=unread,
         )  # fmt: skip
-    print(tally.sentence())
+    print(tally.summary())
     if unread.count:
         raise typer.Exit(1)
 
 
 @app.command()
 def search(
-    index: Folder,
+    index: IndexDir,
     query: Annotated[
         str, typer.Argument(help='What to look for: plain words, or terms in quotes: \'"running" - "outdoors"\'.')
     ] = "",
-    like: Annotated[list[str] | None, typer.Option(help="A clip to find more of; may be given many times.")] = None,
-    plus: Annotated[list[str] | None, typer.Option(help="A text to add; may be given many times.")] = None,
-    minus: Annotated[list[str] | None, typer.Option(help="A text to take away; may be given many times.")] = None,
+    similar_to: Annotated[list[str] | None, typer.Option(help="A clip to find more of; may be given many times.")] = None,
+    add: Annotated[list[str] | None, typer.Option(help="A text to add; may be given many times.")] = None,
+    subtract: Annotated[list[str] | None, typer.Option(help="A text to take away; may be given many times.")] = None,
     where: Annotated[
         str | None, typer.Option(help="SQL over path, window, start, end, fps, duration, size, modified.")
     ] = None,
     path: Annotated[str | None, typer.Option(help="Only paths in which this pattern (*, ?) is found.")] = None,
-    min_seconds: Annotated[float | None, typer.Option(help="Only of videos at least so long.")] = None,
-    max_seconds: Annotated[float | None, typer.Option(help="Only of videos at most so long.")] = None,
+    min_duration: Annotated[float | None, typer.Option(help="Only of videos at least so long.")] = None,
+    max_duration: Annotated[float | None, typer.Option(help="Only of videos at most so long.")] = None,
     top: Annotated[int, typer.Option(min=1, max=100_000, help="How many to show.")] = 10,
     per_video: Annotated[bool, typer.Option("--per-video", help="The best window of each video only.")] = False,
-    exact: Annotated[bool, typer.Option("--exact", help="Leave the approximate index aside, if there is one.")] = False,
-    form: Annotated[str, typer.Option("--format", help="table, jsonl or html.")] = "table",
+    no_ann: Annotated[bool, typer.Option("--exact", help="Leave the approximate index aside, if there is one.")] = False,
+    output_format: Annotated[str, typer.Option("--format", help="table, jsonl or html.")] = "table",
     as_json: Annotated[bool, typer.Option("--json", help="The same as --format jsonl.")] = False,
     out: Annotated[Path | None, typer.Option(help="With --format html: the page to write.")] = None,
-    copy_clips: Annotated[bool, typer.Option("--copy-clips", help="Put the clips into the page.")] = False,
+    embed_clips: Annotated[bool, typer.Option("--copy-clips", help="Put the clips into the page.")] = False,
     encoder: Encoder = None,
 ) -> None:
     """Find windows of videos by words, by example, and by sums and differences of both."""
-    from verbspace.placing import require_place
-    from verbspace.uses.index.printing import show
-    from verbspace.uses.index.search import Searcher, described, terms_of
-    from verbspace.uses.index.store import shards_in
-    from verbspace.uses.printing import form_of
+    from verbspace.placing import check_writable
+    from verbspace.uses.index.printing import print_hits
+    from verbspace.uses.index.search import Searcher, describe_query, collect_terms
+    from verbspace.uses.index.store import list_index_shards
+    from verbspace.uses.printing import resolve_format
 
-    form = form_of(form, as_json)
-    if (form == "html") != (out is not None):
+    output_format = resolve_format(output_format, as_json)
+    if (output_format == "html") != (out is not None):
         raise ValueError("--format html and --out page.html go together")
-    if copy_clips and out is None:
+    if embed_clips and out is None:
         raise ValueError("--copy-clips is for --format html --out page.html; give these, or leave it out")
     if out is not None:
-        require_place(out)
-    if form not in ("table", "jsonl", "html"):
-        raise ValueError(f"format: {form!r} is none of table, jsonl, html")
-    terms = terms_of(query, plus or (), minus or ())
+        check_writable(out)
+    if output_format not in ("table", "jsonl", "html"):
+        raise ValueError(f"format: {output_format!r} is none of table, jsonl, html")
+    terms = collect_terms(query, add or (), subtract or ())
     if '"' not in query and (" - " in query or " + " in query):
         note = 'read as one text; for a sum or a difference put each term in quotes: \'"running" - "outdoors"\''
         print(f"note: {note}", file=sys.stderr)
     searcher = Searcher(index, encoder)
-    if waiting := shards_in(index):
+    if waiting := list_index_shards(index):
         print(f"note: {len(waiting)} shards are not merged yet, and not searched: {waiting[0]} …", file=sys.stderr)
     hits = searcher.search(
-        terms, like=like or (), top=top, where=where, path=path, shortest=min_seconds, longest=max_seconds,
-        per_video=per_video, exact=exact,
+        terms, similar_to=similar_to or (), top=top, where=where, path=path, min_duration=min_duration, max_duration=max_duration,
+        per_video=per_video, exact=no_ann,
     )  # fmt: skip
-    show(hits, form, out, query=described(terms, like or ()), index=index, copy=copy_clips)
+    print_hits(hits, output_format, out, query=describe_query(terms, similar_to or ()), index=index, embed_clips=embed_clips)
 
 
 @index_app.command("info")
 def info(
-    index: Folder,
-    digest: Annotated[bool, typer.Option("--digest", help="A digest of all rows, to compare indices by.")] = False,
+    index: IndexDir,
+    checksum: Annotated[bool, typer.Option("--digest", help="A digest of all rows, to compare indices by.")] = False,
 ) -> None:
     """Say how an index was made, what it holds and which files could not be read."""
-    from verbspace.uses.index.printing import facts
+    from verbspace.uses.index.printing import index_info_lines
 
-    for line in facts(index, digest):
+    for line in index_info_lines(index, checksum):
         print(line)
 
 
 @index_app.command("merge")
 def merge(
-    index: Folder,
-    others: Annotated[list[Path] | None, typer.Argument(help="Other indices; the index's own shards if none.")] = None,
+    index: IndexDir,
+    other_indices: Annotated[list[Path] | None, typer.Argument(help="Other indices; the index's own shards if none.")] = None,
 ) -> None:
     """Take shards into the index and remove them, or other indices, which stay."""
-    from verbspace.uses.index.store import shards_in
+    from verbspace.uses.index.store import list_index_shards
     from verbspace.uses.index.transfer import merge as run
 
-    some = bool(others or shards_in(index))
-    taken = run(index, others or ())
-    print(taken.sentence(index) if some else f"{index}: there are no shards to merge")
+    some = bool(other_indices or list_index_shards(index))
+    taken = run(index, other_indices or ())
+    print(taken.summary(index) if some else f"{index}: there are no shards to merge")
 
 
 @index_app.command("export")
-def export(index: Folder, to: Annotated[Path, typer.Option(help="Parquet file to write.")]) -> None:
+def export(index: IndexDir, out: Annotated[Path, typer.Option(help="Parquet file to write.")]) -> None:
     """Write all rows as Parquet."""
     from verbspace.uses.index.store import Index
     from verbspace.uses.index.transfer import export_parquet
 
-    print(f"{to}: {export_parquet(Index.open(index), to)} rows")
+    print(f"{out}: {export_parquet(Index.open(index), out)} rows")
 
 
 @index_app.command("import")
-def import_(index: Folder, source: Annotated[Path, typer.Option("--from", help="What `index export` wrote.")]) -> None:
+def import_(index: IndexDir, source: Annotated[Path, typer.Option("--from", help="What `index export` wrote.")]) -> None:
     """Take the rows of a Parquet file into an index of the same encoder, or into a new one."""
     from verbspace.uses.index.transfer import import_parquet
 
-    print(import_parquet(index, source).sentence(index))
+    print(import_parquet(index, source).summary(index))
 
 
 @index_app.command("tune")
-def tune(
-    index: Folder,
+def build_ann(
+    index: IndexDir,
     recall: Annotated[float, typer.Option(min=0.1, max=1, help="Share of the exact ten to find.")] = 0.95,
     encoder: Encoder = None,
 ) -> None:
     """Make an approximate index for many rows; its settings are chosen by recall, measured with 400 text queries."""
     from verbspace.concepts.concept_set import ConceptSet
     from verbspace.uses.index.search import Searcher
-    from verbspace.uses.index.store import locked
-    from verbspace.uses.index.tune import tune as run
+    from verbspace.uses.index.store import lock_index
+    from verbspace.uses.index.tune import build_ann_index as run
 
     searcher = Searcher(index, encoder)
-    queries = searcher.words.directions(ConceptSet.load("k400").action_names)
-    with locked(index):
+    queries = searcher.query_encoder.encode(ConceptSet.load("k400").action_names)
+    with lock_index(index):
         found = run(searcher.index, queries, recall=recall, on_step=print)
-    print(f"{index}: {found.probes} of {found.lists} lists, recall {found.recall}")
+    print(f"{index}: {found.nprobes} of {found.num_partitions} lists, recall {found.recall}")

@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-Positive = Annotated[float, Field(gt=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+UnitInterval = Annotated[float, Field(ge=0, le=1)]
 
 
 class Settings(BaseModel):
@@ -27,25 +27,25 @@ class ViewSettings(Settings):
     global_views: Annotated[int, Field(ge=1)] = 2
     global_frames: Annotated[int, Field(ge=1)] = 8
     global_size: int | None = None  # None: the encoder's own image size
-    global_window: tuple[Share, Share] = (0.6, 1.0)
-    global_scale: tuple[Share, Share] = (0.65, 1.0)
+    global_clip_fraction: tuple[UnitInterval, UnitInterval] = (0.6, 1.0)
+    global_scale: tuple[UnitInterval, UnitInterval] = (0.65, 1.0)
     local_views: Annotated[int, Field(ge=0)] = 8
     local_frames: Annotated[int, Field(ge=1)] = 8
     local_size: int | None = None  # None: 3/7 of the global size, rounded to whole patches (96 for 224)
-    local_window: tuple[Share, Share] = (0.2, 0.5)
-    local_scale: tuple[Share, Share] = (0.3, 0.8)
-    flip: Share = 0.5  # never applied to a directional concept set
+    local_clip_fraction: tuple[UnitInterval, UnitInterval] = (0.2, 0.5)
+    local_scale: tuple[UnitInterval, UnitInterval] = (0.3, 0.8)
+    flip_prob: UnitInterval = 0.5  # never applied to a directional concept set
     brightness: Annotated[float, Field(ge=0)] = 0.3
     contrast: Annotated[float, Field(ge=0)] = 0.3
     saturation: Annotated[float, Field(ge=0)] = 0.2
-    grey: Share = 0.1
-    blur: Share = 0.1
+    grayscale_prob: UnitInterval = 0.1
+    blur_prob: UnitInterval = 0.1
     student_patches: Annotated[float, Field(gt=0, le=1)] = 1.0  # share of a view's patches that the student sees
     student_globals: Annotated[int, Field(ge=0)] | None = None  # global views that the student sees; None: all
     decoder: Literal["pyav", "torchcodec"] = "pyav"  # torchcodec where it is right, PyAV elsewhere
 
     @model_validator(mode="after")
-    def _crosses(self) -> ViewSettings:
+    def _check_view_counts(self) -> ViewSettings:
         if self.global_views + self.local_views < 2:
             raise ValueError("there must be at least two views, for each teaches another")
         if self.student_globals is not None and self.student_globals > self.global_views:
@@ -63,45 +63,45 @@ class LossSettings(Settings):
     alignment: Annotated[float, Field(ge=0)] = 0.5
     category_prior: Annotated[float, Field(ge=0)] = 1.0
     description_prior: Annotated[float, Field(ge=0)] = 0.5
-    student_temperature: Positive = 0.1
-    teacher_temperature: Positive = 0.04
-    centring: bool = False
-    centre_momentum: Share = 0.9
-    prior_momentum: Share = 0.9
-    prior_slack: Annotated[float, Field(ge=0)] = 0.0  # nats
-    class_shares: dict[str, Positive] | None = None  # a known class distribution in place of the uniform prior
+    student_temperature: PositiveFloat = 0.1
+    teacher_temperature: PositiveFloat = 0.04
+    centering: bool = False
+    center_momentum: UnitInterval = 0.9
+    prior_momentum: UnitInterval = 0.9
+    prior_margin: Annotated[float, Field(ge=0)] = 0.0  # nats
+    class_prior: dict[str, PositiveFloat] | None = None  # a known class distribution in place of the uniform prior
 
 
 class TrainSettings(Settings):
     """The training loop. Rates are per step at the given batch size; nothing is rescaled behind your back."""
 
     steps: Annotated[int, Field(ge=1)] | None = None  # None: from epochs
-    epochs: Positive = 20
+    epochs: PositiveFloat = 20
     batch_size: Annotated[int, Field(ge=1)] = 32  # clips
-    learning_rate: Positive = 2e-4
-    temporal_rate: Positive = 4.5  # multiplies the learning rate of temporal attention
-    warmup: Share = 0.1  # share of all steps
+    learning_rate: PositiveFloat = 2e-4
+    temporal_lr_multiplier: PositiveFloat = 4.5  # multiplies the learning rate of temporal attention
+    warmup_fraction: UnitInterval = 0.1  # share of all steps
     weight_decay: tuple[float, float] = (0.04, 0.1)
-    teacher_momentum: tuple[Share, Share] = (0.98, 0.995)
-    clip_gradient: Positive = 3.0
-    adam_epsilon: Positive = 1e-8
-    accumulate: Annotated[int, Field(ge=1)] = 1  # micro-batches; the gradient stays that of the whole batch
-    train: Literal["full", "temporal", "temporal+lora"] = "full"
+    teacher_momentum: tuple[UnitInterval, UnitInterval] = (0.98, 0.995)
+    max_grad_norm: PositiveFloat = 3.0
+    adam_eps: PositiveFloat = 1e-8
+    gradient_accumulation_steps: Annotated[int, Field(ge=1)] = 1  # micro-batches; the gradient stays that of the whole batch
+    trainable: Literal["full", "temporal", "temporal+lora"] = "full"
     lora_rank: Annotated[int, Field(ge=1)] = 16
     lora_alpha: Annotated[int, Field(ge=1)] = 32
     dtype: Literal["bf16", "fp32"] = "bf16"
     device: str | None = None  # None: CUDA where there is one, else the CPU
     gradient_checkpointing: bool = False
     compile: bool = False  # torch.compile of both encoders
-    sharding: Literal["ddp", "fsdp"] = "ddp"  # over several processes: whole copies, or spread parameters
+    distributed_strategy: Literal["ddp", "fsdp"] = "ddp"  # over several processes: whole copies, or spread parameters
     seed: int = 0
-    workers: Annotated[int, Field(ge=0)] = 0
-    cache_mb: Annotated[int, Field(ge=0)] = 0  # decoded frames kept in memory
-    log_every: Annotated[int, Field(ge=1)] = 10  # steps
-    save_every: Annotated[int, Field(ge=1)] = 200  # steps
-    keep_states: Annotated[int, Field(ge=1)] = 1
-    check_every: Annotated[int, Field(ge=1)] = 200  # steps between zero-shot checks, where labelled videos are given
-    check_margin: Share = 0.05  # a run that falls so far below frozen CLIP in a check is stopped
+    num_workers: Annotated[int, Field(ge=0)] = 0
+    frame_cache_mb: Annotated[int, Field(ge=0)] = 0  # decoded frames kept in memory
+    log_interval: Annotated[int, Field(ge=1)] = 10  # steps
+    save_interval: Annotated[int, Field(ge=1)] = 200  # steps
+    save_total_limit: Annotated[int, Field(ge=1)] = 1
+    val_interval: Annotated[int, Field(ge=1)] = 200  # steps between zero-shot checks, where labelled videos are given
+    validation_tolerance: UnitInterval = 0.05  # a run that falls so far below frozen CLIP in a check is stopped
 
 
 class AdaptSettings(Settings):
@@ -110,7 +110,7 @@ class AdaptSettings(Settings):
     views: ViewSettings = ViewSettings()
     losses: LossSettings = LossSettings()
     training: TrainSettings = TrainSettings()
-    export_share: Share = 0.7  # share of the adapted weights in the exported encoder; the rest is CLIP's
+    export_alpha: UnitInterval = 0.7  # share of the adapted weights in the exported encoder; the rest is CLIP's
 
 
 def load_settings(path: str | Path) -> AdaptSettings:

@@ -14,38 +14,38 @@ from pathlib import Path
 
 
 @contextmanager
-def placing(path: str | Path) -> Iterator[Path]:
+def atomic_write(path: str | Path) -> Iterator[Path]:
     """`with placing(path) as part:` write `part`; at the end it takes path's place, and on an error nothing changes.
 
     Folders on the way are made. A link stays one, a device or a pipe is written as it is, a file keeps its mode, and of
     two writers the last one wins. Raises OSError that names the path.
     """
     path = Path(path)
-    if _stream(path):
+    if _is_special_file(path):
         yield path
         return
-    require_place(path)
+    check_writable(path)
     target = Path(os.path.realpath(path))
     part = target.with_name(f".{secrets.token_hex(8)}.part")
     try:
-        with telling(path):
+        with annotate_os_error(path):
             target.parent.mkdir(parents=True, exist_ok=True)
             part.touch(exist_ok=False)
             if target.exists():
                 part.chmod(target.stat().st_mode)
         yield part
-        with telling(path):
+        with annotate_os_error(path):
             os.replace(part, target)
     finally:
         with suppress(OSError):
             part.unlink()
 
 
-def require_place(path: str | Path) -> None:
+def check_writable(path: str | Path) -> None:
     """Raise OSError where `placing` could not write, before the work that is to be written."""
     path = Path(path)
-    with telling(path):
-        if _stream(path):
+    with annotate_os_error(path):
+        if _is_special_file(path):
             return
         if path.is_dir():
             raise IsADirectoryError(f"{path}: is a folder; give a file to write")
@@ -56,19 +56,19 @@ def require_place(path: str | Path) -> None:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
 
-def _stream(path: Path) -> bool:
+def _is_special_file(path: Path) -> bool:
     """Whether it is there, and neither a file nor a folder."""
     return os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path)
 
 
 def write_text(path: str | Path, text: str) -> None:
     """Write a text file whole, as UTF-8. Raises OSError that names it."""
-    with placing(path) as part, telling(path):
+    with atomic_write(path) as part, annotate_os_error(path):
         # A file's name may hold bytes that are no text.
         part.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
-class PlacingFolder:
+class AtomicDirectory:
     """`with PlacingFolder(folder) as part:` write into `part`; at the end its files take their places in `folder`.
 
     A folder that is not there yet, or holds nothing but names that are written again, is replaced in one step. In one
@@ -77,56 +77,56 @@ class PlacingFolder:
     names the folder.
     """
 
-    def __init__(self, folder: str | Path, stale: tuple[str, ...] = ()) -> None:
-        self.folder, self.stale = Path(folder).resolve(), stale
+    def __init__(self, folder: str | Path, obsolete_files: tuple[str, ...] = ()) -> None:
+        self.folder, self.obsolete_files = Path(folder).resolve(), obsolete_files
         name = f".{secrets.token_hex(8)}.part"
         fixed = os.path.ismount(self.folder) or Path.cwd().is_relative_to(self.folder)  # may not change its place
         here = self.folder.is_dir() and (fixed or not os.access(self.folder.parent, os.W_OK))
-        self.part = (self.folder if here else self.folder.parent) / name
+        self.temp_dir = (self.folder if here else self.folder.parent) / name
 
     def __enter__(self) -> Path:
         if self.folder.exists() and not self.folder.is_dir():
             raise NotADirectoryError(f"{self.folder}: is a file; give a folder to save into")
-        with telling(self.folder):
-            self.part.mkdir(parents=True)
-        return self.part
+        with annotate_os_error(self.folder):
+            self.temp_dir.mkdir(parents=True)
+        return self.temp_dir
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    def __exit__(self, exc_type: type[BaseException] | None, *_: object) -> None:
         try:
-            if kind is None:
-                with telling(self.folder):
-                    self._keep_modes()
-                    self._place()
+            if exc_type is None:
+                with annotate_os_error(self.folder):
+                    self._copy_modes()
+                    self._commit()
         finally:
-            shutil.rmtree(self.part, ignore_errors=True)
+            shutil.rmtree(self.temp_dir, ignore_errors=True)
 
-    def _keep_modes(self) -> None:
-        usual = 0o666 & self.part.stat().st_mode  # safetensors writes for its owner alone
-        for file in self.part.rglob("*"):
+    def _copy_modes(self) -> None:
+        usual = 0o666 & self.temp_dir.stat().st_mode  # safetensors writes for its owner alone
+        for file in self.temp_dir.rglob("*"):
             if file.is_file():
-                before = self.folder / file.relative_to(self.part)
+                before = self.folder / file.relative_to(self.temp_dir)
                 file.chmod(before.stat().st_mode if before.is_file() else usual)
         if self.folder.is_dir():
-            self.part.chmod(self.folder.stat().st_mode)
+            self.temp_dir.chmod(self.folder.stat().st_mode)
 
-    def _place(self) -> None:
-        new = {path.name for path in self.part.iterdir()}
-        old = {path.name for path in self.folder.iterdir()} - {self.part.name} if self.folder.exists() else set()
-        if self.part.parent != self.folder and old <= new | set(self.stale) and self._replaced(bool(old)):
+    def _commit(self) -> None:
+        new = {path.name for path in self.temp_dir.iterdir()}
+        old = {path.name for path in self.folder.iterdir()} - {self.temp_dir.name} if self.folder.exists() else set()
+        if self.temp_dir.parent != self.folder and old <= new | set(self.obsolete_files) and self._replace_directory(bool(old)):
             return
         for name in sorted(new):
-            _move(self.part / name, self.folder / name)
-        for name in (old & set(self.stale)) - new:
+            _move(self.temp_dir / name, self.folder / name)
+        for name in (old & set(self.obsolete_files)) - new:
             (self.folder / name).unlink()
 
-    def _replaced(self, filled: bool) -> bool:
+    def _replace_directory(self, has_entries: bool) -> bool:
         """Put the new folder in the place of the old one. False where that one cannot be renamed."""
-        aside = self.part.with_name(f"{self.part.name}.old")
+        aside = self.temp_dir.with_name(f"{self.temp_dir.name}.old")
         try:
-            if not filled:
-                os.replace(self.part, self.folder)  # an empty folder gives way
+            if not has_entries:
+                os.replace(self.temp_dir, self.folder)  # an empty folder gives way
                 return True
-            if _exchange(self.part, self.folder):
+            if _exchange_directories(self.temp_dir, self.folder):
                 return True
             os.replace(self.folder, aside)
         except OSError:
@@ -134,7 +134,7 @@ class PlacingFolder:
                 raise
             return False
         try:
-            os.replace(self.part, self.folder)
+            os.replace(self.temp_dir, self.folder)
         except OSError:
             os.replace(aside, self.folder)
             raise
@@ -148,12 +148,12 @@ def _move(source: Path, target: Path) -> None:
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
-        with placing(target) as part:  # a mount of another file system, or of the same one by another way
+        with atomic_write(target) as part:  # a mount of another file system, or of the same one by another way
             shutil.copy2(source, part)
 
 
 @contextmanager
-def telling(path: str | Path) -> Iterator[None]:
+def annotate_os_error(path: str | Path) -> Iterator[None]:
     """What the system says of a write, with the path that was asked for and what to do."""
     try:
         yield
@@ -165,10 +165,10 @@ def telling(path: str | Path) -> Iterator[None]:
         raise type(error)(f"{path}: cannot be written: {reason}; give another place, or make room there") from error
 
 
-def _exchange(one: Path, other: Path) -> bool:
+def _exchange_directories(first: Path, second: Path) -> bool:
     """Let two folders change places in one step. False where the system has no such step."""
     if sys.platform != "linux":
         return False
     rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     at_cwd, exchange = -100, 2
-    return rename is not None and rename(at_cwd, os.fsencode(one), at_cwd, os.fsencode(other), exchange) == 0
+    return rename is not None and rename(at_cwd, os.fsencode(first), at_cwd, os.fsencode(second), exchange) == 0

@@ -14,14 +14,14 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from verbspace.concepts.concept_set import ConceptSet, parse
+from verbspace.concepts.concept_set import ConceptSet, concept_set_from_dict
 from verbspace.concepts.llm import LanguageModel, Message
-from verbspace.concepts.names import label_key, readable, sentence_key, terse
-from verbspace.concepts.replies import KINDS, LEAST, BadReply, Reply, read_reply, reply_schema
+from verbspace.concepts.names import normalize_label, label_to_phrase, normalize_sentence, needs_expansion
+from verbspace.concepts.replies import DESCRIPTION_KINDS, MIN_PER_KIND, InvalidReplyError, Reply, parse_reply, reply_schema
 from verbspace.placing import write_text
 
 PROMPT_VERSION = 1
-SYSTEM = """\
+SYSTEM_PROMPT = """\
 You describe actions for a model that recognises them in short, silent videos. The whole list of actions is:
 
 {actions}
@@ -45,14 +45,14 @@ Answer with one JSON object and nothing else:
 
 
 @dataclass
-class Written:
+class GenerationResult:
     """What came of writing: the set of all actions that were described, and why others were not."""
 
     concepts: ConceptSet | None
-    failed: dict[str, str] = field(default_factory=dict)
-    asked: int = 0  # requests sent
-    cached: int = 0  # actions that had been written before
-    left_out: int = 0  # sentences that were not used
+    failures: dict[str, str] = field(default_factory=dict)
+    num_requests: int = 0  # requests sent
+    num_cached: int = 0  # actions that had been written before
+    num_dropped_sentences: int = 0  # sentences that were not used
 
 
 def read_actions(path: str | Path) -> list[str]:
@@ -79,54 +79,54 @@ def read_actions(path: str | Path) -> list[str]:
     return list(found)
 
 
-class Kept:
+class ReplyCache:
     """Replies on disk, one small JSON file each, by model, prompt version, action and parameters."""
 
-    def __init__(self, folder: Path, model: LanguageModel, per_kind: int) -> None:
+    def __init__(self, folder: Path, model: LanguageModel, min_per_kind: int) -> None:
         self.folder = folder
-        self.facts = {
+        self.key_fields = {
             "model": model.name,
             "prompt": PROMPT_VERSION,
-            "parameters": {**model.parameters, "per_kind": per_kind},
+            "parameters": {**model.parameters, "per_kind": min_per_kind},
         }
 
-    def path(self, action: str) -> Path:
+    def path_for(self, action: str) -> Path:
         """Where the reply about an action is kept."""
-        content = json.dumps({**self.facts, "action": action}, sort_keys=True)
+        content = json.dumps({**self.key_fields, "action": action}, sort_keys=True)
         return self.folder / f"{hashlib.sha256(content.encode()).hexdigest()[:32]}.json"
 
-    def find(self, action: str, actions: Sequence[str]) -> Reply | None:
+    def get(self, action: str, actions: Sequence[str]) -> Reply | None:
         """A reply that is still usable beside the other actions, or None."""
         try:
-            content = json.loads(self.path(action).read_text(encoding="utf-8"))
-            return read_reply(json.dumps(content["reply"]), action, actions)[0]
+            content = json.loads(self.path_for(action).read_text(encoding="utf-8"))
+            return parse_reply(json.dumps(content["reply"]), action, actions)[0]
         except (OSError, ValueError, KeyError, TypeError, ValidationError):
             return None  # not there, or not whole: it is asked for again
 
     def put(self, action: str, reply: Reply) -> None:
         """Write under a temporary name, then rename."""
-        content = {**self.facts, "action": action, "reply": reply.model_dump()}
-        write_text(self.path(action), json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+        content = {**self.key_fields, "action": action, "reply": reply.model_dump()}
+        write_text(self.path_for(action), json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
-def default_cache() -> Path:
+def default_cache_dir() -> Path:
     """Folder of replies: VERBSPACE_CACHE, or `verbspace` in XDG_CACHE_HOME or the home folder's `.cache`."""
     if own := os.environ.get("VERBSPACE_CACHE"):
         return Path(own) / "replies"
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "verbspace" / "replies"
 
 
-def write_concepts(
+def generate_concepts(
     actions: Sequence[str],
     model: LanguageModel,
     *,
     name: str,
-    per_kind: int = 2,
-    attempts: int = 3,
+    min_per_kind: int = 2,
+    max_attempts: int = 3,
     concurrency: int = 8,
     cache: Path | None = None,
-    on_done: Callable[[int, int, str], None] = lambda done, total, action: None,
-) -> Written:
+    on_progress: Callable[[int, int, str], None] = lambda done, total, action: None,
+) -> GenerationResult:
     """Have `model` describe every action.
 
     Replies are checked; a bad one is told what is wrong with it and asked again, `attempts` times in all. Good ones
@@ -135,44 +135,44 @@ def write_concepts(
 
     Raises ValueError where no request can succeed: no server, no model, no key.
     """
-    kept = Kept(cache or default_cache(), model, per_kind)
-    result = Written(None)
+    kept = ReplyCache(cache or default_cache_dir(), model, min_per_kind)
+    result = GenerationResult(None)
     replies: dict[str, Reply] = {}
     for action in actions:
-        if (found := kept.find(action, actions)) is not None:
+        if (found := kept.get(action, actions)) is not None:
             replies[action] = found
-    result.cached = len(replies)
-    on_done(len(replies), len(actions), "")
+    result.num_cached = len(replies)
+    on_progress(len(replies), len(actions), "")
     missing = [action for action in actions if action not in replies]
 
-    async def run() -> None:
+    async def generate_missing() -> None:
         gate = asyncio.Semaphore(concurrency)
 
-        async def one(action: str) -> None:
+        async def generate_one(action: str) -> None:
             async with gate:
                 try:
-                    replies[action] = await _ask(model, action, actions, per_kind, attempts, result)
+                    replies[action] = await _request_reply(model, action, actions, min_per_kind, max_attempts, result)
                     kept.put(action, replies[action])
-                except BadReply as error:
-                    result.failed[action] = str(error)
-            on_done(len(replies) + len(result.failed), len(actions), action)
+                except InvalidReplyError as error:
+                    result.failures[action] = str(error)
+            on_progress(len(replies) + len(result.failures), len(actions), action)
 
         try:
             async with asyncio.TaskGroup() as group:
                 for action in missing:
-                    group.create_task(one(action))
+                    group.create_task(generate_one(action))
         finally:
             await model.close()
 
-    def go() -> None:
+    def run_event_loop() -> None:
         try:
-            asyncio.run(run())
+            asyncio.run(generate_missing())
         except KeyboardInterrupt:
             kept_now = f"{len(replies)} of {len(actions)} actions are kept"
             raise KeyboardInterrupt(f"stopped: {kept_now}; run the same command again to go on") from None
 
     try:
-        go()
+        run_event_loop()
     except* ValueError as group:
         first = group.exceptions[0]
         while isinstance(first, BaseExceptionGroup):
@@ -181,36 +181,36 @@ def write_concepts(
         raise ValueError(f"{first}{done}") from None
     described = [action for action in actions if action in replies]
     if described:
-        result.concepts, doubled = assemble({a: replies[a] for a in described}, name, model.name)
-        result.left_out += doubled
+        result.concepts, doubled = build_concept_set({a: replies[a] for a in described}, name, model.name)
+        result.num_dropped_sentences += doubled
     return result
 
 
-async def _ask(
-    model: LanguageModel, action: str, actions: Sequence[str], per_kind: int, attempts: int, result: Written
+async def _request_reply(
+    model: LanguageModel, action: str, actions: Sequence[str], min_per_kind: int, max_attempts: int, result: GenerationResult
 ) -> Reply:
     """Ask until a reply is usable. Raises the last BadReply."""
     # The list comes first and is the same in each request, so that servers can keep what they made of it.
-    counts = {kind: max(least, per_kind) for kind, least in LEAST.items()}
+    counts = {kind: max(least, min_per_kind) for kind, least in MIN_PER_KIND.items()}
     listed = json.dumps(list(actions), ensure_ascii=False)
     messages: list[Message] = [
-        {"role": "system", "content": SYSTEM.format(actions=listed, **counts)},
+        {"role": "system", "content": SYSTEM_PROMPT.format(actions=listed, **counts)},
         {"role": "user", "content": f"The action: {json.dumps(action, ensure_ascii=False)}"},
     ]
     turns = list(messages)
-    for attempt in range(attempts):
-        result.asked += 1
+    for attempt in range(max_attempts):
+        result.num_requests += 1
         try:
-            content = await model.answer(turns, reply_schema(per_kind))
-        except BadReply:
-            if attempt + 1 == attempts:
+            content = await model.complete(turns, reply_schema(min_per_kind))
+        except InvalidReplyError:
+            if attempt + 1 == max_attempts:
                 raise
             turns = list(messages)
             continue
         try:
-            reply, faults = read_reply(content, action, actions)
-        except BadReply as error:
-            if attempt + 1 == attempts:
+            reply, faults = parse_reply(content, action, actions)
+        except InvalidReplyError as error:
+            if attempt + 1 == max_attempts:
                 raise
             turns = [
                 *messages,
@@ -218,37 +218,37 @@ async def _ask(
                 {"role": "user", "content": f"That cannot be used: {error}. Answer again, with the whole object."},
             ]
             continue
-        result.left_out += len(faults)
+        result.num_dropped_sentences += len(faults)
         return reply
-    raise BadReply("no attempt was allowed")
+    raise InvalidReplyError("no attempt was allowed")
 
 
-def assemble(replies: Mapping[str, Reply], name: str, author: str) -> tuple[ConceptSet, int]:
+def build_concept_set(replies: Mapping[str, Reply], name: str, author: str) -> tuple[ConceptSet, int]:
     """A concept set of replies by class label, and how many sentences were dropped because an action before had them.
 
     A label that is no phrase gets the reply's name, unless another action has that name already.
     """
     names: dict[str, str] = {}
     for label, reply in replies.items():
-        wished = reply.name if terse(label) else readable(label) if label.islower() else label
-        taken = {label_key(other) for other in names.values()}
-        names[label] = wished if label_key(wished) not in taken else label
+        wished = reply.name if needs_expansion(label) else label_to_phrase(label) if label.islower() else label
+        taken = {normalize_label(other) for other in names.values()}
+        names[label] = wished if normalize_label(wished) not in taken else label
     actions = [{"name": names[label]} | ({"label": label} if names[label] != label else {}) for label in replies]
     descriptions: list[dict[str, Any]] = []
     seen: set[str] = set()
     dropped = 0
     for label, reply in replies.items():
         for kind, text in reply.sentences():
-            if sentence_key(text) in seen:
+            if normalize_sentence(text) in seen:
                 dropped += 1
                 continue
-            seen.add(sentence_key(text))
+            seen.add(normalize_sentence(text))
             descriptions.append({"text": text, "kind": kind, "actions": [names[label]]})
     provenance = {
         "author": author,
-        "method": f"written by a language model, prompt version {PROMPT_VERSION}; kinds {', '.join(KINDS)}",
-        "prompt": SYSTEM,
+        "method": f"written by a language model, prompt version {PROMPT_VERSION}; kinds {', '.join(DESCRIPTION_KINDS)}",
+        "prompt": SYSTEM_PROMPT,
         "created": date.today().isoformat(),
     }
     content = {"name": name, "actions": actions, "descriptions": descriptions, "provenance": provenance}
-    return parse(content, name), dropped
+    return concept_set_from_dict(content, name), dropped

@@ -7,32 +7,32 @@ from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any
 
-from verbspace.concepts.concept_set import ConceptSet, parse
-from verbspace.concepts.names import label_key
+from verbspace.concepts.concept_set import ConceptSet, concept_set_from_dict
+from verbspace.concepts.names import normalize_label
 
-PARTS = ("k400", "ucf101", "hmdb51")
-COMPOSED = ("k400-only", "lss")
-Same = Sequence[Mapping[str, str]]  # groups of one action: label by set
+BASE_SETS = ("k400", "ucf101", "hmdb51")
+COMPOSED_SETS = ("k400-only", "lss")
+EquivalentClasses = Sequence[Mapping[str, str]]  # groups of one action: label by set
 
 
-def compose(name: str) -> ConceptSet:
+def load_composed(name: str) -> ConceptSet:
     """A vocabulary of COMPOSED.
 
     lss: the actions of Kinetics-400, UCF101 and HMDB51, each once, with the descriptions of all three. Whoever adapts
     to it and tests on UCF101 or HMDB51 has had the test's class names in training.
     k400-only: Kinetics-400 without the actions that UCF101 or HMDB51 have as well.
     """
-    sets = {part: ConceptSet.load(part) for part in PARTS}
+    sets = {part: ConceptSet.load(part) for part in BASE_SETS}
     if name == "lss":
-        return union(sets, same_actions(), name)
-    shared = {group["k400"] for group in same_actions() if "k400" in group}
+        return union(sets, equivalent_classes(), name)
+    shared = {group["k400"] for group in equivalent_classes() if "k400" in group}
     k400 = sets["k400"]
     kept = [action.name for action in k400.actions if action.class_label not in shared]
     content = {**k400.subset(kept).model_dump(), "name": name}
-    return parse(content, name)
+    return concept_set_from_dict(content, name)
 
 
-def same_actions() -> Same:
+def equivalent_classes() -> EquivalentClasses:
     """Which classes of the three data sets are the same action, by hand. A wider action ("climb") is not a narrower
     one ("rock climbing")."""
     text = (resources.files("verbspace.concepts") / "same_actions.json").read_text(encoding="utf-8")
@@ -40,19 +40,19 @@ def same_actions() -> Same:
     return groups
 
 
-def union(sets: Mapping[str, ConceptSet], same: Same, name: str) -> ConceptSet:
+def union(sets: Mapping[str, ConceptSet], equivalent: EquivalentClasses, name: str) -> ConceptSet:
     """Every action of the sets once, under the name that the first set with it gives it, with all its descriptions.
 
     Actions are the same where `same` says so, or where their names agree but for letter case and spaces.
     """
-    group_of = {(part, label): place for place, group in enumerate(same) for part, label in group.items()}
+    group_of = {(part, label): place for place, group in enumerate(equivalent) for part, label in group.items()}
     names: dict[tuple[str, int | str], str] = {}
     actions: list[dict[str, Any]] = []
     texts: dict[str, dict[str, Any]] = {}
     for part, concepts in sets.items():
         own: dict[str, str] = {}
         for action in concepts.actions:
-            by_name = ("name", label_key(action.name))
+            by_name = ("name", normalize_label(action.name))
             place = group_of.get((part, action.class_label))
             keys: list[tuple[str, int | str]] = [by_name] if place is None else [("group", place), by_name]
             known = next((names[key] for key in keys if key in names), None)
@@ -71,4 +71,4 @@ def union(sets: Mapping[str, ConceptSet], same: Same, name: str) -> ConceptSet:
         "descriptions": list(texts.values()),
         "provenance": {"author": "several", "method": f"union of {', '.join(c.name for c in sets.values())}"},
     }
-    return parse(content, name)
+    return concept_set_from_dict(content, name)

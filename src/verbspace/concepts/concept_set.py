@@ -29,18 +29,18 @@ from verbspace.placing import write_text
 
 FORMAT: Literal["verbspace-concepts/1"] = "verbspace-concepts/1"
 DEFAULT_TEMPLATES = ("a video of a person {}.", "a photo of a person {}.", "a person {}.")
-Kind = Literal["motion", "pose", "objects", "scene"]
+DescriptionKind = Literal["motion", "pose", "objects", "scene"]
 
 
 class ConceptSetError(ValueError):
     """A concept set that cannot be used; the message names the file, the field and the mend."""
 
 
-class _Part(BaseModel):
+class _FrozenModel(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-def _clean(value: str) -> str:
+def _validate_text(value: str) -> str:
     if not value.strip():
         raise ValueError("is empty; write some text or remove the entry")
     if value != value.strip():
@@ -48,17 +48,17 @@ def _clean(value: str) -> str:
     return value
 
 
-def _one_gap(template: str) -> str:
+def _validate_template(template: str) -> str:
     if template.count("{}") != 1 or set("{}") & set(template.replace("{}", "")):
         raise ValueError(f"{template!r} must hold exactly one {{}}, the place of the action's name; mend it")
     return template
 
 
-Text = Annotated[str, AfterValidator(_clean)]
-Template = Annotated[str, AfterValidator(_one_gap)]
+Text = Annotated[str, AfterValidator(_validate_text)]
+Template = Annotated[str, AfterValidator(_validate_template)]
 
 
-class Action(_Part):
+class Action(_FrozenModel):
     """An action: `name` is readable and goes into prompts, `label` is the data set's own class name where it
     differs.
     """
@@ -72,15 +72,15 @@ class Action(_Part):
         return self.label if self.label is not None else self.name
 
 
-class Description(_Part):
+class Description(_FrozenModel):
     """A sentence that a camera could confirm, its kind, and the names of the actions that it describes."""
 
     text: Text
-    kind: Kind
+    kind: DescriptionKind
     actions: Annotated[tuple[str, ...], Field(min_length=1)]
 
 
-class Provenance(_Part):
+class Provenance(_FrozenModel):
     """Who or what wrote the descriptions, how, when and under which licence."""
 
     author: Text
@@ -91,7 +91,7 @@ class Provenance(_Part):
     license: str | None = None
 
 
-class ConceptSet(_Part):
+class ConceptSet(_FrozenModel):
     """Actions and their descriptions.
 
     templates: prompts with one `{}` each, for category vectors. directional: left and right carry meaning, so
@@ -107,14 +107,14 @@ class ConceptSet(_Part):
     directional: StrictBool = False
 
     @model_validator(mode="after")
-    def _consistent(self) -> ConceptSet:
-        _once("actions", ".name", self.action_names)
-        _once("actions", ".label", self.labels)
-        _once("descriptions", ".text", [description.text for description in self.descriptions])
+    def _validate_consistency(self) -> ConceptSet:
+        _require_unique("actions", ".name", self.action_names)
+        _require_unique("actions", ".label", self.labels)
+        _require_unique("descriptions", ".text", [description.text for description in self.descriptions])
         known = set(self.action_names)
         for index, description in enumerate(self.descriptions):
             field = f"descriptions.{index}.actions"
-            _once(field, "", description.actions)
+            _require_unique(field, "", description.actions)
             for place, name in enumerate(description.actions):
                 if name not in known:
                     close = difflib.get_close_matches(name, known, n=1)
@@ -138,7 +138,7 @@ class ConceptSet(_Part):
         content = json.dumps(self.model_dump(mode="json"), sort_keys=True, ensure_ascii=False)
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 
-    def ownership(self) -> torch.Tensor:
+    def description_action_mask(self) -> torch.Tensor:
         """(M, K) bool: which description describes which action."""
         place = {name: index for index, name in enumerate(self.action_names)}
         owned = torch.zeros(len(self.descriptions), len(self.actions), dtype=torch.bool)
@@ -161,13 +161,13 @@ class ConceptSet(_Part):
             if wanted & set(description.actions)
         ]
         actions = [by_name[name].model_dump() for name in names]
-        return parse({**self.model_dump(), "actions": actions, "descriptions": kept}, self.name)
+        return concept_set_from_dict({**self.model_dump(), "actions": actions, "descriptions": kept}, self.name)
 
     @classmethod
     def from_actions(cls, names: Sequence[str], name: str = "actions") -> ConceptSet:
         """A set of bare action names, without descriptions."""
         actions = [{"name": action} for action in names]
-        return parse({"name": name, "actions": actions, "provenance": {"author": "given by name"}}, name)
+        return concept_set_from_dict({"name": name, "actions": actions, "provenance": {"author": "given by name"}}, name)
 
     @classmethod
     def load(cls, name_or_path: str | Path) -> ConceptSet:
@@ -175,13 +175,13 @@ class ConceptSet(_Part):
 
         A bundled name comes before a file of that name. Raises ConceptSetError.
         """
-        path, bundled = Path(name_or_path), cls.bundled()
+        path, bundled = Path(name_or_path), cls.list_bundled()
         if str(name_or_path) in bundled:
-            from verbspace.concepts.composed import COMPOSED, compose
+            from verbspace.concepts.composed import COMPOSED_SETS, load_composed
 
-            if str(name_or_path) in COMPOSED:
-                return compose(str(name_or_path))
-            text = (_sets() / f"{name_or_path}.json").read_text(encoding="utf-8")
+            if str(name_or_path) in COMPOSED_SETS:
+                return load_composed(str(name_or_path))
+            text = (_bundled_sets_dir() / f"{name_or_path}.json").read_text(encoding="utf-8")
         elif path.exists():
             text = read_text(path)
         else:
@@ -189,25 +189,25 @@ class ConceptSet(_Part):
                 f"{path}: there is neither a file nor a bundled concept set of that name; "
                 f"bundled are {', '.join(bundled)}"
             )
-        content = decode(text, str(path))
+        content = load_json_strict(text, str(path))
         if isinstance(content, dict) and "format" not in content:
             raise ConceptSetError(f'{path}: format: is missing; add "format": "{FORMAT}"')
-        return parse(content, str(path))
+        return concept_set_from_dict(content, str(path))
 
     @staticmethod
-    def bundled() -> list[str]:
+    def list_bundled() -> list[str]:
         """Names of the sets that come with the package."""
-        from verbspace.concepts.composed import COMPOSED
+        from verbspace.concepts.composed import COMPOSED_SETS
 
-        names = [entry.name for entry in _sets().iterdir()]
-        return sorted([*COMPOSED, *(name.removesuffix(".json") for name in names if name.endswith(".json"))])
+        names = [entry.name for entry in _bundled_sets_dir().iterdir()]
+        return sorted([*COMPOSED_SETS, *(name.removesuffix(".json") for name in names if name.endswith(".json"))])
 
     def save(self, path: str | Path) -> None:
         """Write as JSON, under a temporary name first; folders on the way are made."""
-        write_text(path, _lines(self.model_dump(mode="json", exclude_none=True)))
+        write_text(path, _format_json(self.model_dump(mode="json", exclude_none=True)))
 
 
-def parse(content: Any, source: str) -> ConceptSet:
+def concept_set_from_dict(content: Any, source: str) -> ConceptSet:
     """A decoded JSON value to a concept set. Raises ConceptSetError that names the source and the field."""
     if not isinstance(content, dict):
         raise ConceptSetError(f"{source}: holds no JSON object; write {{...}} with the set's fields")
@@ -220,49 +220,49 @@ def parse(content: Any, source: str) -> ConceptSet:
     except ValidationError as error:
         found = error.errors()
         more = f" (and {len(found) - 1} more to mend)" if len(found) > 1 else ""
-        raise ConceptSetError(f"{source}: {_sentence(found[0])}{more}") from None
+        raise ConceptSetError(f"{source}: {_format_validation_error(found[0])}{more}") from None
 
 
-def _lines(content: dict[str, Any]) -> str:
+def _format_json(content: dict[str, Any]) -> str:
     """JSON with a line for each field, and for each action and description: good to read, to edit and to compare."""
 
-    def written(value: Any) -> str:
+    def to_json(value: Any) -> str:
         return json.dumps(value, ensure_ascii=False)
 
     fields = []
     for key, value in content.items():
         if isinstance(value, list) and value and isinstance(value[0], dict):
-            entries = ",\n".join(f"  {written(entry)}" for entry in value)
-            fields.append(f" {written(key)}: [\n{entries}\n ]")
+            entries = ",\n".join(f"  {to_json(entry)}" for entry in value)
+            fields.append(f" {to_json(key)}: [\n{entries}\n ]")
         else:
-            fields.append(f" {written(key)}: {written(value)}")
+            fields.append(f" {to_json(key)}: {to_json(value)}")
     return "{\n" + ",\n".join(fields) + "\n}\n"
 
 
-def _sets() -> Any:
+def _bundled_sets_dir() -> Any:
     return resources.files("verbspace.concepts") / "sets"
 
 
-def _once(field: str, end: str, values: Sequence[str]) -> None:
+def _require_unique(field: str, suffix: str, values: Sequence[str]) -> None:
     first: dict[str, int] = {}
     for index, value in enumerate(values):
         if (other := first.setdefault(value, index)) != index:
-            raise ValueError(f"{field}.{index}{end}: {value!r} is that of {field}.{other} too; keep one")
+            raise ValueError(f"{field}.{index}{suffix}: {value!r} is that of {field}.{other} too; keep one")
 
 
-def decode(text: str, source: str) -> Any:
+def load_json_strict(text: str, source: str) -> Any:
     """A file's JSON. A key that stands twice would lose its first value in silence, so it is refused."""
 
-    def pairs(found: list[tuple[str, Any]]) -> dict[str, Any]:
-        content = dict(found)
-        if len(content) != len(found):
-            keys = [key for key, _ in found]
+    def reject_duplicate_keys(key_values: list[tuple[str, Any]]) -> dict[str, Any]:
+        content = dict(key_values)
+        if len(content) != len(key_values):
+            keys = [key for key, _ in key_values]
             twice = next(key for key in content if keys.count(key) > 1)
             raise ConceptSetError(f"{source}: {twice}: stands twice in one object; keep one")
         return content
 
     try:
-        return json.loads(text, object_pairs_hook=pairs)
+        return json.loads(text, object_pairs_hook=reject_duplicate_keys)
     except (json.JSONDecodeError, RecursionError) as error:
         raise ConceptSetError(f"{source}: is not JSON ({error}); mend it there") from None
 
@@ -277,7 +277,7 @@ def read_text(path: Path) -> str:
         raise ConceptSetError(f"{path}: is not JSON in UTF-8 ({error}); save it as UTF-8") from None
 
 
-def _sentence(error: Any) -> str:
+def _format_validation_error(error: Any) -> str:
     """One of pydantic's errors as field, fault and mend."""
     place, value = error["loc"], error.get("input")
     field = ".".join(map(str, place))
@@ -285,7 +285,7 @@ def _sentence(error: Any) -> str:
         case "value_error":
             fault = error["msg"].removeprefix("Value error, ")
         case "extra_forbidden":
-            inner: dict[str, type[_Part]] = {
+            inner: dict[str, type[_FrozenModel]] = {
                 "actions": Action,
                 "descriptions": Description,
                 "provenance": Provenance,

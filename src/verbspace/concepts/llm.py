@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from verbspace.concepts.replies import BadReply
+from verbspace.concepts.replies import InvalidReplyError
 
 Message = dict[str, str]  # role, content
-FORMS = ("json_schema", "json_object", "text")  # how the form of a reply is asked for, strictest first
+RESPONSE_FORMATS = ("json_schema", "json_object", "text")  # how the form of a reply is asked for, strictest first
 
 
 class LanguageModel(Protocol):
@@ -20,7 +20,7 @@ class LanguageModel(Protocol):
     name: str
     parameters: Mapping[str, Any]
 
-    async def answer(self, messages: Sequence[Message], schema: Mapping[str, Any]) -> str:
+    async def complete(self, messages: Sequence[Message], schema: Mapping[str, Any]) -> str:
         """A reply in JSON. Raises BadReply where this reply failed, and ValueError where every one would."""
         ...
 
@@ -29,7 +29,7 @@ class LanguageModel(Protocol):
         ...
 
 
-class Endpoint:
+class OpenAIClient:
     """A model behind an OpenAI-compatible API: OpenAI, vLLM, llama.cpp, Ollama, `transformers serve` and others.
 
     model: its name there. base_url: where, with the `/v1`; OpenAI's own if None. The key is taken from the environment
@@ -46,7 +46,7 @@ class Endpoint:
         temperature: float = 0.7,
         max_tokens: int = 2000,
         timeout: float = 120.0,
-        retries: int = 4,
+        max_retries: int = 4,
     ) -> None:
         try:
             from openai import AsyncOpenAI
@@ -64,60 +64,60 @@ class Endpoint:
             "temperature": temperature,
             "max_tokens": max_tokens,
         }
-        self._client = AsyncOpenAI(api_key=key or "none", base_url=base_url, timeout=timeout, max_retries=retries)
+        self._client = AsyncOpenAI(api_key=key or "none", base_url=base_url, timeout=timeout, max_retries=max_retries)
         self._timeout = timeout
-        self._form = 0
-        self._limit: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
-        self._warm = True
+        self._format_index = 0
+        self._max_tokens_key: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+        self._send_temperature = True
 
-    async def answer(self, messages: Sequence[Message], schema: Mapping[str, Any]) -> str:
+    async def complete(self, messages: Sequence[Message], schema: Mapping[str, Any]) -> str:
         """One chat completion."""
         import openai
 
         where, tries = self.base_url or "OpenAI", self._client.max_retries + 1
         while True:
-            form = self._form
-            request = self._request(messages, schema)
+            form = self._format_index
+            request = self._build_request(messages, schema)
             try:
                 # The client's own time-out is that of a silence; a server that trickles is ended by this one.
                 async with asyncio.timeout(tries * (self._timeout + 10)):
                     reply = await self._client.chat.completions.create(**request)
-                return _content(reply)
+                return _completion_text(reply)
             except openai.BadRequestError as error:
-                if not self._give_way(str(error), form):
-                    raise ValueError(f"{where} refuses the request: {_short(error)}") from None
+                if not self._relax_request(str(error), form):
+                    raise ValueError(f"{where} refuses the request: {_shorten(error)}") from None
             except openai.UnprocessableEntityError as error:
-                if not self._give_way(str(error), form):
-                    raise ValueError(f"{where} refuses the request: {_short(error)}") from None
+                if not self._relax_request(str(error), form):
+                    raise ValueError(f"{where} refuses the request: {_shorten(error)}") from None
             except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
-                raise ValueError(f"{where} refuses the key: {_short(error)}; check OPENAI_API_KEY") from None
+                raise ValueError(f"{where} refuses the key: {_shorten(error)}; check OPENAI_API_KEY") from None
             except openai.NotFoundError as error:
                 raise ValueError(
-                    f"{where} does not know the model {self.name!r} or the path: {_short(error)}; "
+                    f"{where} does not know the model {self.name!r} or the path: {_shorten(error)}; "
                     "check --model, and that --base-url ends as the server says (often /v1)"
                 ) from None
             except (openai.APITimeoutError, TimeoutError):
-                raise BadReply(
+                raise InvalidReplyError(
                     f"no reply within {self._timeout:g} s, tried {self._client.max_retries + 1} times"
                 ) from None
             except openai.APIConnectionError as error:
                 cause = error.__cause__ or error
                 raise ValueError(
-                    f"{where} cannot be reached: {_short(cause)}; check --base-url and the network"
+                    f"{where} cannot be reached: {_shorten(cause)}; check --base-url and the network"
                 ) from None
             except openai.APIStatusError as error:
-                raise BadReply(f"the server failed with {error.status_code}: {_short(error)}") from None
+                raise InvalidReplyError(f"the server failed with {error.status_code}: {_shorten(error)}") from None
             except (openai.APIError, ValueError) as error:  # a body that is no completion
-                if isinstance(error, BadReply):
+                if isinstance(error, InvalidReplyError):
                     raise
-                raise BadReply(f"the server sent no chat completion: {_short(error)}") from None
+                raise InvalidReplyError(f"the server sent no chat completion: {_shorten(error)}") from None
 
-    def _request(self, messages: Sequence[Message], schema: Mapping[str, Any]) -> dict[str, Any]:
+    def _build_request(self, messages: Sequence[Message], schema: Mapping[str, Any]) -> dict[str, Any]:
         request: dict[str, Any] = {"model": self.name, "messages": list(messages)}
-        request[self._limit] = self.parameters["max_tokens"]
-        if self._warm:
+        request[self._max_tokens_key] = self.parameters["max_tokens"]
+        if self._send_temperature:
             request["temperature"] = self.parameters["temperature"]
-        match FORMS[self._form]:
+        match RESPONSE_FORMATS[self._format_index]:
             case "json_schema":
                 named = {"name": "words", "strict": True, "schema": dict(schema)}
                 request["response_format"] = {"type": "json_schema", "json_schema": named}
@@ -125,14 +125,14 @@ class Endpoint:
                 request["response_format"] = {"type": "json_object"}
         return request
 
-    def _give_way(self, message: str, form: int) -> bool:
+    def _relax_request(self, message: str, format_index: int) -> bool:
         """Ask for less after a refusal. False where there is nothing left to leave out."""
-        if "max_completion_tokens" in message and self._limit == "max_tokens":
-            self._limit = "max_completion_tokens"
-        elif "temperature" in message and self._warm:
-            self._warm = False
-        elif self._form + 1 < len(FORMS):
-            self._form = max(self._form, form + 1)
+        if "max_completion_tokens" in message and self._max_tokens_key == "max_tokens":
+            self._max_tokens_key = "max_completion_tokens"
+        elif "temperature" in message and self._send_temperature:
+            self._send_temperature = False
+        elif self._format_index + 1 < len(RESPONSE_FORMATS):
+            self._format_index = max(self._format_index, format_index + 1)
         else:
             return False
         return True
@@ -142,7 +142,7 @@ class Endpoint:
         await self._client.close()
 
 
-class LocalModel:
+class TransformersClient:
     """A text-generation checkpoint of `transformers`, a folder or hub id, in safetensors; one action at a time."""
 
     def __init__(
@@ -155,14 +155,14 @@ class LocalModel:
             self._tokenizer = AutoTokenizer.from_pretrained(name)
             self._model = AutoModelForCausalLM.from_pretrained(name, use_safetensors=True, dtype="auto")
         except (OSError, ValueError) as error:
-            raise ValueError(f"{name}: is not a text-generation checkpoint in safetensors: {_short(error)}") from None
+            raise ValueError(f"{name}: is not a text-generation checkpoint in safetensors: {_shorten(error)}") from None
         self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self._model.to(self._device).eval()
         self.name = str(name)
         self.parameters: Mapping[str, Any] = {"temperature": temperature, "max_tokens": max_tokens}
         self._lock = asyncio.Lock()
 
-    async def answer(self, messages: Sequence[Message], schema: Mapping[str, Any]) -> str:
+    async def complete(self, messages: Sequence[Message], schema: Mapping[str, Any]) -> str:
         """Generate; the lock keeps one generation at a time."""
         async with self._lock:
             return await asyncio.to_thread(self._generate, list(messages))
@@ -198,22 +198,22 @@ class LocalModel:
         """Nothing to let go of."""
 
 
-def _content(reply: Any) -> str:
+def _completion_text(reply: Any) -> str:
     """The text of a chat completion. Raises BadReply where there is none, or where it was cut off."""
     try:
         choice = reply.choices[0]
         content, refusal = choice.message.content, getattr(choice.message, "refusal", None)
     except (AttributeError, IndexError, TypeError):
-        raise BadReply("the server sent no chat completion") from None
+        raise InvalidReplyError("the server sent no chat completion") from None
     if refusal:
-        raise BadReply(f"the model refused: {str(refusal)[:200]}")
+        raise InvalidReplyError(f"the model refused: {str(refusal)[:200]}")
     if choice.finish_reason == "length":
-        raise BadReply("the reply was cut off at its longest; raise --max-tokens")
+        raise InvalidReplyError("the reply was cut off at its longest; raise --max-tokens")
     if not isinstance(content, str) or not content.strip():
-        raise BadReply("the reply is empty")
+        raise InvalidReplyError("the reply is empty")
     return content
 
 
-def _short(error: object) -> str:
+def _shorten(error: object) -> str:
     text = " ".join(str(error).split())
     return text if len(text) <= 200 else text[:199] + "…"

@@ -5,30 +5,30 @@ from __future__ import annotations
 import re
 
 
-def label_key(label: str) -> str:
+def normalize_label(label: str) -> str:
     """What is compared of a name: letter case, underscores, hyphens and spaces make no difference."""
     return re.sub(r"[\s_-]+", "", label).casefold()
 
 
-def readable(label: str) -> str:
+def label_to_phrase(label: str) -> str:
     """A class name as words for a prompt: "BrushTeeth" and "brush_teeth" become "brush teeth"."""
     words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", label)
     return re.sub(r"[\s_-]+", " ", words).strip().lower()
 
 
-def terse(label: str) -> bool:
+def needs_expansion(label: str) -> bool:
     """Whether a class name is no phrase of words: one word, or with brackets, underscores or inner capitals."""
     return re.fullmatch(r"[a-z][a-z',]*( [A-Za-z',]+)+", label) is None
 
 
-def words_of(text: str) -> list[str]:
+def tokenize_words(text: str) -> list[str]:
     """Lower-case words of a text, in order, without punctuation."""
     return re.findall(r"[^\W_]+(?:['’][^\W_]+)?", text.casefold())
 
 
-def sentence_key(text: str) -> str:
+def normalize_sentence(text: str) -> str:
     """What is compared of a sentence: its words. Letter case, white space and punctuation make no difference."""
-    return " ".join(words_of(text))
+    return " ".join(tokenize_words(text))
 
 
 def stem(word: str) -> str:

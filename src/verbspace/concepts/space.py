@@ -11,14 +11,14 @@ from torch import Tensor, nn
 
 from verbspace.concepts.concept_set import ConceptSet
 
-By = Literal["category", "description", "both"]
+ScoringMode = Literal["category", "description", "both"]
 
 
-def require_by(by: str) -> By:
+def validate_scoring(scoring: str) -> ScoringMode:
     """Raise ValueError for a way to score that is not known."""
-    if by not in get_args(By):
-        raise ValueError(f"by: {by!r} is none of " + ", ".join(f'"{name}"' for name in get_args(By)))
-    return cast(By, by)
+    if scoring not in get_args(ScoringMode):
+        raise ValueError(f"by: {scoring!r} is none of " + ", ".join(f'"{name}"' for name in get_args(ScoringMode)))
+    return cast(ScoringMode, scoring)
 
 
 class ConceptSpace(nn.Module):
@@ -30,13 +30,13 @@ class ConceptSpace(nn.Module):
 
     categories: Tensor
     descriptions: Tensor
-    ownership: Tensor
+    description_action_mask: Tensor
 
     def __init__(
         self,
         categories: Tensor,
         descriptions: Tensor,
-        ownership: Tensor,
+        description_action_mask: Tensor,
         *,
         action_names: list[str],
         description_texts: list[str],
@@ -44,8 +44,8 @@ class ConceptSpace(nn.Module):
     ) -> None:
         super().__init__()
         sizes = (len(descriptions), len(categories))
-        if ownership.shape != sizes:
-            raise ValueError(f"ownership is {tuple(ownership.shape)}, not {sizes}")
+        if description_action_mask.shape != sizes:
+            raise ValueError(f"ownership is {tuple(description_action_mask.shape)}, not {sizes}")
         if categories.shape[1:] != descriptions.shape[1:]:
             raise ValueError(
                 f"categories {tuple(categories.shape)} and descriptions {tuple(descriptions.shape)} "
@@ -59,7 +59,7 @@ class ConceptSpace(nn.Module):
             raise ValueError(f"temperature: {temperature} is not above 0")
         self.register_buffer("categories", F.normalize(categories.float(), dim=-1))
         self.register_buffer("descriptions", F.normalize(descriptions.float(), dim=-1))
-        self.register_buffer("ownership", ownership.bool())
+        self.register_buffer("ownership", description_action_mask.bool())
         self.action_names, self.description_texts = action_names, description_texts
         self.temperature = temperature
 
@@ -81,7 +81,7 @@ class ConceptSpace(nn.Module):
         return cls(
             vectors.mean(1),
             described,
-            concepts.ownership(),
+            concepts.description_action_mask(),
             action_names=concepts.action_names,
             description_texts=texts,
             temperature=temperature,
@@ -95,25 +95,25 @@ class ConceptSpace(nn.Module):
         """(B, D) -> (B, K) or (B, M) distributions."""
         return self.logits(z, space).softmax(-1)
 
-    def pool(self, description_probs: Tensor) -> Tensor:
+    def pool_to_actions(self, description_probs: Tensor) -> Tensor:
         """A distribution over descriptions (..., M) as one over actions (..., K).
 
         A description that several actions own gives each an equal part; what belongs to none is left out.
         """
-        owned = self.ownership.to(description_probs)
+        owned = self.description_action_mask.to(description_probs)
         shares = description_probs @ (owned / owned.sum(1, keepdim=True).clamp_min(1))
         return shares / shares.sum(-1, keepdim=True).clamp_min(1e-12)
 
-    def action_scores(self, z: Tensor, by: By = "category") -> Tensor:
+    def action_scores(self, z: Tensor, scoring: ScoringMode = "category") -> Tensor:
         """(B, D) -> (B, K) zero-shot scores.
 
         category: cosine to the category vector over temperature. description: mean over an action's
         descriptions (Menon and Vondrick, ICLR 2023). both: the mean of the two. Raises ValueError where an
         action has no description and `by` needs one.
         """
-        if by == "category":
+        if scoring == "category":
             return self.logits(z, "category")
-        owned = self.ownership.to(z)
+        owned = self.description_action_mask.to(z)
         counts = owned.sum(0)
         if not bool((counts > 0).all()):
             bare = [name for name, count in zip(self.action_names, counts.tolist(), strict=True) if not count]
@@ -121,8 +121,8 @@ class ConceptSpace(nn.Module):
                 f"there is no description of {', '.join(bare[:3])}; score by category, or describe every action"
             )
         described = self.logits(z, "description") @ (owned / counts)
-        return described if by == "description" else (described + self.logits(z, "category")) / 2
+        return described if scoring == "description" else (described + self.logits(z, "category")) / 2
 
-    def action_vectors(self, by: By = "category") -> Tensor:
+    def classifier_weights(self, scoring: ScoringMode = "category") -> Tensor:
         """(K, D): the vectors whose products with an embedding, over the temperature, are its scores."""
-        return self.action_scores(torch.eye(self.categories.shape[1]).to(self.categories), by).T * self.temperature
+        return self.action_scores(torch.eye(self.categories.shape[1]).to(self.categories), scoring).T * self.temperature

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from importlib import resources
 
-from verbspace.concepts.composed import PARTS
+from verbspace.concepts.composed import BASE_SETS
 from verbspace.concepts.concept_set import ConceptSet
-from verbspace.concepts.names import label_key, readable
+from verbspace.concepts.names import normalize_label, label_to_phrase
 
-LISTS = ("k700", "moments", "ssv2")  # Kinetics-700, Moments in Time, Something-Something v2
+EXTRA_VOCABULARIES = ("k700", "moments", "ssv2")  # Kinetics-700, Moments in Time, Something-Something v2
 
 
-def every_name() -> list[str]:
+def all_known_action_names() -> list[str]:
     """Readable names, each once: of Kinetics-400, UCF101 and HMDB51, then of Kinetics-700, Moments and SSv2."""
-    names = [(action.class_label, action.name) for part in PARTS for action in ConceptSet.load(part).actions]
-    for name in LISTS:
+    names = [(action.class_label, action.name) for part in BASE_SETS for action in ConceptSet.load(part).actions]
+    for name in EXTRA_VOCABULARIES:
         text = (resources.files("verbspace.concepts") / "vocabularies" / f"{name}.txt").read_text(encoding="utf-8")
-        names += [(line, readable(line)) for line in filter(None, map(str.strip, text.splitlines()))]
+        names += [(line, label_to_phrase(line)) for line in filter(None, map(str.strip, text.splitlines()))]
     found: dict[str, str] = {}
     for label, name in names:
-        if not {label_key(readable(label)), label_key(name)} & found.keys():
-            found |= {label_key(readable(label)): name, label_key(name): name}
+        if not {normalize_label(label_to_phrase(label)), normalize_label(name)} & found.keys():
+            found |= {normalize_label(label_to_phrase(label)): name, normalize_label(name): name}
     return list(dict.fromkeys(found.values()))

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from verbspace.allocation import keep_freed_memory
-from verbspace.video.dataset import BadFiles, BadVideo, ClipDataset, NoReadableVideo
-from verbspace.video.decode import DecodeError, Untrusted
+from verbspace.allocation import disable_malloc_trim
+from verbspace.video.dataset import DecodeFailures, DecodeFailure, ClipDataset, NoReadableVideo
+from verbspace.video.decode import DecodeError, TimestampMismatch
 from verbspace.video.loading import load_clips
 from verbspace.video.manifest import Record
-from verbspace.video.sampling import Window, duration, plan_windows
+from verbspace.video.sampling import Window, clip_duration, plan_windows
 from verbspace.video.seeking import Decoder
 from verbspace.video.streaming import stream_windows
 
@@ -35,7 +35,7 @@ class Embedder(Protocol):
     def device(self) -> torch.device:
         """Where its weights are."""
 
-    def normalise(self, video: Tensor) -> Tensor:
+    def normalize(self, video: Tensor) -> Tensor:
         """uint8 (B, T, 3, S, S) to what the encoder takes."""
 
     def __call__(self, video: Tensor, times: Tensor) -> Tensor:
@@ -43,12 +43,12 @@ class Embedder(Protocol):
 
 
 Precision = Literal["fp32", "bf16"]
-MOST_WINDOWS = 200_000  # of a video: nine days, one each 4 s
-MOST_FRAMES = 256  # of a clip: ten times what video encoders take
+MAX_WINDOWS = 200_000  # of a video: nine days, one each 4 s
+MAX_FRAMES = 256  # of a clip: ten times what video encoders take
 _BLOCK = 4096  # embeddings that memory is taken for at once
 
 
-class Rows:
+class ChunkedBuffer:
     """Embeddings that come batch by batch, in large blocks. Each batch in memory of its own, between the pictures that
     come and go, they would keep the space of those from being used again.
     """
@@ -69,45 +69,45 @@ class Rows:
             self._blocks[block][place] = row
             self._count += 1
 
-    def take(self, places: Sequence[int]) -> Tensor:
+    def take(self, indices: Sequence[int]) -> Tensor:
         """(N, D) at N places."""
-        found = torch.empty(len(places), self._blocks[0].shape[1])
-        for n, place in enumerate(places):
+        found = torch.empty(len(indices), self._blocks[0].shape[1])
+        for n, place in enumerate(indices):
             found[n] = self._blocks[place // _BLOCK][place % _BLOCK]
         return found
 
-    def all(self) -> Tensor:
+    def to_tensor(self) -> Tensor:
         """(N, D)."""
         return torch.cat(self._blocks)[: self._count].clone()
 
 
-class Known:
+class EmbeddingCache:
     """What is known of one encoder and one way to embed: by file, an embedding or why there is none."""
 
     def __init__(self) -> None:
-        self.bad: dict[str, BadVideo] = {}
-        self._places: dict[str, int] = {}
-        self._rows = Rows()
+        self.failures: dict[str, DecodeFailure] = {}
+        self._indices: dict[str, int] = {}
+        self._buffer = ChunkedBuffer()
 
     def __contains__(self, file: str) -> bool:
-        return file in self._places or file in self.bad
+        return file in self._indices or file in self.failures
 
     def __len__(self) -> int:
-        return len(self._places) + len(self.bad)
+        return len(self._indices) + len(self.failures)
 
     def add(self, files: Sequence[str], embeddings: Tensor) -> None:
         """Note the embeddings (N, D) of N files."""
-        for place, file in zip(range(len(self._rows), len(self._rows) + len(embeddings)), files, strict=True):
-            self._places[file] = place
-        self._rows.add(embeddings)
+        for place, file in zip(range(len(self._buffer), len(self._buffer) + len(embeddings)), files, strict=True):
+            self._indices[file] = place
+        self._buffer.add(embeddings)
 
-    def embeddings(self, files: Sequence[str]) -> Tensor:
+    def get_embeddings(self, files: Sequence[str]) -> Tensor:
         """(N, D) of N files that have one."""
-        return self._rows.take([self._places[file] for file in files])
+        return self._buffer.take([self._indices[file] for file in files])
 
 
 @dataclass(frozen=True)
-class Embedded:
+class EmbeddingResult:
     """The readable videos: embeddings (N, D) float32 on the CPU, normalised; their labels and paths in the
     records' order; and the files that could not be read.
     """
@@ -115,7 +115,7 @@ class Embedded:
     embeddings: Tensor
     labels: list[str | None]
     paths: list[Path]
-    bad: BadFiles
+    failures: DecodeFailures
 
 
 def embed_videos(
@@ -126,12 +126,12 @@ def embed_videos(
     clips: int = 1,
     crops: int = 1,
     batch_size: int = 16,
-    workers: int = 0,
+    num_workers: int = 0,
     on_progress: Callable[[int, int], None] | None = None,
-    known: Known | None = None,
+    cache: EmbeddingCache | None = None,
     decoder: Decoder = "pyav",
     dtype: Precision = "fp32",
-) -> Embedded:
+) -> EmbeddingResult:
     """Embed each video: the normalised mean of the normalised embeddings of `clips` clips of `frames` frames, each in
     `crops` crops.
 
@@ -143,33 +143,33 @@ def embed_videos(
     """
     if not records:
         raise ValueError("there are no videos to embed")
-    require_precision(dtype)
-    known = Known() if known is None else known
+    validate_precision(dtype)
+    cache = EmbeddingCache() if cache is None else cache
     if encoder.device.type == "cpu":
-        keep_freed_memory()
-    fresh = [record for record in {record.file: record for record in records}.values() if record.file not in known]
-    dataset = ClipDataset(fresh, frames=frames, clips=clips, size=encoder.image_size, crops=crops, decoder=decoder)
+        disable_malloc_trim()
+    fresh = [record for record in {record.file: record for record in records}.values() if record.file not in cache]
+    dataset = ClipDataset(fresh, num_frames=frames, num_clips=clips, size=encoder.image_size, num_crops=crops, decoder=decoder)
     done = len(records) - len(fresh)
-    with _evaluating(encoder):
-        for batch in load_clips(dataset, batch_size=batch_size, workers=workers):
-            known.bad |= {fresh[video.index].file: video for video in batch["bad"]}
+    with _eval_mode(encoder):
+        for batch in load_clips(dataset, batch_size=batch_size, num_workers=num_workers):
+            cache.failures |= {fresh[video.index].file: video for video in batch["bad"]}
             if len(batch["index"]):
                 found = _embed(encoder, batch["video"], batch["times"], dtype)
-                known.add([fresh[n].file for n in batch["index"].tolist()], found)
+                cache.add([fresh[n].file for n in batch["index"].tolist()], found)
             done += len(batch["index"]) + len(batch["bad"])
             if on_progress is not None:
                 on_progress(done, len(records))
-    bad = BadFiles(len(records))
-    bad.add(known.bad[record.file] for record in records if record.file in known.bad)
-    kept = [record for record in records if record.file not in known.bad]
+    bad = DecodeFailures(len(records))
+    bad.add(cache.failures[record.file] for record in records if record.file in cache.failures)
+    kept = [record for record in records if record.file not in cache.failures]
     if not kept:
-        reason = next(iter(bad.reasons.values()))
+        reason = next(iter(bad.by_path.values()))
         raise NoReadableVideo(f"none of the {len(records)} videos can be read; the first: {reason}")
-    embeddings = known.embeddings([record.file for record in kept])
-    return Embedded(embeddings, [record.label for record in kept], [record.path for record in kept], bad)
+    embeddings = cache.get_embeddings([record.file for record in kept])
+    return EmbeddingResult(embeddings, [record.label for record in kept], [record.path for record in kept], bad)
 
 
-class WindowsOf(NamedTuple):
+class WindowEmbeddings(NamedTuple):
     """One video's windows, in order, and their embeddings (N, D) float32 on the CPU, normalised."""
 
     windows: list[Window]
@@ -185,45 +185,45 @@ def embed_windows(
     frames: int = 8,
     batch_size: int = 16,
     dtype: Precision = "fp32",
-) -> WindowsOf:
+) -> WindowEmbeddings:
     """Embed a video of any length in windows of `length` seconds, one each `stride` (half the length), `frames` frames
     of each, from one decode. A video no longer than that is one window, embedded as `embed_videos` embeds it.
 
     batch_size: windows at once, which is all that memory holds. Raises DecodeError, and ValueError for a stride that
     leaves gaps.
     """
-    require_precision(dtype)
-    require_frames(frames)
+    validate_precision(dtype)
+    validate_num_frames(frames)
     step = length / 2 if stride is None else stride
 
     def plan(seconds: np.ndarray) -> list[Window]:
-        whole = duration(seconds)
-        if step > 0 and whole / step > MOST_WINDOWS:
+        whole = clip_duration(seconds)
+        if step > 0 and whole / step > MAX_WINDOWS:
             raise DecodeError(
-                f"{path}: its {whole:.0f} s are more than {MOST_WINDOWS} windows, one each {step:g} s; "
+                f"{path}: its {whole:.0f} s are more than {MAX_WINDOWS} windows, one each {step:g} s; "
                 "give longer ones, or mend its times"
             )
         return plan_windows(seconds, length, step)
 
     for trust in (True, False):
-        each = stream_windows(path, plan, frames=frames, size=encoder.image_size, trust=trust)
+        each = stream_windows(path, plan, num_frames=frames, size=encoder.image_size, use_packet_times=trust)
         windows: list[Window] = []
-        rows = Rows()
+        rows = ChunkedBuffer()
         try:
-            with _evaluating(encoder):
+            with _eval_mode(encoder):
                 while some := list(islice(each, batch_size)):
                     windows += [window for window, _, _ in some]
                     video = torch.stack([clip for _, clip, _ in some])[:, None]
                     times = torch.stack([when for _, _, when in some])[:, None]
                     rows.add(_embed(encoder, video, times, dtype))
-        except Untrusted:
+        except TimestampMismatch:
             continue
-        return WindowsOf(windows, rows.all())
+        return WindowEmbeddings(windows, rows.to_tensor())
     raise DecodeError(f"{path}: every decode shows other frames")
 
 
 @contextmanager
-def _evaluating(encoder: Embedder) -> Iterator[None]:
+def _eval_mode(encoder: Embedder) -> Iterator[None]:
     """In evaluation mode and without gradients, and back."""
     module = encoder if isinstance(encoder, torch.nn.Module) else None
     training = module is not None and module.training
@@ -237,13 +237,13 @@ def _evaluating(encoder: Embedder) -> Iterator[None]:
             module.train(training)
 
 
-def require_frames(frames: int) -> None:
+def validate_num_frames(frames: int) -> None:
     """Raise ValueError for a number of frames that a clip cannot have, or that memory would not hold."""
-    if not 1 <= frames <= MOST_FRAMES:
-        raise ValueError(f"frames: {frames} of a clip; give 1 to {MOST_FRAMES}")
+    if not 1 <= frames <= MAX_FRAMES:
+        raise ValueError(f"frames: {frames} of a clip; give 1 to {MAX_FRAMES}")
 
 
-def require_precision(dtype: str) -> None:
+def validate_precision(dtype: str) -> None:
     """Raise ValueError for a precision that is not known."""
     if dtype not in get_args(Precision):
         raise ValueError(f"dtype: {dtype!r} is none of {', '.join(get_args(Precision))}")
@@ -251,7 +251,7 @@ def require_precision(dtype: str) -> None:
 
 def _embed(encoder: Embedder, video: Tensor, times: Tensor, dtype: Precision) -> Tensor:
     """uint8 (B, clips, T, 3, S, S) and seconds (B, clips, T) to (B, D) on the CPU."""
-    views = encoder.normalise(video.flatten(0, 1).to(encoder.device))
+    views = encoder.normalize(video.flatten(0, 1).to(encoder.device))
     with torch.autocast(encoder.device.type, torch.bfloat16, enabled=dtype == "bf16"):
         found = encoder(views, times.flatten(0, 1).to(encoder.device))
     each = functional.normalize(found.float(), dim=-1)

@@ -12,21 +12,21 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from verbspace.concepts.concept_set import ConceptSet
-from verbspace.concepts.space import By, require_by
-from verbspace.evaluation.classes import class_numbers, from_labels, labels_of
-from verbspace.evaluation.embed import Known, Precision, require_precision
-from verbspace.evaluation.linear_probe import CS
-from verbspace.evaluation.measure import Part, Plan, measure, need_classes, show
+from verbspace.concepts.space import ScoringMode, validate_scoring
+from verbspace.evaluation.classes import labels_to_indices, concept_set_from_labels, require_labels
+from verbspace.evaluation.embed import EmbeddingCache, Precision, validate_precision
+from verbspace.evaluation.linear_probe import C_GRID
+from verbspace.evaluation.measure import EvalSplit, EvalConfig, evaluate_encoder, check_label_coverage, print_results
 from verbspace.evaluation.multi_label import MultiLabelEvaluation, MultiLabelResult
-from verbspace.evaluation.protocol import Result, Task, comparable
+from verbspace.evaluation.protocol import Result, Task, are_comparable
 from verbspace.model.encoder import VideoEncoder
 from verbspace.video import storage
-from verbspace.video.dataset import BadFiles
+from verbspace.video.dataset import DecodeFailures
 from verbspace.video.manifest import read_manifest
-from verbspace.video.seeking import Decoder, require
+from verbspace.video.seeking import Decoder, require_backend
 
-NEIGHBOURS, TEMPERATURE = 20, 0.07
-MISSING = 0.01  # share of the videos that may be missing or unreadable unless told otherwise
+KNN_K, KNN_TEMPERATURE = 20, 0.07
+MAX_MISSING_FRACTION = 0.01  # share of the videos that may be missing or unreadable unless told otherwise
 
 
 class Evaluation(BaseModel):
@@ -55,20 +55,20 @@ def evaluate(
     protocol: Task = "zero-shot",
     concepts: ConceptSet | str | Path | None = None,
     train: str | Path | None = None,
-    by: By = "category",
+    scoring: ScoringMode = "category",
     frames: int = 8,
     clips: int = 1,
     baseline: bool | VideoEncoder = True,
     seed: int = 0,
     batch_size: int = 16,
-    workers: int = 0,
+    num_workers: int = 0,
     quiet: bool = False,
     *,
     crops: int = 1,
-    missing: float = MISSING,
-    k: int = NEIGHBOURS,
-    temperature: float = TEMPERATURE,
-    Cs: Sequence[float] = CS,
+    max_missing: float = MAX_MISSING_FRACTION,
+    k: int = KNN_K,
+    temperature: float = KNN_TEMPERATURE,
+    Cs: Sequence[float] = C_GRID,
     decoder: Decoder = "pyav",
     dtype: Precision = "fp32",
 ) -> Evaluation:
@@ -91,74 +91,74 @@ def evaluate(
     """
     if protocol not in ("zero-shot", "linear-probe", "knn"):
         raise ValueError(f'protocol: {protocol!r} is none of "zero-shot", "linear-probe", "knn"')
-    require_by(by)
-    require(decoder)
-    require_precision(dtype)
+    validate_scoring(scoring)
+    require_backend(decoder)
+    validate_precision(dtype)
     if isinstance(encoder, (str, Path)):
         encoder = VideoEncoder.from_pretrained(encoder)
-    frozen = baseline_of(encoder, baseline)
+    frozen = resolve_baseline(encoder, baseline)
     measured = {"encoder": encoder} if frozen is None else {"frozen": frozen, "encoder": encoder}
-    test, learned, concepts = _parts(encoder, data, protocol, concepts, train)
-    if protocol == "zero-shot" and by != "category" and not concepts.descriptions:
+    test, learned, concepts = _build_splits(encoder, data, protocol, concepts, train)
+    if protocol == "zero-shot" and scoring != "category" and not concepts.descriptions:
         raise ValueError(
-            f"by: {by!r} needs descriptions, and the concept set {concepts.name!r} has none; "
+            f"by: {scoring!r} needs descriptions, and the concept set {concepts.name!r} has none; "
             "give concepts that have some, or score by category"
         )
-    plan = Plan(
-        protocol, test, learned, concepts, by, frames, clips, crops, seed, missing, k, temperature,
+    plan = EvalConfig(
+        protocol, test, learned, concepts, scoring, frames, clips, crops, seed, max_missing, k, temperature,
         tuple(map(float, sorted(Cs))), decoder, dtype,
     )  # fmt: skip
-    found = carry_out(plan, measured, quiet, batch_size, workers)
+    found = run_evaluation(plan, measured, quiet, batch_size, num_workers)
     assert isinstance(found, Evaluation)
     return found
 
 
-def carry_out(
-    plan: Plan,
-    measured: dict[str, VideoEncoder],
+def run_evaluation(
+    config: EvalConfig,
+    encoders: dict[str, VideoEncoder],
     quiet: bool = False,
     batch_size: int = 16,
-    workers: int = 0,
-    known: dict[str, Known] | None = None,
+    num_workers: int = 0,
+    caches: dict[str, EmbeddingCache] | None = None,
 ) -> Evaluation | MultiLabelEvaluation:
     """Measure the encoders by name ("encoder", and "frozen" or not), print and compare.
 
     known: by the same names, embeddings of plans before, which hold for this one and grow with it.
     """
-    known = {} if known is None else known
-    for part in (plan.test, plan.train):
+    caches = {} if caches is None else caches
+    for part in (config.test, config.train):
         if part is not None:  # what is not there is known before a video is read
             gone = [record.file for record in part.records if not storage.exists(record.file)]
-            part.require(len(gone), plan.missing, f"{gone[0]}: there is no such file" if gone else "")
+            part.validate_missing(len(gone), config.max_missing, f"{gone[0]}: there is no such file" if gone else "")
     console = Console(quiet=quiet)
     results: dict[str, Result | MultiLabelResult] = {}
-    bad: list[BadFiles] = []
+    bad: list[DecodeFailures] = []
     with Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(), console=console, transient=True, disable=quiet,
     ) as progress:  # fmt: skip
-        for name, one in measured.items():
-            results[name], bad = measure(
-                plan, one, name, progress, batch_size, workers, known.setdefault(name, Known())
+        for name, one in encoders.items():
+            results[name], bad = evaluate_encoder(
+                config, one, name, progress, batch_size, num_workers, caches.setdefault(name, EmbeddingCache())
             )
-    kind = MultiLabelEvaluation if plan.test.several is not None else Evaluation
+    kind = MultiLabelEvaluation if config.test.multi_labels is not None else Evaluation
     found = kind.model_validate({"result": results["encoder"], "frozen": results.get("frozen")})
-    if found.frozen is not None and not comparable(found.result.protocol, found.frozen.protocol):
+    if found.frozen is not None and not are_comparable(found.result.protocol, found.frozen.protocol):
         raise RuntimeError(
             "the encoder and the frozen baseline were not measured under one protocol:\n"
-            f"{found.frozen.protocol.line()}\n{found.result.protocol.line()}"
+            f"{found.frozen.protocol.summary()}\n{found.result.protocol.summary()}"
         )
-    show(console, results, bad)
+    print_results(console, results, bad)
     return found
 
 
-def baseline_of(encoder: VideoEncoder, baseline: bool | VideoEncoder) -> VideoEncoder | None:
+def resolve_baseline(encoder: VideoEncoder, baseline: bool | VideoEncoder) -> VideoEncoder | None:
     """The baseline, or None. Raises ValueError where it cannot be had or cannot stand beside the encoder."""
     if isinstance(baseline, bool):
         if not baseline:
             return None
         try:
-            baseline = encoder.frozen()
+            baseline = encoder.base_encoder()
         except (ValueError, OSError) as error:
             raise ValueError(
                 f"the frozen baseline is out of reach: {error}; "
@@ -171,28 +171,28 @@ def baseline_of(encoder: VideoEncoder, baseline: bool | VideoEncoder) -> VideoEn
     return baseline
 
 
-def _parts(
+def _build_splits(
     encoder: VideoEncoder,
     data: str | Path,
     protocol: Task,
     concepts: ConceptSet | str | Path | None,
     train: str | Path | None,
-) -> tuple[Part, Part | None, ConceptSet]:
+) -> tuple[EvalSplit, EvalSplit | None, ConceptSet]:
     """Read the lists and match labels with actions."""
     supervised = protocol != "zero-shot"
     if supervised and train is None:
         raise ValueError(f"train: {protocol} learns from labelled videos; give a folder or list of them")
     sources = [data, train] if supervised and train is not None else [data]
     records = [read_manifest(source) for source in sources]
-    labels = [labels_of(part, str(source)) for part, source in zip(records, sources, strict=True)]
+    labels = [require_labels(part, str(source)) for part, source in zip(records, sources, strict=True)]
     if isinstance(concepts, (str, Path)):
         concepts = ConceptSet.load(concepts)
     if concepts is None and not supervised:
         concepts = encoder.concept_set
     if concepts is None:
-        concepts = from_labels({label for part in labels for label in part})
+        concepts = concept_set_from_labels({label for part in labels for label in part})
     parts = [
-        Part(Path(source).resolve().name, part, class_numbers(names, concepts))
+        EvalSplit(Path(source).resolve().name, part, labels_to_indices(names, concepts))
         for source, part, names in zip(sources, records, labels, strict=True)
     ]
     if not supervised:
@@ -202,5 +202,5 @@ def _parts(
         raise ValueError(
             f"{both[0]}: this video is in train and in the test data; take it out of one ({len(both)} such)"
         )
-    need_classes(parts[0].classes, parts[1].classes, concepts, f"{train}: there is no train video")
+    check_label_coverage(parts[0].class_indices, parts[1].class_indices, concepts, f"{train}: there is no train video")
     return parts[0], parts[1], concepts

@@ -6,18 +6,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from verbspace.evaluation.nearest import nearest
+from verbspace.evaluation.nearest import exact_topk
 
 
 def knn_scores(
     train: Tensor,
     train_labels: Tensor,
     queries: Tensor,
-    classes: int,
+    num_classes: int,
     *,
     k: int = 20,
     temperature: float = 0.07,
-    uniform: bool = False,
+    uniform_weights: bool = False,
 ) -> Tensor:
     """Votes (Q, classes) float32 of each query's k nearest train clips by cosine similarity.
 
@@ -33,11 +33,11 @@ def knn_scores(
         raise ValueError(
             f"{tuple(train.shape)} train embeddings need as many labels, one or more; got {tuple(train_labels.shape)}"
         )
-    if train_labels.min() < 0 or train_labels.max() >= classes:
-        raise ValueError(f"a train label is outside of the {classes} classes 0 to {classes - 1}")
+    if train_labels.min() < 0 or train_labels.max() >= num_classes:
+        raise ValueError(f"a train label is outside of the {num_classes} classes 0 to {num_classes - 1}")
     bank = functional.normalize(train.float(), dim=-1)
-    votes = bank.new_zeros(len(queries), classes)
-    near, index = nearest(bank, functional.normalize(queries.float(), dim=-1), k)
+    votes = bank.new_zeros(len(queries), num_classes)
+    near, index = exact_topk(bank, functional.normalize(queries.float(), dim=-1), k)
     # The softmax is DINO's weight up to a factor per query, and cannot overflow.
-    weights = torch.full_like(near, 1 / near.shape[1]) if uniform else (near / temperature).softmax(dim=1)
+    weights = torch.full_like(near, 1 / near.shape[1]) if uniform_weights else (near / temperature).softmax(dim=1)
     return votes.scatter_add_(1, train_labels[index].to(votes.device), weights)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict
 from torch import Generator, Tensor, bincount, randint
 
-_ROUNDS_AT_ONCE = 4_000_000  # drawn clips held at once by the bootstrap
+_MAX_RESAMPLED_CLIPS = 4_000_000  # drawn clips held at once by the bootstrap
 
 
-class Scores(BaseModel):
+class ClassificationMetrics(BaseModel):
     """What a ranking is worth over `n` clips; accuracies are shares, 0 to 1.
 
     mean_class: the mean over the classes that occur of each class's top-1 accuracy. confusion[i][j]: clips of
@@ -25,7 +25,7 @@ class Scores(BaseModel):
     ci95: tuple[float, float]
 
 
-def bootstrap_ci95(hits: Tensor, *, rounds: int = 2000, seed: int = 0) -> tuple[float, float]:
+def bootstrap_ci95(hits: Tensor, *, num_resamples: int = 2000, seed: int = 0) -> tuple[float, float]:
     """The 2.5th and 97.5th percentile of the mean of `hits` (N,) over `rounds` resamples of the clips with
     replacement (Efron 1979, percentile method). A pure function of its arguments.
     """
@@ -34,16 +34,16 @@ def bootstrap_ci95(hits: Tensor, *, rounds: int = 2000, seed: int = 0) -> tuple[
     count = len(values)
     if not count:
         raise ValueError("there are no clips to resample")
-    means = values.new_empty(rounds)
-    step = max(1, _ROUNDS_AT_ONCE // count)
-    for start in range(0, rounds, step):
-        drawn = randint(count, (min(step, rounds - start), count), generator=generator)
+    means = values.new_empty(num_resamples)
+    step = max(1, _MAX_RESAMPLED_CLIPS // count)
+    for start in range(0, num_resamples, step):
+        drawn = randint(count, (min(step, num_resamples - start), count), generator=generator)
         means[start : start + step] = values[drawn].mean(dim=1)
     low, high = means.quantile(values.new_tensor([0.025, 0.975])).tolist()
     return low, high
 
 
-def scores(ranking_scores: Tensor, labels: Tensor, *, rounds: int = 2000, seed: int = 0) -> Scores:
+def classification_metrics(ranking_scores: Tensor, labels: Tensor, *, num_resamples: int = 2000, seed: int = 0) -> ClassificationMetrics:
     """Scores of `ranking_scores` (N, K), higher is better, against the class numbers `labels` (N,).
 
     Of classes with equal scores the one with the lower number ranks first. With K < 5, top5 is 1. Raises
@@ -66,11 +66,11 @@ def scores(ranking_scores: Tensor, labels: Tensor, *, rounds: int = 2000, seed: 
     confusion = bincount(labels * classes + ranks[:, 0], minlength=classes**2).view(classes, classes)
     sizes = confusion.sum(dim=1)
     present = sizes > 0
-    return Scores(
+    return ClassificationMetrics(
         top1=hits.double().mean().item(),
         top5=(ranks[:, :5] == labels[:, None]).any(dim=1).double().mean().item(),
         mean_class=(confusion.diagonal()[present] / sizes[present].double()).mean().item(),
         confusion=confusion.tolist(),
         n=len(labels),
-        ci95=bootstrap_ci95(hits, rounds=rounds, seed=seed),
+        ci95=bootstrap_ci95(hits, num_resamples=num_resamples, seed=seed),
     )

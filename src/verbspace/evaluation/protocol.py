@@ -10,8 +10,8 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import nn
 
-from verbspace.concepts.space import By
-from verbspace.evaluation.metrics import Scores
+from verbspace.concepts.space import ScoringMode
+from verbspace.evaluation.metrics import ClassificationMetrics
 
 if TYPE_CHECKING:
     from verbspace.model.encoder import VideoEncoder
@@ -20,7 +20,7 @@ Task = Literal["zero-shot", "linear-probe", "knn"]
 Detail = int | float | str | tuple[float, ...]
 
 
-class Protocol(BaseModel):
+class EvalProtocol(BaseModel):
     """One measurement's settings.
 
     clips: videos measured; missing: videos of the data that could not be read and are not among them. views:
@@ -39,7 +39,7 @@ class Protocol(BaseModel):
     actions: int
     concepts: str
     templates: tuple[str, ...] = ()
-    by: By | None = None
+    by: ScoringMode | None = None
     frames: int
     views: tuple[int, int] = (1, 1)
     size: int
@@ -53,7 +53,7 @@ class Protocol(BaseModel):
     checkpoint: str
     chosen: dict[str, Detail] = {}
 
-    def line(self) -> str:
+    def summary(self) -> str:
         """The protocol as one printed line."""
         parts = [
             self.task if self.by is None else f"{self.task} by {self.by}",
@@ -71,38 +71,38 @@ class Protocol(BaseModel):
             f"{self.size} px",
             self.decoder,
             self.dtype,
-            *(f"{name} {_written(value)}" for name, value in {**self.details, **self.chosen}.items()),
+            *(f"{name} {_format_value(value)}" for name, value in {**self.details, **self.chosen}.items()),
             f"seed {self.seed}",
             f"checkpoint {self.checkpoint}",
         ]
         return " · ".join(parts)
 
-    def key(self) -> str:
+    def fingerprint(self) -> str:
         """16 hex digits, the same for protocols that differ in the encoder only."""
         content = self.model_dump(mode="json", exclude={"checkpoint", "chosen"})
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _written(value: Detail) -> str:
+def _format_value(value: Detail) -> str:
     if isinstance(value, tuple):
         return "/".join(f"{part:g}" for part in value)
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-class Result(Scores):
+class Result(ClassificationMetrics):
     """Scores and the protocol that they were measured with."""
 
-    protocol: Protocol
+    protocol: EvalProtocol
 
     @property
-    def figure(self) -> float:
+    def primary_metric(self) -> float:
         """The number that stands for the result: top-1 accuracy."""
         return self.top1
 
 
-def comparable(a: Protocol, b: Protocol) -> bool:
+def are_comparable(a: EvalProtocol, b: EvalProtocol) -> bool:
     """Whether numbers measured under both may stand beside each other: all but the encoder is the same."""
-    return a.key() == b.key()
+    return a.fingerprint() == b.fingerprint()
 
 
 def encoder_hash(encoder: VideoEncoder) -> str:
@@ -111,15 +111,15 @@ def encoder_hash(encoder: VideoEncoder) -> str:
 
     The same on every device, and wherever the encoder was loaded from.
     """
-    base, sources = encoder.config.inner(), encoder.require_sources()
+    base, sources = encoder.config.inner(), encoder.require_processor()
     towers = {
         name: {key: getattr(config, key, None) for key in ("num_attention_heads", "hidden_act", "layer_norm_eps")}
         for name, config in (("vision", base.vision_config), ("text", base.text_config))
     }
-    words = [sorted(sources.tokenizer.get_vocab().items()), sources.context, sources.siglip]
+    words = [sorted(sources.tokenizer.get_vocab().items()), sources.context_length, sources.is_siglip]
     ends = getattr(base.text_config, "eos_token_id", None)
     heads = encoder.temporal_heads if encoder.temporal else None
-    pixels = [sources.mean, sources.std]
+    pixels = [sources.image_mean, sources.image_std]
     settings = {**towers, "temporal_heads": heads, "pixels": pixels, "words": words, "ends": ends}
     text = f"{state_hash(encoder)} {json.dumps(settings, sort_keys=True)}"
     return hashlib.sha256(text.encode()).hexdigest()[:16]

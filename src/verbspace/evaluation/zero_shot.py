@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from verbspace.concepts.space import By, ConceptSpace
+from verbspace.concepts.space import ScoringMode, ConceptSpace
 
 _CHUNK = 4096
 
 
-def zero_shot_scores(embeddings: Tensor, space: ConceptSpace, by: By = "category") -> Tensor:
+def zero_shot_scores(embeddings: Tensor, space: ConceptSpace, scoring: ScoringMode = "category") -> Tensor:
     """Video embeddings (N, D) to scores (N, K) float32 on the CPU, one for each of the space's actions.
 
     The embeddings are normalised first. by: see `ConceptSpace.action_scores`. Raises ValueError where sizes
@@ -22,7 +22,7 @@ def zero_shot_scores(embeddings: Tensor, space: ConceptSpace, by: By = "category
         raise ValueError(f"embeddings are {tuple(embeddings.shape)}, the concept space needs (N, {size})")
     with torch.inference_mode():
         parts = [
-            space.action_scores(functional.normalize(part.to(space.categories), dim=-1), by=by).float().cpu()
+            space.action_scores(functional.normalize(part.to(space.categories), dim=-1), scoring=scoring).float().cpu()
             for part in torch.split(embeddings, _CHUNK)
         ]
     return torch.cat(parts).clone()

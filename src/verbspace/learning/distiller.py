@@ -15,7 +15,7 @@ from verbspace.model.encoder import VideoEncoder
 
 
 @dataclass(frozen=True)
-class Weights:
+class LossWeights:
     """How much each loss counts. Zero leaves it out of the graph altogether."""
 
     category: float = 1.0
@@ -26,30 +26,30 @@ class Weights:
 
 
 @dataclass
-class Memory:
+class EMAState:
     """What carries over from step to step, each (K,) or (M,). The trainer replaces these; the distiller only reads
     them. category_used: 1 for each action that some view was nearest to, else 0.
     """
 
-    category_centre: Tensor
-    description_centre: Tensor
+    category_center: Tensor
+    description_center: Tensor
     category_mean: Tensor
     description_mean: Tensor
     category_used: Tensor
 
 
 @dataclass(frozen=True)
-class Outcome:
+class StepOutput:
     """One step's losses by name (unweighted), their weighted sum, statistics to log, and what the memory needs."""
 
     total: Tensor
     losses: dict[str, Tensor]
-    stats: dict[str, Tensor]
-    seen: Memory
+    metrics: dict[str, Tensor]
+    batch_stats: EMAState
 
 
 def embed_views(
-    encoder: VideoEncoder, views: Mapping[str, Tensor], local: bool = True, global_views: int | None = None
+    encoder: VideoEncoder, views: Mapping[str, Tensor], include_local: bool = True, global_views: int | None = None
 ) -> Tensor:
     """Views of B clips to embeddings (V, B, D), global ones first; one forward for all views of one size.
 
@@ -58,14 +58,14 @@ def embed_views(
     does; without, as the teacher, at global views alone and at all of their patches. global_views: only at so many.
     """
     found = []
-    for kind in ("global", "local") if local else ("global",):
+    for kind in ("global", "local") if include_local else ("global",):
         count = global_views if kind == "global" else None
         if kind in views and views[kind].shape[1] and count != 0:
             video, times = views[kind][:, :count], views[f"{kind}_times"][:, :count]
             patches = None
-            if local and f"{kind}_patches" in views:
+            if include_local and f"{kind}_patches" in views:
                 patches = views[f"{kind}_patches"][:, :count].flatten(0, 1)
-            z: Tensor = encoder(encoder.normalise(video.flatten(0, 1)), times.flatten(0, 1), patches)
+            z: Tensor = encoder(encoder.normalize(video.flatten(0, 1)), times.flatten(0, 1), patches)
             found.append(z.float().view(*video.shape[:2], -1).transpose(0, 1))
     return torch.cat(found) if len(found) > 1 else found[0]
 
@@ -88,13 +88,13 @@ class Distiller(nn.Module):
         teacher: VideoEncoder,
         space: ConceptSpace,
         *,
-        weights: Weights,
+        weights: LossWeights,
         student_temperature: float = 0.07,
         teacher_temperature: float = 0.03,
-        centring: bool = False,
-        prior: Tensor | None = None,
+        centering: bool = False,
+        class_prior: Tensor | None = None,
         prior_momentum: float = 0.9,
-        slack: float = 0.0,
+        prior_margin: float = 0.0,
         student_globals: int | None = None,
     ) -> None:
         super().__init__()
@@ -102,45 +102,45 @@ class Distiller(nn.Module):
         self.weights = weights
         self.student_temperature, self.teacher_temperature = student_temperature, teacher_temperature
         self.student_globals = student_globals
-        self.centring, self.prior_momentum, self.slack = centring, prior_momentum, slack
+        self.centering, self.prior_momentum, self.prior_margin = centering, prior_momentum, prior_margin
         actions, descriptions = len(space.categories), len(space.descriptions)
-        expected = torch.full((actions,), 1 / actions) if prior is None else prior / prior.sum()
+        expected = torch.full((actions,), 1 / actions) if class_prior is None else class_prior / class_prior.sum()
         if expected.shape != (actions,):
             raise ValueError(
                 f"the prior has {tuple(expected.shape)} entries for {actions} actions; give one share per action"
             )
         self.register_buffer("category_prior", expected, persistent=False)
-        owned = space.ownership.float()  # an action's share is split evenly over the descriptions that it owns
+        owned = space.description_action_mask.float()  # an action's share is split evenly over the descriptions that it owns
         share = (owned / owned.sum(0).clamp_min(1)) @ expected.to(owned)
         self.register_buffer("description_prior", share / share.sum() if descriptions else share, persistent=False)
         for part in (self.teacher, self.space):
             part.requires_grad_(False)
 
-    def fresh_memory(self) -> Memory:
+    def init_state(self) -> EMAState:
         """The memory before the first step: centres at zero, running means at the prior."""
         c, d = self.category_prior, self.description_prior
-        return Memory(torch.zeros_like(c), torch.zeros_like(d), c.clone(), d.clone(), torch.zeros_like(c))
+        return EMAState(torch.zeros_like(c), torch.zeros_like(d), c.clone(), d.clone(), torch.zeros_like(c))
 
-    def forward(self, views: Mapping[str, Tensor], memory: Memory) -> Outcome:
+    def forward(self, views: Mapping[str, Tensor], ema_state: EMAState) -> StepOutput:
         """One step's losses.
 
         views: `global` (B, G, T, 3, S, S) uint8 and `global_times` (B, G, T) seconds, and likewise `local` where
         there are local views. Changes no state.
         """
         with torch.no_grad():
-            z_teacher = embed_views(self.teacher, views, local=False)
+            z_teacher = embed_views(self.teacher, views, include_local=False)
         z_student = embed_views(self.student, views, global_views=self.student_globals)
 
         # Cosines over small temperatures are computed in full precision, whatever the towers ran in.
         with torch.autocast(z_teacher.device.type, enabled=False):
-            return self.losses(z_teacher, z_student, memory)
+            return self.compute_losses(z_teacher, z_student, ema_state)
 
-    def losses(self, z_teacher: Tensor, z_student: Tensor, memory: Memory) -> Outcome:
+    def compute_losses(self, z_teacher: Tensor, z_student: Tensor, ema_state: EMAState) -> StepOutput:
         """The losses of embeddings (V_t, B, D) and (V_s, B, D), global views first."""
         w, space = self.weights, self.space
         named: dict[str, Tensor] = {}
         stats: dict[str, Tensor] = {}
-        seen = replace(memory)
+        seen = replace(ema_state)
         scale = {"category": w.category, "description": w.description, "alignment": w.alignment,
                  "category_prior": w.category_prior, "description_prior": w.description_prior}  # fmt: skip
 
@@ -150,32 +150,32 @@ class Distiller(nn.Module):
             if not len(matrix):
                 continue
             s_teacher, s_student = z_teacher @ matrix.T, z_student @ matrix.T
-            centre = getattr(memory, f"{name}_centre") if self.centring else None
+            centre = getattr(ema_state, f"{name}_centre") if self.centering else None
             teacher[name] = losses.teacher_probs(s_teacher, self.teacher_temperature, centre)
             student[name] = F.log_softmax(s_student / self.student_temperature, -1)
             mean = student[name].exp().mean((0, 1))
             if scale[name]:
-                named[name] = losses.distillation(
+                named[name] = losses.cross_view_cross_entropy(
                     teacher[name], s_student, self.student_temperature, self.student_globals
                 )
             if scale[f"{name}_prior"]:
-                running, expected = getattr(memory, f"{name}_mean"), getattr(self, f"{name}_prior")
-                named[f"{name}_prior"] = losses.prior(mean, running, self.prior_momentum, expected, self.slack)
+                running, expected = getattr(ema_state, f"{name}_mean"), getattr(self, f"{name}_prior")
+                named[f"{name}_prior"] = losses.marginal_prior_kl(mean, running, self.prior_momentum, expected, self.prior_margin)
             setattr(seen, f"{name}_centre", s_teacher.mean((0, 1)))
             setattr(seen, f"{name}_mean", mean.detach())
             if name == "category":
-                seen.category_used = torch.zeros_like(memory.category_used)
+                seen.category_used = torch.zeros_like(ema_state.category_used)
                 seen.category_used.scatter_(0, teacher[name].argmax(-1).flatten(), 1.0)
             stats[f"{name}_entropy"] = losses.entropy(teacher[name]).mean()
             stats[f"{name}_mean_entropy"] = losses.entropy(teacher[name].mean((0, 1)))
             stats[f"{name}_agreement"] = (teacher[name][0].argmax(-1) == student[name][-1].argmax(-1)).float().mean()
         if scale["alignment"] and "description" in teacher:
-            pooled_student = space.pool(student["description"].exp()).clamp_min(1e-8).log()
-            pooled_teacher = space.pool(teacher["description"])
+            pooled_student = space.pool_to_actions(student["description"].exp()).clamp_min(1e-8).log()
+            pooled_teacher = space.pool_to_actions(teacher["description"])
             named["alignment"] = losses.alignment(
                 teacher["category"], pooled_teacher, student["category"], pooled_student, self.student_globals
             )
         if not named:
             raise ValueError("every loss has weight zero; give at least one of them a weight")
         total = torch.stack([scale[name] * value for name, value in named.items()]).sum()
-        return Outcome(total, named, {key: value.detach() for key, value in stats.items()}, seen)
+        return StepOutput(total, named, {key: value.detach() for key, value in stats.items()}, seen)

@@ -30,7 +30,7 @@ def add_lora(encoder: VideoEncoder, rank: int, alpha: int, seed: int = 0) -> Non
     encoder.eval()
 
 
-def merged(encoder: VideoEncoder) -> VideoEncoder:
+def merge_lora(encoder: VideoEncoder) -> VideoEncoder:
     """A copy whose adapters have gone into the matrices beside them: an encoder like any other."""
     plain = encoder.copy()
     for module in list(plain.modules()):
@@ -40,5 +40,5 @@ def merged(encoder: VideoEncoder) -> VideoEncoder:
                 adapter.merge()
                 base: nn.Module = adapter.get_base_layer()
                 setattr(module, name, base)
-    plain.free_gradients()
+    plain.unfreeze_vision()
     return plain

@@ -12,35 +12,35 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def teacher_probs(similarity: Tensor, temperature: float, centre: Tensor | None = None) -> Tensor:
+def teacher_probs(similarity: Tensor, temperature: float, center: Tensor | None = None) -> Tensor:
     """The teacher's sharpened distribution, softmax((s - c) / τ), without gradient. (..., K) -> (..., K).
 
     Source: DINO (Caron et al., ICCV 2021), equation 1 with the centring of section 3.1.
     """
-    shifted = upcast(similarity if centre is None else similarity - centre)
+    shifted = half_to_float32(similarity if center is None else similarity - center)
     return F.softmax(shifted.detach() / temperature, dim=-1)
 
 
-def cross_view_pairs(teacher_views: int, student_views: int, shared: int | None = None) -> Tensor:
+def cross_view_pairs(num_teacher_views: int, num_student_views: int, num_shared_views: int | None = None) -> Tensor:
     """Which (teacher view, student view) pairs count, (V_t, V_s) bool: all but a view with itself.
 
     The first `shared` student views are the teacher's first (global) views; V_t of them where not given.
     """
-    pairs = torch.ones(teacher_views, student_views, dtype=torch.bool)
-    pairs[:, : teacher_views if shared is None else shared].fill_diagonal_(False)
+    pairs = torch.ones(num_teacher_views, num_student_views, dtype=torch.bool)
+    pairs[:, : num_teacher_views if num_shared_views is None else num_shared_views].fill_diagonal_(False)
     return pairs
 
 
-def distillation(target: Tensor, student: Tensor, temperature: float, shared: int | None = None) -> Tensor:
+def cross_view_cross_entropy(target: Tensor, student: Tensor, temperature: float, num_shared_views: int | None = None) -> Tensor:
     """Concept distillation: mean over clips and view pairs of H(teacher on one view, student on another). Scalar.
 
     target: (V_t, B, K) teacher distributions on the global views. student: (V_s, B, K) similarities on all views, the
     global ones first; shared: see `cross_view_pairs`. With a free weight matrix in place of the concept matrix
     this is DINO's loss.
     """
-    log_student = F.log_softmax(upcast(student) / temperature, dim=-1)
+    log_student = F.log_softmax(half_to_float32(student) / temperature, dim=-1)
     cost = -torch.einsum("tbk,sbk->ts", target.to(log_student), log_student) / student.shape[1]
-    pairs = cross_view_pairs(len(target), len(student), shared).to(cost.device)
+    pairs = cross_view_pairs(len(target), len(student), num_shared_views).to(cost.device)
     return cost[pairs].mean()
 
 
@@ -49,7 +49,7 @@ def alignment(
     teacher_pooled: Tensor,
     student_category: Tensor,
     student_pooled: Tensor,
-    shared: int | None = None,
+    num_shared_views: int | None = None,
 ) -> Tensor:
     """Concept alignment: each space's teacher teaches the other space's student, across views. Scalar.
 
@@ -59,20 +59,20 @@ def alignment(
     gradient are zero. The paper names the aim (relations between actions and their attributes); this form is our
     choice.
     """
-    one = cross_view_kl(teacher_pooled, student_category, shared)
-    return (one + cross_view_kl(teacher_category, student_pooled, shared)) / 2
+    one = cross_view_kl(teacher_pooled, student_category, num_shared_views)
+    return (one + cross_view_kl(teacher_category, student_pooled, num_shared_views)) / 2
 
 
-def cross_view_kl(target: Tensor, log_student: Tensor, shared: int | None = None) -> Tensor:
+def cross_view_kl(target: Tensor, log_student: Tensor, num_shared_views: int | None = None) -> Tensor:
     """Mean KL(target || student) over clips and cross-view pairs. (V_t, B, K), (V_s, B, K) -> scalar."""
     target = target.detach().to(log_student)
     negative_entropy = torch.xlogy(target, target).sum(-1).mean(1)  # (V_t,)
     cross = -torch.einsum("tbk,sbk->ts", target, log_student) / target.shape[1]
-    pairs = cross_view_pairs(len(target), len(log_student), shared).to(cross.device)
+    pairs = cross_view_pairs(len(target), len(log_student), num_shared_views).to(cross.device)
     return (cross + negative_entropy[:, None])[pairs].mean()
 
 
-def prior(mean: Tensor, running: Tensor | None, momentum: float, expected: Tensor, slack: float = 0.0) -> Tensor:
+def marginal_prior_kl(batch_mean: Tensor, running_mean: Tensor | None, momentum: float, prior: Tensor, margin: float = 0.0) -> Tensor:
     """Keep the mean distribution near the expected one: max(0, KL(m || expected) - slack). Scalar.
 
     mean: (K,) mean of the student's distributions over this batch's clips and views. running: (K,) its running mean, or
@@ -82,15 +82,15 @@ def prior(mean: Tensor, running: Tensor | None, momentum: float, expected: Tenso
     expected: (K,) the prior, uniform unless the class distribution is known. slack: nats by which m may stray for
     free, so that a long-tailed collection of videos is not forced into balance.
     """
-    smoothed = mean if running is None else moved(running, mean, momentum)
-    m = smoothed.detach() + (mean - mean.detach())
-    divergence = (torch.xlogy(m, m) - torch.xlogy(m, expected)).sum()
-    return F.relu(divergence - slack)
+    smoothed = batch_mean if running_mean is None else ema_update(running_mean, batch_mean, momentum)
+    m = smoothed.detach() + (batch_mean - batch_mean.detach())
+    divergence = (torch.xlogy(m, m) - torch.xlogy(m, prior)).sum()
+    return F.relu(divergence - margin)
 
 
-def moved(running: Tensor, value: Tensor, momentum: float) -> Tensor:
+def ema_update(running_mean: Tensor, value: Tensor, momentum: float) -> Tensor:
     """The successor of a running mean: momentum · running + (1 - momentum) · value, without gradient."""
-    return momentum * running.detach() + (1 - momentum) * value.detach()
+    return momentum * running_mean.detach() + (1 - momentum) * value.detach()
 
 
 def entropy(probs: Tensor) -> Tensor:
@@ -98,6 +98,6 @@ def entropy(probs: Tensor) -> Tensor:
     return -torch.xlogy(probs, probs).sum(-1)
 
 
-def upcast(x: Tensor) -> Tensor:
+def half_to_float32(x: Tensor) -> Tensor:
     """Half precision to float32; float32 and float64 as they are."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x

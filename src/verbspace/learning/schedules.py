@@ -11,7 +11,7 @@ def cosine(step: int, total: int, start: float, end: float) -> float:
     return end + (start - end) * 0.5 * (1 + math.cos(math.pi * share))
 
 
-def warmed_cosine(step: int, total: int, warmup: int, peak: float, end: float = 0.0) -> float:
+def warmup_cosine(step: int, total: int, warmup: int, peak: float, end: float = 0.0) -> float:
     """Linear from peak / warmup to `peak` over `warmup` steps, then a cosine to `end` at step `total`."""
     if step < warmup:
         return peak * (step + 1) / warmup

@@ -16,29 +16,29 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from verbspace.learning.distiller import Memory
-from verbspace.learning.team import Team, own, spread_like, whole
+from verbspace.learning.distiller import EMAState
+from verbspace.learning.team import DistributedContext, local_tensor, distribute_like, full_tensor
 from verbspace.model.encoder import VideoEncoder
 
 FORMAT = "verbspace-state/2"
 _PARTS = ("student", "teacher", "optimizer", "memory")
 
 
-def moving(encoder: VideoEncoder) -> dict[str, nn.Parameter]:
+def trainable_params(encoder: VideoEncoder) -> dict[str, nn.Parameter]:
     """What adaptation may change: the parameters that see pixels. The text tower is the start's, and stays."""
     seen = {id(parameter) for parameter in (*encoder.spatial_parameters(), *encoder.temporal_parameters())}
     return {name: p for name, p in encoder.named_parameters() if id(p) in seen}
 
 
-def moving_state(encoder: VideoEncoder) -> dict[str, Tensor]:
+def trainable_state_dict(encoder: VideoEncoder) -> dict[str, Tensor]:
     """Those as tensors; of an encoder that is spread over ranks, put together: all ranks must ask."""
-    return {name: whole(p.detach()).contiguous() for name, p in moving(encoder).items()}
+    return {name: full_tensor(p.detach()).contiguous() for name, p in trainable_params(encoder).items()}
 
 
-def load_moving(encoder: VideoEncoder, tensors: Mapping[str, Tensor], source: str) -> None:
+def load_trainable(encoder: VideoEncoder, state_dict: Mapping[str, Tensor], source: str) -> None:
     """Put what `moving_state` gave back in place. Raises ValueError that names the source where it does not fit."""
-    places = moving(encoder)
-    shapes, expected = ({name: t.shape for name, t in group.items()} for group in (tensors, places))
+    places = trainable_params(encoder)
+    shapes, expected = ({name: t.shape for name, t in group.items()} for group in (state_dict, places))
     if shapes != expected:
         odd = sorted(k for k in shapes.keys() | expected.keys() if shapes.get(k) != expected.get(k))[:3]
         raise ValueError(
@@ -47,20 +47,20 @@ def load_moving(encoder: VideoEncoder, tensors: Mapping[str, Tensor], source: st
         )
     with torch.no_grad():
         for name, place in places.items():
-            own(place).copy_(own(spread_like(tensors[name], place)))
+            local_tensor(place).copy_(local_tensor(distribute_like(state_dict[name], place)))
 
 
-def save_state(
+def save_checkpoint(
     folder: Path,
     *,
     step: int,
     student: VideoEncoder,
     teacher: VideoEncoder,
     optimizer: torch.optim.Optimizer,
-    memory: Memory,
-    facts: dict[str, Any],
-    keep: int = 1,
-    team: Team | None = None,
+    ema_state: EMAState,
+    fingerprint: dict[str, Any],
+    save_total_limit: int = 1,
+    distributed: DistributedContext | None = None,
 ) -> Path:
     """Write `folder/step-NNNNNN` under a temporary name, rename it, and drop all but the newest `keep` states.
 
@@ -68,20 +68,20 @@ def save_state(
     newest complete state is on disk: what is to go is renamed first, and then deleted. All ranks must call it; the
     leading one writes. Raises OSError that says what is kept where there is no room.
     """
-    team = team or Team()
+    distributed = distributed or DistributedContext()
     target = folder / f"step-{step:06d}"
     moments: dict[str, Tensor] = {}
     for index, entry in optimizer.state_dict()["state"].items():
-        moments |= {f"{index}.{key}": whole(torch.as_tensor(value)).contiguous() for key, value in entry.items()}
+        moments |= {f"{index}.{key}": full_tensor(torch.as_tensor(value)).contiguous() for key, value in entry.items()}
     parts = {
-        "student": moving_state(student),
-        "teacher": moving_state(teacher),
+        "student": trainable_state_dict(student),
+        "teacher": trainable_state_dict(teacher),
         "optimizer": moments,
-        "memory": {key: value.detach().clone().contiguous() for key, value in asdict(memory).items()},
+        "memory": {key: value.detach().clone().contiguous() for key, value in asdict(ema_state).items()},
     }
-    if team.leads and target not in find_states(folder):
+    if distributed.is_main_process and target not in list_checkpoints(folder):
         part = target.with_suffix(".part")
-        note = {"format": FORMAT, "step": step, "processes": team.world, **facts}
+        note = {"format": FORMAT, "step": step, "processes": distributed.world_size, **fingerprint}
         try:
             folder.mkdir(parents=True, exist_ok=True)
             shutil.rmtree(part, ignore_errors=True)
@@ -89,37 +89,37 @@ def save_state(
             for name in _PARTS:
                 save_file(parts[name], part / f"{name}.safetensors")
             (part / "state.json").write_text(json.dumps(note, indent=2) + "\n")
-            drop(target)
+            remove_checkpoint(target)
             os.replace(part, target)
         except (OSError, SafetensorError) as error:
             shutil.rmtree(part, ignore_errors=True)
-            left = find_states(folder)
+            left = list_checkpoints(folder)
             kept = f"the last one, {left[-1].name}, is whole" if left else "there is none before it"
             raise OSError(
                 f"{target}: the state could not be written ({error}); {kept}; make room and run the same command again"
             ) from error
-        for old in find_states(folder)[:-keep]:
-            drop(old)
-    team.wait()
+        for old in list_checkpoints(folder)[:-save_total_limit]:
+            remove_checkpoint(old)
+    distributed.barrier()
     return target
 
 
-def drop(state: Path) -> None:
+def remove_checkpoint(path: Path) -> None:
     """Delete a state so that, killed half-way, what is left of it is not taken for one."""
-    if state.exists():
-        gone = state.with_suffix(".gone")
+    if path.exists():
+        gone = path.with_suffix(".gone")
         shutil.rmtree(gone, ignore_errors=True)
-        os.replace(state, gone)
+        os.replace(path, gone)
         shutil.rmtree(gone)
 
 
-def find_states(folder: Path) -> list[Path]:
+def list_checkpoints(folder: Path) -> list[Path]:
     """The complete states of a run, oldest first."""
     whole = (path for path in folder.glob("step-*") if "." not in path.name and (path / "state.json").exists())
     return sorted(whole, key=lambda path: (len(path.name), path.name))  # step-1000000 is after step-999999
 
 
-def read_facts(path: Path) -> dict[str, Any]:
+def read_metadata(path: Path) -> dict[str, Any]:
     """What `state.json` says. Raises ValueError where it cannot be read, or is of another format."""
     file = path / "state.json"
     try:
@@ -132,71 +132,71 @@ def read_facts(path: Path) -> dict[str, Any]:
     return facts
 
 
-def load_state(
+def load_checkpoint(
     path: Path,
     *,
     student: VideoEncoder,
     teacher: VideoEncoder,
     optimizer: torch.optim.Optimizer,
-    memory: Memory,
-    facts: dict[str, Any],
-    accept_changes: bool = False,
-    team: Team | None = None,
-) -> tuple[Memory, int, list[str]]:
+    ema_state: EMAState,
+    fingerprint: dict[str, Any],
+    allow_config_change: bool = False,
+    distributed: DistributedContext | None = None,
+) -> tuple[EMAState, int, list[str]]:
     """Put a state back in place. Returns the memory, the step it was saved after, and what is worth saying.
 
     facts: of the run that wants to go on; ValueError says which differ from those that the state was saved with, unless
     these changes are accepted. The number of processes may differ.
     """
-    saved = read_facts(path)
+    saved = read_metadata(path)
     notes = []
-    if odd := [key for key in facts if saved.get(key) != facts[key]]:
-        changes = ", ".join(f"{key} {saved.get(key)!r} (now {facts[key]!r})" for key in odd)
-        if not accept_changes:
+    if odd := [key for key in fingerprint if saved.get(key) != fingerprint[key]]:
+        changes = ", ".join(f"{key} {saved.get(key)!r} (now {fingerprint[key]!r})" for key in odd)
+        if not allow_config_change:
             raise ValueError(
                 f"{path}: this run was begun with {changes}; go on with the same, give another folder for a new run, "
                 "or accept the changes (--accept-changes)"
             )
         notes.append(f"{path}: going on with other settings than it was begun with: {changes}")
-    world = (team or Team()).world
+    world = (distributed or DistributedContext()).world_size
     if (before := saved.get("processes", 1)) != world:
         notes.append(
             f"{path}: saved by {before} process{'es' if before > 1 else ''}, going on with {world}; each batch is "
             "split anew, and results are the same to rounding"
         )
     for name, module in (("student", student), ("teacher", teacher)):
-        load_moving(module, load_file(path / f"{name}.safetensors"), str(path / f"{name}.safetensors"))
+        load_trainable(module, load_file(path / f"{name}.safetensors"), str(path / f"{name}.safetensors"))
     entries: dict[int, dict[str, Tensor]] = {}
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     for key, value in load_file(path / "optimizer.safetensors").items():
         index, _, name = key.partition(".")
         place = parameters[int(index)]
-        entries.setdefault(int(index), {})[name] = spread_like(value, place) if value.shape == place.shape else value
+        entries.setdefault(int(index), {})[name] = distribute_like(value, place) if value.shape == place.shape else value
     optimizer.load_state_dict({"state": entries, "param_groups": optimizer.state_dict()["param_groups"]})
-    return load_memory(path, memory), int(saved["step"]), notes
+    return load_ema_state(path, ema_state), int(saved["step"]), notes
 
 
-def load_memory(path: Path, memory: Memory) -> Memory:
+def load_ema_state(path: Path, ema_state: EMAState) -> EMAState:
     """A state's centres and running means. Raises ValueError where they belong to other concepts."""
     file = path / "memory.safetensors"
-    tensors = {key: value.to(memory.category_mean.device) for key, value in load_file(file).items()}
-    shapes, expected = ({k: tuple(v.shape) for k, v in group.items()} for group in (tensors, asdict(memory)))
+    tensors = {key: value.to(ema_state.category_mean.device) for key, value in load_file(file).items()}
+    shapes, expected = ({k: tuple(v.shape) for k, v in group.items()} for group in (tensors, asdict(ema_state)))
     if shapes != expected:
         raise ValueError(f"{file}: belongs to other concepts ({shapes}, not {expected}); take those that it began with")
-    return Memory(**tensors)
+    return EMAState(**tensors)
 
 
-def continue_from(path: Path, *, student: VideoEncoder, teacher: VideoEncoder, memory: Memory) -> Memory:
+def init_from_checkpoint(path: Path, *, student: VideoEncoder, teacher: VideoEncoder, ema_state: EMAState) -> EMAState:
     """Begin a new run where another's state ended: its student, teacher, centres and running means, at step 0.
 
     path: a state, or a run's folder for its last one. Optimizer and schedules begin anew. Raises ValueError and
     FileNotFoundError.
     """
-    states = [path] if (path / "state.json").is_file() else find_states(path / "state") or find_states(path)
+    states = [path] if (path / "state.json").is_file() else list_checkpoints(path / "state") or list_checkpoints(path)
     if not states:
         raise FileNotFoundError(f"{path}: there is no state of a run here; give its folder, or one of state/step-…")
-    read_facts(states[-1])
+    read_metadata(states[-1])
     for name, module in (("student", student), ("teacher", teacher)):
         file = states[-1] / f"{name}.safetensors"
-        load_moving(module, load_file(file), str(file))
-    return load_memory(states[-1], memory)
+        load_trainable(module, load_file(file), str(file))
+    return load_ema_state(states[-1], ema_state)

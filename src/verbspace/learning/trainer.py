@@ -18,43 +18,43 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from verbspace.allocation import keep_freed_memory
-from verbspace.learning.backward import Backward, Learner
-from verbspace.learning.distiller import Memory, Outcome
-from verbspace.learning.losses import moved
-from verbspace.learning.schedules import cosine, warmed_cosine
-from verbspace.learning.state import find_states, load_state, save_state
-from verbspace.learning.team import Team, own, whole
+from verbspace.allocation import disable_malloc_trim
+from verbspace.learning.backward import GradCacheStep, TrainingMethod
+from verbspace.learning.distiller import EMAState, StepOutput
+from verbspace.learning.losses import ema_update
+from verbspace.learning.schedules import cosine, warmup_cosine
+from verbspace.learning.state import list_checkpoints, load_checkpoint, save_checkpoint
+from verbspace.learning.team import DistributedContext, local_tensor, full_tensor
 from verbspace.model.encoder import VideoEncoder
 from verbspace.placing import write_text
 
 
-class Checks(Protocol):
+class ValidationCallback(Protocol):
     """What may be looked at between steps."""
 
     def __call__(self, done: int, teacher: VideoEncoder) -> dict[str, float]:
         """Figures to log after `done` steps, if any are due. Raises Collapsed to end the run."""
 
 
-class Interrupted(KeyboardInterrupt):
+class TrainingInterrupted(KeyboardInterrupt):
     """The run was stopped by a signal, after saving its state."""
 
 
-class Collapsed(RuntimeError):
+class TrainingCollapsed(RuntimeError):
     """The concept distribution fell on to a few concepts, or a loss stopped being finite."""
 
 
-def parameter_groups(student: nn.Module, temporal: set[int], rate: float, temporal_rate: float) -> list[dict[str, Any]]:
+def parameter_groups(student: nn.Module, temporal_param_ids: set[int], learning_rate: float, temporal_lr_multiplier: float) -> list[dict[str, Any]]:
     """AdamW's groups: temporal and spatial parameters, with weight decay on matrices only. `peak` holds a group's
     rate."""
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for parameter in student.parameters():
         if parameter.requires_grad:
-            groups.setdefault((id(parameter) in temporal, parameter.ndim > 1), []).append(parameter)
+            groups.setdefault((id(parameter) in temporal_param_ids, parameter.ndim > 1), []).append(parameter)
     return [
         {
             "params": members,
-            "peak": rate * (temporal_rate if is_temporal else 1.0),
+            "peak": learning_rate * (temporal_lr_multiplier if is_temporal else 1.0),
             "decays": decays,
             "weight_decay": 0.0,
         }
@@ -63,14 +63,14 @@ def parameter_groups(student: nn.Module, temporal: set[int], rate: float, tempor
 
 
 @torch.no_grad()
-def follow(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
+def update_teacher(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
     """Exponential moving average: teacher = momentum · teacher + (1 - momentum) · student, over what is trained."""
     pairs = [(t, s) for t, s in zip(teacher.parameters(), student.parameters(), strict=True) if s.requires_grad]
-    torch._foreach_lerp_([own(t) for t, _ in pairs], [own(s) for _, s in pairs], 1 - momentum)
+    torch._foreach_lerp_([local_tensor(t) for t, _ in pairs], [local_tensor(s) for _, s in pairs], 1 - momentum)
 
 
 @contextlib.contextmanager
-def signals_noted() -> Iterator[list[int]]:
+def deferred_signals() -> Iterator[list[int]]:
     """SIGINT and SIGTERM append to a list instead of striking in mid-step (in the main thread; elsewhere, nothing)."""
     caught: list[int] = []
     if threading.current_thread() is not threading.main_thread():
@@ -85,32 +85,32 @@ def signals_noted() -> Iterator[list[int]]:
 
 
 def train(
-    distiller: Learner,
+    method: TrainingMethod,
     batches: Callable[[int], Iterable[dict[str, Tensor]]],
     optimizer: torch.optim.Optimizer,
     *,
     steps: int,
     out: Path,
-    warmup: int,
+    warmup_steps: int,
     weight_decay: tuple[float, float],
     teacher_momentum: tuple[float, float],
-    centre_momentum: float = 0.9,
-    clip_gradient: float = 3.0,
+    center_momentum: float = 0.9,
+    max_grad_norm: float = 3.0,
     autocast: torch.dtype | None = None,
-    accumulate: int = 1,
-    team: Team | None = None,
-    begin: Memory | None = None,
-    sharded: bool = False,
-    log_every: int = 10,
-    save_every: int = 200,
-    keep_states: int = 1,
-    facts: dict[str, Any] | None = None,
-    accept_changes: bool = False,
+    gradient_accumulation_steps: int = 1,
+    distributed: DistributedContext | None = None,
+    initial_state: EMAState | None = None,
+    use_fsdp: bool = False,
+    log_interval: int = 10,
+    save_interval: int = 200,
+    save_total_limit: int = 1,
+    fingerprint: dict[str, Any] | None = None,
+    allow_config_change: bool = False,
     on_note: Callable[[str], None] = lambda note: None,
     on_step: Callable[[int, dict[str, float]], None] | None = None,
-    checks: Checks | None = None,
-    stop_after: int | None = None,
-) -> Memory:
+    validation_callback: ValidationCallback | None = None,
+    max_steps_this_call: int | None = None,
+) -> EMAState:
     """Train `distiller.student` until `steps`, from the newest state under `out/state` if there is one.
 
     batches(start) yields this rank's part of the batches from step `start` on, forever; they must depend on the step
@@ -125,88 +125,88 @@ def train(
     begin: what the first step remembers, if not nothing. `stop_after` ends the call early, state saved, without
     touching the schedules.
     """
-    student, teacher, team = distiller.student, distiller.teacher, team or Team(device=distiller.category_prior.device)
-    memory, first = begin or distiller.fresh_memory(), 0
-    facts = {**(facts or {}), "steps": steps}
-    if states := find_states(out / "state"):
-        memory, first, notes = load_state(
-            states[-1], student=student, teacher=teacher, optimizer=optimizer, memory=memory, facts=facts,
-            accept_changes=accept_changes, team=team,
+    student, teacher, distributed = method.student, method.teacher, distributed or DistributedContext(device=method.category_prior.device)
+    memory, first = initial_state or method.init_state(), 0
+    fingerprint = {**(fingerprint or {}), "steps": steps}
+    if states := list_checkpoints(out / "state"):
+        memory, first, notes = load_checkpoint(
+            states[-1], student=student, teacher=teacher, optimizer=optimizer, ema_state=memory, fingerprint=fingerprint,
+            allow_config_change=allow_config_change, distributed=distributed,
         )  # fmt: skip
         for note in notes:
             on_note(note)
-    log = MetricsLog(out / "metrics.jsonl", first) if team.leads else None
+    log = MetricsLog(out / "metrics.jsonl", first) if distributed.is_main_process else None
     trained = [p for p in student.parameters() if p.requires_grad]
-    backward = Backward(distiller, team, accumulate=accumulate, sharded=sharded)
-    precision = partial(torch.autocast, team.device.type, autocast, enabled=autocast is not None)
-    if team.device.type == "cpu":
-        keep_freed_memory()
-    distiller.train()
+    backward = GradCacheStep(method, distributed, gradient_accumulation_steps=gradient_accumulation_steps, use_fsdp=use_fsdp)
+    precision = partial(torch.autocast, distributed.device.type, autocast, enabled=autocast is not None)
+    if distributed.device.type == "cpu":
+        disable_malloc_trim()
+    method.train()
     teacher.eval()
 
     def save(step: int) -> None:
-        save_state(out / "state", step=step, student=student, teacher=teacher, optimizer=optimizer, memory=memory,
-                   facts=facts, keep=keep_states, team=team)  # fmt: skip
+        save_checkpoint(out / "state", step=step, student=student, teacher=teacher, optimizer=optimizer, ema_state=memory,
+                   fingerprint=fingerprint, save_total_limit=save_total_limit, distributed=distributed)  # fmt: skip
 
-    last = min(steps, stop_after if stop_after is not None else steps)
+    last = min(steps, max_steps_this_call if max_steps_this_call is not None else steps)
     if first >= last:
         return memory
-    with signals_noted() as caught:
+    with deferred_signals() as caught:
         for step, views in zip(range(first, last), batches(first)):
             began = time.perf_counter()
             for group in optimizer.param_groups:
-                group["lr"] = warmed_cosine(step, steps, warmup, group["peak"])
+                group["lr"] = warmup_cosine(step, steps, warmup_steps, group["peak"])
                 group["weight_decay"] = cosine(step, steps, *weight_decay) if group["decays"] else 0.0
-            views = {key: value.to(team.device, non_blocking=True) for key, value in views.items()}
-            counts = [count for (count,) in team.tell(len(views["index"]))]
+            views = {key: value.to(distributed.device, non_blocking=True) for key, value in views.items()}
+            counts = [count for (count,) in distributed.all_gather_ints(len(views["index"]))]
             optimizer.zero_grad(set_to_none=True)
             outcome = backward(views, memory, precision, counts)
-            norm = float(whole(nn.utils.clip_grad_norm_(trained, clip_gradient).detach()))
+            norm = float(full_tensor(nn.utils.clip_grad_norm_(trained, max_grad_norm).detach()))
             if not math.isfinite(norm) or not math.isfinite(float(outcome.total.detach())):
-                raise Collapsed(
+                raise TrainingCollapsed(
                     f"step {step}: the loss or its gradient is not finite; "
-                    f"lower training.learning_rate, or set training.dtype to fp32{kept(out)}"
+                    f"lower training.learning_rate, or set training.dtype to fp32{last_checkpoint_note(out)}"
                 )
             optimizer.step()
-            follow(teacher, student, cosine(step, steps, *teacher_momentum))
-            memory = advance(memory, outcome, centre_momentum, distiller.prior_momentum)
+            update_teacher(teacher, student, cosine(step, steps, *teacher_momentum))
+            memory = update_ema_state(memory, outcome, center_momentum, method.prior_momentum)
 
             done = step + 1
             values: dict[str, float] = {}
-            if done % log_every == 0 or done == steps or step == first:
-                values = figures(outcome, memory, optimizer, norm, time.perf_counter() - began, sum(counts))
-            if checks is not None:
-                values |= checks(done, teacher)
+            if done % log_interval == 0 or done == steps or step == first:
+                values = step_metrics(outcome, memory, optimizer, norm, time.perf_counter() - began, sum(counts))
+            if validation_callback is not None:
+                values |= validation_callback(done, teacher)
             if log is not None and values:
                 log.write(done, values)
             if values:
-                watch(memory, step, warmup, distiller, out)
+                check_collapse(memory, step, warmup_steps, method, out)
             if on_step:
                 on_step(done, values)
-            stop = any(flag for (flag,) in team.tell(bool(caught)))
-            if done % save_every == 0 or done == last or stop:
+            stop = any(flag for (flag,) in distributed.all_gather_ints(bool(caught)))
+            if done % save_interval == 0 or done == last or stop:
                 save(done)
             if stop:
-                raise Interrupted(f"stopped after step {done} of {steps}; run the same command again to go on")
+                raise TrainingInterrupted(f"stopped after step {done} of {steps}; run the same command again to go on")
     return memory
 
 
-def kept(out: Path) -> str:
+def last_checkpoint_note(out: Path) -> str:
     """Which state is still there after a run has failed, as the end of a sentence."""
-    states = find_states(out / "state")
+    states = list_checkpoints(out / "state")
     return f"; the last state, {states[-1]}, is kept" if states else "; no state had been saved yet"
 
 
-def figures(
-    outcome: Outcome, memory: Memory, optimizer: torch.optim.Optimizer, norm: float, seconds: float, clips: int
+def step_metrics(
+    output: StepOutput, ema_state: EMAState, optimizer: torch.optim.Optimizer, grad_norm: float, seconds: float, clips: int
 ) -> dict[str, float]:
     """What is logged of a step. memory: after it."""
-    values = {"loss": float(outcome.total.detach())}
-    values |= {f"loss/{name}": float(value.detach()) for name, value in outcome.losses.items()}
-    values |= {name: float(value) for name, value in outcome.stats.items()}
+    values = {"loss": float(output.total.detach())}
+    values |= {f"loss/{name}": float(value.detach()) for name, value in output.losses.items()}
+    values |= {name: float(value) for name, value in output.metrics.items()}
     return values | {
-        "concepts_used": float((memory.category_used > 0).float().mean()),
-        "gradient_norm": norm,
+        "concepts_used": float((ema_state.category_used > 0).float().mean()),
+        "gradient_norm": grad_norm,
         "learning_rate": optimizer.param_groups[0]["lr"],
         "seconds": seconds,
         "clips_per_second": clips / seconds,
@@ -222,39 +222,39 @@ def peak_memory() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
 
 
-def advance(memory: Memory, outcome: Outcome, centre_momentum: float, prior_momentum: float) -> Memory:
+def update_ema_state(ema_state: EMAState, output: StepOutput, center_momentum: float, prior_momentum: float) -> EMAState:
     """Centres and running means after a step."""
-    seen = outcome.seen
-    return Memory(
-        category_centre=moved(memory.category_centre, seen.category_centre, centre_momentum),
-        description_centre=moved(memory.description_centre, seen.description_centre, centre_momentum),
-        category_mean=moved(memory.category_mean, seen.category_mean, prior_momentum),
-        description_mean=moved(memory.description_mean, seen.description_mean, prior_momentum),
-        category_used=torch.maximum(memory.category_used, seen.category_used),
+    seen = output.batch_stats
+    return EMAState(
+        category_center=ema_update(ema_state.category_center, seen.category_center, center_momentum),
+        description_center=ema_update(ema_state.description_center, seen.description_center, center_momentum),
+        category_mean=ema_update(ema_state.category_mean, seen.category_mean, prior_momentum),
+        description_mean=ema_update(ema_state.description_mean, seen.description_mean, prior_momentum),
+        category_used=torch.maximum(ema_state.category_used, seen.category_used),
     )
 
 
-def watch(memory: Memory, step: int, warmup: int, distiller: Learner, out: Path) -> None:
+def check_collapse(ema_state: EMAState, step: int, warmup_steps: int, method: TrainingMethod, out: Path) -> None:
     """Stop a run whose mean concept distribution has fallen on to a tenth of the concepts that the prior expects."""
 
     def effective(p: Tensor) -> float:
         return float(torch.exp(-torch.xlogy(p, p).sum()))
 
-    used, expected = effective(memory.category_mean), effective(distiller.category_prior)
-    if step >= warmup and expected >= 4 and used < max(1.5, 0.1 * expected):
-        raise Collapsed(
+    used, expected = effective(ema_state.category_mean), effective(method.category_prior)
+    if step >= warmup_steps and expected >= 4 and used < max(1.5, 0.1 * expected):
+        raise TrainingCollapsed(
             f"step {step}: the concepts have collapsed: {used:.1f} of {expected:.1f} are in use; "
-            f"raise losses.category_prior, or set losses.centring to true{kept(out)}"
+            f"raise losses.category_prior, or set losses.centring to true{last_checkpoint_note(out)}"
         )
 
 
 class MetricsLog:
     """`metrics.jsonl`: one JSON object a line. Lines past the step that a run resumes from are dropped first."""
 
-    def __init__(self, path: Path, first: int) -> None:
+    def __init__(self, path: Path, start_step: int) -> None:
         self.path = path
         lines = path.read_text().splitlines() if path.exists() else []
-        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= first] if first else []
+        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= start_step] if start_step else []
         write_text(path, "".join(line + "\n" for line in kept))
 
     def write(self, step: int, values: dict[str, float]) -> None:

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 from transformers import AttentionInterface
 
-EXPLICIT = "verbspace_explicit"
+EAGER_IMPL = "verbspace_explicit"
 
 
-def explicit(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+def eager_attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     """Attention of (..., N, head width) queries over keys and values of the same shape."""
     out: Tensor = torch.softmax(q * scale @ k.transpose(-1, -2), -1) @ v
     return out
@@ -28,7 +28,7 @@ def _image_attention(
     no dropout."""
     if mask is not None:
         raise ValueError("this attention is for image layers, which have no mask")
-    return explicit(q, k, v, scaling).transpose(1, 2), None
+    return eager_attention(q, k, v, scaling).transpose(1, 2), None
 
 
-AttentionInterface.register(EXPLICIT, _image_attention)
+AttentionInterface.register(EAGER_IMPL, _image_attention)

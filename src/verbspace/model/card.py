@@ -13,7 +13,7 @@ from verbspace.model.files import HUB_ID
 if TYPE_CHECKING:
     from verbspace.model.encoder import VideoEncoder
 
-USE = """## Use
+USAGE_SECTION = """## Use
 
 ```python
 import verbspace as vs
@@ -25,7 +25,7 @@ print(videos @ texts.T)
 ```
 """
 
-LIMITS = """## For what, and for what not
+LIMITATIONS_SECTION = """## For what, and for what not
 
 For finding and ranking actions in short videos by words, and for features of video; in research, and in applications
 whose figures somebody has checked on their own videos. Probabilities compare the actions given with one another: they
@@ -59,8 +59,8 @@ def encoder_card(
 def model_card(
     base_model: str | None,
     concepts: ConceptSet | None,
-    layers: int,
-    adapted: bool,
+    num_temporal_layers: int,
+    is_adapted: bool,
     *,
     name: str = "verbspace encoder",
     results: Sequence[EvalResult] = (),
@@ -78,21 +78,21 @@ def model_card(
         "zero-shot",
         "clip",
         "safetensors",
-        *(["self-supervised"] if adapted else []),
+        *(["self-supervised"] if is_adapted else []),
     ]
     front = ModelCardData(
         library_name="verbspace", pipeline_tag="video-classification", base_model=base_model, tags=tags,
         model_name=name if results else None, eval_results=list(results) or None,
     )  # fmt: skip
     origin = f"[{base_model}](https://huggingface.co/{base_model})" if base_model else "an image CLIP"
-    if adapted:
+    if is_adapted:
         what = (
-            f"The video encoder of {origin} with temporal attention before {layers} of its layers, adapted "
+            f"The video encoder of {origin} with temporal attention before {num_temporal_layers} of its layers, adapted "
             "to video without labels by language-tied self-distillation. The text tower is unchanged."
         )
-    elif layers:
+    elif num_temporal_layers:
         what = (
-            f"{origin} with temporal attention before {layers} of its layers, which is not trained yet: "
+            f"{origin} with temporal attention before {num_temporal_layers} of its layers, which is not trained yet: "
             "a video's embedding is the mean of its frames'."
         )
     else:
@@ -105,5 +105,5 @@ def model_card(
             f"(hash {concepts.hash}).",
             "",
         ]
-    parts = [section.rstrip() + "\n" for section in (*sections, USE, LIMITS)]
+    parts = [section.rstrip() + "\n" for section in (*sections, USAGE_SECTION, LIMITATIONS_SECTION)]
     return "\n".join(["---", front.to_yaml(), "---", "", *body, *parts])

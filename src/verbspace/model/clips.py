@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-Batches = Iterator[tuple[Tensor, Tensor | None]]
+ClipBatches = Iterator[tuple[Tensor, Tensor | None]]
 
 
 def frame_batches(
@@ -19,9 +19,9 @@ def frame_batches(
     times: Tensor | NDArray[np.floating[Any]] | None,
     size: int,
     batch_size: int,
-) -> Batches:
+) -> ClipBatches:
     """From uint8 frames (B, T, 3, H, W) and seconds (B, T) in memory. Raises ValueError for others."""
-    from verbspace.video.views import eval_view
+    from verbspace.video.views import center_crop
 
     video = torch.as_tensor(frames)
     if video.dtype != torch.uint8 or video.ndim != 5 or video.shape[2] != 3:
@@ -32,17 +32,17 @@ def frame_batches(
         raise ValueError(f"times are {tuple(when.shape)} for frames of {tuple(video.shape)}; give (B, T)")
     for start in range(0, len(video), batch_size):
         part = slice(start, start + batch_size)
-        yield eval_view(video[part], size), None if when is None else when[part]
+        yield center_crop(video[part], size), None if when is None else when[part]
 
 
-def path_batches(paths: Sequence[str | Path], frames: int, size: int, batch_size: int) -> Batches:
+def path_batches(paths: Sequence[str | Path], frames: int, size: int, batch_size: int) -> ClipBatches:
     """From video files. Raises DecodeError for one that cannot be read."""
     from verbspace.video.dataset import ClipDataset
     from verbspace.video.decode import DecodeError
     from verbspace.video.loading import load_clips
     from verbspace.video.manifest import Record
 
-    clips = ClipDataset([Record(Path(path), None) for path in paths], frames=frames, size=size)
+    clips = ClipDataset([Record(Path(path), None) for path in paths], num_frames=frames, size=size)
     for batch in load_clips(clips, batch_size=batch_size):
         if batch["bad"]:
             raise DecodeError(batch["bad"][0].reason)

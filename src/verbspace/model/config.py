@@ -26,37 +26,37 @@ class VideoEncoderConfig(PretrainedConfig):  # type: ignore[misc]
         base_name: str = "",
         temporal_layers: Sequence[int] | None = None,
         temporal_heads: int | None = None,
-        **rest: Any,
+        **kwargs: Any,
     ) -> None:
-        self.base, self.temporal, self.base_name = _nameless(base or {}), temporal, base_name
+        self.base, self.temporal, self.base_name = _strip_name_or_path(base or {}), temporal, base_name
         self.temporal_layers = None if temporal_layers is None else sorted(set(temporal_layers))
         self.temporal_heads = temporal_heads
-        super().__init__(**rest)
+        super().__init__(**kwargs)
 
-    def inner(self) -> Any:
+    def base_config(self) -> Any:
         """The image checkpoint's config as an object. Raises ValueError where it is of no known family."""
-        from verbspace.model.towers import check_family  # needs torch, which a config does without
+        from verbspace.model.towers import validate_model_type  # needs torch, which a config does without
 
-        check_family(self.base.get("model_type"), "base")
+        validate_model_type(self.base.get("model_type"), "base")
         return AutoConfig.for_model(**self.base)
 
-    def layers_with_time(self, count: int) -> list[int]:
+    def temporal_layer_indices(self, num_layers: int) -> list[int]:
         """Which of `count` image layers have temporal attention. Raises ValueError for one that is not
         there."""
         if not self.temporal:
             return []
         if self.temporal_layers is None:
-            return list(range(count))
+            return list(range(num_layers))
         for layer in self.temporal_layers:
-            if not 0 <= layer < count:
-                raise ValueError(f"temporal_layers: {layer} is not a layer; the tower has 0 to {count - 1}")
+            if not 0 <= layer < num_layers:
+                raise ValueError(f"temporal_layers: {layer} is not a layer; the tower has 0 to {num_layers - 1}")
         return list(self.temporal_layers)
 
 
-def _nameless(config: dict[str, Any]) -> dict[str, Any]:
+def _strip_name_or_path(config: dict[str, Any]) -> dict[str, Any]:
     """Without the folders that transformers notes; `base_name` alone says where the checkpoint came from."""
     kept = {name: value for name, value in config.items() if name != "_name_or_path"}
-    return {name: _nameless(value) if isinstance(value, dict) else value for name, value in kept.items()}
+    return {name: _strip_name_or_path(value) if isinstance(value, dict) else value for name, value in kept.items()}
 
 
 # With this, transformers' tokenizer loading takes a saved encoder's folder as it is.

@@ -20,15 +20,15 @@ from transformers.initialization import no_init_weights
 
 from verbspace.concepts.concept_set import ConceptSet
 from verbspace.model import files, saving, towers
-from verbspace.model.attention import EXPLICIT
+from verbspace.model.attention import EAGER_IMPL
 from verbspace.model.config import VideoEncoderConfig
-from verbspace.model.loading import Wishes
+from verbspace.model.loading import PretrainedOptions
 from verbspace.model.mixing import interpolate
-from verbspace.model.sources import Sources, read_json
-from verbspace.model.temporal import TemporalAttention, rotation
+from verbspace.model.sources import Processor, read_json
+from verbspace.model.temporal import TemporalAttention, rope_cos_sin
 
 Attention = Literal["auto", "eager", "sdpa"]
-FRAME_RATE = 8.0  # frames per second assumed where no times are given
+DEFAULT_FRAME_RATE = 8.0  # frames per second assumed where no times are given
 
 
 class VideoEncoder(PreTrainedModel):  # type: ignore[misc]
@@ -52,22 +52,22 @@ class VideoEncoder(PreTrainedModel):  # type: ignore[misc]
 
     def __init__(self, config: VideoEncoderConfig, base: PreTrainedModel | None = None) -> None:
         super().__init__(config)
-        inner = config.inner()
+        inner = config.base_config()
         self.base: Any = AutoModel.from_config(inner) if base is None else base
         vision = inner.vision_config
         self.temporal_heads = config.temporal_heads or int(vision.num_attention_heads)
         self.temporal = nn.ModuleDict(
             {
                 str(layer): TemporalAttention(vision.hidden_size, self.temporal_heads)
-                for layer in config.layers_with_time(vision.num_hidden_layers)
+                for layer in config.temporal_layer_indices(vision.num_hidden_layers)
             }
         )
-        self.sources: Sources | None = None
+        self.processor: Processor | None = None
         self.concept_set: ConceptSet | None = None
         self.gradient_checkpointing = False
         self._gradient_checkpointing_func: Callable[..., Any] = partial(checkpoint, use_reentrant=False)
         self.attention: Attention = "auto"
-        self.free_gradients()
+        self.unfreeze_vision()
 
     # Where encoders come from, and where they go.
 
@@ -99,8 +99,8 @@ class VideoEncoder(PreTrainedModel):  # type: ignore[misc]
         Only safetensors are read, never a pickle. Raises FileNotFoundError or ValueError that names what
         is missing; ValueError where temporal settings are given for a saved encoder that has its own.
         """
-        wishes = Wishes.read(options, config)
-        folder = files.find(name_or_path, revision=revision, token=token, **wishes.hub)
+        wishes = PretrainedOptions.from_kwargs(options, config)
+        folder = files.resolve_checkpoint(name_or_path, revision=revision, token=token, **wishes.hub_kwargs)
         content = read_json(folder / "config.json")
         if content.get("model_type") == VideoEncoderConfig.model_type:
             if not temporal or temporal_layers is not None or temporal_heads is not None:
@@ -118,17 +118,17 @@ class VideoEncoder(PreTrainedModel):  # type: ignore[misc]
         elif config is not None:
             raise ValueError(f"{name_or_path}: config: is for a saved video encoder, and this is an image checkpoint")
         else:
-            towers.check_family(content.get("model_type"), str(folder / "config.json"))
+            towers.validate_model_type(content.get("model_type"), str(folder / "config.json"))
             base = files.load_image_checkpoint(folder)
             name = str(folder.resolve()) if Path(name_or_path).is_dir() else str(name_or_path)
             config = VideoEncoderConfig(base.config.to_dict(), temporal, name, temporal_layers, temporal_heads)
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
                 encoder = cls(config, base)
-        encoder.sources = Sources.read(folder, encoder.base.config)
-        concepts = folder / files.CONCEPTS
+        encoder.processor = Processor.from_folder(folder, encoder.base.config)
+        concepts = folder / files.CONCEPT_SET_FILE
         encoder.concept_set = ConceptSet.load(concepts) if concepts.exists() else None
-        encoder.set_attention(wishes.attention or attention)
+        encoder.set_attention(wishes.attn_implementation or attention)
         encoder.eval()
         if wishes.dtype is not None:
             encoder.to(wishes.dtype)
@@ -140,7 +140,7 @@ class VideoEncoder(PreTrainedModel):  # type: ignore[misc]
         card: the README, such as `uses.card.results_card` makes with figures; without figures where not given. All or
         nothing where the folder is new or held an encoder; other files in it stay.
         """
-        saving.save(self, Path(save_directory), card=card)
+        saving.save_encoder(self, Path(save_directory), card=card)
 
     def push_to_hub(
         self,
@@ -155,9 +155,9 @@ class VideoEncoder(PreTrainedModel):  # type: ignore[misc]
 
         Where the image checkpoint came from a local folder, its name is left out.
         """
-        return saving.push(self, repo_id, private=private, token=token, message=commit_message, card=card)
+        return saving.push_encoder(self, repo_id, private=private, token=token, commit_message=commit_message, card=card)
 
-    def frozen(self) -> VideoEncoder:
+    def base_encoder(self) -> VideoEncoder:
         """The frame-averaged image checkpoint under this encoder. Raises if that is out of reach."""
         if not self.config.base_name:
             raise ValueError("this encoder does not say which image checkpoint it was built from; give the baseline")
@@ -168,12 +168,12 @@ class VideoEncoder(PreTrainedModel):  # type: ignore[misc]
 
     def copy(self) -> VideoEncoder:
         """An independent copy in evaluation mode, gradients allowed where this one allows them."""
-        shared = {id(part): part for part in (self.sources, self.concept_set)}  # neither ever changes
+        shared = {id(part): part for part in (self.processor, self.concept_set)}  # neither ever changes
         twin = copy.deepcopy(self, shared)
         twin.eval()
         return twin
 
-    def interpolated(self, other: VideoEncoder, share: float) -> VideoEncoder:
+    def interpolate_with(self, other: VideoEncoder, alpha: float) -> VideoEncoder:
         """A new encoder between this one and `other`: weights (1 - share) · self + share · other.
 
         This is weight-space ensembling (Wortsman et al., CVPR 2022). Temporal attention that does nothing
@@ -181,7 +181,7 @@ class VideoEncoder(PreTrainedModel):  # type: ignore[misc]
         by `share`. Share 0 gives this encoder's embeddings, share 1 the other's. Raises ValueError for
         encoders of different make.
         """
-        return interpolate(self, other, share)
+        return interpolate(self, other, alpha)
 
     # What it is made of.
 
@@ -208,12 +208,12 @@ class VideoEncoder(PreTrainedModel):  # type: ignore[misc]
     @property
     def image_mean(self) -> Tensor:
         """(3,) float32, of pixels in 0..1."""
-        return torch.tensor(self.require_sources().mean)
+        return torch.tensor(self.require_processor().image_mean)
 
     @property
     def image_std(self) -> Tensor:
         """(3,) float32, of pixels in 0..1."""
-        return torch.tensor(self.require_sources().std)
+        return torch.tensor(self.require_processor().image_std)
 
     def temporal_parameters(self) -> Iterator[nn.Parameter]:
         """The parameters of temporal attention."""
@@ -221,7 +221,7 @@ class VideoEncoder(PreTrainedModel):  # type: ignore[misc]
 
     def spatial_parameters(self) -> Iterator[nn.Parameter]:
         """The parameters of the vision tower that came with the checkpoint."""
-        for part in towers.spatial_parts(self.base):
+        for part in towers.vision_modules(self.base):
             yield from part.parameters()
 
     def set_attention(self, attention: Attention) -> None:
@@ -233,18 +233,18 @@ class VideoEncoder(PreTrainedModel):  # type: ignore[misc]
         if attention not in ("auto", "eager", "sdpa"):
             raise ValueError(f'attention: {attention!r} is none of "auto", "eager", "sdpa"')
         self.attention = attention
-        text = "sdpa" if self._fused() else "eager"
-        self.base.set_attn_implementation({"text_config": text, "vision_config": text if self._fused() else EXPLICIT})
+        text = "sdpa" if self._use_sdpa() else "eager"
+        self.base.set_attn_implementation({"text_config": text, "vision_config": text if self._use_sdpa() else EAGER_IMPL})
 
     def train(self, mode: bool = True) -> VideoEncoder:
         """Training mode for all that sees pixels; the text tower stays in evaluation mode."""
         super().train(mode)
         self.base.eval()
-        for part in towers.spatial_parts(self.base):
+        for part in towers.vision_modules(self.base):
             part.train(mode)
         return self
 
-    def _fused(self) -> bool:
+    def _use_sdpa(self) -> bool:
         return self.attention == "sdpa" or (self.attention == "auto" and self.device.type != "cpu")
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> VideoEncoder:
@@ -260,29 +260,29 @@ class VideoEncoder(PreTrainedModel):  # type: ignore[misc]
         self.gradient_checkpointing = enable
         self._gradient_checkpointing_func = gradient_checkpointing_func
 
-    def free_gradients(self) -> None:
+    def unfreeze_vision(self) -> None:
         """Allow gradients for all that sees pixels, and for nothing else."""
         self.requires_grad_(True)
         self.base.requires_grad_(False)
-        for part in towers.spatial_parts(self.base):
+        for part in towers.vision_modules(self.base):
             part.requires_grad_(True)
 
-    def require_sources(self) -> Sources:
+    def require_processor(self) -> Processor:
         """Tokenizer and image processor. Raises ValueError for an encoder built without."""
-        if self.sources is None:
+        if self.processor is None:
             raise ValueError("this encoder has no tokenizer and no image processor; build it with from_pretrained")
-        return self.sources
+        return self.processor
 
     # What it does.
 
-    def normalise(self, video: Tensor) -> Tensor:
+    def normalize(self, video: Tensor) -> Tensor:
         """uint8 frames (..., 3, H, W), or floats in 0..1, to what the tower takes."""
         scale = 255 if video.dtype == torch.uint8 else 1
         mean, std = (scale * v.view(3, 1, 1).to(video.device) for v in (self.image_mean, self.image_std))
         return (video.float() - mean).div_(std)
 
     def frame_embeddings(
-        self, pixel_values_videos: Tensor, times: Tensor | None = None, patches: Tensor | None = None
+        self, pixel_values_videos: Tensor, times: Tensor | None = None, patch_indices: Tensor | None = None
     ) -> Tensor:
         """Normalised frames (B, T, 3, H, W) and seconds (B, T) -> projected, unnormalised frames (B, T,
         D). patches (B, P): the numbers of those to look at; all where not given."""
@@ -290,30 +290,30 @@ class VideoEncoder(PreTrainedModel):  # type: ignore[misc]
             raise ValueError(f"frames are {tuple(pixel_values_videos.shape)}; give (B, T, 3, H, W)")
         clips, moments = pixel_values_videos.shape[:2]
         if times is None:
-            times = (torch.arange(moments, device=pixel_values_videos.device) / FRAME_RATE).expand(clips, -1)
+            times = (torch.arange(moments, device=pixel_values_videos.device) / DEFAULT_FRAME_RATE).expand(clips, -1)
         elif times.shape != (clips, moments):
             raise ValueError(f"times are {tuple(times.shape)} for {clips} clips of {moments} frames; give (B, T)")
-        hidden = towers.tokens(self.base, pixel_values_videos.flatten(0, 1))
-        if patches is not None:
-            hidden = towers.some_tokens(self.base, hidden, patches.repeat_interleave(moments, 0))
-        turn = rotation(times.to(hidden.device), hidden.shape[-1] // self.temporal_heads) if self.temporal else None
+        hidden = towers.embed_patches(self.base, pixel_values_videos.flatten(0, 1))
+        if patch_indices is not None:
+            hidden = towers.gather_patch_tokens(self.base, hidden, patch_indices.repeat_interleave(moments, 0))
+        turn = rope_cos_sin(times.to(hidden.device), hidden.shape[-1] // self.temporal_heads) if self.temporal else None
         recompute = self.gradient_checkpointing and self.training and torch.is_grad_enabled()
-        run = partial(self._gradient_checkpointing_func, self._layer) if recompute else self._layer
+        run = partial(self._gradient_checkpointing_func, self._run_layer) if recompute else self._run_layer
         # One frame alone has no time to attend to: an image keeps to the image layers.
         timed = dict(self.temporal.items()) if moments > 1 else {}
         for index, layer in enumerate(self.base.vision_model.encoder.layers):
             temporal = timed.get(str(index))
             hidden = run(layer, temporal, hidden, turn)
-        return towers.pool(self.base, hidden).view(clips, moments, -1)
+        return towers.pool_and_project(self.base, hidden).view(clips, moments, -1)
 
-    def _layer(self, layer: nn.Module, temporal: nn.Module | None, hidden: Tensor, turn: Tensor | None) -> Tensor:
+    def _run_layer(self, layer: nn.Module, temporal: nn.Module | None, hidden: Tensor, rope: Tensor | None) -> Tensor:
         if temporal is not None:
-            hidden = temporal(hidden, turn, self._fused())
+            hidden = temporal(hidden, rope, self._use_sdpa())
         out: Tensor = layer(hidden, None)
         return out
 
     def forward(
-        self, pixel_values_videos: Tensor, times: Tensor | None = None, patches: Tensor | None = None
+        self, pixel_values_videos: Tensor, times: Tensor | None = None, patch_indices: Tensor | None = None
     ) -> Tensor:
         """Normalised frames (B, T, 3, H, W) and seconds (B, T), 1/8 s apart where not given -> (B, D)
         float32.
@@ -321,7 +321,7 @@ class VideoEncoder(PreTrainedModel):  # type: ignore[misc]
         Embeddings are L2-normalised. Times of a clip may start anywhere, and need not be even. patches (B, P): the
         numbers, row by row, of the patches to look at, the same in all frames of a clip; all where not given.
         """
-        return F.normalize(self.frame_embeddings(pixel_values_videos, times, patches).float().mean(1), dim=-1)
+        return F.normalize(self.frame_embeddings(pixel_values_videos, times, patch_indices).float().mean(1), dim=-1)
 
     @torch.no_grad()
     def encode_video(
@@ -352,7 +352,7 @@ class VideoEncoder(PreTrainedModel):  # type: ignore[misc]
         self.eval()
         try:
             rows = [
-                self(self.normalise(video.to(self.device)), None if when is None else when.to(self.device)).cpu()
+                self(self.normalize(video.to(self.device)), None if when is None else when.to(self.device)).cpu()
                 for video, when in batches
             ]
         finally:
@@ -367,7 +367,7 @@ class VideoEncoder(PreTrainedModel):  # type: ignore[misc]
             raise TypeError("encode_text takes a list of texts; put the one text into a list")
         rows = []
         for start in range(0, len(texts), batch_size):
-            words = self.require_sources().tokenize(list(texts[start : start + batch_size])).to(self.device)
+            words = self.require_processor().tokenize(list(texts[start : start + batch_size])).to(self.device)
             features = self.base.get_text_features(**words)
             rows.append(F.normalize(getattr(features, "pooler_output", features).float(), dim=-1).cpu())
         return torch.cat(rows) if rows else torch.zeros(0, self.embedding_dim)

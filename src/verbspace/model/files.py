@@ -18,14 +18,14 @@ from transformers import AutoModel
 from transformers.utils import logging
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-BUNDLED = {"playground": Path(__file__).parents[1] / "playground" / "clip"}
+BUNDLED_CHECKPOINTS = {"playground": Path(__file__).parents[1] / "playground" / "clip"}
 # What is fetched of a repository. Some hold the same weights a second time, under other names.
-PATTERNS = ["*.json", "*.txt", "*.model", "model.safetensors", "model-*-of-*.safetensors"]
-WEIGHTS = "model.safetensors"
-CONCEPTS = "concept_set.json"
+ALLOW_PATTERNS = ["*.json", "*.txt", "*.model", "model.safetensors", "model-*-of-*.safetensors"]
+WEIGHTS_FILE = "model.safetensors"
+CONCEPT_SET_FILE = "concept_set.json"
 
 
-def find(name_or_path: str | Path, *, revision: str | None = None, token: str | None = None, **hub: Any) -> Path:
+def resolve_checkpoint(name_or_path: str | Path, *, revision: str | None = None, token: str | None = None, **hub_kwargs: Any) -> Path:
     """The folder of a checkpoint: a local one as it is, a bundled one by its name, or a hub repository's
     snapshot.
 
@@ -35,14 +35,14 @@ def find(name_or_path: str | Path, *, revision: str | None = None, token: str | 
     if path.is_dir():
         inside = path / "encoder"
         return inside if not (path / "config.json").exists() and inside.is_dir() else path
-    if name in BUNDLED and BUNDLED[name].is_dir():
-        return BUNDLED[name]
+    if name in BUNDLED_CHECKPOINTS and BUNDLED_CHECKPOINTS[name].is_dir():
+        return BUNDLED_CHECKPOINTS[name]
     if path.exists():
         raise FileNotFoundError(f"{name}: is a file; give the folder that it lies in")
     if not HUB_ID.fullmatch(name):
         raise FileNotFoundError(f"{name}: there is no such folder, and this is no hub id (owner/name)")
     try:
-        return Path(snapshot_download(name, revision=revision, token=token, allow_patterns=PATTERNS, **hub))
+        return Path(snapshot_download(name, revision=revision, token=token, allow_patterns=ALLOW_PATTERNS, **hub_kwargs))
     except Exception as error:  # no network, no such repository, no right to it: the hub has a type for each
         reason = (str(error).splitlines() or [type(error).__name__])[0].removeprefix("Got: ").rstrip(". ")
         raise FileNotFoundError(
@@ -53,10 +53,10 @@ def find(name_or_path: str | Path, *, revision: str | None = None, token: str | 
 
 def require_safetensors(folder: Path) -> None:
     """Raise ValueError for a checkpoint that has its weights in another format."""
-    if (folder / WEIGHTS).exists() or (folder / f"{WEIGHTS}.index.json").exists():
+    if (folder / WEIGHTS_FILE).exists() or (folder / f"{WEIGHTS_FILE}.index.json").exists():
         return
     found = next(iter(sorted(p.name for pattern in ("*.bin", "*.pt", "*.ckpt") for p in folder.glob(pattern))), None)
-    reason = f"has only {found}, which is a pickle and is never read" if found else f"has no {WEIGHTS}"
+    reason = f"has only {found}, which is a pickle and is never read" if found else f"has no {WEIGHTS_FILE}"
     raise ValueError(
         f"{folder}: {reason}; save the model again with transformers' save_pretrained, "
         "or give a revision of the repository that has it"
@@ -92,7 +92,7 @@ def load_image_checkpoint(folder: Path) -> Any:
     missing = sorted(found["missing_keys"])
     if missing:
         raise ValueError(
-            f"{folder}: {WEIGHTS}: lacks {missing[0]}, and {len(missing) - 1} more of what config.json asks for"
+            f"{folder}: {WEIGHTS_FILE}: lacks {missing[0]}, and {len(missing) - 1} more of what config.json asks for"
         )
     # These lie in the mapped file, where none is aligned: kernels round otherwise there than on a saved and
     # loaded encoder's, and whoever writes into the file changes the model.
@@ -104,7 +104,7 @@ def load_image_checkpoint(folder: Path) -> Any:
 def load_weights(model: nn.Module, folder: Path) -> None:
     """Fill a model from `model.safetensors`. Raises ValueError where they do not fit."""
     require_safetensors(folder)
-    path = folder / WEIGHTS
+    path = folder / WEIGHTS_FILE
     try:
         tensors = load_file(path)
     except Exception as error:

@@ -8,13 +8,13 @@ from typing import Any, Literal
 
 import torch
 
-HUB = ("cache_dir", "force_download", "local_files_only")  # as `snapshot_download` knows them
+HUB_KWARGS = ("cache_dir", "force_download", "local_files_only")  # as `snapshot_download` knows them
 # Passed whether anybody asked or not. Encoders need no remote code, have no adapters, and read safetensors only.
-PLUMBING = ("_from_auto", "_commit_hash", "trust_remote_code", "adapter_kwargs", "use_safetensors", "low_cpu_mem_usage")
+IGNORED_KWARGS = ("_from_auto", "_commit_hash", "trust_remote_code", "adapter_kwargs", "use_safetensors", "low_cpu_mem_usage")
 
 
 @dataclass(frozen=True)
-class Wishes:
+class PretrainedOptions:
     """Options of transformers' from_pretrained that hold for encoders.
 
     hub: for the download. dtype: to have the weights in; None, and transformers' "auto", is float32, whatever they
@@ -22,16 +22,16 @@ class Wishes:
     "sdpa" where `attn_implementation` asks for it.
     """
 
-    hub: dict[str, Any] = field(default_factory=dict)
+    hub_kwargs: dict[str, Any] = field(default_factory=dict)
     dtype: torch.dtype | None = None
-    attention: Literal["eager", "sdpa"] | None = None
+    attn_implementation: Literal["eager", "sdpa"] | None = None
 
     @classmethod
-    def read(cls, options: Mapping[str, Any], config: Any = None) -> Wishes:
+    def from_kwargs(cls, kwargs: Mapping[str, Any], config: Any = None) -> PretrainedOptions:
         """From keyword arguments and the config that they may have gone into. Raises TypeError for one that means
         nothing to an encoder, ValueError for a value that is none."""
-        left = {name: value for name, value in options.items() if name not in (*HUB, *PLUMBING)}
-        hub = {name: options[name] for name in HUB if options.get(name) is not None}
+        left = {name: value for name, value in kwargs.items() if name not in (*HUB_KWARGS, *IGNORED_KWARGS)}
+        hub = {name: kwargs[name] for name in HUB_KWARGS if kwargs.get(name) is not None}
         dtypes = [left.pop(name) for name in ("dtype", "torch_dtype") if name in left]
         kernels = [left.pop("attn_implementation", None), getattr(config, "_attn_implementation", None)]
         unknown = sorted(name for name, value in left.items() if value is not None)

@@ -14,15 +14,15 @@ import torch
 from torch import Tensor
 
 from verbspace.model.encoder import VideoEncoder
-from verbspace.model.temporal import rotate
+from verbspace.model.temporal import apply_rope
 
 
-class _Step(NamedTuple):
+class _LayerAttention(NamedTuple):
     """A layer's attention, mean over heads, rows summing to 1, and its share of what its tokens become (T, N)."""
 
-    timed: bool
+    is_temporal: bool
     weights: Tensor  # (N, T, T) where timed, else (T, N, N)
-    share: Tensor
+    update_fraction: Tensor
 
 
 @torch.inference_mode()
@@ -32,27 +32,27 @@ def attention_rollout(encoder: VideoEncoder, video: Tensor, times: Tensor) -> Te
 
     Tokens are those of the image tower: in CLIP a class token and the patches, row by row; in SigLIP patches alone.
     """
-    steps: list[_Step] = []
+    steps: list[_LayerAttention] = []
     handles = []
     training = encoder.training
     encoder.eval()
     try:
         for layer in encoder.temporal.values():
-            handles.append(layer.register_forward_hook(_timed(steps)))
+            handles.append(layer.register_forward_hook(_temporal_hook(steps)))
         residual: list[Tensor] = []  # what goes into the image layer that is at work
         for layer in encoder.base.vision_model.encoder.layers:
-            handles.append(layer.register_forward_pre_hook(_note(residual)))
-            handles.append(layer.self_attn.register_forward_hook(_spatial(steps, residual), with_kwargs=True))
+            handles.append(layer.register_forward_pre_hook(_record_input_hook(residual)))
+            handles.append(layer.self_attn.register_forward_hook(_spatial_hook(steps, residual), with_kwargs=True))
         head = getattr(encoder.base.vision_model, "head", None)
         pooled: list[Tensor] = []
         if head is not None:
-            handles.append(head.register_forward_pre_hook(_pooling(pooled)))
+            handles.append(head.register_forward_pre_hook(_pooling_hook(pooled)))
         encoder.frame_embeddings(video[None], times[None])
     finally:
         for handle in handles:
             handle.remove()
         encoder.train(training)
-    frames, tokens = steps[0].share.shape
+    frames, tokens = steps[0].update_fraction.shape
     found = torch.zeros(frames, frames, tokens)
     each = torch.arange(frames)
     if pooled:
@@ -60,59 +60,59 @@ def attention_rollout(encoder: VideoEncoder, video: Tensor, times: Tensor) -> Te
     else:
         found[each, each, 0] = 1.0
     for step in reversed(steps):
-        sent = found * step.share
-        moved = torch.einsum("atn,nts->asn" if step.timed else "atn,tnm->atm", sent, step.weights)
+        sent = found * step.update_fraction
+        moved = torch.einsum("atn,nts->asn" if step.is_temporal else "atn,tnm->atm", sent, step.weights)
         found = found - sent + moved
     return found
 
 
-def patch_map(encoder: VideoEncoder, found: Tensor) -> Tensor:
+def rollout_to_grid(encoder: VideoEncoder, rollout: Tensor) -> Tensor:
     """Rollout (..., N) to the square grid of patches (..., G, G); what leads to the class token is left out."""
     side = encoder.image_size // encoder.patch_size
-    patches = found[..., found.shape[-1] - side * side :]
-    return patches.reshape(*found.shape[:-1], side, side)
+    patches = rollout[..., rollout.shape[-1] - side * side :]
+    return patches.reshape(*rollout.shape[:-1], side, side)
 
 
-def _share(added: Tensor, kept: Tensor) -> Tensor:
+def _update_fraction(update: Tensor, residual: Tensor) -> Tensor:
     """(T, N) from tokens (T, N, width): the length of what was added, of the sum of both lengths."""
-    a, b = added.norm(dim=-1), kept.norm(dim=-1)
+    a, b = update.norm(dim=-1), residual.norm(dim=-1)
     share: Tensor = a / (a + b).clamp_min(1e-12)
     return share.float().cpu()
 
 
-def _note(residual: list[Tensor]) -> Any:
+def _record_input_hook(residual: list[Tensor]) -> Any:
     def hook(layer: Any, args: tuple[Any, ...]) -> None:
         residual[:] = args[:1]
 
     return hook
 
 
-def _spatial(steps: list[_Step], residual: list[Tensor]) -> Any:
+def _spatial_hook(steps: list[_LayerAttention], residual: list[Tensor]) -> Any:
     def hook(attention: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
         x = args[0] if args else kwargs["hidden_states"]
         frames, tokens, _ = x.shape
         shape = (frames, tokens, attention.num_heads, -1)
         q, k = (part(x).view(shape).transpose(1, 2) for part in (attention.q_proj, attention.k_proj))
         weights = (q @ k.transpose(-1, -2) * attention.scale).softmax(-1).mean(1)
-        steps.append(_Step(False, weights.float().cpu(), _share(out[0], residual[0])))
+        steps.append(_LayerAttention(False, weights.float().cpu(), _update_fraction(out[0], residual[0])))
 
     return hook
 
 
-def _timed(steps: list[_Step]) -> Any:
+def _temporal_hook(steps: list[_LayerAttention]) -> Any:
     def hook(layer: Any, args: tuple[Any, ...], out: Tensor) -> None:
         x, turn = args[:2]
         frames, places, width = x.shape
         qkv = layer.qkv(layer.norm(x)).view(1, frames, places, 3, layer.heads, width // layer.heads)
-        turned = rotate(qkv[:, :, :, :2].permute(0, 2, 3, 4, 1, 5), turn[:, :, :, None])
+        turned = apply_rope(qkv[:, :, :, :2].permute(0, 2, 3, 4, 1, 5), turn[:, :, :, None])
         q, k = turned.unbind(2)  # (1, N, heads, T, head width)
         weights = (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).softmax(-1).mean(2)[0]
-        steps.append(_Step(True, weights.float().cpu(), _share(out - x, x)))
+        steps.append(_LayerAttention(True, weights.float().cpu(), _update_fraction(out - x, x)))
 
     return hook
 
 
-def _pooling(pooled: list[Tensor]) -> Any:
+def _pooling_hook(pooled: list[Tensor]) -> Any:
     def hook(head: Any, args: tuple[Any, ...]) -> None:
         hidden = args[0]
         probe = head.probe.repeat(len(hidden), 1, 1)

@@ -12,14 +12,14 @@ from huggingface_hub.errors import HfHubHTTPError
 from safetensors.torch import save_file
 
 from verbspace.model.card import encoder_card
-from verbspace.model.files import CONCEPTS, HUB_ID, WEIGHTS
-from verbspace.placing import PlacingFolder
+from verbspace.model.files import CONCEPT_SET_FILE, HUB_ID, WEIGHTS_FILE
+from verbspace.placing import AtomicDirectory
 
 if TYPE_CHECKING:
     from verbspace.model.encoder import VideoEncoder
 
 
-def save(encoder: VideoEncoder, folder: Path, base_name: str | None = None, card: str | None = None) -> None:
+def save_encoder(encoder: VideoEncoder, folder: Path, base_name: str | None = None, card: str | None = None) -> None:
     """Write an encoder; `base_name` in the place of its own, `card` in the place of the README without figures."""
     name = encoder.config.base_name if base_name is None else base_name
     kind = {
@@ -30,22 +30,22 @@ def save(encoder: VideoEncoder, folder: Path, base_name: str | None = None, card
     config = {**encoder.config.to_dict(), **kind}
     state = {key: tensor.detach().cpu().contiguous() for key, tensor in encoder.state_dict().items()}
     readme = encoder_card(encoder, base_name=name) if card is None else card
-    with PlacingFolder(folder, stale=(CONCEPTS,)) as part:
+    with AtomicDirectory(folder, obsolete_files=(CONCEPT_SET_FILE,)) as part:
         (part / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-        save_file(state, part / WEIGHTS, metadata={"format": "pt"})
-        encoder.require_sources().save(part)
+        save_file(state, part / WEIGHTS_FILE, metadata={"format": "pt"})
+        encoder.require_processor().save(part)
         if encoder.concept_set is not None:
-            encoder.concept_set.save(part / CONCEPTS)
+            encoder.concept_set.save(part / CONCEPT_SET_FILE)
         (part / "README.md").write_text(readme, encoding="utf-8")
 
 
-def push(
+def push_encoder(
     encoder: VideoEncoder,
     repo_id: str,
     *,
     private: bool | None,
     token: str | None,
-    message: str,
+    commit_message: str,
     card: str | None = None,
 ) -> str:
     """Create a model repository if need be, and upload an encoder in one commit. Returns its address."""
@@ -55,11 +55,11 @@ def push(
     api = HfApi(token=token)
     with tempfile.TemporaryDirectory(prefix="verbspace-") as temporary:
         folder = Path(temporary) / "encoder"
-        save(encoder, folder, name if HUB_ID.fullmatch(name) else "", card)
+        save_encoder(encoder, folder, name if HUB_ID.fullmatch(name) else "", card)
         try:
             url = api.create_repo(repo_id, private=private, exist_ok=True)
             # A concept set of a former upload, which this one lacks, would be loaded with it.
-            api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=message, delete_patterns=[CONCEPTS])
+            api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=commit_message, delete_patterns=[CONCEPT_SET_FILE])
         except HfHubHTTPError as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0].split(" (Request ID")[0].rstrip(". ")
             mend = "; hf auth login, or give a token that may write" if error.response.status_code in (401, 403) else ""

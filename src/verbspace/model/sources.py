@@ -12,15 +12,15 @@ from typing import Any
 from transformers import AutoTokenizer, BatchEncoding
 
 # What transformers' image processors of these families take where nothing is said.
-CLIP_PIXELS = {
+CLIP_PIXEL_STATS = {
     "image_mean": [0.48145466, 0.4578275, 0.40821073],
     "image_std": [0.26862954, 0.26130258, 0.27577711],
 }
-SIGLIP_PIXELS = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
+SIGLIP_PIXEL_STATS = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
 
 
 @dataclass(frozen=True)
-class Sources:
+class Processor:
     """A tokenizer, and an image processor's settings, kept to be written back unchanged.
 
     context: tokens that the text tower takes at most. siglip: texts are lower-cased and padded to the whole
@@ -28,17 +28,17 @@ class Sources:
     """
 
     tokenizer: Any
-    processor: dict[str, Any]
-    context: int
-    siglip: bool
+    image_processor_config: dict[str, Any]
+    context_length: int
+    is_siglip: bool
 
     @classmethod
-    def read(cls, folder: Path, base: Any) -> Sources:
+    def from_folder(cls, folder: Path, base_config: Any) -> Processor:
         """From a checkpoint's folder; `base` is its CLIP-family config. Raises ValueError for what cannot
         be read."""
-        siglip = str(base.model_type).startswith("siglip")
-        processor = _read_processor(folder, SIGLIP_PIXELS if siglip else CLIP_PIXELS)
-        return cls(_read_tokenizer(folder), processor, int(base.text_config.max_position_embeddings), siglip)
+        siglip = str(base_config.model_type).startswith("siglip")
+        processor = _read_image_processor_config(folder, SIGLIP_PIXEL_STATS if siglip else CLIP_PIXEL_STATS)
+        return cls(_read_tokenizer(folder), processor, int(base_config.text_config.max_position_embeddings), siglip)
 
     def save(self, folder: Path) -> None:
         """Into a folder, for `read`."""
@@ -46,34 +46,34 @@ class Sources:
             self.tokenizer.backend_tokenizer.no_padding()
             self.tokenizer.backend_tokenizer.no_truncation()
         self.tokenizer.save_pretrained(folder)
-        text = json.dumps(self.processor, indent=2) + "\n"
+        text = json.dumps(self.image_processor_config, indent=2) + "\n"
         (folder / "preprocessor_config.json").write_text(text, encoding="utf-8")
 
     @property
-    def mean(self) -> list[float]:
+    def image_mean(self) -> list[float]:
         """Per channel, of values in 0..1."""
-        return list(self.processor["image_mean"])
+        return list(self.image_processor_config["image_mean"])
 
     @property
-    def std(self) -> list[float]:
+    def image_std(self) -> list[float]:
         """Per channel, of values in 0..1."""
-        return list(self.processor["image_std"])
+        return list(self.image_processor_config["image_std"])
 
     def tokenize(self, texts: list[str]) -> BatchEncoding:
         """Texts -> the text tower's inputs. What is longer than the context is cut off."""
         words = self.tokenizer(
-            [text.lower() for text in texts] if self.siglip else texts,
-            padding="max_length" if self.siglip else True,
+            [text.lower() for text in texts] if self.is_siglip else texts,
+            padding="max_length" if self.is_siglip else True,
             truncation=True,
-            max_length=self.context,
+            max_length=self.context_length,
             return_tensors="pt",
         )
-        kept = ("input_ids",) if self.siglip else ("input_ids", "attention_mask")
+        kept = ("input_ids",) if self.is_siglip else ("input_ids", "attention_mask")
         return BatchEncoding({name: words[name] for name in kept})
 
     def count_tokens(self, text: str) -> int:
         """Tokens of a text with its end marks, before anything is cut off."""
-        return len(self.tokenizer(text.lower() if self.siglip else text, verbose=False)["input_ids"])
+        return len(self.tokenizer(text.lower() if self.is_siglip else text, verbose=False)["input_ids"])
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -103,7 +103,7 @@ def _read_tokenizer(folder: Path) -> Any:
         raise ValueError(f"{folder}: the tokenizer cannot be read: {reason}") from error
 
 
-def _read_processor(folder: Path, default: dict[str, Any]) -> dict[str, Any]:
+def _read_image_processor_config(folder: Path, default: dict[str, Any]) -> dict[str, Any]:
     """preprocessor_config.json, or its newer place within processor_config.json.
 
     Read as JSON: transformers' own loading may ask for torchvision.

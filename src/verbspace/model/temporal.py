@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from verbspace.model.attention import explicit
+from verbspace.model.attention import eager_attention
 
-SHORTEST, LONGEST = 0.15, 30.0  # periods in seconds of the rotary frequencies
+MIN_PERIOD_S, MAX_PERIOD_S = 0.15, 30.0  # periods in seconds of the rotary frequencies
 
 
 class TemporalAttention(nn.Module):
@@ -27,73 +27,73 @@ class TemporalAttention(nn.Module):
     width: of the tokens. heads: must divide the width into even parts, else ValueError.
     """
 
-    def __init__(self, width: int, heads: int, eps: float = 1e-5) -> None:
+    def __init__(self, width: int, num_heads: int, eps: float = 1e-5) -> None:
         super().__init__()
-        if width % heads or (width // heads) % 2:
-            raise ValueError(f"{heads} heads do not divide a width of {width} into even parts")
-        self.heads = heads
+        if width % num_heads or (width // num_heads) % 2:
+            raise ValueError(f"{num_heads} heads do not divide a width of {width} into even parts")
+        self.num_heads = num_heads
         self.norm = nn.LayerNorm(width, eps=eps)
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
-        self.reset()
+        self.reset_parameters()
 
-    def reset(self) -> None:
+    def reset_parameters(self) -> None:
         """Fresh weights from the global generator; the output projection at zero."""
         nn.init.ones_(self.norm.weight)
         nn.init.normal_(self.qkv.weight, std=self.qkv.in_features**-0.5)
         for tensor in (self.norm.bias, self.qkv.bias, self.out.weight, self.out.bias):
             nn.init.zeros_(tensor)
 
-    def forward(self, x: Tensor, rotation: Tensor, fused: bool = False) -> Tensor:
+    def forward(self, x: Tensor, rope: Tensor, use_sdpa: bool = False) -> Tensor:
         """(B·T, N, width) tokens -> the same, each place having looked at its T moments.
 
         rotation: from the function of that name. fused: use scaled_dot_product_attention rather than
         explicit products.
         """
         frames, places, width = x.shape
-        clips, moments = rotation.shape[1], rotation.shape[4]
-        qkv = self.qkv(self.norm(x)).view(clips, moments, places, 3, self.heads, width // self.heads)
-        turned = rotate(qkv[:, :, :, :2].permute(0, 2, 3, 4, 1, 5), rotation[:, :, :, None])
+        clips, moments = rope.shape[1], rope.shape[4]
+        qkv = self.qkv(self.norm(x)).view(clips, moments, places, 3, self.num_heads, width // self.num_heads)
+        turned = apply_rope(qkv[:, :, :, :2].permute(0, 2, 3, 4, 1, 5), rope[:, :, :, None])
         q, k = turned.unbind(2)  # each (B, N, heads, T, head width), as v
         v = qkv[:, :, :, 2].permute(0, 2, 3, 1, 4)
-        y = F.scaled_dot_product_attention(q, k, v) if fused else explicit(q, k, v, q.shape[-1] ** -0.5)
+        y = F.scaled_dot_product_attention(q, k, v) if use_sdpa else eager_attention(q, k, v, q.shape[-1] ** -0.5)
         out: Tensor = self.out(y.permute(0, 3, 1, 2, 4).reshape(frames, places, width))
         return x + out
 
 
-def rotation(times: Tensor, head_width: int) -> Tensor:
+def rope_cos_sin(times: Tensor, head_dim: int) -> Tensor:
     """Seconds (B, T) -> cosines and sines (2, B, 1, 1, T, head width / 2), float32, for every layer.
 
     Times are taken from the clip's first, in their own type, so that late clips lose no precision.
     Nothing is kept in a buffer, which a model's change of type would round.
     """
-    ends = math.log10(SHORTEST), math.log10(LONGEST)
-    periods = torch.logspace(*ends, head_width // 2, dtype=torch.float32, device=times.device)
+    ends = math.log10(MIN_PERIOD_S), math.log10(MAX_PERIOD_S)
+    periods = torch.logspace(*ends, head_dim // 2, dtype=torch.float32, device=times.device)
     angles = (times - times[:, :1]).float()[..., None] * (2 * math.pi / periods)
     return torch.stack([angles.cos(), angles.sin()])[:, :, None, None]
 
 
-def rotate(x: Tensor, rotation: Tensor) -> Tensor:
+def apply_rope(x: Tensor, rope: Tensor) -> Tensor:
     """Rotate pairs (x_i, x_{i + half}) of the last axis by the angles of each moment."""
-    cos, sin = rotation.to(x.dtype)
-    turned: Tensor = _Rotate.apply(x, cos, sin)  # type: ignore[no-untyped-call]
+    cos, sin = rope.to(x.dtype)
+    turned: Tensor = _RopeFunction.apply(x, cos, sin)  # type: ignore[no-untyped-call]
     return turned
 
 
-class _Rotate(torch.autograd.Function):
+class _RopeFunction(torch.autograd.Function):
     """A rotation's gradient is the rotation back; nothing but the angles is kept for it."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         ctx.save_for_backward(cos, sin)
-        return _turn(x, cos, sin)
+        return _apply_rope(x, cos, sin)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, None]:
         cos, sin = ctx.saved_tensors
-        return _turn(gradient, cos, -sin), None, None
+        return _apply_rope(grad_output, cos, -sin), None, None
 
 
-def _turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def _apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     a, b = x.chunk(2, dim=-1)
     return torch.cat([torch.addcmul(a * cos, b, sin, value=-1), torch.addcmul(a * sin, b, cos)], dim=-1)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-FAMILIES = {  # a config's model_type, and what is known by it
+SUPPORTED_MODELS = {  # a config's model_type, and what is known by it
     "clip": "CLIP and MetaCLIP",
     "metaclip_2": "MetaCLIP 2",
     "siglip": "SigLIP, and SigLIP 2 of a fixed resolution",
@@ -20,18 +20,18 @@ FAMILIES = {  # a config's model_type, and what is known by it
 }
 
 
-def check_family(model_type: object, source: str) -> None:
+def validate_model_type(model_type: object, source: str) -> None:
     """Raise ValueError for a config, of the source named, whose towers are not known here."""
-    if model_type not in FAMILIES:
-        known = ", ".join(FAMILIES.values())
+    if model_type not in SUPPORTED_MODELS:
+        known = ", ".join(SUPPORTED_MODELS.values())
         raise ValueError(f"{source}: model_type: {model_type!r} is none that is read; use {known}")
 
 
-def image_size(vision: Any) -> int:
+def image_size(vision_config: Any) -> int:
     """Side in pixels of the frames that a vision config was made for: NaFlex has a square grid of
     patches."""
-    size = getattr(vision, "image_size", None)
-    return int(size) if size is not None else math.isqrt(vision.num_patches) * int(vision.patch_size)
+    size = getattr(vision_config, "image_size", None)
+    return int(size) if size is not None else math.isqrt(vision_config.num_patches) * int(vision_config.patch_size)
 
 
 def embedding_dim(config: Any) -> int:
@@ -40,7 +40,7 @@ def embedding_dim(config: Any) -> int:
     return int(projection if projection is not None else config.vision_config.hidden_size)
 
 
-def tokens(base: PreTrainedModel, pixels: Tensor) -> Tensor:
+def embed_patches(base: PreTrainedModel, pixels: Tensor) -> Tensor:
     """Normalised frames (F, 3, H, W) -> tokens (F, N, width), positions interpolated to sizes not native.
 
     Rows and columns that do not fill a patch are left out. Raises ValueError for frames smaller than a
@@ -52,7 +52,7 @@ def tokens(base: PreTrainedModel, pixels: Tensor) -> Tensor:
     if min(height, width) < patch:
         raise ValueError(f"frames of {height}×{width} px are smaller than one patch of {patch}×{patch} px")
     if hasattr(vision.embeddings, "resize_positional_embeddings"):
-        return _naflex_tokens(vision.embeddings, pixels[..., : height // patch * patch, : width // patch * patch])
+        return _embed_naflex_patches(vision.embeddings, pixels[..., : height // patch * patch, : width // patch * patch])
     native = (image_size(vision.config),) * 2
     hidden: Tensor = vision.embeddings(pixels, interpolate_pos_encoding=(height, width) != native)
     if hasattr(vision, "pre_layrnorm"):
@@ -60,17 +60,17 @@ def tokens(base: PreTrainedModel, pixels: Tensor) -> Tensor:
     return hidden
 
 
-def some_tokens(base: PreTrainedModel, hidden: Tensor, patches: Tensor) -> Tensor:
+def gather_patch_tokens(base: PreTrainedModel, hidden: Tensor, patch_indices: Tensor) -> Tensor:
     """Of tokens (F, N, width) those of the patches numbered (F, P), after the class token where there is one."""
     vision: Any = base.vision_model
     first = 1 if hasattr(vision, "pre_layrnorm") else 0  # CLIP's class token
-    places = patches.to(hidden.device) + first
+    places = patch_indices.to(hidden.device) + first
     if first:
         places = torch.cat([places.new_zeros(len(places), 1), places], 1)
     return hidden.gather(1, places[..., None].expand(-1, -1, hidden.shape[-1]))
 
 
-def _naflex_tokens(embeddings: Any, pixels: Tensor) -> Tensor:
+def _embed_naflex_patches(embeddings: Any, pixels: Tensor) -> Tensor:
     """NaFlex takes patches, rows first and colours last, and positions resized to each image's grid.
 
     All frames here share a grid, so the positions are resized once.
@@ -86,7 +86,7 @@ def _naflex_tokens(embeddings: Any, pixels: Tensor) -> Tensor:
     return hidden
 
 
-def pool(base: PreTrainedModel, hidden: Tensor) -> Tensor:
+def pool_and_project(base: PreTrainedModel, hidden: Tensor) -> Tensor:
     """Tokens after the last layer (F, N, width) -> projected frame embeddings (F, D)."""
     vision: Any = base.vision_model
     if hasattr(vision, "head"):  # SigLIP pools by attention, and has no class token and no projection
@@ -96,6 +96,6 @@ def pool(base: PreTrainedModel, hidden: Tensor) -> Tensor:
     return projected
 
 
-def spatial_parts(base: PreTrainedModel) -> list[Any]:
+def vision_modules(base: PreTrainedModel) -> list[Any]:
     """The modules that see pixels: the vision tower and, in CLIP, its projection."""
     return [base.vision_model, *([base.visual_projection] if hasattr(base, "visual_projection") else [])]

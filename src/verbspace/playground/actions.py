@@ -19,8 +19,8 @@ ACTIONS: tuple[str, ...] = (
     "jumping", "kicking a ball", "throwing a ball", "catching a ball", "lifting a box", "putting down a box",
     "punching", "swinging a bat", "raising a hand", "bowing", "dribbling a ball", "drinking from a cup",
 )  # fmt: skip
-RESERVED: tuple[str, ...] = ("clapping", "doing jumping jacks", "swinging a bat", "drinking from a cup")
-TRAINED: tuple[str, ...] = tuple(name for name in ACTIONS if name not in RESERVED)
+HELD_OUT_ACTIONS: tuple[str, ...] = ("clapping", "doing jumping jacks", "swinging a bat", "drinking from a cup")
+TRAIN_ACTIONS: tuple[str, ...] = tuple(name for name in ACTIONS if name not in HELD_OUT_ACTIONS)
 
 
 @dataclass(frozen=True)
@@ -29,11 +29,11 @@ class Style:
 
     tempo: float
     reach: float
-    start: float
+    phase: float
     sway: float
 
     @staticmethod
-    def draw(rng: np.random.Generator) -> Style:
+    def sample(rng: np.random.Generator) -> Style:
         """A random person."""
         return Style(rng.uniform(0.8, 1.2), rng.uniform(0.85, 1.1), rng.uniform(), rng.uniform(-4, 4))
 
@@ -44,7 +44,7 @@ def _pose(t: Array, style: Style, front: float = 0.2) -> Pose:
     def full(value: float) -> Array:
         return np.full_like(t, value)
 
-    breath = (1.5 * np.sin(2 * np.pi * (0.3 * t + style.start))).astype(np.float32)
+    breath = (1.5 * np.sin(2 * np.pi * (0.3 * t + style.phase))).astype(np.float32)
     spread = 8.0 if front > 0.5 else 4.0
     return Pose(
         arm=[full(-spread) + breath, full(spread) - breath],
@@ -61,13 +61,13 @@ def _pose(t: Array, style: Style, front: float = 0.2) -> Pose:
 
 def _beat(t: Array, rate: float, style: Style) -> Array:
     """A smooth beat between 0 and 1, `rate` per second."""
-    beat: Array = (0.5 - 0.5 * np.cos(2 * np.pi * (rate * style.tempo * t + style.start))).astype(np.float32)
+    beat: Array = (0.5 - 0.5 * np.cos(2 * np.pi * (rate * style.tempo * t + style.phase))).astype(np.float32)
     return beat
 
 
 def _cycle(t: Array, seconds: float, style: Style) -> Array:
     """Progress 0 to 1 through an action done once every `seconds`, from somewhere near its beginning."""
-    return ((t * style.tempo / seconds + 0.35 * style.start - 0.2) % 1.0).astype(np.float32)
+    return ((t * style.tempo / seconds + 0.35 * style.phase - 0.2) % 1.0).astype(np.float32)
 
 
 def _ramp(progress: Array, start: float, stop: float) -> Array:
@@ -90,7 +90,7 @@ def waving(t: Array, s: Style) -> Pose:
     """One arm up, the forearm swinging from side to side."""
     p = _pose(t, s, 1.0)
     p.arm[1] = p.arm[1] + 128 * s.reach
-    p.elbow[1] = (25 + 38 * s.reach * np.sin(2 * np.pi * (1.8 * s.tempo * t + s.start))).astype(np.float32)
+    p.elbow[1] = (25 + 38 * s.reach * np.sin(2 * np.pi * (1.8 * s.tempo * t + s.phase))).astype(np.float32)
     return p
 
 
@@ -169,7 +169,7 @@ def standing_up(t: Array, s: Style) -> Pose:
 
 def _gait(t: Array, s: Style, rate: float, swing: float, bend: float, elbow: float, lean: float, hop: float) -> Pose:
     p = _pose(t, s)
-    phase = 2 * np.pi * (rate * s.tempo * t + s.start)
+    phase = 2 * np.pi * (rate * s.tempo * t + s.phase)
     for side, shift in enumerate((0.0, np.pi)):
         stride = np.sin(phase + shift)
         p.thigh[side] = (6 + swing * s.reach * stride).astype(np.float32)
@@ -195,7 +195,7 @@ def running(t: Array, s: Style) -> Pose:
 def jumping(t: Array, s: Style) -> Pose:
     """Crouch, then up into the air with both feet, arms swinging overhead."""
     p = _pose(t, s)
-    u = (0.75 * s.tempo * t + s.start) % 1.0
+    u = (0.75 * s.tempo * t + s.phase) % 1.0
     crouch = np.clip(np.sin(2 * np.pi * u), 0, 1)
     air = np.clip(-np.sin(2 * np.pi * u), 0, 1)
     for side in (0, 1):
@@ -237,7 +237,7 @@ def throwing(t: Array, s: Style) -> Pose:
     fly = np.clip((progress - 0.5) / 0.5, 0, 1)
     held = (fly <= 0).astype(np.float32)
     in_hand, flying = _ball(0 * t, 0 * t, 1), _ball(0.55 + 2.2 * fly, 1.5 + 0.25 * fly - 0.9 * fly * fly)
-    in_hand.shown, flying.shown = held, 1 - held
+    in_hand.visibility, flying.visibility = held, 1 - held
     p.props = [in_hand, flying]
     return p
 
@@ -254,7 +254,7 @@ def catching(t: Array, s: Style) -> Pose:
     fly = 1 - np.clip(progress / 0.5, 0, 1)
     held = (fly <= 0).astype(np.float32)
     in_hand, flying = _ball(0 * t, 0 * t, 2), _ball(0.62 + 2.2 * fly, 1.25 + 0.4 * fly - 0.5 * fly * fly)
-    in_hand.shown, flying.shown = held, 1 - held
+    in_hand.visibility, flying.visibility = held, 1 - held
     p.props = [in_hand, flying]
     return p
 
@@ -299,7 +299,7 @@ def putting_down(t: Array, s: Style) -> Pose:
 def punching(t: Array, s: Style) -> Pose:
     """Fists up, the arms shoot forward in turn."""
     p = _pose(t, s)
-    beat = np.sin(2 * np.pi * (1.4 * s.tempo * t + s.start))
+    beat = np.sin(2 * np.pi * (1.4 * s.tempo * t + s.phase))
     for side, sign in enumerate((1, -1)):
         out = np.clip(sign * beat * 1.4, 0, 1)
         p.arm[side] = (28 + 62 * s.reach * out).astype(np.float32)
@@ -348,7 +348,7 @@ def bowing(t: Array, s: Style) -> Pose:
 def dribbling(t: Array, s: Style) -> Pose:
     """One hand pats a ball that bounces on the floor."""
     p = _pose(t, s)
-    u = (1.5 * s.tempo * t + s.start) % 1.0
+    u = (1.5 * s.tempo * t + s.phase) % 1.0
     height = 1 - np.abs(2 * u - 1) ** 2
     p.arm[1] = (24 + 14 * s.reach * height).astype(np.float32)
     p.elbow[1] = (28 + 30 * height).astype(np.float32)

@@ -50,10 +50,10 @@ class Prop:
     b: Array
     radius: float
     hand: int | None = None
-    shown: Array | None = None  # (F,) of 0 and 1
+    visibility: Array | None = None  # (F,) of 0 and 1
 
 
-def _limb(start: Array, length: float, degrees: Array) -> Array:
+def _limb_end(start: Array, length: float, degrees: Array) -> Array:
     angle = np.deg2rad(degrees)
     return (start + length * np.stack([np.sin(angle), -np.cos(angle)], -1)).astype(np.float32)
 
@@ -76,19 +76,19 @@ def joints(pose: Pose) -> dict[str, Array]:
         hip = pelvis + np.array([sign * HIP_WIDTH * pose.front, 0], np.float32)
         shoulder = neck - 0.05 * up + sign * SHOULDER_WIDTH * pose.front * across
         out[f"hip{side}"], out[f"shoulder{side}"] = hip, shoulder
-        out[f"knee{side}"] = _limb(hip, THIGH, pose.thigh[side])
-        out[f"foot{side}"] = _limb(out[f"knee{side}"], SHIN, pose.thigh[side] - pose.knee[side])
-        out[f"elbow{side}"] = _limb(shoulder, UPPER_ARM, pose.arm[side])
-        out[f"hand{side}"] = _limb(out[f"elbow{side}"], FOREARM, pose.arm[side] + pose.elbow[side])
+        out[f"knee{side}"] = _limb_end(hip, THIGH, pose.thigh[side])
+        out[f"foot{side}"] = _limb_end(out[f"knee{side}"], SHIN, pose.thigh[side] - pose.knee[side])
+        out[f"elbow{side}"] = _limb_end(shoulder, UPPER_ARM, pose.arm[side])
+        out[f"hand{side}"] = _limb_end(out[f"elbow{side}"], FOREARM, pose.arm[side] + pose.elbow[side])
     lowest = np.minimum(out["foot0"][:, 1], out["foot1"][:, 1])
     height = -lowest + pose.lift if pose.seat is None else np.maximum(pose.seat, -lowest)
     rise = np.stack([zero, height], -1)
     return {name: (place + rise).astype(np.float32) for name, place in out.items()}
 
 
-def placed(prop: Prop, at: dict[str, Array]) -> tuple[Array, Array]:
+def prop_endpoints(prop: Prop, joint_positions: dict[str, Array]) -> tuple[Array, Array]:
     """The two end points of a prop, (F, 2) each, once the figure's hands are known."""
     if prop.hand is None:
         return prop.a, prop.b
-    base = (at["hand0"] + at["hand1"]) / 2 if prop.hand == 2 else at[f"hand{prop.hand}"]
+    base = (joint_positions["hand0"] + joint_positions["hand1"]) / 2 if prop.hand == 2 else joint_positions[f"hand{prop.hand}"]
     return (base + prop.a).astype(np.float32), (base + prop.b).astype(np.float32)

@@ -22,11 +22,11 @@ from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTokenizer, CLIPVisionConfig
 
 from verbspace.playground.actions import ACTIONS
-from verbspace.playground.stills import Stills, draw_stills
+from verbspace.playground.stills import CaptionedImages, render_captioned_images
 
 IMAGE_SIZE, PATCH_SIZE = 48, 8
-MEAN, STD = [0.5, 0.5, 0.5], [0.25, 0.25, 0.25]
-CONTEXT = 40
+IMAGE_MEAN, IMAGE_STD = [0.5, 0.5, 0.5], [0.25, 0.25, 0.25]
+CONTEXT_LENGTH = 40
 
 
 def train_tokenizer(captions: list[str], vocabulary: int = 900) -> CLIPTokenizer:
@@ -57,14 +57,14 @@ def train_tokenizer(captions: list[str], vocabulary: int = 900) -> CLIPTokenizer
         raw.model.save(folder)
         vocab = json.loads((Path(folder) / "vocab.json").read_text())
         merges = (Path(folder) / "merges.txt").read_text().splitlines()[1:]
-    return CLIPTokenizer(vocab, [tuple(line.split(" ")) for line in merges], model_max_length=CONTEXT)
+    return CLIPTokenizer(vocab, [tuple(line.split(" ")) for line in merges], model_max_length=CONTEXT_LENGTH)
 
 
-def build_clip(tokenizer: CLIPTokenizer) -> CLIPModel:
+def build_clip_model(tokenizer: CLIPTokenizer) -> CLIPModel:
     """The untrained model: 48 px images in 8 px patches, width 128, 4 layers; a narrower text tower."""
     text = CLIPTextConfig(
         vocab_size=len(tokenizer), hidden_size=96, intermediate_size=288, projection_dim=96, num_hidden_layers=3,
-        num_attention_heads=3, max_position_embeddings=CONTEXT, bos_token_id=tokenizer.bos_token_id,
+        num_attention_heads=3, max_position_embeddings=CONTEXT_LENGTH, bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
     )  # fmt: skip
     vision = CLIPVisionConfig(
@@ -78,42 +78,42 @@ def build_clip(tokenizer: CLIPTokenizer) -> CLIPModel:
     return model
 
 
-def pixels(images: np.ndarray) -> Tensor:
+def to_pixel_values(images: np.ndarray) -> Tensor:
     """uint8 (N, S, S, 3) to normalised (N, 3, S, S)."""
     x = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
-    return (x - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
+    return (x - torch.tensor(IMAGE_MEAN).view(3, 1, 1)) / torch.tensor(IMAGE_STD).view(3, 1, 1)
 
 
-def accuracy(model: CLIPModel, tokenizer: CLIPTokenizer, stills: Stills) -> float:
+def zero_shot_accuracy(model: CLIPModel, tokenizer: CLIPTokenizer, dataset: CaptionedImages) -> float:
     """Zero-shot top-1 over the twenty actions."""
     model.eval()
     with torch.no_grad():
         words = tokenizer([f"a photo of a person {name}" for name in ACTIONS], padding=True, return_tensors="pt")
         texts = F.normalize(model.get_text_features(**words).pooler_output, dim=-1)
-        images = F.normalize(model.get_image_features(pixel_values=pixels(stills.images)).pooler_output, dim=-1)
-    return float(((images @ texts.T).argmax(-1).numpy() == stills.labels).mean())
+        images = F.normalize(model.get_image_features(pixel_values=to_pixel_values(dataset.images)).pooler_output, dim=-1)
+    return float(((images @ texts.T).argmax(-1).numpy() == dataset.labels).mean())
 
 
 def pretrain(
-    images: int = 40_000, steps: int = 3000, batch: int = 256, rate: float = 2e-3, seed: int = 0
+    num_images: int = 40_000, steps: int = 3000, batch_size: int = 256, learning_rate: float = 2e-3, seed: int = 0
 ) -> tuple[CLIPModel, CLIPTokenizer, float]:
     """Train from scratch. Returns the model, its tokenizer, and top-1 on stills that it has not seen."""
     torch.manual_seed(seed)
-    stills, held_out = draw_stills(images, seed), draw_stills(1000, seed + 1)
+    stills, held_out = render_captioned_images(num_images, seed), render_captioned_images(1000, seed + 1)
     tokenizer = train_tokenizer(stills.captions)
     words = tokenizer(stills.captions, padding="max_length", truncation=True, return_tensors="pt")
     length = int(words["attention_mask"].sum(1).max())
     ids, mask = words["input_ids"][:, :length], words["attention_mask"][:, :length]
-    bag = torch.zeros(images, len(tokenizer)).scatter_(1, ids, 1.0)
+    bag = torch.zeros(num_images, len(tokenizer)).scatter_(1, ids, 1.0)
     bag = bag[:, (bag.mean(0) > 0.002) & (bag.mean(0) < 0.9)]
-    model = build_clip(tokenizer)
+    model = build_clip_model(tokenizer)
     model.set_attn_implementation("eager")  # at this size the fused kernel's bf16 backward costs three times as much
     head = nn.Linear(96, bag.shape[1])
     decayed = [p for m in (model, head) for p in m.parameters() if p.ndim > 1]
     plain = [p for m in (model, head) for p in m.parameters() if p.ndim <= 1]
     optimizer = torch.optim.AdamW(
         [{"params": decayed, "weight_decay": 0.1}, {"params": plain, "weight_decay": 0.0}],
-        lr=rate,
+        lr=learning_rate,
         betas=(0.9, 0.98),
     )
     generator = torch.Generator().manual_seed(seed)
@@ -121,14 +121,14 @@ def pretrain(
     for step in range(steps):
         scale = min(1.0, (step + 1) / 100) * 0.5 * (1 + math.cos(math.pi * step / steps))
         for group in optimizer.param_groups:
-            group["lr"] = rate * scale
-        pick = torch.randint(images, (batch,), generator=generator)
+            group["lr"] = learning_rate * scale
+        pick = torch.randint(num_images, (batch_size,), generator=generator)
         with torch.autocast("cpu", torch.bfloat16):
-            seen = model.get_image_features(pixel_values=pixels(stills.images[pick.numpy()])).pooler_output
+            seen = model.get_image_features(pixel_values=to_pixel_values(stills.images[pick.numpy()])).pooler_output
             read = model.get_text_features(input_ids=ids[pick], attention_mask=mask[pick]).pooler_output
             guess = head(seen)
         logits = model.logit_scale.exp() * F.normalize(seen.float(), dim=-1) @ F.normalize(read.float(), dim=-1).T
-        target = torch.arange(batch)
+        target = torch.arange(batch_size)
         contrast = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
         loss = contrast + 50 * F.binary_cross_entropy_with_logits(guess.float(), bag[pick])
         optimizer.zero_grad(set_to_none=True)
@@ -140,14 +140,14 @@ def pretrain(
         if step % 200 == 0 or step == steps - 1:
             print(
                 f"step {step:5d}  contrastive {contrast.item():.3f}  total {loss.item():.3f}  "
-                f"stills top-1 {accuracy(model, tokenizer, held_out):.3f}",
+                f"stills top-1 {zero_shot_accuracy(model, tokenizer, held_out):.3f}",
                 flush=True,
             )
             model.train()
-    return model.eval(), tokenizer, accuracy(model, tokenizer, held_out)
+    return model.eval(), tokenizer, zero_shot_accuracy(model, tokenizer, held_out)
 
 
-def save_clip(model: CLIPModel, tokenizer: CLIPTokenizer, out: Path) -> None:
+def save_clip_model(model: CLIPModel, tokenizer: CLIPTokenizer, out: Path) -> None:
     """Write a `transformers` CLIP folder with fp16 weights."""
     model.half().save_pretrained(out)
     tokenizer.save_pretrained(out)
@@ -156,7 +156,7 @@ def save_clip(model: CLIPModel, tokenizer: CLIPTokenizer, out: Path) -> None:
         "do_resize": True, "size": {"shortest_edge": IMAGE_SIZE}, "resample": 3,
         "do_center_crop": True, "crop_size": {"height": IMAGE_SIZE, "width": IMAGE_SIZE},
         "do_rescale": True, "rescale_factor": 1 / 255,
-        "do_normalize": True, "image_mean": MEAN, "image_std": STD,
+        "do_normalize": True, "image_mean": IMAGE_MEAN, "image_std": IMAGE_STD,
         "do_convert_rgb": True,
     }  # fmt: skip
     (out / "preprocessor_config.json").write_text(json.dumps(preprocessor, indent=2) + "\n")
@@ -171,7 +171,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     model, tokenizer, top1 = pretrain(args.images, args.steps, seed=args.seed)
-    save_clip(model, tokenizer, args.out)
+    save_clip_model(model, tokenizer, args.out)
     print(f"saved {args.out}: {sum(p.numel() for p in model.parameters()):,} parameters, stills top-1 {top1:.3f}")
 
 

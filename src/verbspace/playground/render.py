@@ -7,40 +7,40 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from verbspace.playground.figure import Array, Pose, joints, placed
+from verbspace.playground.figure import Array, Pose, joints, prop_endpoints
 
 SCENES: tuple[str, ...] = ("park", "street", "gym", "room")
-COLOURS: dict[str, tuple[float, float, float]] = {
+COLORS: dict[str, tuple[float, float, float]] = {
     "red": (0.80, 0.18, 0.16), "blue": (0.18, 0.32, 0.78), "green": (0.15, 0.55, 0.25),
     "yellow": (0.90, 0.78, 0.20), "black": (0.12, 0.12, 0.14), "white": (0.93, 0.93, 0.92),
     "purple": (0.50, 0.25, 0.62), "orange": (0.92, 0.52, 0.14),
 }  # fmt: skip
-SKINS = ((0.96, 0.80, 0.69), (0.87, 0.67, 0.51), (0.62, 0.43, 0.30), (0.40, 0.27, 0.19))
-PROPS = {"ball": (0.95, 0.35, 0.20), "box": (0.62, 0.42, 0.22), "bat": (0.80, 0.62, 0.35), "cup": (0.85, 0.9, 0.98),
+SKIN_COLORS = ((0.96, 0.80, 0.69), (0.87, 0.67, 0.51), (0.62, 0.43, 0.30), (0.40, 0.27, 0.19))
+PROP_COLORS = {"ball": (0.95, 0.35, 0.20), "box": (0.62, 0.42, 0.22), "bat": (0.80, 0.62, 0.35), "cup": (0.85, 0.9, 0.98),
          "chair": (0.42, 0.28, 0.18)}  # fmt: skip
 
 
 @dataclass(frozen=True)
-class Look:
+class Appearance:
     """What one person wears, where they are, and how big they are built."""
 
     shirt: str
     trousers: str
     skin: tuple[float, float, float]
     scene: str
-    build: float
+    body_scale: float
     mirrored: bool
 
     @staticmethod
-    def draw(rng: np.random.Generator, scene: str | None = None) -> Look:
+    def sample(rng: np.random.Generator, scene: str | None = None) -> Appearance:
         """A random person in a random or the given scene."""
-        names = list(COLOURS)
-        return Look(
+        names = list(COLORS)
+        return Appearance(
             shirt=names[rng.integers(len(names))],
             trousers=names[rng.integers(len(names))],
-            skin=SKINS[rng.integers(len(SKINS))],
+            skin=SKIN_COLORS[rng.integers(len(SKIN_COLORS))],
             scene=scene or SCENES[rng.integers(len(SCENES))],
-            build=float(rng.uniform(0.88, 1.12)),
+            body_scale=float(rng.uniform(0.88, 1.12)),
             mirrored=bool(rng.integers(2)),
         )
 
@@ -52,31 +52,31 @@ class Camera:
     squeeze: how much wider the picture is than it should be, as footage is that was shown in the wrong aspect ratio.
     """
 
-    centre: Array
+    center: Array
     scale: Array
     roll: Array
-    squeeze: float = 1.0
+    horizontal_stretch: float = 1.0
 
     @staticmethod
-    def still(frames: int, height: int, zoom: float = 1.0, x: float = 0.0, y: float = 1.02) -> Camera:
+    def make_static(frames: int, height: int, zoom: float = 1.0, x: float = 0.0, y: float = 1.02) -> Camera:
         """A camera on a tripod that shows 2.5 m from floor to top at zoom 1."""
         centre = np.tile(np.array([[x, y]], np.float32), (frames, 1))
         full = np.ones(frames, np.float32)
         return Camera(centre, full * (zoom * height / 2.5), full * 0)
 
-    def see(self, points: Array, size: tuple[int, int], mirrored: bool) -> Array:
+    def project(self, points: Array, size: tuple[int, int], mirrored: bool) -> Array:
         """World (F, 2) to pixels (F, 2) as x, y."""
-        offset = points - self.centre
+        offset = points - self.center
         if mirrored:
             offset = offset * np.array([-1, 1], np.float32)
         cos, sin = np.cos(self.roll), np.sin(self.roll)
         x = cos * offset[:, 0] - sin * offset[:, 1]
         y = sin * offset[:, 0] + cos * offset[:, 1]
         height, width = size
-        return np.stack([width / 2 + self.squeeze * self.scale * x, height / 2 - self.scale * y], -1).astype(np.float32)
+        return np.stack([width / 2 + self.horizontal_stretch * self.scale * x, height / 2 - self.scale * y], -1).astype(np.float32)
 
 
-def capsule(image: Array, a: Array, b: Array, radius: Array, colour: Array, shown: Array | None = None) -> None:
+def draw_capsule(image: Array, a: Array, b: Array, radius: Array, color: Array, visibility: Array | None = None) -> None:
     """Blend a capsule from a to b (F, 2 pixels) of `radius` (F,) pixels over `image`, in place, edges one pixel
     soft."""
     height, width = image.shape[1:3]
@@ -95,13 +95,13 @@ def capsule(image: Array, a: Array, b: Array, radius: Array, colour: Array, show
     along = np.clip(along, 0, 1)
     distance = np.sqrt((x - ax - along * dx) ** 2 + (y - ay - along * dy) ** 2)
     cover = np.clip(radius[:, None, None] - distance + 0.5, 0, 1)
-    if shown is not None:
-        cover = cover * shown[:, None, None]
+    if visibility is not None:
+        cover = cover * visibility[:, None, None]
     patch = image[:, y0:y1, x0:x1]
-    patch += cover[..., None] * (colour - patch)
+    patch += cover[..., None] * (color - patch)
 
 
-def _scene(image: Array, camera: Camera, look: Look, size: tuple[int, int]) -> None:
+def _draw_scene(image: Array, camera: Camera, appearance: Appearance, size: tuple[int, int]) -> None:
     """Wall or sky, floor, and one landmark per scene."""
     walls = {
         "park": (0.62, 0.80, 0.93),
@@ -116,21 +116,21 @@ def _scene(image: Array, camera: Camera, look: Look, size: tuple[int, int]) -> N
         "room": (0.58, 0.46, 0.38),
     }
     frames = len(image)
-    image[:] = np.array(walls[look.scene], np.float32)
+    image[:] = np.array(walls[appearance.scene], np.float32)
 
     def bar(x0: float, y0: float, x1: float, y1: float, radius: float, colour: tuple[float, float, float]) -> None:
         ends = [np.tile(np.array([[x, y]], np.float32), (frames, 1)) for x, y in ((x0, y0), (x1, y1))]
-        a, b = (camera.see(end, size, look.mirrored) for end in ends)
-        capsule(image, a, b, camera.scale * radius, np.array(colour, np.float32))
+        a, b = (camera.project(end, size, appearance.mirrored) for end in ends)
+        draw_capsule(image, a, b, camera.scale * radius, np.array(colour, np.float32))
 
-    bar(-6, -1.98, 6, -1.98, 2.0, floors[look.scene])
-    if look.scene == "park":
+    bar(-6, -1.98, 6, -1.98, 2.0, floors[appearance.scene])
+    if appearance.scene == "park":
         bar(-1.05, 0.1, -1.05, 0.8, 0.08, (0.40, 0.28, 0.18))
         bar(-1.05, 1.2, -1.05, 1.5, 0.4, (0.22, 0.48, 0.22))
-    elif look.scene == "street":
+    elif appearance.scene == "street":
         bar(1.15, 0.0, 1.15, 2.4, 0.05, (0.25, 0.25, 0.28))
         bar(-6, -0.25, 6, -0.25, 0.04, (0.95, 0.95, 0.85))
-    elif look.scene == "gym":
+    elif appearance.scene == "gym":
         for y in (0.9, 1.3, 1.7):
             bar(-6, y, 6, y, 0.03, (0.66, 0.50, 0.34))
     else:
@@ -138,9 +138,9 @@ def _scene(image: Array, camera: Camera, look: Look, size: tuple[int, int]) -> N
         bar(0.95, 1.0, 0.95, 2.0, 0.02, (0.98, 0.98, 0.98))
 
 
-def draw(
+def render_frames(
     pose: Pose,
-    look: Look,
+    appearance: Appearance,
     camera: Camera,
     size: tuple[int, int],
     clutter: list[tuple[Array, Array]] | None = None,
@@ -149,26 +149,26 @@ def draw(
     colour)."""
     frames, (height, width) = len(pose.x), size
     image = np.empty((frames, height, width, 3), np.float32)
-    _scene(image, camera, look, size)
+    _draw_scene(image, camera, appearance, size)
     for shape, colour in clutter or []:
         ends = [np.tile(shape[None, i : i + 2], (frames, 1)) for i in (0, 2)]
-        a, b = (camera.see(end, size, look.mirrored) for end in ends)
-        capsule(image, a, b, camera.scale * shape[4], colour)
+        a, b = (camera.project(end, size, appearance.mirrored) for end in ends)
+        draw_capsule(image, a, b, camera.scale * shape[4], colour)
 
-    at = {name: camera.see(place * np.float32(look.build), size, look.mirrored) for name, place in joints(pose).items()}
+    at = {name: camera.project(place * np.float32(appearance.body_scale), size, appearance.mirrored) for name, place in joints(pose).items()}
     ground = joints(pose)
-    skin = np.array(look.skin, np.float32)
-    shirt, trousers = (np.array(COLOURS[name], np.float32) for name in (look.shirt, look.trousers))
-    thick = camera.scale * np.float32(look.build)
+    skin = np.array(appearance.skin, np.float32)
+    shirt, trousers = (np.array(COLORS[name], np.float32) for name in (appearance.shirt, appearance.trousers))
+    thick = camera.scale * np.float32(appearance.body_scale)
 
     def limb(start: str, end: str, radius: float, colour: Array) -> None:
-        capsule(image, at[start], at[end], thick * radius, colour)
+        draw_capsule(image, at[start], at[end], thick * radius, colour)
 
     def hang(behind: bool) -> None:
         for prop in pose.props:
             if (prop.kind == "chair") == behind:
-                a, b = (camera.see(end * np.float32(look.build), size, look.mirrored) for end in placed(prop, ground))
-                capsule(image, a, b, thick * prop.radius, np.array(PROPS[prop.kind], np.float32), prop.shown)
+                a, b = (camera.project(end * np.float32(appearance.body_scale), size, appearance.mirrored) for end in prop_endpoints(prop, ground))
+                draw_capsule(image, a, b, thick * prop.radius, np.array(PROP_COLORS[prop.kind], np.float32), prop.visibility)
 
     def arm(side: int, shade: float) -> None:
         limb(f"shoulder{side}", f"elbow{side}", 0.06, shirt * shade)
@@ -189,7 +189,7 @@ def draw(
     return np.clip(image, 0, 1)
 
 
-def soften(image: Array, amount: float) -> Array:
+def blur(image: Array, amount: float) -> Array:
     """Blur by repeated three-tap filters along both axes."""
     for _ in range(int(np.ceil(amount))):
         k = np.float32(min(amount, 1.0) * 0.28)
@@ -200,27 +200,27 @@ def soften(image: Array, amount: float) -> Array:
 
 
 @dataclass(frozen=True)
-class Film:
+class CameraEffects:
     """What optics, light and sensor do to a picture; each is a range from which a clip or a photograph draws once.
 
     softness: blur in passes of a three-tap filter. haze: share of a flat grey. warmth: of the light, red against blue.
     light: exposure. grain: standard deviation of the noise.
     """
 
-    softness: tuple[float, float]
+    blur_passes: tuple[float, float]
     haze: tuple[float, float]
     warmth: tuple[float, float]
-    light: tuple[float, float]
-    grain: tuple[float, float]
-    grey: float = 0.0  # share of the colour that is lost
+    exposure: tuple[float, float]
+    noise_std: tuple[float, float]
+    desaturation: float = 0.0  # share of the colour that is lost
 
 
-def develop(image: Array, film: Film, rng: np.random.Generator) -> NDArray[np.uint8]:
+def apply_camera_effects(image: Array, effects: CameraEffects, rng: np.random.Generator) -> NDArray[np.uint8]:
     """The picture as the film records it, uint8."""
-    image = soften(image, rng.uniform(*film.softness))
-    image = image + np.float32(rng.uniform(*film.haze)) * (np.float32(0.62) - image)
-    image = image + np.float32(film.grey) * (image.mean(-1, keepdims=True) - image)
-    tint = 1 + rng.uniform(*film.warmth) * np.array([1.0, 0.1, -1.0])
-    image = image * (rng.uniform(*film.light) * tint).astype(np.float32)
-    image = image + rng.normal(scale=rng.uniform(*film.grain), size=image.shape).astype(np.float32)
+    image = blur(image, rng.uniform(*effects.blur_passes))
+    image = image + np.float32(rng.uniform(*effects.haze)) * (np.float32(0.62) - image)
+    image = image + np.float32(effects.desaturation) * (image.mean(-1, keepdims=True) - image)
+    tint = 1 + rng.uniform(*effects.warmth) * np.array([1.0, 0.1, -1.0])
+    image = image * (rng.uniform(*effects.exposure) * tint).astype(np.float32)
+    image = image + rng.normal(scale=rng.uniform(*effects.noise_std), size=image.shape).astype(np.float32)
     return (np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8)

@@ -13,17 +13,17 @@ from numpy.typing import NDArray
 
 from verbspace.playground.actions import ACTIONS, MOTIONS, Style
 from verbspace.playground.figure import Pose, joints
-from verbspace.playground.render import SCENES, Camera, Film, Look, develop, draw
+from verbspace.playground.render import SCENES, Camera, CameraEffects, Appearance, apply_camera_effects, render_frames
 
-PLACES = {"park": "in a park", "street": "on a street", "gym": "in a gym", "room": "in a room"}
-HAUNTS = {
+SCENE_PHRASES = {"park": "in a park", "street": "on a street", "gym": "in a gym", "room": "in a room"}
+TYPICAL_SCENES = {
     "waving": "street", "doing jumping jacks": "gym", "squatting": "gym", "sitting down": "room", "standing up": "room",
     "walking": "street", "running": "park", "kicking a ball": "park", "throwing a ball": "park",
     "catching a ball": "park", "punching": "gym", "dribbling a ball": "gym", "drinking from a cup": "room",
     "lifting a box": "room", "putting down a box": "room", "bowing": "room",
 }  # fmt: skip
-PHOTOGRAPH = Film(softness=(0.0, 0.5), haze=(0.0, 0.12), warmth=(-0.08, 0.08), light=(0.7, 1.1), grain=(0.0, 0.02))
-OTHER_WORDS: dict[str, tuple[str, ...]] = {
+CLEAN_EFFECTS = CameraEffects(blur_passes=(0.0, 0.5), haze=(0.0, 0.12), warmth=(-0.08, 0.08), exposure=(0.7, 1.1), noise_std=(0.0, 0.02))
+ACTION_PARAPHRASES: dict[str, tuple[str, ...]] = {
     "waving": (
         "swinging a raised forearm from side to side",
         "greeting with one open hand",
@@ -100,7 +100,7 @@ OTHER_WORDS: dict[str, tuple[str, ...]] = {
 
 
 @dataclass(frozen=True)
-class Stills:
+class CaptionedImages:
     """Photographs (N, S, S, 3) uint8, a caption each, and the action's index in ACTIONS (N,)."""
 
     images: NDArray[np.uint8]
@@ -108,12 +108,12 @@ class Stills:
     labels: NDArray[np.int64]
 
 
-def choose_scene(action: str, rng: np.random.Generator) -> str:
+def sample_scene(action: str, rng: np.random.Generator) -> str:
     """Actions have haunts, as they do in life: four times in ten the usual place, else any."""
-    return HAUNTS[action] if action in HAUNTS and rng.uniform() < 0.4 else SCENES[rng.integers(len(SCENES))]
+    return TYPICAL_SCENES[action] if action in TYPICAL_SCENES and rng.uniform() < 0.4 else SCENES[rng.integers(len(SCENES))]
 
 
-def statements(pose: Pose) -> list[str]:
+def visible_facts(pose: Pose) -> list[str]:
     """True statements about the first frame of a pose."""
     at = {name: place[0] for name, place in joints(pose).items()}
     out: list[str] = []
@@ -153,7 +153,7 @@ def statements(pose: Pose) -> list[str]:
     if max(pose.elbow[0][0], pose.elbow[1][0]) > 60:
         out.append("elbows bent")
     for prop in pose.props:
-        if prop.shown is not None and prop.shown[0] < 0.5:
+        if prop.visibility is not None and prop.visibility[0] < 0.5:
             continue
         if prop.kind == "ball":
             low = prop.hand is None and prop.a[0, 1] < 0.2
@@ -174,29 +174,29 @@ def statements(pose: Pose) -> list[str]:
     return out
 
 
-def caption(action: str, pose: Pose, look: Look, rng: np.random.Generator) -> str:
+def make_caption(action: str, pose: Pose, appearance: Appearance, rng: np.random.Generator) -> str:
     """One caption: who, mostly the action in one wording or another, then some of what can be seen."""
     shot = ("a photo of ", "a picture of ", "")[rng.integers(3)]
     who = (
         "a person",
         "someone",
-        f"a person in a {look.shirt} shirt",
-        f"a person in {look.trousers} trousers",
+        f"a person in a {appearance.shirt} shirt",
+        f"a person in {appearance.trousers} trousers",
     )[rng.integers(4)]
     draw_ = rng.uniform()
-    words = OTHER_WORDS[action]
+    words = ACTION_PARAPHRASES[action]
     doing = action if draw_ < 0.5 else words[rng.integers(len(words))] if draw_ < 0.85 else ""
-    seen = statements(pose)
+    seen = visible_facts(pose)
     rng.shuffle(seen)
     parts = seen[: int(rng.integers(0 if doing else 1, 4))]
     if rng.uniform() < 0.35:
-        parts.append(PLACES[look.scene])
+        parts.append(SCENE_PHRASES[appearance.scene])
     deed = f" {doing}" if doing else ""
     seen_here = (", " if doing else " with ") + ", ".join(parts) if parts else ""
     return f"{shot}{who}{deed}{seen_here}"
 
 
-def draw_stills(count: int, seed: int, size: int = 48) -> Stills:
+def render_captioned_images(count: int, seed: int, size: int = 48) -> CaptionedImages:
     """Photograph `count` people, actions in turn, each at a random moment, in fair light on a plain scene."""
     rng = np.random.default_rng([seed, 7])
     images = np.empty((count, size, size, 3), np.uint8)
@@ -205,11 +205,11 @@ def draw_stills(count: int, seed: int, size: int = 48) -> Stills:
     for index, label in enumerate(labels):
         action = ACTIONS[label]
         moment = np.array([rng.uniform(0, 2.4)], np.float32)
-        pose = MOTIONS[action](moment, Style.draw(rng))
-        look = Look.draw(rng, choose_scene(action, rng))
-        camera = Camera.still(
+        pose = MOTIONS[action](moment, Style.sample(rng))
+        look = Appearance.sample(rng, sample_scene(action, rng))
+        camera = Camera.make_static(
             1, size, zoom=rng.uniform(0.95, 1.35), x=rng.uniform(-0.2, 0.2), y=rng.uniform(0.85, 1.05)
         )
-        images[index] = develop(draw(pose, look, camera, (size, size)), PHOTOGRAPH, rng)[0]
-        captions.append(caption(action, pose, look, rng))
-    return Stills(images, captions, labels)
+        images[index] = apply_camera_effects(render_frames(pose, look, camera, (size, size)), CLEAN_EFFECTS, rng)[0]
+        captions.append(make_caption(action, pose, look, rng))
+    return CaptionedImages(images, captions, labels)

@@ -26,27 +26,27 @@ import av
 import numpy as np
 
 from verbspace.placing import write_text
-from verbspace.playground.actions import ACTIONS, MOTIONS, TRAINED, Style
+from verbspace.playground.actions import ACTIONS, MOTIONS, TRAIN_ACTIONS, Style
 from verbspace.playground.figure import Array
-from verbspace.playground.render import Camera, Film, Look, develop, draw
-from verbspace.playground.stills import choose_scene
+from verbspace.playground.render import Camera, CameraEffects, Appearance, apply_camera_effects, render_frames
+from verbspace.playground.stills import sample_scene
 
 HEIGHT, WIDTH = 64, 80
 SPLITS = ("train", "probe", "validation", "test")
 FORMAT = 1  # of the files on disk; a folder with a world of another format is refused
 
 
-FADED = Film((0.6, 1.0), haze=(0.18, 0.26), warmth=(0.08, 0.14), light=(0.6, 0.75), grain=(0.03, 0.05), grey=0.5)
+DEGRADED_EFFECTS = CameraEffects((0.6, 1.0), haze=(0.18, 0.26), warmth=(0.08, 0.14), exposure=(0.6, 0.75), noise_std=(0.03, 0.05), desaturation=0.5)
 
 
 @dataclass(frozen=True)
-class Shift:
+class DomainShift:
     """How the videos differ from the stills: a faded, dim, grainy film, shot askew and shown in the wrong aspect
     ratio, by a hand that shakes and zooms, with clutter and passers-by. 0 switches a strength off; squeeze 1 and
     tilt 0 are upright."""
 
-    film: Film = FADED
-    squeeze: float = 1.35
+    camera_effects: CameraEffects = DEGRADED_EFFECTS
+    horizontal_stretch: float = 1.35
     tilt: float = 4.0  # degrees
     shake: float = 1.0
     zoom: float = 1.0
@@ -64,7 +64,7 @@ class WorldSettings:
     validation: int = 400
     test: int = 800
     long_tail: bool = False
-    shift: Shift = Shift()
+    domain_shift: DomainShift = DomainShift()
 
 
 def split_actions(settings: WorldSettings, split: str) -> list[str]:
@@ -73,7 +73,7 @@ def split_actions(settings: WorldSettings, split: str) -> list[str]:
     if split != "train":
         return [ACTIONS[i % len(ACTIONS)] for i in range(count)]
     rng = np.random.default_rng([settings.seed, 11])
-    names = list(TRAINED)
+    names = list(TRAIN_ACTIONS)
     if not settings.long_tail:
         return [names[i % len(names)] for i in rng.permutation(count)]
     rng.shuffle(names)  # which actions are rare is a matter of chance
@@ -90,31 +90,31 @@ def _smooth(rng: np.random.Generator, times: Array, knots_per_second: float, cha
     return np.stack([np.interp(times, knots, values[:, c]) for c in range(channels)], -1).astype(np.float32)
 
 
-def film(action: str, rng: np.random.Generator, shift: Shift) -> tuple[np.ndarray, int]:
+def render_video(action: str, rng: np.random.Generator, domain_shift: DomainShift) -> tuple[np.ndarray, int]:
     """Film one clip. Returns uint8 frames (F, 64, 80, 3) and their rate in frames per second."""
     rate = int(rng.choice([8, 10, 12, 15]))
     times: Array = (np.arange(int(rng.uniform(2.0, 3.2) * rate)) / rate).astype(np.float32)
-    pose = MOTIONS[action](times, Style.draw(rng))
-    look = Look.draw(rng, choose_scene(action, rng))
-    shake = _smooth(rng, times, 3.0, 3) * 0.012 * shift.shake
-    drift = _smooth(rng, times, 0.5, 3) * 0.024 * shift.shake
+    pose = MOTIONS[action](times, Style.sample(rng))
+    look = Appearance.sample(rng, sample_scene(action, rng))
+    shake = _smooth(rng, times, 3.0, 3) * 0.012 * domain_shift.shake
+    drift = _smooth(rng, times, 0.5, 3) * 0.024 * domain_shift.shake
     centre = np.array([rng.uniform(-0.2, 0.2), rng.uniform(0.85, 1.05)], np.float32) + shake[:, :2] + drift[:, :2]
-    zoom = np.clip((1.15 + rng.uniform(-0.1, 0.08) * shift.zoom) * (1 + drift[:, 2]), 0.7, 1.5)
-    roll = (rng.uniform(-0.03, 0.03) * shift.shake + shake[:, 2] * 0.8 + np.deg2rad(shift.tilt)).astype(np.float32)
-    camera = Camera(centre.astype(np.float32), (zoom * HEIGHT / 2.5).astype(np.float32), roll, shift.squeeze)
+    zoom = np.clip((1.15 + rng.uniform(-0.1, 0.08) * domain_shift.zoom) * (1 + drift[:, 2]), 0.7, 1.5)
+    roll = (rng.uniform(-0.03, 0.03) * domain_shift.shake + shake[:, 2] * 0.8 + np.deg2rad(domain_shift.tilt)).astype(np.float32)
+    camera = Camera(centre.astype(np.float32), (zoom * HEIGHT / 2.5).astype(np.float32), roll, domain_shift.horizontal_stretch)
     clutter = []
-    for _ in range(rng.poisson(0.3 * shift.clutter)):
+    for _ in range(rng.poisson(0.3 * domain_shift.clutter)):
         x, y = rng.uniform(-1.6, 1.6), rng.uniform(0, 2.1)
         to = rng.normal(scale=0.25, size=2)
         shape = np.array([x, y, x + to[0], y + to[1], rng.uniform(0.03, 0.14)], np.float32)
         clutter.append((shape, rng.uniform(0.1, 0.95, 3).astype(np.float32)))
-    image = draw(pose, look, camera, (HEIGHT, WIDTH), clutter)
-    if rng.uniform() < 0.08 * shift.occlusion:  # someone or something passes in front of the lens
+    image = render_frames(pose, look, camera, (HEIGHT, WIDTH), clutter)
+    if rng.uniform() < 0.08 * domain_shift.occlusion:  # someone or something passes in front of the lens
         start, speed, half = rng.uniform(-20, WIDTH + 20), rng.normal(scale=14), rng.uniform(2, 6)
         column = np.arange(WIDTH, dtype=np.float32)
         inside = np.clip(half - np.abs(column[None] - (start + speed * times)[:, None]) + 0.5, 0, 1)
         image += inside[:, None, :, None] * (rng.uniform(0.05, 0.6, 3).astype(np.float32) - image)
-    return develop(image, shift.film, rng), rate
+    return apply_camera_effects(image, domain_shift.camera_effects, rng), rate
 
 
 def write_clip(path: Path, frames: np.ndarray, rate: int, crf: int) -> None:
@@ -132,10 +132,10 @@ def write_clip(path: Path, frames: np.ndarray, rate: int, crf: int) -> None:
     os.replace(part, path)
 
 
-def _shoot(job: tuple[str, str, tuple[int, int, int], Shift]) -> None:
+def _render_clip_file(job: tuple[str, str, tuple[int, int, int], DomainShift]) -> None:
     path, action, seed, shift = job
     rng = np.random.default_rng(seed)
-    frames, rate = film(action, rng, shift)
+    frames, rate = render_video(action, rng, shift)
     write_clip(Path(path), frames, rate, int(rng.integers(22, 33)))
 
 
@@ -144,7 +144,7 @@ def make_world(
     settings: WorldSettings,
     splits: tuple[str, ...] = SPLITS,
     on_clip: Callable[[int, int], None] | None = None,
-    workers: int | None = None,
+    num_workers: int | None = None,
 ) -> Path:
     """Film the splits into `folder` and return it. A split that is there already is kept; one that lacks a clip is
     filmed anew, which gives the same files.
@@ -158,7 +158,7 @@ def make_world(
     if note.exists() and json.loads(note.read_text()) != stamp:
         raise ValueError(f"{note} describes a world of other settings; remove the folder {folder} or choose another")
     write_text(note, json.dumps(stamp, indent=2) + "\n")
-    jobs: dict[str, list[tuple[str, str, tuple[int, int, int], Shift]]] = {}
+    jobs: dict[str, list[tuple[str, str, tuple[int, int, int], DomainShift]]] = {}
     for split in splits:
         actions = split_actions(settings, split)
         paths = [Path(f"{i:05d}.mp4") if split == "train" else Path(a, f"{i:05d}.mp4") for i, a in enumerate(actions)]
@@ -176,17 +176,17 @@ def make_world(
                 str(folder / f"{split}.part" / path),
                 action,
                 (settings.seed, SPLITS.index(split), i),
-                settings.shift,
+                settings.domain_shift,
             )
             for i, (path, action) in enumerate(zip(paths, actions, strict=True))
         ]
     total, done = sum(len(job) for job in jobs.values()), 0
     if not total:
         return folder
-    count = workers if workers is not None else min(os.cpu_count() or 1, 8)
+    count = num_workers if num_workers is not None else min(os.cpu_count() or 1, 8)
     with ProcessPoolExecutor(count, mp_context=get_context("spawn")) as pool:
         for split, work in jobs.items():
-            for _ in pool.map(_shoot, work, chunksize=8):
+            for _ in pool.map(_render_clip_file, work, chunksize=8):
                 done += 1
                 if on_clip:
                     on_clip(done, total)

@@ -28,9 +28,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
 from verbspace.concepts.concept_set import ConceptSet
-from verbspace.concepts.space import By, ConceptSpace
-from verbspace.evaluation.classes import class_numbers
-from verbspace.evaluation.embed import Known, embed_videos
+from verbspace.concepts.space import ScoringMode, ConceptSpace
+from verbspace.evaluation.classes import labels_to_indices
+from verbspace.evaluation.embed import EmbeddingCache, embed_videos
 from verbspace.evaluation.protocol import encoder_hash
 from verbspace.model.encoder import VideoEncoder
 from verbspace.placing import write_text
@@ -38,10 +38,10 @@ from verbspace.video.dataset import ClipDataset, NoReadableVideo
 from verbspace.video.loading import load_clips
 from verbspace.video.manifest import Record, read_manifest
 
-FEWEST = 20  # videos
-BINS = 15  # of the expected calibration error, as in Guo et al.
-_RANGE = (-3.0, 5.0)  # of log T: what is searched
-Method = Literal["another encoder", "halves"]
+MIN_VIDEOS = 20  # videos
+NUM_BINS = 15  # of the expected calibration error, as in Guo et al.
+_LOG_TEMPERATURE_RANGE = (-3.0, 5.0)  # of log T: what is searched
+CalibrationMethod = Literal["another encoder", "halves"]
 
 
 class Calibration(BaseModel):
@@ -55,14 +55,14 @@ class Calibration(BaseModel):
 
     format: Literal["verbspace-calibration/1"] = "verbspace-calibration/1"
     temperature: float = Field(gt=0)
-    method: Method
+    method: CalibrationMethod
     videos: int
     agreement: float
     confidence: tuple[float, float]
     encoder: str
     other: str | None = None
     concepts: str
-    by: By
+    by: ScoringMode
     frames: int
 
     @classmethod
@@ -81,7 +81,7 @@ class Calibration(BaseModel):
         """Write as JSON, under a temporary name first."""
         write_text(Path(path), json.dumps(self.model_dump(mode="json", exclude_none=True), indent=2) + "\n")
 
-    def sentence(self) -> str:
+    def summary(self) -> str:
         """What was fitted, in words."""
         before, after = (f"{100 * value:.1f} %" for value in self.confidence)
         opinion = "the other encoder" if self.other else "the halves of a video"
@@ -92,10 +92,10 @@ class Calibration(BaseModel):
             f"mean confidence {before} before, {after} after"
         )
 
-    def require(self, encoder: VideoEncoder, concepts: ConceptSet, by: By, frames: int) -> None:
+    def validate_for(self, encoder: VideoEncoder, concepts: ConceptSet, scoring: ScoringMode, frames: int) -> None:
         """Raise ValueError unless it was fitted for this."""
         fitted = {"encoder": self.encoder, "concepts": self.concepts, "by": self.by, "frames": self.frames}
-        used = {"encoder": encoder_hash(encoder), "concepts": concepts.hash, "by": by, "frames": frames}
+        used = {"encoder": encoder_hash(encoder), "concepts": concepts.hash, "by": scoring, "frames": frames}
         for field, value in used.items():
             if fitted[field] != value:
                 name = f" ({concepts.name})" if field == "concepts" else ""
@@ -105,7 +105,7 @@ class Calibration(BaseModel):
                 )
 
 
-def fit_temperature(scores: Tensor, answers: Tensor) -> float:
+def fit_temperature(scores: Tensor, targets: Tensor) -> float:
     """The T that makes `answers` (N,) likeliest under softmax(scores / T), scores (N, K).
 
     The likelihood is concave in 1 / T, so a ternary search over log T finds its one maximum, or the end of the range
@@ -114,23 +114,23 @@ def fit_temperature(scores: Tensor, answers: Tensor) -> float:
     scores = scores.double()
 
     def loss(log_t: float) -> float:
-        return float(F.cross_entropy(scores / torch.tensor(log_t).double().exp(), answers))
+        return float(F.cross_entropy(scores / torch.tensor(log_t).double().exp(), targets))
 
-    low, high = _RANGE
+    low, high = _LOG_TEMPERATURE_RANGE
     for _ in range(60):
         a, b = low + (high - low) / 3, high - (high - low) / 3
         low, high = (low, b) if loss(a) <= loss(b) else (a, high)
     return float(torch.tensor((low + high) / 2).exp())
 
 
-def calibration_error(probabilities: Tensor, answers: Tensor) -> float:
+def expected_calibration_error(probabilities: Tensor, targets: Tensor) -> float:
     """Expected calibration error (Guo et al. 2017): over 15 equal bins of the largest of the probabilities (N, K), the
     mean distance between it and the share of right answers, weighted by the bins' videos.
     """
     sure, guess = probabilities.max(1)
-    right = (guess == answers).double()
-    place = (sure * BINS).ceil().long().clamp(1, BINS) - 1
-    off = torch.zeros(BINS, dtype=torch.float64).index_add_(0, place, right - sure.double())
+    right = (guess == targets).double()
+    place = (sure * NUM_BINS).ceil().long().clamp(1, NUM_BINS) - 1
+    off = torch.zeros(NUM_BINS, dtype=torch.float64).index_add_(0, place, right - sure.double())
     return float(off.abs().sum() / len(sure))
 
 
@@ -139,8 +139,8 @@ def calibrate(
     files: Sequence[str | Path],
     concepts: ConceptSet,
     *,
-    other: VideoEncoder | None = None,
-    by: By = "category",
+    reference: VideoEncoder | None = None,
+    scoring: ScoringMode = "category",
     frames: int = 8,
     batch_size: int = 16,
     on_progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
@@ -153,57 +153,57 @@ def calibrate(
     space = ConceptSpace.build(concepts, encoder.encode_text, 1 / encoder.logit_scale)
     records = [Record(path) for path in files]
     if not records:
-        _enough(0)
-    if other is None:
-        first, second = _halves(encoder, records, space, by, frames, batch_size, on_progress)
+        _require_min_videos(0)
+    if reference is None:
+        first, second = _score_halves(encoder, records, space, scoring, frames, batch_size, on_progress)
     else:
-        theirs = ConceptSpace.build(concepts, other.encode_text, 1 / other.logit_scale)
+        theirs = ConceptSpace.build(concepts, reference.encode_text, 1 / reference.logit_scale)
 
         def scores(stage: str, encoder: VideoEncoder, space: ConceptSpace) -> Tensor:
-            known = Known()
+            known = EmbeddingCache()
             tell = partial(on_progress, stage)
             with suppress(NoReadableVideo):
                 embed_videos(
-                    encoder, records, frames=frames, batch_size=batch_size, known=known, on_progress=tell
+                    encoder, records, frames=frames, batch_size=batch_size, cache=known, on_progress=tell
                 )  # fmt: skip
-            read = [record.file for record in records if record.file not in known.bad]
-            _enough(len(read))
-            return space.action_scores(known.embeddings(read), by)
+            read = [record.file for record in records if record.file not in known.failures]
+            _require_min_videos(len(read))
+            return space.action_scores(known.get_embeddings(read), scoring)
 
-        first, second = scores("this encoder", encoder, space), scores("the other encoder", other, theirs)
-    _enough(len(first))
+        first, second = scores("this encoder", encoder, space), scores("the other encoder", reference, theirs)
+    _require_min_videos(len(first))
     here, there = first.argmax(1), second.argmax(1)
     if torch.equal(here, there):
         raise ValueError(
             f"the two opinions agree on each of the {len(here)} videos, so nothing can be learned from where they "
             "differ; give more videos, harder ones, or another encoder"
         )
-    told, answers = (first, there) if other is not None else (torch.cat([first, second]), torch.cat([there, here]))
+    told, answers = (first, there) if reference is not None else (torch.cat([first, second]), torch.cat([there, here]))
     temperature = fit_temperature(told, answers)
     return Calibration(
         temperature=temperature,
-        method="halves" if other is None else "another encoder",
+        method="halves" if reference is None else "another encoder",
         videos=len(first),
         agreement=float((here == there).double().mean()),
-        confidence=(_confidence(told), _confidence(told / temperature)),
+        confidence=(_mean_confidence(told), _mean_confidence(told / temperature)),
         encoder=encoder_hash(encoder),
-        other=None if other is None else encoder_hash(other),
+        other=None if reference is None else encoder_hash(reference),
         concepts=concepts.hash,
-        by=by,
+        by=scoring,
         frames=frames,
     )
 
 
-def other_opinion(encoder: VideoEncoder, against: str | Path | None = None) -> VideoEncoder | None:
+def resolve_reference(encoder: VideoEncoder, reference: str | Path | None = None) -> VideoEncoder | None:
     """The encoder to calibrate against; None is halves.
 
     against: an encoder's folder or hub id, or "halves". Where not given, the frozen image checkpoint, if the encoder
     was adapted and the checkpoint can be loaded; else halves.
     """
-    if against is not None:
-        return None if str(against) == "halves" else VideoEncoder.from_pretrained(against)
+    if reference is not None:
+        return None if str(reference) == "halves" else VideoEncoder.from_pretrained(reference)
     try:
-        frozen = encoder.frozen()
+        frozen = encoder.base_encoder()
     except (ValueError, FileNotFoundError):
         return None
     moves = any(bool(p.any()) for name, p in encoder.temporal.named_parameters() if ".out." in name)
@@ -212,7 +212,7 @@ def other_opinion(encoder: VideoEncoder, against: str | Path | None = None) -> V
     return None if same else frozen
 
 
-def measured(
+def evaluate_calibration(
     encoder: VideoEncoder, data: str | Path, concepts: ConceptSet, calibration: Calibration, batch_size: int = 16
 ) -> dict[str, float]:
     """How far off the probabilities are on labelled videos, which nothing is fitted to: `videos`, `top1`, and the
@@ -223,50 +223,50 @@ def measured(
     found = embed_videos(encoder, read_manifest(data), frames=calibration.frames, batch_size=batch_size)
     if None in found.labels:
         raise ValueError(f"{data}: some videos have no label; give a folder per action, or a list with labels")
-    answers = torch.tensor(class_numbers([str(label) for label in found.labels], concepts))
+    answers = torch.tensor(labels_to_indices([str(label) for label in found.labels], concepts))
     scores = space.action_scores(found.embeddings, calibration.by)
     out = {"videos": float(len(scores)), "top1": float((scores.argmax(1) == answers).double().mean())}
     best = fit_temperature(scores, answers)
     for name, t in (("uncalibrated", 1.0), ("calibrated", calibration.temperature), ("fitted to the labels", best)):
-        out |= {f"{name}, temperature": t, f"{name}, error": calibration_error((scores / t).softmax(1), answers)}
-        out[f"{name}, confidence"] = _confidence(scores / t)
+        out |= {f"{name}, temperature": t, f"{name}, error": expected_calibration_error((scores / t).softmax(1), answers)}
+        out[f"{name}, confidence"] = _mean_confidence(scores / t)
     return out
 
 
-def _halves(
+def _score_halves(
     encoder: VideoEncoder,
     records: list[Record],
     space: ConceptSpace,
-    by: By,
+    scoring: ScoringMode,
     frames: int,
     batch_size: int,
     on_progress: Callable[[str, int, int], None],
 ) -> Tensor:
     """Scores (2, N, K) of the first and second halves in time, `frames` frames of each."""
-    dataset = ClipDataset(records, frames=2 * frames, size=encoder.image_size)
+    dataset = ClipDataset(records, num_frames=2 * frames, size=encoder.image_size)
     rows: list[Tensor] = []
     done = 0
     for batch in load_clips(dataset, batch_size=batch_size):
         done += len(batch["index"]) + len(batch["bad"])
         if len(batch["index"]):
             video, times = batch["video"][:, 0], batch["times"][:, 0]
-            z = [encoder.encode_video(video[:, part], times[:, part]) for part in _parts(frames)]
-            rows.append(torch.stack([space.action_scores(half, by) for half in z]))
+            z = [encoder.encode_video(video[:, part], times[:, part]) for part in _half_slices(frames)]
+            rows.append(torch.stack([space.action_scores(half, scoring) for half in z]))
         on_progress("halves", done, len(records))
     return torch.cat(rows, 1) if rows else torch.zeros(2, 0, len(space.action_names))
 
 
-def _parts(frames: int) -> tuple[slice, slice]:
+def _half_slices(frames: int) -> tuple[slice, slice]:
     return slice(0, frames), slice(frames, 2 * frames)
 
 
-def _confidence(scores: Tensor) -> float:
+def _mean_confidence(scores: Tensor) -> float:
     return float(scores.softmax(1).max(1).values.mean())
 
 
-def _enough(count: int) -> None:
-    if count < FEWEST:
+def _require_min_videos(count: int) -> None:
+    if count < MIN_VIDEOS:
         raise ValueError(
-            f"{count} videos can be read, and a temperature needs {FEWEST}; give more, such as those that "
+            f"{count} videos can be read, and a temperature needs {MIN_VIDEOS}; give more, such as those that "
             "the encoder was adapted to"
         )

@@ -13,17 +13,17 @@ from pydantic import ValidationError
 from verbspace.config import dump_settings, load_settings
 from verbspace.evaluation.evaluate import Evaluation
 from verbspace.evaluation.multi_label import MultiLabelEvaluation
-from verbspace.evaluation.official import OfficialResult
-from verbspace.evaluation.protocol import Protocol, encoder_hash
+from verbspace.evaluation.official import BenchmarkResult
+from verbspace.evaluation.protocol import EvalProtocol, encoder_hash
 from verbspace.model import files
 from verbspace.model.card import encoder_card
 from verbspace.model.encoder import VideoEncoder
 
-Measured = Evaluation | MultiLabelEvaluation | OfficialResult
-MEASURES = {"top1": ("accuracy", "top-1"), "mean_average_precision": ("mean_average_precision", "mAP")}
+AnyResult = Evaluation | MultiLabelEvaluation | BenchmarkResult
+METRICS = {"top1": ("accuracy", "top-1"), "mean_average_precision": ("mean_average_precision", "mAP")}
 
 
-def read_result(path: str | Path) -> Measured:
+def read_result(path: str | Path) -> AnyResult:
     """A result as `verbspace evaluate --out` writes it. Raises FileNotFoundError or ValueError that names the file."""
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -33,14 +33,14 @@ def read_result(path: str | Path) -> Measured:
         ) from None
     except ValueError as error:
         raise ValueError(f"{path}: is not JSON: {error}") from None
-    kind: type[Measured] = Evaluation
+    kind: type[AnyResult] = Evaluation
     if isinstance(content, dict) and "folds" in content:
-        kind = OfficialResult
-        content = {name: content.get(name) for name in OfficialResult.model_fields}  # the means are made from these
+        kind = BenchmarkResult
+        content = {name: content.get(name) for name in BenchmarkResult.model_fields}  # the means are made from these
     elif isinstance(content, dict) and "mean_average_precision" in (content.get("result") or {}):
         kind = MultiLabelEvaluation
     try:
-        found: Measured = kind.model_validate(content)
+        found: AnyResult = kind.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"])) or "the whole"
@@ -52,11 +52,11 @@ def read_result(path: str | Path) -> Measured:
 
 def results_card(
     encoder: VideoEncoder,
-    results: Sequence[Measured],
+    results: Sequence[AnyResult],
     *,
     name: str = "verbspace encoder",
     base_name: str | None = None,
-    config: Path | None = None,
+    config_path: Path | None = None,
 ) -> str:
     """The README of an encoder with what was measured of it, also as the hub's `model-index`.
 
@@ -65,68 +65,68 @@ def results_card(
     """
     own = encoder_hash(encoder)
     for result in results:
-        for protocol in protocols_of(result):
+        for protocol in list_protocols(result):
             if protocol.checkpoint != own:
                 raise ValueError(
                     f"the result on {protocol.data} is of the checkpoint {protocol.checkpoint}, and this encoder is "
                     f"{own}; measure this one"
                 )
-    sections = [_table(results)] if results else []
-    if config is not None:
-        sections.append(_training(config))
-    entries = [_entry(result) for result in results]
+    sections = [_results_table(results)] if results else []
+    if config_path is not None:
+        sections.append(_training_section(config_path))
+    entries = [_eval_result(result) for result in results]
     return encoder_card(encoder, base_name=base_name, name=name, results=entries, sections=sections)
 
 
-def config_of(encoder: str | Path) -> Path | None:
+def find_run_config(encoder: str | Path) -> Path | None:
     """The `config.yaml` of the run that a saved encoder lies in, where it does."""
     path = Path(encoder)
     if not path.is_dir():
         return None
-    folder = files.find(path).resolve()
+    folder = files.resolve_checkpoint(path).resolve()
     beside = folder.parent / "config.yaml"
     return beside if folder.name == "encoder" and beside.is_file() else None
 
 
-def protocols_of(result: Measured) -> list[Protocol]:
+def list_protocols(result: AnyResult) -> list[EvalProtocol]:
     """One, or each split's."""
-    folds = result.folds.values() if isinstance(result, OfficialResult) else [result]
+    folds = result.folds.values() if isinstance(result, BenchmarkResult) else [result]
     return [fold.result.protocol for fold in folds]
 
 
-def data_of(result: Measured) -> str:
+def get_dataset_name(result: AnyResult) -> str:
     """The data set's name, or the folder's."""
-    return result.name.split("/")[0] if isinstance(result, OfficialResult) else protocols_of(result)[0].data
+    return result.name.split("/")[0] if isinstance(result, BenchmarkResult) else list_protocols(result)[0].data
 
 
-def _figures(result: Measured, side: str) -> tuple[float, str] | None:
+def _metric_and_interval(result: AnyResult, field: str) -> tuple[float, str] | None:
     """The figure of a side and, in words, how sure it is; None where it was not measured."""
-    if isinstance(result, OfficialResult) and len(result.folds) > 1:
-        if any(getattr(fold, side) is None for fold in result.folds.values()):
+    if isinstance(result, BenchmarkResult) and len(result.folds) > 1:
+        if any(getattr(fold, field) is None for fold in result.folds.values()):
             return None
-        mean, spread = result.figure(side)
+        mean, spread = result.mean_and_std(field)
         return mean, f"± {100 * spread:.1f} over {len(result.folds)} splits"
-    one = next(iter(result.folds.values())) if isinstance(result, OfficialResult) else result
-    scores = getattr(one, side)
+    one = next(iter(result.folds.values())) if isinstance(result, BenchmarkResult) else result
+    scores = getattr(one, field)
     if scores is None:
         return None
     low, high = (100 * end for end in scores.ci95)
     return scores.figure, f"95% {low:.1f} to {high:.1f}"
 
 
-def measure_of(result: Measured) -> tuple[str, str]:
+def metric_type_and_name(result: AnyResult) -> tuple[str, str]:
     """What its figure is, for the hub and for people."""
     several = isinstance(result, MultiLabelEvaluation)
-    return MEASURES[
-        result.measure if isinstance(result, OfficialResult) else "mean_average_precision" if several else "top1"
+    return METRICS[
+        result.metric_name if isinstance(result, BenchmarkResult) else "mean_average_precision" if several else "top1"
     ]
 
 
-def _task(protocol: Protocol) -> str:
+def _format_task(protocol: EvalProtocol) -> str:
     return protocol.task if protocol.by is None else f"{protocol.task} by {protocol.by}"
 
 
-def _table(results: Sequence[Measured]) -> str:
+def _results_table(results: Sequence[AnyResult]) -> str:
     lines = [
         "## Figures",
         "",
@@ -139,31 +139,31 @@ def _table(results: Sequence[Measured]) -> str:
     for result in results:
         cells = []
         for side in ("result", "frozen"):
-            found = _figures(result, side)
+            found = _metric_and_interval(result, side)
             cells.append("not measured" if found is None else f"{100 * found[0]:.1f} ({found[1]})")
-        protocol = protocols_of(result)[0]
+        protocol = list_protocols(result)[0]
         lines.append(
-            f"| {_plain(data_of(result))} | {_task(protocol)} | {measure_of(result)[1]} | {cells[0]} | {cells[1]} |"
+            f"| {_escape_cell(get_dataset_name(result))} | {_format_task(protocol)} | {metric_type_and_name(result)[1]} | {cells[0]} | {cells[1]} |"
         )
     lines += ["", "Protocols:", ""]
-    lines += [f"- {_plain(protocol.line())}" for result in results for protocol in protocols_of(result)]
+    lines += [f"- {_escape_cell(protocol.summary())}" for result in results for protocol in list_protocols(result)]
     return "\n".join(lines) + "\n"
 
 
-def _plain(text: str) -> str:
+def _escape_cell(text: str) -> str:
     """Text that ends no cell of a table."""
     return text.replace("|", "\\|")
 
 
-def _entry(result: Measured) -> EvalResult:
-    protocols = protocols_of(result)
-    found = _figures(result, "result")
+def _eval_result(result: AnyResult) -> EvalResult:
+    protocols = list_protocols(result)
+    found = _metric_and_interval(result, "result")
     assert found is not None
-    kind, measure = measure_of(result)
-    official = isinstance(result, OfficialResult)
-    data = data_of(result)
-    metric_args: dict[str, Any] = {"protocol": [protocol.line() for protocol in protocols]}
-    frozen = _figures(result, "frozen")
+    kind, measure = metric_type_and_name(result)
+    official = isinstance(result, BenchmarkResult)
+    data = get_dataset_name(result)
+    metric_args: dict[str, Any] = {"protocol": [protocol.summary() for protocol in protocols]}
+    frozen = _metric_and_interval(result, "frozen")
     if frozen is not None:
         metric_args["frozen"] = round(frozen[0], 4)
     return EvalResult(
@@ -173,32 +173,32 @@ def _entry(result: Measured) -> EvalResult:
         dataset_name=data,
         dataset_config=None if official else protocols[0].data_hash,  # the hub puts together what is alike in these
         metric_type=kind,
-        metric_name=f"{_task(protocols[0])}, {measure}, {found[1]}",
+        metric_name=f"{_format_task(protocols[0])}, {measure}, {found[1]}",
         metric_value=round(found[0], 4),
         metric_args=metric_args,
     )
 
 
-def _training(config: Path) -> str:
-    settings = dump_settings(load_settings(config)).strip()
+def _training_section(config_path: Path) -> str:
+    settings = dump_settings(load_settings(config_path)).strip()
     return (
         "## Training\n\nAdapted without labels under these settings of `verbspace adapt`:\n\n"
         f"<details><summary>config.yaml</summary>\n\n```yaml\n{settings}\n```\n\n</details>\n"
     )
 
 
-def card_of(encoder: str | Path, results: Sequence[str | Path]) -> tuple[str, Path | None]:
+def model_card_for(encoder: str | Path, results: Sequence[str | Path]) -> tuple[str, Path | None]:
     """The card of a saved encoder with results from files, and where its README.md lies (None for one that is not in
     a folder of the user's own)."""
     measured = [read_result(path) for path in results]
     folder = Path(encoder)
-    place = files.find(folder) / "README.md" if folder.is_dir() else None
+    place = files.resolve_checkpoint(folder) / "README.md" if folder.is_dir() else None
     loaded = VideoEncoder.from_pretrained(encoder)
-    return results_card(loaded, measured, name=_name(encoder), config=config_of(encoder)), place
+    return results_card(loaded, measured, name=_model_name(encoder), config_path=find_run_config(encoder)), place
 
 
-def push(
-    encoder: str | Path, repository: str, results: Sequence[str | Path] = (), *, private: bool | None = None
+def push_to_hub(
+    encoder: str | Path, repo_id: str, results: Sequence[str | Path] = (), *, private: bool | None = None
 ) -> str:
     """Upload a saved encoder. Returns its address.
 
@@ -210,16 +210,16 @@ def push(
     card: str | None = None
     if measured:
         base = loaded.config.base_name
-        card = results_card(loaded, measured, name=repository.split("/")[-1], base_name=base, config=config_of(encoder))
-    elif Path(encoder).is_dir() and (own := files.find(encoder) / "README.md").is_file():
+        card = results_card(loaded, measured, name=repo_id.split("/")[-1], base_name=base, config_path=find_run_config(encoder))
+    elif Path(encoder).is_dir() and (own := files.resolve_checkpoint(encoder) / "README.md").is_file():
         card = own.read_text(encoding="utf-8")
-    return loaded.push_to_hub(repository, private=private, card=card)
+    return loaded.push_to_hub(repo_id, private=private, card=card)
 
 
-def _name(encoder: str | Path) -> str:
+def _model_name(encoder: str | Path) -> str:
     """Of an encoder in a run's folder, the run's."""
     path = Path(encoder)
     if not path.is_dir():
         return str(encoder).split("/")[-1]
-    folder = files.find(path).resolve()
+    folder = files.resolve_checkpoint(path).resolve()
     return folder.parent.name if folder.name == "encoder" else folder.name

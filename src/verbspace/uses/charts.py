@@ -10,9 +10,9 @@ from textwrap import wrap
 from markupsafe import Markup, escape
 
 DASHES = ("", "6 3", "2 3", "8 3 2 3", "1 3")  # lines stay apart in greyscale
-_LEAST = 1e-300  # what an axis spans; less has no ticks
-MOST_LINES = 25  # that differ in colour or dashes
-_SHAPES = (  # of marks, around (0, 0); they stay apart in greyscale
+_MIN_AXIS_SPAN = 1e-300  # what an axis spans; less has no ticks
+MAX_LINES = 25  # that differ in colour or dashes
+_MARKER_SHAPES = (  # of marks, around (0, 0); they stay apart in greyscale
     '<circle r="5"/>',
     '<rect x="-4.5" y="-4.5" width="9" height="9"/>',
     '<path d="M0 -6L5.5 4.5H-5.5Z"/>',
@@ -34,14 +34,14 @@ class Line:
 
 
 @dataclass(frozen=True)
-class Mark:
+class PointEstimate:
     """A value of a series, in percent, and its 95 % interval where there is one."""
 
     value: float
-    interval: tuple[float, float] | None = None
+    ci95: tuple[float, float] | None = None
 
 
-def drawable(value: float | None) -> bool:
+def is_plottable(value: float | None) -> bool:
     """Whether there is a value that is finite and of a size whose differences are."""
     return value is not None and -1e300 < value < 1e300
 
@@ -58,14 +58,14 @@ def _ticks(low: float, high: float, count: int = 4) -> list[float]:
 def line_chart(lines: Sequence[Line], *, x_label: str, y_label: str, width: int = 460, height: int = 250) -> Markup:
     """Curves over one pair of axes, each named in the legend beneath, with a gap where a value is not finite. Raises
     ValueError where there is nothing to draw."""
-    parts = [_parts(line.points) for line in lines]
+    parts = [_plottable_runs(line.points) for line in lines]
     points = [point for line in parts for part in line for point in part]
     if not points:
         raise ValueError("there is nothing to draw: every line is empty")
     left, right, top, bottom = 46, 10, 10, 36 + 18 * math.ceil(len(lines) / 2)
     x0, x1 = min(p[0] for p in points), max(p[0] for p in points)
     y0, y1 = min(0.0, *(p[1] for p in points)), max(p[1] for p in points)
-    x1, y1 = (x1 if x1 - x0 > _LEAST else x0 + 1), (y1 if y1 - y0 > _LEAST else y0 + 1)
+    x1, y1 = (x1 if x1 - x0 > _MIN_AXIS_SPAN else x0 + 1), (y1 if y1 - y0 > _MIN_AXIS_SPAN else y0 + 1)
 
     def px(x: float) -> float:
         return left + (x - x0) / (x1 - x0) * (width - left - right)
@@ -91,16 +91,16 @@ def line_chart(lines: Sequence[Line], *, x_label: str, y_label: str, width: int 
                 out.append(f'<circle class="f{index % 5}" cx="{px(part[0][0]):.1f}" cy="{py(part[0][1]):.1f}" r="2"/>')
         lx, ly = left + (index % 2) * 200, height - bottom + 36 + 18 * (index // 2)
         out.append(f'<line {style} x1="{lx}" x2="{lx + 22}" y1="{ly}" y2="{ly}"/>')
-        out.append(f'<text class="tick" x="{lx + 27}" y="{ly + 4}">{escape(_short(line.name, 30))}</text>')
+        out.append(f'<text class="tick" x="{lx + 27}" y="{ly + 4}">{escape(_truncate(line.name, 30))}</text>')
     out.append("</svg>")
     return Markup("".join(out))
 
 
-def _parts(points: Sequence[tuple[float, float]]) -> list[list[tuple[float, float]]]:
+def _plottable_runs(points: Sequence[tuple[float, float]]) -> list[list[tuple[float, float]]]:
     """A line's points between those that cannot be drawn; one part at least."""
     parts: list[list[tuple[float, float]]] = [[]]
     for point in points:
-        if all(map(drawable, point)):
+        if all(map(is_plottable, point)):
             parts[-1].append(point)
         elif parts[-1]:
             parts.append([])
@@ -134,7 +134,7 @@ def confusion_chart(matrix: Sequence[Sequence[int]], names: Sequence[str], *, ce
 
 
 def dot_chart(
-    rows: Sequence[tuple[str, Sequence[Mark | None]]], series: Sequence[str], *, hollow: int | None = None
+    rows: Sequence[tuple[str, Sequence[PointEstimate | None]]], series: Sequence[str], *, baseline_series: int | None = None
 ) -> Markup:
     """A group of marks for each row, one below the other by series, over one axis of percent, with whiskers for their
     intervals and their values beside them. hollow: the series that is a baseline. Raises ValueError without a mark.
@@ -142,7 +142,7 @@ def dot_chart(
     marks = [mark for _, each in rows for mark in each if mark is not None]
     if not marks:
         raise ValueError("there is nothing to draw: no row has a mark")
-    ends = [end for mark in marks for end in (mark.interval or ()) + (mark.value,)]
+    ends = [end for mark in marks for end in (mark.ci95 or ()) + (mark.value,)]
     low, high = max(0.0, 5 * math.floor(min(ends) / 5 - 0.4)), min(100.0, 5 * math.ceil(max(ends) / 5 + 0.4))
     width, left, right, step, gap = 900, 250, 60, 19, 16
     bottom = sum(step * sum(mark is not None for mark in each) + gap for _, each in rows)
@@ -167,37 +167,37 @@ def dot_chart(
             y = top + gap / 2 + step * (place + 0.5)
             title = f"{series[n]}: {mark.value:.1f} %"
             edge = px(mark.value) + 7
-            if mark.interval:
-                a, b = (px(end) for end in mark.interval)
-                title += f", 95 % {mark.interval[0]:.1f} to {mark.interval[1]:.1f}"
-                line = f"line {_colour(n, hollow, 'c')}"
+            if mark.ci95:
+                a, b = (px(end) for end in mark.ci95)
+                title += f", 95 % {mark.ci95[0]:.1f} to {mark.ci95[1]:.1f}"
+                line = f"line {_color_class(n, baseline_series, 'c')}"
                 out.append(f'<line class="{line}" x1="{a:.1f}" x2="{b:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>')
                 edge = max(edge, b + 5)
-            out.append(_mark(n, px(mark.value), y, hollow, f"<title>{escape(title)}</title>"))
+            out.append(_marker_svg(n, px(mark.value), y, baseline_series, f"<title>{escape(title)}</title>"))
             out.append(f'<text class="tick" x="{edge:.1f}" y="{y + 4:.1f}">{mark.value:.1f}</text>')
         top += step * len(there) + gap
         if top < bottom:
             out.append(f'<line class="grid" x1="0" x2="{width}" y1="{top:g}" y2="{top:g}"/>')
     for n, name in enumerate(series):
         x, y = 24 + (n % 3) * (width - 40) / 3, bottom + 38 + 20 * (n // 3)
-        out.append(_mark(n, x, y - 4, hollow))
-        out.append(f'<text class="tick" x="{x + 12:.1f}" y="{y}">{escape(_short(name, 42))}</text>')
+        out.append(_marker_svg(n, x, y - 4, baseline_series))
+        out.append(f'<text class="tick" x="{x + 12:.1f}" y="{y}">{escape(_truncate(name, 42))}</text>')
     out.append("</svg>")
     return Markup("".join(out))
 
 
-def _mark(series: int, x: float, y: float, hollow: int | None, title: str = "") -> str:
-    kind = f"mark {_colour(series, hollow, 'c')} {_colour(series, hollow, 'f')}"
-    shape = _SHAPES[series % len(_SHAPES)]
+def _marker_svg(series: int, x: float, y: float, baseline_series: int | None, title: str = "") -> str:
+    kind = f"mark {_color_class(series, baseline_series, 'c')} {_color_class(series, baseline_series, 'f')}"
+    shape = _MARKER_SHAPES[series % len(_MARKER_SHAPES)]
     return f'<g class="{kind}" transform="translate({x:.1f},{y:.1f})">{title}{shape}</g>'
 
 
-def _colour(series: int, hollow: int | None, kind: str) -> str:
+def _color_class(series: int, baseline_series: int | None, kind: str) -> str:
     """The class of a series' stroke (kind "c") or filling ("f"); the baseline is grey and takes no colour."""
-    if series == hollow:
+    if series == baseline_series:
         return f"{kind}-base"
-    return f"{kind}{(series - (hollow is not None and series > hollow)) % 5}"
+    return f"{kind}{(series - (baseline_series is not None and series > baseline_series)) % 5}"
 
 
-def _short(text: str, most: int) -> str:
-    return text if len(text) <= most else text[: most - 1] + "…"
+def _truncate(text: str, max_chars: int) -> str:
+    return text if len(text) <= max_chars else text[: max_chars - 1] + "…"

@@ -10,19 +10,19 @@ import numpy as np
 from verbspace.concepts.concept_set import ConceptSet
 from verbspace.concepts.space import ConceptSpace
 from verbspace.config import AdaptSettings
-from verbspace.evaluation.classes import class_numbers, labels_of
+from verbspace.evaluation.classes import labels_to_indices, require_labels
 from verbspace.evaluation.embed import embed_videos
 from verbspace.evaluation.zero_shot import zero_shot_scores
-from verbspace.learning.trainer import Checks, Collapsed
+from verbspace.learning.trainer import ValidationCallback, TrainingCollapsed
 from verbspace.model.encoder import VideoEncoder
 from verbspace.video.manifest import read_manifest
 
-_MOST = 200  # clips of a check
+_MAX_VIDEOS = 200  # clips of a check
 
 
-def zero_shot_check(
-    data: str | Path, concepts: ConceptSet | str | Path | None = None, most: int = _MOST
-) -> Callable[[VideoEncoder, AdaptSettings], Checks]:
+def zero_shot_validation(
+    data: str | Path, concepts: ConceptSet | str | Path | None = None, max_videos: int = _MAX_VIDEOS
+) -> Callable[[VideoEncoder, AdaptSettings], ValidationCallback]:
     """For `adapt(checks=…)`: zero-shot top-1 of the teacher on labelled videos, every `training.check_every` steps.
 
     The figures are `check/top1`, and `check/frozen` of the encoder that the run began with. A teacher that is worse by
@@ -31,14 +31,14 @@ def zero_shot_check(
     report the figure as a result, nor use test videos. Raises ValueError where labels fit no action.
     """
     records = read_manifest(data)
-    records = [records[int(n)] for n in np.linspace(0, len(records) - 1, min(most, len(records))).round()]
-    labels = labels_of(records, str(data))
+    records = [records[int(n)] for n in np.linspace(0, len(records) - 1, min(max_videos, len(records))).round()]
+    labels = require_labels(records, str(data))
     words = ConceptSet.load(concepts) if isinstance(concepts, (str, Path)) else concepts
     words = words or ConceptSet.from_actions(sorted(set(labels)), "labels of the check")
-    classes = class_numbers(labels, words)
+    classes = labels_to_indices(labels, words)
     place = dict(zip((record.path for record in records), classes, strict=True))
 
-    def make(start: VideoEncoder, settings: AdaptSettings) -> Checks:
+    def make(start: VideoEncoder, settings: AdaptSettings) -> ValidationCallback:
         training = settings.training
         space = ConceptSpace.build(words, start.encode_text, 1 / start.logit_scale)
 
@@ -50,15 +50,15 @@ def zero_shot_check(
         frozen: list[float] = []
 
         def check(done: int, teacher: VideoEncoder) -> dict[str, float]:
-            if done % training.check_every:
+            if done % training.val_interval:
                 return {}
             if not frozen:
                 frozen.append(top1(start))
             now = top1(teacher)
-            if now < frozen[0] - training.check_margin:
-                raise Collapsed(
+            if now < frozen[0] - training.validation_tolerance:
+                raise TrainingCollapsed(
                     f"step {done}: zero-shot on {data} has fallen to {now:.1%}, from {frozen[0]:.1%} of the encoder "
-                    f"that the run began with, by more than training.check_margin ({training.check_margin:.0%}); "
+                    f"that the run began with, by more than training.check_margin ({training.validation_tolerance:.0%}); "
                     "lower training.learning_rate, or set training.train to temporal"
                 )
             return {"check/top1": now, "check/frozen": frozen[0]}

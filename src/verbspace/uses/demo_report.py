@@ -10,37 +10,37 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from verbspace.concepts.space import ConceptSpace
-from verbspace.evaluation.metrics import Scores
+from verbspace.evaluation.metrics import ClassificationMetrics
 from verbspace.model.encoder import VideoEncoder
 from verbspace.playground.actions import ACTIONS
 from verbspace.uses.charts import confusion_chart, line_chart
-from verbspace.uses.metrics_log import curves, read_metrics
-from verbspace.uses.rendering import in_words, render
+from verbspace.uses.metrics_log import extract_curves, read_metrics
+from verbspace.uses.rendering import humanize, render_template
 
 if TYPE_CHECKING:
-    from verbspace.uses.demo import Yardstick
+    from verbspace.uses.demo import WorldEvaluator
 
-ROWS = {
+METRIC_ROWS = {
     "zero_shot": ("Zero-shot", "20 actions, never shown a label"),
     "linear_probe": ("Linear probe", "frozen features, {probe} labelled clips"),
     "knn": ("k-NN", "frozen features, {probe} labelled clips, k = 20"),
     "reserved_actions": ("Reserved actions", "zero-shot, 20-way, on 4 actions absent from adaptation"),
     "stills": ("Clean stills", "zero-shot on photographs: what may be forgotten"),
 }
-CURVES = {
+LOSS_CURVES = {
     "loss/category": "distillation, categories",
     "loss/description": "distillation, descriptions",
     "loss/alignment": "alignment",
     "loss/category_prior": "prior, categories",
     "loss/description_prior": "prior, descriptions",
 }
-ENTROPIES = {
+ENTROPY_CURVES = {
     "category_mean_entropy": "of the batch mean",
     "category_entropy": "of one clip",
 }
 
 
-def percent(value: float) -> str:
+def format_percent(value: float) -> str:
     """A share as a percentage with one decimal."""
     return f"{100 * value:.1f}"
 
@@ -49,16 +49,16 @@ def _cell(entry: dict[str, Any] | None) -> dict[str, str]:
     if entry is None:
         return {"value": "–", "spread": ""}
     low, high = entry["ci95"]
-    spread = f"95% {percent(low)}\N{NO-BREAK SPACE}to\N{NO-BREAK SPACE}{percent(high)}"
+    spread = f"95% {format_percent(low)}\N{NO-BREAK SPACE}to\N{NO-BREAK SPACE}{format_percent(high)}"
     if "std_over_seeds" in entry:
-        spread += f", ± {percent(entry['std_over_seeds'])} over {len(entry['seeds'])} seeds"
-    return {"value": percent(entry["top1"]), "spread": spread}
+        spread += f", ± {format_percent(entry['std_over_seeds'])} over {len(entry['seeds'])} seeds"
+    return {"value": format_percent(entry["top1"]), "spread": spread}
 
 
-def _clips(yardstick: Yardstick, sides: Sequence[tuple[str, VideoEncoder]], count: int = 9) -> list[dict[str, Any]]:
+def _clips(evaluator: WorldEvaluator, encoders: Sequence[tuple[str, VideoEncoder]], count: int = 9) -> list[dict[str, Any]]:
     """Some test clips, one of every other action: top actions of each encoder and the descriptions nearest to the
     last one's."""
-    test = yardstick.test
+    test = evaluator.test_clips
     chosen = [
         int((test.labels == label).nonzero()[0, 0])
         for label in torch.linspace(0, len(ACTIONS) - 1, count).round().long().tolist()
@@ -71,8 +71,8 @@ def _clips(yardstick: Yardstick, sides: Sequence[tuple[str, VideoEncoder]], coun
         }
         for i in chosen
     ]
-    for name, encoder in sides:
-        space = ConceptSpace.build(yardstick.concepts, encoder.encode_text, 1 / encoder.logit_scale)
+    for name, encoder in encoders:
+        space = ConceptSpace.build(evaluator.concepts, encoder.encode_text, 1 / encoder.logit_scale)
         z = encoder.encode_video(test.video[chosen], test.times[chosen])
         probabilities, near = space.probs(z, "category"), space.logits(z, "description")
         for row, clip in enumerate(out):
@@ -89,11 +89,11 @@ def _clips(yardstick: Yardstick, sides: Sequence[tuple[str, VideoEncoder]], coun
 def demo_report(
     results: dict[str, Any],
     metrics: Path,
-    yardstick: Yardstick,
+    evaluator: WorldEvaluator,
     frozen: VideoEncoder,
     adapted: VideoEncoder,
-    frozen_scores: Scores,
-    adapted_scores: Scores,
+    frozen_scores: ClassificationMetrics,
+    adapted_scores: ClassificationMetrics,
 ) -> str:
     """The page as HTML. Every text goes through the template's escaping."""
     columns = ["frozen", "adapted", *(["oracle"] if "oracle" in results["zero_shot"] else [])]
@@ -105,7 +105,7 @@ def demo_report(
     tiles = []
     for name in ("zero_shot", "linear_probe", "knn", "reserved_actions"):
         before, after = (100 * results[name][side]["top1"] for side in ("frozen", "adapted"))
-        tiles.append({"name": ROWS[name][0], "before": before, "after": after, "change": after - before})
+        tiles.append({"name": METRIC_ROWS[name][0], "before": before, "after": after, "change": after - before})
     context = {
         "title": "A CLIP that only knew stills, after watching unlabelled video",
         "lead": (
@@ -123,7 +123,7 @@ def demo_report(
                 "detail": f"{detail.format(**protocol['world'])}, n = {results[name]['frozen']['n']}",
                 "cells": [_cell(results[name].get(c)) for c in columns],
             }
-            for name, (title, detail) in ROWS.items()
+            for name, (title, detail) in METRIC_ROWS.items()
         ],
         "table_note": (
             "Both sides share test clips, views, prompts and decoder; intervals are bootstrapped over clips. The "
@@ -143,7 +143,7 @@ def demo_report(
             "rows": [
                 {
                     "name": f"{heads[side]}, {label}",
-                    "cells": [percent(order[side][part][kind]) for kind in kinds],
+                    "cells": [format_percent(order[side][part][kind]) for kind in kinds],
                 }
                 for part, label in (("all", "all clips"), ("ordered", "clips of those six actions"))
                 for side in columns
@@ -152,11 +152,11 @@ def demo_report(
         },
         "curves": [
             {
-                "svg": line_chart(curves(read_metrics(metrics), CURVES), x_label="step", y_label="nats"),
+                "svg": line_chart(extract_curves(read_metrics(metrics), LOSS_CURVES), x_label="step", y_label="nats"),
                 "caption": "Losses, unweighted, in nats, smoothed.",
             },
             {
-                "svg": line_chart(curves(read_metrics(metrics), ENTROPIES), x_label="step", y_label="nats"),
+                "svg": line_chart(extract_curves(read_metrics(metrics), ENTROPY_CURVES), x_label="step", y_label="nats"),
                 "caption": "Entropy of the teacher's action distribution. If the first fell towards zero, "
                 "the concepts would have collapsed.",
             },
@@ -170,9 +170,9 @@ def demo_report(
         ],
         "clips_lead": "Test clips with the three likeliest actions before and after, and the three descriptions "
         "nearest to the adapted embedding.",
-        "clips": _clips(yardstick, [("frozen", frozen), ("adapted", adapted)]),
+        "clips": _clips(evaluator, [("frozen", frozen), ("adapted", adapted)]),
         "protocol": [
-            (name, in_words(value))
+            (name, humanize(value))
             for name, value in (
                 ("task", protocol["task"]),
                 ("world", protocol["world"]),
@@ -188,4 +188,4 @@ def demo_report(
         ],
         "timings": [(stage, f"{value:.0f} s") for stage, value in results["seconds"].items()],
     }
-    return render("report.html.jinja", **context)
+    return render_template("report.html.jinja", **context)

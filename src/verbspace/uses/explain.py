@@ -18,28 +18,28 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from verbspace.concepts.concept_set import Kind
-from verbspace.model.rollout import attention_rollout, patch_map
+from verbspace.concepts.concept_set import DescriptionKind
+from verbspace.model.rollout import attention_rollout, rollout_to_grid
 from verbspace.uses.predict import Predictor
-from verbspace.video.decode import Untrusted
-from verbspace.video.sampling import Window, duration
+from verbspace.video.decode import TimestampMismatch
+from verbspace.video.sampling import Window, clip_duration
 from verbspace.video.streaming import stream_windows
 
 Span = tuple[float, float]  # seconds
-PEAK = 0.5  # a description fires where its share is at least so much of its largest
+ACTIVATION_THRESHOLD = 0.5  # a description fires where its share is at least so much of its largest
 
 
 @dataclass(frozen=True)
-class Fired:
+class ActivatedDescription:
     """A description near to the video: its share of the distribution over all descriptions, the actions that it
     describes, its share in each frame (T,), and the seconds in which that is at least half of its largest.
     """
 
     text: str
-    kind: Kind
+    kind: DescriptionKind
     actions: tuple[str, ...]
-    share: float
-    by_frame: Tensor
+    probability: float
+    frame_probabilities: Tensor
     spans: list[Span]
 
 
@@ -54,7 +54,7 @@ class Turn:
 
 
 @dataclass(frozen=True)
-class Change:
+class Counterfactual:
     """What would have to change for the runner-up to win.
 
     odds: how many times likelier the winner is. without: the seconds without which the runner-up wins, the video
@@ -64,7 +64,7 @@ class Change:
     winner: str
     runner_up: str
     odds: float
-    without: list[Span] | None
+    spans_to_drop: list[Span] | None
     turns: list[Turn]
 
 
@@ -80,15 +80,15 @@ class Explanation:
 
     path: str
     window: Window
-    names: list[str]
-    ranked: list[tuple[str, float]]
+    action_names: list[str]
+    ranking: list[tuple[str, float]]
     seconds: Tensor
     frames: Tensor
-    by_frame: Tensor
-    pull: Tensor
-    looked: Tensor
-    fired: list[Fired]
-    change: Change | None
+    frame_probabilities: Tensor
+    log_odds_contribution: Tensor
+    attention_map: Tensor
+    activated_descriptions: list[ActivatedDescription]
+    counterfactual: Counterfactual | None
 
     @property
     def spans(self) -> list[Span]:
@@ -112,9 +112,9 @@ def explain(
 
     top: how many descriptions and turns. Raises DecodeError, and ValueError for a part that the video does not have.
     """
-    window, clip, times = _clip(predictor, path, start, end)
+    window, clip, times = _read_clip(predictor, path, start, end)
     encoder, space = predictor.encoder, predictor.space
-    video, when = encoder.normalise(clip.to(encoder.device)), times.to(encoder.device)
+    video, when = encoder.normalize(clip.to(encoder.device)), times.to(encoder.device)
     with torch.inference_mode():
         each = encoder.frame_embeddings(video[None], when[None])[0].float().cpu()
     mean = each.mean(0)
@@ -122,17 +122,17 @@ def explain(
     row = predictor.probabilities(z[None])[0]
     order = row.argsort(descending=True).tolist()
     names = space.action_names
-    vectors = space.action_vectors(predictor.by)
+    vectors = space.classifier_weights(predictor.scoring)
     sharp = space.temperature * (predictor.calibration.temperature if predictor.calibration else 1.0)
     change, pull = None, torch.zeros(len(times))
     if len(names) > 1:
         axis = vectors[order[0]] - vectors[order[1]]
         pull = each @ axis / (len(each) * mean.norm() * sharp)  # sums to z @ axis / sharp, the log of the odds
-        change = Change(
+        change = Counterfactual(
             names[order[0]],
             names[order[1]],
             math.exp(min(float(pull.sum()), 700.0)),
-            _without(predictor, video, when, pull, window, order[1]),
+            _find_spans_to_drop(predictor, video, when, pull, window, order[1]),
             _turns(predictor, z, axis, order, top),
         )
     return Explanation(
@@ -144,18 +144,18 @@ def explain(
         clip,
         predictor.probabilities(F.normalize(each, dim=-1)),
         pull,
-        patch_map(encoder, attention_rollout(encoder, video, when).mean(0)),
-        _fired(predictor, z, each, times + window.start, window, top),
+        rollout_to_grid(encoder, attention_rollout(encoder, video, when).mean(0)),
+        _find_activated_descriptions(predictor, z, each, times + window.start, window, top),
         change,
     )
 
 
-def _clip(predictor: Predictor, path: str | Path, start: float, end: float | None) -> tuple[Window, Tensor, Tensor]:
+def _read_clip(predictor: Predictor, path: str | Path, start: float, end: float | None) -> tuple[Window, Tensor, Tensor]:
     """The part asked for: its window, uint8 (T, 3, S, S), and seconds (T,) from the window's start."""
     for trust in (True, False):
 
         def plan(times: object) -> list[Window]:
-            whole = duration(times)  # type: ignore[arg-type]
+            whole = clip_duration(times)  # type: ignore[arg-type]
             last = whole if end is None else min(end, whole)
             if not (0 <= start < last or start == last == 0):
                 raise ValueError(f"{path}: from {start:g} to {last:g} s is no part of a video of {whole:.2f} s")
@@ -163,14 +163,14 @@ def _clip(predictor: Predictor, path: str | Path, start: float, end: float | Non
 
         try:
             return next(
-                stream_windows(path, plan, frames=predictor.frames, size=predictor.encoder.image_size, trust=trust)
+                stream_windows(path, plan, num_frames=predictor.frames, size=predictor.encoder.image_size, use_packet_times=trust)
             )
-        except Untrusted:
+        except TimestampMismatch:
             continue
     raise AssertionError("a decode of the whole is never untrusted")
 
 
-def _fired(predictor: Predictor, z: Tensor, each: Tensor, seconds: Tensor, window: Window, top: int) -> list[Fired]:
+def _find_activated_descriptions(predictor: Predictor, z: Tensor, each: Tensor, seconds: Tensor, window: Window, top: int) -> list[ActivatedDescription]:
     space, concepts = predictor.space, predictor.concepts
     if not concepts.descriptions:
         return []
@@ -180,29 +180,29 @@ def _fired(predictor: Predictor, z: Tensor, each: Tensor, seconds: Tensor, windo
     found = []
     for n in shares.topk(min(top, len(shares))).indices.tolist():
         described, by_frame = concepts.descriptions[n], frames[:, n]
-        lit = (by_frame >= PEAK * by_frame.max()).tolist()
-        when = merged([span for span, on in zip(spans, lit, strict=True) if on])
-        found.append(Fired(described.text, described.kind, described.actions, float(shares[n]), by_frame, when))
+        lit = (by_frame >= ACTIVATION_THRESHOLD * by_frame.max()).tolist()
+        when = merge_spans([span for span, on in zip(spans, lit, strict=True) if on])
+        found.append(ActivatedDescription(described.text, described.kind, described.actions, float(shares[n]), by_frame, when))
     return found
 
 
 def to_json(found: Explanation) -> dict[str, Any]:
     """An explanation as what `json.dump` takes, without the pictures."""
-    change = found.change
+    change = found.counterfactual
     return {
         "path": found.path,
         "start": found.window.start,
         "end": found.window.end,
-        "actions": dict(found.ranked),
+        "actions": dict(found.ranking),
         "frames": [
-            {"second": second, "pull": pull, "actions": dict(zip(found.names, row, strict=True))}
+            {"second": second, "pull": pull, "actions": dict(zip(found.action_names, row, strict=True))}
             for second, pull, row in zip(
-                found.seconds.tolist(), found.pull.tolist(), found.by_frame.tolist(), strict=True
+                found.seconds.tolist(), found.log_odds_contribution.tolist(), found.frame_probabilities.tolist(), strict=True
             )
         ],
         "descriptions": [
-            {"text": one.text, "kind": one.kind, "actions": one.actions, "share": one.share, "seconds": one.spans}
-            for one in found.fired
+            {"text": one.text, "kind": one.kind, "actions": one.actions, "share": one.probability, "seconds": one.spans}
+            for one in found.activated_descriptions
         ],
         "change": None
         if change is None
@@ -210,13 +210,13 @@ def to_json(found: Explanation) -> dict[str, Any]:
             "winner": change.winner,
             "runner_up": change.runner_up,
             "odds": change.odds,
-            "without_seconds": change.without,
+            "without_seconds": change.spans_to_drop,
             "turns": [asdict(turn) for turn in change.turns],
         },
     }
 
 
-def merged(spans: Sequence[Span]) -> list[Span]:
+def merge_spans(spans: Sequence[Span]) -> list[Span]:
     """Ascending stretches, those that touch as one."""
     out: list[Span] = []
     for start, end in spans:
@@ -227,18 +227,18 @@ def merged(spans: Sequence[Span]) -> list[Span]:
     return out
 
 
-def _without(
-    predictor: Predictor, video: Tensor, times: Tensor, pull: Tensor, window: Window, runner_up: int
+def _find_spans_to_drop(
+    predictor: Predictor, video: Tensor, times: Tensor, log_odds_contribution: Tensor, window: Window, runner_up: int
 ) -> list[Span] | None:
     """Frames left out, those that pull most for the winner first, until the rest, encoded anew, gives the runner-up."""
     encoder, kept = predictor.encoder, list(range(len(times)))
     spans = frame_spans(times.cpu() + window.start, window)
-    for n in pull.argsort(descending=True).tolist()[: len(kept) - 1]:
+    for n in log_odds_contribution.argsort(descending=True).tolist()[: len(kept) - 1]:
         kept.remove(n)
         with torch.inference_mode():
             z = encoder(video[None, kept], times[None, kept]).cpu()
         if int(predictor.probabilities(z)[0].argmax()) == runner_up:
-            return merged([span for place, span in enumerate(spans) if place not in kept])
+            return merge_spans([span for place, span in enumerate(spans) if place not in kept])
     return None
 
 
@@ -248,8 +248,8 @@ def _turns(predictor: Predictor, z: Tensor, axis: Tensor, order: list[int], top:
     margin = float(z @ axis)
     found = []
     for n, (text, d) in enumerate(zip(space.description_texts, space.descriptions.cpu(), strict=True)):
-        towards = bool(space.ownership[n, order[1]]) and not space.ownership[n, order[0]]
-        away = bool(space.ownership[n, order[0]]) and not space.ownership[n, order[1]]
+        towards = bool(space.description_action_mask[n, order[1]]) and not space.description_action_mask[n, order[0]]
+        away = bool(space.description_action_mask[n, order[0]]) and not space.description_action_mask[n, order[1]]
         slope = float(d @ axis)
         if not (towards and slope < 0) and not (away and slope > 0):
             continue

@@ -13,8 +13,8 @@ import fsspec
 from verbspace.video.manifest import read_manifest
 
 
-def expand(
-    sources: Iterable[str], lines: Iterable[str] = (), on_bad: Callable[[str], None] | None = None
+def expand_inputs(
+    sources: Iterable[str], lines: Iterable[str] = (), on_error: Callable[[str], None] | None = None
 ) -> Iterator[str]:
     """The files that sources name, in order; a folder's and a pattern's sorted, each file as often as it is named.
 
@@ -28,21 +28,21 @@ def expand(
         if source == "-":
             named = [name for line in lines if (name := line.strip()) not in ("", "-")]
             if not named:
-                _refused(ValueError("-: standard input names no video; give a line for each"), on_bad)
-            yield from expand(named, (), on_bad)
+                _handle_error(ValueError("-: standard input names no video; give a line for each"), on_error)
+            yield from expand_inputs(named, (), on_error)
             continue
         try:
             found = list(_expand(source))
         except (ValueError, OSError) as error:
-            _refused(error, on_bad)
+            _handle_error(error, on_error)
         else:
             yield from found
 
 
-def _refused(error: Exception, on_bad: Callable[[str], None] | None) -> None:
-    if on_bad is None:
+def _handle_error(error: Exception, on_error: Callable[[str], None] | None) -> None:
+    if on_error is None:
         raise error
-    on_bad(str(error))
+    on_error(str(error))
 
 
 def _expand(source: str) -> Iterable[str]:
@@ -52,7 +52,7 @@ def _expand(source: str) -> Iterable[str]:
         return (record.file for record in read_manifest(source))
     if Path(source).exists() or not glob.has_magic(source):
         return [source]
-    return _some(source, sorted(glob.glob(source, recursive=True)))
+    return _require_matches(source, sorted(glob.glob(source, recursive=True)))
 
 
 def is_url(source: str) -> bool:
@@ -60,17 +60,17 @@ def is_url(source: str) -> bool:
     return "://" in source
 
 
-def fetch(file: str, keep: ExitStack) -> Path:
+def localize(file: str, exit_stack: ExitStack) -> Path:
     """A file's path on this machine; a URL is copied to a temporary file, which goes when `keep` closes.
 
     Raises OSError for a URL that cannot be read.
     """
     if not is_url(file):
         return Path(file)
-    folder = Path(keep.enter_context(tempfile.TemporaryDirectory(prefix="verbspace-")))
+    folder = Path(exit_stack.enter_context(tempfile.TemporaryDirectory(prefix="verbspace-")))
     target = folder / f"video{PurePosixPath(file.partition('?')[0]).suffix}"
     try:
-        system, path = _opened(file)
+        system, path = _open_filesystem(file)
         system.get_file(path, str(target))
     except FileNotFoundError:
         raise FileNotFoundError(f"{file}: there is no such file") from None
@@ -80,17 +80,17 @@ def fetch(file: str, keep: ExitStack) -> Path:
 
 
 def _expand_url(source: str) -> list[str]:
-    system, path = _opened(source)
+    system, path = _open_filesystem(source)
     if not glob.has_magic(source.partition("?")[0]):
         return [source]
     try:
         found = sorted(system.glob(path))
     except Exception as error:  # every file system has its own
         raise OSError(f"{source}: cannot be listed: {error}") from None
-    return _some(source, [system.unstrip_protocol(one) for one in found])
+    return _require_matches(source, [system.unstrip_protocol(one) for one in found])
 
 
-def _opened(source: str) -> tuple[fsspec.AbstractFileSystem, str]:
+def _open_filesystem(source: str) -> tuple[fsspec.AbstractFileSystem, str]:
     """A URL's file system and its path there."""
     try:
         system, path = fsspec.core.url_to_fs(source)
@@ -99,7 +99,7 @@ def _opened(source: str) -> tuple[fsspec.AbstractFileSystem, str]:
     return system, path
 
 
-def _some(source: str, found: list[str]) -> list[str]:
+def _require_matches(source: str, found: list[str]) -> list[str]:
     if not found:
         raise ValueError(f"{source}: no file matches this pattern")
     return found

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from verbspace.evaluation.embed import Known, embed_videos
+from verbspace.evaluation.embed import EmbeddingCache, embed_videos
 from verbspace.evaluation.protocol import encoder_hash
 from verbspace.model.encoder import VideoEncoder
 from verbspace.video.dataset import NoReadableVideo
@@ -50,7 +50,7 @@ class MTEBEncoder:
             self.encoder.to(torch.device(device))
         self.frames = frames
         known = "encoder" if isinstance(model_name, VideoEncoder) else PurePath(model_name).name
-        self.mteb_model_meta = _meta(self.encoder, name or f"verbspace/{known}", frames)
+        self.mteb_model_meta = _model_meta(self.encoder, name or f"verbspace/{known}", frames)
 
     def encode(
         self,
@@ -83,20 +83,20 @@ class MTEBEncoder:
     def get_video_embeddings(self, inputs: Any, *, batch_size: int = 16, **_: Any) -> Tensor:
         """A data loader of videos -> (N, D)."""
         rows = []
-        for start, files in _on_disk(inputs.dataset, batch_size):
-            known = Known()
+        for start, files in _iter_video_files(inputs.dataset, batch_size):
+            known = EmbeddingCache()
             try:
                 found = embed_videos(
                     self.encoder,
                     [Record(file) for file in files],
                     frames=self.frames,
                     batch_size=batch_size,
-                    known=known,
+                    cache=known,
                 )
             except NoReadableVideo:
                 found = None
             for place, file in enumerate(files):
-                if (bad := known.bad.get(str(file))) is not None:
+                if (bad := known.failures.get(str(file))) is not None:
                     raise DecodeError(f"video {start + place} of the task: {bad.reason}")
             assert found is not None
             rows.append(found.embeddings)
@@ -104,19 +104,19 @@ class MTEBEncoder:
 
     def similarity(self, embeddings1: Array, embeddings2: Array) -> Tensor:
         """(N, D) and (M, D), or (D,), -> cosines (N, M)."""
-        return _normalised(embeddings1) @ _normalised(embeddings2).T
+        return _normalize(embeddings1) @ _normalize(embeddings2).T
 
     def similarity_pairwise(self, embeddings1: Array, embeddings2: Array) -> Tensor:
         """(N, D) and (N, D) -> cosines (N,)."""
-        return (_normalised(embeddings1) * _normalised(embeddings2)).sum(-1)
+        return (_normalize(embeddings1) * _normalize(embeddings2)).sum(-1)
 
 
-def _normalised(embeddings: Array) -> Tensor:
+def _normalize(embeddings: Array) -> Tensor:
     values = torch.from_numpy(np.asarray(embeddings)) if not isinstance(embeddings, Tensor) else embeddings
     return functional.normalize(values.float().view(-1, values.shape[-1]), dim=-1)
 
 
-def _on_disk(dataset: Any, batch_size: int) -> Iterator[tuple[int, list[Path]]]:
+def _iter_video_files(dataset: Any, batch_size: int) -> Iterator[tuple[int, list[Path]]]:
     """The files of a dataset's videos, batch by batch with the number of the first. What a dataset holds as bytes lies
     in a temporary folder meanwhile."""
     from datasets import Video
@@ -136,7 +136,7 @@ def _on_disk(dataset: Any, batch_size: int) -> Iterator[tuple[int, list[Path]]]:
             yield start, files
 
 
-def _meta(encoder: VideoEncoder, name: str, frames: int) -> Any:
+def _model_meta(encoder: VideoEncoder, name: str, frames: int) -> Any:
     try:
         from mteb.models.model_meta import ModelMeta, ScoringFunction
     except ImportError:
@@ -148,7 +148,7 @@ def _meta(encoder: VideoEncoder, name: str, frames: int) -> Any:
             "revision": encoder_hash(encoder),
             "n_parameters": parameters,
             "memory_usage_mb": round(parameters * encoder.dtype.itemsize / 2**20, 1),
-            "max_tokens": encoder.require_sources().context,
+            "max_tokens": encoder.require_processor().context_length,
             "embed_dim": encoder.embedding_dim,
             "similarity_fn_name": ScoringFunction.COSINE,
             "framework": ["PyTorch", "Transformers", "safetensors"],

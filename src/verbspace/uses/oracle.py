@@ -17,17 +17,17 @@ from verbspace.learning.adapt import (
     build_distiller,
     build_optimizer,
     count_steps,
-    loop_values,
-    telling,
+    trainer_kwargs,
+    result_affecting_settings,
 )
-from verbspace.learning.distiller import Distiller, Memory, Outcome, embed_views
+from verbspace.learning.distiller import Distiller, EMAState, StepOutput, embed_views
 from verbspace.learning.trainer import train
 from verbspace.model.encoder import VideoEncoder
 from verbspace.video.loading import load_views
 from verbspace.video.manifest import Record
 
 
-class Supervised(nn.Module):
+class SupervisedMethod(nn.Module):
     """Cross-entropy of every student view with the clip's true action, in category space."""
 
     def __init__(self, distiller: Distiller, labels: Tensor) -> None:
@@ -35,9 +35,9 @@ class Supervised(nn.Module):
         self.distiller, self.labels = distiller, labels
         self.student, self.teacher = distiller.student, distiller.teacher
         self.category_prior, self.prior_momentum = distiller.category_prior, distiller.prior_momentum
-        self.fresh_memory = distiller.fresh_memory
+        self.init_state = distiller.init_state
 
-    def forward(self, views: Mapping[str, Tensor], memory: Memory) -> Outcome:
+    def forward(self, views: Mapping[str, Tensor], ema_state: EMAState) -> StepOutput:
         """One step's loss; `views["index"]` says which clips these are."""
         d = self.distiller
         z = embed_views(self.student, views)
@@ -45,11 +45,11 @@ class Supervised(nn.Module):
             logits = z @ d.space.categories.T / d.student_temperature
             target = self.labels[views["index"].cpu()].to(logits.device).expand(len(z), -1)
             loss = F.cross_entropy(logits.flatten(0, 1), target.flatten())
-        return Outcome(loss, {"supervised": loss}, {}, memory)
+        return StepOutput(loss, {"supervised": loss}, {}, ema_state)
 
 
-def train_oracle(
-    start: VideoEncoder,
+def train_supervised_upper_bound(
+    initial_encoder: VideoEncoder,
     records: list[Record],
     concepts: ConceptSet,
     out: Path,
@@ -61,18 +61,18 @@ def train_oracle(
     on_step hears the step, of how many, and what is logged.
     """
     training = settings.training
-    distiller = build_distiller(start, concepts, settings, torch.device("cpu"))
+    distiller = build_distiller(initial_encoder, concepts, settings, torch.device("cpu"))
     place = {name: index for index, name in enumerate(concepts.action_names)}
     labels = torch.tensor([place[str(record.label)] for record in records])
     dataset = build_dataset([Record(r.path, None) for r in records], distiller.student, concepts, settings)
     steps = count_steps(settings, len(records))
     train(
-        Supervised(distiller, labels),
+        SupervisedMethod(distiller, labels),
         lambda first: load_views(dataset, batch_size=training.batch_size, start=first),
         build_optimizer(distiller.student, settings),
         out=out,
         on_step=None if on_step is None else lambda done, values: on_step(done, steps, values),
-        facts={"concepts": concepts.hash, "videos": len(records), **telling(settings)},
-        **loop_values(settings, steps),
+        fingerprint={"concepts": concepts.hash, "videos": len(records), **result_affecting_settings(settings)},
+        **trainer_kwargs(settings, steps),
     )
     return distiller.teacher

@@ -11,14 +11,14 @@ import numpy as np
 _QUALITY = 3  # FFmpeg's scale for JPEG: 2 is the best, 31 the worst
 
 
-def jpeg(rgb: np.ndarray) -> bytes:
+def encode_jpeg(rgb: np.ndarray) -> bytes:
     """A picture (H, W, 3) uint8 as JPEG."""
-    return _encoded(rgb, "mjpeg", "yuvj444p", {"qmin": str(_QUALITY), "qmax": str(_QUALITY)})
+    return _encode_image(rgb, "mjpeg", "yuvj444p", {"qmin": str(_QUALITY), "qmax": str(_QUALITY)})
 
 
-def png(rgb: np.ndarray) -> bytes:
+def encode_png(rgb: np.ndarray) -> bytes:
     """A picture (H, W, 3) uint8 as PNG, which keeps every pixel."""
-    return _encoded(rgb, "png", "rgb24", {})
+    return _encode_image(rgb, "png", "rgb24", {})
 
 
 def data_uri(picture: bytes) -> str:
@@ -27,7 +27,7 @@ def data_uri(picture: bytes) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(picture).decode()}"
 
 
-def _encoded(rgb: np.ndarray, codec: str, pixels: str, options: dict[str, str]) -> bytes:
+def _encode_image(rgb: np.ndarray, codec: str, pixels: str, options: dict[str, str]) -> bytes:
     context = av.CodecContext.create(codec, "w")
     context.height, context.width = rgb.shape[:2]
     context.pix_fmt, context.time_base, context.options = pixels, Fraction(1, 25), options

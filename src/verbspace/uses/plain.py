@@ -9,41 +9,41 @@ import sys
 _UNPRINTABLE = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\u200e\\u200f\\u2028-\\u202e\\u2066-\\u2069]")
 
 
-class Unread:
+class ErrorCounter:
     """Says on standard error why something cannot be read, and counts."""
 
     def __init__(self) -> None:
         self.count = 0
 
-    def __call__(self, reason: str) -> None:
+    def __call__(self, message: str) -> None:
         """Takes the reason, which names what cannot be read."""
         self.count += 1
-        complain(reason)
+        print_error(message)
 
 
-def plain(text: str) -> str:
+def sanitize(text: str) -> str:
     """A text without what would move a terminal's cursor, set its title or turn letters round."""
     return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
-def is_text(text: str) -> bool:
+def is_utf8_encodable(text: str) -> bool:
     """Whether it has no lone surrogates, as JSON and names of files can, and tokenizers and tables cannot."""
     return not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
-def complain(reason: str, who: str = "error") -> None:
+def print_error(message: str, prefix: str = "error") -> None:
     """A line, or several, on standard error."""
-    print(f"{who}: " + "\n".join(map(plain, reason.split("\n"))), file=sys.stderr, flush=True)
+    print(f"{prefix}: " + "\n".join(map(sanitize, message.split("\n"))), file=sys.stderr, flush=True)
 
 
-def of_system(error: Exception) -> str:
+def format_os_error(error: Exception) -> str:
     """An error's text; of one that the system gave, what it is about and no number."""
     if not isinstance(error, OSError) or not error.strerror:
         return str(error)
     return ": ".join([*([str(error.filename)] if error.filename else []), error.strerror.lower()])
 
 
-def printable(error: UnicodeError) -> tuple[str | bytes, int]:
+def encode_fallback(error: UnicodeError) -> tuple[str | bytes, int]:
     """What stands for a letter that a terminal's encoding lacks: names of files go out as the bytes that they are."""
     if not isinstance(error, UnicodeEncodeError):
         raise error

@@ -12,12 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from verbspace.concepts.concept_set import ConceptSet
-from verbspace.concepts.space import By, ConceptSpace
-from verbspace.evaluation.embed import Known, embed_videos, embed_windows, require_frames
+from verbspace.concepts.space import ScoringMode, ConceptSpace
+from verbspace.evaluation.embed import EmbeddingCache, embed_videos, embed_windows, validate_num_frames
 from verbspace.model.encoder import VideoEncoder
 from verbspace.uses.calibration import Calibration
-from verbspace.uses.inputs import fetch
-from verbspace.uses.timeline import Cells, Segment, cut, segments
+from verbspace.uses.inputs import localize
+from verbspace.uses.timeline import TimelineGrid, Segment, merge_windows, extract_segments
 from verbspace.video.dataset import NoReadableVideo
 from verbspace.video.decode import DecodeError
 from verbspace.video.manifest import Record
@@ -31,20 +31,20 @@ class Prediction:
     """
 
     path: str
-    ranked: list[tuple[str, float]]
+    ranking: list[tuple[str, float]]
     descriptions: list[str]
     timeline: list[Segment] | None = None
 
 
 @dataclass(frozen=True)
-class Sliding:
+class WindowConfig:
     """How long videos are looked at: windows of `length` seconds, one each `stride` (half the length where not given);
     what is less likely than `at_least` is left out of the timeline.
     """
 
     length: float
     stride: float | None = None
-    at_least: float = 0.0
+    min_score: float = 0.0
 
 
 class Predictor:
@@ -62,45 +62,45 @@ class Predictor:
         actions: Sequence[str] | None = None,
         *,
         concepts: ConceptSet | str | Path | None = None,
-        by: By = "category",
+        scoring: ScoringMode = "category",
         frames: int = 8,
         top: int = 5,
         calibration: Calibration | str | Path | None = None,
         encode_text: Callable[[list[str]], Tensor] | None = None,
     ) -> None:
-        require_frames(frames)
+        validate_num_frames(frames)
         self.encoder = encoder if isinstance(encoder, VideoEncoder) else VideoEncoder.from_pretrained(encoder)
-        self.concepts = chosen_concepts(self.encoder, actions, concepts)
-        self.by, self.frames, self.top = by, frames, top
+        self.concepts = resolve_concepts(self.encoder, actions, concepts)
+        self.scoring, self.frames, self.top = scoring, frames, top
         scale = 1 / self.encoder.logit_scale
         self.space = ConceptSpace.build(self.concepts, encode_text or self.encoder.encode_text, scale)
         if calibration is not None and not isinstance(calibration, Calibration):
             calibration = Calibration.load(calibration)
         if calibration is not None:
-            calibration.require(self.encoder, self.concepts, by, frames)
+            calibration.validate_for(self.encoder, self.concepts, scoring, frames)
         self.calibration = calibration
 
     def probabilities(self, z: Tensor) -> Tensor:
         """Embeddings (N, D) to distributions over the actions (N, K)."""
-        scores = self.space.action_scores(z, self.by)
+        scores = self.space.action_scores(z, self.scoring)
         return (scores / (self.calibration.temperature if self.calibration else 1)).softmax(-1)
 
     def rank(self, names: Sequence[str], z: Tensor) -> list[Prediction]:
         """Predictions for embeddings (N, D) of N videos."""
         rows = self.probabilities(z)
-        return [self._prediction(*each) for each in zip(names, z, rows, strict=True)]
+        return [self._make_prediction(*each) for each in zip(names, z, rows, strict=True)]
 
-    def over_time(self, path: str | Path, how: Sliding, name: str | None = None) -> tuple[Prediction, Cells]:
+    def predict_timeline(self, path: str | Path, window_config: WindowConfig, name: str | None = None) -> tuple[Prediction, TimelineGrid]:
         """A video's prediction in windows, with its timeline, and what the timeline was made from. Raises
         DecodeError."""
-        found = embed_windows(self.encoder, path, length=how.length, stride=how.stride, frames=self.frames)
-        cells = cut(found.windows, self.probabilities(found.embeddings))
-        timeline = segments(cells, self.space.action_names, how.at_least)
+        found = embed_windows(self.encoder, path, length=window_config.length, stride=window_config.stride, frames=self.frames)
+        cells = merge_windows(found.windows, self.probabilities(found.embeddings))
+        timeline = extract_segments(cells, self.space.action_names, window_config.min_score)
         mean = F.normalize(found.embeddings.mean(0), dim=-1)
-        return self._prediction(name or str(path), mean, cells.overall(), timeline), cells
+        return self._make_prediction(name or str(path), mean, cells.mean_probabilities(), timeline), cells
 
-    def stream(
-        self, files: Iterable[str], sliding: Sliding | None = None, *, batch_size: int = 16
+    def predict_stream(
+        self, files: Iterable[str], window_config: WindowConfig | None = None, *, batch_size: int = 16
     ) -> Iterator[tuple[str, Prediction | str]]:
         """Each file or URL with its prediction, or with the reason why it cannot be read; in order, as they come.
 
@@ -110,44 +110,44 @@ class Predictor:
         if batch_size < 1:
             raise ValueError(f"batch_size: {batch_size} is not above 0")
         each = iter(files)
-        while names := list(islice(each, 1 if sliding else batch_size)):
+        while names := list(islice(each, 1 if window_config else batch_size)):
             with ExitStack() as keep:
                 known: dict[int, Prediction | str] = {}
                 paths: dict[int, Path] = {}
                 for n, name in enumerate(names):
                     try:
-                        paths[n] = fetch(name, keep)
+                        paths[n] = localize(name, keep)
                     except OSError as error:
                         known[n] = str(error)
-                known |= self._in_windows(names, paths, sliding) if sliding else self._whole(names, paths)
+                known |= self._predict_windows(names, paths, window_config) if window_config else self._predict_whole_videos(names, paths)
             yield from ((name, known[n]) for n, name in enumerate(names))
 
-    def _whole(self, names: Sequence[str], paths: dict[int, Path]) -> dict[int, Prediction | str]:
+    def _predict_whole_videos(self, names: Sequence[str], paths: dict[int, Path]) -> dict[int, Prediction | str]:
         """By place among the names, what is found in the files there."""
         if not paths:
             return {}
-        known = Known()
+        known = EmbeddingCache()
         with suppress(NoReadableVideo):
-            embed_videos(self.encoder, [Record(path) for path in paths.values()], frames=self.frames, known=known)
+            embed_videos(self.encoder, [Record(path) for path in paths.values()], frames=self.frames, cache=known)
         found: dict[int, Prediction | str] = {}
         for n, path in paths.items():
             file = Record(path).file
-            if file in known.bad:
-                found[n] = known.bad[file].reason.replace(file, names[n])
+            if file in known.failures:
+                found[n] = known.failures[file].reason.replace(file, names[n])
             else:
-                found[n] = self.rank([names[n]], known.embeddings([file]))[0]
+                found[n] = self.rank([names[n]], known.get_embeddings([file]))[0]
         return found
 
-    def _in_windows(self, names: Sequence[str], paths: dict[int, Path], how: Sliding) -> dict[int, Prediction | str]:
+    def _predict_windows(self, names: Sequence[str], paths: dict[int, Path], window_config: WindowConfig) -> dict[int, Prediction | str]:
         found: dict[int, Prediction | str] = {}
         for n, path in paths.items():
             try:
-                found[n] = self.over_time(path, how, names[n])[0]
+                found[n] = self.predict_timeline(path, window_config, names[n])[0]
             except DecodeError as error:
                 found[n] = str(error).replace(str(path), names[n])
         return found
 
-    def _prediction(self, name: str, z: Tensor, row: Tensor, timeline: list[Segment] | None = None) -> Prediction:
+    def _make_prediction(self, name: str, z: Tensor, row: Tensor, timeline: list[Segment] | None = None) -> Prediction:
         best = row.topk(min(self.top, len(row)))
         places = zip(best.values.tolist(), best.indices.tolist(), strict=True)
         near = self.space.logits(z[None], "description")[0]
@@ -155,7 +155,7 @@ class Predictor:
         return Prediction(name, [(self.space.action_names[i], p) for p, i in places], fired, timeline)
 
 
-def chosen_concepts(
+def resolve_concepts(
     encoder: VideoEncoder, actions: Sequence[str] | None, concepts: ConceptSet | str | Path | None
 ) -> ConceptSet:
     """The set of the actions named, or the one given, or the encoder's own. Raises ValueError where there is none."""
@@ -176,19 +176,19 @@ def predict(
     actions: Sequence[str] | None = None,
     *,
     concepts: ConceptSet | str | Path | None = None,
-    by: By = "category",
+    scoring: ScoringMode = "category",
     frames: int = 8,
     top: int = 5,
     calibration: Calibration | str | Path | None = None,
-    sliding: Sliding | None = None,
+    window_config: WindowConfig | None = None,
 ) -> list[Prediction]:
     """Rank actions for each video: a Predictor made and used. Raises DecodeError for a file that cannot be read."""
     predictor = Predictor(
-        encoder, actions, concepts=concepts, by=by, frames=frames, top=top, calibration=calibration
+        encoder, actions, concepts=concepts, scoring=scoring, frames=frames, top=top, calibration=calibration
     )  # fmt: skip
     files = [str(paths)] if isinstance(paths, (str, Path)) else [str(path) for path in paths]
     out = []
-    for _, found in predictor.stream(files, sliding):
+    for _, found in predictor.predict_stream(files, window_config):
         if isinstance(found, str):
             raise DecodeError(found)
         out.append(found)

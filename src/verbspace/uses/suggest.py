@@ -10,10 +10,10 @@ import torch
 
 from verbspace.concepts.concept_set import ConceptSet
 from verbspace.concepts.space import ConceptSpace
-from verbspace.concepts.vocabulary import every_name
+from verbspace.concepts.vocabulary import all_known_action_names
 from verbspace.evaluation.embed import embed_videos
 from verbspace.model.encoder import VideoEncoder
-from verbspace.video.dataset import BadFiles
+from verbspace.video.dataset import DecodeFailures
 from verbspace.video.manifest import read_manifest
 
 
@@ -23,23 +23,23 @@ class Suggestion:
     is surest, and other names for it that would say the same to the encoder."""
 
     name: str
-    videos: int
+    num_videos: int
     probability: float
     examples: list[Path]
-    alike: list[str]
+    synonyms: list[str]
 
 
 @dataclass(frozen=True)
-class Suggested:
+class SuggestionReport:
     """Names, the one that most videos take first; over how many videos; and the files that could not be read."""
 
     actions: list[Suggestion]
-    videos: int
-    bad: BadFiles
+    num_videos: int
+    failures: DecodeFailures
 
-    def covered(self, count: int) -> float:
+    def coverage(self, count: int) -> float:
         """Share of the videos whose likeliest action is among the first `count`."""
-        return sum(action.videos for action in self.actions[:count]) / self.videos
+        return sum(action.num_videos for action in self.actions[:count]) / self.num_videos
 
 
 def suggest(
@@ -48,10 +48,10 @@ def suggest(
     names: Sequence[str] | None = None,
     *,
     frames: int = 8,
-    examples: int = 3,
-    alike: float = 0.2,
+    max_examples: int = 3,
+    synonym_threshold: float = 0.2,
     on_progress: Callable[[int, int], None] | None = None,
-) -> Suggested:
+) -> SuggestionReport:
     """Rank action names for a folder or list of unlabelled videos.
 
     names: to choose among; all that come with the package if None (Kinetics-700, UCF101, HMDB51, Moments in Time,
@@ -63,30 +63,30 @@ def suggest(
     """
     encoder = encoder if isinstance(encoder, VideoEncoder) else VideoEncoder.from_pretrained(encoder)
     found = embed_videos(encoder, read_manifest(videos), frames=frames, on_progress=on_progress)
-    vocabulary = ConceptSet.from_actions(list(names) if names is not None else every_name(), "all names")
+    vocabulary = ConceptSet.from_actions(list(names) if names is not None else all_known_action_names(), "all names")
     space = ConceptSpace.build(vocabulary, encoder.encode_text, 1 / encoder.logit_scale)
     probabilities = space.probs(found.embeddings, "category")  # (N, K)
     shares = (((space.categories @ space.categories.T) - 1) / space.temperature).sigmoid()
-    leader = _leaders(probabilities.sum(0), shares >= alike)
+    leader = _group_representatives(probabilities.sum(0), shares >= synonym_threshold)
     merged = torch.zeros_like(probabilities).index_add_(1, leader, probabilities)
     best = merged.argmax(1)
     out = []
     for place in sorted(set(best.tolist())):
         here = (best == place).nonzero().flatten()
         sure = merged[here, place]
-        order = sure.argsort(descending=True, stable=True)[:examples]
+        order = sure.argsort(descending=True, stable=True)[:max_examples]
         same = [space.action_names[i] for i in (leader == place).nonzero().flatten().tolist() if i != place]
         paths = [found.paths[i] for i in here[order].tolist()]
         out.append(Suggestion(space.action_names[place], len(here), float(sure.mean()), paths, same))
     out.sort(key=lambda one: (-one.videos, -one.probability, one.name))
-    return Suggested(out, len(found.paths), found.bad)
+    return SuggestionReport(out, len(found.paths), found.failures)
 
 
-def _leaders(mass: torch.Tensor, near: torch.Tensor) -> torch.Tensor:
+def _group_representatives(mass: torch.Tensor, is_similar: torch.Tensor) -> torch.Tensor:
     """For each name (K,), the one that stands for it: going down by mass, a name takes those near it that are free."""
     leader = torch.full((len(mass),), -1)
     for place in mass.argsort(descending=True, stable=True).tolist():
         if leader[place] < 0:
-            leader[near[place] & (leader < 0)] = place
+            leader[is_similar[place] & (leader < 0)] = place
             leader[place] = place
     return leader

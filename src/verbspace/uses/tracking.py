@@ -8,19 +8,19 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-TRACKERS = ("tensorboard", "wandb", "trackio")
-Write = Callable[[int, Mapping[str, float]], None]  # step, figures
+LOGGERS = ("tensorboard", "wandb", "trackio")
+LogMetrics = Callable[[int, Mapping[str, float]], None]  # step, figures
 
 
 @contextmanager
-def tracking(names: Sequence[str], out: Path, project: str = "verbspace") -> Iterator[Write]:
+def open_loggers(names: Sequence[str], out: Path, project: str = "verbspace") -> Iterator[LogMetrics]:
     """A function that writes a step's figures to each tracker named, while this lasts.
 
     TensorBoard's files go to `out/tensorboard`; the others take the run's name from `out`. Raises ValueError for one
     that is not known or not installed.
     """
     with ExitStack() as stack:
-        writers = [_start(name, out, project, stack) for name in dict.fromkeys(names)]
+        writers = [_start_logger(name, out, project, stack) for name in dict.fromkeys(names)]
 
         def write(step: int, values: Mapping[str, float]) -> None:
             for one in writers:
@@ -29,9 +29,9 @@ def tracking(names: Sequence[str], out: Path, project: str = "verbspace") -> Ite
         yield write
 
 
-def _start(name: str, out: Path, project: str, stack: ExitStack) -> Write:
-    if name not in TRACKERS:
-        raise ValueError(f"--track: {name!r} is none of {', '.join(TRACKERS)}")
+def _start_logger(name: str, out: Path, project: str, stack: ExitStack) -> LogMetrics:
+    if name not in LOGGERS:
+        raise ValueError(f"--track: {name!r} is none of {', '.join(LOGGERS)}")
     try:
         module: Any = importlib.import_module("torch.utils.tensorboard" if name == "tensorboard" else name)
     except ImportError as error:

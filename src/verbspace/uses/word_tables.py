@@ -9,23 +9,23 @@ from collections.abc import Iterator, Sequence
 from rich.table import Table
 from rich.text import Text
 
-from verbspace.concepts.check import Pair, Stray
+from verbspace.concepts.check import ConfusablePair, MisassignedDescription
 from verbspace.concepts.concept_set import ConceptSet
-from verbspace.concepts.names import readable, words_of
-from verbspace.concepts.quality import DISTINCT, Quality
+from verbspace.concepts.names import label_to_phrase, tokenize_words
+from verbspace.concepts.quality import MIN_DISTINCT_4GRAMS, LintReport
 from verbspace.concepts.space import ConceptSpace
-from verbspace.uses.suggest import Suggested
+from verbspace.uses.suggest import SuggestionReport
 
 
-def set_table(concepts: ConceptSet, search: str | None = None) -> tuple[Table, int]:
+def concept_set_table(concepts: ConceptSet, search: str | None = None) -> tuple[Table, int]:
     """Actions with their descriptions by kind, or those that hold all words of `search`; and how many actions."""
     table = Table("action", "kind", "description")
-    wanted = words_of(search or "")
+    wanted = tokenize_words(search or "")
     count = 0
     for action in concepts.actions:
         own = [d for d in concepts.descriptions if action.name in d.actions]
-        named = all(word in words_of(f"{action.name} {readable(action.class_label)}") for word in wanted)
-        shown = own if named else [d for d in own if all(word in words_of(d.text) for word in wanted)]
+        named = all(word in tokenize_words(f"{action.name} {label_to_phrase(action.class_label)}") for word in wanted)
+        shown = own if named else [d for d in own if all(word in tokenize_words(d.text) for word in wanted)]
         if not (named or shown):
             continue
         count += 1
@@ -40,21 +40,21 @@ def set_table(concepts: ConceptSet, search: str | None = None) -> tuple[Table, i
     return table, count
 
 
-def quality_lines(found: Quality, top: int) -> Iterator[str]:
+def lint_lines(report: LintReport, top: int) -> Iterator[str]:
     """Figures in a line, then the faults."""
-    verdict = "" if found.distinct >= DISTINCT else f" (below {DISTINCT}: reads like a template)"
+    verdict = "" if report.distinct_4gram_ratio >= MIN_DISTINCT_4GRAMS else f" (below {MIN_DISTINCT_4GRAMS}: reads like a template)"
     yield (
-        f"{found.actions} actions, {found.descriptions} descriptions; distinct 4-grams {found.distinct:.2f}{verdict}; "
-        f"{len(found.repeated)} repeated, {len(found.shared)} shared by actions, {len(found.thin)} thin, "
-        f"{len(found.missing)} kinds missing, {len(found.long)} too long"
+        f"{report.num_actions} actions, {report.num_descriptions} descriptions; distinct 4-grams {report.distinct_4gram_ratio:.2f}{verdict}; "
+        f"{len(report.duplicates)} repeated, {len(report.shared_sentences)} shared by actions, {len(report.uninformative)} thin, "
+        f"{len(report.missing_kinds)} kinds missing, {len(report.too_long)} too long"
     )
-    faults = list(found.faults())
+    faults = list(report.issues())
     yield from (f"  {fault}" for fault in faults[:top])
     if len(faults) > top:
         yield f"  and {len(faults) - top} more"
 
 
-def pairs_table(pairs: Sequence[Pair], top: int) -> Table | str:
+def confusable_pairs_table(pairs: Sequence[ConfusablePair], top: int) -> Table | str:
     """Actions that the encoder takes for one another."""
     if not pairs:
         return "Actions taken for one another: none"
@@ -69,29 +69,29 @@ def pairs_table(pairs: Sequence[Pair], top: int) -> Table | str:
     return table
 
 
-def strays_table(strays: Sequence[Stray], space: ConceptSpace, top: int) -> Table | str:
+def misassigned_table(misassigned: Sequence[MisassignedDescription], space: ConceptSpace, top: int) -> Table | str:
     """Descriptions that are nearer to another action, and the actions that have most of them."""
-    head = f"Descriptions nearer to another action: {len(strays)} of {len(space.description_texts)}"
-    if not strays:
+    head = f"Descriptions nearer to another action: {len(misassigned)} of {len(space.description_texts)}"
+    if not misassigned:
         return head
     table = Table(title=head, title_justify="left")
     table.add_column("description", ratio=3)
     table.add_column("of")
     table.add_column("nearer to")
     table.add_column("by", justify="right")
-    for stray in strays[:top]:
-        table.add_row(Text(stray.text), Text(stray.owner), Text(stray.nearer), f"{stray.margin:.2f}")
-    counts = Counter(stray.owner for stray in strays)
-    total = dict(zip(space.action_names, space.ownership.sum(0).tolist(), strict=True))
+    for stray in misassigned[:top]:
+        table.add_row(Text(stray.text), Text(stray.action), Text(stray.nearest_action), f"{stray.margin:.2f}")
+    counts = Counter(stray.action for stray in misassigned)
+    total = dict(zip(space.action_names, space.description_action_mask.sum(0).tolist(), strict=True))
     worst = ", ".join(f"{name} ({number} of {total[name]})" for name, number in counts.most_common(5))
     table.caption = Text(f"say what only their own action shows; rewrite first: {worst}")
     return table
 
 
-def suggestions_table(found: Suggested, top: int) -> Table:
+def suggestions_table(report: SuggestionReport, top: int) -> Table:
     """Proposed actions with the clips that speak for them."""
-    shown = found.actions[:top]
-    title = f"{len(shown)} names cover {100 * found.covered(top):.0f}% of {found.videos} videos"
+    shown = report.actions[:top]
+    title = f"{len(shown)} names cover {100 * report.coverage(top):.0f}% of {report.num_videos} videos"
     table = Table(title=title, title_justify="left")
     table.add_column("action", style="bold")
     table.add_column("videos", justify="right")
@@ -100,7 +100,7 @@ def suggestions_table(found: Suggested, top: int) -> Table:
     table.add_column("or", style="dim")
     for action in shown:
         paths = "\n".join("/".join(path.parts[-2:]) for path in action.examples)
-        also = ", ".join(action.alike[:3])
+        also = ", ".join(action.synonyms[:3])
         sure = f"{100 * action.probability:.0f}%"
-        table.add_row(Text(action.name), str(action.videos), sure, Text(paths), Text(also))
+        table.add_row(Text(action.name), str(action.num_videos), sure, Text(paths), Text(also))
     return table

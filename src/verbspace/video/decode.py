@@ -21,18 +21,18 @@ import torch
 from av.video.reformatter import VideoReformatter
 from torch import Tensor
 
-from verbspace.video.container import DecodeError, Header, VideoFile, open_video, probe, shrunk
-from verbspace.video.skipping import necessary
+from verbspace.video.container import DecodeError, StreamInfo, VideoFile, open_video, probe, fit_short_side
+from verbspace.video.skipping import required_packets
 
-__all__ = ["DecodeError", "Header", "VideoFile", "open_video", "probe"]
+__all__ = ["DecodeError", "StreamInfo", "VideoFile", "open_video", "probe"]
 
-HELD_BYTES = (
+MAX_BUFFER_BYTES = (
     256 << 20
 )  # packets or undisplayed frames kept in memory for a file; beyond it, a second pass reads them again
 
 
 @dataclass(frozen=True)
-class Timeline:
+class FrameTimestamps:
     """When a video's frames show. times: float64 (F,) seconds, ascending, the first 0. frame_bytes: of one
     RGB frame.
     """
@@ -41,13 +41,13 @@ class Timeline:
     frame_bytes: int
 
 
-class Untrusted(Exception):
+class TimestampMismatch(Exception):
     """The decode disagrees with the packets' times: only a decode of the whole tells them."""
 
 
 def read_video(
-    path: str | Path, choose: Callable[[Timeline], Sequence[int]], size: int | None = None
-) -> tuple[Timeline, Tensor]:
+    path: str | Path, select_frames: Callable[[FrameTimestamps], Sequence[int]], max_short_side: int | None = None
+) -> tuple[FrameTimestamps, Tensor]:
     """Decode the frames that `choose` picks once it has seen the timeline: one open, one decode.
 
     choose(timeline) -> n frame indices in any order, repeats allowed; it must be a pure function. size:
@@ -58,16 +58,16 @@ def read_video(
     try:
         try:
             with closing(open_video(path)) as file:
-                return _read_by_packets(file, choose, size) if file.trusted else _read_by_decode(file, choose, size)
-        except Untrusted:
+                return _read_by_packets(file, select_frames, max_short_side) if file.has_reliable_pts else _read_by_decode(file, select_frames, max_short_side)
+        except TimestampMismatch:
             with closing(open_video(path)) as file:
-                return _read_by_decode(file, choose, size)
+                return _read_by_decode(file, select_frames, max_short_side)
     except av.FFmpegError as error:
         reason = error.strerror or str(error)
         raise DecodeError(f"{path}: not decodable as video: {reason}") from None
 
 
-def stream_frames(path: str | Path, size: int | None = None) -> Iterator[np.ndarray]:
+def stream_frames(path: str | Path, max_short_side: int | None = None) -> Iterator[np.ndarray]:
     """All frames one by one, in order: uint8 RGB (H, W, 3), upright; memory holds one. Raises DecodeError.
 
     size: frames whose short side is longer, in pixels, are shrunk to it.
@@ -77,8 +77,8 @@ def stream_frames(path: str | Path, size: int | None = None) -> Iterator[np.ndar
     shape: tuple[int, int] | None = None
     try:
         with closing(open_video(path)) as file:
-            for frame in file.frames():
-                shape = shape or shrunk(frame.height, frame.width, size)
+            for frame in file.iter_frames():
+                shape = shape or fit_short_side(frame.height, frame.width, max_short_side)
                 yield to_rgb(reformatter, frame, shape)
     except av.FFmpegError as error:
         raise DecodeError(f"{path}: not decodable as video: {error.strerror or error}") from None
@@ -89,7 +89,7 @@ def count_frames(path: str | Path) -> int:
     path = Path(path)
     try:
         with closing(open_video(path)) as file:
-            count = sum(1 for _ in file.frames())
+            count = sum(1 for _ in file.iter_frames())
     except (av.FFmpegError, OSError) as error:
         reason = error.strerror or str(error)
         raise DecodeError(f"{path}: not decodable as video: {reason}") from None
@@ -103,40 +103,40 @@ def frame_times(path: str | Path) -> np.ndarray:
     return read_video(path, lambda timeline: ())[0].times
 
 
-def decode_frames(path: str | Path, indices: Sequence[int] | None = None, size: int | None = None) -> Tensor:
+def decode_frames(path: str | Path, indices: Sequence[int] | None = None, max_short_side: int | None = None) -> Tensor:
     """Decode frames by index into `frame_times`, or all: uint8 RGB (n, 3, H, W), in the order asked for.
 
     size: frames whose short side is longer, in pixels, are shrunk to it. Raises DecodeError, and IndexError
     for a frame that is not there.
     """
-    return read_video(path, lambda timeline: range(len(timeline.times)) if indices is None else indices, size)[1]
+    return read_video(path, lambda timeline: range(len(timeline.times)) if indices is None else indices, max_short_side)[1]
 
 
-def packet_times(file: VideoFile, size: int | None) -> tuple[Timeline, float] | None:
+def timestamps_from_packets(file: VideoFile, max_short_side: int | None) -> tuple[FrameTimestamps, float] | None:
     """A trusted file's timeline, and the seconds at which its first frame shows, without a decode; None where the
     packets leave it open."""
-    found = _packets(file, keep=False)
+    found = _demux(file, keep_packets=False)
     if found is None:
         return None
     stamps, _ = found
     unit = float(file.stream.time_base)
-    return Timeline((np.asarray(stamps) - stamps[0]) * unit, file.frame_bytes(size)), stamps[0] * unit
+    return FrameTimestamps((np.asarray(stamps) - stamps[0]) * unit, file.frame_bytes(max_short_side)), stamps[0] * unit
 
 
-def _packets(file: VideoFile, keep: bool = True) -> tuple[list[int], list[Any] | None] | None:
+def _demux(file: VideoFile, keep_packets: bool = True) -> tuple[list[int], list[Any] | None] | None:
     """The presentation stamps that packets bear, ascending, and the packets, unless they are too large to hold; None
     where the stamps are not all there and different."""
-    packets: list[Any] | None = [] if keep else None
+    packets: list[Any] | None = [] if keep_packets else None
     stamps: list[int] = []
     held, sound = 0, True
-    for packet in file.packets():
+    for packet in file.iter_packets():
         if packet.size:
             sound &= packet.pts is not None and not packet.is_discard
             stamps.append(packet.pts if packet.pts is not None else -1)
         held += packet.size
         if packets is not None:
             packets.append(packet)
-            if held > HELD_BYTES:
+            if held > MAX_BUFFER_BYTES:
                 packets = None
     if not sound or not stamps or len(set(stamps)) != len(stamps):
         return None
@@ -144,54 +144,54 @@ def _packets(file: VideoFile, keep: bool = True) -> tuple[list[int], list[Any] |
 
 
 def _read_by_packets(
-    file: VideoFile, choose: Callable[[Timeline], Sequence[int]], size: int | None
-) -> tuple[Timeline, Tensor]:
+    file: VideoFile, select_frames: Callable[[FrameTimestamps], Sequence[int]], max_short_side: int | None
+) -> tuple[FrameTimestamps, Tensor]:
     """Times from the packets, then a decode as far as needed. Raises Untrusted where the two disagree."""
-    found = _packets(file)
+    found = _demux(file)
     if found is None:
-        raise Untrusted
+        raise TimestampMismatch
     stamps, packets = found
     times = (np.asarray(stamps) - stamps[0]) * float(file.stream.time_base)
-    timeline = Timeline(times, file.frame_bytes(size))
-    wanted = _checked(file, choose(timeline), len(stamps))
+    timeline = FrameTimestamps(times, file.frame_bytes(max_short_side))
+    wanted = _validate_indices(file, select_frames(timeline), len(stamps))
     if not len(wanted):
         return timeline, torch.empty(0, 3, 0, 0, dtype=torch.uint8)
     if packets is not None:
-        expected, needed = necessary(file.stream.codec_context, packets, stamps, set(wanted.tolist()))
-        return timeline, _gather(file, file.frames(needed), wanted, size, stamps, expected)
+        expected, needed = required_packets(file.stream.codec_context, packets, stamps, set(wanted.tolist()))
+        return timeline, _collect_frames(file, file.iter_frames(needed), wanted, max_short_side, stamps, expected)
     with closing(open_video(file.path)) as again:
-        return timeline, _gather(again, again.frames(), wanted, size, stamps)
+        return timeline, _collect_frames(again, again.iter_frames(), wanted, max_short_side, stamps)
 
 
 def _read_by_decode(
-    file: VideoFile, choose: Callable[[Timeline], Sequence[int]], size: int | None
-) -> tuple[Timeline, Tensor]:
+    file: VideoFile, select_frames: Callable[[FrameTimestamps], Sequence[int]], max_short_side: int | None
+) -> tuple[FrameTimestamps, Tensor]:
     """Times and frames from a decode of the whole file."""
     frames: list[Any] | None = []
     pts: list[int | None] = []
     dts: list[int | None] = []
     held = 0
-    for frame in file.frames():
+    for frame in file.iter_frames():
         pts.append(frame.pts)
         dts.append(frame.dts)
         held += sum(plane.buffer_size for plane in frame.planes)
         if frames is not None:
             frames.append(frame)
-            if held > HELD_BYTES:
+            if held > MAX_BUFFER_BYTES:
                 frames = None
     if not pts:
         raise DecodeError(f"{file.path}: the video stream holds no decodable frame")
-    timeline = Timeline(times_from_stamps(file.stream, pts, dts), file.frame_bytes(size))
-    wanted = _checked(file, choose(timeline), len(pts))
+    timeline = FrameTimestamps(resolve_pts(file.stream, pts, dts), file.frame_bytes(max_short_side))
+    wanted = _validate_indices(file, select_frames(timeline), len(pts))
     if not len(wanted):
         return timeline, torch.empty(0, 3, 0, 0, dtype=torch.uint8)
     if frames is not None:
-        return timeline, _gather(file, iter(frames), wanted, size, None)
+        return timeline, _collect_frames(file, iter(frames), wanted, max_short_side, None)
     with closing(open_video(file.path)) as again:
-        return timeline, _gather(again, again.frames(), wanted, size, None)
+        return timeline, _collect_frames(again, again.iter_frames(), wanted, max_short_side, None)
 
 
-def times_from_stamps(stream: Any, pts: Sequence[int | None], dts: Sequence[int | None]) -> np.ndarray:
+def resolve_pts(stream: Any, pts: Sequence[int | None], dts: Sequence[int | None]) -> np.ndarray:
     """Seconds of decoded frames: presentation times if they ascend, else decoding times, else the frame rate.
 
     AVI stores no presentation times, and those guessed for streams with B-frames go back and forth; the
@@ -211,38 +211,38 @@ def times_from_stamps(stream: Any, pts: Sequence[int | None], dts: Sequence[int 
     return np.arange(len(pts)) / float(rate)
 
 
-def _checked(file: VideoFile, indices: Sequence[int], count: int) -> np.ndarray:
+def _validate_indices(file: VideoFile, indices: Sequence[int], count: int) -> np.ndarray:
     wanted = np.asarray(indices, dtype=np.int64)
     if len(wanted) and (wanted.min() < 0 or wanted.max() >= count):
         raise IndexError(f"{file.path}: frames {wanted.min()} to {wanted.max()} asked for, of {count}")
     return wanted
 
 
-def _gather(
+def _collect_frames(
     file: VideoFile,
     frames: Iterator[Any],
-    wanted: np.ndarray,
-    size: int | None,
-    stamps: Sequence[int] | None,
-    expected: Sequence[int] | None = None,
+    indices: np.ndarray,
+    max_short_side: int | None,
+    expected_pts: Sequence[int] | None,
+    frame_numbers: Sequence[int] | None = None,
 ) -> Tensor:
     """Convert the wanted frames (by count) to RGB and stop. `stamps` are the times that the decode must
     confirm, `expected` the frames that it will show where it is not all of them.
     """
-    unique, inverse = np.unique(wanted, return_inverse=True)
+    unique, inverse = np.unique(indices, return_inverse=True)
     needed = set(unique.tolist())
     reformatter = VideoReformatter()
     shape: tuple[int, int] | None = None
     out: np.ndarray | None = None
     found = 0
     for place, frame in enumerate(frames):
-        if expected is not None and place >= len(expected):
-            raise Untrusted
-        number = place if expected is None else expected[place]
-        if stamps is not None and (number >= len(stamps) or frame.pts != stamps[number]):
-            raise Untrusted
+        if frame_numbers is not None and place >= len(frame_numbers):
+            raise TimestampMismatch
+        number = place if frame_numbers is None else frame_numbers[place]
+        if expected_pts is not None and (number >= len(expected_pts) or frame.pts != expected_pts[number]):
+            raise TimestampMismatch
         if number in needed:
-            shape = shape or shrunk(frame.height, frame.width, size)  # as FFmpeg: later frames follow the first's size
+            shape = shape or fit_short_side(frame.height, frame.width, max_short_side)  # as FFmpeg: later frames follow the first's size
             rgb = to_rgb(reformatter, frame, shape)
             out = np.empty((len(unique), *rgb.shape), np.uint8) if out is None else out
             out[found] = rgb
@@ -250,11 +250,11 @@ def _gather(
         if found == len(unique):
             break
     if out is None or found < len(unique):
-        if stamps is not None:
-            raise Untrusted
+        if expected_pts is not None:
+            raise TimestampMismatch
         raise DecodeError(f"{file.path}: the second pass found fewer frames than the first")
     gathered = torch.from_numpy(out)
-    if len(unique) != len(wanted) or (inverse[1:] < inverse[:-1]).any():
+    if len(unique) != len(indices) or (inverse[1:] < inverse[:-1]).any():
         gathered = gathered[torch.from_numpy(inverse)]
     return gathered.permute(0, 3, 1, 2)
 

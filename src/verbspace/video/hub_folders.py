@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from verbspace.video.listings import read_lines
-from verbspace.video.record import Record, named_label
+from verbspace.video.record import Record, label_from_row
 
-NAMES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
+METADATA_FILENAMES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 
 
-def metadata_of(folder: Path) -> Path | None:
+def find_metadata_file(folder: Path) -> Path | None:
     """The folder's metadata file, if it has one."""
-    return next((folder / name for name in NAMES if (folder / name).is_file()), None)
+    return next((folder / name for name in METADATA_FILENAMES if (folder / name).is_file()), None)
 
 
 def read_metadata(source: Path, split: str | None = None) -> list[Record]:
@@ -29,7 +29,7 @@ def read_metadata(source: Path, split: str | None = None) -> list[Record]:
             raise ValueError(f"{source}: row {number}: has no file_name; add the column")
         if split is not None and row.get("split") not in (None, "", split):
             continue
-        records.append(Record(os.path.join(source.parent, name), named_label(row)))
+        records.append(Record(os.path.join(source.parent, name), label_from_row(row)))
     if not records:
         raise ValueError(f"{source}: holds no videos of that split")
     return records

@@ -7,16 +7,16 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from verbspace.video.record import VIDEO_EXTENSIONS, Record, is_video, numbered_label
+from verbspace.video.record import VIDEO_EXTENSIONS, Record, is_video, label_from_index
 
-_HEADERS = {"path", "video", "video_path", "file", "filename", "file_name"}
+_HEADER_NAMES = {"path", "video", "video_path", "file", "filename", "file_name"}
 # The path runs to the last video extension that a separator or the end follows: paths may hold spaces and commas.
-_LINE = re.compile(rf"(.*(?:{'|'.join(map(re.escape, VIDEO_EXTENSIONS))}))(?:[ ,\t]+(.*))?", re.IGNORECASE)
+_LINE_PATTERN = re.compile(rf"(.*(?:{'|'.join(map(re.escape, VIDEO_EXTENSIONS))}))(?:[ ,\t]+(.*))?", re.IGNORECASE)
 
-_NUMBERS = re.compile(r"\d+([ ,\t]+\d+)+")  # a count of frames and a class, or classes: which is not said
+_SEVERAL_NUMBERS = re.compile(r"\d+([ ,\t]+\d+)+")  # a count of frames and a class, or classes: which is not said
 
 
-class Files:
+class FileLocator:
     """The videos under a folder, found by name: lists and disks disagree on folders, extensions and letter case.
 
     The folder is walked once, when the first name is not just where the list says.
@@ -24,27 +24,27 @@ class Files:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._start = os.path.join(root, "")
-        self._found: dict[str, str] | None = None
+        self._prefix = os.path.join(root, "")
+        self._by_name: dict[str, str] | None = None
 
-    def find(self, *names: str) -> str:
+    def locate(self, *names: str) -> str:
         """The first of the names that is there: as given, or anywhere below by its last part, letter case aside.
 
         Where none is, the path at which the first should be.
         """
-        if self._found is None:
+        if self._by_name is None:
             for name in names:
                 if os.path.isfile(direct := os.path.join(self.root, name)):
                     return direct
-            self._found = {os.path.basename(file).casefold(): file for file, _ in walk(self.root)}
-        if self._found:
+            self._by_name = {os.path.basename(file).casefold(): file for file, _ in iter_videos(self.root)}
+        if self._by_name:
             for name in names:
-                if (found := self._found.get(name.rpartition("/")[2].casefold())) is not None:
+                if (found := self._by_name.get(name.rpartition("/")[2].casefold())) is not None:
                     return found
-        return f"{self._start}{names[0]}"
+        return f"{self._prefix}{names[0]}"
 
 
-def walk(folder: Path) -> Iterator[tuple[str, str]]:
+def iter_videos(folder: Path) -> Iterator[tuple[str, str]]:
     """Videos at any depth and the folder that each is in, links followed but not in circles; hidden ones left out."""
     seen: set[str] = set()
     for here, folders, files in os.walk(folder, followlinks=True):
@@ -55,7 +55,7 @@ def walk(folder: Path) -> Iterator[tuple[str, str]]:
         seen.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in folders:  # a folder that passes for a video and holds none is named, not overlooked
-            if is_video(name) and next(walk(Path(here, name)), None) is None:
+            if is_video(name) and next(iter_videos(Path(here, name)), None) is None:
                 yield os.path.join(here, name), here
         for name in files:
             if is_video(name) and not name.startswith("."):
@@ -65,7 +65,7 @@ def walk(folder: Path) -> Iterator[tuple[str, str]]:
 def read_folder(folder: Path) -> list[Record]:
     """A video's label is the name of the folder that holds it; None for one right in `folder`. In sorted order."""
     top = os.fspath(folder)
-    found = [Record(file, None if here == top else os.path.basename(here)) for file, here in walk(folder)]
+    found = [Record(file, None if here == top else os.path.basename(here)) for file, here in iter_videos(folder)]
     if not found:
         raise ValueError(f"{folder}: no videos in this folder (looked for {' '.join(VIDEO_EXTENSIONS)})")
     return sorted(found, key=lambda record: record.file.split(os.sep))
@@ -91,9 +91,9 @@ def read_list(source: Path, root: Path, labels: Sequence[str] | None = None) -> 
     base = os.fspath(root)
     for number, line in enumerate(read_lines(source), 1):
         line = line.strip()
-        if not line or (number == 1 and re.split(r"[ ,\t]", line)[0].lower() in _HEADERS):
+        if not line or (number == 1 and re.split(r"[ ,\t]", line)[0].lower() in _HEADER_NAMES):
             continue
-        match = _LINE.fullmatch(line)
+        match = _LINE_PATTERN.fullmatch(line)
         if match is None:
             raise ValueError(f"{source}: line {number}: no path of a video ({', '.join(VIDEO_EXTENSIONS)}) in {line!r}")
         path, label = match[1], match[2] or None
@@ -104,12 +104,12 @@ def read_list(source: Path, root: Path, labels: Sequence[str] | None = None) -> 
                 f"{source}: line {number}: {'no label' if labelled else 'a label'}, unlike the lines before; "
                 "label all videos or none"
             )
-        if label is not None and _NUMBERS.fullmatch(label):
+        if label is not None and _SEVERAL_NUMBERS.fullmatch(label):
             raise ValueError(
                 f"{source}: line {number}: several numbers behind the path, {label!r}; keep the one that is the class"
             )
         if labels is not None and label is not None:
-            label = numbered_label(label, labels, f"{source}: line {number}")
+            label = label_from_index(label, labels, f"{source}: line {number}")
         records.append(Record(os.path.join(base, path), label))
     if not records:
         raise ValueError(f"{source}: no videos in this list; write one path a line, with a label behind it or none")

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from verbspace.video import hub_folders, official, storage
-from verbspace.video.listings import Files, read_folder, read_list, walk
+from verbspace.video.listings import FileLocator, read_folder, read_list, iter_videos
 from verbspace.video.record import VIDEO_EXTENSIONS, Record
-from verbspace.video.shards import read_shards, shards_of
+from verbspace.video.shards import read_shards, list_shards
 
-__all__ = ["VIDEO_EXTENSIONS", "Manifest", "Record", "data_hash", "read_manifest", "understand"]
+__all__ = ["VIDEO_EXTENSIONS", "Manifest", "Record", "data_hash", "read_manifest", "detect_manifest"]
 
 
 @dataclass(frozen=True)
@@ -48,10 +48,10 @@ def read_manifest(
     name, whatever folders they are in; a listed file that is missing has a record all the same. Raises
     FileNotFoundError, and ValueError that names file and line.
     """
-    return understand(source, root, split=split, fold=fold, labels=labels).records
+    return detect_manifest(source, root, split=split, fold=fold, labels=labels).records
 
 
-def understand(
+def detect_manifest(
     source: str | Path,
     root: str | Path | None = None,
     *,
@@ -65,27 +65,27 @@ def understand(
         raise FileNotFoundError(f"{source}: there is no such folder or list of videos")
     where = Path(root) if root is not None else source if source.is_dir() else source.parent
     if official.is_ucf101(source):
-        return Manifest(official.read_ucf101(source, Files(where), split, fold), f"UCF101's split {fold}")
+        return Manifest(official.read_ucf101(source, FileLocator(where), split, fold), f"UCF101's split {fold}")
     if official.is_hmdb51(source):
-        return Manifest(official.read_hmdb51(source, Files(where), split, fold), f"HMDB51's split {fold}")
+        return Manifest(official.read_hmdb51(source, FileLocator(where), split, fold), f"HMDB51's split {fold}")
     if source.is_dir():
-        if (metadata := hub_folders.metadata_of(source)) is not None:
+        if (metadata := hub_folders.find_metadata_file(source)) is not None:
             return Manifest(hub_folders.read_metadata(metadata, split), f"a folder with {metadata.name}")
-        if shards := shards_of(source):
-            if (video := next(walk(source), None)) is not None:
+        if shards := list_shards(source):
+            if (video := next(iter_videos(source), None)) is not None:
                 raise ValueError(f"{source}: holds shards ({shards[0].name}) and videos ({video[0]}); give one kind")
             return Manifest(read_shards(shards, labels), f"WebDataset shards, {len(shards)}")
         return Manifest(read_folder(source), "a folder of videos")
-    if shards := shards_of(source):
+    if shards := list_shards(source):
         return Manifest(read_shards(shards, labels), "a WebDataset shard")
-    if source.name in hub_folders.NAMES:
+    if source.name in hub_folders.METADATA_FILENAMES:
         return Manifest(hub_folders.read_metadata(source, split), source.name)
     if official.is_kinetics(source):
-        return Manifest(official.read_kinetics(source, Files(where), split), "Kinetics' CSV")
+        return Manifest(official.read_kinetics(source, FileLocator(where), split), "Kinetics' CSV")
     if official.is_charades(source):
-        return Manifest(official.read_charades(source, Files(where)), "Charades' CSV")
+        return Manifest(official.read_charades(source, FileLocator(where)), "Charades' CSV")
     if official.is_ssv2(source):
-        return Manifest(official.read_ssv2(source, Files(where)), "Something-Something's JSON")
+        return Manifest(official.read_ssv2(source, FileLocator(where)), "Something-Something's JSON")
     return Manifest(read_list(source, where, labels), "a list of videos")
 
 
@@ -97,7 +97,7 @@ def data_hash(records: Iterable[Record]) -> str:
     lines = []
     for record in records:
         try:
-            found = storage.find(record.file)
+            found = storage.locate(record.file)
         except (OSError, ValueError):  # out of reach, or in a damaged shard: it has a name, and no size
             found = None
         size = None if found is None else found.size

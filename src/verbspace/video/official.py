@@ -9,14 +9,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from verbspace.video.listings import Files, read_lines
+from verbspace.video.listings import FileLocator, read_lines
 from verbspace.video.record import Record
 
 Split = str  # train, test, validation
 _UCF_LIST = re.compile(r"(train|test)list0?(\d)\.txt")
 _HMDB_FILE = re.compile(r"(.+)_test_split(\d)\.txt")
-_HMDB_USE = {"train": "1", "test": "2"}  # 0: not used in this split
-_KINETICS_ENDS = (".mp4", ".mkv", ".webm")
+_HMDB_SPLIT_CODES = {"train": "1", "test": "2"}  # 0: not used in this split
+_KINETICS_EXTENSIONS = (".mp4", ".mkv", ".webm")
 _CHARADES_COLUMNS = {"id", "script", "actions"}
 _CHARADES_CLASSES = "Charades_v1_classes.txt"
 _KINETICS_COLUMNS = {"youtube_id", "time_start", "time_end"}
@@ -29,13 +29,13 @@ def is_ucf101(source: Path) -> bool:
     return _UCF_LIST.fullmatch(source.name) is not None and (source.parent / "classInd.txt").is_file()
 
 
-def read_ucf101(source: Path, files: Files, split: Split | None, fold: int) -> list[Record]:
+def read_ucf101(source: Path, locator: FileLocator, split: Split | None, fold: int) -> list[Record]:
     """`trainlist0N.txt` (`Class/v_Class_g01_c01.avi 1`) or `testlist0N.txt` (no number), with `classInd.txt` beside it.
 
     Numbers in the list count from 1 and must agree with the folder's name.
     """
     if source.is_dir():
-        source = source / f"{_one_of(source, split, ('train', 'test'))}list{fold:02d}.txt"
+        source = source / f"{_require_split(source, split, ('train', 'test'))}list{fold:02d}.txt"
     names: dict[str, str] = {}
     numbers: dict[str, str] = {}
     index = source.parent / "classInd.txt"
@@ -48,7 +48,7 @@ def read_ucf101(source: Path, files: Files, split: Split | None, fold: int) -> l
                 )
             numbers[match[1]], names[match[2].casefold()] = match[2], match[2]
     records = []
-    for number, line in enumerate(_lines_of(source), 1):
+    for number, line in enumerate(_read_split_file(source), 1):
         if not line.strip():
             continue
         path, _, given = line.strip().partition(" ")
@@ -56,8 +56,8 @@ def read_ucf101(source: Path, files: Files, split: Split | None, fold: int) -> l
         if label is None or (given and numbers.get(given.strip()) != label):
             what = f"class {given}" if label is not None else f"folder {path.split('/')[0]!r}"
             raise ValueError(f"{source}: line {number}: {what} is not that of classInd.txt; take both from one place")
-        records.append(Record(files.find(path), label))
-    return _some(records, source)
+        records.append(Record(locator.locate(path), label))
+    return _require_records(records, source)
 
 
 def is_hmdb51(source: Path) -> bool:
@@ -65,9 +65,9 @@ def is_hmdb51(source: Path) -> bool:
     return source.is_dir() and next(source.glob("*_test_split?.txt"), None) is not None
 
 
-def read_hmdb51(source: Path, files: Files, split: Split | None, fold: int) -> list[Record]:
+def read_hmdb51(source: Path, locator: FileLocator, split: Split | None, fold: int) -> list[Record]:
     """`<class>_test_split{1,2,3}.txt` with lines `name.avi N`: 1 is training, 2 is test, 0 is neither."""
-    wanted = _HMDB_USE[_one_of(source, split, tuple(_HMDB_USE))]
+    wanted = _HMDB_SPLIT_CODES[_require_split(source, split, tuple(_HMDB_SPLIT_CODES))]
     records = []
     # Names of clips hold [ ! # & ( ): they are compared as they are, and never used as patterns.
     for path in sorted(source.iterdir()):
@@ -81,16 +81,16 @@ def read_hmdb51(source: Path, files: Files, split: Split | None, fold: int) -> l
             if use not in ("0", "1", "2") or not name.strip():
                 raise ValueError(f"{path}: line {number}: {line!r} is not a file and 0, 1 or 2; take the official file")
             if use == wanted:
-                records.append(Record(files.find(f"{match[1]}/{name.strip()}"), match[1]))
-    return _some(records, source)
+                records.append(Record(locator.locate(f"{match[1]}/{name.strip()}"), match[1]))
+    return _require_records(records, source)
 
 
 def is_kinetics(source: Path) -> bool:
     """A CSV file with Kinetics' columns."""
-    return _columns(source) >= _KINETICS_COLUMNS
+    return _csv_columns(source) >= _KINETICS_COLUMNS
 
 
-def read_kinetics(source: Path, files: Files, split: Split | None) -> list[Record]:
+def read_kinetics(source: Path, locator: FileLocator, split: Split | None) -> list[Record]:
     """`label,youtube_id,time_start,time_end,split`; a file is `{id}_{start:06d}_{end:06d}.mp4`, or `{id}.mp4`.
 
     Extensions may be others. Rows of other splits are left out where one is asked for and the column is there.
@@ -108,17 +108,17 @@ def read_kinetics(source: Path, files: Files, split: Split | None) -> list[Recor
                 ) from None
             if split is not None and row.get("split") and not _same_split(row["split"], split):
                 continue
-            names = [f"{stem}{kind}" for stem in (f"{name}_{start:06d}_{end:06d}", name) for kind in _KINETICS_ENDS]
-            records.append(Record(files.find(*names), (row.get("label") or "").strip() or None))
-    return _some(records, source)
+            names = [f"{stem}{kind}" for stem in (f"{name}_{start:06d}_{end:06d}", name) for kind in _KINETICS_EXTENSIONS]
+            records.append(Record(locator.locate(*names), (row.get("label") or "").strip() or None))
+    return _require_records(records, source)
 
 
 def is_charades(source: Path) -> bool:
     """A CSV file with Charades' columns."""
-    return _columns(source) >= _CHARADES_COLUMNS
+    return _csv_columns(source) >= _CHARADES_COLUMNS
 
 
-def read_charades(source: Path, files: Files) -> list[Record]:
+def read_charades(source: Path, locator: FileLocator) -> list[Record]:
     """`id,…,actions,length` with `c092 11.90 21.20;c147 0.00 12.60` in `actions`; a file is `{id}.mp4`.
 
     A record's `labels` are the classes' names of `Charades_v1_classes.txt` beside it, in their order, each once.
@@ -137,8 +137,8 @@ def read_charades(source: Path, files: Files) -> list[Record]:
             if not name:
                 raise ValueError(f"{source}: line {rows.line_num}: has no id; mend it")
             labels = tuple(names[code] for code in codes)
-            records.append(Record(files.find(f"{name}.mp4", f"{name}.mkv", f"{name}.webm"), None, labels))
-    return _some(records, source)
+            records.append(Record(locator.locate(f"{name}.mp4", f"{name}.mkv", f"{name}.webm"), None, labels))
+    return _require_records(records, source)
 
 
 def charades_classes(source: Path) -> dict[str, str]:
@@ -154,7 +154,7 @@ def is_ssv2(source: Path) -> bool:
     return source.suffix.lower() == ".json"
 
 
-def read_ssv2(source: Path, files: Files) -> list[Record]:
+def read_ssv2(source: Path, locator: FileLocator) -> list[Record]:
     """`[{"id", "template", …}]`: the class is the template without its brackets, the file is `{id}.webm`.
 
     The test list has no templates, and its records no labels.
@@ -170,11 +170,11 @@ def read_ssv2(source: Path, files: Files) -> list[Record]:
         template = entry.get("template")
         label = re.sub(r"[\[\]]", "", template) if isinstance(template, str) else None
         name = str(entry["id"])
-        records.append(Record(files.find(f"{name}.webm", f"{name}.mp4"), label))
-    return _some(records, source)
+        records.append(Record(locator.locate(f"{name}.webm", f"{name}.mp4"), label))
+    return _require_records(records, source)
 
 
-def _columns(source: Path) -> set[str]:
+def _csv_columns(source: Path) -> set[str]:
     """The column names of a CSV file; of another, none."""
     if source.suffix.lower() != ".csv":
         return set()
@@ -182,9 +182,9 @@ def _columns(source: Path) -> set[str]:
         return set(file.readline().strip().replace('"', "").split(","))
 
 
-def _one_of(source: Path, split: Split | None, known: tuple[str, ...]) -> str:
-    if split not in known:
-        raise ValueError(f"{source}: these files hold several splits; say which one (--split {' or '.join(known)})")
+def _require_split(source: Path, split: Split | None, choices: tuple[str, ...]) -> str:
+    if split not in choices:
+        raise ValueError(f"{source}: these files hold several splits; say which one (--split {' or '.join(choices)})")
     return split
 
 
@@ -194,13 +194,13 @@ def _same_split(value: str, split: Split) -> bool:
     return alike.get(value, value) == alike.get(split, split)
 
 
-def _lines_of(source: Path) -> Iterator[str]:
+def _read_split_file(source: Path) -> Iterator[str]:
     if not source.is_file():
         raise FileNotFoundError(f"{source}: there is no such split file")
     yield from read_lines(source)
 
 
-def _some(records: list[Record], source: Path) -> list[Record]:
+def _require_records(records: list[Record], source: Path) -> list[Record]:
     if not records:
         raise ValueError(f"{source}: there are no videos of that split in it")
     return records

@@ -26,16 +26,16 @@ VIDEO_EXTENSIONS = (
 
 
 # Where tables and notes have the name of a video's class.
-LABELS = ("label", "class", "class_name", "action", "category", "label_name")
+LABEL_COLUMNS = ("label", "class", "class_name", "action", "category", "label_name")
 
 
-class _Fields(NamedTuple):
+class _RecordFields(NamedTuple):
     file: str
     label: str | None = None
     labels: tuple[str, ...] | None = None
 
 
-class Record(_Fields):
+class Record(_RecordFields):
     """A video's file and, where it is known, the name of its class as the data set writes it.
 
     labels: its classes, or none, in a data set whose videos may have several; None in the others.
@@ -60,19 +60,19 @@ def is_video(name: str) -> bool:
     return name.lower().endswith(VIDEO_EXTENSIONS)
 
 
-def named_label(row: Mapping[str, Any]) -> str | None:
+def label_from_row(row: Mapping[str, Any]) -> str | None:
     """The class in a row of a table, from the first of LABELS that is there and not empty."""
-    label = next((row[key] for key in LABELS if row.get(key) not in (None, "")), None)
+    label = next((row[key] for key in LABEL_COLUMNS if row.get(key) not in (None, "")), None)
     return None if label is None else str(label)
 
 
-def numbered_label(label: str, labels: Sequence[str], where: str) -> str:
+def label_from_index(label: str, labels: Sequence[str], location: str) -> str:
     """The name for a class number, counted from 0; a label that is no number stays. Raises ValueError with `where`."""
     if not label.isdigit():
         return label
     if int(label) >= len(labels):
         raise ValueError(
-            f"{where}: class {label}, but there are {len(labels)} labels, counted from 0; "
+            f"{location}: class {label}, but there are {len(labels)} labels, counted from 0; "
             "give the label list that this is for"
         )
     return labels[int(label)]

@@ -25,20 +25,20 @@ class ViewPlan:
     frames, non-decreasing; a clip with too few frames repeats some. size: side of the view, in pixels.
     """
 
-    seconds: tuple[float, ...]
+    times: tuple[float, ...]
     frame_indices: tuple[int, ...]
     size: int
     kind: Literal["global", "local", "eval"]
 
 
-def duration(times: np.ndarray) -> float:
+def clip_duration(times: np.ndarray) -> float:
     """Seconds that the clip shows, the last frame standing as long as a usual one (0 where there is one
     frame).
     """
     return float(times[-1] - times[0] + np.median(np.diff(times))) if len(times) > 1 else 0.0
 
 
-def nearest(times: np.ndarray, seconds: np.ndarray) -> np.ndarray:
+def nearest_frame(times: np.ndarray, seconds: np.ndarray) -> np.ndarray:
     """Index of the frame nearest to each second; the earlier of two equally near. times ascend."""
     after = np.clip(np.searchsorted(times, seconds), 1, max(len(times) - 1, 1))
     if len(times) == 1:
@@ -46,26 +46,26 @@ def nearest(times: np.ndarray, seconds: np.ndarray) -> np.ndarray:
     return np.where(seconds - times[after - 1] <= times[after] - seconds, after - 1, after)
 
 
-def spread(window: Window, frames: int, phase: float = 0.5) -> np.ndarray:
+def linspace_in_window(window: Window, num_frames: int, phase: float = 0.5) -> np.ndarray:
     """Seconds (frames,) evenly over a window: the point at `phase` (0 to 1) of each of `frames` equal
     segments.
     """
-    return window.start + (window.end - window.start) * (np.arange(frames) + phase) / frames
+    return window.start + (window.end - window.start) * (np.arange(num_frames) + phase) / num_frames
 
 
 def plan_views(
     times: np.ndarray,
     rng: np.random.Generator,
     *,
-    globals: int = 2,
+    global_views: int = 2,
     global_frames: int = 8,
     global_size: int = 224,
-    global_window: tuple[float, float] = (0.6, 1.0),
-    locals: int = 8,
+    global_clip_fraction: tuple[float, float] = (0.6, 1.0),
+    local_views: int = 8,
     local_frames: int = 8,
     local_size: int = 96,
-    local_window: tuple[float, float] = (0.15, 0.5),
-    longest: float | None = None,
+    local_clip_fraction: tuple[float, float] = (0.15, 0.5),
+    max_duration: float | None = None,
 ) -> list[ViewPlan]:
     """The views of one clip, globals first.
 
@@ -75,32 +75,32 @@ def plan_views(
     anywhere. longest: of a clip with more seconds, all views come from one random stretch of that length, so
     that they show the same event.
     """
-    _check_times(times)
-    for name, (low, high) in {"global_window": global_window, "local_window": local_window}.items():
+    _validate_times(times)
+    for name, (low, high) in {"global_window": global_clip_fraction, "local_window": local_clip_fraction}.items():
         if not 0 < low <= high <= 1:
             raise ValueError(f"{name}: ({low}, {high}) must be two shares of the duration, 0 < low <= high <= 1")
-    whole = Window(float(times[0]), float(times[0]) + duration(times))
-    if longest is not None and whole.end - whole.start > longest:
-        whole = _within(whole, longest, rng.uniform())
+    whole = Window(float(times[0]), float(times[0]) + clip_duration(times))
+    if max_duration is not None and whole.end - whole.start > max_duration:
+        whole = _subwindow(whole, max_duration, rng.uniform())
     span = whole.end - whole.start
     plans = []
-    for place in rng.permutation(globals):
-        window = _within(whole, span * rng.uniform(*global_window), (place + rng.uniform()) / globals)
-        plans.append(_plan(times, window, global_frames, global_size, "global"))
-    for _ in range(locals):
-        window = _within(whole, span * rng.uniform(*local_window), rng.uniform())
-        plans.append(_plan(times, window, local_frames, local_size, "local"))
+    for place in rng.permutation(global_views):
+        window = _subwindow(whole, span * rng.uniform(*global_clip_fraction), (place + rng.uniform()) / global_views)
+        plans.append(_make_plan(times, window, global_frames, global_size, "global"))
+    for _ in range(local_views):
+        window = _subwindow(whole, span * rng.uniform(*local_clip_fraction), rng.uniform())
+        plans.append(_make_plan(times, window, local_frames, local_size, "local"))
     return plans
 
 
-def plan_eval(times: np.ndarray, frames: int, clips: int = 1, size: int = 224) -> list[ViewPlan]:
+def plan_eval(times: np.ndarray, num_frames: int, num_clips: int = 1, size: int = 224) -> list[ViewPlan]:
     """Deterministic plans over the whole clip: `clips` interleaved sets of `frames` even points.
 
     One set holds the centres of `frames` equal segments; together the sets are frames × clips even points.
     """
-    _check_times(times)
-    whole = Window(float(times[0]), float(times[0]) + duration(times))
-    return [_plan(times, whole, frames, size, "eval", (clip + 0.5) / clips) for clip in range(clips)]
+    _validate_times(times)
+    whole = Window(float(times[0]), float(times[0]) + clip_duration(times))
+    return [_make_plan(times, whole, num_frames, size, "eval", (clip + 0.5) / num_clips) for clip in range(num_clips)]
 
 
 def plan_windows(times: np.ndarray, length: float, stride: float) -> list[Window]:
@@ -110,10 +110,10 @@ def plan_windows(times: np.ndarray, length: float, stride: float) -> list[Window
     longer than `length` is one window of its own length. Together they cover the video. Raises ValueError for lengths
     and strides that leave gaps.
     """
-    _check_times(times)
+    _validate_times(times)
     if not 0 < stride <= length:
         raise ValueError(f"windows of {length:g} s every {stride:g} s; give a stride above 0 and at most the length")
-    end = duration(times)
+    end = clip_duration(times)
     if end <= length:
         return [Window(0.0, end)]
     count = math.ceil((end - length) / stride - 1e-9)
@@ -121,24 +121,24 @@ def plan_windows(times: np.ndarray, length: float, stride: float) -> list[Window
     return [*(Window(start, start + length) for start in starts), Window(end - length, end)]
 
 
-def _within(whole: Window, length: float, place: float) -> Window:
+def _subwindow(window: Window, length: float, position: float) -> Window:
     """The window of a length at `place` (0 earliest, 1 latest) within a longer one."""
-    start = whole.start + (whole.end - whole.start - length) * place
+    start = window.start + (window.end - window.start - length) * position
     return Window(start, start + length)
 
 
-def _plan(
+def _make_plan(
     times: np.ndarray,
     window: Window,
-    frames: int,
+    num_frames: int,
     size: int,
     kind: Literal["global", "local", "eval"],
     phase: float = 0.5,
 ) -> ViewPlan:
-    indices = nearest(times, spread(window, frames, phase))
+    indices = nearest_frame(times, linspace_in_window(window, num_frames, phase))
     return ViewPlan(tuple(times[indices].tolist()), tuple(indices.tolist()), size, kind)
 
 
-def _check_times(times: np.ndarray) -> None:
+def _validate_times(times: np.ndarray) -> None:
     if times.ndim != 1 or not len(times):
         raise ValueError("a plan needs the times of at least one frame")

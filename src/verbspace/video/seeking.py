@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from verbspace.video import storage
-from verbspace.video.decode import Timeline, open_video, packet_times, read_video
+from verbspace.video.decode import FrameTimestamps, open_video, timestamps_from_packets, read_video
 from verbspace.video.views import resize
 
 Decoder = Literal["pyav", "torchcodec"]
@@ -38,7 +38,7 @@ def torchcodec_decoder() -> Any:
     return VideoDecoder
 
 
-def require(decoder: Decoder) -> None:
+def require_backend(decoder: Decoder) -> None:
     """Raise ValueError where a decoder is not known or does not load."""
     if decoder not in ("pyav", "torchcodec"):
         raise ValueError(f'decoder: {decoder!r} is none of "pyav", "torchcodec"')
@@ -46,43 +46,43 @@ def require(decoder: Decoder) -> None:
         torchcodec_decoder()
 
 
-def described(decoder: Decoder) -> str:
+def decoder_version(decoder: Decoder) -> str:
     """A decoder with its version, for protocols."""
     pyav = f"PyAV {metadata.version('av')}"
     return pyav if decoder == "pyav" else f"torchcodec {metadata.version('torchcodec')} or {pyav}, by container"
 
 
-def read_seeking(
-    path: str | Path, choose: Callable[[Timeline], Sequence[int]], size: int | None = None
-) -> tuple[Timeline, Tensor]:
+def read_with_torchcodec(
+    path: str | Path, select_frames: Callable[[FrameTimestamps], Sequence[int]], max_short_side: int | None = None
+) -> tuple[FrameTimestamps, Tensor]:
     """As `read_video`, by torchcodec where it is right. Larger frames are shrunk after the decode, not in it."""
     path = Path(path)
     try:
         with closing(open_video(path)) as file:
-            known = packet_times(file, size) if file.trusted else None
+            known = timestamps_from_packets(file, max_short_side) if file.has_reliable_pts else None
     except av.FFmpegError:
         known = None  # PyAV says what is wrong
     if known is None:
-        return read_video(path, choose, size)
+        return read_video(path, select_frames, max_short_side)
     timeline, start = known
-    wanted = np.asarray(choose(timeline), dtype=np.int64)
-    where = storage.find(str(path))
+    wanted = np.asarray(select_frames(timeline), dtype=np.int64)
+    where = storage.locate(str(path))
     if not len(wanted) or wanted.min() < 0 or wanted.max() >= len(timeline.times) or where is None:
-        return read_video(path, choose, size)
+        return read_video(path, select_frames, max_short_side)
     unique, inverse = np.unique(wanted, return_inverse=True)
     try:
-        decoder = torchcodec_decoder()(storage.url(where), seek_mode="exact", num_ffmpeg_threads=1)
+        decoder = torchcodec_decoder()(storage.ffmpeg_url(where), seek_mode="exact", num_ffmpeg_threads=1)
         if len(decoder) != len(timeline.times):
-            return read_video(path, choose, size)
+            return read_video(path, select_frames, max_short_side)
         found = decoder.get_frames_at(unique.tolist())
     except (RuntimeError, ValueError, IndexError):
-        return read_video(path, choose, size)
+        return read_video(path, select_frames, max_short_side)
     if not np.allclose(found.pts_seconds.numpy() - start, timeline.times[unique], atol=1e-6):
-        return read_video(path, choose, size)
+        return read_video(path, select_frames, max_short_side)
     frames: Tensor = found.data
     height, width = frames.shape[-2:]
-    if size is not None and min(height, width) > size:
-        scale = size / min(height, width)
+    if max_short_side is not None and min(height, width) > max_short_side:
+        scale = max_short_side / min(height, width)
         frames = resize(frames, (max(1, round(height * scale)), max(1, round(width * scale))))
     if len(unique) != len(wanted) or (inverse[1:] < inverse[:-1]).any():
         frames = frames[torch.from_numpy(inverse)]

@@ -8,14 +8,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from verbspace.video.record import Record, is_video, named_label, numbered_label
-from verbspace.video.storage import Stretch, members
+from verbspace.video.record import Record, is_video, label_from_row, label_from_index
+from verbspace.video.storage import ByteRange, tar_index
 
-_NOTES = {"json", "cls"}
-_MOST = 1 << 24  # bytes of a note: what is larger is none
+_SIDECAR_EXTENSIONS = {"json", "cls"}
+_MAX_SIDECAR_BYTES = 1 << 24  # bytes of a note: what is larger is none
 
 
-def shards_of(source: Path) -> list[Path]:
+def list_shards(source: Path) -> list[Path]:
     """The shard itself, or a folder's own in sorted order; empty where there is none."""
     if source.is_dir():
         return sorted(path for path in source.iterdir() if path.suffix.lower() == ".tar" and path.is_file())
@@ -30,40 +30,40 @@ def read_shards(shards: Sequence[Path], labels: Sequence[str] | None = None) -> 
     """
     records: list[Record] = []
     for shard in shards:
-        entries: dict[str, dict[str, tuple[str, Stretch]]] = {}
-        for name, where in members(os.fspath(shard)).items():
+        entries: dict[str, dict[str, tuple[str, ByteRange]]] = {}
+        for name, where in tar_index(os.fspath(shard)).items():
             folder, _, base = name.rpartition("/")
             key, _, kind = base.partition(".")
             if key:  # of hidden files there is none
                 entries.setdefault(f"{folder}/{key}".lstrip("/"), {})[kind.lower()] = (name, where)
         for key, parts in entries.items():
             videos = [name for name, _ in parts.values() if is_video(name)]
-            if not videos and not _NOTES & parts.keys():
+            if not videos and not _SIDECAR_EXTENSIONS & parts.keys():
                 continue  # pictures, sound, a licence
-            label = _label(shard, key, parts)
+            label = _read_label(shard, key, parts)
             if labels is not None and label is not None:
-                label = numbered_label(label, labels, f"{shard}: entry {key}")
+                label = label_from_index(label, labels, f"{shard}: entry {key}")
             records += [Record(f"{shard}/{name}", label) for name in videos or [f"{key}.mp4"]]
     if not records:
         raise ValueError(f"{shards[0].parent if len(shards) > 1 else shards[0]}: no videos in these shards")
     return records
 
 
-def _label(shard: Path, key: str, parts: Mapping[str, tuple[str, Stretch]]) -> str | None:
+def _read_label(shard: Path, key: str, parts: Mapping[str, tuple[str, ByteRange]]) -> str | None:
     if "cls" in parts:
-        return _read(shard, parts["cls"][1]).strip() or None
+        return _read_text(shard, parts["cls"][1]).strip() or None
     if "json" not in parts:
         return None
     try:
-        note: Any = json.loads(_read(shard, parts["json"][1]))
+        note: Any = json.loads(_read_text(shard, parts["json"][1]))
     except ValueError as error:
         raise ValueError(f"{shard}: {parts['json'][0]}: is not JSON: {error}") from None
-    return named_label(note) if isinstance(note, dict) else None
+    return label_from_row(note) if isinstance(note, dict) else None
 
 
-def _read(shard: Path, where: Stretch) -> str:
-    if where.size > _MOST:
-        raise ValueError(f"{shard}: a note of {where.size:,} bytes; more than {_MOST:,} are not read")
+def _read_text(shard: Path, byte_range: ByteRange) -> str:
+    if byte_range.size > _MAX_SIDECAR_BYTES:
+        raise ValueError(f"{shard}: a note of {byte_range.size:,} bytes; more than {_MAX_SIDECAR_BYTES:,} are not read")
     with shard.open("rb") as file:
-        file.seek(where.start)
-        return file.read(where.size).decode("utf-8", errors="replace")
+        file.seek(byte_range.start)
+        return file.read(byte_range.size).decode("utf-8", errors="replace")

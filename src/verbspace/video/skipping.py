@@ -9,27 +9,27 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-_SLICES = range(1, 6)  # NAL unit types that hold parts of a picture
+_SLICE_NAL_TYPES = range(1, 6)  # NAL unit types that hold parts of a picture
 
 
-def necessary(
-    context: Any, packets: Sequence[Any], stamps: Sequence[int], wanted: set[int]
+def required_packets(
+    context: Any, packets: Sequence[Any], pts: Sequence[int], frame_indices: set[int]
 ) -> tuple[list[int], list[Any]]:
     """The frames that a decode shows when it is only given the packets that the wanted frames need, and these packets.
 
     context: the stream's codec context. packets: all of the stream's, in decoding order, each showing one frame.
     stamps: their presentation stamps, ascending. wanted: numbers of frames, in the order in which they show.
     """
-    number = {stamp: place for place, stamp in enumerate(stamps)}
+    number = {stamp: place for place, stamp in enumerate(pts)}
     prefix = _length_size(context)
     kept: list[Any] = []
     left_out: set[int] = set()
     for packet in packets:
-        if prefix and packet.size and number[packet.pts] not in wanted and disposable(memoryview(packet), prefix):
+        if prefix and packet.size and number[packet.pts] not in frame_indices and is_non_reference(memoryview(packet), prefix):
             left_out.add(number[packet.pts])
         else:
             kept.append(packet)
-    return [place for place in range(len(stamps)) if place not in left_out], kept
+    return [place for place in range(len(pts)) if place not in left_out], kept
 
 
 def _length_size(context: Any) -> int:
@@ -40,21 +40,21 @@ def _length_size(context: Any) -> int:
     return int(extra[4] & 3) + 1
 
 
-def disposable(packet: Sequence[int], prefix: int) -> bool:
+def is_non_reference(packet: Sequence[int], length_size: int) -> bool:
     """Whether a packet holds a picture that no other is predicted from. What cannot be read is not."""
-    pictures = [header for header in _nal_headers(packet, prefix) if header & 31 in _SLICES]
+    pictures = [header for header in _nal_headers(packet, length_size) if header & 31 in _SLICE_NAL_TYPES]
     return bool(pictures) and not any(header >> 5 & 3 for header in pictures)
 
 
-def _nal_headers(packet: Sequence[int], prefix: int) -> Iterator[int]:
+def _nal_headers(packet: Sequence[int], length_size: int) -> Iterator[int]:
     """The first byte of each NAL unit; one that marks a reference where the lengths do not fit together."""
     at, end = 0, len(packet)
     while at < end:
         length = 0
-        for byte in packet[at : at + prefix]:
+        for byte in packet[at : at + length_size]:
             length = length << 8 | byte
-        if at + prefix >= end or not length or at + prefix + length > end:
+        if at + length_size >= end or not length or at + length_size + length > end:
             yield 0x65
             return
-        yield packet[at + prefix]
-        at += prefix + length
+        yield packet[at + length_size]
+        at += length_size + length

@@ -12,10 +12,10 @@ import tarfile
 from functools import lru_cache
 from typing import NamedTuple
 
-_SHARD = re.compile(r"\.tar(?=/)", re.IGNORECASE)
+_SHARD_PATTERN = re.compile(r"\.tar(?=/)", re.IGNORECASE)
 
 
-class Stretch(NamedTuple):
+class ByteRange(NamedTuple):
     """`size` bytes of `file`, from byte `start` on."""
 
     file: str
@@ -23,26 +23,26 @@ class Stretch(NamedTuple):
     size: int
 
 
-def shard_of(file: str) -> tuple[str, str] | None:
+def split_shard_path(file: str) -> tuple[str, str] | None:
     """The shard and the member that a path is made of, or None where it is not in a shard."""
-    for mark in _SHARD.finditer(file):
+    for mark in _SHARD_PATTERN.finditer(file):
         if os.path.isfile(shard := file[: mark.end()]):
             return shard, file[mark.end() + 1 :]
     return None
 
 
-def members(shard: str) -> dict[str, Stretch]:
+def tar_index(shard: str) -> dict[str, ByteRange]:
     """A shard's regular files by name, in its order. Raises ValueError where it is not a whole, uncompressed tar."""
     seen = os.stat(shard)
-    return _members(shard, seen.st_size, seen.st_mtime_ns)
+    return _tar_index(shard, seen.st_size, seen.st_mtime_ns)
 
 
 @lru_cache(maxsize=1024)
-def _members(shard: str, size: int, changed: int) -> dict[str, Stretch]:
+def _tar_index(shard: str, size: int, mtime_ns: int) -> dict[str, ByteRange]:
     try:
         with tarfile.open(shard, "r:") as archive:
             return {
-                one.name.removeprefix("./"): Stretch(shard, one.offset_data, one.size)
+                one.name.removeprefix("./"): ByteRange(shard, one.offset_data, one.size)
                 for one in archive
                 if one.isreg() and not one.issparse()
             }
@@ -50,25 +50,25 @@ def _members(shard: str, size: int, changed: int) -> dict[str, Stretch]:
         raise ValueError(f"{shard}: not a whole tar file ({error}); fetch it again, or move it away") from None
 
 
-def find(file: str) -> Stretch | None:
+def locate(file: str) -> ByteRange | None:
     """Where a video's bytes are, or None where there is no such file or member. Raises ValueError."""
-    inside = shard_of(file)
+    inside = split_shard_path(file)
     if inside is not None:
-        return members(inside[0]).get(inside[1])
-    return Stretch(file, 0, os.path.getsize(file)) if os.path.isfile(file) else None
+        return tar_index(inside[0]).get(inside[1])
+    return ByteRange(file, 0, os.path.getsize(file)) if os.path.isfile(file) else None
 
 
 def exists(file: str) -> bool:
     """Whether there is such a file or member."""
-    return os.path.isfile(file) or (shard_of(file) is not None and find(file) is not None)
+    return os.path.isfile(file) or (split_shard_path(file) is not None and locate(file) is not None)
 
 
-def state(file: str) -> list[int]:
+def file_signature(file: str) -> list[int]:
     """Size and time of change, to see later whether the file is still the same; -1 where there is none."""
-    inside = shard_of(file)
+    inside = split_shard_path(file)
     try:
         seen = os.lstat(file if inside is None else inside[0])
-        found = None if inside is None else find(file)
+        found = None if inside is None else locate(file)
     except (OSError, ValueError):
         return [-1, -1]
     if inside is None:
@@ -76,8 +76,8 @@ def state(file: str) -> list[int]:
     return [-1 if found is None else found.size, seen.st_mtime_ns]
 
 
-def url(stretch: Stretch) -> str:
+def ffmpeg_url(byte_range: ByteRange) -> str:
     """What FFmpeg opens. The scheme is spelt out, so that no name of a file is taken for one."""
-    if stretch.start == 0:
-        return f"file:{stretch.file}"
-    return f"subfile,,start,{stretch.start},end,{stretch.start + stretch.size},,:file:{stretch.file}"
+    if byte_range.start == 0:
+        return f"file:{byte_range.file}"
+    return f"subfile,,start,{byte_range.start},end,{byte_range.start + byte_range.size},,:file:{byte_range.file}"

@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as in PIL's conversion to "L"
-_BAND = 32  # rows that are blurred by one product
-_TRIES = 10  # random crops drawn until one fits into the frame, as in torchvision's RandomResizedCrop
+_BLUR_BAND_ROWS = 32  # rows that are blurred by one product
+_CROP_ATTEMPTS = 10  # random crops drawn until one fits into the frame, as in torchvision's RandomResizedCrop
 
 
 def augment(
@@ -26,14 +26,14 @@ def augment(
     *,
     scale: tuple[float, float] = (0.4, 1.0),
     ratio: tuple[float, float] = (3 / 4, 4 / 3),
-    flip: float = 0.0,
+    flip_prob: float = 0.0,
     brightness: float = 0.0,
     contrast: float = 0.0,
     saturation: float = 0.0,
-    grey: float = 0.0,
-    blur: float = 0.0,
+    grayscale_prob: float = 0.0,
+    blur_prob: float = 0.0,
     blur_sigma: tuple[float, float] = (0.1, 2.0),
-    pick: Tensor | None = None,
+    frame_index: Tensor | None = None,
 ) -> Tensor:
     """Random views: uint8 (N, T, 3, H, W), or (T, 3, H, W), to uint8 (N, T, 3, size, size), or (T, 3, size,
     size).
@@ -48,56 +48,56 @@ def augment(
     contrast stretches about the clip's mean grey. blur_sigma: in pixels of a view of 224, scaled with `size`.
     Shrinking is antialiased (bicubic).
     """
-    single = frames.ndim == 4 and pick is None
-    clips: Sequence[Tensor | _Picked]
-    if pick is None:
+    single = frames.ndim == 4 and frame_index is None
+    clips: Sequence[Tensor | _FrameSelection]
+    if frame_index is None:
         clips = [frames] if single else list(frames)
     else:
-        clips = [_Picked(frames, places) for places in pick]
+        clips = [_FrameSelection(frames, places) for places in frame_index]
     count, (height, width) = len(clips), frames.shape[-2:]
-    draws = torch.rand(count, 4 * _TRIES + 7, generator=generator).to(frames.device)
-    boxes = random_boxes(draws[:, : 4 * _TRIES].view(count, _TRIES, 4), (height, width), scale, ratio)
-    flipped, bright, contrasted, saturated, greyed, blurred, sigma = draws[:, 4 * _TRIES :].unbind(1)
-    mirrored = (flipped < flip).tolist()
-    saturations = _factor(saturated, saturation) * (greyed >= grey)
+    draws = torch.rand(count, 4 * _CROP_ATTEMPTS + 7, generator=generator).to(frames.device)
+    boxes = random_boxes(draws[:, : 4 * _CROP_ATTEMPTS].view(count, _CROP_ATTEMPTS, 4), (height, width), scale, ratio)
+    flipped, bright, contrasted, saturated, greyed, blurred, sigma = draws[:, 4 * _CROP_ATTEMPTS :].unbind(1)
+    mirrored = (flipped < flip_prob).tolist()
+    saturations = _jitter_factor(saturated, saturation) * (greyed >= grayscale_prob)
     low, high = blur_sigma
     out = torch.empty(count, clips[0].shape[0], 3, size, size, dtype=torch.uint8, device=frames.device)
     for n, (clip, (top, left, h, w)) in enumerate(zip(clips, boxes.tolist(), strict=True)):
         view = resize(clip[..., top : top + h, left : left + w], (size, size))
         view = view.flip(-1) if mirrored[n] else view
-        if brightness or contrast or saturation or grey:
-            view = _coloured(
+        if brightness or contrast or saturation or grayscale_prob:
+            view = _adjust_color(
                 view,
-                float(_factor(bright[n], brightness)) if brightness else None,
-                float(_factor(contrasted[n], contrast)) if contrast else None,
-                float(saturations[n]) if saturation or grey else None,
+                float(_jitter_factor(bright[n], brightness)) if brightness else None,
+                float(_jitter_factor(contrasted[n], contrast)) if contrast else None,
+                float(saturations[n]) if saturation or grayscale_prob else None,
             )
-        if blurred[n] < blur:
+        if blurred[n] < blur_prob:
             view = gaussian_blur(view[None], (low + (high - low) * sigma[n : n + 1]) * size / 224)[0]
         out[n] = view
     return out[0] if single else out
 
 
-class _Picked:
+class _FrameSelection:
     """Some frames of a video, cropped before they are copied."""
 
-    def __init__(self, frames: Tensor, places: Tensor) -> None:
-        self.frames, self.places = frames, places
+    def __init__(self, frames: Tensor, frame_index: Tensor) -> None:
+        self.frames, self.frame_index = frames, frame_index
 
     @property
     def shape(self) -> torch.Size:
-        return torch.Size((len(self.places), *self.frames.shape[1:]))
+        return torch.Size((len(self.frame_index), *self.frames.shape[1:]))
 
     def __getitem__(self, crop: Any) -> Tensor:
         colours_last = self.frames[crop].permute(0, 2, 3, 1)  # as decoded: rows of a crop lie together
-        return colours_last.index_select(0, self.places).permute(0, 3, 1, 2)
+        return colours_last.index_select(0, self.frame_index).permute(0, 3, 1, 2)
 
 
-def _coloured(view: Tensor, bright: float | None, contrast: float | None, saturation: float | None) -> Tensor:
+def _adjust_color(view: Tensor, brightness: float | None, contrast: float | None, saturation: float | None) -> Tensor:
     """One clip (T, 3, S, S) uint8, each factor applied where there is one. In place: its pixels fit a cache."""
     x = view.contiguous().float()
-    if bright is not None:
-        x.mul_(bright).clamp_(0, 255)
+    if brightness is not None:
+        x.mul_(brightness).clamp_(0, 255)
     if contrast is not None:
         mean = _luma(x.mean((0, 2, 3), keepdim=True))  # of the whole clip, from its channels' means
         torch.lerp(mean, x, contrast, out=x).clamp_(0, 255)
@@ -106,12 +106,12 @@ def _coloured(view: Tensor, bright: float | None, contrast: float | None, satura
     return x.round_().to(torch.uint8)
 
 
-def eval_view(frames: Tensor, size: int) -> Tensor:
+def center_crop(frames: Tensor, size: int) -> Tensor:
     """CLIP's evaluation view: short side to `size`, centre crop. uint8 (..., H, W) to (..., size, size)."""
-    return eval_views(frames, size)[0]
+    return eval_crops(frames, size)[0]
 
 
-def eval_views(frames: Tensor, size: int, crops: int = 1) -> Tensor:
+def eval_crops(frames: Tensor, size: int, num_crops: int = 1) -> Tensor:
     """Short side to `size`, then crops evenly along the long side. uint8 (..., H, W) to (crops, ..., size, size).
 
     One crop is the centre's; three are both ends' and the centre's, as the field's "x 3 crops" (SlowFast).
@@ -124,12 +124,12 @@ def eval_views(frames: Tensor, size: int, crops: int = 1) -> Tensor:
     h, w = (size, int(size * width / height)) if height == short else (int(size * height / width), size)
     if (h, w) != (height, width):
         frames = resize(frames.reshape(-1, 3, height, width), (h, w)).view(*frames.shape[:-2], h, w)
-    if crops < 1:
-        raise ValueError(f"crops: {crops} is none; give 1 for the centre, or more")
+    if num_crops < 1:
+        raise ValueError(f"crops: {num_crops} is none; give 1 for the centre, or more")
     views = []
-    for crop in range(crops):
+    for crop in range(num_crops):
         # Of one crop, and of the middle one, the place is the centre.
-        top, left = ((room * crop // (crops - 1) if crops > 1 else room // 2) for room in (h - size, w - size))
+        top, left = ((room * crop // (num_crops - 1) if num_crops > 1 else room // 2) for room in (h - size, w - size))
         views.append(frames[..., top : top + size, left : left + size])
     return torch.stack(views)
 
@@ -177,7 +177,7 @@ def gaussian_blur(frames: Tensor, sigma: Tensor) -> Tensor:
     distance = (place[:, None] - place[None]) / sigma.float().clamp_min(1e-3).view(-1, 1, 1)
     kernel = torch.softmax(-0.5 * distance.square(), -1)[:, None, None]
     reach = math.ceil(8 * float(sigma.max()))  # beyond 8 standard deviations single precision holds nothing
-    bands = [(at, min(at + _BAND, side)) for at in range(0, side, _BAND)]
+    bands = [(at, min(at + _BLUR_BAND_ROWS, side)) for at in range(0, side, _BLUR_BAND_ROWS)]
     spans = [slice(max(0, a - reach), min(side, b + reach)) for a, b in bands]
     x = frames.float()
     rows = [kernel[..., a:b, span] @ x[..., span, :] for (a, b), span in zip(bands, spans, strict=True)]
@@ -186,7 +186,7 @@ def gaussian_blur(frames: Tensor, sigma: Tensor) -> Tensor:
     return torch.cat(columns, -1).round_().clamp_(0, 255).to(torch.uint8)
 
 
-def _factor(draws: Tensor, strength: float) -> Tensor:
+def _jitter_factor(draws: Tensor, strength: float) -> Tensor:
     low = max(0.0, 1 - strength)
     return low + (1 + strength - low) * draws
 

@@ -9,14 +9,14 @@ from pathlib import Path
 import av
 import numpy as np
 
-CLOCK = 90_000  # ticks a second of the files written, as in MPEG
+TICKS_PER_SECOND = 90_000  # ticks a second of the files written, as in MPEG
 
 
 def write_mp4(
     path: Path,
-    pictures: Iterable[tuple[np.ndarray, float]],
+    timed_frames: Iterable[tuple[np.ndarray, float]],
     *,
-    step: float,
+    frame_interval: float,
     gop: int = 12,
     crf: int = 20,
     preset: str = "veryfast",
@@ -31,18 +31,18 @@ def write_mp4(
     with av.open(str(path), "w", format="mp4", options=options) as container:
         stream = container.add_stream(
             "libx264",
-            rate=Fraction(1 / step).limit_denominator(1000),
+            rate=Fraction(1 / frame_interval).limit_denominator(1000),
             options={"crf": str(crf), "preset": preset, "threads": "1", "bf": "0"},
         )
         stream.gop_size, stream.pix_fmt = gop, "yuv420p"
-        stream.codec_context.time_base = stream.time_base = Fraction(1, CLOCK)
+        stream.codec_context.time_base = stream.time_base = Fraction(1, TICKS_PER_SECOND)
         count = 0
-        for picture, when in pictures:
+        for picture, when in timed_frames:
             height, width = picture.shape[0] // 2 * 2, picture.shape[1] // 2 * 2
             if not count:
                 stream.width, stream.height = width, height
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture[:height, :width]), format="rgb24")
-            frame.pts, frame.time_base = round(when * CLOCK), Fraction(1, CLOCK)
+            frame.pts, frame.time_base = round(when * TICKS_PER_SECOND), Fraction(1, TICKS_PER_SECOND)
             container.mux(stream.encode(frame))
             count += 1
         container.mux(stream.encode(None))

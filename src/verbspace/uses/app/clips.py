@@ -13,21 +13,21 @@ from pathlib import Path
 import av
 import numpy as np
 
-from verbspace.uses.app.keys import Keys
+from verbspace.uses.app.keys import OpaqueIds
 from verbspace.video.decode import DecodeError, frame_times, probe, stream_frames
 from verbspace.video.writing import write_mp4
 
-_SHOWN = 4096  # clips that may be asked for; older ones are forgotten
-_ROOM = 2_000_000_000  # bytes of clips made anew that lie on the disk at once
-_PLAYABLE = {  # by container as FFmpeg names it; what it calls matroska browsers play where it is WebM
+_MAX_CLIPS = 4096  # clips that may be asked for; older ones are forgotten
+_MAX_CACHE_BYTES = 2_000_000_000  # bytes of clips made anew that lie on the disk at once
+_BROWSER_CODECS = {  # by container as FFmpeg names it; what it calls matroska browsers play where it is WebM
     "mov": {"h264", "av1", "libdav1d", "vp9", "libvpx-vp9"},
     "matroska": {"vp8", "libvpx", "vp9", "libvpx-vp9", "av1", "libdav1d"},
 }
-_SIDE = 360  # short side in pixels of a clip made anew for a browser
+_SHORT_SIDE = 360  # short side in pixels of a clip made anew for a browser
 
 
 @dataclass(frozen=True)
-class Stretch:
+class ClipSegment:
     """A part of a file, in seconds; all of it where the end is not after the start."""
 
     path: Path
@@ -35,46 +35,46 @@ class Stretch:
     end: float
 
 
-class Clips:
+class ClipStore:
     """Hands out addresses for stretches of files, and the files for the addresses."""
 
     def __init__(self) -> None:
-        self._known: Keys[Stretch] = Keys(_SHOWN, lambda key: self._made(key).unlink(missing_ok=True))
+        self._ids: OpaqueIds[ClipSegment] = OpaqueIds(_MAX_CLIPS, lambda key: self._encoded_path(key).unlink(missing_ok=True))
         self._encoding = threading.Lock()  # one at a time, whoever asks and how often
         self._folder = tempfile.TemporaryDirectory(prefix="verbspace-clips-")
 
-    def address(self, stretch: Stretch) -> str:
+    def url_for(self, segment: ClipSegment) -> str:
         """Where a stretch can be played: relative to the page, with the seconds to play."""
-        part = f"#t={stretch.start:.2f},{stretch.end:.2f}" if stretch.end > stretch.start else ""
-        return f"clips/{self._key(stretch)}" + (part if playable(stretch.path) else "")
+        part = f"#t={segment.start:.2f},{segment.end:.2f}" if segment.end > segment.start else ""
+        return f"clips/{self._id_of(segment)}" + (part if is_browser_playable(segment.path) else "")
 
-    def whole(self, path: Path) -> str | None:
+    def full_clip_url(self, path: Path) -> str | None:
         """Where all of a clip can be played; None where it cannot. What browsers do not play is encoded now."""
-        stretch = Stretch(path, 0.0, 0.0)
-        return None if self.file(self._key(stretch)) is None else self.address(stretch)
+        stretch = ClipSegment(path, 0.0, 0.0)
+        return None if self.playable_file(self._id_of(stretch)) is None else self.url_for(stretch)
 
-    def file(self, key: str) -> Path | None:
+    def playable_file(self, clip_id: str) -> Path | None:
         """What to send for an address; None for one that was not handed out, or whose file cannot be played.
 
         A file that browsers do not play is cut and encoded anew, once.
         """
-        stretch = self._known.get(key)
+        stretch = self._ids.lookup(clip_id)
         if stretch is None or not stretch.path.is_file():
             return None
-        if playable(stretch.path):
+        if is_browser_playable(stretch.path):
             return stretch.path
-        target = self._made(key)
+        target = self._encoded_path(clip_id)
         with self._encoding:
             if not target.exists():
-                if not _encoded(stretch, target):
+                if not _encode_for_browser(stretch, target):
                     return None
-                self._make_room(target)
+                self._evict_oldest(target)
             return target
 
-    def _key(self, stretch: Stretch) -> str:
-        return self._known.give(f"{stretch.path}\0{stretch.start:.3f}\0{stretch.end:.3f}", stretch)
+    def _id_of(self, segment: ClipSegment) -> str:
+        return self._ids.register(f"{segment.path}\0{segment.start:.3f}\0{segment.end:.3f}", segment)
 
-    def _make_room(self, kept: Path) -> None:
+    def _evict_oldest(self, keep: Path) -> None:
         """Remove the oldest files that were made, which are made again when they are asked for."""
         made = []
         for path in Path(self._folder.name).glob("*.mp4"):
@@ -82,21 +82,21 @@ class Clips:
                 made.append((path.stat().st_mtime_ns, path.stat().st_size, path))
         total = sum(size for _, size, _ in made)
         for _, size, path in sorted(made):
-            if total > _ROOM and path != kept:
+            if total > _MAX_CACHE_BYTES and path != keep:
                 path.unlink(missing_ok=True)
                 total -= size
 
-    def _made(self, key: str) -> Path:
-        return Path(self._folder.name) / f"{key}.mp4"
+    def _encoded_path(self, clip_id: str) -> Path:
+        return Path(self._folder.name) / f"{clip_id}.mp4"
 
 
-def _encoded(stretch: Stretch, target: Path) -> bool:
+def _encode_for_browser(segment: ClipSegment, target: Path) -> bool:
     """Whether a stretch could be cut and encoded for a browser."""
     part = target.with_suffix(".part")
     try:
-        times = frame_times(stretch.path)
+        times = frame_times(segment.path)
         step = float(np.median(np.diff(times))) if len(times) > 1 else 0.04
-        write_mp4(part, _pictures(stretch, times), step=step, faststart=True)
+        write_mp4(part, _timed_frames(segment, times), frame_interval=step, faststart=True)
     except (DecodeError, av.FFmpegError, OSError):
         part.unlink(missing_ok=True)
         return False
@@ -104,18 +104,18 @@ def _encoded(stretch: Stretch, target: Path) -> bool:
     return True
 
 
-def playable(path: Path) -> bool:
+def is_browser_playable(path: Path) -> bool:
     """Whether browsers play a file as it is."""
     try:
         header = probe(path)
     except DecodeError:
         return False
-    return header.codec in _PLAYABLE.get(header.container, set())
+    return header.codec in _BROWSER_CODECS.get(header.container, set())
 
 
-def _pictures(stretch: Stretch, times: np.ndarray) -> Iterator[tuple[np.ndarray, float]]:
-    for picture, when in zip(stream_frames(stretch.path, _SIDE), times.tolist(), strict=False):
-        if when >= stretch.end > stretch.start:
+def _timed_frames(segment: ClipSegment, times: np.ndarray) -> Iterator[tuple[np.ndarray, float]]:
+    for picture, when in zip(stream_frames(segment.path, _SHORT_SIDE), times.tolist(), strict=False):
+        if when >= segment.end > segment.start:
             return
-        if when >= stretch.start:
-            yield picture, when - stretch.start
+        if when >= segment.start:
+            yield picture, when - segment.start

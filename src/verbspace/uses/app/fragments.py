@@ -8,56 +8,56 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import escape
 
-from verbspace.uses.app.clips import Clips, Stretch
-from verbspace.uses.app.keys import Keys
-from verbspace.uses.app.studio import Answer, Looked
+from verbspace.uses.app.clips import ClipStore, ClipSegment
+from verbspace.uses.app.keys import OpaqueIds
+from verbspace.uses.app.studio import EncoderPrediction, ClipAnalysis
 from verbspace.uses.explain import Explanation
-from verbspace.uses.explain_page import section
+from verbspace.uses.explain_page import section_context
 from verbspace.uses.inputs import is_url
-from verbspace.uses.printing import clock
-from verbspace.uses.rendering import render
+from verbspace.uses.printing import format_timestamp
+from verbspace.uses.rendering import render_template
 from verbspace.uses.timeline import Segment
 
 if TYPE_CHECKING:
     from verbspace.uses.index.hits import Hit
 
-Windows = Keys[tuple[str, int]]  # windows of an index that were shown: path and number
-_TONES = 5  # patterns that a timeline's actions are told apart by; what is rarer shares a sixth
+WindowIds = OpaqueIds[tuple[str, int]]  # windows of an index that were shown: path and number
+_NUM_PATTERNS = 5  # patterns that a timeline's actions are told apart by; what is rarer shares a sixth
 
 
-def style() -> str:
+def stylesheet() -> str:
     """The page's style sheet."""
-    return render("app.css.jinja")
+    return render_template("app.css.jinja")
 
 
-def look_html(looked: Looked, answers: Sequence[Answer]) -> str:
+def analysis_html(analysis: ClipAnalysis, answers: Sequence[EncoderPrediction]) -> str:
     """Each encoder's ranking and timeline, side by side."""
-    tones = _tones(answers)
+    tones = _assign_patterns(answers)
     sides = [
         {
             "name": one.name,
-            "ranked": one.ranked,
+            "ranked": one.ranking,
             "calibrated": one.calibrated,
-            "timeline": [_part(part, looked.seconds, tones) for part in one.timeline],
+            "timeline": [_segment_context(part, analysis.duration, tones) for part in one.timeline],
         }
         for one in answers
     ]
-    return render("look.html.jinja", sides=sides)
+    return render_template("look.html.jinja", sides=sides)
 
 
-def why_html(found: Explanation) -> str:
+def explanation_html(explanation: Explanation) -> str:
     """An explanation."""
-    part = f"{clock(found.window.start)} to {clock(found.window.end)}"
-    return render("why.html.jinja", section=section(found), part=part)
+    part = f"{format_timestamp(explanation.window.start)} to {format_timestamp(explanation.window.end)}"
+    return render_template("why.html.jinja", section=section_context(explanation), part=part)
 
 
-def clip_html(title: str, address: str | None) -> str:
+def clip_html(title: str, url: str | None) -> str:
     """A clip to play; address: None where it cannot be."""
-    return render("clip.html.jinja", name=title, address=address)
+    return render_template("clip.html.jinja", name=title, address=url)
 
 
-def found_html(
-    hits: Sequence[Hit], clips: Clips, files: Sequence[Path | None], windows: Windows, like: Hit | None = None
+def hits_html(
+    hits: Sequence[Hit], clips: ClipStore, files: Sequence[Path | None], window_ids: WindowIds, similar_to: Hit | None = None
 ) -> str:
     """Search results, playable where their files (one a hit) are there, and what they are `like`, where that was asked.
 
@@ -65,53 +65,53 @@ def found_html(
     """
     rows: list[dict[str, Any]] = [
         {
-            "name": _name(hit),
-            "when": _when(hit),
+            "name": _display_name(hit),
+            "when": _time_range(hit),
             "score": hit.score,
-            "address": None if file is None else clips.address(Stretch(file, hit.start, hit.end)),
-            "key": windows.give(f"{hit.path}\0{hit.window}", (hit.path, hit.window)),
+            "address": None if file is None else clips.url_for(ClipSegment(file, hit.start, hit.end)),
+            "key": window_ids.register(f"{hit.path}\0{hit.window}", (hit.path, hit.window)),
         }
         for hit, file in zip(hits, files, strict=True)
     ]
-    return render("found.html.jinja", hits=rows, like=None if like is None else f"{_name(like)}, {_when(like)}")
+    return render_template("found.html.jinja", hits=rows, like=None if similar_to is None else f"{_display_name(similar_to)}, {_time_range(similar_to)}")
 
 
-def refused_html(reason: str) -> str:
+def rejection_html(reason: str) -> str:
     """Why something is not done, for who asked."""
     return f'<div class="verbspace" role="alert"><p class="refused">{escape(reason[:2000])}</p></div>'
 
 
-def file_of(hit: Hit) -> Path | None:
+def local_file(hit: Hit) -> Path | None:
     """A hit's file, where it is on this machine."""
     path = Path(hit.path)
     return path if not is_url(hit.path) and path.is_file() else None
 
 
-def _name(hit: Hit) -> str:
+def _display_name(hit: Hit) -> str:
     return "/".join(hit.path.split("/")[-2:])  # where it lies here is nobody's business
 
 
-def _when(hit: Hit) -> str:
-    return f"{clock(hit.start)} – {clock(hit.end)}"
+def _time_range(hit: Hit) -> str:
+    return f"{format_timestamp(hit.start)} – {format_timestamp(hit.end)}"
 
 
-def _tones(answers: Sequence[Answer]) -> dict[str, int]:
+def _assign_patterns(answers: Sequence[EncoderPrediction]) -> dict[str, int]:
     """A pattern for each action of the timelines, the longest first, the same for every encoder."""
     seconds: dict[str, float] = {}
     for one in answers:
         for part in one.timeline:
             seconds[part.action] = seconds.get(part.action, 0.0) + part.end - part.start
     order = sorted(seconds, key=lambda action: -seconds[action])
-    return {action: min(place, _TONES) for place, action in enumerate(order)}
+    return {action: min(place, _NUM_PATTERNS) for place, action in enumerate(order)}
 
 
-def _part(part: Segment, seconds: float, tones: dict[str, int]) -> dict[str, Any]:
-    whole = max(seconds, part.end, 1e-9)
+def _segment_context(segment: Segment, seconds: float, patterns: dict[str, int]) -> dict[str, Any]:
+    whole = max(seconds, segment.end, 1e-9)
     return {
-        "action": part.action,
-        "score": part.score,
-        "tone": tones[part.action],
-        "when": f"{clock(part.start)} – {clock(part.end)}",
-        "left": 100 * part.start / whole,
-        "width": 100 * max(part.end - part.start, 0.0) / whole,
+        "action": segment.action,
+        "score": segment.score,
+        "tone": patterns[segment.action],
+        "when": f"{format_timestamp(segment.start)} – {format_timestamp(segment.end)}",
+        "left": 100 * segment.start / whole,
+        "width": 100 * max(segment.end - segment.start, 0.0) / whole,
     }

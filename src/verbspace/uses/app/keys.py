@@ -12,27 +12,27 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 
-class Keys(Generic[T]):
+class OpaqueIds(Generic[T]):
     """Hands out keys for things, and the things for the keys. most: how many are known; the oldest are forgotten, and
     `on_forgotten` is told the key."""
 
-    def __init__(self, most: int, on_forgotten: Callable[[str], None] = lambda key: None) -> None:
+    def __init__(self, max_size: int, on_evict: Callable[[str], None] = lambda key: None) -> None:
         self._secret = secrets.token_bytes(16)
-        self._known: OrderedDict[str, T] = OrderedDict()
+        self._values: OrderedDict[str, T] = OrderedDict()
         self._lock = threading.Lock()
-        self._most, self._on_forgotten = most, on_forgotten
+        self._max_size, self._on_evict = max_size, on_evict
 
-    def give(self, content: str, thing: T) -> str:
+    def register(self, content: str, value: T) -> str:
         """The key of a thing. content: what tells it from others."""
         key = hashlib.blake2b(content.encode(errors="surrogatepass"), key=self._secret, digest_size=16).hexdigest()
         with self._lock:
-            self._known[key] = thing
-            self._known.move_to_end(key)
-            while len(self._known) > self._most:
-                self._on_forgotten(self._known.popitem(last=False)[0])
+            self._values[key] = value
+            self._values.move_to_end(key)
+            while len(self._values) > self._max_size:
+                self._on_evict(self._values.popitem(last=False)[0])
         return key
 
-    def get(self, key: str) -> T | None:
+    def lookup(self, key: str) -> T | None:
         """The thing, or None for a key that was not handed out or is forgotten."""
         with self._lock:
-            return self._known.get(key)
+            return self._values.get(key)

@@ -5,24 +5,24 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from verbspace.uses.app.clips import Clips
-from verbspace.uses.app.fragments import Windows, clip_html, file_of, found_html, look_html, refused_html, why_html
-from verbspace.uses.app.keys import Keys
-from verbspace.uses.app.limits import Refused
-from verbspace.uses.app.studio import Looked, Studio
-from verbspace.uses.printing import clock
+from verbspace.uses.app.clips import ClipStore
+from verbspace.uses.app.fragments import WindowIds, clip_html, local_file, hits_html, analysis_html, rejection_html, explanation_html
+from verbspace.uses.app.keys import OpaqueIds
+from verbspace.uses.app.limits import RequestRejected
+from verbspace.uses.app.studio import ClipAnalysis, AppController
+from verbspace.uses.printing import format_timestamp
 
-WHOLE = "the whole clip"
+WHOLE_CLIP = "the whole clip"
 TITLE = "verbspace"
-_QUEUE = 32  # people who may wait
-_SESSIONS = 64  # whose clips are remembered
-_SHOWN = 4096  # windows of the index that more can be asked of
-_BAD_PLAYER = """element.addEventListener('error', event => {
+_MAX_QUEUE = 32  # people who may wait
+_MAX_SESSIONS = 64  # whose clips are remembered
+_MAX_WINDOWS = 4096  # windows of the index that more can be asked of
+_PLAYER_ERROR_JS = """element.addEventListener('error', event => {
   const player = event.target.closest('.clip');
   if (player) player.classList.add('failed');
 }, true);"""
 # The page names a window by the key that it was given; whatever else comes is answered with a sentence.
-_MORE = """let asked = false;
+_FIND_SIMILAR_JS = """let asked = false;
 element.addEventListener('click', event => {
   const button = event.target.closest('[data-more]');
   if (button) { asked = true; trigger('click', {key: button.dataset.more}); }
@@ -33,7 +33,7 @@ if (typeof watch === 'function') watch('value', () => {
 });"""
 
 
-def build(studio: Studio, clips: Clips) -> Any:
+def build_page(controller: AppController, clip_store: ClipStore) -> Any:
     """The page as Gradio Blocks. Raises ValueError where gradio is missing."""
     try:
         import gradio as gr
@@ -52,27 +52,27 @@ def build(studio: Studio, clips: Clips) -> Any:
                 with gr.Column(scale=2, min_width=300):
                     # Not gr.Video: that shows what was uploaded as it is, and complains of what browsers do not play.
                     video = gr.File(label="A clip", elem_id="clip", height=140)
-                    player = gr.HTML(elem_id="player", js_on_load=_BAD_PLAYER)
+                    player = gr.HTML(elem_id="player", js_on_load=_PLAYER_ERROR_JS)
                     picked = gr.Dropdown(
-                        list(studio.clips), value=None, label="Or pick one", elem_id="pick", interactive=True,
-                        visible=bool(studio.clips),
+                        list(controller.clips), value=None, label="Or pick one", elem_id="pick", interactive=True,
+                        visible=bool(controller.clips),
                     )  # fmt: skip
                     actions = gr.Textbox(
-                        "\n".join(studio.concepts.action_names), label="Actions, one a line", lines=8, max_lines=14,
-                        elem_id="actions", max_length=studio.limits.actions * studio.limits.letters,
+                        "\n".join(controller.concepts.action_names), label="Actions, one a line", lines=8, max_lines=14,
+                        elem_id="actions", max_length=controller.limits.max_actions * controller.limits.max_chars,
                     )  # fmt: skip
                     again = gr.Button("Back to the first actions", size="sm", elem_id="reset")
                 with gr.Column(scale=5, min_width=300):
                     answers = gr.HTML(_hint("Drop a clip, or pick one."), elem_id="answers")
                     part = gr.Dropdown(
-                        [WHOLE], value=WHOLE, label="Explain", elem_id="part", interactive=True, visible=False
+                        [WHOLE_CLIP], value=WHOLE_CLIP, label="Explain", elem_id="part", interactive=True, visible=False
                     )
                     why = gr.HTML(elem_id="why")
-            if studio.searcher is not None:
+            if controller.searcher is not None:
                 with gr.Tab("Search"):
                     with gr.Row(equal_height=True):
                         query = gr.Textbox(
-                            label="What to look for", elem_id="query", scale=5, max_length=studio.limits.letters,
+                            label="What to look for", elem_id="query", scale=5, max_length=controller.limits.max_chars,
                             placeholder="a person bowing · or “a person running” − “outdoors”",
                         )  # fmt: skip
                         top = gr.Slider(1, 50, 12, step=1, label="How many", elem_id="top", scale=2)
@@ -85,118 +85,118 @@ def build(studio: Studio, clips: Clips) -> Any:
                             min_width=200,
                         )
                         go = gr.Button("Search", variant="primary", elem_id="go", scale=1, min_width=120)
-                    results = gr.HTML(elem_id="results", js_on_load=_MORE)
-                    windows: Windows = Keys(_SHOWN)
+                    results = gr.HTML(elem_id="results", js_on_load=_FIND_SIMILAR_JS)
+                    windows: WindowIds = OpaqueIds(_MAX_WINDOWS)
 
-                    def more(count: int, per_video: bool, event: Any) -> str:
-                        return _more(studio, clips, windows, getattr(event, "_data", None), count, per_video)
+                    def find_similar(count: int, per_video: bool, event: Any) -> str:
+                        return _similar_html(controller, clip_store, windows, getattr(event, "_data", None), count, per_video)
 
-                    more.__annotations__["event"] = gr.EventData  # Gradio goes by it, and is not known above
+                    find_similar.__annotations__["event"] = gr.EventData  # Gradio goes by it, and is not known above
                     gr.on(
-                        [go.click, query.submit], lambda *asked: _found(studio, clips, windows, *asked),
+                        [go.click, query.submit], lambda *asked: _search_html(controller, clip_store, windows, *asked),
                         [query, top, each], results, **one_at_a_time,
                     )  # fmt: skip
-                    results.click(more, [top, each], results, **one_at_a_time)
+                    results.click(find_similar, [top, each], results, **one_at_a_time)
 
-        def previewed(path: str | None) -> str:
+        def show_preview(path: str | None) -> str:
             """A clip to play, where it may be looked at; where it may not, the answers say why."""
             if path is None:
                 return ""
             try:
-                studio.limits.check_clip(Path(path), Path(path).name)
-            except Refused:
+                controller.limits.check_clip(Path(path), Path(path).name)
+            except RequestRejected:
                 return ""
-            return clip_html(Path(path).name, clips.whole(Path(path)))
+            return clip_html(Path(path).name, clip_store.full_clip_url(Path(path)))
 
-        def looked_at(path: str | None, words: str) -> tuple[Any, ...]:
+        def analyze_clip(path: str | None, words: str) -> tuple[Any, ...]:
             """A new clip: what it is, said side by side, and which parts of it can be explained."""
             if path is None:
                 return None, _hint("Drop a clip, or pick one."), gr.update(visible=False), ""
             try:
-                looked = studio.look(Path(path), Path(path).name)
-                return (looked, *_said(gr, studio, looked, words))
-            except Refused as reason:
-                return None, refused_html(str(reason)), gr.update(visible=False), ""
+                looked = controller.analyze(Path(path), Path(path).name)
+                return (looked, *_ranking_updates(gr, controller, looked, words))
+            except RequestRejected as reason:
+                return None, rejection_html(str(reason)), gr.update(visible=False), ""
 
-        def said_again(looked: Looked | None, words: str) -> tuple[Any, ...]:
+        def update_ranking(looked: ClipAnalysis | None, words: str) -> tuple[Any, ...]:
             """New words for the clip that was looked at."""
             if looked is None:
                 return _hint("Drop a clip, or pick one."), gr.update(visible=False), ""
             try:
-                return _said(gr, studio, looked, words)
-            except Refused as reason:
-                return refused_html(str(reason)), gr.update(visible=False), ""
+                return _ranking_updates(gr, controller, looked, words)
+            except RequestRejected as reason:
+                return rejection_html(str(reason)), gr.update(visible=False), ""
 
-        def explained(looked: Looked | None, words: str, which: str) -> str:
+        def explain_part(looked: ClipAnalysis | None, words: str, which: str) -> str:
             """Why, for one of the parts."""
             if looked is None:
                 return ""
             try:
-                start, end = _stretch(studio, looked, words, which)
-                return why_html(studio.why(looked, words, start, end))
-            except Refused as reason:
-                return refused_html(str(reason))
+                start, end = _part_bounds(controller, looked, words, which)
+                return explanation_html(controller.explain(looked, words, start, end))
+            except RequestRejected as reason:
+                return rejection_html(str(reason))
 
-        first = "\n".join(studio.concepts.action_names)
+        first = "\n".join(controller.concepts.action_names)
         shown = [answers, part, why]
-        video.change(looked_at, [video, actions], [memory, *shown], **one_at_a_time).then(
-            explained, [memory, actions, part], why, **one_at_a_time
+        video.change(analyze_clip, [video, actions], [memory, *shown], **one_at_a_time).then(
+            explain_part, [memory, actions, part], why, **one_at_a_time
         )
-        video.change(previewed, video, player, concurrency_limit=1, concurrency_id="players", api_visibility="private")
+        video.change(show_preview, video, player, concurrency_limit=1, concurrency_id="players", api_visibility="private")
         # Not `input`: that comes when a keyboard passes by, too, and would take the clip away.
         picked.change(
-            lambda name: str(studio.clips[name]) if name else gr.skip(), picked, video, api_visibility="private"
+            lambda name: str(controller.clips[name]) if name else gr.skip(), picked, video, api_visibility="private"
         )
         actions.change(
-            said_again, [memory, actions], shown, trigger_mode="always_last", show_progress="hidden", **one_at_a_time
-        ).then(explained, [memory, actions, part], why, show_progress="hidden", **one_at_a_time)
+            update_ranking, [memory, actions], shown, trigger_mode="always_last", show_progress="hidden", **one_at_a_time
+        ).then(explain_part, [memory, actions, part], why, show_progress="hidden", **one_at_a_time)
         again.click(lambda: first, None, actions, api_visibility="private")
-        part.input(explained, [memory, actions, part], why, **one_at_a_time)
-    page.queue(max_size=_QUEUE, api_open=False)
-    page.state_session_capacity = _SESSIONS
+        part.input(explain_part, [memory, actions, part], why, **one_at_a_time)
+    page.queue(max_size=_MAX_QUEUE, api_open=False)
+    page.state_session_capacity = _MAX_SESSIONS
     return page
 
 
-def _said(gr: Any, studio: Studio, looked: Looked, words: str) -> tuple[Any, ...]:
-    answers = studio.answers(looked, words)
-    parts = _parts(answers[0].timeline, looked)
-    return look_html(looked, answers), gr.update(choices=list(parts), value=WHOLE, visible=True), ""
+def _ranking_updates(gr: Any, controller: AppController, analysis: ClipAnalysis, action_lines: str) -> tuple[Any, ...]:
+    answers = controller.rank(analysis, action_lines)
+    parts = _explainable_parts(answers[0].timeline, analysis)
+    return analysis_html(analysis, answers), gr.update(choices=list(parts), value=WHOLE_CLIP, visible=True), ""
 
 
-def _parts(timeline: Any, looked: Looked) -> dict[str, tuple[float, float]]:
+def _explainable_parts(timeline: Any, analysis: ClipAnalysis) -> dict[str, tuple[float, float]]:
     """The stretches that can be explained, by what the page calls them."""
-    parts = {WHOLE: (0.0, looked.seconds)}
+    parts = {WHOLE_CLIP: (0.0, analysis.duration)}
     for one in timeline:
-        parts[f"{clock(one.start)} – {clock(one.end)}: {one.action}"] = (one.start, one.end)
+        parts[f"{format_timestamp(one.start)} – {format_timestamp(one.end)}: {one.action}"] = (one.start, one.end)
     return parts
 
 
-def _stretch(studio: Studio, looked: Looked, words: str, which: str) -> tuple[float, float]:
-    parts = _parts(studio.answers(looked, words)[0].timeline, looked)
-    if which not in parts:
-        raise Refused("this part belongs to other actions; choose one again")
-    return parts[which]
+def _part_bounds(controller: AppController, analysis: ClipAnalysis, action_lines: str, part_name: str) -> tuple[float, float]:
+    parts = _explainable_parts(controller.rank(analysis, action_lines)[0].timeline, analysis)
+    if part_name not in parts:
+        raise RequestRejected("this part belongs to other actions; choose one again")
+    return parts[part_name]
 
 
-def _found(studio: Studio, clips: Clips, windows: Windows, text: str, count: int, per_video: bool) -> str:
+def _search_html(controller: AppController, clip_store: ClipStore, window_ids: WindowIds, text: str, count: int, per_video: bool) -> str:
     try:
-        hits = studio.search(text or "", count, per_video=per_video)
-    except Refused as reason:
-        return refused_html(str(reason))
-    return found_html(hits, clips, [file_of(hit) for hit in hits], windows)
+        hits = controller.search(text or "", count, per_video=per_video)
+    except RequestRejected as reason:
+        return rejection_html(str(reason))
+    return hits_html(hits, clip_store, [local_file(hit) for hit in hits], window_ids)
 
 
-def _more(studio: Studio, clips: Clips, windows: Windows, asked: Any, count: int, per_video: bool) -> str:
+def _similar_html(controller: AppController, clip_store: ClipStore, window_ids: WindowIds, event_data: Any, count: int, per_video: bool) -> str:
     """asked: what the browser says, which may be anything."""
-    key = asked.get("key") if isinstance(asked, dict) else None
-    window = windows.get(key) if isinstance(key, str) else None
+    key = event_data.get("key") if isinstance(event_data, dict) else None
+    window = window_ids.lookup(key) if isinstance(key, str) else None
     try:
         if window is None:
-            raise Refused("the app does not know this window any more; search again")
-        like, hits = studio.more(*window, count, per_video=per_video)
-    except Refused as reason:
-        return refused_html(str(reason))
-    return found_html(hits, clips, [file_of(hit) for hit in hits], windows, like)
+            raise RequestRejected("the app does not know this window any more; search again")
+        like, hits = controller.find_similar(*window, count, per_video=per_video)
+    except RequestRejected as reason:
+        return rejection_html(str(reason))
+    return hits_html(hits, clip_store, [local_file(hit) for hit in hits], window_ids, like)
 
 
 def _hint(text: str) -> str:

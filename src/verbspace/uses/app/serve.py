@@ -8,18 +8,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from verbspace.uses.app.clips import Clips
-from verbspace.uses.app.fragments import style
-from verbspace.uses.app.guard import Guard
-from verbspace.uses.app.page import TITLE, build
-from verbspace.uses.app.studio import Studio
+from verbspace.uses.app.clips import ClipStore
+from verbspace.uses.app.fragments import stylesheet
+from verbspace.uses.app.guard import RequestLimits
+from verbspace.uses.app.page import TITLE, build_page
+from verbspace.uses.app.studio import AppController
 
-LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
-ROOM = 20  # uploads of the largest size that lie on the disk at once; Gradio clears them away after an hour
-NO_DOCS: dict[str, Any] = {"docs_url": None, "redoc_url": None, "openapi_url": None}
+LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "[::1]")
+MAX_STORED_UPLOADS = 20  # uploads of the largest size that lie on the disk at once; Gradio clears them away after an hour
+DISABLE_API_DOCS: dict[str, Any] = {"docs_url": None, "redoc_url": None, "openapi_url": None}
 
 
-def make_app(studio: Studio, hosts: Sequence[str] = LOOPBACK) -> Any:
+def make_app(controller: AppController, hosts: Sequence[str] = LOOPBACK_HOSTS) -> Any:
     """The app as ASGI: the page at /, clips that it shows at /clips/. Raises ValueError where gradio is missing.
 
     hosts: by which names the app may be called, so that no other site's name can be made to lead here; "*" is any.
@@ -28,23 +28,23 @@ def make_app(studio: Studio, hosts: Sequence[str] = LOOPBACK) -> Any:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     folder = tempfile.TemporaryDirectory(prefix="verbspace-uploads-")
     os.environ["GRADIO_TEMP_DIR"] = folder.name  # Gradio asks for it when the page is made, and when it is mounted
-    clips = Clips()
-    page = build(studio, clips)
+    clips = ClipStore()
+    page = build_page(controller, clips)
     import gradio as gr
     from fastapi import FastAPI, HTTPException
     from fastapi.responses import FileResponse
     from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-    app = FastAPI(title=TITLE, **NO_DOCS)
-    largest = int(studio.limits.megabytes * 1e6)
+    app = FastAPI(title=TITLE, **DISABLE_API_DOCS)
+    largest = int(controller.limits.max_upload_mb * 1e6)
     app.state.uploads = folder  # goes when the app goes
-    app.add_middleware(Guard, uploads=Path(folder.name), largest=largest, room=ROOM * largest)
+    app.add_middleware(RequestLimits, uploads=Path(folder.name), largest=largest, room=MAX_STORED_UPLOADS * largest)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))
 
     @app.get("/clips/{key}", include_in_schema=False)
     def clip(key: str) -> Any:
         """In a thread of its own, as it may encode."""
-        found = clips.file(key)
+        found = clips.playable_file(key)
         if found is None:
             raise HTTPException(404)
         return FileResponse(found, headers={"Cache-Control": "private, max-age=3600"})
@@ -52,9 +52,9 @@ def make_app(studio: Studio, hosts: Sequence[str] = LOOPBACK) -> Any:
     fonts: dict[str, Any] = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
     theme = gr.themes.Default(primary_hue="blue", **fonts)  # fonts by name: Gradio's own come from another host
     mounted = gr.mount_gradio_app(
-        app, page, path="", css=style(), theme=theme, show_error=False, footer_links=[], ssr_mode=False,
-        max_file_size=largest, enable_monitoring=False, app_kwargs=NO_DOCS,
-        allowed_paths=[str(path.resolve()) for path in studio.clips.values()],
+        app, page, path="", css=stylesheet(), theme=theme, show_error=False, footer_links=[], ssr_mode=False,
+        max_file_size=largest, enable_monitoring=False, app_kwargs=DISABLE_API_DOCS,
+        allowed_paths=[str(path.resolve()) for path in controller.clips.values()],
     )  # fmt: skip
     # Gradio holds the paths in a call against its folder of uploads only for pages that have been launched, which a
     # mounted one never is: without this, a call could name any file of this machine.
@@ -62,13 +62,13 @@ def make_app(studio: Studio, hosts: Sequence[str] = LOOPBACK) -> Any:
     return mounted
 
 
-def serve(studio: Studio, host: str, port: int) -> None:
+def serve(controller: AppController, host: str, port: int) -> None:
     """Serve until it is stopped. Raises OSError where the port is taken."""
     import socket
 
     import uvicorn
 
-    app = make_app(studio, LOOPBACK if host in ("127.0.0.1", "localhost", "::1") else ("*",))
+    app = make_app(controller, LOOPBACK_HOSTS if host in ("127.0.0.1", "localhost", "::1") else ("*",))
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

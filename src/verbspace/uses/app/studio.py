@@ -14,15 +14,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from verbspace.concepts.concept_set import ConceptSet, parse
-from verbspace.evaluation.embed import WindowsOf, embed_windows
+from verbspace.concepts.concept_set import ConceptSet, concept_set_from_dict
+from verbspace.evaluation.embed import WindowEmbeddings, embed_windows
 from verbspace.model.encoder import VideoEncoder
-from verbspace.uses.app.limits import Limits, Refused
+from verbspace.uses.app.limits import InputLimits, RequestRejected
 from verbspace.uses.calibration import Calibration
 from verbspace.uses.explain import Explanation, explain
-from verbspace.uses.inputs import expand, is_url
-from verbspace.uses.predict import Predictor, Sliding
-from verbspace.uses.timeline import Segment, cut, segments
+from verbspace.uses.inputs import expand_inputs, is_url
+from verbspace.uses.predict import Predictor, WindowConfig
+from verbspace.uses.timeline import Segment, merge_windows, extract_segments
 from verbspace.video import storage
 from verbspace.video.decode import DecodeError
 
@@ -30,32 +30,32 @@ if TYPE_CHECKING:
     from verbspace.uses.index.hits import Hit
     from verbspace.uses.index.search import Searcher
 
-_TEXTS = 20_000  # vectors of texts that are kept for each encoder
-_VOCABULARIES = 8  # concept spaces that are kept
+_MAX_CACHED_TEXTS = 20_000  # vectors of texts that are kept for each encoder
+_MAX_CACHED_PREDICTORS = 8  # concept spaces that are kept
 
 
 @dataclass(frozen=True)
-class Looked:
+class ClipAnalysis:
     """A clip as the encoders saw it: where it lies, what it is called, its length in seconds, and of each encoder its
     windows with embeddings."""
 
     path: Path
     title: str
-    seconds: float
-    sides: tuple[WindowsOf, ...]
+    duration: float
+    window_embeddings: tuple[WindowEmbeddings, ...]
 
 
 @dataclass(frozen=True)
-class Answer:
+class EncoderPrediction:
     """One encoder's ranking of a clip and its timeline; calibrated: whether the probabilities are."""
 
     name: str
-    ranked: list[tuple[str, float]]
+    ranking: list[tuple[str, float]]
     timeline: list[Segment]
     calibrated: bool
 
 
-class Studio:
+class AppController:
     """Encoders, words and an index, for the page.
 
     encoders: by the name that the page shows; the first explains and searches. clips: that may be picked, by name.
@@ -66,78 +66,78 @@ class Studio:
         encoders: dict[str, VideoEncoder],
         concepts: ConceptSet,
         *,
-        sliding: Sliding,
+        window_config: WindowConfig,
         frames: int = 8,
         calibration: Calibration | None = None,
         searcher: Searcher | None = None,
         clips: Sequence[Path] = (),
-        limits: Limits | None = None,
+        limits: InputLimits | None = None,
     ) -> None:
-        self.encoders, self.concepts, self.sliding, self.frames = encoders, concepts, sliding, frames
-        self.calibration, self.searcher, self.limits = calibration, searcher, limits or Limits()
-        self.clips = named_clips(clips)
-        self._at_work = threading.Lock()  # an explanation watches an encoder's layers, whoever uses it
+        self.encoders, self.concepts, self.window_config, self.frames = encoders, concepts, window_config, frames
+        self.calibration, self.searcher, self.limits = calibration, searcher, limits or InputLimits()
+        self.clips = clips_by_name(clips)
+        self._explain_lock = threading.Lock()  # an explanation watches an encoder's layers, whoever uses it
         if calibration is not None:
-            calibration.require(next(iter(encoders.values())), concepts, calibration.by, frames)
-        self._texts = {name: Texts(encoder) for name, encoder in encoders.items()}
-        self._predictor = lru_cache(maxsize=_VOCABULARIES * len(encoders))(self._make_predictor)
+            calibration.validate_for(next(iter(encoders.values())), concepts, calibration.by, frames)
+        self._text_caches = {name: TextEmbeddingCache(encoder) for name, encoder in encoders.items()}
+        self._predictor = lru_cache(maxsize=_MAX_CACHED_PREDICTORS * len(encoders))(self._make_predictor)
 
-    def look(self, path: Path, title: str) -> Looked:
+    def analyze(self, path: Path, title: str) -> ClipAnalysis:
         """Look at a clip with every encoder. Raises Refused."""
         seconds = self.limits.check_clip(path, title)
         try:
             sides = tuple(
-                embed_windows(encoder, path, length=self.sliding.length, stride=self.sliding.stride, frames=self.frames)
+                embed_windows(encoder, path, length=self.window_config.length, stride=self.window_config.stride, frames=self.frames)
                 for encoder in self.encoders.values()
             )
         except DecodeError as error:
-            raise Refused(str(error).replace(str(path), title)) from None
-        return Looked(path, title, seconds, sides)
+            raise RequestRejected(str(error).replace(str(path), title)) from None
+        return ClipAnalysis(path, title, seconds, sides)
 
-    def answers(self, looked: Looked, actions: str, top: int = 5) -> list[Answer]:
+    def rank(self, analysis: ClipAnalysis, actions: str, top: int = 5) -> list[EncoderPrediction]:
         """What each encoder says, among the actions listed in a text. Raises Refused."""
-        names = tuple(self.limits.read_actions(actions))
+        names = tuple(self.limits.parse_actions(actions))
         out = []
-        for name, side in zip(self.encoders, looked.sides, strict=True):
+        for name, side in zip(self.encoders, analysis.window_embeddings, strict=True):
             predictor = self._predictor(name, names)
-            cells = cut(side.windows, predictor.probabilities(side.embeddings))
-            overall = cells.overall()
+            cells = merge_windows(side.windows, predictor.probabilities(side.embeddings))
+            overall = cells.mean_probabilities()
             best = overall.topk(min(top, len(names)))
             ranked = [(names[n], p) for p, n in zip(best.values.tolist(), best.indices.tolist(), strict=True)]
-            timeline = segments(cells, names, self.sliding.at_least)
-            out.append(Answer(name, ranked, timeline, predictor.calibration is not None))
+            timeline = extract_segments(cells, names, self.window_config.min_score)
+            out.append(EncoderPrediction(name, ranked, timeline, predictor.calibration is not None))
         return out
 
-    def why(self, looked: Looked, actions: str, start: float, end: float) -> Explanation:
+    def explain(self, analysis: ClipAnalysis, actions: str, start: float, end: float) -> Explanation:
         """Why the first encoder says what it says of a part of a clip. Raises Refused."""
         name = next(iter(self.encoders))
-        predictor = self._predictor(name, tuple(self.limits.read_actions(actions)))
+        predictor = self._predictor(name, tuple(self.limits.parse_actions(actions)))
         try:
-            with self._at_work:
-                return explain(predictor, looked.path, start=start, end=end)
+            with self._explain_lock:
+                return explain(predictor, analysis.path, start=start, end=end)
         except (DecodeError, OSError, ValueError) as error:
-            raise Refused(str(error).replace(str(looked.path), looked.title)) from None
+            raise RequestRejected(str(error).replace(str(analysis.path), analysis.title)) from None
 
     def search(self, query: str, top: int, *, per_video: bool = False) -> list[Hit]:
         """The index's windows that fit a query best, or the best one of each video. Raises Refused."""
-        with self._index() as searcher:
-            return searcher.search(self.limits.read_query(query), top=_count(top), per_video=bool(per_video))
+        with self._require_searcher() as searcher:
+            return searcher.search(self.limits.clean_query(query), top=_clamp_top(top), per_video=bool(per_video))
 
-    def more(self, path: str, window: int, top: int, *, per_video: bool = False) -> tuple[Hit, list[Hit]]:
+    def find_similar(self, path: str, window: int, top: int, *, per_video: bool = False) -> tuple[Hit, list[Hit]]:
         """A window of the index, and the others that are most like it. Raises Refused."""
-        with self._index() as searcher:
-            return searcher.more(path, window, top=_count(top), per_video=bool(per_video))
+        with self._require_searcher() as searcher:
+            return searcher.find_similar(path, window, top=_clamp_top(top), per_video=bool(per_video))
 
     @contextmanager
-    def _index(self) -> Iterator[Searcher]:
+    def _require_searcher(self) -> Iterator[Searcher]:
         if self.searcher is None:
-            raise Refused("there is no index to search; start the app with --index")
+            raise RequestRejected("there is no index to search; start the app with --index")
         try:
             yield self.searcher
-        except Refused:
+        except RequestRejected:
             raise
         except ValueError as error:
-            raise Refused(str(error)) from None
+            raise RequestRejected(str(error)) from None
 
     def _make_predictor(self, name: str, names: tuple[str, ...]) -> Predictor:
         concepts = with_actions(self.concepts, names)
@@ -145,30 +145,30 @@ class Studio:
         fitted = self.calibration if first and concepts.hash == self.concepts.hash else None
         by = fitted.by if fitted else "category"
         return Predictor(
-            self.encoders[name], concepts=concepts, by=by, frames=self.frames, calibration=fitted,
-            encode_text=self._texts[name],
+            self.encoders[name], concepts=concepts, scoring=by, frames=self.frames, calibration=fitted,
+            encode_text=self._text_caches[name],
         )  # fmt: skip
 
 
-def _count(top: int) -> int:
+def _clamp_top(top: int) -> int:
     return max(1, min(int(top), 50))
 
 
-class Texts:
+class TextEmbeddingCache:
     """An encoder's text tower that remembers, so that a changed vocabulary costs its new words only."""
 
     def __init__(self, encoder: VideoEncoder) -> None:
         self.encoder = encoder
-        self.known: dict[str, Tensor] = {}
+        self.embeddings: dict[str, Tensor] = {}
 
     def __call__(self, texts: list[str]) -> Tensor:
         """n texts to (n, D)."""
-        new = [text for text in dict.fromkeys(texts) if text not in self.known]
-        if len(self.known) + len(new) > _TEXTS:
-            self.known = {}
+        new = [text for text in dict.fromkeys(texts) if text not in self.embeddings]
+        if len(self.embeddings) + len(new) > _MAX_CACHED_TEXTS:
+            self.embeddings = {}
             new = list(dict.fromkeys(texts))
-        self.known |= dict(zip(new, F.normalize(self.encoder.encode_text(new), dim=-1), strict=True))
-        return torch.stack([self.known[text] for text in texts])
+        self.embeddings |= dict(zip(new, F.normalize(self.encoder.encode_text(new), dim=-1), strict=True))
+        return torch.stack([self.embeddings[text] for text in texts])
 
 
 def with_actions(concepts: ConceptSet, names: Sequence[str]) -> ConceptSet:
@@ -184,25 +184,25 @@ def with_actions(concepts: ConceptSet, names: Sequence[str]) -> ConceptSet:
     ]
     actions = [known.get(name, {"name": name}) for name in names]
     try:
-        return parse({**concepts.model_dump(), "actions": actions, "descriptions": described}, concepts.name)
+        return concept_set_from_dict({**concepts.model_dump(), "actions": actions, "descriptions": described}, concepts.name)
     except ValueError as error:
-        raise Refused(str(error)) from None
+        raise RequestRejected(str(error)) from None
 
 
-def clips_of(sources: Sequence[str]) -> list[Path]:
+def resolve_clips(sources: Sequence[str]) -> list[Path]:
     """The videos that sources name, files of this machine each. Raises ValueError, FileNotFoundError."""
-    files = list(expand(sources))
+    files = list(expand_inputs(sources))
     for file in files:
         if is_url(file):
             raise ValueError(f"--clips {file}: a URL; the app serves files of this machine, so copy it here first")
-        if storage.shard_of(file) is not None:
+        if storage.split_shard_path(file) is not None:
             raise ValueError(f"--clips {file}: lies in a shard; the app serves files, so unpack it first")
         if not Path(file).is_file():
             raise FileNotFoundError(f"--clips {file}: there is no such file or folder; name one that is there")
     return [Path(file) for file in files]
 
 
-def named_clips(paths: Sequence[Path]) -> dict[str, Path]:
+def clips_by_name(paths: Sequence[Path]) -> dict[str, Path]:
     """Clips by the shortest ends of their paths that tell them apart, with a folder at least."""
     out: dict[str, Path] = {}
     for depth in range(2, 64):

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from verbspace.model.encoder import Attention
-from verbspace.uses.export.towers import Tower, silence
+from verbspace.uses.export.towers import TracedTower, quiet_exporters
 
-Format = Literal["onnx", "torch"]
-Run = Callable[[dict[str, Tensor]], Tensor]  # inputs by name -> embeddings (B, D)
+ExportFormat = Literal["onnx", "torch"]
+TowerFn = Callable[[dict[str, Tensor]], Tensor]  # inputs by name -> embeddings (B, D)
 OPSET = 18
-SUFFIX: dict[Format, str] = {"onnx": ".onnx", "torch": ".pt2"}
+FILE_SUFFIX: dict[ExportFormat, str] = {"onnx": ".onnx", "torch": ".pt2"}
 # Fused attention is what PyTorch has kernels for on every device; ONNX has none of so many axes.
-ATTENTION: dict[Format, Attention] = {"onnx": "eager", "torch": "sdpa"}
+ATTENTION_BY_FORMAT: dict[ExportFormat, Attention] = {"onnx": "eager", "torch": "sdpa"}
 
 
 def require_onnx() -> tuple[Any, Any]:
@@ -34,25 +34,25 @@ def require_onnx() -> tuple[Any, Any]:
     return onnxruntime, quantization
 
 
-def write(tower: Tower, form: Format, path: Path) -> None:
+def write_tower(tower: TracedTower, export_format: ExportFormat, path: Path) -> None:
     """Write a tower. Of ONNX models above 2 GB the weights lie beside the file, in `<name>.data`."""
-    if form == "torch":
+    if export_format == "torch":
         tower.program.example_inputs = None  # or they would be kept in the file, pickled
         torch.export.save(tower.program, path)
         return
     require_onnx()
-    with silence():
+    with quiet_exporters():
         made = torch.onnx.export(
             tower.program, (), dynamo=True, opset_version=OPSET, verbose=False, input_names=list(tower.inputs),
-            output_names=[tower.output], dynamic_shapes=tower.inputs,
+            output_names=[tower.output_name], dynamic_shapes=tower.inputs,
         )  # fmt: skip
     assert made is not None
     made.save(path)
 
 
-def open_tower(path: Path) -> Run:
+def load_tower(path: Path) -> TowerFn:
     """A written tower, to be run on the CPU."""
-    if path.suffix == SUFFIX["torch"]:
+    if path.suffix == FILE_SUFFIX["torch"]:
         # While it was traced, PyTorch took for granted that there are several frames, and its guards still ask for
         # that. The program does without: the parity that is measured has single frames in it.
         program = torch.export.load(path).module(check_guards=False)
@@ -72,7 +72,7 @@ def open_tower(path: Path) -> Run:
     return run_session
 
 
-def quantise(source: Path, path: Path) -> None:
+def quantize_tower(source: Path, path: Path) -> None:
     """An ONNX tower with the weights of its matrix products as 8-bit integers, a scale to each column, and the other
     operand quantised as it comes (onnxruntime's dynamic quantisation). The patch embedding stays as it is.
     """
@@ -82,7 +82,7 @@ def quantise(source: Path, path: Path) -> None:
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     prepared = path.with_suffix(".prepared.onnx")
-    with silence():
+    with quiet_exporters():
         quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
         quantization.quantize_dynamic(
             str(prepared), str(path), op_types_to_quantize=["MatMul", "Gemm"], per_channel=True,

@@ -11,34 +11,34 @@ from torch import Tensor
 
 from verbspace.concepts.concept_set import ConceptSet
 from verbspace.concepts.space import ConceptSpace
-from verbspace.evaluation.classes import class_numbers, from_labels, labels_of
+from verbspace.evaluation.classes import labels_to_indices, concept_set_from_labels, require_labels
 from verbspace.evaluation.embed import embed_videos
-from verbspace.evaluation.metrics import Scores, scores
+from verbspace.evaluation.metrics import ClassificationMetrics, classification_metrics
 from verbspace.evaluation.zero_shot import zero_shot_scores
 from verbspace.model.encoder import VideoEncoder
-from verbspace.uses.export.formats import Run
-from verbspace.uses.export.parity import Difference
+from verbspace.uses.export.formats import TowerFn
+from verbspace.uses.export.parity import ParityStats
 from verbspace.video.manifest import read_manifest
 
 
-class Exported:
+class ExportedEncoder:
     """A written video tower in the encoder's place: what `embed_videos` asks of one."""
 
     device = torch.device("cpu")
 
-    def __init__(self, encoder: VideoEncoder, run: Run) -> None:
-        self.image_size, self._run = encoder.image_size, run
-        self.normalise: Callable[[Tensor], Tensor] = encoder.normalise
+    def __init__(self, encoder: VideoEncoder, tower_fn: TowerFn) -> None:
+        self.image_size, self._tower_fn = encoder.image_size, tower_fn
+        self.normalize: Callable[[Tensor], Tensor] = encoder.normalize
 
     def __call__(self, video: Tensor, times: Tensor) -> Tensor:
         """Normalised frames and their seconds (B, T) to embeddings (B, D)."""
-        return self._run({"pixel_values_videos": video, "times": times.float()})
+        return self._tower_fn({"pixel_values_videos": video, "times": times.float()})
 
 
-def on_labelled(
+def accuracy_check(
     encoder: VideoEncoder,
-    video: dict[str, Run],
-    text: dict[str, Run],
+    video_towers: dict[str, TowerFn],
+    text_towers: dict[str, TowerFn],
     data: str | Path,
     concepts: ConceptSet | str | Path | None = None,
     frames: int = 8,
@@ -50,29 +50,29 @@ def on_labelled(
     labels fit no action, and FileNotFoundError.
     """
     records = read_manifest(data)
-    labels = labels_of(records, str(data))
+    labels = require_labels(records, str(data))
     if isinstance(concepts, (str, Path)):
         concepts = ConceptSet.load(concepts)
-    concepts = concepts or encoder.concept_set or from_labels(set(labels))
-    class_numbers(labels, concepts)  # before the videos are read
-    tokenize = encoder.require_sources().tokenize
+    concepts = concepts or encoder.concept_set or concept_set_from_labels(set(labels))
+    labels_to_indices(labels, concepts)  # before the videos are read
+    tokenize = encoder.require_processor().tokenize
     found: dict[str, Any] = {}
     first: Tensor | None = None
-    for name, run in video.items():
-        embedded = embed_videos(Exported(encoder, run), records, frames=frames)
+    for name, run in video_towers.items():
+        embedded = embed_videos(ExportedEncoder(encoder, run), records, frames=frames)
 
-        def words(texts: list[str], tower: Run = text[name]) -> Tensor:
+        def encode_text(texts: list[str], tower: TowerFn = text_towers[name]) -> Tensor:
             return tower(dict(tokenize(texts)))
 
-        space = ConceptSpace.build(concepts, words, 1 / encoder.logit_scale)
+        space = ConceptSpace.build(concepts, encode_text, 1 / encoder.logit_scale)
         kept = [label for label in embedded.labels if label is not None]
-        numbers = torch.tensor(class_numbers(kept, concepts))
-        result: Scores = scores(zero_shot_scores(embedded.embeddings, space), numbers)
-        found[name] = {"top1": result.top1, "ci95": list(result.ci95), "n": result.n, "unreadable": len(embedded.bad)}
+        numbers = torch.tensor(labels_to_indices(kept, concepts))
+        result: ClassificationMetrics = classification_metrics(zero_shot_scores(embedded.embeddings, space), numbers)
+        found[name] = {"top1": result.top1, "ci95": list(result.ci95), "n": result.n, "unreadable": len(embedded.failures)}
         if first is None:
             first = embedded.embeddings
         else:
-            found[name]["video"] = Difference.of([(embedded.embeddings, first)]).model_dump()
+            found[name]["video"] = ParityStats.from_pairs([(embedded.embeddings, first)]).model_dump()
     return {
         "data": Path(data).resolve().name,
         "concepts": concepts.hash,

@@ -7,19 +7,19 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from verbspace.model.encoder import VideoEncoder
-from verbspace.uses.export.formats import Run
+from verbspace.uses.export.formats import TowerFn
 
 TOLERANCE = 1e-4  # largest difference of two components of unit vectors
-CLIPS = ((1, 1), (3, 1), (1, 2), (2, 2), (1, 8), (2, 8), (1, 13), (2, 13))  # batch, frames
-TEXTS = (
+CLIP_SHAPES = ((1, 1), (3, 1), (1, 2), (2, 2), (1, 8), (2, 8), (1, 13), (2, 13))  # batch, frames
+SAMPLE_TEXTS = (
     ["a person"],
     ["waving", "a video of a person jumping up and down", "both hands move up"],
     ["a video of a person who walks to the door, opens it, looks outside, closes it again and sits down", "a"],
 )
-Pairs = list[tuple[Tensor, Tensor]]
+EmbeddingPairs = list[tuple[Tensor, Tensor]]
 
 
-class Difference(BaseModel):
+class ParityStats(BaseModel):
     """Embeddings of two kinds, pair by pair: the largest difference of a component, and the cosine of the two at the
     least and in the mean."""
 
@@ -31,7 +31,7 @@ class Difference(BaseModel):
     n: int
 
     @classmethod
-    def of(cls, pairs: Pairs) -> Difference:
+    def from_pairs(cls, pairs: EmbeddingPairs) -> ParityStats:
         """From (N, D) and (N, D), L2-normalised, of each batch. Raises ValueError where a batch is of another shape,
         or not finite."""
         for ours, theirs in pairs:
@@ -52,7 +52,7 @@ def random_clips(size: int) -> list[dict[str, Tensor]]:
     """Inputs of the video tower: of each of the sizes CLIPS, smooth noise at uneven times."""
     generator = torch.Generator().manual_seed(0)
     made = []
-    for batch, frames in CLIPS:
+    for batch, frames in CLIP_SHAPES:
         coarse = torch.randn(batch * frames, 3, 6, 6, generator=generator)
         pixels = torch.nn.functional.interpolate(coarse, size, mode="bilinear")
         pixels = (pixels + 0.2 * torch.randn(pixels.shape, generator=generator)).view(batch, frames, 3, size, size)
@@ -62,14 +62,14 @@ def random_clips(size: int) -> list[dict[str, Tensor]]:
 
 
 @torch.no_grad()
-def video_pairs(encoder: VideoEncoder, run: Run) -> Pairs:
+def video_embedding_pairs(encoder: VideoEncoder, tower_fn: TowerFn) -> EmbeddingPairs:
     """The tower's embeddings of random clips and the encoder's, batch by batch."""
-    return [(run(clip), encoder(**clip)) for clip in random_clips(encoder.image_size)]
+    return [(tower_fn(clip), encoder(**clip)) for clip in random_clips(encoder.image_size)]
 
 
-def text_pairs(encoder: VideoEncoder, run: Run) -> Pairs:
+def text_embedding_pairs(encoder: VideoEncoder, tower_fn: TowerFn) -> EmbeddingPairs:
     """The tower's embeddings of TEXTS, and of the encoder's actions, and the encoder's own."""
     own = [] if encoder.concept_set is None else [encoder.concept_set.action_names[:16]]
-    batches = [list(texts) for texts in (*TEXTS, *own)]
-    tokenize = encoder.require_sources().tokenize
-    return [(run(dict(tokenize(texts))), encoder.encode_text(texts)) for texts in batches]
+    batches = [list(texts) for texts in (*SAMPLE_TEXTS, *own)]
+    tokenize = encoder.require_processor().tokenize
+    return [(tower_fn(dict(tokenize(texts))), encoder.encode_text(texts)) for texts in batches]

@@ -7,11 +7,11 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 
-def readme(about: dict[str, Any]) -> str:
+def render_readme(manifest: dict[str, Any]) -> str:
     """What is in the folder and how to use it, with a program that runs in it as it stands. about: the content of
     `verbspace.json`."""
     environment = Environment(
         loader=PackageLoader("verbspace.uses.export"), autoescape=False, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
     )  # fmt: skip
-    return environment.get_template("readme.md.jinja").render(about=about, size=about["bytes"])
+    return environment.get_template("readme.md.jinja").render(about=manifest, size=manifest["bytes"])

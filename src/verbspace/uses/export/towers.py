@@ -17,7 +17,7 @@ from torch.export import Dim, ExportedProgram
 
 from verbspace.model import towers
 from verbspace.model.encoder import Attention, VideoEncoder
-from verbspace.model.temporal import rotation
+from verbspace.model.temporal import rope_cos_sin
 
 
 class VideoTower(nn.Module):
@@ -29,8 +29,8 @@ class VideoTower(nn.Module):
 
     def __init__(self, encoder: VideoEncoder) -> None:
         super().__init__()
-        self.base, self.temporal = _parts(encoder.base, of_pixels=True), encoder.temporal
-        self.heads, self.fused = encoder.temporal_heads, encoder.attention == "sdpa"
+        self.base, self.temporal = _keep_modules(encoder.base, keep_vision=True), encoder.temporal
+        self.num_heads, self.use_sdpa = encoder.temporal_heads, encoder.attention == "sdpa"
         embeddings = encoder.base.vision_model.embeddings
         if hasattr(embeddings, "resize_positional_embeddings"):  # NaFlex resizes its positions: here, once for all
             side = encoder.image_size // encoder.patch_size
@@ -42,20 +42,20 @@ class VideoTower(nn.Module):
     def forward(self, pixel_values_videos: Tensor, times: Tensor) -> Tensor:
         """Normalised frames (B, T, 3, S, S) and seconds (B, T), both float32 -> (B, D) float32, L2-normalised."""
         clips, moments = pixel_values_videos.shape[:2]
-        hidden = self._tokens(pixel_values_videos.flatten(0, 1))
-        turn = rotation(times, hidden.shape[-1] // self.heads) if self.temporal else None
+        hidden = self._embed_patches(pixel_values_videos.flatten(0, 1))
+        turn = rope_cos_sin(times, hidden.shape[-1] // self.num_heads) if self.temporal else None
         # Counted in the data: of sizes, the graph takes for granted that they are above 1.
         several = torch.ones_like(times).sum() > torch.ones_like(times[:, :1]).sum()
         for index, layer in enumerate(self.base.vision_model.encoder.layers):
             if str(index) in self.temporal:
-                hidden = torch.where(several, self.temporal[str(index)](hidden, turn, self.fused), hidden)
+                hidden = torch.where(several, self.temporal[str(index)](hidden, turn, self.use_sdpa), hidden)
             hidden = layer(hidden, None)
-        frames = towers.pool(self.base, hidden).view(clips, moments, -1)
+        frames = towers.pool_and_project(self.base, hidden).view(clips, moments, -1)
         return F.normalize(frames.mean(1), dim=-1)
 
-    def _tokens(self, frames: Tensor) -> Tensor:
+    def _embed_patches(self, frames: Tensor) -> Tensor:
         if not hasattr(self, "places"):
-            return towers.tokens(self.base, frames)
+            return towers.embed_patches(self.base, frames)
         embeddings: Any = self.base.vision_model.embeddings
         patch = embeddings.patch_size
         side = frames.shape[-1] // patch
@@ -70,7 +70,7 @@ class TextTower(nn.Module):
 
     def __init__(self, encoder: VideoEncoder) -> None:
         super().__init__()
-        self.base = _parts(encoder.base, of_pixels=False)
+        self.base = _keep_modules(encoder.base, keep_vision=False)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Token numbers (B, L) int64, and in CLIP which of them count -> (B, D) float32, L2-normalised."""
@@ -79,15 +79,15 @@ class TextTower(nn.Module):
         return F.normalize(getattr(features, "pooler_output", features).float(), dim=-1)
 
 
-def _parts(base: Any, of_pixels: bool) -> Any:
+def _keep_modules(base: Any, keep_vision: bool) -> Any:
     """An image checkpoint's model with those of its modules alone that see pixels, or with the others."""
-    part, seeing = copy.copy(base), towers.spatial_parts(base)
-    part._modules = {n: module for n, module in base._modules.items() if (module in seeing) is of_pixels}
+    part, seeing = copy.copy(base), towers.vision_modules(base)
+    part._modules = {n: module for n, module in base._modules.items() if (module in seeing) is keep_vision}
     return part
 
 
 @dataclass(frozen=True)
-class Tower:
+class TracedTower:
     """A traced tower. name: video or text. inputs: by name, in order, the names of their axes of any size."""
 
     name: str
@@ -95,35 +95,35 @@ class Tower:
     inputs: dict[str, dict[int, str]]
 
     @property
-    def output(self) -> str:
+    def output_name(self) -> str:
         """The name of what it gives: embeddings (B, D), L2-normalised."""
         return f"{self.name}_embeds"
 
 
-def trace(encoder: VideoEncoder, attention: Attention) -> list[Tower]:
+def trace(encoder: VideoEncoder, attention: Attention) -> list[TracedTower]:
     """The video and the text tower of an encoder, on the CPU in float32, with dynamic sizes of batch, frames and words.
 
     attention: "eager" for explicit products, "sdpa" for fused ones. SigLIP's texts are always of its whole context.
     """
-    encoder = plain(encoder)
+    encoder = to_cpu_float32(encoder)
     encoder.set_attention(attention)
-    size, sources = encoder.image_size, encoder.require_sources()
-    axes = {"batch": Dim("batch", min=1), "frames": Dim("frames", min=1), "length": Dim("length", max=sources.context)}
+    size, sources = encoder.image_size, encoder.require_processor()
+    axes = {"batch": Dim("batch", min=1), "frames": Dim("frames", min=1), "length": Dim("length", max=sources.context_length)}
     clip = {"pixel_values_videos": torch.randn(2, 3, 3, size, size), "times": torch.rand(2, 3).cumsum(1)}
     words = dict(sources.tokenize(["a video of a person", "a person"]))
     made = []
     for name, module, given, named in (
         ("video", VideoTower(encoder), clip, {0: "batch", 1: "frames"}),
-        ("text", TextTower(encoder), words, {0: "batch"} if sources.siglip else {0: "batch", 1: "length"}),
+        ("text", TextTower(encoder), words, {0: "batch"} if sources.is_siglip else {0: "batch", 1: "length"}),
     ):
         shapes = {one: {axis: axes[dim] for axis, dim in named.items()} for one in given}
-        with silence(), torch.no_grad():
+        with quiet_exporters(), torch.no_grad():
             program = torch.export.export(module.eval(), (), kwargs=given, dynamic_shapes=shapes)
-        made.append(Tower(name, program, {one: named for one in given}))
+        made.append(TracedTower(name, program, {one: named for one in given}))
     return made
 
 
-def plain(encoder: VideoEncoder) -> VideoEncoder:
+def to_cpu_float32(encoder: VideoEncoder) -> VideoEncoder:
     """A copy in float32 on the CPU, without gradients."""
     twin = encoder.copy()
     twin.float().cpu().requires_grad_(False)
@@ -131,7 +131,7 @@ def plain(encoder: VideoEncoder) -> VideoEncoder:
 
 
 @contextmanager
-def silence() -> Iterator[None]:
+def quiet_exporters() -> Iterator[None]:
     """Exporters tell at length what they skip and rename; errors still come through."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)

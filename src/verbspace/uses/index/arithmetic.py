@@ -25,8 +25,8 @@ from torch import Tensor
 from verbspace.concepts.concept_set import DEFAULT_TEMPLATES, ConceptSet
 from verbspace.uses.index.query import Term
 
-MINUS = 0.5
-LEAST = 10  # actions whose mean is that of texts in general, and not of these
+NEGATIVE_WEIGHT = 0.5
+MIN_BACKGROUND_ACTIONS = 10  # actions whose mean is that of texts in general, and not of these
 
 
 class TextEncoder(Protocol):
@@ -38,7 +38,7 @@ class TextEncoder(Protocol):
         """(N, D), normalised."""
 
 
-class Words:
+class QueryEncoder:
     """Texts as directions in an encoder's space."""
 
     def __init__(self, encoder: TextEncoder) -> None:
@@ -46,21 +46,21 @@ class Words:
         own = encoder.concept_set
         self.templates = tuple(DEFAULT_TEMPLATES if own is None else own.templates)
         background = [] if own is None else own.action_names
-        if len(background) < LEAST:
+        if len(background) < MIN_BACKGROUND_ACTIONS:
             background = ConceptSet.load("k400").action_names
-        self.centre = self._mean(background, self.templates).mean(0)
+        self.center = self._mean_over_templates(background, self.templates).mean(0)
 
-    def directions(self, texts: Sequence[str]) -> Tensor:
+    def encode(self, texts: Sequence[str]) -> Tensor:
         """(N, D), normalised: texts without what all texts share."""
-        return F.normalize(self._mean(texts, (*self.templates, "{}")) - self.centre, dim=-1)
+        return F.normalize(self._mean_over_templates(texts, (*self.templates, "{}")) - self.center, dim=-1)
 
-    def _mean(self, texts: Sequence[str], templates: Sequence[str]) -> Tensor:
+    def _mean_over_templates(self, texts: Sequence[str], templates: Sequence[str]) -> Tensor:
         prompts = [template.replace("{}", text) for text in texts for template in templates]
         each = self.encoder.encode_text(prompts).view(len(texts), len(templates), -1)
         return F.normalize(each.mean(1), dim=-1)
 
 
-def combine(words: Words, terms: Sequence[Term], clips: Sequence[Tensor] = ()) -> Tensor:
+def build_query_vector(query_encoder: QueryEncoder, terms: Sequence[Term], clips: Sequence[Tensor] = ()) -> Tensor:
     """Terms and clips' embeddings (D,) to the vector (D,), normalised, to search with.
 
     Raises ValueError where nothing is looked for, or where terms cancel out.
@@ -69,8 +69,8 @@ def combine(words: Words, terms: Sequence[Term], clips: Sequence[Tensor] = ()) -
         raise ValueError("the query only says what to look away from; say what to look for as well")
     parts = [F.normalize(clip, dim=-1) for clip in clips]
     if terms:
-        weights = torch.tensor([1.0 if term.sign > 0 else -MINUS for term in terms])
-        parts.append((weights[:, None] * words.directions([term.text for term in terms])).sum(0))
+        weights = torch.tensor([1.0 if term.sign > 0 else -NEGATIVE_WEIGHT for term in terms])
+        parts.append((weights[:, None] * query_encoder.encode([term.text for term in terms])).sum(0))
     whole = torch.stack(parts).sum(0)
     if float(whole.norm()) < 1e-6:
         raise ValueError("the terms of the query cancel each other out; leave one of them out")

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 _SIGNS = {"+": 1, "-": -1, "−": -1, "–": -1}
 _TERM = re.compile(r'\s*(?P<sign>[+\-−–])?\s*["“”](?P<text>(?:\\["\\]|[^"“”\\])*)["“”]\s*')
-_BEGINS = re.compile(r'\s*[+\-−–]?\s*["“”]')
+_QUOTED_START = re.compile(r'\s*[+\-−–]?\s*["“”]')
 
 
 class Term(NamedTuple):
@@ -25,9 +25,9 @@ class Term(NamedTuple):
     sign: int = 1
 
 
-def parse(query: str) -> list[Term]:
+def parse_query(query: str) -> list[Term]:
     """A query's terms. Raises ValueError that shows where it is not understood."""
-    if not _BEGINS.match(query):
+    if not _QUOTED_START.match(query):
         text = query.strip()
         if not text:
             raise ValueError("the query is empty; say what to look for")
@@ -49,9 +49,9 @@ def parse(query: str) -> list[Term]:
     return terms
 
 
-def written(terms: Sequence[Term]) -> str:
+def format_query(terms: Sequence[Term]) -> str:
     """Terms as a query that `parse` reads back; one alone without quotes where that says the same."""
-    if len(terms) == 1 and terms[0].sign == 1 and not _BEGINS.match(terms[0].text):
+    if len(terms) == 1 and terms[0].sign == 1 and not _QUOTED_START.match(terms[0].text):
         return terms[0].text
     parts = []
     for n, term in enumerate(terms):

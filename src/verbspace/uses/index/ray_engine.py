@@ -9,65 +9,65 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from verbspace.uses.index.embed import Engine, embed_file
-from verbspace.uses.index.rows import FileRows, Made, State, files_of, table
+from verbspace.uses.index.rows import FileRows, IndexManifest, FileSignature, table_to_files, files_to_table
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-FILES = 8  # that an actor does between two answers
+FILES_PER_BATCH = 8  # that an actor does between two answers
 
 
 class FileEmbedder:
     """What each actor runs: the encoder, loaded once, for batches of paths. With torch in one thread, as in the local
     engine's threads: the results are the same. Raises ValueError where the encoder here is not the driver's."""
 
-    def __init__(self, made: Made, batch_size: int = 16, device: str | None = None) -> None:
+    def __init__(self, manifest: IndexManifest, batch_size: int = 16, device: str | None = None) -> None:
         import torch
 
-        from verbspace.allocation import keep_freed_memory
-        from verbspace.uses.index.search import encoder_of
+        from verbspace.allocation import disable_malloc_trim
+        from verbspace.uses.index.search import load_index_encoder
 
         torch.set_num_threads(1)
-        keep_freed_memory()
-        self.made, self.batch_size = made, batch_size
-        self.encoder = encoder_of(made)
+        disable_malloc_trim()
+        self.manifest, self.batch_size = manifest, batch_size
+        self.encoder = load_index_encoder(manifest)
         self.encoder.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Paths to answers, a row for each file: its rows as an Arrow stream, or the reason why there are none."""
-        return packed(
-            [embed_file(self.encoder, path, self.made, self.batch_size) for path in batch["path"].to_pylist()],
-            self.made,
+        return to_arrow(
+            [embed_file(self.encoder, path, self.manifest, self.batch_size) for path in batch["path"].to_pylist()],
+            self.manifest,
         )
 
 
-def packed(files: Sequence[FileRows], made: Made) -> pa.Table:
+def to_arrow(files: Sequence[FileRows], manifest: IndexManifest) -> pa.Table:
     """Files as a row each."""
     import pyarrow as pa
 
     answers = {
         "path": pa.array([file.path for file in files], pa.string()),
-        "size": pa.array([file.state.size for file in files], pa.int64()),
-        "modified": pa.array([file.state.modified for file in files], pa.int64()),
+        "size": pa.array([file.signature.size for file in files], pa.int64()),
+        "modified": pa.array([file.signature.modified for file in files], pa.int64()),
         "reason": pa.array([file.reason for file in files], pa.string()),
-        "rows": pa.array([_stream(table([file], made)) for file in files], pa.large_binary()),
+        "rows": pa.array([_to_ipc_bytes(files_to_table([file], manifest)) for file in files], pa.large_binary()),
     }
     return pa.table(answers)
 
 
-def unpacked(answers: pa.Table) -> Iterator[FileRows]:
+def from_arrow(table: pa.Table) -> Iterator[FileRows]:
     """The files again."""
     import pyarrow as pa
 
-    for answer in answers.to_pylist():
+    for answer in table.to_pylist():
         if answer["reason"] is not None:
-            yield FileRows(answer["path"], State(answer["size"], answer["modified"]), reason=answer["reason"])
+            yield FileRows(answer["path"], FileSignature(answer["size"], answer["modified"]), reason=answer["reason"])
         else:
             with pa.ipc.open_stream(answer["rows"]) as reader:
-                yield from files_of(reader.read_all())
+                yield from table_to_files(reader.read_all())
 
 
-def _stream(rows: pa.Table) -> bytes:
+def _to_ipc_bytes(rows: pa.Table) -> bytes:
     import pyarrow as pa
 
     sink = pa.BufferOutputStream()
@@ -77,14 +77,14 @@ def _stream(rows: pa.Table) -> bytes:
 
 
 def ray_engine(
-    made: Made, *, workers: int | None = None, batch_size: int = 16, gpus: float = 0, device: str | None = None
+    manifest: IndexManifest, *, num_workers: int | None = None, batch_size: int = 16, gpus: float = 0, device: str | None = None
 ) -> Engine:
     """Files embedded by `workers` actors, each with a CPU core and `gpus` GPUs; None is an actor for each core.
 
     Joins the cluster that is running or that RAY_ADDRESS names; else one starts on this machine. Every node must find
     the encoder under the same name. Raises ValueError where ray is missing.
     """
-    ray = _ray()
+    ray = _import_ray()
 
     def run(files: Sequence[str]) -> Iterator[FileRows]:
         if not files:
@@ -98,12 +98,12 @@ def ray_engine(
         logging.getLogger("ray.data").setLevel(logging.ERROR)  # the progress is ours
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
-        count = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
-        blocks = max(1, min(math.ceil(len(files) / FILES), 10_000))
+        count = num_workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
+        blocks = max(1, min(math.ceil(len(files) / FILES_PER_BATCH), 10_000))
         done = ray.data.from_items([{"path": path} for path in files], override_num_blocks=blocks).map_batches(
             FileEmbedder,
-            fn_constructor_kwargs={"made": made, "batch_size": batch_size, "device": device},
-            batch_size=FILES,
+            fn_constructor_kwargs={"made": manifest, "batch_size": batch_size, "device": device},
+            batch_size=FILES_PER_BATCH,
             batch_format="pyarrow",
             num_cpus=1,
             num_gpus=gpus or None,
@@ -111,7 +111,7 @@ def ray_engine(
         )
         try:
             for answers in done.iter_batches(batch_size=None, batch_format="pyarrow"):
-                yield from unpacked(answers)
+                yield from from_arrow(answers)
         finally:
             if began:
                 ray.shutdown()
@@ -119,7 +119,7 @@ def ray_engine(
     return run
 
 
-def _ray() -> Any:
+def _import_ray() -> Any:
     try:
         import ray
         import ray.data

@@ -6,12 +6,12 @@ import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from verbspace.evaluation.embed import Precision, require_frames, require_precision
+from verbspace.evaluation.embed import Precision, validate_num_frames, validate_precision
 from verbspace.evaluation.protocol import encoder_hash
-from verbspace.uses.index.embed import Engine, Shard, Tally, embed_into, local_engine
+from verbspace.uses.index.embed import Engine, ShardSpec, EmbedSummary, update_index, local_engine
 from verbspace.uses.index.ray_engine import ray_engine
-from verbspace.uses.index.rows import Made, name_of, stored_path
-from verbspace.uses.index.store import Index, Say, locked, package
+from verbspace.uses.index.rows import IndexManifest, canonical_encoder_name, canonical_path
+from verbspace.uses.index.store import Index, IndexProgressCallback, lock_index, import_lancedb
 
 ENGINES = ("local", "ray")
 
@@ -19,23 +19,23 @@ ENGINES = ("local", "ray")
 def run_embed(
     encoder: str | Path,
     files: Iterable[str],
-    to: str | Path,
+    index_dir: str | Path,
     *,
     window: float = 4.0,
     stride: float | None = None,
     frames: int = 8,
     dtype: Precision = "fp32",
     batch_size: int = 16,
-    workers: int | None = None,
+    num_workers: int | None = None,
     device: str | None = None,
     shard: str | None = None,
     engine: str = "local",
     gpus: float = 0.0,
-    commit_every: float = 30.0,
-    prune: bool = False,
-    on_progress: Say | None = None,
-    on_bad: Callable[[str], None] | None = None,
-) -> Tally:
+    commit_interval: float = 30.0,
+    remove_missing: bool = False,
+    on_progress: IndexProgressCallback | None = None,
+    on_error: Callable[[str], None] | None = None,
+) -> EmbedSummary:
     """Bring the index in a folder up to date with files, or make it. Settings as in `verbspace embed --help`.
 
     stride: a window's length where not given. shard: `i/n`; then only the i-th of n parts of the files is embedded,
@@ -49,46 +49,46 @@ def run_embed(
         raise ValueError(f"engine: {engine!r} is none of {', '.join(ENGINES)}")
     if not math.isfinite(window) or window <= 0:
         raise ValueError(f"--window {window:g}: a window has seconds; give a number of them")
-    require_precision(dtype)
-    if device is not None and not _usable(device):
+    validate_precision(dtype)
+    if device is not None and not _is_available(device):
         raise ValueError(f"--device {device}: there is no such device here; give cpu, or leave it out")
-    require_frames(frames)
+    validate_num_frames(frames)
     if stride is not None and not stride > 0:
         raise ValueError(f"--stride {stride:g} is not above 0; give the seconds from window to window")
     if stride is not None and stride > window:
         raise ValueError(f"--stride {stride:g} leaves gaps between windows of {window:g} s; give at most that")
     if gpus and engine != "ray":
         raise ValueError("--gpus is for --engine ray; leave it out, or give --device")
-    part, whole = None if shard is None else Shard.read(shard), Path(to)
-    target = whole if part is None else part.folder(whole)
-    package()  # one that is missing is told before the model loads
+    part, whole = None if shard is None else ShardSpec.parse(shard), Path(index_dir)
+    target = whole if part is None else part.index_dir(whole)
+    import_lancedb()  # one that is missing is told before the model loads
     loaded = VideoEncoder.from_pretrained(encoder)
-    made = Made(
-        encoder=name_of(encoder), encoder_hash=encoder_hash(loaded), dim=loaded.embedding_dim,
+    made = IndexManifest(
+        encoder=canonical_encoder_name(encoder), encoder_hash=encoder_hash(loaded), dim=loaded.embedding_dim,
         window=window, stride=window if stride is None else stride, frames=frames, dtype=dtype,
     )  # fmt: skip
     main = Index.open(whole) if part is not None and (whole / "index.json").exists() else None
     if main is not None and len(main):  # one without a row binds nobody
-        main.made.require(made, str(whole), "this command")
+        main.manifest.assert_compatible(made, str(whole), "this command")
     run: Engine
     if engine == "ray":
-        run = ray_engine(made, workers=workers, batch_size=batch_size, gpus=gpus, device=device)
+        run = ray_engine(made, num_workers=num_workers, batch_size=batch_size, gpus=gpus, device=device)
     else:
         loaded.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        run = local_engine(loaded, made, workers=workers, batch_size=batch_size)
+        run = local_engine(loaded, made, num_workers=num_workers, batch_size=batch_size)
     # Listed before anything is made: where they cannot be, no index is left behind.
-    chosen = [file for file in files if part is None or stored_path(file) in part]
+    chosen = [file for file in files if part is None or canonical_path(file) in part]
     if not chosen and not (target / "index.json").exists():
-        return Tally()  # nothing is made for nothing
-    with locked(target):
+        return EmbedSummary()  # nothing is made for nothing
+    with lock_index(target):
         index = Index.create(target, made)
-        return embed_into(
-            index, chosen, run, also=main, commit_every=commit_every, prune=prune,
-            on_progress=on_progress, on_bad=on_bad,
+        return update_index(
+            index, chosen, run, main_index=main, commit_interval=commit_interval, remove_missing=remove_missing,
+            on_progress=on_progress, on_error=on_error,
         )  # fmt: skip
 
 
-def _usable(device: str) -> bool:
+def _is_available(device: str) -> bool:
     import torch
 
     try:

@@ -12,15 +12,15 @@ from torch import Tensor
 
 from verbspace.evaluation.embed import embed_windows
 from verbspace.evaluation.protocol import encoder_hash
-from verbspace.uses.index.arithmetic import Words, combine
+from verbspace.uses.index.arithmetic import QueryEncoder, build_query_vector
 from verbspace.uses.index.hits import Hit
-from verbspace.uses.index.nearest import like as path_filter
-from verbspace.uses.index.nearest import require_filter, vector_of
-from verbspace.uses.index.query import Term, parse, written
-from verbspace.uses.index.rows import Made
+from verbspace.uses.index.nearest import path_glob_filter as path_filter
+from verbspace.uses.index.nearest import validate_filter, get_vector
+from verbspace.uses.index.query import Term, parse_query, format_query
+from verbspace.uses.index.rows import IndexManifest
 from verbspace.uses.index.store import Index
-from verbspace.uses.inputs import fetch
-from verbspace.uses.plain import is_text
+from verbspace.uses.inputs import localize
+from verbspace.uses.plain import is_utf8_encodable
 
 if TYPE_CHECKING:
     from verbspace.model.encoder import VideoEncoder
@@ -35,21 +35,21 @@ class Searcher:
 
     def __init__(self, folder: str | Path, encoder: VideoEncoder | str | Path | None = None) -> None:
         self.index = Index.open(folder)
-        self.encoder = encoder_of(self.index.made, folder, encoder)
-        self.words = Words(self.encoder)
+        self.encoder = load_index_encoder(self.index.manifest, folder, encoder)
+        self.query_encoder = QueryEncoder(self.encoder)
 
     def search(
         self,
         query: str | Sequence[Term] = "",
         *,
-        like: Sequence[str | Path] = (),
-        plus: Sequence[str] = (),
-        minus: Sequence[str] = (),
+        similar_to: Sequence[str | Path] = (),
+        add: Sequence[str] = (),
+        subtract: Sequence[str] = (),
         top: int = 10,
         where: str | None = None,
         path: str | None = None,
-        shortest: float | None = None,
-        longest: float | None = None,
+        min_duration: float | None = None,
+        max_duration: float | None = None,
         per_video: bool = False,
         exact: bool = False,
     ) -> list[Hit]:
@@ -60,20 +60,20 @@ class Searcher:
         seconds of the whole video. per_video: the best window of each video only. exact: leave an approximate index
         aside. Raises ValueError, DecodeError.
         """
-        terms = terms_of(query, plus, minus)
-        if not terms and not like:
+        terms = collect_terms(query, add, subtract)
+        if not terms and not similar_to:
             raise ValueError("say what to look for: words, a clip with --like, or a text with --plus")
         if where is not None:
-            require_filter(self.index, where)
-        vector = self.vector(terms, like)
-        every = filters(where, path, shortest, longest)
+            validate_filter(self.index, where)
+        vector = self.encode_query(terms, similar_to)
+        every = combine_filters(where, path, min_duration, max_duration)
         return self.index.search(vector.numpy(), top, every, per_video=per_video, exact=exact)
 
-    def more(self, path: str, window: int, *, top: int = 10, per_video: bool = False) -> tuple[Hit, list[Hit]]:
+    def find_similar(self, path: str, window: int, *, top: int = 10, per_video: bool = False) -> tuple[Hit, list[Hit]]:
         """A window of the index, and those most like it by the vectors that are stored; no file is read. Itself is left
         out, and with per_video its video. Raises ValueError for a window that the index does not have.
         """
-        found = vector_of(self.index, path, window)
+        found = get_vector(self.index, path, window)
         if found is None:
             raise ValueError("this window is not in the index any more; search again")
         own, vector = found
@@ -81,17 +81,17 @@ class Searcher:
         others = [hit for hit in hits if hit.path != path or not (per_video or hit.window == window)]
         return own, others[:top]
 
-    def vector(self, terms: Sequence[Term], like: Sequence[str | Path] = ()) -> Tensor:
+    def encode_query(self, terms: Sequence[Term], similar_to: Sequence[str | Path] = ()) -> Tensor:
         """(D,), normalised: what terms and clips are looked for with."""
-        return combine(self.words, terms, [self.clip(path) for path in like])
+        return build_query_vector(self.query_encoder, terms, [self.embed_clip(path) for path in similar_to])
 
-    def clip(self, path: str | Path) -> Tensor:
+    def embed_clip(self, path: str | Path) -> Tensor:
         """(D,): the mean of a clip's windows. Raises DecodeError, OSError."""
-        made = self.index.made
+        made = self.index.manifest
         with ExitStack() as keep:
             found = embed_windows(
                 self.encoder,
-                fetch(str(path), keep),
+                localize(str(path), keep),
                 length=made.window,
                 stride=made.stride,
                 frames=made.frames,
@@ -100,46 +100,46 @@ class Searcher:
         return found.embeddings.mean(0)
 
 
-def terms_of(query: str | Sequence[Term], plus: Sequence[str] = (), minus: Sequence[str] = ()) -> list[Term]:
+def collect_terms(query: str | Sequence[Term], add: Sequence[str] = (), subtract: Sequence[str] = ()) -> list[Term]:
     """A query's terms and those added to it, each of which is one text."""
-    for text in (*plus, *minus, query if isinstance(query, str) else ""):
-        if not is_text(text):
+    for text in (*add, *subtract, query if isinstance(query, str) else ""):
+        if not is_utf8_encodable(text):
             raise ValueError(f"the query {text!r} holds bytes that are no text; write it in UTF-8")
-    first = (parse(query) if query.strip() else []) if isinstance(query, str) else list(query)
-    added = [*(Term(text.strip()) for text in plus), *(Term(text.strip(), -1) for text in minus)]
+    first = (parse_query(query) if query.strip() else []) if isinstance(query, str) else list(query)
+    added = [*(Term(text.strip()) for text in add), *(Term(text.strip(), -1) for text in subtract)]
     if any(not term.text for term in added):
         raise ValueError("--plus and --minus need a text each; this one is empty")
     return [*first, *added]
 
 
-def described(terms: Sequence[Term], like: Sequence[str | Path] = ()) -> str:
+def describe_query(terms: Sequence[Term], similar_to: Sequence[str | Path] = ()) -> str:
     """A query in words, for headings."""
-    clips = [f"like {Path(str(path)).name}" for path in like]
-    return " + ".join([*clips, written(terms)] if terms and (not clips or terms[0].sign > 0) else clips) + (
-        f" {written(terms)}" if terms and clips and terms[0].sign < 0 else ""
+    clips = [f"like {Path(str(path)).name}" for path in similar_to]
+    return " + ".join([*clips, format_query(terms)] if terms and (not clips or terms[0].sign > 0) else clips) + (
+        f" {format_query(terms)}" if terms and clips and terms[0].sign < 0 else ""
     )
 
 
-def filters(
-    where: str | None = None, path: str | None = None, shortest: float | None = None, longest: float | None = None
+def combine_filters(
+    where: str | None = None, path: str | None = None, min_duration: float | None = None, max_duration: float | None = None
 ) -> str | None:
     """Several filters as one. Raises ValueError."""
-    if not all(math.isfinite(seconds or 0) for seconds in (shortest, longest)):
+    if not all(math.isfinite(seconds or 0) for seconds in (min_duration, max_duration)):
         raise ValueError("--min-seconds and --max-seconds are numbers of seconds")
     parts = [f"({where})"] if where is not None else []
     parts += [path_filter(path)] if path else []
-    parts += [f"duration >= {float(shortest)}"] if shortest is not None else []
-    parts += [f"duration <= {float(longest)}"] if longest is not None else []
+    parts += [f"duration >= {float(min_duration)}"] if min_duration is not None else []
+    parts += [f"duration <= {float(max_duration)}"] if max_duration is not None else []
     return " AND ".join(parts) or None
 
 
-def encoder_of(
-    made: Made, folder: str | Path = "the index", encoder: VideoEncoder | str | Path | None = None
+def load_index_encoder(
+    manifest: IndexManifest, folder: str | Path = "the index", encoder: VideoEncoder | str | Path | None = None
 ) -> VideoEncoder:
     """The encoder that an index was made with, checked by its weights. Raises FileNotFoundError, ValueError."""
     from verbspace.model.encoder import VideoEncoder
 
-    name = made.encoder if encoder is None else "the encoder given" if isinstance(encoder, VideoEncoder) else encoder
+    name = manifest.encoder if encoder is None else "the encoder given" if isinstance(encoder, VideoEncoder) else encoder
     if not isinstance(encoder, VideoEncoder):
         try:
             encoder = VideoEncoder.from_pretrained(name)
@@ -147,9 +147,9 @@ def encoder_of(
             reason = f"its encoder is not found ({error}); say where it is with --encoder"
             raise FileNotFoundError(f"{folder}: {reason}") from None
     found = encoder_hash(encoder)
-    if found != made.encoder_hash:
+    if found != manifest.encoder_hash:
         raise ValueError(
-            f"{folder}: was made by the encoder {made.encoder} ({made.encoder_hash}), but {name} is not that one "
+            f"{folder}: was made by the encoder {manifest.encoder} ({manifest.encoder_hash}), but {name} is not that one "
             f"({found}); give the one it was made with, or embed the videos again"
         )
     return encoder

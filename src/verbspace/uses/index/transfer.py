@@ -9,19 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from verbspace.placing import placing
-from verbspace.uses.index.rows import COLUMNS, Made, State, schema, seen, vectors_of
-from verbspace.uses.index.store import Index, discard, locked, shards_in
+from verbspace.placing import atomic_write
+from verbspace.uses.index.rows import COLUMNS, IndexManifest, FileSignature, index_schema, try_signature, vectors_to_numpy
+from verbspace.uses.index.store import Index, remove_shard, lock_index, list_index_shards
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-Scan = Callable[[Sequence[str]], Iterator["pa.RecordBatch"]]
-_ROWS = 8192  # in a row group, and in memory
+ScanFn = Callable[[Sequence[str]], Iterator["pa.RecordBatch"]]
+_ROW_GROUP_SIZE = 8192  # in a row group, and in memory
 
 
 @dataclass
-class Taken:
+class MergeSummary:
     """What was taken into an index: files and windows that were new, files that gave way to newer ones, files that
     were there already, and files left out as the index knows them as ones that cannot be read."""
 
@@ -29,36 +29,36 @@ class Taken:
     windows: int = 0
     replaced: int = 0
     unchanged: int = 0
-    broken: int = 0
+    skipped: int = 0
 
-    def sentence(self, folder: Path) -> str:
+    def summary(self, folder: Path) -> str:
         """For people."""
         changed = f"{self.replaced} replaced, {self.unchanged} there already"
-        left = f"; {self.broken} left out, which could not be read here: embed them again" if self.broken else ""
+        left = f"; {self.skipped} left out, which could not be read here: embed them again" if self.skipped else ""
         return f"{folder}: {self.windows} windows taken in, {self.files} files new, {changed}{left}"
 
-    def __add__(self, other: Taken) -> Taken:
-        return Taken(*(getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__))
+    def __add__(self, other: MergeSummary) -> MergeSummary:
+        return MergeSummary(*(getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__))
 
 
-def absorb(index: Index, scan: Scan) -> Taken:
+def merge_rows(index: Index, scan: ScanFn) -> MergeSummary:
     """Take the files of `scan(columns)` into an index whose lock the caller holds: new ones in one transaction, then
     changed ones in another. Of a file that both have, the later one stays; of one that is known here as one that
     cannot be read, nothing is taken, unless it is again what they had."""
     import pyarrow as pa
     import pyarrow.compute as compute
 
-    theirs: dict[str, State] = {}
+    theirs: dict[str, FileSignature] = {}
     for batch in scan(("path", "size", "modified")):
         each = (batch[name].to_pylist() for name in ("path", "size", "modified"))
-        theirs |= {path: State(size, when) for path, size, when in zip(*each, strict=True)}
-    broken = {path for path in index.unread() if path in theirs and seen(path) not in (None, theirs[path])}
+        theirs |= {path: FileSignature(size, when) for path, size, when in zip(*each, strict=True)}
+    broken = {path for path in index.failed_files() if path in theirs and try_signature(path) not in (None, theirs[path])}
     theirs = {path: state for path, state in theirs.items() if path not in broken}
-    mine = index.states(theirs)
-    changed = [path for path, state in theirs.items() if path in mine and _later(path, state, mine[path])]
-    taken = Taken(len(theirs.keys() - mine.keys()), 0, len(changed), len(mine) - len(changed), len(broken))
+    mine = index.file_signatures(theirs)
+    changed = [path for path, state in theirs.items() if path in mine and _should_replace(path, state, mine[path])]
+    taken = MergeSummary(len(theirs.keys() - mine.keys()), 0, len(changed), len(mine) - len(changed), len(broken))
 
-    def some(keep: pa.Array, inside: bool) -> Iterator[pa.RecordBatch]:
+    def filtered_batches(keep: pa.Array, inside: bool) -> Iterator[pa.RecordBatch]:
         for batch in scan(COLUMNS):
             chosen = compute.is_in(batch["path"], keep)
             rows = batch.filter(chosen if inside else compute.invert(chosen))
@@ -67,87 +67,87 @@ def absorb(index: Index, scan: Scan) -> Taken:
                 yield rows
 
     if taken.files:
-        index.add(some(pa.array([*mine, *broken], pa.string()), inside=False))
+        index.add(filtered_batches(pa.array([*mine, *broken], pa.string()), inside=False))
     if changed:
-        parts = list(some(pa.array(changed, pa.string()), inside=True))
-        index.replace(pa.Table.from_batches(parts, schema(index.made)))
-    index.note_unread({}, theirs)
+        parts = list(filtered_batches(pa.array(changed, pa.string()), inside=True))
+        index.replace(pa.Table.from_batches(parts, index_schema(index.manifest)))
+    index.record_failures({}, theirs)
     return taken
 
 
-def _later(path: str, state: State, than: State) -> bool:
+def _should_replace(path: str, incoming: FileSignature, current: FileSignature) -> bool:
     """Whether rows of a file in one state should take the place of those in another: the file itself decides, as far as
     it can be asked, and the later change elsewhere."""
-    if state == than:
+    if incoming == current:
         return False
-    now = seen(path)
-    return state == now if now in (state, than) else state.modified >= than.modified
+    now = try_signature(path)
+    return incoming == now if now in (incoming, current) else incoming.modified >= current.modified
 
 
-def merge(folder: Path, others: Sequence[Path] = ()) -> Taken:
+def merge(folder: Path, other_indices: Sequence[Path] = ()) -> MergeSummary:
     """Take an index's shards into it, each of which is removed once it is in, or other indices, which stay.
 
     A merge that is cut short goes on when it is run again. Raises FileNotFoundError where there is nothing to merge,
     ValueError where encoder or window settings differ, OSError while a process still writes into one of them.
     """
-    if folder.resolve() in [other.resolve() for other in others]:
+    if folder.resolve() in [other.resolve() for other in other_indices]:
         raise ValueError(f"{folder}: cannot be merged into itself; give other indices, or none for its own shards")
-    if not others and not shards_in(folder):
+    if not other_indices and not list_index_shards(folder):
         Index.open(folder)  # says what is missing before anything is made
-    with locked(folder):
+    with lock_index(folder):
         for left in (folder / "shards").glob(".*.merged-*"):  # by a merge that was killed as it cleared up
-            discard(left)
-        sources = list(others) or shards_in(folder)
-        made = [Index.open(source).made for source in sources]
+            remove_shard(left)
+        sources = list(other_indices) or list_index_shards(folder)
+        made = [Index.open(source).manifest for source in sources]
         index = Index.create(folder, made[0], str(sources[0])) if made else Index.open(folder)
         for source, one in zip(sources, made, strict=True):
-            index.made.require(one, str(folder), str(source))
-        total = Taken()
+            index.manifest.assert_compatible(one, str(folder), str(source))
+        total = MergeSummary()
         for source in sources:
-            with locked(source):
+            with lock_index(source):
                 part = Index.open(source)
-                total += absorb(index, part.scan)
-                known = index.states(unread := part.unread())
-                spoilt = {path for path, state in known.items() if seen(path) not in (None, state)}
-                index.drop(sorted(spoilt))
-                index.note_unread({p: why for p, why in unread.items() if p not in known or p in spoilt}, ())
-                if not others:
-                    discard(source)
+                total += merge_rows(index, part.scan)
+                known = index.file_signatures(unread := part.failed_files())
+                spoilt = {path for path, state in known.items() if try_signature(path) not in (None, state)}
+                index.delete_rows(sorted(spoilt))
+                index.record_failures({p: why for p, why in unread.items() if p not in known or p in spoilt}, ())
+                if not other_indices:
+                    remove_shard(source)
         if sources:
-            index.optimise()
+            index.optimize()
     return total
 
 
 def export_parquet(index: Index, path: Path) -> int:
     """Write all rows, with how they were made in the file's metadata; returns how many."""
-    pq = _parquet()
+    pq = _import_pyarrow_parquet()
     import pyarrow as pa
 
-    shape = schema(index.made)
+    shape = index_schema(index.manifest)
     count = 0
-    with placing(path) as part, pq.ParquetWriter(part, shape, compression="zstd") as writer:
+    with atomic_write(path) as part, pq.ParquetWriter(part, shape, compression="zstd") as writer:
         for batch in index.scan(shape.names):
             count += len(batch)
-            writer.write_table(pa.Table.from_batches([batch]).cast(shape), row_group_size=_ROWS)
+            writer.write_table(pa.Table.from_batches([batch]).cast(shape), row_group_size=_ROW_GROUP_SIZE)
     return count
 
 
-def import_parquet(folder: Path, path: Path) -> Taken:
+def import_parquet(folder: Path, path: Path) -> MergeSummary:
     """Take what `export_parquet` wrote into an index of the same encoder and windows, or into a new one. Raises
     FileNotFoundError, and ValueError for what is no such file, before anything is written.
     """
     made, scan = read_parquet(path)
-    with locked(folder):
+    with lock_index(folder):
         index = Index.create(folder, made, str(path))
-        taken = absorb(index, scan)
-        index.optimise()
+        taken = merge_rows(index, scan)
+        index.optimize()
     return taken
 
 
-def read_parquet(path: Path) -> tuple[Made, Scan]:
+def read_parquet(path: Path) -> tuple[IndexManifest, ScanFn]:
     """How the rows of a Parquet file were made, and what reads them; all of them are looked at first. Raises
     FileNotFoundError, ValueError."""
-    pq = _parquet()
+    pq = _import_pyarrow_parquet()
     import pyarrow as pa
 
     if not path.is_file():
@@ -161,8 +161,8 @@ def read_parquet(path: Path) -> tuple[Made, Scan]:
         raise ValueError(
             f"{path}: does not say how its rows were made; give a file that `verbspace index export` wrote"
         )
-    made = Made.read(noted, str(path))
-    shape = schema(made)
+    made = IndexManifest.from_json(noted, str(path))
+    shape = index_schema(made)
     for field in shape:
         place = file.schema_arrow.get_field_index(field.name)
         if place < 0 or not file.schema_arrow.field(place).type.equals(field.type):
@@ -171,7 +171,7 @@ def read_parquet(path: Path) -> tuple[Made, Scan]:
 
     def scan(columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         try:
-            for batch in file.iter_batches(_ROWS, columns=list(columns)):
+            for batch in file.iter_batches(_ROW_GROUP_SIZE, columns=list(columns)):
                 fields = [shape.field(name) for name in columns]
                 arrays = [batch.column(batch.schema.get_field_index(name)) for name in columns]
                 yield pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields))
@@ -179,13 +179,13 @@ def read_parquet(path: Path) -> tuple[Made, Scan]:
             raise ValueError(f"{path}: is damaged ({_first_line(error)})") from None
 
     try:
-        _check(path, scan(COLUMNS))
+        _validate_batches(path, scan(COLUMNS))
     except UnicodeDecodeError:
         raise ValueError(f"{path}: is damaged (a path in it is no text)") from None
     return made, scan
 
 
-def _check(path: Path, batches: Iterable[pa.RecordBatch]) -> None:
+def _validate_batches(path: Path, batches: Iterable[pa.RecordBatch]) -> None:
     """Raise ValueError unless each file's windows are 0, 1, … once each, in good order, with normalised vectors."""
     last: dict[str, int] = {}
     facts: dict[str, tuple[Any, ...]] = {}
@@ -195,7 +195,7 @@ def _check(path: Path, batches: Iterable[pa.RecordBatch]) -> None:
         if empty is not None or batch["vector"].flatten().null_count:
             raise ValueError(f"{path}: the column {empty or 'vector'} has empty places")
         with np.errstate(all="ignore"):
-            lengths = np.linalg.norm(vectors_of(batch).astype(np.float64), axis=1)
+            lengths = np.linalg.norm(vectors_to_numpy(batch).astype(np.float64), axis=1)
         wrong = np.flatnonzero(~(np.abs(lengths - 1) < 1e-3))
         if len(wrong):
             raise ValueError(
@@ -215,7 +215,7 @@ def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
-def _parquet() -> Any:
+def _import_pyarrow_parquet() -> Any:
     try:
         import pyarrow.parquet
     except ImportError:
