@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from transformers import CLIPConfig, CLIPModel
 
-from verbspace.model import files
+from verbspace.models import hub
 
 
 def save_random_checkpoint(folder: Path, patch: int = 32) -> Path:
@@ -17,7 +17,7 @@ def save_random_checkpoint(folder: Path, patch: int = 32) -> Path:
     torch.manual_seed(0)
     CLIPModel(config).save_pretrained(folder)
     for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(files.resolve_checkpoint("playground") / name, folder)
+        shutil.copy(hub.resolve_checkpoint("playground") / name, folder)
     (folder / "preprocessor_config.json").write_text(
         '{"image_processor_type": "CLIPImageProcessor", "size": {"shortest_edge": 224}, "crop_size": 224, '
         '"image_mean": [0.48145466, 0.4578275, 0.40821073], "image_std": [0.26862954, 0.26130258, 0.27577711]}'

@@ -29,11 +29,11 @@ from side import Row, compare, interleaved_timings, main, compare_to_limit
 from torch import Tensor
 from transformers import CLIPModel, CLIPProcessor
 
-from verbspace.evaluation.embed import embed_videos
-from verbspace.model.encoder import VideoEncoder
-from verbspace.video.decode import open_video, timestamps_from_packets
-from verbspace.video.record import Record
-from verbspace.video.sampling import plan_eval
+from verbspace.inference.embedding import embed_videos
+from verbspace.models.video_encoder import VideoEncoder
+from verbspace.data.decoding.pyav import open_video, timestamps_from_packets
+from verbspace.data.sources.record import Record
+from verbspace.data.sampling import plan_eval
 
 CLIPS, FRAMES = 16, 8
 

@@ -5,7 +5,7 @@
     python benchmarks/gpu.py --cpu-check             # the same code on a CPU, tiny: that it runs, not how fast
 
 Frames are uint8 and in memory: 2 global views of 8 frames at 224 px, 8 local ones of 8 frames at 96 px, bf16, AdamW,
-teacher included. The share is the cost model's operations (`verbspace.learning.cost`; a recomputed forward counts for
+teacher included. The share is the cost model's operations (`verbspace.training.flops`; a recomputed forward counts for
 nothing) by the time, over the best rate of a large bf16 product on the same card in the same run.
 """
 
@@ -23,12 +23,12 @@ from memory import random_distiller, random_views, vit_b16
 from torch.profiler import ProfilerActivity, profile
 from transformers import CLIPConfig
 
-from verbspace.config import AdaptSettings, parse_settings
-from verbspace.learning.adapt import build_optimizer
-from verbspace.learning.backward import GradCacheStep
-from verbspace.learning.cost import BackboneDims, training_flops
-from verbspace.learning.team import DistributedContext
-from verbspace.learning.trainer import update_teacher
+from verbspace.config.settings import AdaptSettings, parse_settings
+from verbspace.training.adapt import build_optimizer
+from verbspace.training.grad_cache import GradCacheStep
+from verbspace.training.flops import BackboneDims, training_flops
+from verbspace.training.distributed import DistributedContext
+from verbspace.training.trainer import update_teacher
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "plain": {},

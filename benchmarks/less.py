@@ -16,13 +16,13 @@ from pathlib import Path
 
 from side import Row, main
 
-from verbspace.cli import parse_overrides
+from verbspace.cli.main import parse_overrides
 from verbspace.concepts.concept_set import ConceptSet
 from verbspace.evaluation.evaluate import Evaluation, evaluate
-from verbspace.learning.adapt import adapt
+from verbspace.training.adapt import adapt
 from verbspace.playground.actions import TRAIN_ACTIONS
 from verbspace.playground.world import WorldSettings, make_world
-from verbspace.uses.demo import PLAYGROUND_SETTINGS, playground_encoder
+from verbspace.playground.demo import PLAYGROUND_SETTINGS, playground_encoder
 
 HALF_FRAMES = ["views.global_frames=4", "views.local_frames=2"]
 

@@ -27,10 +27,10 @@ import torch.nn.functional as F
 from side import Row, compare, main
 from torch import Tensor
 
-from verbspace.allocation import disable_malloc_trim
-from verbspace.video.dataset import ViewDataset
-from verbspace.video.decode import frame_times, open_video
-from verbspace.video.record import VIDEO_EXTENSIONS, Record
+from verbspace.utils.malloc import disable_malloc_trim
+from verbspace.data.datasets import ViewDataset
+from verbspace.data.decoding.pyav import frame_times, open_video
+from verbspace.data.sources.record import VIDEO_EXTENSIONS, Record
 
 VIEWS = {
     "global_views": 2, "global_frames": 8, "global_size": 224, "local_views": 8, "local_frames": 8, "local_size": 96,

@@ -27,18 +27,18 @@ import torch
 from torch import Tensor
 from transformers import CLIPConfig
 
-from verbspace.allocation import disable_malloc_trim
+from verbspace.utils.malloc import disable_malloc_trim
 from verbspace.concepts.space import ConceptSpace
-from verbspace.config import AdaptSettings, parse_settings
-from verbspace.learning.adapt import build_optimizer
-from verbspace.learning.backward import GradCacheStep
-from verbspace.learning.cost import BackboneDims, training_flops
-from verbspace.learning.distiller import Distiller, LossWeights
-from verbspace.learning.lora import add_lora
-from verbspace.learning.team import DistributedContext
-from verbspace.learning.trainer import update_teacher
-from verbspace.model.config import VideoEncoderConfig
-from verbspace.model.encoder import VideoEncoder
+from verbspace.config.settings import AdaptSettings, parse_settings
+from verbspace.training.adapt import build_optimizer
+from verbspace.training.grad_cache import GradCacheStep
+from verbspace.training.flops import BackboneDims, training_flops
+from verbspace.training.distiller import Distiller, LossWeights
+from verbspace.training.lora import add_lora
+from verbspace.training.distributed import DistributedContext
+from verbspace.training.trainer import update_teacher
+from verbspace.models.config import VideoEncoderConfig
+from verbspace.models.video_encoder import VideoEncoder
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "plain": {},

@@ -17,10 +17,10 @@ from pathlib import Path
 
 import torch
 
-from verbspace.video.dataset import ViewDataset
-from verbspace.video.manifest import read_manifest
-from verbspace.video.pack import TranscodeConfig, transcode, target_path
-from verbspace.video.record import Record
+from verbspace.data.datasets import ViewDataset
+from verbspace.data.sources.manifest import read_manifest
+from verbspace.data.transcode import TranscodeConfig, transcode, target_path
+from verbspace.data.sources.record import Record
 
 
 def views_per_second(records: list[Record], seed: int) -> float:

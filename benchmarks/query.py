@@ -12,7 +12,7 @@ import faiss
 import torch
 from side import Row, compare, interleaved_timings, main
 
-from verbspace.evaluation.nearest import exact_topk
+from verbspace.evaluation.topk import exact_topk
 
 COUNT, WIDTH, NUM_NEIGHBORS = 1_000_000, 512, 10
 

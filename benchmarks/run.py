@@ -19,7 +19,7 @@ from pathlib import Path
 
 from side import TABLE_HEADER, Row, describe_machine
 
-from verbspace.placing import write_text
+from verbspace.utils.atomic_io import write_text
 
 BENCHMARK_DIR = Path(__file__).resolve().parent
 DOCS_DIR = BENCHMARK_DIR.parent / "docs"

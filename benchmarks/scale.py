@@ -31,17 +31,17 @@ from checkpoints import save_random_checkpoint
 from loading import encode_clip
 from side import describe_machine
 
-from verbspace.allocation import disable_malloc_trim
-from verbspace.evaluation.embed import Precision
-from verbspace.model.encoder import VideoEncoder
-from verbspace.uses.index.embed import embed_file
-from verbspace.uses.index.rows import FileRows, IndexManifest, FileSignature
-from verbspace.uses.index.store import Index
-from verbspace.uses.index.transfer import merge_rows
-from verbspace.uses.index.tune import build_ann_index
-from verbspace.video.decode import open_video
-from verbspace.video.sampling import plan_windows
-from verbspace.video.streaming import stream_windows
+from verbspace.utils.malloc import disable_malloc_trim
+from verbspace.inference.embedding import Precision
+from verbspace.models.video_encoder import VideoEncoder
+from verbspace.search.builder import embed_file
+from verbspace.search.schema import FileRows, IndexManifest, FileSignature
+from verbspace.search.index import Index
+from verbspace.search.transfer import merge_rows
+from verbspace.search.ann import build_ann_index
+from verbspace.data.decoding.pyav import open_video
+from verbspace.data.sampling import plan_windows
+from verbspace.data.decoding.windows import stream_windows
 
 DIM, WINDOW, FRAMES = 512, 4.0, 8
 FILES_PER_COMMIT = 256  # files in a commit

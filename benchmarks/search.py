@@ -19,11 +19,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from verbspace.concepts.concept_set import ConceptSet
-from verbspace.evaluation.embed import embed_videos
-from verbspace.model.encoder import VideoEncoder
-from verbspace.uses.index.arithmetic import NEGATIVE_WEIGHT, QueryEncoder, build_query_vector
-from verbspace.uses.index.query import Term
-from verbspace.video.manifest import read_manifest
+from verbspace.inference.embedding import embed_videos
+from verbspace.models.video_encoder import VideoEncoder
+from verbspace.search.query_encoder import NEGATIVE_WEIGHT, QueryEncoder, build_query_vector
+from verbspace.search.query import Term
+from verbspace.data.sources.manifest import read_manifest
 
 TOP = 10
 QUERY_FORMS = ("{}", "a person {}", "someone is {}", "people {} outdoors")

@@ -20,7 +20,7 @@ def measure(rounds: int) -> list[Row]:
         {
             "nothing": python_command("-c", "pass"),
             "`import verbspace`": python_command("-c", "import verbspace"),
-            "`verbspace --help`": python_command("-m", "verbspace.cli", "--help"),
+            "`verbspace --help`": python_command("-m", "verbspace.cli.main", "--help"),
         },
         4 * rounds,
     )

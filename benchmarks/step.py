@@ -4,7 +4,7 @@
 
 One clip of 2 global views of 8 frames at 224 px and 4 local ones of 8 frames at 96 px, random, in memory; random
 weights; on the CPU. Each way has a process of its own. The limit is the cost model's operations
-(`verbspace.learning.cost`) at the rate of a large bf16 product, measured in the same round. The step that does less has
+(`verbspace.training.flops`) at the rate of a large bf16 product, measured in the same round. The step that does less has
 4 frames a view rather than 8, beside the plain step of the default views, 2 global and 8 local ones.
 """
 
@@ -19,13 +19,13 @@ from memory import random_distiller, matmul_rate, random_views, vit_b16
 from side import SubprocessBenchmark, Row, compare, interleaved_timings, main, compare_to_limit
 from svt import SVTTrainer
 
-from verbspace.allocation import disable_malloc_trim
-from verbspace.config import parse_settings
-from verbspace.learning.adapt import build_optimizer
-from verbspace.learning.backward import GradCacheStep
-from verbspace.learning.cost import BackboneDims, training_flops
-from verbspace.learning.team import DistributedContext
-from verbspace.learning.trainer import update_teacher
+from verbspace.utils.malloc import disable_malloc_trim
+from verbspace.config.settings import parse_settings
+from verbspace.training.adapt import build_optimizer
+from verbspace.training.grad_cache import GradCacheStep
+from verbspace.training.flops import BackboneDims, training_flops
+from verbspace.training.distributed import DistributedContext
+from verbspace.training.trainer import update_teacher
 
 FOUR_LOCAL_VIEWS = {"views": {"local_views": 4}}
 FOUR_FRAMES = {"views": {"global_frames": 4, "local_frames": 4}}

@@ -20,11 +20,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from verbspace.model.encoder import VideoEncoder
-from verbspace.uses.predict import Predictor, WindowConfig
-from verbspace.video.decode import decode_frames, frame_times
-from verbspace.video.manifest import read_manifest
-from verbspace.video.writing import write_mp4
+from verbspace.models.video_encoder import VideoEncoder
+from verbspace.inference.predictor import Predictor, WindowConfig
+from verbspace.data.decoding.pyav import decode_frames, frame_times
+from verbspace.data.sources.manifest import read_manifest
+from verbspace.data.decoding.mp4_writer import write_mp4
 
 CLIPS_PER_VIDEO, SIDE, FPS = 4, 64, 12
 WINDOWS = (1.0, 1.5, 2.0, 3.0, 4.0)

@@ -65,12 +65,12 @@ def run_job(job: dict[str, Any]) -> dict[str, Any]:
     import torch
 
     torch.set_num_threads(1)
-    from verbspace.cli import parse_overrides
+    from verbspace.cli.main import parse_overrides
     from verbspace.concepts.concept_set import ConceptSet
-    from verbspace.learning.adapt import adapt
+    from verbspace.training.adapt import adapt
     from verbspace.playground.actions import TRAIN_ACTIONS
-    from verbspace.uses.demo import PLAYGROUND_SETTINGS, WorldEvaluator, playground_encoder, supervised_upper_bound_settings, train_records
-    from verbspace.uses.oracle import train_supervised_upper_bound
+    from verbspace.playground.demo import PLAYGROUND_SETTINGS, WorldEvaluator, playground_encoder, supervised_upper_bound_settings, train_records
+    from verbspace.playground.supervised import train_supervised_upper_bound
 
     out, extra = Path(job["out"]), job["extra"]
     world = world_folder(out, job["world"], extra.get("long_tail", False))
@@ -104,7 +104,7 @@ def run_job(job: dict[str, Any]) -> dict[str, Any]:
 
 def baseline_top1(out: Path, job: dict[str, Any], measure: Any) -> dict[str, float]:
     """Frozen CLIP is the same for every run in a world, so it is measured once."""
-    from verbspace.placing import write_text
+    from verbspace.utils.atomic_io import write_text
 
     note = out / "worlds" / f"frozen-{job['world']}-{job['split']}.json"
     if not note.exists():
@@ -117,7 +117,7 @@ def reinterpolate(start: Any, exported: Any, export_alpha: float, alpha: float, 
     """Another interpolation of the same run, from the teacher in its state."""
     from safetensors.torch import load_file
 
-    from verbspace.learning.state import list_checkpoints
+    from verbspace.training.checkpoint import list_checkpoints
 
     teacher = exported.copy()
     teacher.load_state_dict(load_file(list_checkpoints(folder / "state")[-1] / "teacher.safetensors"), strict=False)

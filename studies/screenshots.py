@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 PORT = 7993
-VERBSPACE_COMMAND = [sys.executable, "-m", "verbspace.cli"]
+VERBSPACE_COMMAND = [sys.executable, "-m", "verbspace.cli.main"]
 
 
 def main() -> None:

@@ -12,8 +12,8 @@ from typing import Any
 
 import uvicorn
 
-from verbspace.uses.app.serve import make_app
-from verbspace.uses.app.studio import AppController
+from verbspace.app.server import make_app
+from verbspace.app.controller import AppController
 
 BROWSER_NAMES = ("chromium", "chromium-browser", "google-chrome")
 

@@ -1,4 +1,4 @@
-"""Small videos, and indices of them, for the tests of `verbspace.uses.index`."""
+"""Small videos, and indices of them, for the tests of `verbspace.search`."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from verbspace.uses.index.embed import EmbedSummary
-from verbspace.uses.index.rows import FileRows, IndexManifest, FileSignature
-from verbspace.uses.index.run import run_embed
-from verbspace.uses.index.store import Index
-from verbspace.uses.inputs import expand_inputs
+from verbspace.search.builder import EmbedSummary
+from verbspace.search.schema import FileRows, IndexManifest, FileSignature
+from verbspace.search.update import run_embed
+from verbspace.search.index import Index
+from verbspace.data.sources.inputs import expand_inputs
 from video_files import numbered_frames, write_video
 
 FAST_SETTINGS = {"window": 1.0, "frames": 2, "workers": 1, "device": "cpu"}

@@ -9,9 +9,9 @@ from pathlib import Path
 import torch.distributed as dist
 
 from runs import make_concept_set, make_settings
-from verbspace.learning.adapt import adapt
-from verbspace.model.encoder import VideoEncoder
-from verbspace.uses.checks import zero_shot_validation
+from verbspace.training.adapt import adapt
+from verbspace.models.video_encoder import VideoEncoder
+from verbspace.training.callbacks import zero_shot_validation
 
 
 def main(file: str) -> None:

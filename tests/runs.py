@@ -1,4 +1,4 @@
-"""Small runs for the tests of `verbspace.learning`."""
+"""Small runs for the tests of `verbspace.training`."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from safetensors.torch import load_file
 
 from verbspace.concepts.concept_set import Action, ConceptSet, Description, Provenance
 from verbspace.concepts.space import ConceptSpace
-from verbspace.config import AdaptSettings, parse_settings
-from verbspace.learning.distiller import Distiller, LossWeights
-from verbspace.learning.trainer import parameter_groups
-from verbspace.model.encoder import VideoEncoder
+from verbspace.config.settings import AdaptSettings, parse_settings
+from verbspace.training.distiller import Distiller, LossWeights
+from verbspace.training.trainer import parameter_groups
+from verbspace.models.video_encoder import VideoEncoder
 from video_files import numbered_frames, write_video
 
 SETTINGS: dict[str, Any] = {

@@ -1,11 +1,11 @@
-"""Encoders from the tiny checkpoints, and what goes into them, for the tests of `verbspace.model`."""
+"""Encoders from the tiny checkpoints, and what goes into them, for the tests of `verbspace.models`."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from verbspace.model.encoder import VideoEncoder
+from verbspace.models.video_encoder import VideoEncoder
 
 TINY_CHECKPOINTS = ["tiny_clip", "tiny_metaclip2", "tiny_siglip", "tiny_siglip2"]
 

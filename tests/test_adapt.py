@@ -14,13 +14,13 @@ import yaml
 
 import verbspace as vs
 from runs import make_concept_set, deterministic_metrics, make_settings, checkpoint_tensors, write_clips
-from verbspace.config import AdaptSettings, parse_settings
-from verbspace.learning import adapt as module
-from verbspace.learning.adapt import adapt, build_dataset, build_optimizer, read_videos
-from verbspace.learning.trainer import TrainingInterrupted
-from verbspace.uses.compare.runs import read_runs
-from verbspace.video.dataset import DecodeFailures
-from verbspace.video.manifest import data_hash
+from verbspace.config.settings import AdaptSettings, parse_settings
+from verbspace.training import adapt as module
+from verbspace.training.adapt import adapt, build_dataset, build_optimizer, read_videos
+from verbspace.training.trainer import TrainingInterrupted
+from verbspace.reporting.compare.runs import read_runs
+from verbspace.data.datasets import DecodeFailures
+from verbspace.data.sources.manifest import data_hash
 
 
 @pytest.fixture(scope="module")

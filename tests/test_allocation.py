@@ -5,7 +5,7 @@ import pytest
 
 SCRIPT = """
 import resource, torch
-from verbspace.allocation import keep_freed_memory
+from verbspace.utils.malloc import keep_freed_memory
 kept = {keep} and keep_freed_memory()
 for n in range(60):
     if n == 20:

@@ -18,18 +18,18 @@ from hypothesis import strategies as st
 from browser import serve_app
 from verbspace.concepts.concept_set import ConceptSet
 from verbspace.evaluation.protocol import encoder_hash
-from verbspace.model.encoder import VideoEncoder
-from verbspace.uses.app import clips as app_clips
-from verbspace.uses.app import guard
-from verbspace.uses.app.clips import ClipStore, ClipSegment, is_browser_playable
-from verbspace.uses.app.fragments import hits_html, analysis_html, rejection_html, explanation_html
-from verbspace.uses.app.keys import OpaqueIds
-from verbspace.uses.app.limits import InputLimits, RequestRejected
-from verbspace.uses.app.studio import AppController, TextEmbeddingCache, clips_by_name, with_actions
-from verbspace.uses.calibration import Calibration
-from verbspace.uses.index.hits import Hit
-from verbspace.uses.predict import WindowConfig, predict
-from verbspace.video.decode import decode_frames, frame_times
+from verbspace.models.video_encoder import VideoEncoder
+from verbspace.app import media as app_clips
+from verbspace.app import middleware
+from verbspace.app.media import ClipStore, ClipSegment, is_browser_playable
+from verbspace.app.html import hits_html, analysis_html, rejection_html, explanation_html
+from verbspace.app.opaque_ids import OpaqueIds
+from verbspace.app.limits import InputLimits, RequestRejected
+from verbspace.app.controller import AppController, TextEmbeddingCache, clips_by_name, with_actions
+from verbspace.inference.calibration import Calibration
+from verbspace.search.hits import Hit
+from verbspace.inference.predictor import WindowConfig, predict
+from verbspace.data.decoding.pyav import decode_frames, frame_times
 from video_files import numbered_frames, read_frame_numbers, write_video
 
 HOSTILE = ["<img src=x onerror=alert(1)>", "${alert(1)}", "{{7*7}}", "</textarea><script>alert(1)</script>", "‮gnivaw"]
@@ -249,15 +249,15 @@ def test_a_call_may_be_so_long_and_names_no_url(address: str) -> None:
         b"[" * 100_000 + b"://",
         b"\xff\xfe words",
     ):
-        assert guard.references_url(body), body[:60]
+        assert middleware.references_url(body), body[:60]
         reply = httpx.post(f"{address}/gradio_api/queue/join", content=body)
         assert (reply.status_code, reply.text) == (403, "a file is uploaded, not named")
-    assert not guard.references_url(b'{"data": ["http://words.are.fine", {"path": "/a/b.mp4"}]}')
-    assert not guard.references_url(b"")
+    assert not middleware.references_url(b'{"data": ["http://words.are.fine", {"path": "/a/b.mp4"}]}')
+    assert not middleware.references_url(b"")
 
 
 @pytest.mark.parametrize(
-    ("path", "most"), [("/nothing/here", guard.MAX_BODY_BYTES), ("/gradio_api/upload", 1_000_000 + guard.MULTIPART_OVERHEAD_BYTES)]
+    ("path", "most"), [("/nothing/here", middleware.MAX_BODY_BYTES), ("/gradio_api/upload", 1_000_000 + middleware.MULTIPART_OVERHEAD_BYTES)]
 )
 def test_a_long_body_is_not_held_even_where_nobody_said_how_long(tmp_path: Path, path: str, most: int) -> None:
     given, answers = 0, []
@@ -274,14 +274,14 @@ def test_a_long_body_is_not_held_even_where_nobody_said_how_long(tmp_path: Path,
         while True:
             await receive()
 
-    guarded = guard.RequestLimits(page, upload_dir=tmp_path, max_upload_bytes=1_000_000, max_total_bytes=10_000_000)
+    guarded = middleware.RequestLimits(page, upload_dir=tmp_path, max_upload_bytes=1_000_000, max_total_bytes=10_000_000)
     asyncio.run(guarded({"type": "http", "method": "POST", "path": path, "headers": []}, receive, send))
     assert answers[0]["status"] == 413
     assert most < given <= most + 65_536
 
 
 def test_uploads_have_so_much_room(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(guard, "size_of", lambda folder: 19_500_000)
+    monkeypatch.setattr(middleware, "size_of", lambda folder: 19_500_000)
     reply = httpx.post(f"{address}/gradio_api/upload", files={"files": ("a.mp4", b"x")})
     assert reply.status_code == 503
     assert "no room for more uploads" in reply.text

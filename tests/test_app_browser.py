@@ -15,13 +15,13 @@ import torch
 from browser import launch_chromium, find_chromium, serve_app
 from playground_files import tiny_world
 from verbspace.concepts.concept_set import ConceptSet
-from verbspace.model.encoder import VideoEncoder
-from verbspace.uses.app.limits import InputLimits
-from verbspace.uses.app.studio import AppController
-from verbspace.uses.index.run import run_embed
-from verbspace.uses.index.search import Searcher
-from verbspace.uses.predict import WindowConfig
-from verbspace.uses.printing import format_timestamp
+from verbspace.models.video_encoder import VideoEncoder
+from verbspace.app.limits import InputLimits
+from verbspace.app.controller import AppController
+from verbspace.search.update import run_embed
+from verbspace.search.searcher import Searcher
+from verbspace.inference.predictor import WindowConfig
+from verbspace.cli.console.predictions import format_timestamp
 from video_files import numbered_frames, write_video
 
 # A machine that means to run everything says so, and then a missing browser is a failure.

@@ -12,30 +12,30 @@ import pytest
 
 from browser import serve_app
 from indices import random_index
-from verbspace import cli
+from verbspace.cli import main
 from verbspace.concepts.concept_set import ConceptSet
-from verbspace.model.encoder import VideoEncoder
-from verbspace.uses.app import clips as app_clips
-from verbspace.uses.app import page as app_page
-from verbspace.uses.app.clips import ClipStore, is_browser_playable
-from verbspace.uses.app.fragments import WindowIds, clip_html, hits_html
-from verbspace.uses.app.keys import OpaqueIds
-from verbspace.uses.app.limits import RequestRejected
-from verbspace.uses.app.studio import AppController, resolve_clips
-from verbspace.uses.index.hits import Hit
-from verbspace.uses.index.search import Searcher
-from verbspace.uses.predict import WindowConfig
-from verbspace.video.decode import frame_times
+from verbspace.models.video_encoder import VideoEncoder
+from verbspace.app import media as app_clips
+from verbspace.app import page as app_page
+from verbspace.app.media import ClipStore, is_browser_playable
+from verbspace.app.html import WindowIds, clip_html, hits_html
+from verbspace.app.opaque_ids import OpaqueIds
+from verbspace.app.limits import RequestRejected
+from verbspace.app.controller import AppController, resolve_clips
+from verbspace.search.hits import Hit
+from verbspace.search.searcher import Searcher
+from verbspace.inference.predictor import WindowConfig
+from verbspace.data.decoding.pyav import frame_times
 from video_files import numbered_frames, write_video
 
 
 def test_clips_that_are_not_there_are_named_before_anything_is_loaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("verbspace.uses.app.serve.serve", lambda *args: None)
+    monkeypatch.setattr("verbspace.app.server.serve", lambda *args: None)
     monkeypatch.setattr(sys, "argv", ["verbspace", "app", "playground", "--clips", str(tmp_path / "nope")])
     with pytest.raises(SystemExit) as left:
-        cli.main()
+        main.main()
     assert left.value.code == 1
     said = capsys.readouterr().err
     assert said == f"error: --clips {tmp_path / 'nope'}: there is no such file or folder; name one that is there\n"

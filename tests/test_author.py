@@ -13,10 +13,10 @@ import pytest
 
 from language_models import VALID_REPLY, RelayServer, ScriptedLLM, reply_about
 from tiny_llm import llama_cpp_server, write_tiny_llm
-from verbspace.concepts.author import ReplyCache, build_concept_set, read_actions, generate_concepts
+from verbspace.concepts.generation.writer import ReplyCache, build_concept_set, read_actions, generate_concepts
 from verbspace.concepts.concept_set import ConceptSet
-from verbspace.concepts.quality import lint_concepts
-from verbspace.concepts.replies import DESCRIPTION_KINDS, Reply
+from verbspace.concepts.lint import lint_concepts
+from verbspace.concepts.generation.reply_parser import DESCRIPTION_KINDS, Reply
 
 FORTY = [
     "brush_hair", "YoYo", "CleanAndJerk", "hurling (sport)", "riding a bike", "waving", "opening a door",
@@ -179,7 +179,7 @@ def counted(cache: Path) -> int:
 
 
 def command(*args: object) -> list[str]:
-    return [sys.executable, "-m", "verbspace.cli", "concepts", "write", *map(str, args)]
+    return [sys.executable, "-m", "verbspace.cli.main", "concepts", "write", *map(str, args)]
 
 
 def test_forty_actions_by_a_real_server_killed_in_the_middle(llama: str, tmp_path: Path) -> None:

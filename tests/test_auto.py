@@ -8,9 +8,9 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 import verbspace
 from small_encoders import random_video, random_times, with_random_temporal
-from verbspace.model.auto import _Afterwards, announce
-from verbspace.model.config import VideoEncoderConfig
-from verbspace.model.encoder import VideoEncoder
+from verbspace.models.auto import _Afterwards, announce
+from verbspace.models.config import VideoEncoderConfig
+from verbspace.models.video_encoder import VideoEncoder
 
 TEXTS = ["a video of a person waving", "jumping"]
 
@@ -50,7 +50,7 @@ ORDERS = {
     "verbspace first": "import verbspace\nfrom transformers import AutoModel",
     "transformers first": "from transformers import AutoModel\nimport verbspace",
     "configs first": "from transformers import AutoConfig\nimport verbspace\nfrom transformers import AutoModel",
-    "the encoder first": "from verbspace.model.encoder import VideoEncoder\nfrom transformers import AutoModel",
+    "the encoder first": "from verbspace.models.video_encoder import VideoEncoder\nfrom transformers import AutoModel",
 }
 
 
@@ -67,7 +67,7 @@ def test_importing_verbspace_imports_neither_torch_nor_transformers() -> None:
 
 def test_the_auto_classes_alone_do_not_load_the_encoder() -> None:
     program = (
-        "import verbspace, sys\nfrom transformers import AutoModel\nprint('verbspace.model.encoder' in sys.modules)"
+        "import verbspace, sys\nfrom transformers import AutoModel\nprint('verbspace.models.video_encoder' in sys.modules)"
     )
     assert python(program) == "False"
 

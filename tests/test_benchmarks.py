@@ -93,7 +93,7 @@ def test_a_query_keeps_up_with_a_plain_product(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     from side import in_turns
 
-    from verbspace.evaluation.nearest import exact_topk
+    from verbspace.evaluation.topk import exact_topk
 
     bank, query = torch.randn(300_000, 256), torch.randn(1, 256)
     seconds = in_turns({"ours": lambda: exact_topk(bank, query, 10), "product": lambda: bank @ query[0]}, 15)

@@ -6,10 +6,10 @@ from collections import Counter
 
 import pytest
 
-from verbspace.concepts.composed import COMPOSED_SETS, BASE_SETS, equivalent_classes
+from verbspace.concepts.registry import COMPOSED_SETS, BASE_SETS, equivalent_classes
 from verbspace.concepts.concept_set import ConceptSet
-from verbspace.concepts.names import normalize_label, needs_expansion, tokenize_words
-from verbspace.concepts.quality import lint_concepts
+from verbspace.concepts.labels import normalize_label, needs_expansion, tokenize_words
+from verbspace.concepts.lint import lint_concepts
 from verbspace.concepts.vocabulary import all_known_action_names
 
 # Number of classes, and the hash of the data sets' own class names, a line each.

@@ -11,10 +11,10 @@ from scipy.optimize import minimize_scalar
 from typer.testing import CliRunner
 
 from playground_files import tiny_world
-from verbspace.cli import app
+from verbspace.cli.main import app
 from verbspace.concepts.concept_set import ConceptSet
-from verbspace.model.encoder import VideoEncoder
-from verbspace.uses.calibration import (
+from verbspace.models.video_encoder import VideoEncoder
+from verbspace.inference.calibration import (
     Calibration,
     calibrate,
     expected_calibration_error,
@@ -22,8 +22,8 @@ from verbspace.uses.calibration import (
     evaluate_calibration,
     resolve_reference,
 )
-from verbspace.uses.predict import predict
-from verbspace.video.manifest import read_manifest
+from verbspace.inference.predictor import predict
+from verbspace.data.sources.manifest import read_manifest
 
 
 @pytest.fixture(scope="module")

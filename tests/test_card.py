@@ -9,14 +9,14 @@ from typer.testing import CliRunner
 
 from measured_results import make_protocol, make_result
 from small_encoders import with_random_temporal
-from verbspace.cli import app
-from verbspace.config import AdaptSettings, dump_settings
+from verbspace.cli.main import app
+from verbspace.config.settings import AdaptSettings, dump_settings
 from verbspace.evaluation.evaluate import Evaluation
 from verbspace.evaluation.multi_label import MultiLabelEvaluation
-from verbspace.evaluation.official import BenchmarkResult
+from verbspace.evaluation.benchmarks import BenchmarkResult
 from verbspace.evaluation.protocol import encoder_hash
-from verbspace.model.encoder import VideoEncoder
-from verbspace.uses.card import find_run_config, read_result, results_card
+from verbspace.models.video_encoder import VideoEncoder
+from verbspace.reporting.model_card import find_run_config, read_result, results_card
 
 
 @pytest.fixture(scope="module")

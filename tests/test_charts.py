@@ -10,16 +10,16 @@ import torch
 from browser import launch_chromium, find_chromium
 from pages import HOSTILE_TEXT, ParsedPage
 from playground_files import tiny_world
-from verbspace.config import AdaptSettings
+from verbspace.config.settings import AdaptSettings
 from verbspace.evaluation.metrics import classification_metrics
-from verbspace.placing import write_text
+from verbspace.utils.atomic_io import write_text
 from verbspace.playground.actions import ACTIONS
-from verbspace.uses import demo
-from verbspace.uses import demo_report as report
-from verbspace.uses.charts import Line, confusion_chart, line_chart
-from verbspace.uses.demo import METRIC_NAMES, WorldEvaluator, playground_encoder
-from verbspace.uses.demo_report import demo_report
-from verbspace.uses.rendering import humanize
+from verbspace.playground import demo
+from verbspace.playground import demo_report as report
+from verbspace.reporting.charts import Line, confusion_chart, line_chart
+from verbspace.playground.demo import METRIC_NAMES, WorldEvaluator, playground_encoder
+from verbspace.playground.demo_report import demo_report
+from verbspace.reporting.templating import humanize
 
 
 def parsed(svg: str) -> ElementTree.Element:

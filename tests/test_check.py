@@ -14,14 +14,14 @@ import pytest
 from typer.testing import CliRunner
 
 from runs import make_concept_set, make_settings, write_clips
-from verbspace import cli
-from verbspace.learning.adapt import adapt
-from verbspace.model.encoder import VideoEncoder
-from verbspace.video import check as checking
-from verbspace.video.check import CHECK_LOG_NAME, CheckLog, verify_files, iter_check_results, cached_failures, run_in_subprocesses
-from verbspace.video.dataset import DecodeFailures, NoReadableVideo
-from verbspace.video.decode import DecodeError, decode_frames
-from verbspace.video.manifest import read_manifest
+from verbspace.cli import main
+from verbspace.training.adapt import adapt
+from verbspace.models.video_encoder import VideoEncoder
+from verbspace.data import verify as checking
+from verbspace.data.verify import CHECK_LOG_NAME, CheckLog, verify_files, iter_check_results, cached_failures, run_in_subprocesses
+from verbspace.data.datasets import DecodeFailures, NoReadableVideo
+from verbspace.data.decoding.pyav import DecodeError, decode_frames
+from verbspace.data.sources.manifest import read_manifest
 from video_files import numbered_frames, write_video
 
 KINDS = {"a.mp4": "libx264", "b.avi": "mpeg4", "c.mkv": "libx264", "d.webm": "libvpx"}
@@ -142,7 +142,7 @@ def test_the_command_names_them_and_says_where(tmp_path: Path) -> None:
     reasons = lying(tmp_path)
     given = ["data", "check", str(tmp_path), "--workers", "1"]
     for _ in range(2):
-        said = CliRunner().invoke(cli.app, given, env={"COLUMNS": "300"}).stdout
+        said = CliRunner().invoke(main.app, given, env={"COLUMNS": "300"}).stdout
         for name in reasons:
             assert name in said, name
         assert f"{len(reasons)} of {len(reasons) + 1} files are bad; 20 frames in the others" in said

@@ -14,14 +14,14 @@ import yaml
 from typer.testing import CliRunner
 
 from playground_files import tiny_world
-from verbspace import cli
+from verbspace.cli import main
 from verbspace.evaluation.evaluate import Evaluation
-from verbspace.learning.trainer import TrainingInterrupted
-from verbspace.model.encoder import VideoEncoder
+from verbspace.training.trainer import TrainingInterrupted
+from verbspace.models.video_encoder import VideoEncoder
 from verbspace.playground.actions import ACTIONS
-from verbspace.uses.demo import METRIC_NAMES, PLAYGROUND_SETTINGS
-from verbspace.uses.predict import predict
-from verbspace.video.manifest import read_manifest
+from verbspace.playground.demo import METRIC_NAMES, PLAYGROUND_SETTINGS
+from verbspace.inference.predictor import predict
+from verbspace.data.sources.manifest import read_manifest
 
 COMMANDS = ("demo", "adapt", "evaluate", "predict")
 SMALL = (
@@ -37,7 +37,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(*arguments: object) -> str:
     """A command in this process; returns what it wrote to its standard output."""
-    found = CliRunner().invoke(cli.app, [str(part) for part in arguments], env={"COLUMNS": "200"})
+    found = CliRunner().invoke(main.app, [str(part) for part in arguments], env={"COLUMNS": "200"})
     assert found.exit_code == 0, found.output + str(found.exception)
     return found.stdout
 
@@ -45,7 +45,7 @@ def run(*arguments: object) -> str:
 def program(*arguments: object, **more: Any) -> subprocess.CompletedProcess[str]:
     """The installed program, as a shell would run it."""
     environment = {**os.environ, "COLUMNS": "200", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "verbspace.cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "verbspace.cli.main", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120, check=False, **more)
 
 
@@ -54,7 +54,7 @@ def main(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *a
     monkeypatch.setattr(sys, "argv", ["verbspace", *map(str, arguments)])
     capsys.readouterr()
     with pytest.raises(SystemExit) as left:
-        cli.main()
+        main.main()
     return int(left.value.code or 0), capsys.readouterr().err
 
 
@@ -81,7 +81,7 @@ def test_help_says_what_a_command_does_and_every_option(command: str) -> None:
 
 def test_the_program_lists_its_commands_quickly_without_loading_torch() -> None:
     code = "import sys; from verbspace import cli; sys.argv = ['verbspace', '--help']\n" + (
-        "try: cli.main()\nexcept SystemExit as left: print('LEFT', left.code, 'torch' in sys.modules)"
+        "try: main.main()\nexcept SystemExit as left: print('LEFT', left.code, 'torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert "LEFT 0 False" in done.stdout
@@ -117,16 +117,16 @@ def test_a_wrong_set_names_the_key(
 def test_settings_come_from_a_file_and_changes_win(tmp_path: Path) -> None:
     file = tmp_path / "settings.yaml"
     file.write_text("training:\n  steps: 7\n  seed: 3\nexport_share: 0.25\n")
-    settings = cli.parse_overrides(file, ["training.steps=9", "views.global_scale=[0.5, 1.0]", "training.device=cpu"])
+    settings = main.parse_overrides(file, ["training.steps=9", "views.global_scale=[0.5, 1.0]", "training.device=cpu"])
     assert (settings.training.steps, settings.training.seed, settings.export_alpha) == (9, 3, 0.25)
     assert settings.views.global_scale == (0.5, 1.0)
     assert settings.training.device == "cpu"
-    assert cli.parse_overrides(file, []).training.steps == 7
+    assert main.parse_overrides(file, []).training.steps == 7
     file.write_text("training:\n  stepz: 7\n")
     with pytest.raises(ValueError, match=rf"{re.escape(str(file))}: training\.stepz: "):
-        cli.parse_overrides(file, ["training.steps=9"])
+        main.parse_overrides(file, ["training.steps=9"])
     with pytest.raises(FileNotFoundError, match="there is no such settings file"):
-        cli.parse_overrides(tmp_path / "none.yaml", [])
+        main.parse_overrides(tmp_path / "none.yaml", [])
 
 
 def test_bad_input_is_one_line_and_exit_code_1(world: Path, tmp_path: Path) -> None:
@@ -204,10 +204,10 @@ def test_a_mistake_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) 
     def broken(*_: object, **__: object) -> None:
         raise AttributeError("a bug")
 
-    monkeypatch.setattr("verbspace.uses.predict.Predictor", broken)
+    monkeypatch.setattr("verbspace.inference.predictor.Predictor", broken)
     monkeypatch.setattr(sys, "argv", ["verbspace", "predict", "a.mp4", "--encoder", "playground"])
     with pytest.raises(AttributeError, match="a bug"):
-        cli.main()
+        main.main()
 
 
 @pytest.mark.parametrize(
@@ -220,14 +220,14 @@ def test_ctrl_c_is_exit_code_75(
     def interrupted(*_: object, **__: object) -> None:
         raise stop
 
-    monkeypatch.setattr("verbspace.uses.predict.Predictor", interrupted)
+    monkeypatch.setattr("verbspace.inference.predictor.Predictor", interrupted)
     assert main(monkeypatch, capsys, "predict", "a.mp4", "--encoder", "playground") == (75, message)
 
 
 def test_a_run_stopped_from_the_keyboard_can_be_taken_up(world: Path, tmp_path: Path) -> None:
     changes = [part for change in (*SMALL, "training.steps=24") for part in ("--set", change)]
     arguments = ["adapt", "--encoder", "playground", "--videos", world / "train", "--concepts", "playground"]
-    command = [sys.executable, "-m", "verbspace.cli", *map(str, [*arguments, "--out", tmp_path / "run", *changes])]
+    command = [sys.executable, "-m", "verbspace.cli.main", *map(str, [*arguments, "--out", tmp_path / "run", *changes])]
     running = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     log = tmp_path / "run" / "metrics.jsonl"
     deadline = time.monotonic() + 60
@@ -370,7 +370,7 @@ def test_demo_passes_its_options_on_and_shows_the_table(tmp_path: Path, monkeypa
         values = {side: {"top1": 0.1234 * (place + 1)} for place, side in enumerate(sides)}
         return {**dict.fromkeys(METRIC_NAMES, values), "seconds": {"all": 98.6}}
 
-    monkeypatch.setattr("verbspace.uses.demo.run_demo", pretend)
+    monkeypatch.setattr("verbspace.playground.demo.run_demo", pretend)
     out = tmp_path / "run"
     said = run("demo", "--out", out, "--seeds", 3, "--world-seed", 7, "--no-oracle", "--set", "training.steps=5")
     assert (given["out"], given["seeds"], given["world_seed"], given["oracle"]) == (out, 3, 7, False)

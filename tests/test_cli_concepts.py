@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from language_models import VALID_REPLY, ScriptedServer, reply_about, completion_response, reply_json
 from playground_files import tiny_world
-from verbspace import cli
+from verbspace.cli import main
 from verbspace.concepts.concept_set import ConceptSet
 from verbspace.playground.actions import ACTIONS
 
@@ -22,7 +22,7 @@ def _settled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def run(*arguments: object, width: int = 200) -> str:
-    found = CliRunner().invoke(cli.app, ["concepts", *map(str, arguments)], env={"COLUMNS": str(width)})
+    found = CliRunner().invoke(main.app, ["concepts", *map(str, arguments)], env={"COLUMNS": str(width)})
     assert found.exit_code == 0, found.output + str(found.exception)
     return found.stdout
 
@@ -32,7 +32,7 @@ def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
     monkeypatch.setattr(sys, "argv", ["verbspace", "concepts", *map(str, arguments)])
     capsys.readouterr()
     with pytest.raises(SystemExit) as left:
-        cli.main()
+        main.main()
     assert left.value.code == 1
     return capsys.readouterr().err
 

@@ -15,14 +15,14 @@ from typer.testing import CliRunner
 from measured_results import make_result
 from pages import HOSTILE_TEXT, ParsedPage
 from small_encoders import with_random_temporal
-from verbspace.cli import app
+from verbspace.cli.main import app
 from verbspace.concepts.concept_set import ConceptSet
-from verbspace.config import AdaptSettings, dump_settings, parse_settings
+from verbspace.config.settings import AdaptSettings, dump_settings, parse_settings
 from verbspace.evaluation.protocol import encoder_hash
-from verbspace.model.encoder import VideoEncoder
-from verbspace.uses.charts import PointEstimate, dot_chart
-from verbspace.uses.compare.page import compare_runs
-from verbspace.uses.compare.runs import find_setting_differences, group_by_seed, read_runs
+from verbspace.models.video_encoder import VideoEncoder
+from verbspace.reporting.charts import PointEstimate, dot_chart
+from verbspace.reporting.compare.page import compare_runs
+from verbspace.reporting.compare.runs import find_setting_differences, group_by_seed, read_runs
 
 Make = Callable[..., Path]
 NAMES = ["waving", "bowing", "jumping"]
@@ -308,7 +308,7 @@ def test_the_command_writes_the_page_and_prints_the_figures(make: Make, tmp_path
 
 
 def test_settings_have_whole_names() -> None:
-    from verbspace.uses.compare.runs import flatten_settings
+    from verbspace.reporting.compare.runs import flatten_settings
 
     names = flatten_settings(AdaptSettings())
     assert names["training.batch_size"] == 32

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import settings as effort
 from hypothesis import strategies as st
 
-from verbspace.config import AdaptSettings, dump_settings, load_settings, parse_settings
+from verbspace.config.settings import AdaptSettings, dump_settings, load_settings, parse_settings
 
 WRONG = [
     ("steps: 5", "steps: Extra inputs are not permitted"),

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from verbspace import cli
-from verbspace.uses.data_info import summarize_dataset
-from verbspace.video.decode import DecodeError, frame_times, probe
-from verbspace.video.manifest import detect_manifest
+from verbspace.cli import main
+from verbspace.data.summary import summarize_dataset
+from verbspace.data.decoding.pyav import DecodeError, frame_times, probe
+from verbspace.data.sources.manifest import detect_manifest
 from video_files import numbered_frames, write_video
 
 
@@ -42,10 +42,10 @@ def test_missing_files_of_a_list_are_counted(folder: Path) -> None:
 
 def test_the_command(folder: Path) -> None:
     (folder / "list.txt").write_text("wave/0.mp4\nwave/9.mp4\n")
-    said = CliRunner().invoke(cli.app, ["data", "info", str(folder)], env={"COLUMNS": "150"}).stdout
+    said = CliRunner().invoke(main.app, ["data", "info", str(folder)], env={"COLUMNS": "150"}).stdout
     for words in ("read as a folder of videos", "2, 2 to 3 videos each", "clap, wave", "1 of 5 looked into"):
         assert words in said
-    listed = CliRunner().invoke(cli.app, ["data", "info", str(folder / "list.txt")], env={"COLUMNS": "150"}).stdout
+    listed = CliRunner().invoke(main.app, ["data", "info", str(folder / "list.txt")], env={"COLUMNS": "150"}).stdout
     assert "read as a list of videos" in listed
     assert "2, 1 missing on disk" in listed
     assert "no labels" in listed

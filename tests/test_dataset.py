@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from verbspace.video import dataset as module
-from verbspace.video.dataset import (
+from verbspace.data import datasets as module
+from verbspace.data.datasets import (
     DecodeFailures,
     DecodeFailure,
     ClipDataset,
@@ -21,11 +21,11 @@ from verbspace.video.dataset import (
     ViewDataset,
     collate,
 )
-from verbspace.video.decode import decode_frames, frame_times
-from verbspace.video.loading import ResumableBatchSampler, load_views
-from verbspace.video.manifest import Record, read_manifest
-from verbspace.video.sampling import plan_eval
-from verbspace.video.views import center_crop
+from verbspace.data.decoding.pyav import decode_frames, frame_times
+from verbspace.data.dataloader import ResumableBatchSampler, load_views
+from verbspace.data.sources.manifest import Record, read_manifest
+from verbspace.data.sampling import plan_eval
+from verbspace.data.transforms import center_crop
 from video_files import numbered_frames, read_frame_numbers, write_video
 
 SMALL: dict[str, Any] = {

@@ -10,8 +10,9 @@ import av
 import numpy as np
 import pytest
 
-from verbspace.video import container, decode
-from verbspace.video.decode import DecodeError, decode_frames, frame_times, probe, read_video, stream_frames
+from verbspace.data.decoding import container
+from verbspace.data.decoding import pyav
+from verbspace.data.decoding.pyav import DecodeError, decode_frames, frame_times, probe, read_video, stream_frames
 from video_files import REAL_CLIPS, numbered_frames, read_frame_numbers, write_video
 
 COUNT = 20
@@ -48,7 +49,7 @@ FILES: dict[str, dict[str, Any]] = {
 
 
 def plain_decode(path: Path) -> np.ndarray:
-    """(F, H, W, 3): FFmpeg's own sequential decode."""
+    """(F, H, W, 3): FFmpeg's own sequential pyav."""
     with av.open(str(path), metadata_errors="ignore") as container:
         return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
 
@@ -98,7 +99,7 @@ def test_one_open_and_one_decode(tmp_path: Path, name: str, monkeypatch: pytest.
 def test_a_file_too_large_to_hold_is_read_again(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_video(tmp_path / name, numbered_frames(COUNT), **FILES[name])
     expected = decode_frames(path, [4, 11]), frame_times(path)
-    monkeypatch.setattr(decode, "HELD_BYTES", 100)
+    monkeypatch.setattr(pyav, "HELD_BYTES", 100)
     assert np.array_equal(decode_frames(path, [4, 11]).numpy(), expected[0].numpy())
     assert np.array_equal(frame_times(path), expected[1])
 
@@ -162,7 +163,7 @@ def test_frames_are_shrunk_but_never_enlarged(tmp_path: Path) -> None:
 
 
 def test_decoding_keeps_to_one_thread(tmp_path: Path) -> None:
-    file = decode.open_video(write_video(tmp_path / "a.mp4", numbered_frames(2)))
+    file = pyav.open_video(write_video(tmp_path / "a.mp4", numbered_frames(2)))
     assert file.stream.codec_context.thread_count == 1
     file.close()
 
@@ -252,11 +253,11 @@ def test_times_where_presentation_times_are_wrong() -> None:
     right = [2, 3, 5, 6, 7]  # the fourth frame was dropped when the file was made
     jumbled = [2, 5, 3, 7, 6]
     expected = [0, 0.04, 0.12, 0.16, 0.2]
-    np.testing.assert_allclose(decode.resolve_pts(stream, right, [None] * 5), expected)
-    np.testing.assert_allclose(decode.resolve_pts(stream, jumbled, right), expected)
-    np.testing.assert_allclose(decode.resolve_pts(stream, jumbled, [*right[:3], None, None]), expected)
+    np.testing.assert_allclose(pyav.resolve_pts(stream, right, [None] * 5), expected)
+    np.testing.assert_allclose(pyav.resolve_pts(stream, jumbled, right), expected)
+    np.testing.assert_allclose(pyav.resolve_pts(stream, jumbled, [*right[:3], None, None]), expected)
     for useless in (jumbled, [None] * 5, [2, 2, 2, 2, 2]):
-        np.testing.assert_allclose(decode.resolve_pts(stream, jumbled, useless), np.arange(5) / 25)
+        np.testing.assert_allclose(pyav.resolve_pts(stream, jumbled, useless), np.arange(5) / 25)
 
 
 @pytest.mark.skipif(not REAL_CLIPS.exists(), reason="the real clips are not here")

@@ -16,17 +16,17 @@ from playground_files import TINY_WORLD_SETTINGS, tiny_world
 from runs import deterministic_metrics
 from verbspace.concepts.concept_set import ConceptSet
 from verbspace.concepts.space import ConceptSpace
-from verbspace.config import AdaptSettings
+from verbspace.config.settings import AdaptSettings
 from verbspace.evaluation.linear_probe import linear_probe
 from verbspace.evaluation.metrics import ClassificationMetrics
 from verbspace.evaluation.protocol import encoder_hash
-from verbspace.learning.adapt import build_dataset, build_distiller
-from verbspace.model.encoder import VideoEncoder
+from verbspace.training.adapt import build_dataset, build_distiller
+from verbspace.models.video_encoder import VideoEncoder
 from verbspace.playground.actions import ACTIONS, HELD_OUT_ACTIONS, TRAIN_ACTIONS
-from verbspace.uses import demo
-from verbspace.uses.demo import METRIC_NAMES, PLAYGROUND_SETTINGS, WorldEvaluator, playground_encoder, run_demo, summarize_seeds, train_records
-from verbspace.uses.oracle import SupervisedMethod, train_supervised_upper_bound
-from verbspace.video.loading import load_views
+from verbspace.playground import demo
+from verbspace.playground.demo import METRIC_NAMES, PLAYGROUND_SETTINGS, WorldEvaluator, playground_encoder, run_demo, summarize_seeds, train_records
+from verbspace.playground.supervised import SupervisedMethod, train_supervised_upper_bound
+from verbspace.data.dataloader import load_views
 
 TRAINING = PLAYGROUND_SETTINGS.training.model_copy(
     update={"steps": 3, "batch_size": 4, "log_every": 1, "save_every": 1, "learning_rate": 1e-3}

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 
 from runs import make_distiller, random_views
-from verbspace.learning.distiller import EMAState, LossWeights, embed_views
-from verbspace.learning.trainer import update_ema_state
+from verbspace.training.distiller import EMAState, LossWeights, embed_views
+from verbspace.training.trainer import update_ema_state
 
 NAMES = {"category", "description", "alignment", "category_prior", "description_prior"}
 

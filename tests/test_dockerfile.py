@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from verbspace.cli import app
-from verbspace.uses.app import serve
-from verbspace.uses.app.studio import AppController
+from verbspace.cli.main import app
+from verbspace.app import server
+from verbspace.app.controller import AppController
 
 PROJECT = Path(__file__).resolve().parents[1]
 FILE = (PROJECT / "Dockerfile").read_text(encoding="utf-8")
@@ -37,7 +37,7 @@ def test_the_command_serves_the_app_and_asks_no_host(monkeypatch: pytest.MonkeyP
     program, *command = [word for each in words for word in each]
     assert program == "verbspace"
     served: list[tuple[Any, ...]] = []
-    monkeypatch.setattr(serve, "serve", lambda *how: served.append(how))
+    monkeypatch.setattr(server, "serve", lambda *how: served.append(how))
     for setting in " ".join(instructions("ENV")).split():
         name, _, value = setting.partition("=")
         if name.startswith(("HF_", "GRADIO_")):

@@ -5,10 +5,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from verbspace.evaluation.embed import EmbeddingCache, embed_videos
-from verbspace.model.encoder import VideoEncoder
-from verbspace.video.dataset import DecodeFailure, ClipDataset, NoReadableVideo
-from verbspace.video.manifest import Record
+from verbspace.inference.embedding import EmbeddingCache, embed_videos
+from verbspace.models.video_encoder import VideoEncoder
+from verbspace.data.datasets import DecodeFailure, ClipDataset, NoReadableVideo
+from verbspace.data.sources.manifest import Record
 from video_files import numbered_frames, write_video
 
 

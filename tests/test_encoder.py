@@ -11,9 +11,9 @@ from transformers import AutoModel, AutoTokenizer, CLIPConfig, CLIPModel
 from transformers.models.siglip2.image_processing_pil_siglip2 import convert_image_to_patches
 
 from small_encoders import TINY_CHECKPOINTS, random_video, random_times, with_random_temporal
-from verbspace.model.config import VideoEncoderConfig
-from verbspace.model.encoder import Attention, VideoEncoder
-from verbspace.video.decode import DecodeError, decode_frames, frame_times
+from verbspace.models.config import VideoEncoderConfig
+from verbspace.models.video_encoder import Attention, VideoEncoder
+from verbspace.data.decoding.pyav import DecodeError, decode_frames, frame_times
 from video_files import numbered_frames, write_video
 
 KERNELS = ["eager", "sdpa"]

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from indices import run_quick_embed, sorted_rows, write_clip, write_clips
-from verbspace.uses.index import ray_engine
-from verbspace.uses.index.embed import ShardSpec
-from verbspace.uses.index.printing import index_info_lines
-from verbspace.uses.index.ray_engine import FileEmbedder, to_arrow, from_arrow
-from verbspace.uses.index.rows import vectors_to_numpy
-from verbspace.uses.index.store import Index, lock_index, list_index_shards
-from verbspace.uses.index.transfer import merge
+from verbspace.search import ray_builder
+from verbspace.search.builder import ShardSpec
+from verbspace.cli.console.search_tables import index_info_lines
+from verbspace.search.ray_builder import FileEmbedder, to_arrow, from_arrow
+from verbspace.search.schema import vectors_to_numpy
+from verbspace.search.index import Index, lock_index, list_index_shards
+from verbspace.search.transfer import merge
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +143,7 @@ def test_a_ray_cluster_gives_the_same_table(
     import fsspec
     import ray
 
-    monkeypatch.setattr(ray_engine, "FILES", 2)
+    monkeypatch.setattr(ray_builder, "FILES", 2)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     ray.init(num_cpus=2, include_dashboard=False, object_store_memory=100_000_000, log_to_driver=False)
     try:

@@ -9,10 +9,10 @@ from transformers import CLIPConfig, CLIPModel, PreTrainedTokenizerFast
 
 from verbspace.concepts.concept_set import ConceptSet, concept_set_from_dict
 from verbspace.concepts.space import ConceptSpace
-from verbspace.evaluation.classes import labels_to_indices, concept_set_from_labels, label_to_phrase
+from verbspace.evaluation.labels import labels_to_indices, concept_set_from_labels, label_to_phrase
 from verbspace.evaluation.evaluate import Evaluation, evaluate
 from verbspace.evaluation.protocol import are_comparable, encoder_hash
-from verbspace.model.encoder import VideoEncoder
+from verbspace.models.video_encoder import VideoEncoder
 from video_files import write_video
 
 FEATURES = "projected and L2-normalised"
@@ -203,7 +203,7 @@ def unread(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("a video was read before the mistake was told")
 
-    monkeypatch.setattr("verbspace.evaluation.measure.embed_videos", refuse)
+    monkeypatch.setattr("verbspace.evaluation.runner.embed_videos", refuse)
 
 
 @pytest.mark.usefixtures("unread")

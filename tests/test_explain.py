@@ -11,17 +11,17 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from playground_files import tiny_world
-from verbspace.cli import app
-from verbspace.model.encoder import VideoEncoder
-from verbspace.uses.explain import Explanation, explain, frame_spans, merge_spans, to_json
-from verbspace.uses.explain_page import render_explanation_page, highlight
-from verbspace.uses.pictures import data_uri, encode_jpeg, encode_png
-from verbspace.uses.predict import Predictor, predict
-from verbspace.uses.printing import format_odds, format_spans
-from verbspace.video.dataset import ClipDataset
-from verbspace.video.decode import DecodeError
-from verbspace.video.manifest import Record, read_manifest
-from verbspace.video.sampling import Window
+from verbspace.cli.main import app
+from verbspace.models.video_encoder import VideoEncoder
+from verbspace.inference.explain import Explanation, explain, frame_spans, merge_spans, to_json
+from verbspace.reporting.explanations import render_explanation_page, highlight
+from verbspace.reporting.images import data_uri, encode_jpeg, encode_png
+from verbspace.inference.predictor import Predictor, predict
+from verbspace.cli.console.predictions import format_odds, format_spans
+from verbspace.data.datasets import ClipDataset
+from verbspace.data.decoding.pyav import DecodeError
+from verbspace.data.sources.manifest import Record, read_manifest
+from verbspace.data.sampling import Window
 
 
 @pytest.fixture(scope="module")

@@ -20,19 +20,19 @@ from transformers import CLIPConfig, CLIPModel
 from typer.testing import CliRunner
 
 from small_encoders import TINY_CHECKPOINTS, random_video, random_times, with_random_temporal
-from verbspace.cli import app
+from verbspace.cli.main import app
 from verbspace.concepts.concept_set import Action, ConceptSet, Description, Provenance
 from verbspace.concepts.space import ConceptSpace
 from verbspace.evaluation.evaluate import evaluate
 from verbspace.evaluation.protocol import encoder_hash
-from verbspace.model.encoder import VideoEncoder
-from verbspace.uses.export import export as module
-from verbspace.uses.export.export import export, tokenizer_matches
-from verbspace.uses.export.formats import load_tower, quantize_tower
-from verbspace.uses.export.labelled import accuracy_check
-from verbspace.uses.export.parity import ParityStats
-from verbspace.uses.export.printing import export_summary_lines
-from verbspace.uses.export.readme import render_readme
+from verbspace.models.video_encoder import VideoEncoder
+from verbspace.export import exporter as module
+from verbspace.export.exporter import export, tokenizer_matches
+from verbspace.export.formats import load_tower, quantize_tower
+from verbspace.export.accuracy_check import accuracy_check
+from verbspace.export.parity import ParityStats
+from verbspace.cli.console.export_tables import export_summary_lines
+from verbspace.export.readme import render_readme
 from video_files import numbered_frames, write_video
 
 TEXTS = ["a video of a person waving", "up"]

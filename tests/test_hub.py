@@ -15,12 +15,12 @@ from fake_hub import FakeHub, fake_hub
 from small_encoders import random_video, random_times, with_random_temporal
 from verbspace.concepts.concept_set import Action, ConceptSet, Provenance
 from verbspace.evaluation.evaluate import evaluate
-from verbspace.model.encoder import VideoEncoder
+from verbspace.models.video_encoder import VideoEncoder
 from video_files import numbered_frames, write_video
 
 LOAD = """
 import sys, torch
-from verbspace.model.encoder import VideoEncoder
+from verbspace.models.video_encoder import VideoEncoder
 if sys.argv[3] == "auto":
     import verbspace
     from transformers import AutoModel as VideoEncoder
@@ -62,7 +62,7 @@ def python(hub: FakeHub, home: Path, *command: object, token: str = "hf_ada") ->
 
 
 def push(hub: FakeHub, home: Path, *given: object, **more: str) -> subprocess.CompletedProcess[str]:
-    return python(hub, home, "-c", "from verbspace.cli import main; main()", "push", *given, **more)
+    return python(hub, home, "-c", "from verbspace.cli.main import main; main()", "push", *given, **more)
 
 
 @torch.no_grad()

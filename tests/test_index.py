@@ -19,15 +19,15 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from indices import run_quick_embed, random_index, sorted_rows, write_clip, write_clips
-from verbspace.cli import app
-from verbspace.evaluation.embed import embed_windows
+from verbspace.cli.main import app
+from verbspace.inference.embedding import embed_windows
 from verbspace.evaluation.protocol import encoder_hash
-from verbspace.model.encoder import VideoEncoder
-from verbspace.uses.index import store
-from verbspace.uses.index.rows import COLUMNS, FileRows, IndexManifest, FileSignature, rows_checksum, table_to_files, file_signature, files_to_table, vectors_to_numpy
-from verbspace.uses.index.store import Index, connect, lock_index
-from verbspace.uses.index.transfer import export_parquet, import_parquet, merge
-from verbspace.video.decode import probe
+from verbspace.models.video_encoder import VideoEncoder
+from verbspace.search import index
+from verbspace.search.schema import COLUMNS, FileRows, IndexManifest, FileSignature, rows_checksum, table_to_files, file_signature, files_to_table, vectors_to_numpy
+from verbspace.search.index import Index, connect, lock_index
+from verbspace.search.transfer import export_parquet, import_parquet, merge
+from verbspace.data.decoding.pyav import probe
 
 
 @pytest.fixture(scope="module")
@@ -165,7 +165,7 @@ def test_a_download_that_fails_costs_no_rows(
         raise OSError(f"{url}: connection reset by peer")
 
     with monkeypatch.context() as patched:
-        patched.setattr("verbspace.uses.index.embed.fetch", fail)
+        patched.setattr("verbspace.search.builder.fetch", fail)
         assert run_quick_embed(tiny_clip, [url], index).failures == {url: f"{url}: connection reset by peer"}
     assert len(Index.open(index)) == rows
     assert run_quick_embed(tiny_clip, [url], index).files == 1
@@ -527,7 +527,7 @@ def test_merges_of_nothing_and_of_oneself(tiny_clip: Path, clips: Path, tmp_path
 
 
 def test_many_names_in_one_filter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "_ASKED", 3)
+    monkeypatch.setattr(index, "_ASKED", 3)
     index = random_index(tmp_path, 40)
     index.delete_rows(f"a/{n:05}.mp4" for n in range(7))
     assert sorted(index.file_signatures()) == [f"a/{n:05}.mp4" for n in range(7, 10)]

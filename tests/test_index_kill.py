@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from indices import run_quick_embed, sorted_rows, write_clips
-from verbspace.uses.index.store import Index, list_index_shards
+from verbspace.search.index import Index, list_index_shards
 
 FILES = 40
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -35,7 +35,7 @@ def whole(tiny_clip: Path, clips: Path, tmp_path_factory: pytest.TempPathFactory
 
 
 def command(*words: object) -> list[str]:
-    return [sys.executable, "-m", "verbspace.cli", *(str(word) for word in words)]
+    return [sys.executable, "-m", "verbspace.cli.main", *(str(word) for word in words)]
 
 
 def embed_command(encoder: Path, clips: Path, out: Path) -> list[str]:

@@ -13,11 +13,11 @@ import fsspec
 import pytest
 from typer.testing import CliRunner
 
-from verbspace import cli
-from verbspace.cli import app
-from verbspace.uses.inputs import expand_inputs, localize
-from verbspace.uses.predict import Predictor
-from verbspace.uses.printing import make_printer
+from verbspace.cli import main
+from verbspace.cli.main import app
+from verbspace.data.sources.inputs import expand_inputs, localize
+from verbspace.inference.predictor import Predictor
+from verbspace.cli.console.predictions import make_printer
 from video_files import numbered_frames, write_video
 
 NAMES = ["waving", "bowing"]
@@ -106,7 +106,7 @@ def test_every_form_has_every_action(folder: Path, capsys: pytest.CaptureFixture
 
 
 def test_the_command_reads_a_list_and_reports_what_it_could_not_read(folder: Path) -> None:
-    command = [sys.executable, "-m", "verbspace.cli", "predict", "-", "--encoder", "playground"]
+    command = [sys.executable, "-m", "verbspace.cli.main", "predict", "-", "--encoder", "playground"]
     done = subprocess.run(
         [*command, "--actions", "waving,bowing", "--format", "csv"],
         input=f"{folder}/gone.mp4\n{folder}/*.mp4\n", capture_output=True, text=True, check=False,
@@ -124,7 +124,7 @@ def test_who_reads_may_have_enough(folder: Path, form: str) -> None:
     words = [
         sys.executable,
         "-m",
-        "verbspace.cli",
+        "verbspace.cli.main",
         "predict",
         *(20 * [str(folder / "a.mp4")]),
         "--encoder",
@@ -138,11 +138,11 @@ def test_who_reads_may_have_enough(folder: Path, form: str) -> None:
         assert running.stdout.readline()
         running.stdout.close()
         assert "roken pipe" not in running.stderr.read()
-    assert running.returncode == cli.EXIT_SIGPIPE
+    assert running.returncode == main.EXIT_SIGPIPE
 
 
 def test_terminals_without_blocks(folder: Path) -> None:
-    words = [sys.executable, "-m", "verbspace.cli", "predict", str(folder / "a.mp4"), "--encoder", "playground"]
+    words = [sys.executable, "-m", "verbspace.cli.main", "predict", str(folder / "a.mp4"), "--encoder", "playground"]
     done = subprocess.run(
         [*words, "--actions", "waving,bowing é"], capture_output=True, check=False,
         env={**os.environ, "LC_ALL": "C", "PYTHONIOENCODING": "ascii", "COLUMNS": "40"},
@@ -187,7 +187,7 @@ def test_names_that_are_no_text_or_move_the_cursor(folder: Path, tmp_path: Path)
     name = os.fsencode(place) + b"/" + ODD
     Path(os.fsdecode(name)).write_bytes((folder / "a.mp4").read_bytes())
     (place / "bad\x1b[2J.mp4").write_bytes(b"no video")
-    command = [sys.executable, "-m", "verbspace.cli", "predict", str(place), "--encoder", "playground"]
+    command = [sys.executable, "-m", "verbspace.cli.main", "predict", str(place), "--encoder", "playground"]
     command += ["--actions", "waving,bowing"]
     how = {"capture_output": True, "check": False, "env": {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}}
     for form in ("table", "csv", "jsonl"):
@@ -205,7 +205,7 @@ def test_names_that_are_no_text_or_move_the_cursor(folder: Path, tmp_path: Path)
             assert done.stdout.count(b"\x1b") == 0
             assert rb"c\x1b]0;own\x07\x1b[2J" in done.stdout
     page = tmp_path / "page.html"
-    explain = [sys.executable, "-m", "verbspace.cli", "explain", os.fsdecode(name), "--encoder", "playground"]
+    explain = [sys.executable, "-m", "verbspace.cli.main", "explain", os.fsdecode(name), "--encoder", "playground"]
     explain += ["--actions", "waving,bowing", "--out", str(page)]
     assert subprocess.run(explain, **how).returncode == 0  # type: ignore[call-overload]
     assert "2J" in page.read_text(encoding="utf-8")

@@ -18,9 +18,9 @@ import torch
 
 from runs import make_concept_set, deterministic_metrics, make_settings, checkpoint_tensors, write_clips
 from verbspace.concepts.concept_set import ConceptSet
-from verbspace.learning.adapt import adapt
-from verbspace.learning.state import list_checkpoints, read_metadata
-from verbspace.model.encoder import VideoEncoder
+from verbspace.training.adapt import adapt
+from verbspace.training.checkpoint import list_checkpoints, read_metadata
+from verbspace.models.video_encoder import VideoEncoder
 
 CHANGES = {
     "training.steps": 60, "training.batch_size": 3, "training.save_every": 1, "training.log_every": 1,
@@ -38,7 +38,7 @@ def command(encoder: Path, clips: Path, out: Path) -> list[str]:
     words = clips / "words.json"
     if not words.exists():
         make_concept_set().save(words)
-    run = [sys.executable, "-m", "verbspace.cli", "adapt", "--encoder", encoder, "--videos", clips, "--concepts", words]
+    run = [sys.executable, "-m", "verbspace.cli.main", "adapt", "--encoder", encoder, "--videos", clips, "--concepts", words]
     sets = [part for key, value in CHANGES.items() for part in ("--set", f"{key}={value}")]
     return [str(part) for part in (*run, "--out", out, *sets)]
 

@@ -44,7 +44,7 @@ def test_weights_are_dinos() -> None:
 
 def test_chunks_and_a_large_k(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = knn_scores(TRAIN, TRAIN_LABELS, QUERIES, 4, k=500)
-    monkeypatch.setattr("verbspace.evaluation.nearest._ENTRIES", 13 * len(TRAIN) + 5)
+    monkeypatch.setattr("verbspace.evaluation.topk._ENTRIES", 13 * len(TRAIN) + 5)
     torch.testing.assert_close(knn_scores(TRAIN, TRAIN_LABELS, QUERIES, 4, k=500), whole)
     torch.testing.assert_close(whole.sum(dim=1), torch.ones(70))
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from language_models import VALID_REPLY, HttpResponse, ScriptedServer, reply_about, completion_response, error_response, reply_json
-from verbspace.concepts.author import generate_concepts
-from verbspace.concepts.llm import OpenAIClient
+from verbspace.concepts.generation.writer import generate_concepts
+from verbspace.concepts.generation.llm_clients import OpenAIClient
 
 
 def ask(server: ScriptedServer, tmp_path: Path, actions: Sequence[str] = ("waving", "bowing"), **options: Any) -> Any:
@@ -154,7 +154,7 @@ def test_instructions_and_markup_in_a_reply_are_neither_followed_nor_kept(tmp_pa
     out = tmp_path / "evil.json"
     found.concepts.save(out)
     shown = subprocess.run(
-        [sys.executable, "-m", "verbspace.cli", "concepts", "show", str(out)],
+        [sys.executable, "-m", "verbspace.cli.main", "concepts", "show", str(out)],
         capture_output=True, text=True, env={**os.environ, "COLUMNS": "200"},
     )  # fmt: skip
     assert shown.returncode == 0

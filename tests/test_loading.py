@@ -16,12 +16,12 @@ from typing import Any
 import pytest
 import torch
 
-from verbspace.evaluation.embed import embed_videos
-from verbspace.video import dataset as module
-from verbspace.video import loading
-from verbspace.video.dataset import DecodeFailures, ClipDataset, ViewDataset
-from verbspace.video.loading import _load_in_threads, load_clips, load_views
-from verbspace.video.record import Record
+from verbspace.inference.embedding import embed_videos
+from verbspace.data import datasets as module
+from verbspace.data import dataloader
+from verbspace.data.datasets import DecodeFailures, ClipDataset, ViewDataset
+from verbspace.data.dataloader import _load_in_threads, load_clips, load_views
+from verbspace.data.sources.record import Record
 from video_files import numbered_frames, write_video
 
 SMALL: dict[str, Any] = {
@@ -141,13 +141,13 @@ def test_a_worker_that_dies_while_the_loader_is_being_made_costs_nothing(
 
 def test_workers_end_well(records: list[Record], monkeypatch: pytest.MonkeyPatch) -> None:
     crews: list[Any] = []
-    real = loading._WorkerProcesses
+    real = dataloader._WorkerProcesses
 
     def crew(watch: object) -> object:
         crews.append(real(watch))
         return crews[-1]
 
-    monkeypatch.setattr(loading, "_Crew", crew)
+    monkeypatch.setattr(dataloader, "_Crew", crew)
     assert len(list(load_clips(ClipDataset(records, num_frames=2, size=32), batch_size=2, num_workers=2))) == 3
     assert [process.exitcode for process in crews[0].processes] == [0, 0]
 

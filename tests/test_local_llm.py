@@ -10,9 +10,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from language_models import reply_about
-from verbspace.concepts.author import SYSTEM_PROMPT, generate_concepts
-from verbspace.concepts.llm import TransformersClient
-from verbspace.concepts.replies import MIN_PER_KIND
+from verbspace.concepts.generation.writer import SYSTEM_PROMPT, generate_concepts
+from verbspace.concepts.generation.llm_clients import TransformersClient
+from verbspace.concepts.generation.reply_parser import MIN_PER_KIND
 
 
 def question(actions: list[str]) -> str:

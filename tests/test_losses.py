@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from verbspace.learning import losses
-from verbspace.learning.schedules import cosine, warmup_cosine
+from verbspace.training import losses
+from verbspace.training.schedules import cosine, warmup_cosine
 
 
 def draw(*shape: int, seed: int = 0) -> torch.Tensor:

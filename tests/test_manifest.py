@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from verbspace.video.manifest import Record, read_manifest
+from verbspace.data.sources.manifest import Record, read_manifest
 
 
 def touch(folder: Path, *names: str) -> Path:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from verbspace.uses.charts import Line, line_chart
-from verbspace.uses.metrics_log import extract_curve, extract_curves, finite_values, read_metrics
+from verbspace.reporting.charts import Line, line_chart
+from verbspace.reporting.metrics_log import extract_curve, extract_curves, finite_values, read_metrics
 
 
 @pytest.mark.parametrize("end", ["", "\n", "\n\n", '\n{"step": 3, "loss": 1.2, "lo', '\n{"step', "\n{"])

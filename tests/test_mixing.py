@@ -6,7 +6,7 @@ from torch import Tensor
 
 from small_encoders import TINY_CHECKPOINTS, random_video, random_times, with_random_temporal
 from verbspace.concepts.concept_set import ConceptSet
-from verbspace.model.encoder import VideoEncoder
+from verbspace.models.video_encoder import VideoEncoder
 
 SHARES = [0.25, 0.5, 0.9]
 

@@ -15,9 +15,9 @@ from small_encoders import with_random_temporal
 from verbspace.concepts.concept_set import ConceptSet
 from verbspace.evaluation.evaluate import evaluate
 from verbspace.evaluation.protocol import encoder_hash
-from verbspace.model.encoder import VideoEncoder
-from verbspace.uses.mteb import MTEBEncoder
-from verbspace.video.decode import DecodeError
+from verbspace.models.video_encoder import VideoEncoder
+from verbspace.integrations.mteb import MTEBEncoder
+from verbspace.data.decoding.pyav import DecodeError
 from video_files import numbered_frames, write_video
 
 NAMES = ["clapping", "jumping", "waving"]

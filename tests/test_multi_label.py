@@ -14,13 +14,13 @@ from sklearn.metrics import average_precision_score
 
 from verbspace.concepts.concept_set import ConceptSet
 from verbspace.concepts.space import ConceptSpace
-from verbspace.evaluation.embed import embed_videos
+from verbspace.inference.embedding import embed_videos
 from verbspace.evaluation.evaluate import evaluate
 from verbspace.evaluation.multi_label import average_precisions, multi_label_metrics
-from verbspace.evaluation.official import BenchmarkResult, evaluate_benchmark
-from verbspace.model.encoder import VideoEncoder
-from verbspace.uses.data_info import summarize_dataset
-from verbspace.video.manifest import Record, read_manifest, detect_manifest
+from verbspace.evaluation.benchmarks import BenchmarkResult, evaluate_benchmark
+from verbspace.models.video_encoder import VideoEncoder
+from verbspace.data.summary import summarize_dataset
+from verbspace.data.sources.manifest import Record, read_manifest, detect_manifest
 from video_files import numbered_frames, write_video
 
 CLASSES = ("Holding some clothes", "Closing a door", "Someone is sneezing", "Sitting in a chair")

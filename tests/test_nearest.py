@@ -3,8 +3,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from verbspace.evaluation import nearest as module
-from verbspace.evaluation.nearest import blocked_topk, exact_topk
+from verbspace.evaluation import topk as module
+from verbspace.evaluation.topk import blocked_topk, exact_topk
 
 
 @settings(deadline=None, max_examples=60)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from verbspace.concepts.concept_set import ConceptSet
-from verbspace.video.manifest import Record, read_manifest, detect_manifest
+from verbspace.data.sources.manifest import Record, read_manifest, detect_manifest
 
 UCF = ConceptSet.load("ucf101").labels
 HMDB = ConceptSet.load("hmdb51").labels
@@ -229,7 +229,7 @@ def test_a_million_rows_load_in_seconds(tmp_path: Path) -> None:
 
 ROWS = """
 import sys, time, tracemalloc
-from verbspace.video.manifest import read_manifest
+from verbspace.data.sources.manifest import read_manifest
 began = time.process_time()
 found = read_manifest(sys.argv[1])
 seconds = time.process_time() - began

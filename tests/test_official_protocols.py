@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from verbspace import cli
+from verbspace.cli import main
 from verbspace.concepts.concept_set import ConceptSet
 from verbspace.evaluation.evaluate import evaluate
-from verbspace.evaluation.official import BENCHMARKS, BenchmarkResult, assert_comparable, evaluate_benchmark
-from verbspace.model.encoder import VideoEncoder
-from verbspace.video import dataset
+from verbspace.evaluation.benchmarks import BENCHMARKS, BenchmarkResult, assert_comparable, evaluate_benchmark
+from verbspace.models.video_encoder import VideoEncoder
+from verbspace.data import datasets
 from video_files import numbered_frames, write_video
 
 CLASSES = ("Archery", "Biking", "YoYo")
@@ -137,7 +137,7 @@ def test_mistakes_are_one_sentence(name: str, why: str, root: Path, encoder: Vid
 def test_the_command_writes_every_split_and_the_mean(root: Path, tiny_clip: Path, tmp_path: Path) -> None:
     out = tmp_path / "result.json"
     given = ("evaluate", "--protocol", "ucf101/zero-shot", "--root", root, "--encoder", tiny_clip, "--out", out)
-    found = CliRunner().invoke(cli.app, [str(part) for part in given], env={"COLUMNS": "200"})
+    found = CliRunner().invoke(main.app, [str(part) for part in given], env={"COLUMNS": "200"})
     assert found.exit_code == 0, found.output
     assert found.stdout.count(" · checkpoint ") == 6  # a protocol line for each split and encoder
     assert "split 3" in found.stdout
@@ -151,8 +151,8 @@ def test_each_video_is_embedded_once_for_all_splits(
     root: Path, encoder: VideoEncoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened: list[Path] = []
-    read = dataset.read_video
-    monkeypatch.setattr(dataset, "read_video", lambda path, *rest: (opened.append(path), read(path, *rest))[1])
+    read = datasets.read_video
+    monkeypatch.setattr(datasets, "read_video", lambda path, *rest: (opened.append(path), read(path, *rest))[1])
     evaluate_benchmark(encoder, "ucf101/knn", root, quiet=True, baseline=False)
     assert len(opened) == len(set(opened)) == 18
 

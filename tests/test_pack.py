@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from verbspace import cli
-from verbspace.video import pack as packing
-from verbspace.video.decode import decode_frames, frame_times
-from verbspace.video.pack import TRANSCODE_LOG_NAME, TranscodeConfig, transcode, target_path
+from verbspace.cli import main
+from verbspace.data import transcode as packing
+from verbspace.data.decoding.pyav import decode_frames, frame_times
+from verbspace.data.transcode import TRANSCODE_LOG_NAME, TranscodeConfig, transcode, target_path
 from video_files import REAL_CLIPS, numbered_frames, read_frame_numbers, write_video
 
 UNEVEN = np.cumsum([10, *[20, 60, 33, 100] * 4]).tolist()
@@ -92,7 +92,7 @@ def test_bad_files_are_named_and_leave_nothing(videos: Path, tmp_path: Path) -> 
     out = tmp_path / "packed"
     given = ["data", "pack", str(videos), "--out", str(out), "--workers", "1"]
     for _ in range(2):
-        said = CliRunner().invoke(cli.app, given, env={"COLUMNS": "300"}).stdout
+        said = CliRunner().invoke(main.app, given, env={"COLUMNS": "300"}).stdout
         assert f"{videos / 'wave/bad.mp4'}: not decodable as video" in said
         assert f"5 of 6 files packed, 58 frames, into {out}" in said
     assert not (out / "wave/bad.mp4").exists()

@@ -14,11 +14,11 @@ import pytest
 import torch
 
 from runs import make_concept_set, make_distiller, deterministic_metrics, make_optimizer, random_views, make_settings, checkpoint_tensors, write_clips
-from verbspace.learning.adapt import adapt
-from verbspace.learning.backward import GradCacheStep
-from verbspace.learning.state import list_checkpoints
-from verbspace.learning.team import DistributedContext, init_distributed
-from verbspace.model.encoder import VideoEncoder
+from verbspace.training.adapt import adapt
+from verbspace.training.grad_cache import GradCacheStep
+from verbspace.training.checkpoint import list_checkpoints
+from verbspace.training.distributed import DistributedContext, init_distributed
+from verbspace.models.video_encoder import VideoEncoder
 
 HERE = Path(__file__).parent
 CLOSE = 1e-5
@@ -119,7 +119,7 @@ def test_a_rank_that_fails_ends_all_with_its_error(tiny_clip: Path, clips: Path,
     make_concept_set().save(tmp_path / "words.json")
     (tmp_path / "fail.py").write_text(
         "import os, sys\n"
-        "from verbspace.learning import trainer\n"
+        "from verbspace.training import trainer\n"
         "plain = trainer.follow\n"
         "def follow(*rest):\n"
         "    follow.calls = getattr(follow, 'calls', 0) + 1\n"
@@ -127,7 +127,7 @@ def test_a_rank_that_fails_ends_all_with_its_error(tiny_clip: Path, clips: Path,
         "        raise RuntimeError('the second card has fallen off the bus')\n"
         "    return plain(*rest)\n"
         "trainer.follow = follow\n"
-        "from verbspace.cli import main\n"
+        "from verbspace.cli.main import main\n"
         "main()\n"
     )
     began = time.monotonic()
@@ -157,7 +157,7 @@ def settled(tiny_clip: Path, clips: Path, out: Path, steps: int) -> list[str]:
 def test_sigterm_to_torchrun_saves_and_stops_all_ranks(tiny_clip: Path, clips: Path, tmp_path: Path) -> None:
     run = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
     process = subprocess.Popen(
-        [*run, "-m", "verbspace.cli", *settled(tiny_clip, clips, tmp_path, 5000)], stderr=subprocess.PIPE, text=True,
+        [*run, "-m", "verbspace.cli.main", *settled(tiny_clip, clips, tmp_path, 5000)], stderr=subprocess.PIPE, text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     try:
@@ -178,7 +178,7 @@ def test_sigterm_to_torchrun_saves_and_stops_all_ranks(tiny_clip: Path, clips: P
 def test_accelerate_launches_the_same(tiny_clip: Path, clips: Path, tmp_path: Path) -> None:
     run = (sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2",
            "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no",
-           "-m", "verbspace.cli")  # fmt: skip
+           "-m", "verbspace.cli.main")  # fmt: skip
     done = subprocess.run(
         [*run, *settled(tiny_clip, clips, tmp_path, 5)], capture_output=True, text=True, timeout=120, check=False,
         env={**os.environ, "OMP_NUM_THREADS": "1"},

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from verbspace.placing import AtomicDirectory, atomic_write, write_text
+from verbspace.utils.atomic_io import AtomicDirectory, atomic_write, write_text
 
 
 def test_two_writers_never_mix(tmp_path: Path) -> None:
@@ -119,7 +119,7 @@ def test_a_folder_that_cannot_be_renamed_is_filled_file_by_file(
         real(source, target)
 
     monkeypatch.setattr(os, "replace", replace)
-    monkeypatch.setattr("verbspace.placing._exchange", lambda *_: False)
+    monkeypatch.setattr("verbspace.utils.atomic_io._exchange", lambda *_: False)
     for text in ("one", "two"):
         with AtomicDirectory(folder) as part:
             (part / "weights").write_text(text)
@@ -169,7 +169,7 @@ def test_a_folder_is_replaced_in_one_step(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_leavings_of_a_killed_process_stand_in_nobodys_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("verbspace.placing._exchange", lambda *_: False)
+    monkeypatch.setattr("verbspace.utils.atomic_io._exchange", lambda *_: False)
     for name in (f".saved.old-{os.getpid()}", f".saved.part-{os.getpid()}", ".saved.old"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "weights").write_text("stale")

@@ -16,8 +16,8 @@ from playground_files import TINY_WORLD_SETTINGS, read_tree, tiny_world
 from verbspace.concepts.concept_set import ConceptSet
 from verbspace.concepts.space import ConceptSpace
 from verbspace.evaluation.zero_shot import zero_shot_scores
-from verbspace.model.encoder import VideoEncoder
-from verbspace.model.files import BUNDLED_CHECKPOINTS
+from verbspace.models.video_encoder import VideoEncoder
+from verbspace.models.hub import BUNDLED_CHECKPOINTS
 from verbspace.playground import figure
 from verbspace.playground.actions import ACTIONS, MOTIONS, HELD_OUT_ACTIONS, TRAIN_ACTIONS, Style
 from verbspace.playground.figure import Pose, Prop, joints, prop_endpoints
@@ -25,8 +25,8 @@ from verbspace.playground.pretrain import IMAGE_MEAN, IMAGE_STD, zero_shot_accur
 from verbspace.playground.render import COLORS, SCENES, SKIN_COLORS, Camera, CameraEffects, Appearance, draw_capsule, apply_camera_effects, render_frames, blur
 from verbspace.playground.stills import ACTION_PARAPHRASES, SCENE_PHRASES, make_caption, render_captioned_images, visible_facts
 from verbspace.playground.world import DomainShift, WorldSettings, render_video, make_world, split_actions, write_clip
-from verbspace.video.decode import decode_frames, frame_times
-from verbspace.video.manifest import read_manifest
+from verbspace.data.decoding.pyav import decode_frames, frame_times
+from verbspace.data.sources.manifest import read_manifest
 
 PLAIN = CameraEffects((0, 0), (0, 0), (0, 0), (1, 1), (0, 0))
 STEADY = Style(tempo=1.0, reach=1.0, phase=0.2 / 0.35, sway=0.0)  # an action done once starts at its beginning

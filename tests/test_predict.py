@@ -6,12 +6,12 @@ import torch.nn.functional as F
 
 from playground_files import tiny_world
 from verbspace.concepts.concept_set import ConceptSet, ConceptSetError
-from verbspace.model.encoder import VideoEncoder
+from verbspace.models.video_encoder import VideoEncoder
 from verbspace.playground.actions import ACTIONS
-from verbspace.uses.demo import playground_encoder
-from verbspace.uses.predict import predict
-from verbspace.video.decode import DecodeError
-from verbspace.video.manifest import read_manifest
+from verbspace.playground.demo import playground_encoder
+from verbspace.inference.predictor import predict
+from verbspace.data.decoding.pyav import DecodeError
+from verbspace.data.sources.manifest import read_manifest
 
 NAMES = ["waving", "bowing", "kicking a ball"]
 

@@ -4,7 +4,7 @@ import io
 
 from rich.console import Console
 
-from verbspace.uses.progress import format_values, progress, format_rate
+from verbspace.cli.console.progress import format_values, progress, format_rate
 
 
 def run(console: Console) -> None:

@@ -11,8 +11,8 @@ from torch import nn
 
 from verbspace.evaluation.metrics import classification_metrics
 from verbspace.evaluation.protocol import EvalProtocol, Result, are_comparable, encoder_hash, state_hash
-from verbspace.model.encoder import VideoEncoder
-from verbspace.video.manifest import Record, data_hash
+from verbspace.models.video_encoder import VideoEncoder
+from verbspace.data.sources.manifest import Record, data_hash
 
 PROBE = EvalProtocol(
     task="linear-probe",

@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 import torch
 
-from verbspace.concepts.check import confusable_pairs, misassigned_descriptions
+from verbspace.concepts.confusable import confusable_pairs, misassigned_descriptions
 from verbspace.concepts.concept_set import ConceptSet, concept_set_from_dict
-from verbspace.concepts.quality import token_upper_bound, lint_concepts
+from verbspace.concepts.lint import token_upper_bound, lint_concepts
 from verbspace.concepts.space import ConceptSpace
 
 FINE = [

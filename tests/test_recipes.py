@@ -10,17 +10,17 @@ from torch.utils.flop_counter import FlopCounterMode
 from typer.testing import CliRunner
 
 from runs import make_concept_set, make_distiller, random_views, write_clips
-from verbspace import cli
+from verbspace.cli import main
 from verbspace.concepts.concept_set import ConceptSet
-from verbspace.config import parse_settings
-from verbspace.learning.adapt import build_dataset, build_distiller, build_optimizer
-from verbspace.learning.cost import BackboneDims, forward_flops, training_flops, training_seconds
-from verbspace.learning.state import list_checkpoints
-from verbspace.learning.team import DistributedContext
-from verbspace.model.encoder import VideoEncoder
-from verbspace.uses.demo import PLAYGROUND_SETTINGS
-from verbspace.uses.recipes import load_recipe
-from verbspace.video.manifest import read_manifest
+from verbspace.config.settings import parse_settings
+from verbspace.training.adapt import build_dataset, build_distiller, build_optimizer
+from verbspace.training.flops import BackboneDims, forward_flops, training_flops, training_seconds
+from verbspace.training.checkpoint import list_checkpoints
+from verbspace.training.distributed import DistributedContext
+from verbspace.models.video_encoder import VideoEncoder
+from verbspace.playground.demo import PLAYGROUND_SETTINGS
+from verbspace.config.recipes import load_recipe
+from verbspace.data.sources.manifest import read_manifest
 
 RECIPES = sorted((Path(__file__).resolve().parents[1] / "recipes").glob("*.yaml"))
 
@@ -49,7 +49,7 @@ def test_recipes_parse_and_build(path: Path, tiny_clip: Path, tmp_path: Path) ->
     # Eight processes have a clip for each micro-batch, where eight are spoken of.
     if "nproc-per-node 8" in path.read_text():
         assert training.batch_size >= 8 * training.gradient_accumulation_steps
-    shown = CliRunner().invoke(cli.app, ["recipe", str(path)], env={"COLUMNS": "200"})
+    shown = CliRunner().invoke(main.app, ["recipe", str(path)], env={"COLUMNS": "200"})
     assert shown.exit_code == 0
     assert "at 40% of its stated peak" in shown.output
 
@@ -63,7 +63,7 @@ def test_a_recipe_runs_with_what_is_given_beside_it(tiny_clip: Path, tmp_path: P
     make_concept_set().save(tmp_path / "words.json")
     given = ["adapt", "--recipe", RECIPES[3], "--encoder", tiny_clip, "--videos", videos, "--out", tmp_path / "run"]
     given += ["--concepts", tmp_path / "words.json", "--set", "training.steps=1", "--set", "training.batch_size=2"]
-    found = CliRunner().invoke(cli.app, [*map(str, given), "--set", "views.local_size=16"])
+    found = CliRunner().invoke(main.app, [*map(str, given), "--set", "views.local_size=16"])
     assert found.exit_code == 0, found.output
     assert [state.name for state in list_checkpoints(tmp_path / "run/state")] == ["step-000001"]
 
@@ -85,7 +85,7 @@ def test_mistakes_name_file_and_field(text: str, why: str, tmp_path: Path) -> No
 
 
 def test_something_must_be_given() -> None:
-    found = CliRunner().invoke(cli.app, ["adapt", "--out", "x"])
+    found = CliRunner().invoke(main.app, ["adapt", "--out", "x"])
     assert "give --encoder, --videos and --concepts, or a --recipe that has them" in str(found.exception)
 
 
@@ -103,7 +103,7 @@ def test_a_forward_costs_what_is_counted(tiny_clip: Path) -> None:
     "how", [{}, {"train": "temporal"}, {"gradient_checkpointing": True}, {"accumulate": 2}], ids=str
 )
 def test_a_step_costs_what_is_counted(tiny_clip: Path, how: dict[str, object]) -> None:
-    from verbspace.learning.backward import GradCacheStep
+    from verbspace.training.grad_cache import GradCacheStep
 
     views = {"global_frames": 4, "local_views": 1, "local_frames": 2, "local_size": 16}
     settings = parse_settings({"views": views, "training": how})

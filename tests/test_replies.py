@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from language_models import VALID_REPLY, reply_json
-from verbspace.concepts.replies import DESCRIPTION_KINDS, MIN_PER_KIND, InvalidReplyError, parse_reply, reply_schema, clean_sentence
+from verbspace.concepts.generation.reply_parser import DESCRIPTION_KINDS, MIN_PER_KIND, InvalidReplyError, parse_reply, reply_schema, clean_sentence
 
 
 def test_a_good_reply_is_kept_as_it_is() -> None:

@@ -3,10 +3,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from verbspace.model import towers
-from verbspace.model.encoder import VideoEncoder
-from verbspace.model.rollout import attention_rollout, rollout_to_grid
-from verbspace.model.temporal import apply_rope, rope_cos_sin
+from verbspace.models import backbones
+from verbspace.models.video_encoder import VideoEncoder
+from verbspace.models.attention_rollout import attention_rollout, rollout_to_grid
+from verbspace.models.temporal_attention import apply_rope, rope_cos_sin
 
 FAMILIES = ["tiny_clip", "tiny_metaclip2", "tiny_siglip", "tiny_siglip2"]
 TIMES = torch.tensor([0.0, 0.2, 0.5, 1.1])
@@ -57,7 +57,7 @@ def test_it_is_the_product_of_whole_matrices(tiny_clip: Path) -> None:
     video = clip(encoder)
     found = attention_rollout(encoder, video, TIMES)
     base = encoder.base.vision_model
-    hidden = towers.embed_patches(encoder.base, video)
+    hidden = backbones.embed_patches(encoder.base, video)
     frames, tokens, width = hidden.shape
     whole = torch.eye(frames * tokens, dtype=torch.float64)
     turn = rope_cos_sin(TIMES[None], width // encoder.temporal_heads)

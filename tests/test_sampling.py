@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from verbspace.video.sampling import Window, clip_duration, nearest_frame, plan_eval, plan_views, plan_windows, linspace_in_window
+from verbspace.data.sampling import Window, clip_duration, nearest_frame, plan_eval, plan_views, plan_windows, linspace_in_window
 
 steps = st.lists(st.floats(0.001, 2.0), max_size=60)
 seeds = st.integers(0, 2**32 - 1)

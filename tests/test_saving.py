@@ -16,8 +16,8 @@ from torch import Tensor
 
 from small_encoders import TINY_CHECKPOINTS, random_video, random_times, with_random_temporal
 from verbspace.concepts.concept_set import Action, ConceptSet, Description, Provenance
-from verbspace.model import files
-from verbspace.model.encoder import VideoEncoder
+from verbspace.models import hub
+from verbspace.models.video_encoder import VideoEncoder
 
 TEXTS = ["a video of a person waving", "jumping up and down"]
 FILES = {"README.md", "config.json", "model.safetensors", "preprocessor_config.json", "tokenizer.json"}
@@ -217,10 +217,10 @@ def breaking(monkeypatch: pytest.MonkeyPatch, where: str) -> None:
 
 
 WHERE = [
-    "verbspace.model.saving.save_file",
-    "verbspace.model.sources.Sources.save",
+    "verbspace.models.saving.save_file",
+    "verbspace.models.processor.Sources.save",
     "verbspace.concepts.concept_set.ConceptSet.save",
-    "verbspace.placing.PlacingFolder._place",
+    "verbspace.utils.atomic_io.PlacingFolder._place",
 ]
 
 
@@ -265,7 +265,7 @@ def test_the_old_folder_comes_back_if_the_new_one_cannot_be_placed(
             raise OSError("no space")
         real(source, target)
 
-    monkeypatch.setattr("verbspace.placing._exchange", lambda *_: False)  # as on other systems than Linux
+    monkeypatch.setattr("verbspace.utils.atomic_io._exchange", lambda *_: False)  # as on other systems than Linux
     monkeypatch.setattr(os, "replace", second_fails)
     with pytest.raises(OSError, match="no space"):
         with_random_temporal(encoder, seed=9).save_pretrained(folder)
@@ -388,7 +388,7 @@ def test_a_hub_id_is_fetched_without_pickles(
         asked.append((name, options))
         return str(tmp_path / "snapshot")
 
-    monkeypatch.setattr(files, "snapshot_download", snapshot)
+    monkeypatch.setattr(hub, "snapshot_download", snapshot)
     found = VideoEncoder.from_pretrained("ada/waves", revision="v1", token="secret")
     assert torch.equal(video_embedding(found), video_embedding(encoder))
     [(name, options)] = asked
@@ -399,7 +399,7 @@ def test_a_hub_id_is_fetched_without_pickles(
 
 
 def test_a_hub_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    breaking(monkeypatch, "verbspace.model.files.snapshot_download")
+    breaking(monkeypatch, "verbspace.models.hub.snapshot_download")
     with pytest.raises(FileNotFoundError, match=r"ada/waves: is no folder here .* from the hub: disk full"):
         VideoEncoder.from_pretrained("ada/waves")
 

@@ -18,19 +18,19 @@ from torch.nn import functional
 from typer.testing import CliRunner
 
 from indices import run_quick_embed, random_index, write_clip, write_clips
-from verbspace.cli import app
+from verbspace.cli.main import app
 from verbspace.concepts.concept_set import ConceptSet
-from verbspace.model.encoder import VideoEncoder
-from verbspace.uses.index.arithmetic import NEGATIVE_WEIGHT, QueryEncoder, build_query_vector
-from verbspace.uses.index.hits import Hit
-from verbspace.uses.index.nearest import path_glob_filter, read_ann_config
-from verbspace.uses.index.page import window_url, extract_window, render_search_page
-from verbspace.uses.index.printing import format_hits
-from verbspace.uses.index.query import Term, parse_query, format_query
-from verbspace.uses.index.rows import FileRows, FileSignature, vectors_to_numpy
-from verbspace.uses.index.search import Searcher, describe_query, combine_filters, collect_terms
-from verbspace.uses.index.store import Index
-from verbspace.uses.index.tune import build_ann_index
+from verbspace.models.video_encoder import VideoEncoder
+from verbspace.search.query_encoder import NEGATIVE_WEIGHT, QueryEncoder, build_query_vector
+from verbspace.search.hits import Hit
+from verbspace.search.vector_search import path_glob_filter, read_ann_config
+from verbspace.reporting.found_clips import window_url, extract_window, render_search_page
+from verbspace.cli.console.search_tables import format_hits
+from verbspace.search.query import Term, parse_query, format_query
+from verbspace.search.schema import FileRows, FileSignature, vectors_to_numpy
+from verbspace.search.searcher import Searcher, describe_query, combine_filters, collect_terms
+from verbspace.search.index import Index
+from verbspace.search.ann import build_ann_index
 
 # The grammar.
 
@@ -368,7 +368,7 @@ def test_a_semicolon_in_a_name_is_no_end(searcher: Searcher) -> None:
 def test_a_running_searcher_sees_what_is_added(
     tiny_clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("verbspace.uses.index.store._FRESH", timedelta(0))
+    monkeypatch.setattr("verbspace.search.index._FRESH", timedelta(0))
     run_quick_embed(tiny_clip, [str(write_clip(tmp_path / "a.mp4", 1))], tmp_path / "index")
     running = Searcher(tmp_path / "index")
     assert len(running.search("x")) == 1

@@ -13,30 +13,30 @@ import torch
 from test_decode import COUNT, FILES, plain_decode
 from test_shards import shard
 from verbspace.evaluation.evaluate import evaluate
-from verbspace.video import seeking
-from verbspace.video.dataset import ClipDataset, ViewDataset
-from verbspace.video.decode import DecodeError, decode_frames, frame_times
-from verbspace.video.record import Record
+from verbspace.data.decoding import torchcodec
+from verbspace.data.datasets import ClipDataset, ViewDataset
+from verbspace.data.decoding.pyav import DecodeError, decode_frames, frame_times
+from verbspace.data.sources.record import Record
 from video_files import REAL_CLIPS, numbered_frames, read_frame_numbers, write_video
 
 
 @pytest.fixture
 def torchcodec() -> None:
     try:
-        seeking.torchcodec_decoder()
+        torchcodec.torchcodec_decoder()
     except ValueError as error:
         pytest.skip(str(error))
 
 
 def frames_of(path: Path, indices: list[int], size: int | None = None) -> Any:
-    return seeking.read_with_torchcodec(path, lambda timeline: indices, size)[1]
+    return torchcodec.read_with_torchcodec(path, lambda timeline: indices, size)[1]
 
 
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """Files that PyAV decodes after all."""
     found: list[Path] = []
-    plain = seeking.read_video
-    monkeypatch.setattr(seeking, "read_video", lambda path, *rest: (found.append(path), plain(path, *rest))[1])
+    plain = torchcodec.read_video
+    monkeypatch.setattr(torchcodec, "read_video", lambda path, *rest: (found.append(path), plain(path, *rest))[1])
     return found
 
 
@@ -46,7 +46,7 @@ def test_frames_and_times_are_those_of_the_file(tmp_path: Path, name: str, monke
     path = write_video(tmp_path / name, numbered_frames(COUNT), **FILES[name])
     by_pyav = calls(monkeypatch)
     order = [17, 3, 3, 0, 19, 8]
-    timeline, frames = seeking.read_with_torchcodec(path, lambda timeline: order)
+    timeline, frames = torchcodec.read_with_torchcodec(path, lambda timeline: order)
     assert read_frame_numbers(frames.numpy()) == order
     assert np.array_equal(timeline.times, frame_times(path))
     near = np.abs(frames.permute(0, 2, 3, 1).numpy().astype(int) - plain_decode(path)[order]).mean()
@@ -110,7 +110,7 @@ def test_real_clips() -> None:
 
 
 def test_without_it_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_clip: Path) -> None:
-    seeking.torchcodec_decoder.cache_clear()
+    torchcodec.torchcodec_decoder.cache_clear()
     monkeypatch.setitem(sys.modules, "torchcodec.decoders", None)
     record = Record(write_video(tmp_path / "wave/a.mp4", numbered_frames(3)))
     try:
@@ -119,6 +119,6 @@ def test_without_it_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         with pytest.raises(ValueError, match="decoder: torchcodec does not load"):
             evaluate(str(tiny_clip), tmp_path, decoder="torchcodec", quiet=True)
     finally:
-        seeking.torchcodec_decoder.cache_clear()
+        torchcodec.torchcodec_decoder.cache_clear()
     with pytest.raises(ValueError, match='decoder: \'decord\' is none of "pyav", "torchcodec"'):
         ViewDataset([record], decoder="decord")  # type: ignore[arg-type]

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from verbspace.uses.data_info import summarize_dataset
-from verbspace.video import storage
-from verbspace.video.check import CHECK_LOG_NAME, verify_files
-from verbspace.video.dataset import ClipDataset, ViewDataset, collate
-from verbspace.video.decode import DecodeError, decode_frames, frame_times
-from verbspace.video.manifest import Record, data_hash, read_manifest, detect_manifest
+from verbspace.data.summary import summarize_dataset
+from verbspace.data.sources import storage
+from verbspace.data.verify import CHECK_LOG_NAME, verify_files
+from verbspace.data.datasets import ClipDataset, ViewDataset, collate
+from verbspace.data.decoding.pyav import DecodeError, decode_frames, frame_times
+from verbspace.data.sources.manifest import Record, data_hash, read_manifest, detect_manifest
 from video_files import numbered_frames, read_frame_numbers, write_video
 
 
@@ -83,7 +83,7 @@ def test_members_decode_as_files_do(tmp_path: Path, kind: str, monkeypatch: pyte
     assert np.array_equal(decode_frames(inside).numpy(), decode_frames(outside).numpy())
     assert np.array_equal(frame_times(inside), frame_times(outside))
     assert read_frame_numbers(decode_frames(inside, [7, 2]).numpy()) == [7, 2]
-    monkeypatch.setattr("verbspace.video.decode.HELD_BYTES", 100)
+    monkeypatch.setattr("verbspace.data.decoding.pyav.HELD_BYTES", 100)
     assert read_frame_numbers(decode_frames(inside, [7, 2]).numpy()) == [7, 2]
 
 

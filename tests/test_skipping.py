@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from verbspace.video.decode import decode_frames, frame_times, open_video
-from verbspace.video.skipping import is_non_reference, required_packets
+from verbspace.data.decoding.pyav import decode_frames, frame_times, open_video
+from verbspace.data.decoding.h264_skip import is_non_reference, required_packets
 from video_files import numbered_frames, write_video
 
 

@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from runs import make_distiller, make_optimizer, random_views, checkpoint_tensors
-from verbspace.learning import state as module
-from verbspace.learning.distiller import Distiller
-from verbspace.learning.state import list_checkpoints, load_checkpoint, trainable_state_dict, save_checkpoint
+from verbspace.training import checkpoint as module
+from verbspace.training.distiller import Distiller
+from verbspace.training.checkpoint import list_checkpoints, load_checkpoint, trainable_state_dict, save_checkpoint
 
 
 def save(learner: Distiller, folder: Path, step: int = 3, keep: int = 1) -> Path:

@@ -5,14 +5,14 @@ import numpy as np
 import pytest
 import torch
 
-from verbspace.evaluation.embed import embed_videos, embed_windows
-from verbspace.model.encoder import VideoEncoder
-from verbspace.video import streaming
-from verbspace.video.decode import DecodeError, FrameTimestamps, TimestampMismatch, decode_frames, frame_times
-from verbspace.video.manifest import Record
-from verbspace.video.sampling import clip_duration, nearest_frame, plan_windows, linspace_in_window
-from verbspace.video.streaming import stream_windows
-from verbspace.video.views import center_crop
+from verbspace.inference.embedding import embed_videos, embed_windows
+from verbspace.models.video_encoder import VideoEncoder
+from verbspace.data.decoding import windows
+from verbspace.data.decoding.pyav import DecodeError, FrameTimestamps, TimestampMismatch, decode_frames, frame_times
+from verbspace.data.sources.manifest import Record
+from verbspace.data.sampling import clip_duration, nearest_frame, plan_windows, linspace_in_window
+from verbspace.data.decoding.windows import stream_windows
+from verbspace.data.transforms import center_crop
 from video_files import numbered_frames, write_video
 
 FORMATS = {"h264.mp4": "libx264", "mpeg4.avi": "mpeg4", "vp9.webm": "libvpx-vp9"}
@@ -40,14 +40,14 @@ def test_windows_hold_the_frames_that_a_whole_decode_has_there(video: Path, trus
 
 def test_memory_holds_the_open_windows_only(video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[int] = []
-    views = streaming._decode_views
+    views = windows._decode_views
 
     def counted(*args: object) -> object:
         for number, view in views(*args):
             made.append(number)
             yield number, view
 
-    monkeypatch.setattr(streaming, "_views", counted)
+    monkeypatch.setattr(windows, "_views", counted)
     each = stream_windows(video, plan, num_frames=5, size=32)
     next(each)
     assert max(made) < 20  # of 60: the first window's alone
@@ -72,7 +72,7 @@ def test_where_the_packets_lie_the_decode_tells(video: Path, tiny_clip: Path, mo
     encoder = VideoEncoder.from_pretrained(tiny_clip)
     right = embed_windows(encoder, video, length=1.0)
     lies = FrameTimestamps(frame_times(video) * 1.5, 0), 0.0
-    monkeypatch.setattr(streaming, "packet_times", lambda file, size: lies)
+    monkeypatch.setattr(windows, "packet_times", lambda file, size: lies)
     if not video.name.endswith(".avi"):  # whose packets are not asked
         with pytest.raises(TimestampMismatch):
             list(stream_windows(video, plan, num_frames=5, size=32))

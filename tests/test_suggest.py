@@ -9,10 +9,10 @@ import torch
 
 from playground_files import tiny_world
 from verbspace.concepts.concept_set import ConceptSet
-from verbspace.model.encoder import VideoEncoder
+from verbspace.models.video_encoder import VideoEncoder
 from verbspace.playground.actions import ACTIONS
-from verbspace.uses.predict import predict
-from verbspace.uses.suggest import _group_representatives, suggest
+from verbspace.inference.predictor import predict
+from verbspace.inference.suggest import _group_representatives, suggest
 
 
 @pytest.fixture(scope="module")

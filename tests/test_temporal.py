@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from small_encoders import TINY_CHECKPOINTS, random_video, random_times, with_random_temporal
-from verbspace.model.encoder import VideoEncoder
-from verbspace.model.temporal import TemporalAttention, apply_rope, rope_cos_sin
+from verbspace.models.video_encoder import VideoEncoder
+from verbspace.models.temporal_attention import TemporalAttention, apply_rope, rope_cos_sin
 
 
 def a_layer(width: int = 12, heads: int = 2, seed: int = 0) -> TemporalAttention:

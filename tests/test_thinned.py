@@ -11,17 +11,17 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from runs import make_concept_set, make_distiller, random_views, make_settings, write_clips
 from small_encoders import TINY_CHECKPOINTS, random_video, random_times, with_random_temporal
-from verbspace.config import parse_settings
-from verbspace.learning import losses
-from verbspace.learning.adapt import adapt
-from verbspace.learning.backward import GradCacheStep
-from verbspace.learning.cost import BackboneDims, forward_flops, training_flops
-from verbspace.learning.distiller import LossWeights, embed_views
-from verbspace.learning.team import DistributedContext
-from verbspace.model.encoder import VideoEncoder
-from verbspace.video.dataset import ViewDataset, sample_patch_indices
-from verbspace.video.loading import load_views
-from verbspace.video.record import Record
+from verbspace.config.settings import parse_settings
+from verbspace.training import losses
+from verbspace.training.adapt import adapt
+from verbspace.training.grad_cache import GradCacheStep
+from verbspace.training.flops import BackboneDims, forward_flops, training_flops
+from verbspace.training.distiller import LossWeights, embed_views
+from verbspace.training.distributed import DistributedContext
+from verbspace.models.video_encoder import VideoEncoder
+from verbspace.data.datasets import ViewDataset, sample_patch_indices
+from verbspace.data.dataloader import load_views
+from verbspace.data.sources.record import Record
 
 
 @pytest.mark.parametrize("family", TINY_CHECKPOINTS)

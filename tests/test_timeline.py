@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from verbspace.concepts.concept_set import ConceptSet
-from verbspace.evaluation.embed import embed_windows
-from verbspace.uses.predict import Predictor, WindowConfig, predict
-from verbspace.uses.printing import format_timestamp, make_printer
-from verbspace.uses.timeline import TimelineGrid, merge_windows, extract_segments
-from verbspace.video.decode import DecodeError
-from verbspace.video.sampling import Window, plan_windows
+from verbspace.inference.embedding import embed_windows
+from verbspace.inference.predictor import Predictor, WindowConfig, predict
+from verbspace.cli.console.predictions import format_timestamp, make_printer
+from verbspace.inference.timeline import TimelineGrid, merge_windows, extract_segments
+from verbspace.data.decoding.pyav import DecodeError
+from verbspace.data.sampling import Window, plan_windows
 from video_files import numbered_frames, write_video
 
 NAMES = ["waving", "bowing", "kicking a ball"]

@@ -13,12 +13,12 @@ import pytest
 import torch
 
 from runs import make_distiller, deterministic_metrics, make_optimizer, random_views, checkpoint_tensors
-from verbspace.config import LossSettings
-from verbspace.learning import trainer as module
-from verbspace.learning.distiller import Distiller, EMAState, LossWeights, embed_views
-from verbspace.learning.schedules import cosine, warmup_cosine
-from verbspace.learning.state import list_checkpoints
-from verbspace.learning.trainer import TrainingCollapsed, TrainingInterrupted, update_teacher, parameter_groups, train
+from verbspace.config.settings import LossSettings
+from verbspace.training import trainer as module
+from verbspace.training.distiller import Distiller, EMAState, LossWeights, embed_views
+from verbspace.training.schedules import cosine, warmup_cosine
+from verbspace.training.checkpoint import list_checkpoints
+from verbspace.training.trainer import TrainingCollapsed, TrainingInterrupted, update_teacher, parameter_groups, train
 
 # The losses of `test_golden_losses` (fp32). To renew them after a change of the method that is meant: run that test,
 # and copy the line that its failure prints.

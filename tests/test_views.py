@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from verbspace.video.views import augment, center_crop, eval_crops, gaussian_blur, random_boxes
+from verbspace.data.transforms import augment, center_crop, eval_crops, gaussian_blur, random_boxes
 
 JITTER = {"brightness": 0.4, "contrast": 0.4, "saturation": 0.4}
 EVERYTHING: dict[str, Any] = {"scale": (0.3, 1.0), "flip": 0.5, **JITTER, "grey": 0.3, "blur": 0.5}

@@ -15,16 +15,16 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from runs import make_concept_set, deterministic_metrics, make_settings, write_clips
-from verbspace import cli
+from verbspace.cli import main
 from verbspace.concepts.concept_set import ConceptSet
 from verbspace.evaluation.evaluate import evaluate
-from verbspace.learning.adapt import adapt
-from verbspace.learning.state import list_checkpoints
-from verbspace.learning.trainer import TrainingCollapsed
-from verbspace.model.encoder import VideoEncoder
-from verbspace.uses.checks import zero_shot_validation
-from verbspace.uses.live import LiveMetrics, live_display, sparkline
-from verbspace.uses.tracking import open_loggers
+from verbspace.training.adapt import adapt
+from verbspace.training.checkpoint import list_checkpoints
+from verbspace.training.trainer import TrainingCollapsed
+from verbspace.models.video_encoder import VideoEncoder
+from verbspace.training.callbacks import zero_shot_validation
+from verbspace.cli.console.live import LiveMetrics, live_display, sparkline
+from verbspace.training.loggers import open_loggers
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def test_a_run_that_forgets_is_stopped_and_its_last_state_kept(
 ) -> None:
     start = VideoEncoder.from_pretrained(tiny_clip)
     make = zero_shot_validation(clips, make_concept_set())
-    from verbspace.uses import checks as module
+    from verbspace.training import callbacks as module
 
     which = [[0] * 6, [3] * 6]  # the frozen encoder finds half of them, the teacher none
     monkeypatch.setattr(module, "zero_shot_scores", lambda embeddings, space: torch.eye(4)[which.pop(0)])
@@ -71,7 +71,7 @@ def test_tensorboard_gets_every_figure(clips: Path, tiny_clip: Path, tmp_path: P
              "--out", tmp_path / "run", "--track", "tensorboard", "--check", clips]  # fmt: skip
     sets = ["training.steps=4", "training.batch_size=3", "views.local_views=0", "training.log_every=2",
             "training.check_every=4", "training.check_margin=1"]  # fmt: skip
-    found = CliRunner().invoke(cli.app, [str(one) for one in given] + [p for s in sets for p in ("--set", s)])
+    found = CliRunner().invoke(main.app, [str(one) for one in given] + [p for s in sets for p in ("--set", s)])
     assert found.exit_code == 0, found.output
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

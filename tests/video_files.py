@@ -1,4 +1,4 @@
-"""Small video files whose frames say which number they have, for the tests of `verbspace.video`."""
+"""Small video files whose frames say which number they have, for the tests of `verbspace.data`."""
 
 from __future__ import annotations
 

@@ -8,28 +8,28 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from verbspace.model.auto import announce
+from verbspace.models.auto import announce
 
 if TYPE_CHECKING:
     from verbspace.concepts.concept_set import ConceptSet
     from verbspace.concepts.space import ConceptSpace
-    from verbspace.config import AdaptSettings
+    from verbspace.config.settings import AdaptSettings
     from verbspace.evaluation.evaluate import evaluate
-    from verbspace.learning.adapt import adapt
-    from verbspace.model.encoder import VideoEncoder
-    from verbspace.uses.predict import predict
+    from verbspace.training.adapt import adapt
+    from verbspace.models.video_encoder import VideoEncoder
+    from verbspace.inference.predictor import predict
 
 __version__ = "0.1.0"
 __all__ = ["AdaptSettings", "ConceptSet", "ConceptSpace", "VideoEncoder", "adapt", "evaluate", "predict"]
 
 _LAZY_IMPORTS = {
-    "AdaptSettings": "verbspace.config",
+    "AdaptSettings": "verbspace.config.settings",
     "ConceptSet": "verbspace.concepts.concept_set",
     "ConceptSpace": "verbspace.concepts.space",
-    "VideoEncoder": "verbspace.model.encoder",
-    "adapt": "verbspace.learning.adapt",
+    "VideoEncoder": "verbspace.models.video_encoder",
+    "adapt": "verbspace.training.adapt",
     "evaluate": "verbspace.evaluation.evaluate",
-    "predict": "verbspace.uses.predict",
+    "predict": "verbspace.inference.predictor",
 }
 
 

@@ -25,7 +25,7 @@ from pydantic import (
     model_validator,
 )
 
-from verbspace.placing import write_text
+from verbspace.utils.atomic_io import write_text
 
 FORMAT: Literal["verbspace-concepts/1"] = "verbspace-concepts/1"
 DEFAULT_TEMPLATES = ("a video of a person {}.", "a photo of a person {}.", "a person {}.")
@@ -177,7 +177,7 @@ class ConceptSet(_FrozenModel):
         """
         path, bundled = Path(name_or_path), cls.list_bundled()
         if str(name_or_path) in bundled:
-            from verbspace.concepts.composed import COMPOSED_SETS, load_composed
+            from verbspace.concepts.registry import COMPOSED_SETS, load_composed
 
             if str(name_or_path) in COMPOSED_SETS:
                 return load_composed(str(name_or_path))
@@ -197,7 +197,7 @@ class ConceptSet(_FrozenModel):
     @staticmethod
     def list_bundled() -> list[str]:
         """Names of the sets that come with the package."""
-        from verbspace.concepts.composed import COMPOSED_SETS
+        from verbspace.concepts.registry import COMPOSED_SETS
 
         names = [entry.name for entry in _bundled_sets_dir().iterdir()]
         return sorted([*COMPOSED_SETS, *(name.removesuffix(".json") for name in names if name.endswith(".json"))])

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from verbspace.concepts.concept_set import ConceptSet, ConceptSetError, DescriptionKind, load_json_strict, concept_set_from_dict, read_text
-from verbspace.concepts.names import normalize_label, label_to_phrase, normalize_sentence, needs_expansion
-from verbspace.concepts.replies import clean_sentence
+from verbspace.concepts.labels import normalize_label, label_to_phrase, normalize_sentence, needs_expansion
+from verbspace.concepts.generation.reply_parser import clean_sentence
 
 _MAX_NAMES_SHOWN = 3  # names in a message
 

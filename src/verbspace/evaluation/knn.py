@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from verbspace.evaluation.nearest import exact_topk
+from verbspace.evaluation.topk import exact_topk
 
 
 def knn_scores(

@@ -14,7 +14,7 @@ from verbspace.concepts.space import ScoringMode
 from verbspace.evaluation.metrics import ClassificationMetrics
 
 if TYPE_CHECKING:
-    from verbspace.model.encoder import VideoEncoder
+    from verbspace.models.video_encoder import VideoEncoder
 
 Task = Literal["zero-shot", "linear-probe", "knn"]
 Detail = int | float | str | tuple[float, ...]

@@ -25,7 +25,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-from verbspace.placing import write_text
+from verbspace.utils.atomic_io import write_text
 from verbspace.playground.actions import ACTIONS, MOTIONS, TRAIN_ACTIONS, Style
 from verbspace.playground.figure import Array
 from verbspace.playground.render import Camera, CameraEffects, Appearance, apply_camera_effects, render_frames

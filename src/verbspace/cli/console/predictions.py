@@ -1,0 +1,147 @@
+"""Predictions on standard output: for eyes, as JSON lines, or as CSV."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
+
+from rich.console import Console
+
+from verbspace.inference.explain import Counterfactual, Explanation
+from verbspace.utils.text import sanitize
+from verbspace.inference.predictor import Prediction
+
+PredictionPrinter = Callable[[str, Prediction], None]
+
+
+def resolve_format(output_format: str, as_json: bool) -> str:
+    """What `--format` and `--json` say together. Raises ValueError where they say two things."""
+    if as_json and output_format not in ("table", "jsonl"):
+        raise ValueError(f"--json and --format {output_format} are two things; give one of them")
+    return "jsonl" if as_json else output_format
+
+
+def make_printer(output_format: str, timeline: bool = False) -> PredictionPrinter:
+    """What prints one video's prediction as `form`: table, jsonl or csv; with a timeline, which of the forms only jsonl
+    has the whole ranking beside. Raises ValueError for others.
+    """
+    forms: dict[str, Callable[[], PredictionPrinter]] = {
+        "table": lambda: _print_timeline if timeline else _print_table,
+        "jsonl": lambda: _print_jsonl,
+        "csv": _csv_timeline_printer if timeline else _csv_printer,
+    }
+    if output_format not in forms:
+        raise ValueError(f"format: {output_format!r} is none of {', '.join(forms)}")
+    return forms[output_format]()
+
+
+def format_timestamp(seconds: float) -> str:
+    """1:02:03.4, or 2:03.4 within the first hour."""
+    tenths = round(10 * seconds)
+    minutes, rest = divmod(tenths, 600)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest / 10:04.1f}" if hours else f"{minutes}:{rest / 10:04.1f}"
+
+
+def format_spans(spans: Sequence[tuple[float, float]]) -> str:
+    """0.2–1.4, 3.0–3.5 s, or as on a clock beyond the first minute."""
+    if spans and spans[-1][1] >= 60:
+        return ", ".join(f"{format_timestamp(start)}–{format_timestamp(end)}" for start, end in spans)
+    return ", ".join(f"{start:.1f}–{end:.1f}" for start, end in spans) + " s"
+
+
+def format_odds(odds: float) -> str:
+    """How many times likelier: 1.07, 4.9, 66, more than 1000."""
+    if odds > 1000:
+        return "more than 1000"
+    return f"{odds:.{2 if odds < 2 else 1 if odds < 10 else 0}f}"
+
+
+def format_counterfactual(counterfactual: Counterfactual) -> str:
+    """The two likeliest actions, and whether leaving frames out turns them round, in a sentence each."""
+    first = f"{counterfactual.winner} is {format_odds(counterfactual.odds)} times as likely as {counterfactual.runner_up}."
+    if counterfactual.spans_to_drop is None:
+        return f"{first} No frames were found without which {counterfactual.runner_up} would win."
+    return f"{first} Without {format_spans(counterfactual.spans_to_drop)}, {counterfactual.runner_up} would win."
+
+
+def print_explanation(explanation: Explanation, top: int = 3) -> None:
+    """An explanation for eyes, on standard output."""
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    _print_table(explanation.path, Prediction(explanation.path, explanation.ranking[:top], []))
+    if explanation.activated_descriptions:
+        console.print("  descriptions that fired, and when")
+    for one in explanation.activated_descriptions:
+        console.print(f"  {100 * one.probability:5.1f}%  {sanitize(one.text)}  ({one.kind} of {sanitize(', '.join(one.actions))})")
+        console.print(f"          {format_spans(one.spans)}", style="dim")
+    if explanation.counterfactual is None:
+        console.print("  one action alone: there is nothing to compare it with")
+        return
+    console.print(f"  {sanitize(format_counterfactual(explanation.counterfactual))}")
+    for turn in explanation.counterfactual.turns:
+        console.print(f"  {turn.degrees:5.1f}° {'towards' if turn.towards else 'away from'}: {sanitize(turn.text)}")
+    if explanation.counterfactual.turns:
+        console.print("  degrees that the embedding would have to turn for the two to draw level", style="dim")
+
+
+def _print_table(name: str, prediction: Prediction) -> None:
+    console = Console()
+    console.print(sanitize(name), style="bold", markup=False, highlight=False, soft_wrap=True)
+    width = min(24, console.width // 3)
+    for action, probability in prediction.ranking:
+        bar = "█" * round(width * probability)
+        console.print(f"  {100 * probability:5.1f}%  {bar:<{width}}  {sanitize(action)}", markup=False, highlight=False)
+
+
+def _print_timeline(name: str, prediction: Prediction) -> None:
+    console = Console()
+    console.print(sanitize(name), style="bold", markup=False, highlight=False, soft_wrap=True)
+    width = 12 if console.width >= 60 else 0
+    for part in prediction.timeline or []:
+        bar = f"{'█' * round(width * part.score):<{width}}  " if width else ""
+        when = f"{format_timestamp(part.start):>9} – {format_timestamp(part.end):<9}"
+        console.print(f"  {when}  {100 * part.score:5.1f}%  {bar}{sanitize(part.action)}", markup=False, highlight=False)
+
+
+def _print_jsonl(name: str, prediction: Prediction) -> None:
+    row: dict[str, object] = {"path": name, "actions": dict(prediction.ranking), "descriptions": prediction.descriptions}
+    if prediction.timeline is not None:
+        row["timeline"] = [asdict(part) for part in prediction.timeline]
+    print(json.dumps(row), flush=True)
+
+
+def _csv_printer() -> PredictionPrinter:
+    """Path, rank, action, probability: a line for each action of a video."""
+    write = _csv_row_writer("path", "rank", "action", "probability")
+
+    def show(name: str, found: Prediction) -> None:
+        write([name, rank, action, f"{p:.6f}"] for rank, (action, p) in enumerate(found.ranking, 1))
+
+    return show
+
+
+def _csv_timeline_printer() -> PredictionPrinter:
+    """Path, start, end, action, score: a line for each stretch of a video."""
+    write = _csv_row_writer("path", "start", "end", "action", "score")
+
+    def show(name: str, found: Prediction) -> None:
+        parts = found.timeline or []
+        write([name, f"{part.start:.3f}", f"{part.end:.3f}", part.action, f"{part.score:.6f}"] for part in parts)
+
+    return show
+
+
+def _csv_row_writer(*header: str) -> Callable[[Iterable[list[object]]], None]:
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    quoting = csv.writer(sys.stdout, lineterminator="\n", quoting=csv.QUOTE_ALL)
+    writer.writerow(header)
+
+    def write(rows: Iterable[list[object]]) -> None:
+        for row in rows:  # csv leaves a carriage return bare, and reads it back as the end of a row
+            (quoting if any("\r" in str(cell) for cell in row) else writer).writerow(row)
+        sys.stdout.flush()
+
+    return write

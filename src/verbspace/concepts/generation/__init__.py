@@ -1,0 +1,1 @@
+"""Concept descriptions written by a language model."""

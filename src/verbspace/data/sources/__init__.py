@@ -1,0 +1,1 @@
+"""Where videos and labels come from: annotation formats, shards, storage."""

@@ -1,0 +1,1 @@
+"""Embeddings, predictions, timelines, calibration and explanations."""

@@ -1,0 +1,154 @@
+"""Run folders as `verbspace adapt` and `verbspace demo` leave them."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from verbspace.concepts.concept_set import ConceptSet
+from verbspace.config.settings import AdaptSettings, load_settings
+from verbspace.evaluation.protocol import encoder_hash
+from verbspace.models.video_encoder import VideoEncoder
+from verbspace.reporting.metrics_log import Row, read_metrics
+
+SEED_SETTING = "training.seed"
+UNKNOWN = "not said"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run. checkpoint: the hash of its encoder's weights, None for one that is not finished. concepts, base, videos:
+    what it was adapted with, from and on, as its `config.yaml` says. own: the concept set that its encoder brings.
+    """
+
+    name: str
+    folder: Path
+    settings: AdaptSettings
+    concepts: str
+    base: str
+    videos: str
+    metrics: list[Row]
+    checkpoint: str | None
+    concept_set: ConceptSet | None
+
+    @property
+    def data_id(self) -> str:
+        """The same for runs on the same videos: their hash, wherever they lay."""
+        found = re.search(r"\(([0-9a-f]{16})\)$", self.videos)
+        return found[1] if found else self.videos
+
+
+@dataclass(frozen=True)
+class SeedGroup:
+    """Runs that differ in their seed alone, under one name."""
+
+    name: str
+    runs: tuple[Run, ...]
+
+    @property
+    def run_names(self) -> list[str]:
+        """The runs'."""
+        return [run.name for run in self.runs]
+
+
+def read_runs(folders: Sequence[str | Path]) -> list[Run]:
+    """The runs in folders, in order, each by the shortest end of its path that no other shares. Raises
+    FileNotFoundError, and ValueError that names the folder."""
+    paths = [Path(os.path.abspath(folder)) for folder in folders]
+    for n, path in enumerate(paths):
+        if path in paths[:n]:
+            raise ValueError(f"{folders[n]}: is given twice")
+    return [_read_run(path, str(given), name) for path, given, name in zip(paths, folders, _shortest_unique_names(paths), strict=True)]
+
+
+def _read_run(path: Path, display_path: str, name: str) -> Run:
+    config = path / "config.yaml"
+    if not config.is_file():
+        raise FileNotFoundError(
+            f"{display_path}: is no run, for it has no config.yaml; give what `verbspace adapt --out` wrote"
+        )
+    settings = load_settings(config)
+    head = dict(re.findall(r"^# (\w+): (.*)$", config.read_text(encoding="utf-8"), re.MULTILINE))
+    base = head.get("encoder", "unknown") + (f", continued from {head['continued']}" if "continued" in head else "")
+    log = path / "metrics.jsonl"
+    encoder = VideoEncoder.from_pretrained(path) if (path / "encoder" / "config.json").is_file() else None
+    return Run(
+        name, path, settings, head.get("concepts", "unknown"), base, head.get("videos", UNKNOWN),
+        read_metrics(log) if log.is_file() else [],
+        None if encoder is None else encoder_hash(encoder), None if encoder is None else encoder.concept_set,
+    )  # fmt: skip
+
+
+def _shortest_unique_names(paths: Sequence[Path]) -> list[str]:
+    for parts in range(1, max(len(path.parts) for path in paths) + 1):
+        names = ["/".join(path.parts[-parts:]) for path in paths]
+        if len(set(names)) == len(names):
+            return names
+    return [str(path) for path in paths]
+
+
+def flatten_settings(settings: AdaptSettings) -> dict[str, Any]:
+    """Settings by their whole names, as `--set` takes them."""
+    out: dict[str, Any] = {}
+    for name, value in settings.model_dump(mode="json").items():
+        out |= {f"{name}.{key}": one for key, one in value.items()} if isinstance(value, dict) else {name: value}
+    return out
+
+
+def group_by_seed(runs: Sequence[Run]) -> list[SeedGroup]:
+    """Runs that differ in their seed alone put together, in the order of their first. Those that do not say their
+    videos are put with their like only. Raises ValueError for two of one seed, or of the same weights."""
+    found: dict[str, list[Run]] = {}
+    for run in runs:
+        alike = {name: value for name, value in flatten_settings(run.settings).items() if name != SEED_SETTING}
+        found.setdefault(repr((alike, run.concepts, run.base, run.data_id)), []).append(run)
+    for each in found.values():
+        for a, b in itertools.combinations(each, 2):
+            _assert_distinct(a, b)
+    return [SeedGroup(_common_name([run.name for run in each]), tuple(each)) for each in found.values()]
+
+
+def _assert_distinct(a: Run, b: Run) -> None:
+    if a.checkpoint is not None and a.checkpoint == b.checkpoint:
+        raise ValueError(
+            f"{a.name} and {b.name}: the same weights ({a.checkpoint}), so they are one run; leave one out"
+        )
+    if (seed := a.settings.training.seed) == b.settings.training.seed:
+        mend = "leave one out"
+        if a.data_id == UNKNOWN:
+            mend += ", or, if their videos differ, write `# videos: NAME` at the top of each config.yaml"
+        raise ValueError(
+            f"{a.name} and {b.name}: the same {SEED_SETTING} ({seed}) and the same settings, so they are no "
+            f"two seeds of one run; {mend}"
+        )
+
+
+def _common_name(names: Sequence[str]) -> str:
+    if len(names) == 1:
+        return names[0]
+    alike = itertools.takewhile(lambda letters: len(set(letters)) == 1, zip(*names, strict=False))
+    stem = re.sub(r"[-_. /]*(seed)?[-_. /]*$", "", "".join(letters[0] for letters in alike))
+    return f"{stem or names[0]} ({len(names)} seeds)"
+
+
+def find_setting_differences(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
+    """Settings in which runs differ: the name, and each run's value."""
+    each = [flatten_settings(run.settings) for run in runs]
+    rows = [("encoder", [run.base for run in runs]), ("concepts", [run.concepts for run in runs])]
+    if len({run.data_id for run in runs}) > 1:  # the same ones may have been given by several names
+        rows.append(("videos", [run.videos for run in runs]))
+    rows += [(name, [_format_value(values.get(name)) for values in each]) for name in each[0]]
+    return [(name, values) for name, values in rows if len(set(values)) > 1]
+
+
+def _format_value(value: Any) -> str:
+    if isinstance(value, list):
+        return " to ".join(map(_format_value, value))
+    if isinstance(value, dict):
+        return f"{len(value)} given"
+    return "–" if value is None else f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,1 @@
+"""Atomic files, text, malloc settings."""
