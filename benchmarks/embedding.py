@@ -25,15 +25,15 @@ import numpy as np
 import torch
 from checkpoints import save_random_checkpoint
 from loading import encode_clip
-from side import Row, compare, interleaved_timings, main, compare_to_limit
+from side import Row, compare, compare_to_limit, interleaved_timings, main
 from torch import Tensor
 from transformers import CLIPModel, CLIPProcessor
 
+from verbspace.data.decoding.pyav import open_video, timestamps_from_packets
+from verbspace.data.sampling import plan_eval
+from verbspace.data.sources.record import Record
 from verbspace.inference.embedding import embed_videos
 from verbspace.models.video_encoder import VideoEncoder
-from verbspace.data.decoding.pyav import open_video, timestamps_from_packets
-from verbspace.data.sources.record import Record
-from verbspace.data.sampling import plan_eval
 
 CLIPS, FRAMES = 16, 8
 
@@ -69,7 +69,9 @@ def read_opencv(path: Path, indices: list[int]) -> list[np.ndarray]:
     return [frames[place] for place in indices]
 
 
-def embed_with_transformers(model: Any, processor: Any, paths: list[Path], read: Callable[[Path, list[int]], Any]) -> Tensor:
+def embed_with_transformers(
+    model: Any, processor: Any, paths: list[Path], read: Callable[[Path, list[int]], Any]
+) -> Tensor:
     """(N, D)."""
     rows = []
     for path in paths:

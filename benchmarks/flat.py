@@ -43,10 +43,10 @@ def write_linked_clips(folder: Path, count: int) -> None:
 def run_task(task: str, folder: Path) -> None:
     """Do it in this process, and print the peak in GB."""
     from verbspace.config.settings import parse_settings
-    from verbspace.inference.embedding import embed_videos
-    from verbspace.training.adapt import adapt
-    from verbspace.models.video_encoder import VideoEncoder
     from verbspace.data.sources.manifest import read_manifest
+    from verbspace.inference.embedding import embed_videos
+    from verbspace.models.video_encoder import VideoEncoder
+    from verbspace.training.adapt import adapt
 
     if task == "embedding":
         embed_videos(VideoEncoder.from_pretrained("playground", temporal=False), read_manifest(folder / "list.txt"))

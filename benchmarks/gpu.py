@@ -25,9 +25,9 @@ from transformers import CLIPConfig
 
 from verbspace.config.settings import AdaptSettings, parse_settings
 from verbspace.training.adapt import build_optimizer
-from verbspace.training.grad_cache import GradCacheStep
-from verbspace.training.flops import BackboneDims, training_flops
 from verbspace.training.distributed import DistributedContext
+from verbspace.training.flops import BackboneDims, training_flops
+from verbspace.training.grad_cache import GradCacheStep
 from verbspace.training.trainer import update_teacher
 
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -73,7 +73,9 @@ def matmul_rate(device: torch.device, sizes: tuple[int, ...], rounds: int = 20) 
     return best
 
 
-def make_train_step(config: CLIPConfig, settings: AdaptSettings, clips: int, device: torch.device) -> Callable[[], None]:
+def make_train_step(
+    config: CLIPConfig, settings: AdaptSettings, clips: int, device: torch.device
+) -> Callable[[], None]:
     """One training step on frames in memory, to be called again and again."""
     distiller = random_distiller(config, settings, "auto").to(device)
     distiller.train()
@@ -81,7 +83,11 @@ def make_train_step(config: CLIPConfig, settings: AdaptSettings, clips: int, dev
     if settings.training.compile:
         for one in (distiller.student, distiller.teacher):
             one.compile(dynamic=False)
-    backward = GradCacheStep(distiller, DistributedContext(device=device), gradient_accumulation_steps=settings.training.gradient_accumulation_steps)
+    backward = GradCacheStep(
+        distiller,
+        DistributedContext(device=device),
+        gradient_accumulation_steps=settings.training.gradient_accumulation_steps,
+    )
     optimizer = build_optimizer(distiller.student, settings)
     batch = {name: value.to(device) for name, value in random_views(settings, clips).items()}
     memory, bf16 = distiller.init_state(), partial(torch.autocast, device.type, torch.bfloat16)

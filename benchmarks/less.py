@@ -19,10 +19,10 @@ from side import Row, main
 from verbspace.cli.main import parse_overrides
 from verbspace.concepts.concept_set import ConceptSet
 from verbspace.evaluation.evaluate import Evaluation, evaluate
-from verbspace.training.adapt import adapt
 from verbspace.playground.actions import TRAIN_ACTIONS
-from verbspace.playground.world import WorldSettings, make_world
 from verbspace.playground.demo import PLAYGROUND_SETTINGS, playground_encoder
+from verbspace.playground.world import WorldSettings, make_world
+from verbspace.training.adapt import adapt
 
 HALF_FRAMES = ["views.global_frames=4", "views.local_frames=2"]
 

@@ -27,10 +27,10 @@ import torch.nn.functional as F
 from side import Row, compare, main
 from torch import Tensor
 
-from verbspace.utils.malloc import disable_malloc_trim
 from verbspace.data.datasets import ViewDataset
 from verbspace.data.decoding.pyav import frame_times, open_video
 from verbspace.data.sources.record import VIDEO_EXTENSIONS, Record
+from verbspace.utils.malloc import disable_malloc_trim
 
 VIEWS = {
     "global_views": 2, "global_frames": 8, "global_size": 224, "local_views": 8, "local_frames": 8, "local_size": 96,
@@ -106,7 +106,11 @@ def decode_lower_bound(paths: Sequence[Path], seed: int) -> int:
 
 
 FRAME_TIMES: dict[Path, np.ndarray] = {}
-LOADERS: dict[str, Callable[[Sequence[Path], int], int]] = {"ours": load_verbspace, "svt": load_svt, "limit": decode_lower_bound}
+LOADERS: dict[str, Callable[[Sequence[Path], int], int]] = {
+    "ours": load_verbspace,
+    "svt": load_svt,
+    "limit": decode_lower_bound,
+}
 
 
 def encode_clip(path: Path, seconds: int = 10) -> Path:

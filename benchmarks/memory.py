@@ -27,18 +27,18 @@ import torch
 from torch import Tensor
 from transformers import CLIPConfig
 
-from verbspace.utils.malloc import disable_malloc_trim
 from verbspace.concepts.space import ConceptSpace
 from verbspace.config.settings import AdaptSettings, parse_settings
-from verbspace.training.adapt import build_optimizer
-from verbspace.training.grad_cache import GradCacheStep
-from verbspace.training.flops import BackboneDims, training_flops
-from verbspace.training.distiller import Distiller, LossWeights
-from verbspace.training.lora import add_lora
-from verbspace.training.distributed import DistributedContext
-from verbspace.training.trainer import update_teacher
 from verbspace.models.config import VideoEncoderConfig
 from verbspace.models.video_encoder import VideoEncoder
+from verbspace.training.adapt import build_optimizer
+from verbspace.training.distiller import Distiller, LossWeights
+from verbspace.training.distributed import DistributedContext
+from verbspace.training.flops import BackboneDims, training_flops
+from verbspace.training.grad_cache import GradCacheStep
+from verbspace.training.lora import add_lora
+from verbspace.training.trainer import update_teacher
+from verbspace.utils.malloc import disable_malloc_trim
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -152,7 +152,9 @@ def measure_setting(name: str, clips: int, compute_only: bool) -> dict[str, floa
     distiller = random_distiller(vit_b16(), settings, "sdpa" if compute_only else "auto")
     distiller.train()
     distiller.teacher.eval()
-    backward = GradCacheStep(distiller, DistributedContext(), gradient_accumulation_steps=settings.training.gradient_accumulation_steps)
+    backward = GradCacheStep(
+        distiller, DistributedContext(), gradient_accumulation_steps=settings.training.gradient_accumulation_steps
+    )
     optimizer = build_optimizer(distiller.student, settings)
     batch, memory, seconds = random_views(settings, clips), distiller.init_state(), []
     bf16 = partial(torch.autocast, "cpu", torch.bfloat16)

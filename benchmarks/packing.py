@@ -19,8 +19,8 @@ import torch
 
 from verbspace.data.datasets import ViewDataset
 from verbspace.data.sources.manifest import read_manifest
-from verbspace.data.transcode import TranscodeConfig, transcode, target_path
 from verbspace.data.sources.record import Record
+from verbspace.data.transcode import TranscodeConfig, target_path, transcode
 
 
 def views_per_second(records: list[Record], seed: int) -> float:
@@ -46,7 +46,11 @@ def main() -> None:
     records = read_manifest(chosen.folder)
     with tempfile.TemporaryDirectory() as out:
         transcode(
-            [r.file for r in records], chosen.folder, Path(out), TranscodeConfig(size=chosen.size), num_workers=os.cpu_count() or 1
+            [r.file for r in records],
+            chosen.folder,
+            Path(out),
+            TranscodeConfig(size=chosen.size),
+            num_workers=os.cpu_count() or 1,
         )
         packed = [Record(target_path(r.file, str(chosen.folder), out)) for r in records]
         sizes = [sum(os.path.getsize(r.file) for r in group) / 1e6 for group in (records, packed)]

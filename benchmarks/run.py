@@ -66,7 +66,11 @@ def main() -> None:
         rows = run_script(script, extra)
         for row in rows:
             print(row.to_markdown(), flush=True)
-        kept[script] = {"machine": describe_machine(), "date": date.today().isoformat(), "rows": [vars(row) for row in rows]}
+        kept[script] = {
+            "machine": describe_machine(),
+            "date": date.today().isoformat(),
+            "rows": [vars(row) for row in rows],
+        }
         write_text(store, json.dumps(kept, indent=1, ensure_ascii=False) + "\n")
         text = page.read_text(encoding="utf-8")
         before, rest = text.split(TABLE_MARKERS[0])

@@ -31,17 +31,17 @@ from checkpoints import save_random_checkpoint
 from loading import encode_clip
 from side import describe_machine
 
-from verbspace.utils.malloc import disable_malloc_trim
+from verbspace.data.decoding.pyav import open_video
+from verbspace.data.decoding.windows import stream_windows
+from verbspace.data.sampling import plan_windows
 from verbspace.inference.embedding import Precision
 from verbspace.models.video_encoder import VideoEncoder
-from verbspace.search.builder import embed_file
-from verbspace.search.schema import FileRows, IndexManifest, FileSignature
-from verbspace.search.index import Index
-from verbspace.search.transfer import merge_rows
 from verbspace.search.ann import build_ann_index
-from verbspace.data.decoding.pyav import open_video
-from verbspace.data.sampling import plan_windows
-from verbspace.data.decoding.windows import stream_windows
+from verbspace.search.builder import embed_file
+from verbspace.search.index import Index
+from verbspace.search.schema import FileRows, FileSignature, IndexManifest
+from verbspace.search.transfer import merge_rows
+from verbspace.utils.malloc import disable_malloc_trim
 
 DIM, WINDOW, FRAMES = 512, 4.0, 8
 FILES_PER_COMMIT = 256  # files in a commit
@@ -100,7 +100,8 @@ def benchmark_video(folder: Path, clips: int, patch: int, device: str) -> dict[s
 
     decoding, viewing, computing = (median_seconds(what, 5) / clips for what in (decode, views, model))
     whole, short = (
-        median_seconds(lambda how=how: [embed_file(encoder, str(path), make_manifest(how)) for path in paths], 5) / clips  # type: ignore[misc]
+        median_seconds(lambda how=how: [embed_file(encoder, str(path), make_manifest(how)) for path in paths], 5)
+        / clips  # type: ignore[misc]
         for how in get_args(Precision)
     )
     torch.set_num_threads(len(os.sched_getaffinity(0)))
@@ -193,7 +194,9 @@ def benchmark_index(folder: Path, rows: int) -> dict[str, object]:
     }
     live = [path for path in (folder / str(rows) / "windows.lance" / "data").iterdir()]
     newest = sorted(live, key=lambda path: path.stat().st_mtime)
-    result["bytes a row"] = sum(p.stat().st_size for p in newest if p.stat().st_size > 4 * DIM * FILES_PER_COMMIT * 4) / count
+    result["bytes a row"] = (
+        sum(p.stat().st_size for p in newest if p.stat().st_size > 4 * DIM * FILES_PER_COMMIT * 4) / count
+    )
     if count >= 50_000:
         before = directory_size(folder / str(rows))
         said: list[str] = []
@@ -233,7 +236,9 @@ if __name__ == "__main__":
         found = {
             "machine": describe_machine(),
             "load before": os.getloadavg()[0],
-            f"a clip of 10 s, ViT-B/{chosen.patch}": benchmark_video(Path(name), chosen.clips, chosen.patch, chosen.device),
+            f"a clip of 10 s, ViT-B/{chosen.patch}": benchmark_video(
+                Path(name), chosen.clips, chosen.patch, chosen.device
+            ),
             "index": [benchmark_index(Path(name), rows) for rows in chosen.rows],
             "merge": benchmark_merge(Path(name), min(chosen.rows)),
         }

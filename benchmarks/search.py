@@ -19,11 +19,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from verbspace.concepts.concept_set import ConceptSet
+from verbspace.data.sources.manifest import read_manifest
 from verbspace.inference.embedding import embed_videos
 from verbspace.models.video_encoder import VideoEncoder
-from verbspace.search.query_encoder import NEGATIVE_WEIGHT, QueryEncoder, build_query_vector
 from verbspace.search.query import Term
-from verbspace.data.sources.manifest import read_manifest
+from verbspace.search.query_encoder import NEGATIVE_WEIGHT, QueryEncoder, build_query_vector
 
 TOP = 10
 QUERY_FORMS = ("{}", "a person {}", "someone is {}", "people {} outdoors")
@@ -70,7 +70,9 @@ def compare_text_encodings(encoder: VideoEncoder, clips: LabeledClips) -> dict[s
     templates = list(own.templates)
     centres = {
         "": torch.zeros(encoder.embedding_dim),
-        ", less the mean of K400": mean_text_embeddings(encoder, ConceptSet.load("k400").action_names, templates).mean(0),
+        ", less the mean of K400": mean_text_embeddings(encoder, ConceptSet.load("k400").action_names, templates).mean(
+            0
+        ),
         ", less the mean of its own actions": mean_text_embeddings(encoder, own.action_names, templates).mean(0),
     }
     ways = {"as it is": ["{}"], "templates": templates, "both": [*templates, "{}"]}
@@ -79,7 +81,9 @@ def compare_text_encodings(encoder: VideoEncoder, clips: LabeledClips) -> dict[s
         row = found[way + what] = {}
         for form in QUERY_FORMS:
             texts = [form.format(name) for name in clips.names]
-            row[form] = clips.mean_precision(F.normalize(mean_text_embeddings(encoder, texts, prompts) - centre, dim=-1))
+            row[form] = clips.mean_precision(
+                F.normalize(mean_text_embeddings(encoder, texts, prompts) - centre, dim=-1)
+            )
     return found
 
 
@@ -92,7 +96,8 @@ def compare_negative_weights(query_encoder: QueryEncoder, clips: LabeledClips) -
         queries = F.normalize(each - weight * each[rivals], dim=-1)
         found[f"weight {weight:g}"] = {
             "the action": clips.mean_precision(queries),
-            "the one taken away": sum(clips.precision_at_10(q, r) for q, r in zip(queries, rivals, strict=True)) / len(rivals),
+            "the one taken away": sum(clips.precision_at_10(q, r) for q, r in zip(queries, rivals, strict=True))
+            / len(rivals),
         }
     return found
 
@@ -109,7 +114,10 @@ def compare_compositions(query_encoder: QueryEncoder, clips: LabeledClips, seed:
         other.append(clips.precision_at_10(build_query_vector(query_encoder, terms, [clips.embeddings[clip]]), b, clip))
     pairs = list(itertools.combinations(range(len(clips.names)), 2))
     both = [build_query_vector(query_encoder, [Term(clips.names[a]), Term(clips.names[b])]) for a, b in pairs]
-    either = [clips.precision_at_10(query, a) + clips.precision_at_10(query, b) for query, (a, b) in zip(both, pairs, strict=True)]
+    either = [
+        clips.precision_at_10(query, a) + clips.precision_at_10(query, b)
+        for query, (a, b) in zip(both, pairs, strict=True)
+    ]
     return {
         "like a clip: its action": sum(alone) / len(alone),
         'like a clip, - "its action" + "another": the other': sum(other) / len(other),

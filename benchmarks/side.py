@@ -53,7 +53,9 @@ class Row:
         )
 
 
-TABLE_HEADER = "| what | against | ours | theirs | unit | ratio (range) | goal | met |\n|---|---|---|---|---|---|---|---|"
+TABLE_HEADER = (
+    "| what | against | ours | theirs | unit | ratio (range) | goal | met |\n|---|---|---|---|---|---|---|---|"
+)
 
 
 def format_number(value: float) -> str:
@@ -91,7 +93,9 @@ def _serve(pipe: Connection, make: Callable[..., Callable[[], object]], args: tu
         pipe.send(time.perf_counter() - began)
 
 
-def interleaved_timings(candidates: Mapping[str, Callable[[], object]], rounds: int, num_warmup: int = 1) -> dict[str, list[float]]:
+def interleaved_timings(
+    candidates: Mapping[str, Callable[[], object]], rounds: int, num_warmup: int = 1
+) -> dict[str, list[float]]:
     """Seconds of each way, round by round: every round runs each way once, in an order that turns.
 
     warm: runs before that do not count.
@@ -105,7 +109,9 @@ def interleaved_timings(candidates: Mapping[str, Callable[[], object]], rounds: 
         for name in names[turn % len(names) :] + names[: turn % len(names)]:
             began = time.perf_counter()
             told = candidates[name]()
-            seconds[name].append(told if isinstance(candidates[name], SubprocessBenchmark) else time.perf_counter() - began)
+            seconds[name].append(
+                told if isinstance(candidates[name], SubprocessBenchmark) else time.perf_counter() - began
+            )
     return seconds
 
 
@@ -134,7 +140,9 @@ def describe_machine() -> str:
     )
 
 
-def compare_to_limit(what: str, limit: str, goal: float, ours: Sequence[float], limit_seconds: Sequence[float], *, note: str = "") -> Row:
+def compare_to_limit(
+    what: str, limit: str, goal: float, ours: Sequence[float], limit_seconds: Sequence[float], *, note: str = ""
+) -> Row:
     """A row of how near we are to a limit, from the seconds that we took and those that could not be less."""
     return Row(
         what, limit, goal, [b / a for a, b in zip(ours, limit_seconds, strict=True)], statistics.median(ours),

@@ -15,24 +15,26 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-from memory import random_distiller, matmul_rate, random_views, vit_b16
-from side import SubprocessBenchmark, Row, compare, interleaved_timings, main, compare_to_limit
+from memory import matmul_rate, random_distiller, random_views, vit_b16
+from side import Row, SubprocessBenchmark, compare, compare_to_limit, interleaved_timings, main
 from svt import SVTTrainer
 
-from verbspace.utils.malloc import disable_malloc_trim
 from verbspace.config.settings import parse_settings
 from verbspace.training.adapt import build_optimizer
-from verbspace.training.grad_cache import GradCacheStep
-from verbspace.training.flops import BackboneDims, training_flops
 from verbspace.training.distributed import DistributedContext
+from verbspace.training.flops import BackboneDims, training_flops
+from verbspace.training.grad_cache import GradCacheStep
 from verbspace.training.trainer import update_teacher
+from verbspace.utils.malloc import disable_malloc_trim
 
 FOUR_LOCAL_VIEWS = {"views": {"local_views": 4}}
 FOUR_FRAMES = {"views": {"global_frames": 4, "local_frames": 4}}
 NUM_WARMUP = 2
 
 
-def make_verbspace_step(settings_dict: dict[str, dict[str, object]], compile_model: bool = False) -> Callable[[], object]:
+def make_verbspace_step(
+    settings_dict: dict[str, dict[str, object]], compile_model: bool = False
+) -> Callable[[], object]:
     """A step as `train` does it."""
     disable_malloc_trim()
     settings = parse_settings(settings_dict)
@@ -67,7 +69,9 @@ def time_candidates(rounds: int, **candidates: SubprocessBenchmark) -> dict[str,
     """In turns, with the limit; then the ways' processes end."""
     flops = training_flops(BackboneDims.from_config(vit_b16()), parse_settings(FOUR_LOCAL_VIEWS))
     least: list[float] = []
-    seconds = interleaved_timings({**candidates, "limit": lambda: least.append(flops / matmul_rate())}, rounds, num_warmup=NUM_WARMUP)
+    seconds = interleaved_timings(
+        {**candidates, "limit": lambda: least.append(flops / matmul_rate())}, rounds, num_warmup=NUM_WARMUP
+    )
     for way in candidates.values():
         way.close()
     return {**seconds, "limit": least[NUM_WARMUP:]}
@@ -79,13 +83,22 @@ def measure(rounds: int) -> list[Row]:
     for title, compiled in (("training step, ViT-B/16", False), ("the same, `training.compile`", True)):
         if compiled and not shutil.which("g++"):
             continue
-        found = time_candidates(rounds, ours=SubprocessBenchmark(make_verbspace_step, FOUR_LOCAL_VIEWS, compiled), bf16=SubprocessBenchmark(make_svt_step, True), fp32=SubprocessBenchmark(make_svt_step, False))
+        found = time_candidates(
+            rounds,
+            ours=SubprocessBenchmark(make_verbspace_step, FOUR_LOCAL_VIEWS, compiled),
+            bf16=SubprocessBenchmark(make_svt_step, True),
+            fp32=SubprocessBenchmark(make_svt_step, False),
+        )
         rows += [
             compare(title, "SVT's TimeSformer, bf16", 1.15, found["ours"], found["bf16"]),
             compare(title, "SVT's TimeSformer, fp32 as published", 4, found["ours"], found["fp32"]),
             compare_to_limit(title, "its matrix products at the best bf16 rate", 0.8, found["ours"], found["limit"]),
         ]
-    found = time_candidates(rounds, less=SubprocessBenchmark(make_verbspace_step, FOUR_FRAMES), plain=SubprocessBenchmark(make_verbspace_step, {}))
+    found = time_candidates(
+        rounds,
+        less=SubprocessBenchmark(make_verbspace_step, FOUR_FRAMES),
+        plain=SubprocessBenchmark(make_verbspace_step, {}),
+    )
     return [*rows, compare("training step, 4 frames a view", "ours of 8 frames", 2, found["less"], found["plain"])]
 
 

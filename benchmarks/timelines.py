@@ -20,11 +20,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from verbspace.models.video_encoder import VideoEncoder
-from verbspace.inference.predictor import Predictor, WindowConfig
+from verbspace.data.decoding.mp4_writer import write_mp4
 from verbspace.data.decoding.pyav import decode_frames, frame_times
 from verbspace.data.sources.manifest import read_manifest
-from verbspace.data.decoding.mp4_writer import write_mp4
+from verbspace.inference.predictor import Predictor, WindowConfig
+from verbspace.models.video_encoder import VideoEncoder
 
 CLIPS_PER_VIDEO, SIDE, FPS = 4, 64, 12
 WINDOWS = (1.0, 1.5, 2.0, 3.0, 4.0)
@@ -46,7 +46,9 @@ def concatenate_clips(clips: Sequence[np.ndarray], path: Path) -> list[float]:
     return (np.cumsum([len(clip) for clip in clips]) / FPS).tolist()
 
 
-def correct_seconds(predictor: Predictor, path: Path, names: Sequence[str], ends: Sequence[float], window: float) -> float:
+def correct_seconds(
+    predictor: Predictor, path: Path, names: Sequence[str], ends: Sequence[float], window: float
+) -> float:
     """Seconds of a video whose action is told right, by every hundredth."""
     timeline = predictor.predict_timeline(path, WindowConfig(window))[0].timeline or []
     at = np.arange(0, ends[-1], 0.01)
@@ -87,7 +89,9 @@ if __name__ == "__main__":
     parser.add_argument("run", type=Path)
     parser.add_argument("--split", default="test")
     chosen = parser.parse_args()
-    clips = [(load_clip(record.path), str(record.label)) for record in read_manifest(chosen.run / "world" / chosen.split)]
+    clips = [
+        (load_clip(record.path), str(record.label)) for record in read_manifest(chosen.run / "world" / chosen.split)
+    ]
     encoder = VideoEncoder.from_pretrained(chosen.run)
     with tempfile.TemporaryDirectory() as name:
         result = {

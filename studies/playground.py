@@ -67,10 +67,16 @@ def run_job(job: dict[str, Any]) -> dict[str, Any]:
     torch.set_num_threads(1)
     from verbspace.cli.main import parse_overrides
     from verbspace.concepts.concept_set import ConceptSet
-    from verbspace.training.adapt import adapt
     from verbspace.playground.actions import TRAIN_ACTIONS
-    from verbspace.playground.demo import PLAYGROUND_SETTINGS, WorldEvaluator, playground_encoder, supervised_upper_bound_settings, train_records
+    from verbspace.playground.demo import (
+        PLAYGROUND_SETTINGS,
+        WorldEvaluator,
+        playground_encoder,
+        supervised_upper_bound_settings,
+        train_records,
+    )
     from verbspace.playground.supervised import train_supervised_upper_bound
+    from verbspace.training.adapt import adapt
 
     out, extra = Path(job["out"]), job["extra"]
     world = world_folder(out, job["world"], extra.get("long_tail", False))
@@ -86,7 +92,9 @@ def run_job(job: dict[str, Any]) -> dict[str, Any]:
 
     began = time.perf_counter()
     if extra.get("oracle"):
-        exported = train_supervised_upper_bound(start, train_records(world), vocabulary, folder, supervised_upper_bound_settings(settings))
+        exported = train_supervised_upper_bound(
+            start, train_records(world), vocabulary, folder, supervised_upper_bound_settings(settings)
+        )
     else:
         exported = adapt(start, world / "train", vocabulary, folder, settings)
     seconds = time.perf_counter() - began
@@ -94,7 +102,10 @@ def run_job(job: dict[str, Any]) -> dict[str, Any]:
     for share in job["shares"]:
         found[f"share {share}"] = top1(reinterpolate(start, exported, settings.export_alpha, share, folder))
     if job["variant"] == "full" and job["seed"] == 0 and job["split"] == "test":
-        found["order"] = {"frozen": yardstick.temporal_order_ablation(start), "exported": yardstick.temporal_order_ablation(exported)}
+        found["order"] = {
+            "frozen": yardstick.temporal_order_ablation(start),
+            "exported": yardstick.temporal_order_ablation(exported),
+        }
         found["held_stills"] = yardstick.static_clip_accuracy(exported)
     return {k: job[k] for k in ("variant", "world", "seed", "split", "set")} | {
         "seconds": round(seconds, 1),

@@ -31,9 +31,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         index, fitted = f"{folder}/index", f"{folder}/calibration.json"
         test = str(given.world / "test")
-        subprocess.run([*VERBSPACE_COMMAND, "embed", test, "--to", index, "--encoder", given.run, "--window", "1.5"], check=True)
+        subprocess.run(
+            [*VERBSPACE_COMMAND, "embed", test, "--to", index, "--encoder", given.run, "--window", "1.5"], check=True
+        )
         train = str(given.world / "train")
-        subprocess.run([*VERBSPACE_COMMAND, "calibrate", train, "--encoder", given.run, *words, "--out", fitted], check=True)
+        subprocess.run(
+            [*VERBSPACE_COMMAND, "calibrate", train, "--encoder", given.run, *words, "--out", fitted], check=True
+        )
         served = subprocess.Popen(
             [*VERBSPACE_COMMAND, "app", given.run, *words, "--index", index, "--clips", test, "--calibration", fitted,
              "--window", "1", "--port", str(PORT)]

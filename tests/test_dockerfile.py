@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from verbspace.cli.main import app
 from verbspace.app import server
 from verbspace.app.controller import AppController
+from verbspace.cli.main import app
 
 PROJECT = Path(__file__).resolve().parents[1]
 FILE = (PROJECT / "Dockerfile").read_text(encoding="utf-8")

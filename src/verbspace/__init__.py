@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from verbspace.concepts.space import ConceptSpace
     from verbspace.config.settings import AdaptSettings
     from verbspace.evaluation.evaluate import evaluate
-    from verbspace.training.adapt import adapt
-    from verbspace.models.video_encoder import VideoEncoder
     from verbspace.inference.predictor import predict
+    from verbspace.models.video_encoder import VideoEncoder
+    from verbspace.training.adapt import adapt
 
 __version__ = "0.1.0"
 __all__ = ["AdaptSettings", "ConceptSet", "ConceptSpace", "VideoEncoder", "adapt", "evaluate", "predict"]

@@ -14,17 +14,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from verbspace.concepts.concept_set import ConceptSet, concept_set_from_dict
-from verbspace.inference.embedding import WindowEmbeddings, embed_windows
-from verbspace.models.video_encoder import VideoEncoder
 from verbspace.app.limits import InputLimits, RequestRejected
-from verbspace.inference.calibration import Calibration
-from verbspace.inference.explain import Explanation, explain
-from verbspace.data.sources.inputs import expand_inputs, is_url
-from verbspace.inference.predictor import Predictor, WindowConfig
-from verbspace.inference.timeline import Segment, merge_windows, extract_segments
-from verbspace.data.sources import storage
+from verbspace.concepts.concept_set import ConceptSet, concept_set_from_dict
 from verbspace.data.decoding.pyav import DecodeError
+from verbspace.data.sources import storage
+from verbspace.data.sources.inputs import expand_inputs, is_url
+from verbspace.inference.calibration import Calibration
+from verbspace.inference.embedding import WindowEmbeddings, embed_windows
+from verbspace.inference.explain import Explanation, explain
+from verbspace.inference.predictor import Predictor, WindowConfig
+from verbspace.inference.timeline import Segment, extract_segments, merge_windows
+from verbspace.models.video_encoder import VideoEncoder
 
 if TYPE_CHECKING:
     from verbspace.search.hits import Hit
@@ -87,7 +87,13 @@ class AppController:
         seconds = self.limits.check_clip(path, title)
         try:
             sides = tuple(
-                embed_windows(encoder, path, length=self.window_config.length, stride=self.window_config.stride, frames=self.frames)
+                embed_windows(
+                    encoder,
+                    path,
+                    length=self.window_config.length,
+                    stride=self.window_config.stride,
+                    frames=self.frames,
+                )
                 for encoder in self.encoders.values()
             )
         except DecodeError as error:
@@ -184,7 +190,9 @@ def with_actions(concepts: ConceptSet, names: Sequence[str]) -> ConceptSet:
     ]
     actions = [known.get(name, {"name": name}) for name in names]
     try:
-        return concept_set_from_dict({**concepts.model_dump(), "actions": actions, "descriptions": described}, concepts.name)
+        return concept_set_from_dict(
+            {**concepts.model_dump(), "actions": actions, "descriptions": described}, concepts.name
+        )
     except ValueError as error:
         raise RequestRejected(str(error)) from None
 

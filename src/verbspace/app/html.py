@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import escape
 
-from verbspace.app.media import ClipStore, ClipSegment
+from verbspace.app.controller import ClipAnalysis, EncoderPrediction
+from verbspace.app.media import ClipSegment, ClipStore
 from verbspace.app.opaque_ids import OpaqueIds
-from verbspace.app.controller import EncoderPrediction, ClipAnalysis
-from verbspace.inference.explain import Explanation
-from verbspace.reporting.explanations import section_context
-from verbspace.data.sources.inputs import is_url
 from verbspace.cli.console.predictions import format_timestamp
-from verbspace.reporting.templating import render_template
+from verbspace.data.sources.inputs import is_url
+from verbspace.inference.explain import Explanation
 from verbspace.inference.timeline import Segment
+from verbspace.reporting.explanations import section_context
+from verbspace.reporting.templating import render_template
 
 if TYPE_CHECKING:
     from verbspace.search.hits import Hit
@@ -57,7 +57,11 @@ def clip_html(title: str, url: str | None) -> str:
 
 
 def hits_html(
-    hits: Sequence[Hit], clips: ClipStore, files: Sequence[Path | None], window_ids: WindowIds, similar_to: Hit | None = None
+    hits: Sequence[Hit],
+    clips: ClipStore,
+    files: Sequence[Path | None],
+    window_ids: WindowIds,
+    similar_to: Hit | None = None,
 ) -> str:
     """Search results, playable where their files (one a hit) are there, and what they are `like`, where that was asked.
 
@@ -73,7 +77,11 @@ def hits_html(
         }
         for hit, file in zip(hits, files, strict=True)
     ]
-    return render_template("found.html.jinja", hits=rows, like=None if similar_to is None else f"{_display_name(similar_to)}, {_time_range(similar_to)}")
+    return render_template(
+        "found.html.jinja",
+        hits=rows,
+        like=None if similar_to is None else f"{_display_name(similar_to)}, {_time_range(similar_to)}",
+    )
 
 
 def rejection_html(reason: str) -> str:

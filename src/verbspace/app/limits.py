@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from verbspace.utils.text import is_utf8_encodable
 from verbspace.data.decoding.pyav import DecodeError, frame_times, probe
 from verbspace.data.sampling import clip_duration
+from verbspace.utils.text import is_utf8_encodable
 
 
 class RequestRejected(ValueError):
@@ -33,7 +33,9 @@ class InputLimits:
         try:
             size = path.stat().st_size
             if size > self.max_upload_mb * 1e6:
-                raise RequestRejected(f"{title}: {size / 1e6:.0f} MB, and {self.max_upload_mb:g} MB is the most; cut or shrink it")
+                raise RequestRejected(
+                    f"{title}: {size / 1e6:.0f} MB, and {self.max_upload_mb:g} MB is the most; cut or shrink it"
+                )
             header = probe(path)
             if header.width * header.height > self.max_megapixels * 1e6:
                 raise RequestRejected(
@@ -51,7 +53,9 @@ class InputLimits:
     def parse_actions(self, text: str) -> list[str]:
         """Names of actions from lines of text; empty lines and repetitions are left out. Raises Refused."""
         if len(text) > self.max_actions * self.max_chars:
-            raise RequestRejected(f"the list of actions has {len(text):,} letters; give at most {self.max_actions} short names")
+            raise RequestRejected(
+                f"the list of actions has {len(text):,} letters; give at most {self.max_actions} short names"
+            )
         names = list(dict.fromkeys(name for line in text.splitlines() if (name := " ".join(line.split()))))
         if not names:
             raise RequestRejected("there is no action to choose among; write one or more, a line each")
@@ -60,7 +64,9 @@ class InputLimits:
         if any(not is_utf8_encodable(name) for name in names):
             raise RequestRejected("an action has half of a letter in it, which cannot be read; write it again")
         if long := next((name for name in names if len(name) > self.max_chars), None):
-            raise RequestRejected(f"“{long[:40]}…” has {len(long)} letters, and {self.max_chars} is the most; shorten it")
+            raise RequestRejected(
+                f"“{long[:40]}…” has {len(long)} letters, and {self.max_chars} is the most; shorten it"
+            )
         return names
 
     def clean_query(self, text: str) -> str:

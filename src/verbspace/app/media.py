@@ -14,8 +14,8 @@ import av
 import numpy as np
 
 from verbspace.app.opaque_ids import OpaqueIds
-from verbspace.data.decoding.pyav import DecodeError, frame_times, probe, stream_frames
 from verbspace.data.decoding.mp4_writer import write_mp4
+from verbspace.data.decoding.pyav import DecodeError, frame_times, probe, stream_frames
 
 _MAX_CLIPS = 4096  # clips that may be asked for; older ones are forgotten
 _MAX_CACHE_BYTES = 2_000_000_000  # bytes of clips made anew that lie on the disk at once
@@ -39,7 +39,9 @@ class ClipStore:
     """Hands out addresses for stretches of files, and the files for the addresses."""
 
     def __init__(self) -> None:
-        self._ids: OpaqueIds[ClipSegment] = OpaqueIds(_MAX_CLIPS, lambda key: self._encoded_path(key).unlink(missing_ok=True))
+        self._ids: OpaqueIds[ClipSegment] = OpaqueIds(
+            _MAX_CLIPS, lambda key: self._encoded_path(key).unlink(missing_ok=True)
+        )
         self._encoding = threading.Lock()  # one at a time, whoever asks and how often
         self._folder = tempfile.TemporaryDirectory(prefix="verbspace-clips-")
 

@@ -35,7 +35,12 @@ class RequestLimits:
     """Middleware of ASGI. uploads: the folder that they go to; largest: bytes of one; room: bytes of all of them."""
 
     def __init__(self, app: ASGIApp, *, upload_dir: Path, max_upload_bytes: int, max_total_bytes: int) -> None:
-        self.app, self.upload_dir, self.max_upload_bytes, self.max_total_bytes = app, upload_dir, max_upload_bytes, max_total_bytes
+        self.app, self.upload_dir, self.max_upload_bytes, self.max_total_bytes = (
+            app,
+            upload_dir,
+            max_upload_bytes,
+            max_total_bytes,
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or answer it with a refusal. A body is never held that is longer than it may be."""

@@ -5,11 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from verbspace.app.media import ClipStore
-from verbspace.app.html import WindowIds, clip_html, local_file, hits_html, analysis_html, rejection_html, explanation_html
-from verbspace.app.opaque_ids import OpaqueIds
+from verbspace.app.controller import AppController, ClipAnalysis
+from verbspace.app.html import (
+    WindowIds,
+    analysis_html,
+    clip_html,
+    explanation_html,
+    hits_html,
+    local_file,
+    rejection_html,
+)
 from verbspace.app.limits import RequestRejected
-from verbspace.app.controller import ClipAnalysis, AppController
+from verbspace.app.media import ClipStore
+from verbspace.app.opaque_ids import OpaqueIds
 from verbspace.cli.console.predictions import format_timestamp
 
 WHOLE_CLIP = "the whole clip"
@@ -89,7 +97,9 @@ def build_page(controller: AppController, clip_store: ClipStore) -> Any:
                     windows: WindowIds = OpaqueIds(_MAX_WINDOWS)
 
                     def find_similar(count: int, per_video: bool, event: Any) -> str:
-                        return _similar_html(controller, clip_store, windows, getattr(event, "_data", None), count, per_video)
+                        return _similar_html(
+                            controller, clip_store, windows, getattr(event, "_data", None), count, per_video
+                        )
 
                     find_similar.__annotations__["event"] = gr.EventData  # Gradio goes by it, and is not known above
                     gr.on(
@@ -142,13 +152,20 @@ def build_page(controller: AppController, clip_store: ClipStore) -> Any:
         video.change(analyze_clip, [video, actions], [memory, *shown], **one_at_a_time).then(
             explain_part, [memory, actions, part], why, **one_at_a_time
         )
-        video.change(show_preview, video, player, concurrency_limit=1, concurrency_id="players", api_visibility="private")
+        video.change(
+            show_preview, video, player, concurrency_limit=1, concurrency_id="players", api_visibility="private"
+        )
         # Not `input`: that comes when a keyboard passes by, too, and would take the clip away.
         picked.change(
             lambda name: str(controller.clips[name]) if name else gr.skip(), picked, video, api_visibility="private"
         )
         actions.change(
-            update_ranking, [memory, actions], shown, trigger_mode="always_last", show_progress="hidden", **one_at_a_time
+            update_ranking,
+            [memory, actions],
+            shown,
+            trigger_mode="always_last",
+            show_progress="hidden",
+            **one_at_a_time,
         ).then(explain_part, [memory, actions, part], why, show_progress="hidden", **one_at_a_time)
         again.click(lambda: first, None, actions, api_visibility="private")
         part.input(explain_part, [memory, actions, part], why, **one_at_a_time)
@@ -171,14 +188,18 @@ def _explainable_parts(timeline: Any, analysis: ClipAnalysis) -> dict[str, tuple
     return parts
 
 
-def _part_bounds(controller: AppController, analysis: ClipAnalysis, action_lines: str, part_name: str) -> tuple[float, float]:
+def _part_bounds(
+    controller: AppController, analysis: ClipAnalysis, action_lines: str, part_name: str
+) -> tuple[float, float]:
     parts = _explainable_parts(controller.rank(analysis, action_lines)[0].timeline, analysis)
     if part_name not in parts:
         raise RequestRejected("this part belongs to other actions; choose one again")
     return parts[part_name]
 
 
-def _search_html(controller: AppController, clip_store: ClipStore, window_ids: WindowIds, text: str, count: int, per_video: bool) -> str:
+def _search_html(
+    controller: AppController, clip_store: ClipStore, window_ids: WindowIds, text: str, count: int, per_video: bool
+) -> str:
     try:
         hits = controller.search(text or "", count, per_video=per_video)
     except RequestRejected as reason:
@@ -186,7 +207,14 @@ def _search_html(controller: AppController, clip_store: ClipStore, window_ids: W
     return hits_html(hits, clip_store, [local_file(hit) for hit in hits], window_ids)
 
 
-def _similar_html(controller: AppController, clip_store: ClipStore, window_ids: WindowIds, event_data: Any, count: int, per_video: bool) -> str:
+def _similar_html(
+    controller: AppController,
+    clip_store: ClipStore,
+    window_ids: WindowIds,
+    event_data: Any,
+    count: int,
+    per_video: bool,
+) -> str:
     """asked: what the browser says, which may be anything."""
     key = event_data.get("key") if isinstance(event_data, dict) else None
     window = window_ids.lookup(key) if isinstance(key, str) else None

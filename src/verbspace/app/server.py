@@ -8,14 +8,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from verbspace.app.media import ClipStore
+from verbspace.app.controller import AppController
 from verbspace.app.html import stylesheet
+from verbspace.app.media import ClipStore
 from verbspace.app.middleware import RequestLimits
 from verbspace.app.page import TITLE, build_page
-from verbspace.app.controller import AppController
 
 LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "[::1]")
-MAX_STORED_UPLOADS = 20  # uploads of the largest size that lie on the disk at once; Gradio clears them away after an hour
+MAX_STORED_UPLOADS = (
+    20  # uploads of the largest size that lie on the disk at once; Gradio clears them away after an hour
+)
 DISABLE_API_DOCS: dict[str, Any] = {"docs_url": None, "redoc_url": None, "openapi_url": None}
 
 
@@ -38,7 +40,12 @@ def make_app(controller: AppController, hosts: Sequence[str] = LOOPBACK_HOSTS) -
     app = FastAPI(title=TITLE, **DISABLE_API_DOCS)
     largest = int(controller.limits.max_upload_mb * 1e6)
     app.state.uploads = folder  # goes when the app goes
-    app.add_middleware(RequestLimits, uploads=Path(folder.name), largest=largest, room=MAX_STORED_UPLOADS * largest)
+    app.add_middleware(
+        RequestLimits,
+        upload_dir=Path(folder.name),
+        max_upload_bytes=largest,
+        max_total_bytes=MAX_STORED_UPLOADS * largest,
+    )
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))
 
     @app.get("/clips/{key}", include_in_schema=False)

@@ -40,13 +40,15 @@ def write(
     """
     from rich.console import Console
 
-    from verbspace.concepts.generation.writer import read_actions, generate_concepts
-    from verbspace.concepts.generation.llm_clients import OpenAIClient, LanguageModel, TransformersClient
     from verbspace.cli.console.progress import progress
+    from verbspace.concepts.generation.llm_clients import LanguageModel, OpenAIClient, TransformersClient
+    from verbspace.concepts.generation.writer import generate_concepts, read_actions
 
     names = read_actions(actions)
     if (local_model is None) == (model is None):
-        raise ValueError("give --model (with --base-url for another server than OpenAI's), or --local, and not both")
+        raise ValueError(
+            "give --model (with --base-url for another server than OpenAI's), or --local-model, and not both"
+        )
     writer: LanguageModel
     if local_model is not None:
         writer = TransformersClient(local_model, temperature=temperature, max_tokens=max_tokens)
@@ -83,9 +85,9 @@ def import_(
     """Read descriptors in the shapes of CuPL, Menon and Vondrick, OST or FROSTER."""
     from rich.console import Console
 
+    from verbspace.concepts.generation.reply_parser import DESCRIPTION_KINDS
     from verbspace.concepts.generation.writer import read_actions
     from verbspace.concepts.importers import import_concepts
-    from verbspace.concepts.generation.reply_parser import DESCRIPTION_KINDS
 
     kinds: dict[str | Path, DescriptionKind] = {}
     for entry in files:
@@ -93,7 +95,9 @@ def import_(
         if not equals:
             path, kind = entry, "objects"
         if kind not in DESCRIPTION_KINDS:
-            raise ValueError(f"{entry}: {kind!r} is no kind; write FILE=KIND with one of {', '.join(DESCRIPTION_KINDS)}")
+            raise ValueError(
+                f"{entry}: {kind!r} is no kind; write FILE=KIND with one of {', '.join(DESCRIPTION_KINDS)}"
+            )
         kinds[path] = kind
     found = import_concepts(kinds, read_actions(labels) if labels else None, name=out.stem)
     found.save(out)
@@ -109,8 +113,8 @@ def show(
     """Print a concept set's actions and descriptions."""
     from rich.console import Console
 
-    from verbspace.concepts.concept_set import ConceptSet
     from verbspace.cli.console.concept_tables import concept_set_table
+    from verbspace.concepts.concept_set import ConceptSet
 
     chosen = ConceptSet.load(concepts)
     table, count = concept_set_table(chosen, search)
@@ -135,11 +139,10 @@ def lint(
     """
     from rich.console import Console
 
-    from verbspace.concepts.confusable import confusable_pairs, misassigned_descriptions
-    from verbspace.concepts.concept_set import ConceptSet
-    from verbspace.concepts.lint import lint_concepts
-    from verbspace.concepts.space import ConceptSpace
     from verbspace.cli.console.concept_tables import confusable_pairs_table, lint_lines, misassigned_table
+    from verbspace.concepts.concept_set import ConceptSet
+    from verbspace.concepts.confusable import confusable_pairs, misassigned_descriptions
+    from verbspace.concepts.lint import lint_concepts
 
     chosen, console = ConceptSet.load(concepts), Console()
     if encoder is None:
@@ -153,8 +156,11 @@ def lint(
     for line in lint_lines(found, top):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     if encoder is not None:
-        space = ConceptSpace.build(chosen, loaded.encode_text, 1 / loaded.logit_scale)
-        for table in (confusable_pairs_table(confusable_pairs(space), top), misassigned_table(misassigned_descriptions(space), space, top)):
+        space = loaded.build_concept_space(chosen)
+        for table in (
+            confusable_pairs_table(confusable_pairs(space), top),
+            misassigned_table(misassigned_descriptions(space), space, top),
+        ):
             console.print()
             console.print(table)
 
@@ -172,11 +178,11 @@ def suggest(
     """Propose a vocabulary for unlabelled videos: which of all known action names fire, how sure, and where."""
     from rich.console import Console
 
-    from verbspace.concepts.generation.writer import read_actions
-    from verbspace.utils.atomic_io import write_text
-    from verbspace.cli.console.progress import progress
-    from verbspace.inference.suggest import suggest as run
     from verbspace.cli.console.concept_tables import suggestions_table
+    from verbspace.cli.console.progress import progress
+    from verbspace.concepts.generation.writer import read_actions
+    from verbspace.inference.suggest import suggest as run
+    from verbspace.utils.atomic_io import write_text
 
     with progress() as say:
         found = run(

@@ -29,9 +29,9 @@ def info(
     """Print what is understood of a data set: format, videos, classes, missing files, lengths."""
     from rich.console import Console
 
-    from verbspace.data.summary import summarize_dataset, summary_table
     from verbspace.cli.console.progress import progress
     from verbspace.data.sources.manifest import detect_manifest
+    from verbspace.data.summary import summarize_dataset, summary_table
 
     found = detect_manifest(source, root, split=split, fold=fold)
     with progress() as say:
@@ -56,16 +56,22 @@ def verify(
     from rich.console import Console
 
     from verbspace.cli.console.progress import progress
+    from verbspace.data.sources.manifest import detect_manifest
     from verbspace.data.verify import CHECK_LOG_NAME
     from verbspace.data.verify import verify_files as run
-    from verbspace.data.sources.manifest import detect_manifest
 
     found = detect_manifest(source, root, split=split, fold=fold)
     beside = source if source.is_dir() else source.parent
     path = results_file or (root or beside) / CHECK_LOG_NAME
     files = [record.file for record in found.records]
     with progress() as say:
-        outcomes = run(files, path, timeout=timeout, num_workers=workers or _cpu_count(), on_file=_progress_with_failures(say, "check"))
+        outcomes = run(
+            files,
+            path,
+            timeout=timeout,
+            num_workers=workers or _cpu_count(),
+            on_file=_progress_with_failures(say, "check"),
+        )
     bad, frames = _print_failures(outcomes)
     said = f"{bad} of {len(outcomes):,} files are bad; {frames:,} frames in the others; noted in {path}"
     Console(soft_wrap=True).print(said, markup=False)

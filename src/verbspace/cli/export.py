@@ -17,17 +17,20 @@ def export(
     export_format: Annotated[str, typer.Option("--format", help="onnx or torch.")] = "onnx",
     int8: Annotated[bool, typer.Option("--int8", help="8-bit ONNX towers as well.")] = False,
     eval_data: Annotated[str | None, typer.Option(help="Labelled videos to measure the towers on.")] = None,
-    concepts: Annotated[str | None, typer.Option(help="Concept set for --check; else the encoder's own.")] = None,
+    concepts: Annotated[str | None, typer.Option(help="Concept set for --eval-data; else the encoder's own.")] = None,
 ) -> None:
     """Write an encoder's towers for onnxruntime or torch.export, checked against the encoder."""
-    from verbspace.export.exporter import export as run
     from verbspace.cli.console.export_tables import export_summary_lines
+    from verbspace.export.exporter import export as run
 
-    for line in export_summary_lines(run(encoder, out, export_format, int8=int8, eval_data=eval_data, concepts=concepts), out):  # type: ignore[arg-type]
+    report = run(encoder, out, export_format, int8=int8, eval_data=eval_data, concepts=concepts)  # type: ignore[arg-type]
+    for line in export_summary_lines(report, out):
         print(line)
 
 
-ResultPaths = Annotated[list[Path] | None, typer.Option("--result", help="What evaluate --out wrote. May be given again.")]
+ResultPaths = Annotated[
+    list[Path] | None, typer.Option("--result", help="What evaluate --out wrote. May be given again.")
+]
 
 
 @app.command()
@@ -37,8 +40,8 @@ def card(
     out: Annotated[Path | None, typer.Option(help="File to write; the encoder's own README.md if not given.")] = None,
 ) -> None:
     """Write an encoder's model card, with what was measured of it."""
-    from verbspace.utils.atomic_io import write_text
     from verbspace.reporting.model_card import model_card_for
+    from verbspace.utils.atomic_io import write_text
 
     text, place = model_card_for(encoder, result or [])
     if out is None and place is None:
@@ -76,8 +79,8 @@ def compare(
     from rich.console import Console
     from rich.table import Table
 
-    from verbspace.utils.atomic_io import write_text
     from verbspace.reporting.compare.page import compare_runs as compare
+    from verbspace.utils.atomic_io import write_text
     from verbspace.utils.text import sanitize
 
     found = compare(runs, result or [], title)

@@ -14,9 +14,9 @@ import typer
 
 from verbspace.cli.concepts import app as concepts_app
 from verbspace.cli.data import app as data_app
-from verbspace.cli.search import app as search_app
 from verbspace.cli.export import app as ship_app
 from verbspace.cli.predict import app as use_app
+from verbspace.cli.search import app as search_app
 
 if TYPE_CHECKING:
     from verbspace.config.settings import AdaptSettings
@@ -81,15 +81,23 @@ def demo(
     """Film a small world, adapt a small CLIP to it without labels, and show before and after."""
     from rich.console import Console
 
-    from verbspace.playground.demo import METRIC_NAMES, PLAYGROUND_SETTINGS, run_demo
     from verbspace.cli.console.progress import progress
+    from verbspace.playground.demo import METRIC_NAMES, PLAYGROUND_SETTINGS, run_demo
 
     settings = parse_overrides(None, set_ or [], PLAYGROUND_SETTINGS)
     with progress() as say:
-        results = run_demo(out, world_seed=world_seed, seeds=seeds, supervised_upper_bound=supervised_baseline, settings=settings, on_progress=say)
+        results = run_demo(
+            out,
+            world_seed=world_seed,
+            seeds=seeds,
+            supervised_upper_bound=supervised_baseline,
+            settings=settings,
+            on_progress=say,
+        )
     sides = ["frozen", "adapted", *(["oracle"] if supervised_baseline else [])]
     rows = [
-        [name.replace("_", " "), *(f"{100 * results[name][side]['top1']:.1f}" for side in sides)] for name in METRIC_NAMES
+        [name.replace("_", " "), *(f"{100 * results[name][side]['top1']:.1f}" for side in sides)]
+        for name in METRIC_NAMES
     ]
     Console().print(_table(["top-1, %", *sides], rows))
     Console().print(f"{out / 'report.html'}  ·  {results['seconds']['all']:.0f} s", highlight=False)
@@ -111,9 +119,11 @@ def adapt(
     split: Annotated[str | None, typer.Option(help="Of a data set's own lists: train, test or validation.")] = None,
     fold: Annotated[int, typer.Option(min=1, max=3, help="Of UCF101's and HMDB51's three splits.")] = 1,
     init_from: Annotated[
-        Path | None, typer.Option("--continue", help="Begin with another run's student, teacher, centres and means.")
+        Path | None, typer.Option("--init-from", help="Begin with another run's student, teacher, centres and means.")
     ] = None,
-    allow_config_change: Annotated[bool, typer.Option("--accept-changes", help="Resume with other settings.")] = False,
+    allow_config_change: Annotated[
+        bool, typer.Option("--allow-config-change", help="Resume with other settings.")
+    ] = False,
     val_data: Annotated[
         Path | None,
         typer.Option(help="Labelled videos, not test's: a run that falls below frozen is stopped."),
@@ -125,10 +135,10 @@ def adapt(
     """Adapt an encoder to unlabelled videos. Under torchrun or accelerate launch the processes share the work."""
     from rich.console import Console
 
-    from verbspace.training.adapt import adapt as run
-    from verbspace.training.callbacks import zero_shot_validation
     from verbspace.cli.console.live import live_display
     from verbspace.config.recipes import load_recipe
+    from verbspace.training.adapt import adapt as run
+    from verbspace.training.callbacks import zero_shot_validation
     from verbspace.training.loggers import open_loggers
 
     leads = os.environ.get("RANK", "0") == "0"
@@ -195,20 +205,22 @@ def evaluate(
     decoder: Annotated[str, typer.Option(help="pyav, or torchcodec where it is right.")] = "pyav",
     dtype: Annotated[str, typer.Option(help="fp32, or bf16: faster, not to the last digit.")] = "fp32",
     baseline: Annotated[bool, typer.Option(help="Measure frozen frame-averaged CLIP beside it.")] = True,
-    max_missing: Annotated[float, typer.Option(min=0, max=1, help="Share of videos that may be missing or bad.")] = 0.01,
+    max_missing: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of videos that may be missing or bad.")
+    ] = 0.01,
     out: Annotated[Path | None, typer.Option(help="JSON file for the result.")] = None,
 ) -> None:
     """Measure an encoder, with frozen frame-averaged CLIP beside it under the same protocol."""
-    from verbspace.evaluation.evaluate import evaluate as run
     from verbspace.evaluation.benchmarks import BenchmarkResult, evaluate_benchmark
+    from verbspace.evaluation.evaluate import evaluate as run
     from verbspace.utils.atomic_io import write_text
 
     if (root is None) == (data is None):
         raise ValueError("give --data with your own videos, or --root with a data set's protocol, and not both")
     found: Evaluation | BenchmarkResult
     how: dict[str, Any] = {
-        "concepts": concepts, "by": scoring, "baseline": baseline, "missing": max_missing, "decoder": decoder,
-        "dtype": dtype, "batch_size": batch_size, "workers": workers,
+        "concepts": concepts, "scoring": scoring, "baseline": baseline, "max_missing": max_missing, "decoder": decoder,
+        "dtype": dtype, "batch_size": batch_size, "num_workers": workers,
     }  # fmt: skip
     if root is not None:
         found = evaluate_benchmark(encoder, protocol, root, frames=frames, clips=clips, crops=crops, **how)
@@ -248,7 +260,7 @@ def top(
 
 def main() -> None:
     """Entry point: errors that a user can mend are one sentence, without a traceback."""
-    from verbspace.utils.text import print_error, format_os_error, encode_fallback
+    from verbspace.utils.text import encode_fallback, format_os_error, print_error
 
     if isinstance(sys.stdout, io.TextIOWrapper):
         codecs.register_error("verbspace", encode_fallback)

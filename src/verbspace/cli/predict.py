@@ -15,7 +15,9 @@ Actions = Annotated[str | None, typer.Option(help="Action names, comma-separated
 Concepts = Annotated[str | None, typer.Option(help="Concept set; the encoder's own where nothing is given.")]
 Scoring = Annotated[str, typer.Option(help="Score by category, description or both.")]
 Frames = Annotated[int, typer.Option(min=1, help="Frames per video, or per window.")]
-CalibrationPath = Annotated[Path | None, typer.Option(help="What `verbspace calibrate` wrote for the same encoder and actions.")]
+CalibrationPath = Annotated[
+    Path | None, typer.Option(help="What `verbspace calibrate` wrote for the same encoder and actions.")
+]
 
 
 def parse_action_list(actions: str | None) -> list[str] | None:
@@ -54,18 +56,24 @@ def predict(
     as_json: Annotated[bool, typer.Option("--json", help="The same as --format jsonl.")] = False,
 ) -> None:
     """Rank actions for videos. One that cannot be read is named, and the others go on."""
+    from verbspace.cli.console.predictions import make_printer, resolve_format
     from verbspace.concepts.space import validate_scoring
     from verbspace.data.sources.inputs import expand_inputs
-    from verbspace.utils.text import ErrorCounter
     from verbspace.inference.predictor import Predictor, WindowConfig
-    from verbspace.cli.console.predictions import resolve_format, make_printer
+    from verbspace.utils.text import ErrorCounter
 
     output_format = resolve_format(output_format, as_json)
     if window is None and (stride is not None or min_score):
-        raise ValueError("--stride and --at-least are for --window SECONDS; give it, or leave them out")
+        raise ValueError("--stride and --min-score are for --window SECONDS; give it, or leave them out")
     show, unread = make_printer(output_format, timeline=window is not None), ErrorCounter()
     predictor = Predictor(
-        encoder, parse_action_list(actions), concepts=concepts, scoring=validate_scoring(scoring), frames=frames, top=top, calibration=calibration
+        encoder,
+        parse_action_list(actions),
+        concepts=concepts,
+        scoring=validate_scoring(scoring),
+        frames=frames,
+        top=top,
+        calibration=calibration,
     )
     sliding = None if window is None else WindowConfig(window, stride, min_score)
     for name, found in predictor.predict_stream(expand_inputs(paths, sys.stdin, unread), sliding):
@@ -97,20 +105,25 @@ def explain(
     from contextlib import ExitStack
     from dataclasses import replace
 
+    from verbspace.cli.console.predictions import print_explanation
     from verbspace.concepts.space import validate_scoring
-    from verbspace.utils.atomic_io import check_writable, write_text
+    from verbspace.data.sources.inputs import expand_inputs, localize
     from verbspace.inference.explain import explain as why
     from verbspace.inference.explain import to_json
-    from verbspace.reporting.explanations import render_explanation_page
-    from verbspace.data.sources.inputs import expand_inputs, localize
-    from verbspace.utils.text import ErrorCounter
     from verbspace.inference.predictor import Predictor
-    from verbspace.cli.console.predictions import print_explanation
+    from verbspace.reporting.explanations import render_explanation_page
+    from verbspace.utils.atomic_io import check_writable, write_text
+    from verbspace.utils.text import ErrorCounter
 
     if out is not None:
         check_writable(out)
     predictor = Predictor(
-        encoder, parse_action_list(actions), concepts=concepts, scoring=validate_scoring(scoring), frames=frames, calibration=calibration
+        encoder,
+        parse_action_list(actions),
+        concepts=concepts,
+        scoring=validate_scoring(scoring),
+        frames=frames,
+        calibration=calibration,
     )
     found, unread = [], ErrorCounter()
     for name in expand_inputs(paths, sys.stdin, unread):
@@ -156,14 +169,14 @@ def calibrate(
     from rich.console import Console
     from rich.table import Table
 
+    from verbspace.cli.console.progress import progress
     from verbspace.concepts.space import validate_scoring
-    from verbspace.models.video_encoder import VideoEncoder
-    from verbspace.utils.atomic_io import check_writable
+    from verbspace.data.sources.inputs import expand_inputs, is_url
     from verbspace.inference.calibration import calibrate as fit
     from verbspace.inference.calibration import evaluate_calibration, resolve_reference
-    from verbspace.data.sources.inputs import expand_inputs, is_url
     from verbspace.inference.predictor import resolve_concepts
-    from verbspace.cli.console.progress import progress
+    from verbspace.models.video_encoder import VideoEncoder
+    from verbspace.utils.atomic_io import check_writable
 
     check_writable(out)
     files = list(expand_inputs(paths, sys.stdin))
@@ -209,12 +222,12 @@ def serve_app(
     port: Annotated[int, typer.Option(min=1, max=65535)] = 7860,
 ) -> None:
     """Serve a page: drop a clip and see what it is taken for and why; search; change the actions."""
-    from verbspace.models.video_encoder import VideoEncoder
+    from verbspace.app.controller import AppController, resolve_clips
     from verbspace.app.limits import InputLimits
     from verbspace.app.server import serve
-    from verbspace.app.controller import AppController, resolve_clips
     from verbspace.inference.calibration import Calibration, resolve_reference
     from verbspace.inference.predictor import WindowConfig, resolve_concepts
+    from verbspace.models.video_encoder import VideoEncoder
 
     files = resolve_clips(clips or [])
     encoder = VideoEncoder.from_pretrained(run)

@@ -32,7 +32,9 @@ def embed(
     sources: Annotated[list[str], typer.Argument(help="Videos: files, folders, patterns, URLs; - reads a list.")],
     index: Annotated[
         Path,
-        typer.Option(help="Folder of the index; one that is there is updated.", parser=_parse_index_dir, metavar="INDEX"),
+        typer.Option(
+            help="Folder of the index; one that is there is updated.", parser=_parse_index_dir, metavar="INDEX"
+        ),
     ],
     encoder: Annotated[str, typer.Option(help="Encoder: folder or hub id.")],
     window: Annotated[float, typer.Option(min=0.1, help="Seconds of a window.")] = 4.0,
@@ -46,16 +48,18 @@ def embed(
     engine: Annotated[str, typer.Option(help="local, or ray: actors of a Ray cluster.")] = "local",
     gpus: Annotated[float, typer.Option(help="With ray: GPUs of each actor.")] = 0.0,
     commit_interval: Annotated[float, typer.Option(min=0, help="Seconds of work that a kill may cost.")] = 30.0,
-    remove_missing: Annotated[bool, typer.Option("--prune", help="Drop the rows of files that are gone.")] = False,
+    remove_missing: Annotated[
+        bool, typer.Option("--remove-missing", help="Drop the rows of files that are gone.")
+    ] = False,
 ) -> None:
     """Embed videos into an index, new and changed ones alone. One that cannot be read is named, the others go on."""
-    from verbspace.search.update import run_embed
-    from verbspace.data.sources.inputs import expand_inputs
-    from verbspace.utils.text import ErrorCounter
     from verbspace.cli.console.progress import progress
+    from verbspace.data.sources.inputs import expand_inputs
+    from verbspace.search.update import run_embed
+    from verbspace.utils.text import ErrorCounter
 
     if shard is not None and remove_missing:
-        raise ValueError("--prune is for the whole index: merge the shards, and prune then")
+        raise ValueError("--remove-missing is for the whole index: merge the shards, and prune then")
     unread = ErrorCounter()
     with progress() as say:
         tally = run_embed(
@@ -77,7 +81,9 @@ def search(
     query: Annotated[
         str, typer.Argument(help='What to look for: plain words, or terms in quotes: \'"running" - "outdoors"\'.')
     ] = "",
-    similar_to: Annotated[list[str] | None, typer.Option(help="A clip to find more of; may be given many times.")] = None,
+    similar_to: Annotated[
+        list[str] | None, typer.Option(help="A clip to find more of; may be given many times.")
+    ] = None,
     add: Annotated[list[str] | None, typer.Option(help="A text to add; may be given many times.")] = None,
     subtract: Annotated[list[str] | None, typer.Option(help="A text to take away; may be given many times.")] = None,
     where: Annotated[
@@ -88,25 +94,27 @@ def search(
     max_duration: Annotated[float | None, typer.Option(help="Only of videos at most so long.")] = None,
     top: Annotated[int, typer.Option(min=1, max=100_000, help="How many to show.")] = 10,
     per_video: Annotated[bool, typer.Option("--per-video", help="The best window of each video only.")] = False,
-    no_ann: Annotated[bool, typer.Option("--exact", help="Leave the approximate index aside, if there is one.")] = False,
+    no_ann: Annotated[
+        bool, typer.Option("--no-ann", help="Leave the approximate index aside, if there is one.")
+    ] = False,
     output_format: Annotated[str, typer.Option("--format", help="table, jsonl or html.")] = "table",
     as_json: Annotated[bool, typer.Option("--json", help="The same as --format jsonl.")] = False,
     out: Annotated[Path | None, typer.Option(help="With --format html: the page to write.")] = None,
-    embed_clips: Annotated[bool, typer.Option("--copy-clips", help="Put the clips into the page.")] = False,
+    embed_clips: Annotated[bool, typer.Option("--embed-clips", help="Put the clips into the page.")] = False,
     encoder: Encoder = None,
 ) -> None:
     """Find windows of videos by words, by example, and by sums and differences of both."""
-    from verbspace.utils.atomic_io import check_writable
-    from verbspace.cli.console.search_tables import print_hits
-    from verbspace.search.searcher import Searcher, describe_query, collect_terms
-    from verbspace.search.index import list_index_shards
     from verbspace.cli.console.predictions import resolve_format
+    from verbspace.cli.console.search_tables import print_hits
+    from verbspace.search.index import list_index_shards
+    from verbspace.search.searcher import Searcher, collect_terms, describe_query
+    from verbspace.utils.atomic_io import check_writable
 
     output_format = resolve_format(output_format, as_json)
     if (output_format == "html") != (out is not None):
         raise ValueError("--format html and --out page.html go together")
     if embed_clips and out is None:
-        raise ValueError("--copy-clips is for --format html --out page.html; give these, or leave it out")
+        raise ValueError("--embed-clips is for --format html --out page.html; give these, or leave it out")
     if out is not None:
         check_writable(out)
     if output_format not in ("table", "jsonl", "html"):
@@ -122,13 +130,15 @@ def search(
         terms, similar_to=similar_to or (), top=top, where=where, path=path, min_duration=min_duration, max_duration=max_duration,
         per_video=per_video, exact=no_ann,
     )  # fmt: skip
-    print_hits(hits, output_format, out, query=describe_query(terms, similar_to or ()), index=index, embed_clips=embed_clips)
+    print_hits(
+        hits, output_format, out, query=describe_query(terms, similar_to or ()), index=index, embed_clips=embed_clips
+    )
 
 
 @index_app.command("info")
 def info(
     index: IndexDir,
-    checksum: Annotated[bool, typer.Option("--digest", help="A digest of all rows, to compare indices by.")] = False,
+    checksum: Annotated[bool, typer.Option("--checksum", help="A digest of all rows, to compare indices by.")] = False,
 ) -> None:
     """Say how an index was made, what it holds and which files could not be read."""
     from verbspace.cli.console.search_tables import index_info_lines
@@ -140,7 +150,9 @@ def info(
 @index_app.command("merge")
 def merge(
     index: IndexDir,
-    other_indices: Annotated[list[Path] | None, typer.Argument(help="Other indices; the index's own shards if none.")] = None,
+    other_indices: Annotated[
+        list[Path] | None, typer.Argument(help="Other indices; the index's own shards if none.")
+    ] = None,
 ) -> None:
     """Take shards into the index and remove them, or other indices, which stay."""
     from verbspace.search.index import list_index_shards
@@ -161,7 +173,9 @@ def export(index: IndexDir, out: Annotated[Path, typer.Option(help="Parquet file
 
 
 @index_app.command("import")
-def import_(index: IndexDir, source: Annotated[Path, typer.Option("--from", help="What `index export` wrote.")]) -> None:
+def import_(
+    index: IndexDir, source: Annotated[Path, typer.Option("--from", help="What `index export` wrote.")]
+) -> None:
     """Take the rows of a Parquet file into an index of the same encoder, or into a new one."""
     from verbspace.search.transfer import import_parquet
 
@@ -176,9 +190,9 @@ def build_ann(
 ) -> None:
     """Make an approximate index for many rows; its settings are chosen by recall, measured with 400 text queries."""
     from verbspace.concepts.concept_set import ConceptSet
-    from verbspace.search.searcher import Searcher
-    from verbspace.search.index import lock_index
     from verbspace.search.ann import build_ann_index as run
+    from verbspace.search.index import lock_index
+    from verbspace.search.searcher import Searcher
 
     searcher = Searcher(index, encoder)
     queries = searcher.query_encoder.encode(ConceptSet.load("k400").action_names)

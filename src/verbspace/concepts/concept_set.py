@@ -167,7 +167,9 @@ class ConceptSet(_FrozenModel):
     def from_actions(cls, names: Sequence[str], name: str = "actions") -> ConceptSet:
         """A set of bare action names, without descriptions."""
         actions = [{"name": action} for action in names]
-        return concept_set_from_dict({"name": name, "actions": actions, "provenance": {"author": "given by name"}}, name)
+        return concept_set_from_dict(
+            {"name": name, "actions": actions, "provenance": {"author": "given by name"}}, name
+        )
 
     @classmethod
     def load(cls, name_or_path: str | Path) -> ConceptSet:

@@ -72,7 +72,9 @@ def misassigned_descriptions(space: ConceptSpace) -> list[MisassignedDescription
         best, own = int(others.argmax()), int(to_own.argmax())
         margin = float(others[best] - to_own[own])
         if margin > 0:
-            found.append(MisassignedDescription(text, space.action_names[owners[own]], space.action_names[best], margin))
+            found.append(
+                MisassignedDescription(text, space.action_names[owners[own]], space.action_names[best], margin)
+            )
     return sorted(found, key=lambda stray: -stray.margin)
 
 

@@ -12,9 +12,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from verbspace.concepts.concept_set import ConceptSet, ConceptSetError, DescriptionKind, load_json_strict, concept_set_from_dict, read_text
-from verbspace.concepts.labels import normalize_label, label_to_phrase, normalize_sentence, needs_expansion
+from verbspace.concepts.concept_set import (
+    ConceptSet,
+    ConceptSetError,
+    DescriptionKind,
+    concept_set_from_dict,
+    load_json_strict,
+    read_text,
+)
 from verbspace.concepts.generation.reply_parser import clean_sentence
+from verbspace.concepts.labels import label_to_phrase, needs_expansion, normalize_label, normalize_sentence
 
 _MAX_NAMES_SHOWN = 3  # names in a message
 
@@ -92,7 +99,9 @@ def _labels_from_keys(content_by_path: Mapping[Path, Mapping[str, Any]]) -> list
     return list(names.values())
 
 
-def _resolve_label(key: str, names: Sequence[str], label_by_key: Mapping[str, str], has_label_list: bool, path: Path) -> str:
+def _resolve_label(
+    key: str, names: Sequence[str], label_by_key: Mapping[str, str], has_label_list: bool, path: Path
+) -> str:
     """The class that a key stands for: by name, else by number."""
     if (found := label_by_key.get(normalize_label(label_to_phrase(key)))) is not None:
         return found
@@ -116,7 +125,11 @@ def _clean_texts(value: Any, path: Path, key: str) -> list[str]:
 def _strip_name_prefix(text: str, label: str) -> str:
     """FROSTER's "Apply Lipstick: this video shows …" without its head, which repeats the name."""
     head, colon, rest = text.partition(":")
-    return clean_sentence(rest) if colon and normalize_label(label_to_phrase(head)) == normalize_label(label_to_phrase(label)) and rest.strip() else text
+    return (
+        clean_sentence(rest)
+        if colon and normalize_label(label_to_phrase(head)) == normalize_label(label_to_phrase(label)) and rest.strip()
+        else text
+    )
 
 
 def _unique_names(labels: Sequence[str]) -> dict[str, str]:

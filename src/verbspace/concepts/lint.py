@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from verbspace.concepts.concept_set import ConceptSet, DescriptionKind
-from verbspace.concepts.labels import label_to_phrase, normalize_sentence, tokenize_words
 from verbspace.concepts.generation.reply_parser import MIN_PER_KIND, content_words
+from verbspace.concepts.labels import label_to_phrase, normalize_sentence, tokenize_words
 
 MIN_DISTINCT_4GRAMS = 0.6  # share of 4-grams, below which sentences were made from a template
 CLIP_CONTEXT_LENGTH = 77  # CLIP's context, its two end marks included
@@ -33,7 +33,9 @@ class LintReport:
     num_descriptions: int
     distinct_4gram_ratio: float  # share of distinct 4-grams of words
     duplicates: list[str] = field(default_factory=list)  # the same sentence twice
-    shared_sentences: list[str] = field(default_factory=list)  # one sentence of several actions: allowed, tells none apart
+    shared_sentences: list[str] = field(
+        default_factory=list
+    )  # one sentence of several actions: allowed, tells none apart
     uninformative: list[str] = field(default_factory=list)  # too little to be seen beyond the action's own words
     missing_kinds: list[str] = field(default_factory=list)  # an action without enough sentences of a kind
     too_long: list[str] = field(default_factory=list)  # longer than the text tower reads
@@ -59,26 +61,37 @@ def lint_concepts(
     grams: Counter[tuple[str, ...]] = Counter()
     kinds: Counter[tuple[str, DescriptionKind]] = Counter()
     seen: dict[str, str] = {}
-    found: dict[str, list[str]] = {"repeated": [], "shared": [], "thin": [], "missing": [], "long": []}
-    own = {action.name: tokenize_words(f"{action.name} {label_to_phrase(action.class_label)}") for action in concepts.actions}
+    found: dict[str, list[str]] = {
+        "duplicates": [],
+        "shared_sentences": [],
+        "uninformative": [],
+        "missing_kinds": [],
+        "too_long": [],
+    }
+    own = {
+        action.name: tokenize_words(f"{action.name} {label_to_phrase(action.class_label)}")
+        for action in concepts.actions
+    }
     for description in concepts.descriptions:
         text, owners = description.text, description.actions
         words, whose = tokenize_words(text), " and ".join(owners)
         grams.update(zip(words, words[1:], words[2:], words[3:], strict=False))
         kinds.update((owner, description.kind) for owner in owners)
         if (first := seen.get(normalize_sentence(text))) is not None:
-            found["repeated"].append(f"{whose}: {text!r} stands there already, for {first}")
+            found["duplicates"].append(f"{whose}: {text!r} stands there already, for {first}")
         seen[normalize_sentence(text)] = whose
         if len(owners) > 1:
-            found["shared"].append(f"{whose}: {text!r}")
+            found["shared_sentences"].append(f"{whose}: {text!r}")
         if len(content_words(text, {*own[owners[0]], *ABSTRACT_WORDS})) < 2:
-            found["thin"].append(f"{whose}: {text!r} shows too little beyond the action's own words")
+            found["uninformative"].append(f"{whose}: {text!r} shows too little beyond the action's own words")
         if (tokens := count(text)) > context_length:
-            found["long"].append(f"{whose}: {text[:60]!r}… has {tokens} tokens, more than {context_length}")
+            found["too_long"].append(f"{whose}: {text[:60]!r}… has {tokens} tokens, more than {context_length}")
     for action in concepts.actions:
         for kind, number in (min_per_kind or MIN_PER_KIND).items():
             if kinds[action.name, kind] < number:
-                found["missing"].append(f"{action.name}: has {kinds[action.name, kind]} of {number} {kind} sentences")
+                found["missing_kinds"].append(
+                    f"{action.name}: has {kinds[action.name, kind]} of {number} {kind} sentences"
+                )
     distinct = len(grams) / grams.total() if grams else 1.0
     return LintReport(len(concepts.actions), len(concepts.descriptions), distinct, **found)
 

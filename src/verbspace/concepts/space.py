@@ -59,7 +59,7 @@ class ConceptSpace(nn.Module):
             raise ValueError(f"temperature: {temperature} is not above 0")
         self.register_buffer("categories", F.normalize(categories.float(), dim=-1))
         self.register_buffer("descriptions", F.normalize(descriptions.float(), dim=-1))
-        self.register_buffer("ownership", description_action_mask.bool())
+        self.register_buffer("description_action_mask", description_action_mask.bool())
         self.action_names, self.description_texts = action_names, description_texts
         self.temperature = temperature
 

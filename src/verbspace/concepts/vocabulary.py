@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from importlib import resources
 
-from verbspace.concepts.registry import BASE_SETS
 from verbspace.concepts.concept_set import ConceptSet
-from verbspace.concepts.labels import normalize_label, label_to_phrase
+from verbspace.concepts.labels import label_to_phrase, normalize_label
+from verbspace.concepts.registry import BASE_SETS
 
 EXTRA_VOCABULARIES = ("k700", "moments", "ssv2")  # Kinetics-700, Moments in Time, Something-Something v2
 

@@ -84,7 +84,10 @@ def recipe_table(recipe: Recipe) -> Table:
     table.add_row("a clip's step", f"{flops / 1e12:.2f} TFLOP")
     for name, peak in DEVICE_PEAK_FLOPS.items():
         seconds = training_seconds(tower, recipe.settings, recipe.num_videos, ASSUMED_UTILIZATION * peak)
-        table.add_row(f"on {name}", f"{_format_duration(seconds)}, if loading keeps up; at {ASSUMED_UTILIZATION:.0%} of its stated peak")
+        table.add_row(
+            f"on {name}",
+            f"{_format_duration(seconds)}, if loading keeps up; at {ASSUMED_UTILIZATION:.0%} of its stated peak",
+        )
     for choice in recipe.choices:
         table.add_row("our choice", choice)
     return table

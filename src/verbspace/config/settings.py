@@ -85,7 +85,9 @@ class TrainSettings(Settings):
     teacher_momentum: tuple[UnitInterval, UnitInterval] = (0.98, 0.995)
     max_grad_norm: PositiveFloat = 3.0
     adam_eps: PositiveFloat = 1e-8
-    gradient_accumulation_steps: Annotated[int, Field(ge=1)] = 1  # micro-batches; the gradient stays that of the whole batch
+    gradient_accumulation_steps: Annotated[int, Field(ge=1)] = (
+        1  # micro-batches; the gradient stays that of the whole batch
+    )
     trainable: Literal["full", "temporal", "temporal+lora"] = "full"
     lora_rank: Annotated[int, Field(ge=1)] = 16
     lora_alpha: Annotated[int, Field(ge=1)] = 32

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from verbspace.data.datasets import ClipDataset, DecodeFailures, NoReadableVideo, ViewDataset, WorkerHeartbeat, collate
 from verbspace.utils.malloc import disable_malloc_trim
-from verbspace.data.datasets import DecodeFailures, ClipDataset, NoReadableVideo, ViewDataset, WorkerHeartbeat, collate
 
 WORKER_TIMEOUT_S = 300.0  # seconds that a video may take in a worker
 _POLL_INTERVAL_S = 1.0
@@ -201,7 +201,9 @@ class _WorkerProcesses(DefaultContext):
 class _ShardedBatches:
     """Of every batch, a part."""
 
-    def __init__(self, batches: ResumableBatchSampler, shard_batch: Callable[[list[tuple[int, int]]], list[tuple[int, int]]]) -> None:
+    def __init__(
+        self, batches: ResumableBatchSampler, shard_batch: Callable[[list[tuple[int, int]]], list[tuple[int, int]]]
+    ) -> None:
         self.batches, self.shard_batch = batches, shard_batch
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:

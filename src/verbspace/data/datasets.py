@@ -18,9 +18,9 @@ from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
 from verbspace.data.decoding.pyav import DecodeError, FrameTimestamps, read_video
-from verbspace.data.sources.manifest import Record
-from verbspace.data.sampling import ViewPlan, plan_eval, plan_views
 from verbspace.data.decoding.torchcodec import Decoder, read_with_torchcodec, require_backend
+from verbspace.data.sampling import ViewPlan, plan_eval, plan_views
+from verbspace.data.sources.manifest import Record
 from verbspace.data.transforms import augment, eval_crops
 
 _MAX_SUBSTITUTES = 100  # readable videos are looked for among so many others when one cannot be read
@@ -250,7 +250,7 @@ class ViewDataset(Dataset[dict[str, Any]]):
                 length = len(views[0].frame_indices)
                 pick = places[at : at + len(views) * length].view(len(views), length)
                 at += len(views) * length
-                item[kind] = self.augment(frames, views[0].size, generator, scale=scale, pick=pick)
+                item[kind] = self.augment(frames, views[0].size, generator, scale=scale, frame_index=pick)
                 if self.student_patches < 1:
                     rng = np.random.default_rng([self.seed, epoch, index, 3, kind == "local"])
                     item[f"{kind}_patches"] = sample_patch_indices(
@@ -345,7 +345,9 @@ class ClipDataset(Dataset[dict[str, Any] | DecodeFailure]):
 
         try:
             with self.heartbeat.track(index):
-                frames = (read_video if self.decoder == "pyav" else read_with_torchcodec)(self.paths[index], select_frames)[1]
+                frames = (read_video if self.decoder == "pyav" else read_with_torchcodec)(
+                    self.paths[index], select_frames
+                )[1]
         except DecodeError as error:
             return DecodeFailure(index, self.paths[index], str(error))
         views = eval_crops(frames, self.size, self.num_crops)

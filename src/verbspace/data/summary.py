@@ -11,8 +11,8 @@ from pathlib import Path
 from rich.table import Table
 from rich.text import Text
 
-from verbspace.data.sources import storage
 from verbspace.data.decoding.pyav import DecodeError, probe
+from verbspace.data.sources import storage
 from verbspace.data.sources.manifest import Manifest
 
 _MAX_LISTED = 8  # classes and files named
@@ -64,7 +64,9 @@ def summarize_dataset(
             info.decode_errors[path] = str(error)
         else:
             info.num_probed += 1
-            info.stream_kinds[f"{seen.codec} in {seen.container}, {seen.width}x{seen.height}, {seen.fps:.3g} frames/s"] += 1
+            info.stream_kinds[
+                f"{seen.codec} in {seen.container}, {seen.width}x{seen.height}, {seen.fps:.3g} frames/s"
+            ] += 1
             if seen.duration is not None:
                 info.durations.append(seen.duration)
         on_progress(number + 1, count)
@@ -90,11 +92,16 @@ def summary_table(summary: DatasetSummary) -> Table:
         table.add_row("classes", "no labels")
     if summary.durations:
         low, middle, high = min(summary.durations), statistics.median(summary.durations), max(summary.durations)
-        table.add_row("length", f"{low:.1f} to {high:.1f} s, median {middle:.1f} s (of {summary.num_probed} looked into)")
+        table.add_row(
+            "length", f"{low:.1f} to {high:.1f} s, median {middle:.1f} s (of {summary.num_probed} looked into)"
+        )
     for kind, count in summary.stream_kinds.most_common(4):
         table.add_row("files" if kind == summary.stream_kinds.most_common(1)[0][0] else "", f"{count} {kind}")
     if summary.decode_errors:
-        table.add_row("unreadable", f"{len(summary.decode_errors)} of {summary.num_probed + len(summary.decode_errors)} looked into")
+        table.add_row(
+            "unreadable",
+            f"{len(summary.decode_errors)} of {summary.num_probed + len(summary.decode_errors)} looked into",
+        )
         table.add_row("", Text(_join_truncated(list(summary.decode_errors.values()))))
     return table
 

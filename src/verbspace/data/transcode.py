@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from verbspace.data.verify import CheckResult, CheckLog, run_in_subprocesses
-from verbspace.data.decoding.pyav import decode_frames, frame_times, stream_frames
 from verbspace.data.decoding.mp4_writer import TICKS_PER_SECOND, write_mp4
+from verbspace.data.decoding.pyav import decode_frames, frame_times, stream_frames
+from verbspace.data.verify import CheckLog, CheckResult, run_in_subprocesses
 
 TRANSCODE_LOG_NAME = "verbspace-pack.jsonl"
 MIN_PSNR_DB = 25.0  # dB that frames read again must reach; a wrong frame is far below
@@ -101,7 +101,9 @@ def transcode(
             done[file] = known
             on_file(len(done), len(files), known)
     task = partial(transcode_file, source=str(source), out=str(out), config=config)
-    for outcome in run_in_subprocesses(task, [file for file in files if file not in done], timeout=timeout, num_workers=num_workers):
+    for outcome in run_in_subprocesses(
+        task, [file for file in files if file not in done], timeout=timeout, num_workers=num_workers
+    ):
         report.add(outcome)
         done[outcome.file] = outcome
         on_file(len(done), len(files), outcome)

@@ -202,7 +202,9 @@ def verify_files(
     for outcome in found.values():
         done += 1
         on_file(done, len(files), outcome)
-    for outcome in iter_check_results([file for file in files if file not in found], timeout=timeout, num_workers=num_workers):
+    for outcome in iter_check_results(
+        [file for file in files if file not in found], timeout=timeout, num_workers=num_workers
+    ):
         known.add(outcome)
         found[outcome.file] = outcome
         done += 1

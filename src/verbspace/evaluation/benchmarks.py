@@ -15,19 +15,26 @@ from rich.table import Table
 from verbspace.concepts.concept_set import ConceptSet
 from verbspace.concepts.labels import label_to_phrase
 from verbspace.concepts.space import ScoringMode
-from verbspace.evaluation.labels import labels_to_indices, require_labels
-from verbspace.inference.embedding import EmbeddingCache, Precision, validate_precision
-from verbspace.evaluation.evaluate import MAX_MISSING_FRACTION, KNN_K, KNN_TEMPERATURE, Evaluation, resolve_baseline, run_evaluation
-from verbspace.evaluation.linear_probe import C_GRID
-from verbspace.evaluation.runner import EvalSplit, EvalConfig
-from verbspace.evaluation.multi_label import MultiLabelEvaluation
-from verbspace.evaluation.protocol import Task
-from verbspace.models.video_encoder import VideoEncoder
+from verbspace.data.decoding.torchcodec import Decoder, require_backend
+from verbspace.data.sources.benchmarks import charades_classes, is_charades
 from verbspace.data.sources.file_lists import read_lines
 from verbspace.data.sources.manifest import read_manifest
-from verbspace.data.sources.benchmarks import charades_classes, is_charades
 from verbspace.data.sources.record import Record
-from verbspace.data.decoding.torchcodec import Decoder, require_backend
+from verbspace.evaluation.evaluate import (
+    KNN_K,
+    KNN_TEMPERATURE,
+    MAX_MISSING_FRACTION,
+    Evaluation,
+    resolve_baseline,
+    run_evaluation,
+)
+from verbspace.evaluation.labels import labels_to_indices, require_labels
+from verbspace.evaluation.linear_probe import C_GRID
+from verbspace.evaluation.multi_label import MultiLabelEvaluation
+from verbspace.evaluation.protocol import Task
+from verbspace.evaluation.runner import EvalConfig, EvalSplit
+from verbspace.inference.embedding import EmbeddingCache, Precision, validate_precision
+from verbspace.models.video_encoder import VideoEncoder
 
 
 @dataclass(frozen=True)
@@ -108,7 +115,10 @@ class BenchmarkResult(BaseModel):
     def to_json(self) -> dict[str, Any]:
         """For `json.dump`, with the means spelt out."""
         sides = ["result", *(["frozen"] if all(fold.frozen for fold in self.folds.values()) else [])]
-        means = {side: dict(zip((self.metric_name, "std_over_folds"), self.mean_and_std(side), strict=True)) for side in sides}
+        means = {
+            side: dict(zip((self.metric_name, "std_over_folds"), self.mean_and_std(side), strict=True))
+            for side in sides
+        }
         return {"mean": means, **self.model_dump(mode="json")}
 
 
@@ -174,14 +184,18 @@ def assert_comparable(results: Sequence[BenchmarkResult]) -> None:
             raise ValueError(f"these were not measured under one protocol and are not compared:\n{lines}")
 
 
-def _build_splits(name: str, root: Path, fold: int, concepts: ConceptSet | None) -> tuple[EvalSplit, EvalSplit | None, ConceptSet]:
+def _build_splits(
+    name: str, root: Path, fold: int, concepts: ConceptSet | None
+) -> tuple[EvalSplit, EvalSplit | None, ConceptSet]:
     """A fold's test and train videos, and the words: those given, or the data's own."""
     official = BENCHMARKS[name]
     title = name if len(official.folds) == 1 else f"{name}, split {fold}"
     listed = _find_annotations(root, official.annotation_files)
     test = read_manifest(listed, root, split=official.test_split, fold=fold)
     if is_charades(listed):
-        words = concepts or ConceptSet.from_actions([label_to_phrase(one) for one in charades_classes(listed).values()], name)
+        words = concepts or ConceptSet.from_actions(
+            [label_to_phrase(one) for one in charades_classes(listed).values()], name
+        )
         test = [record for record in test if record.labels]  # without an action, a video counts for nothing there
         return EvalSplit(title, test, [], [tuple(labels_to_indices(r.labels or (), words)) for r in test]), None, words
     train: list[Record] = []
@@ -196,7 +210,9 @@ def _build_splits(name: str, root: Path, fold: int, concepts: ConceptSet | None)
     if not test:
         raise ValueError(f"{root}: {title}: there are no test videos in the lists; check the annotation files")
     parts = [
-        EvalSplit(f"{title}{kind}", records, labels_to_indices(require_labels(records, name), words)) if records else None
+        EvalSplit(f"{title}{kind}", records, labels_to_indices(require_labels(records, name), words))
+        if records
+        else None
         for kind, records in (("", test), (", train", train))
     ]
     assert parts[0] is not None

@@ -13,17 +13,17 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from verbspace.concepts.concept_set import ConceptSet
 from verbspace.concepts.space import ScoringMode, validate_scoring
-from verbspace.evaluation.labels import labels_to_indices, concept_set_from_labels, require_labels
-from verbspace.inference.embedding import EmbeddingCache, Precision, validate_precision
+from verbspace.data.datasets import DecodeFailures
+from verbspace.data.decoding.torchcodec import Decoder, require_backend
+from verbspace.data.sources import storage
+from verbspace.data.sources.manifest import read_manifest
+from verbspace.evaluation.labels import concept_set_from_labels, labels_to_indices, require_labels
 from verbspace.evaluation.linear_probe import C_GRID
-from verbspace.evaluation.runner import EvalSplit, EvalConfig, evaluate_encoder, check_label_coverage, print_results
 from verbspace.evaluation.multi_label import MultiLabelEvaluation, MultiLabelResult
 from verbspace.evaluation.protocol import Result, Task, are_comparable
+from verbspace.evaluation.runner import EvalConfig, EvalSplit, check_label_coverage, evaluate_encoder, print_results
+from verbspace.inference.embedding import EmbeddingCache, Precision, validate_precision
 from verbspace.models.video_encoder import VideoEncoder
-from verbspace.data.sources import storage
-from verbspace.data.datasets import DecodeFailures
-from verbspace.data.sources.manifest import read_manifest
-from verbspace.data.decoding.torchcodec import Decoder, require_backend
 
 KNN_K, KNN_TEMPERATURE = 20, 0.07
 MAX_MISSING_FRACTION = 0.01  # share of the videos that may be missing or unreadable unless told otherwise

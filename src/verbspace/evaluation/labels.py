@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterable, Sequence
 
 from verbspace.concepts.concept_set import ConceptSet
-from verbspace.concepts.labels import normalize_label, label_to_phrase
+from verbspace.concepts.labels import label_to_phrase, normalize_label
 from verbspace.data.sources.manifest import Record
 
 _MAX_SHOWN = 5  # names in a message

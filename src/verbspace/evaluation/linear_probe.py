@@ -62,7 +62,9 @@ class LogisticRegressionPath:
     much the same features.
     """
 
-    def __init__(self, features: Tensor, labels: Tensor, num_classes: int, start: LinearClassifier | None = None) -> None:
+    def __init__(
+        self, features: Tensor, labels: Tensor, num_classes: int, start: LinearClassifier | None = None
+    ) -> None:
         if not features.isfinite().all():
             raise ValueError("features must be finite")
         if features.ndim != 2 or labels.shape != features.shape[:1] or not len(labels):
@@ -83,7 +85,10 @@ class LogisticRegressionPath:
         self.bias = x.new_zeros(len(self.present_classes))
         if start is not None and start.bias[self.present_classes].isfinite().all():
             self.weight = start.weight[self.present_classes].double() @ self.eigenvectors
-            self.bias = start.bias[self.present_classes].double() + start.weight[self.present_classes].double() @ self.feature_mean
+            self.bias = (
+                start.bias[self.present_classes].double()
+                + start.weight[self.present_classes].double() @ self.feature_mean
+            )
 
     def fit(self, C: float, tolerance: float = _TOLERANCE) -> LinearClassifier:
         """At one C."""
@@ -166,7 +171,9 @@ def stratified_folds(labels: Tensor, num_folds: int = NUM_FOLDS, *, seed: int = 
     return fold
 
 
-def linear_probe(train: Tensor, train_labels: Tensor, num_classes: int, Cs: Sequence[float] = C_GRID, seed: int = 0) -> LinearProbeResult:
+def linear_probe(
+    train: Tensor, train_labels: Tensor, num_classes: int, Cs: Sequence[float] = C_GRID, seed: int = 0
+) -> LinearProbeResult:
     """Fit to train (N, D), labels (N,), with the C of best accuracy on held-out, stratified fifths of train.
 
     Of equal Cs the smallest is taken. Then all of train is fitted with it. A probe's scores are for
@@ -187,4 +194,6 @@ def linear_probe(train: Tensor, train_labels: Tensor, num_classes: int, Cs: Sequ
             found.append(fitted[C].scores(train[held]).argmax(dim=1) == train_labels[held])
     accuracies = {C: torch.cat(found).double().mean().item() for C, found in hits.items()}
     chosen = max(accuracies, key=accuracies.__getitem__)
-    return LinearProbeResult(LogisticRegressionPath(train, train_labels, num_classes, fitted[chosen]).fit(chosen), chosen, accuracies)
+    return LinearProbeResult(
+        LogisticRegressionPath(train, train_labels, num_classes, fitted[chosen]).fit(chosen), chosen, accuracies
+    )

@@ -43,7 +43,9 @@ def bootstrap_ci95(hits: Tensor, *, num_resamples: int = 2000, seed: int = 0) ->
     return low, high
 
 
-def classification_metrics(ranking_scores: Tensor, labels: Tensor, *, num_resamples: int = 2000, seed: int = 0) -> ClassificationMetrics:
+def classification_metrics(
+    ranking_scores: Tensor, labels: Tensor, *, num_resamples: int = 2000, seed: int = 0
+) -> ClassificationMetrics:
     """Scores of `ranking_scores` (N, K), higher is better, against the class numbers `labels` (N,).
 
     Of classes with equal scores the one with the lower number ranks first. With K < 5, top5 is 1. Raises

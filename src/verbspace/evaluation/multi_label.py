@@ -65,7 +65,9 @@ def average_precisions(scores: Tensor, targets: Tensor, sample_weights: Tensor |
     return values[0] if sample_weights is None else values
 
 
-def multi_label_metrics(scores: Tensor, targets: Tensor, *, num_resamples: int = 1000, seed: int = 0) -> MultiLabelMetrics:
+def multi_label_metrics(
+    scores: Tensor, targets: Tensor, *, num_resamples: int = 1000, seed: int = 0
+) -> MultiLabelMetrics:
     """Scores of `scores` (N, K), higher is likelier, against `positive` (N, K) bool.
 
     The mean is over the classes that some video has. Raises ValueError where shapes differ, nothing is positive, or a

@@ -13,18 +13,18 @@ from rich.table import Table
 from torch import Tensor
 
 from verbspace.concepts.concept_set import ConceptSet
-from verbspace.concepts.space import ScoringMode, ConceptSpace
-from verbspace.inference.embedding import EmbeddingResult, EmbeddingCache, Precision, embed_videos
+from verbspace.concepts.space import ScoringMode
+from verbspace.data.datasets import DecodeFailures
+from verbspace.data.decoding.torchcodec import Decoder, decoder_version
+from verbspace.data.sources.manifest import Record, data_hash
 from verbspace.evaluation.knn import knn_scores
 from verbspace.evaluation.linear_probe import NUM_FOLDS, linear_probe
 from verbspace.evaluation.metrics import classification_metrics
 from verbspace.evaluation.multi_label import MultiLabelResult, multi_label_metrics
 from verbspace.evaluation.protocol import Detail, EvalProtocol, Result, Task, encoder_hash
 from verbspace.evaluation.zero_shot import zero_shot_scores
+from verbspace.inference.embedding import EmbeddingCache, EmbeddingResult, Precision, embed_videos
 from verbspace.models.video_encoder import VideoEncoder
-from verbspace.data.datasets import DecodeFailures
-from verbspace.data.sources.manifest import Record, data_hash
-from verbspace.data.decoding.torchcodec import Decoder, decoder_version
 
 _FEATURES = "projected and L2-normalised"
 
@@ -45,7 +45,7 @@ class EvalSplit:
         if num_failed > max_missing * len(self.records):
             raise ValueError(
                 f"{self.name}: {num_failed} of {len(self.records)} videos are missing or cannot be read, more than "
-                f"{max_missing:.0%}: {reason}; mend them, or say how many may be missing (--missing, a share)"
+                f"{max_missing:.0%}: {reason}; mend them, or say how many may be missing (--max-missing, a share)"
             )
 
     def multi_hot(self, result: EmbeddingResult, num_actions: int) -> Tensor:
@@ -124,7 +124,9 @@ class EvalConfig:
         )
 
 
-def check_label_coverage(test_classes: list[int], train_classes: list[int], concepts: ConceptSet, message_prefix: str) -> None:
+def check_label_coverage(
+    test_classes: list[int], train_classes: list[int], concepts: ConceptSet, message_prefix: str
+) -> None:
     """Raise ValueError where a class that is wanted is not given."""
     if missing := sorted({*test_classes} - {*train_classes}):
         names = ", ".join(repr(concepts.labels[place]) for place in missing[:5])
@@ -133,7 +135,13 @@ def check_label_coverage(test_classes: list[int], train_classes: list[int], conc
 
 
 def evaluate_encoder(
-    config: EvalConfig, encoder: VideoEncoder, name: str, progress: Progress, batch_size: int, num_workers: int, cache: EmbeddingCache
+    config: EvalConfig,
+    encoder: VideoEncoder,
+    name: str,
+    progress: Progress,
+    batch_size: int,
+    num_workers: int,
+    cache: EmbeddingCache,
 ) -> tuple[Result | MultiLabelResult, list[DecodeFailures]]:
     """One encoder's result, and the files that could not be read. Raises ValueError where too many cannot.
 
@@ -141,7 +149,7 @@ def evaluate_encoder(
     """
     space = None
     if config.task == "zero-shot":
-        space = ConceptSpace.build(config.concepts, encoder.encode_text, 1 / encoder.logit_scale)
+        space = encoder.build_concept_space(config.concepts)
         zero_shot_scores(space.categories[:1], space, config.scoring)  # says now what descriptions are missing
 
     def embed_split(split: EvalSplit) -> EmbeddingResult:
@@ -165,7 +173,9 @@ def evaluate_encoder(
         assert space is not None
         ranking = zero_shot_scores(test.embeddings, space, config.scoring)
         marked = multi_label_metrics(ranking, config.test.multi_hot(test, count), seed=config.seed)
-        return MultiLabelResult(**marked.model_dump(), protocol=config.build_protocol(encoder, test, None, {})), [test.failures]
+        return MultiLabelResult(**marked.model_dump(), protocol=config.build_protocol(encoder, test, None, {})), [
+            test.failures
+        ]
     labels = config.test.targets(test)
     chosen: dict[str, Detail] = {}
     if space is not None:
@@ -189,7 +199,9 @@ def evaluate_encoder(
     return Result(**result, protocol=protocol), [part.failures for part in (train, test) if part is not None]
 
 
-def print_results(console: Console, results: Mapping[str, Result | MultiLabelResult], failures: list[DecodeFailures]) -> None:
+def print_results(
+    console: Console, results: Mapping[str, Result | MultiLabelResult], failures: list[DecodeFailures]
+) -> None:
     """Print what was bad, each protocol in a line, and a table."""
     for files in failures:
         if len(files):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from verbspace.concepts.space import ScoringMode, ConceptSpace
+from verbspace.concepts.space import ConceptSpace, ScoringMode
 
 _CHUNK = 4096
 

@@ -11,14 +11,14 @@ from torch import Tensor
 
 from verbspace.concepts.concept_set import ConceptSet
 from verbspace.concepts.space import ConceptSpace
-from verbspace.evaluation.labels import labels_to_indices, concept_set_from_labels, require_labels
-from verbspace.inference.embedding import embed_videos
+from verbspace.data.sources.manifest import read_manifest
+from verbspace.evaluation.labels import concept_set_from_labels, labels_to_indices, require_labels
 from verbspace.evaluation.metrics import ClassificationMetrics, classification_metrics
 from verbspace.evaluation.zero_shot import zero_shot_scores
-from verbspace.models.video_encoder import VideoEncoder
 from verbspace.export.formats import TowerFn
 from verbspace.export.parity import ParityStats
-from verbspace.data.sources.manifest import read_manifest
+from verbspace.inference.embedding import embed_videos
+from verbspace.models.video_encoder import VideoEncoder
 
 
 class ExportedEncoder:
@@ -68,7 +68,12 @@ def accuracy_check(
         kept = [label for label in embedded.labels if label is not None]
         numbers = torch.tensor(labels_to_indices(kept, concepts))
         result: ClassificationMetrics = classification_metrics(zero_shot_scores(embedded.embeddings, space), numbers)
-        found[name] = {"top1": result.top1, "ci95": list(result.ci95), "n": result.n, "unreadable": len(embedded.failures)}
+        found[name] = {
+            "top1": result.top1,
+            "ci95": list(result.ci95),
+            "n": result.n,
+            "unreadable": len(embedded.failures),
+        }
         if first is None:
             first = embedded.embeddings
         else:

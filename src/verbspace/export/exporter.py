@@ -11,15 +11,12 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer
 
 from verbspace.concepts.concept_set import ConceptSet
-from verbspace.concepts.space import ConceptSpace
 from verbspace.evaluation.protocol import encoder_hash
-from verbspace.models.video_encoder import VideoEncoder
-from verbspace.models.processor import Processor
-from verbspace.utils.atomic_io import AtomicDirectory
+from verbspace.export.accuracy_check import accuracy_check
 from verbspace.export.formats import (
     ATTENTION_BY_FORMAT,
-    OPSET,
     FILE_SUFFIX,
+    OPSET,
     ExportFormat,
     TowerFn,
     load_tower,
@@ -27,17 +24,21 @@ from verbspace.export.formats import (
     require_onnx,
     write_tower,
 )
-from verbspace.export.accuracy_check import accuracy_check
 from verbspace.export.parity import SAMPLE_TEXTS, TOLERANCE, ParityStats, text_embedding_pairs, video_embedding_pairs
 from verbspace.export.readme import render_readme
 from verbspace.export.traced_towers import to_cpu_float32, trace
+from verbspace.models.processor import Processor
+from verbspace.models.video_encoder import VideoEncoder
+from verbspace.utils.atomic_io import AtomicDirectory
 
 MANIFEST = "verbspace.json"
 CONCEPT_SPACE_FILE = "concept_space.safetensors"
 COMMON_FILES = ("README.md", "preprocessor_config.json", "tokenizer.json")  # what other folders hold too
 PAIR_FNS = {"video": video_embedding_pairs, "text": text_embedding_pairs}
 # Of an earlier export, what this one may not write anew.
-OBSOLETE_FILES = tuple(f"{name}{end}" for name in ("video", "text") for end in (".onnx", ".onnx.data", "_int8.onnx", ".pt2"))
+OBSOLETE_FILES = tuple(
+    f"{name}{end}" for name in ("video", "text") for end in (".onnx", ".onnx.data", "_int8.onnx", ".pt2")
+)
 
 
 def export(
@@ -83,12 +84,16 @@ def export(
         about = _build_manifest(encoder, export_format, {tower.name: tower.inputs for tower in towers})
         about["parity"] = _check_parity(encoder, runs["full"])
         if int8:
-            about["int8"] = {n: ParityStats.from_pairs(of(encoder, runs["int8"][n])).model_dump() for n, of in PAIR_FNS.items()}
+            about["int8"] = {
+                n: ParityStats.from_pairs(of(encoder, runs["int8"][n])).model_dump() for n, of in PAIR_FNS.items()
+            }
         if eval_data is not None:
             by = {tower: {kind: run[tower] for kind, run in runs.items()} for tower in PAIR_FNS}
             about["check"] = accuracy_check(encoder, by["video"], by["text"], eval_data, concepts)
         encoder.require_processor().save(part)
-        about["text"]["tokenizers"] = tokenizer_matches(encoder.require_processor(), part / "tokenizer.json", about["text"])
+        about["text"]["tokenizers"] = tokenizer_matches(
+            encoder.require_processor(), part / "tokenizer.json", about["text"]
+        )
         _write_image_processor_config(encoder, part / "preprocessor_config.json")
         if encoder.concept_set is not None:
             about["concepts"] = _write_concept_space(encoder, part / CONCEPT_SPACE_FILE)
@@ -111,7 +116,9 @@ def _check_parity(encoder: VideoEncoder, tower_fns: dict[str, TowerFn]) -> dict[
     return found
 
 
-def _build_manifest(encoder: VideoEncoder, export_format: ExportFormat, inputs: dict[str, dict[str, dict[int, str]]]) -> dict[str, Any]:
+def _build_manifest(
+    encoder: VideoEncoder, export_format: ExportFormat, inputs: dict[str, dict[str, dict[int, str]]]
+) -> dict[str, Any]:
     size, sources = encoder.image_size, encoder.require_processor()
     fixed: dict[str, list[int | str]] = {
         "pixel_values_videos": ["batch", "frames", 3, size, size],
@@ -156,7 +163,12 @@ def tokenizer_matches(processor: Processor, tokenizer_file: Path, text_config: d
     alone = Tokenizer.from_file(str(tokenizer_file))
     alone.enable_truncation(text_config["context"])
     whole = text_config["context"] if text_config["pad_to_context"] else None
-    alone.enable_padding(direction=text_config["pad_side"], pad_id=text_config["pad_id"], pad_token=text_config["pad_token"], length=whole)
+    alone.enable_padding(
+        direction=text_config["pad_side"],
+        pad_id=text_config["pad_id"],
+        pad_token=text_config["pad_token"],
+        length=whole,
+    )
     for texts in (*SAMPLE_TEXTS, [" ".join(map(" ".join, SAMPLE_TEXTS)), "a"]):
         found = alone.encode_batch([one.lower() for one in texts] if text_config["lower"] else list(texts))
         if [one.ids for one in found] != processor.tokenize(list(texts))["input_ids"].tolist():
@@ -169,15 +181,24 @@ def _write_image_processor_config(encoder: VideoEncoder, path: Path) -> None:
     size, sources = encoder.image_size, encoder.require_processor()
     square = {"height": size, "width": size}
     ours = {"size": {"shortest_edge": size}, "crop_size": square, "do_center_crop": True, "do_resize": True}
-    content = {**sources.image_processor_config, **ours, "image_mean": sources.image_mean, "image_std": sources.image_std}
+    content = {
+        **sources.image_processor_config,
+        **ours,
+        "image_mean": sources.image_mean,
+        "image_std": sources.image_std,
+    }
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def _write_concept_space(encoder: VideoEncoder, path: Path) -> dict[str, Any]:
     concepts = encoder.concept_set
     assert concepts is not None
-    space = ConceptSpace.build(concepts, encoder.encode_text, 1 / encoder.logit_scale)
-    tensors = {"categories": space.categories, "descriptions": space.descriptions, "ownership": space.description_action_mask}
+    space = encoder.build_concept_space(concepts)
+    tensors = {
+        "categories": space.categories,
+        "descriptions": space.descriptions,
+        "ownership": space.description_action_mask,
+    }
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
     return {
         "name": concepts.name,

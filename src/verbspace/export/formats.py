@@ -9,8 +9,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from verbspace.models.video_encoder import Attention
 from verbspace.export.traced_towers import TracedTower, quiet_exporters
+from verbspace.models.video_encoder import Attention
 
 ExportFormat = Literal["onnx", "torch"]
 TowerFn = Callable[[dict[str, Tensor]], Tensor]  # inputs by name -> embeddings (B, D)

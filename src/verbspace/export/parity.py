@@ -6,8 +6,8 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from verbspace.models.video_encoder import VideoEncoder
 from verbspace.export.formats import TowerFn
+from verbspace.models.video_encoder import VideoEncoder
 
 TOLERANCE = 1e-4  # largest difference of two components of unit vectors
 CLIP_SHAPES = ((1, 1), (3, 1), (1, 2), (2, 2), (1, 8), (2, 8), (1, 13), (2, 13))  # batch, frames

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from verbspace.models import backbones
-from verbspace.models.video_encoder import Attention, VideoEncoder
 from verbspace.models.temporal_attention import rope_cos_sin
+from verbspace.models.video_encoder import Attention, VideoEncoder
 
 
 class VideoTower(nn.Module):
@@ -37,7 +37,7 @@ class VideoTower(nn.Module):
             native = embeddings.position_embedding.weight.detach()
             native = native.reshape(*(embeddings.position_embedding_size,) * 2, -1)
             places = embeddings.resize_positional_embeddings(native, torch.tensor([[side, side]]), max_length=side**2)
-            self.register_buffer("places", places)
+            self.register_buffer("position_embeddings", places)
 
     def forward(self, pixel_values_videos: Tensor, times: Tensor) -> Tensor:
         """Normalised frames (B, T, 3, S, S) and seconds (B, T), both float32 -> (B, D) float32, L2-normalised."""
@@ -108,7 +108,11 @@ def trace(encoder: VideoEncoder, attention: Attention) -> list[TracedTower]:
     encoder = to_cpu_float32(encoder)
     encoder.set_attention(attention)
     size, sources = encoder.image_size, encoder.require_processor()
-    axes = {"batch": Dim("batch", min=1), "frames": Dim("frames", min=1), "length": Dim("length", max=sources.context_length)}
+    axes = {
+        "batch": Dim("batch", min=1),
+        "frames": Dim("frames", min=1),
+        "length": Dim("length", max=sources.context_length),
+    }
     clip = {"pixel_values_videos": torch.randn(2, 3, 3, size, size), "times": torch.rand(2, 3).cumsum(1)}
     words = dict(sources.tokenize(["a video of a person", "a person"]))
     made = []

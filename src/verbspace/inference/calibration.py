@@ -28,15 +28,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
 from verbspace.concepts.concept_set import ConceptSet
-from verbspace.concepts.space import ScoringMode, ConceptSpace
+from verbspace.concepts.space import ConceptSpace, ScoringMode
+from verbspace.data.dataloader import load_clips
+from verbspace.data.datasets import ClipDataset, NoReadableVideo
+from verbspace.data.sources.manifest import Record, read_manifest
 from verbspace.evaluation.labels import labels_to_indices
-from verbspace.inference.embedding import EmbeddingCache, embed_videos
 from verbspace.evaluation.protocol import encoder_hash
+from verbspace.inference.embedding import EmbeddingCache, embed_videos
 from verbspace.models.video_encoder import VideoEncoder
 from verbspace.utils.atomic_io import write_text
-from verbspace.data.datasets import ClipDataset, NoReadableVideo
-from verbspace.data.dataloader import load_clips
-from verbspace.data.sources.manifest import Record, read_manifest
 
 MIN_VIDEOS = 20  # videos
 NUM_BINS = 15  # of the expected calibration error, as in Guo et al.
@@ -101,7 +101,7 @@ class Calibration(BaseModel):
                 name = f" ({concepts.name})" if field == "concepts" else ""
                 raise ValueError(
                     f"the calibration was fitted for {field} {fitted[field]}, and what is used is {value}{name}; give "
-                    "the same --encoder, --concepts or --actions, --by and --frames, or calibrate anew"
+                    "the same --encoder, --concepts or --actions, --scoring and --frames, or calibrate anew"
                 )
 
 
@@ -150,14 +150,14 @@ def calibrate(
     other: the other opinion; None is halves. Videos that cannot be read are left out. Raises ValueError for fewer than
     20 that can.
     """
-    space = ConceptSpace.build(concepts, encoder.encode_text, 1 / encoder.logit_scale)
+    space = encoder.build_concept_space(concepts)
     records = [Record(path) for path in files]
     if not records:
         _require_min_videos(0)
     if reference is None:
         first, second = _score_halves(encoder, records, space, scoring, frames, batch_size, on_progress)
     else:
-        theirs = ConceptSpace.build(concepts, reference.encode_text, 1 / reference.logit_scale)
+        theirs = reference.build_concept_space(concepts)
 
         def scores(stage: str, encoder: VideoEncoder, space: ConceptSpace) -> Tensor:
             known = EmbeddingCache()
@@ -219,7 +219,7 @@ def evaluate_calibration(
     expected calibration error and mean confidence by `uncalibrated`, `calibrated`, and `fitted to the labels`, the best
     that one temperature can do here. Raises ValueError for labels that are no actions.
     """
-    space = ConceptSpace.build(concepts, encoder.encode_text, 1 / encoder.logit_scale)
+    space = encoder.build_concept_space(concepts)
     found = embed_videos(encoder, read_manifest(data), frames=calibration.frames, batch_size=batch_size)
     if None in found.labels:
         raise ValueError(f"{data}: some videos have no label; give a folder per action, or a list with labels")
@@ -228,7 +228,10 @@ def evaluate_calibration(
     out = {"videos": float(len(scores)), "top1": float((scores.argmax(1) == answers).double().mean())}
     best = fit_temperature(scores, answers)
     for name, t in (("uncalibrated", 1.0), ("calibrated", calibration.temperature), ("fitted to the labels", best)):
-        out |= {f"{name}, temperature": t, f"{name}, error": expected_calibration_error((scores / t).softmax(1), answers)}
+        out |= {
+            f"{name}, temperature": t,
+            f"{name}, error": expected_calibration_error((scores / t).softmax(1), answers),
+        }
         out[f"{name}, confidence"] = _mean_confidence(scores / t)
     return out
 

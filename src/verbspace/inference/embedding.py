@@ -14,14 +14,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from verbspace.utils.malloc import disable_malloc_trim
-from verbspace.data.datasets import DecodeFailures, DecodeFailure, ClipDataset, NoReadableVideo
-from verbspace.data.decoding.pyav import DecodeError, TimestampMismatch
 from verbspace.data.dataloader import load_clips
-from verbspace.data.sources.manifest import Record
-from verbspace.data.sampling import Window, clip_duration, plan_windows
+from verbspace.data.datasets import ClipDataset, DecodeFailure, DecodeFailures, NoReadableVideo
+from verbspace.data.decoding.pyav import DecodeError, TimestampMismatch
 from verbspace.data.decoding.torchcodec import Decoder
 from verbspace.data.decoding.windows import stream_windows
+from verbspace.data.sampling import Window, clip_duration, plan_windows
+from verbspace.data.sources.manifest import Record
+from verbspace.utils.malloc import disable_malloc_trim
 
 
 class Embedder(Protocol):
@@ -148,7 +148,9 @@ def embed_videos(
     if encoder.device.type == "cpu":
         disable_malloc_trim()
     fresh = [record for record in {record.file: record for record in records}.values() if record.file not in cache]
-    dataset = ClipDataset(fresh, num_frames=frames, num_clips=clips, size=encoder.image_size, num_crops=crops, decoder=decoder)
+    dataset = ClipDataset(
+        fresh, num_frames=frames, num_clips=clips, size=encoder.image_size, num_crops=crops, decoder=decoder
+    )
     done = len(records) - len(fresh)
     with _eval_mode(encoder):
         for batch in load_clips(dataset, batch_size=batch_size, num_workers=num_workers):

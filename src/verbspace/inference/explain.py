@@ -19,11 +19,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from verbspace.concepts.concept_set import DescriptionKind
-from verbspace.models.attention_rollout import attention_rollout, rollout_to_grid
-from verbspace.inference.predictor import Predictor
 from verbspace.data.decoding.pyav import TimestampMismatch
-from verbspace.data.sampling import Window, clip_duration
 from verbspace.data.decoding.windows import stream_windows
+from verbspace.data.sampling import Window, clip_duration
+from verbspace.inference.predictor import Predictor
+from verbspace.models.attention_rollout import attention_rollout, rollout_to_grid
 
 Span = tuple[float, float]  # seconds
 ACTIVATION_THRESHOLD = 0.5  # a description fires where its share is at least so much of its largest
@@ -150,7 +150,9 @@ def explain(
     )
 
 
-def _read_clip(predictor: Predictor, path: str | Path, start: float, end: float | None) -> tuple[Window, Tensor, Tensor]:
+def _read_clip(
+    predictor: Predictor, path: str | Path, start: float, end: float | None
+) -> tuple[Window, Tensor, Tensor]:
     """The part asked for: its window, uint8 (T, 3, S, S), and seconds (T,) from the window's start."""
     for trust in (True, False):
 
@@ -163,14 +165,18 @@ def _read_clip(predictor: Predictor, path: str | Path, start: float, end: float 
 
         try:
             return next(
-                stream_windows(path, plan, num_frames=predictor.frames, size=predictor.encoder.image_size, use_packet_times=trust)
+                stream_windows(
+                    path, plan, num_frames=predictor.frames, size=predictor.encoder.image_size, use_packet_times=trust
+                )
             )
         except TimestampMismatch:
             continue
     raise AssertionError("a decode of the whole is never untrusted")
 
 
-def _find_activated_descriptions(predictor: Predictor, z: Tensor, each: Tensor, seconds: Tensor, window: Window, top: int) -> list[ActivatedDescription]:
+def _find_activated_descriptions(
+    predictor: Predictor, z: Tensor, each: Tensor, seconds: Tensor, window: Window, top: int
+) -> list[ActivatedDescription]:
     space, concepts = predictor.space, predictor.concepts
     if not concepts.descriptions:
         return []
@@ -182,7 +188,9 @@ def _find_activated_descriptions(predictor: Predictor, z: Tensor, each: Tensor, 
         described, by_frame = concepts.descriptions[n], frames[:, n]
         lit = (by_frame >= ACTIVATION_THRESHOLD * by_frame.max()).tolist()
         when = merge_spans([span for span, on in zip(spans, lit, strict=True) if on])
-        found.append(ActivatedDescription(described.text, described.kind, described.actions, float(shares[n]), by_frame, when))
+        found.append(
+            ActivatedDescription(described.text, described.kind, described.actions, float(shares[n]), by_frame, when)
+        )
     return found
 
 
@@ -197,7 +205,10 @@ def to_json(found: Explanation) -> dict[str, Any]:
         "frames": [
             {"second": second, "pull": pull, "actions": dict(zip(found.action_names, row, strict=True))}
             for second, pull, row in zip(
-                found.seconds.tolist(), found.log_odds_contribution.tolist(), found.frame_probabilities.tolist(), strict=True
+                found.seconds.tolist(),
+                found.log_odds_contribution.tolist(),
+                found.frame_probabilities.tolist(),
+                strict=True,
             )
         ],
         "descriptions": [

@@ -12,15 +12,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from verbspace.concepts.concept_set import ConceptSet
-from verbspace.concepts.space import ScoringMode, ConceptSpace
-from verbspace.inference.embedding import EmbeddingCache, embed_videos, embed_windows, validate_num_frames
-from verbspace.models.video_encoder import VideoEncoder
-from verbspace.inference.calibration import Calibration
-from verbspace.data.sources.inputs import localize
-from verbspace.inference.timeline import TimelineGrid, Segment, merge_windows, extract_segments
+from verbspace.concepts.space import ConceptSpace, ScoringMode
 from verbspace.data.datasets import NoReadableVideo
 from verbspace.data.decoding.pyav import DecodeError
+from verbspace.data.sources.inputs import localize
 from verbspace.data.sources.manifest import Record
+from verbspace.inference.calibration import Calibration
+from verbspace.inference.embedding import EmbeddingCache, embed_videos, embed_windows, validate_num_frames
+from verbspace.inference.timeline import Segment, TimelineGrid, extract_segments, merge_windows
+from verbspace.models.video_encoder import VideoEncoder
 
 
 @dataclass(frozen=True)
@@ -90,10 +90,14 @@ class Predictor:
         rows = self.probabilities(z)
         return [self._make_prediction(*each) for each in zip(names, z, rows, strict=True)]
 
-    def predict_timeline(self, path: str | Path, window_config: WindowConfig, name: str | None = None) -> tuple[Prediction, TimelineGrid]:
+    def predict_timeline(
+        self, path: str | Path, window_config: WindowConfig, name: str | None = None
+    ) -> tuple[Prediction, TimelineGrid]:
         """A video's prediction in windows, with its timeline, and what the timeline was made from. Raises
         DecodeError."""
-        found = embed_windows(self.encoder, path, length=window_config.length, stride=window_config.stride, frames=self.frames)
+        found = embed_windows(
+            self.encoder, path, length=window_config.length, stride=window_config.stride, frames=self.frames
+        )
         cells = merge_windows(found.windows, self.probabilities(found.embeddings))
         timeline = extract_segments(cells, self.space.action_names, window_config.min_score)
         mean = F.normalize(found.embeddings.mean(0), dim=-1)
@@ -119,7 +123,11 @@ class Predictor:
                         paths[n] = localize(name, keep)
                     except OSError as error:
                         known[n] = str(error)
-                known |= self._predict_windows(names, paths, window_config) if window_config else self._predict_whole_videos(names, paths)
+                known |= (
+                    self._predict_windows(names, paths, window_config)
+                    if window_config
+                    else self._predict_whole_videos(names, paths)
+                )
             yield from ((name, known[n]) for n, name in enumerate(names))
 
     def _predict_whole_videos(self, names: Sequence[str], paths: dict[int, Path]) -> dict[int, Prediction | str]:
@@ -138,7 +146,9 @@ class Predictor:
                 found[n] = self.rank([names[n]], known.get_embeddings([file]))[0]
         return found
 
-    def _predict_windows(self, names: Sequence[str], paths: dict[int, Path], window_config: WindowConfig) -> dict[int, Prediction | str]:
+    def _predict_windows(
+        self, names: Sequence[str], paths: dict[int, Path], window_config: WindowConfig
+    ) -> dict[int, Prediction | str]:
         found: dict[int, Prediction | str] = {}
         for n, path in paths.items():
             try:

@@ -9,12 +9,11 @@ from pathlib import Path
 import torch
 
 from verbspace.concepts.concept_set import ConceptSet
-from verbspace.concepts.space import ConceptSpace
 from verbspace.concepts.vocabulary import all_known_action_names
-from verbspace.inference.embedding import embed_videos
-from verbspace.models.video_encoder import VideoEncoder
 from verbspace.data.datasets import DecodeFailures
 from verbspace.data.sources.manifest import read_manifest
+from verbspace.inference.embedding import embed_videos
+from verbspace.models.video_encoder import VideoEncoder
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,7 @@ def suggest(
     encoder = encoder if isinstance(encoder, VideoEncoder) else VideoEncoder.from_pretrained(encoder)
     found = embed_videos(encoder, read_manifest(videos), frames=frames, on_progress=on_progress)
     vocabulary = ConceptSet.from_actions(list(names) if names is not None else all_known_action_names(), "all names")
-    space = ConceptSpace.build(vocabulary, encoder.encode_text, 1 / encoder.logit_scale)
+    space = encoder.build_concept_space(vocabulary)
     probabilities = space.probs(found.embeddings, "category")  # (N, K)
     shares = (((space.categories @ space.categories.T) - 1) / space.temperature).sigmoid()
     leader = _group_representatives(probabilities.sum(0), shares >= synonym_threshold)
@@ -78,7 +77,7 @@ def suggest(
         same = [space.action_names[i] for i in (leader == place).nonzero().flatten().tolist() if i != place]
         paths = [found.paths[i] for i in here[order].tolist()]
         out.append(Suggestion(space.action_names[place], len(here), float(sure.mean()), paths, same))
-    out.sort(key=lambda one: (-one.videos, -one.probability, one.name))
+    out.sort(key=lambda one: (-one.num_videos, -one.probability, one.name))
     return SuggestionReport(out, len(found.paths), found.failures)
 
 

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from verbspace.inference.embedding import EmbeddingCache, embed_videos
-from verbspace.evaluation.protocol import encoder_hash
-from verbspace.models.video_encoder import VideoEncoder
 from verbspace.data.datasets import NoReadableVideo
 from verbspace.data.decoding.pyav import DecodeError
 from verbspace.data.sources.record import Record
+from verbspace.evaluation.protocol import encoder_hash
+from verbspace.inference.embedding import EmbeddingCache, embed_videos
+from verbspace.models.video_encoder import VideoEncoder
 
 Array = Tensor | NDArray[Any]
 

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from verbspace.models.video_encoder import VideoEncoder
 from verbspace.models.temporal_attention import apply_rope
+from verbspace.models.video_encoder import VideoEncoder
 
 
 class _LayerAttention(NamedTuple):

@@ -52,7 +52,9 @@ def embed_patches(base: PreTrainedModel, pixels: Tensor) -> Tensor:
     if min(height, width) < patch:
         raise ValueError(f"frames of {height}×{width} px are smaller than one patch of {patch}×{patch} px")
     if hasattr(vision.embeddings, "resize_positional_embeddings"):
-        return _embed_naflex_patches(vision.embeddings, pixels[..., : height // patch * patch, : width // patch * patch])
+        return _embed_naflex_patches(
+            vision.embeddings, pixels[..., : height // patch * patch, : width // patch * patch]
+        )
     native = (image_size(vision.config),) * 2
     hidden: Tensor = vision.embeddings(pixels, interpolate_pos_encoding=(height, width) != native)
     if hasattr(vision, "pre_layrnorm"):

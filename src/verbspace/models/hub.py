@@ -25,7 +25,9 @@ WEIGHTS_FILE = "model.safetensors"
 CONCEPT_SET_FILE = "concept_set.json"
 
 
-def resolve_checkpoint(name_or_path: str | Path, *, revision: str | None = None, token: str | None = None, **hub_kwargs: Any) -> Path:
+def resolve_checkpoint(
+    name_or_path: str | Path, *, revision: str | None = None, token: str | None = None, **hub_kwargs: Any
+) -> Path:
     """The folder of a checkpoint: a local one as it is, a bundled one by its name, or a hub repository's
     snapshot.
 
@@ -42,7 +44,9 @@ def resolve_checkpoint(name_or_path: str | Path, *, revision: str | None = None,
     if not HUB_ID.fullmatch(name):
         raise FileNotFoundError(f"{name}: there is no such folder, and this is no hub id (owner/name)")
     try:
-        return Path(snapshot_download(name, revision=revision, token=token, allow_patterns=ALLOW_PATTERNS, **hub_kwargs))
+        return Path(
+            snapshot_download(name, revision=revision, token=token, allow_patterns=ALLOW_PATTERNS, **hub_kwargs)
+        )
     except Exception as error:  # no network, no such repository, no right to it: the hub has a type for each
         reason = (str(error).splitlines() or [type(error).__name__])[0].removeprefix("Got: ").rstrip(". ")
         raise FileNotFoundError(

@@ -26,7 +26,9 @@ def interpolate(first: VideoEncoder, second: VideoEncoder, alpha: float) -> Vide
     }
     theirs = mixed.state_dict()
     towers = first.base.config.vision_config, mixed.base.config.vision_config
-    odd = [f"vision_config.{name}" for name in ARCHITECTURE_FIELDS if len({getattr(tower, name) for tower in towers}) > 1]
+    odd = [
+        f"vision_config.{name}" for name in ARCHITECTURE_FIELDS if len({getattr(tower, name) for tower in towers}) > 1
+    ]
     if first.temporal_heads != mixed.temporal_heads and any(layer not in silent for layer in mixed.temporal):
         odd.append("temporal_heads")
     odd += sorted(mine.keys() - theirs.keys())

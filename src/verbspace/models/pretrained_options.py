@@ -10,7 +10,14 @@ import torch
 
 HUB_KWARGS = ("cache_dir", "force_download", "local_files_only")  # as `snapshot_download` knows them
 # Passed whether anybody asked or not. Encoders need no remote code, have no adapters, and read safetensors only.
-IGNORED_KWARGS = ("_from_auto", "_commit_hash", "trust_remote_code", "adapter_kwargs", "use_safetensors", "low_cpu_mem_usage")
+IGNORED_KWARGS = (
+    "_from_auto",
+    "_commit_hash",
+    "trust_remote_code",
+    "adapter_kwargs",
+    "use_safetensors",
+    "low_cpu_mem_usage",
+)
 
 
 @dataclass(frozen=True)

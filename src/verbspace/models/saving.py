@@ -11,8 +11,8 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError
 from safetensors.torch import save_file
 
-from verbspace.models.model_card import encoder_card
 from verbspace.models.hub import CONCEPT_SET_FILE, HUB_ID, WEIGHTS_FILE
+from verbspace.models.model_card import encoder_card
 from verbspace.utils.atomic_io import AtomicDirectory
 
 if TYPE_CHECKING:
@@ -59,7 +59,9 @@ def push_encoder(
         try:
             url = api.create_repo(repo_id, private=private, exist_ok=True)
             # A concept set of a former upload, which this one lacks, would be loaded with it.
-            api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=commit_message, delete_patterns=[CONCEPT_SET_FILE])
+            api.upload_folder(
+                repo_id=repo_id, folder_path=folder, commit_message=commit_message, delete_patterns=[CONCEPT_SET_FILE]
+            )
         except HfHubHTTPError as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0].split(" (Request ID")[0].rstrip(". ")
             mend = "; hf auth login, or give a token that may write" if error.response.status_code in (401, 403) else ""

@@ -37,9 +37,9 @@ def frame_batches(
 
 def path_batches(paths: Sequence[str | Path], frames: int, size: int, batch_size: int) -> ClipBatches:
     """From video files. Raises DecodeError for one that cannot be read."""
+    from verbspace.data.dataloader import load_clips
     from verbspace.data.datasets import ClipDataset
     from verbspace.data.decoding.pyav import DecodeError
-    from verbspace.data.dataloader import load_clips
     from verbspace.data.sources.manifest import Record
 
     clips = ClipDataset([Record(Path(path), None) for path in paths], num_frames=frames, size=size)

@@ -19,13 +19,12 @@ from transformers import AutoModel, PreTrainedModel
 from transformers.initialization import no_init_weights
 
 from verbspace.concepts.concept_set import ConceptSet
-from verbspace.models import hub
-from verbspace.models import saving
-from verbspace.models import backbones
-from verbspace.models.eager_attention import EAGER_IMPL
+from verbspace.concepts.space import ConceptSpace
+from verbspace.models import backbones, hub, saving
 from verbspace.models.config import VideoEncoderConfig
-from verbspace.models.pretrained_options import PretrainedOptions
+from verbspace.models.eager_attention import EAGER_IMPL
 from verbspace.models.interpolation import interpolate
+from verbspace.models.pretrained_options import PretrainedOptions
 from verbspace.models.processor import Processor, read_json
 from verbspace.models.temporal_attention import TemporalAttention, rope_cos_sin
 
@@ -157,7 +156,9 @@ class VideoEncoder(PreTrainedModel):  # type: ignore[misc]
 
         Where the image checkpoint came from a local folder, its name is left out.
         """
-        return saving.push_encoder(self, repo_id, private=private, token=token, commit_message=commit_message, card=card)
+        return saving.push_encoder(
+            self, repo_id, private=private, token=token, commit_message=commit_message, card=card
+        )
 
     def base_encoder(self) -> VideoEncoder:
         """The frame-averaged image checkpoint under this encoder. Raises if that is out of reach."""
@@ -236,7 +237,9 @@ class VideoEncoder(PreTrainedModel):  # type: ignore[misc]
             raise ValueError(f'attention: {attention!r} is none of "auto", "eager", "sdpa"')
         self.attention = attention
         text = "sdpa" if self._use_sdpa() else "eager"
-        self.base.set_attn_implementation({"text_config": text, "vision_config": text if self._use_sdpa() else EAGER_IMPL})
+        self.base.set_attn_implementation(
+            {"text_config": text, "vision_config": text if self._use_sdpa() else EAGER_IMPL}
+        )
 
     def train(self, mode: bool = True) -> VideoEncoder:
         """Training mode for all that sees pixels; the text tower stays in evaluation mode."""
@@ -362,6 +365,14 @@ class VideoEncoder(PreTrainedModel):  # type: ignore[misc]
         return torch.cat(rows) if rows else torch.zeros(0, self.embedding_dim)
 
     @torch.no_grad()
+    def build_concept_space(self, concepts: ConceptSet) -> ConceptSpace:
+        """Embed a concept set with this encoder's text tower, at the checkpoint's temperature, 1 / `logit_scale`.
+
+        Raises:
+            ValueError: The encoder has no text tower.
+        """
+        return ConceptSpace.build(concepts, self.encode_text, 1 / self.logit_scale)
+
     def encode_text(self, texts: Sequence[str], *, batch_size: int = 256) -> Tensor:
         """Texts -> (N, D) float32 on the CPU, L2-normalised. What is longer than the tower's context is
         cut off."""

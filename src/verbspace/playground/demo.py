@@ -17,23 +17,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from verbspace.cli.console.progress import ProgressCallback
 from verbspace.concepts.concept_set import ConceptSet
-from verbspace.concepts.space import ConceptSpace
 from verbspace.config.settings import AdaptSettings, TrainSettings, ViewSettings
+from verbspace.data.datasets import ClipDataset
+from verbspace.data.sources.manifest import Record, read_manifest
 from verbspace.evaluation.knn import knn_scores
 from verbspace.evaluation.linear_probe import linear_probe
 from verbspace.evaluation.metrics import ClassificationMetrics, classification_metrics
 from verbspace.evaluation.protocol import encoder_hash
 from verbspace.evaluation.zero_shot import zero_shot_scores
-from verbspace.training.adapt import adapt
 from verbspace.models.video_encoder import VideoEncoder
 from verbspace.playground.actions import ACTIONS, HELD_OUT_ACTIONS, TRAIN_ACTIONS
 from verbspace.playground.stills import render_captioned_images
-from verbspace.playground.world import WorldSettings, make_world
 from verbspace.playground.supervised import train_supervised_upper_bound
-from verbspace.cli.console.progress import ProgressCallback
-from verbspace.data.datasets import ClipDataset
-from verbspace.data.sources.manifest import Record, read_manifest
+from verbspace.playground.world import WorldSettings, make_world
+from verbspace.training.adapt import adapt
 
 IMAGE_SEED, NUM_IMAGES = 900_000, 1000
 ORDER_SENSITIVE_ACTIONS = (
@@ -94,34 +93,45 @@ class WorldEvaluator:
 
     def __init__(self, world: Path, size: int, split: str = "test", seed: int = 0) -> None:
         self.concepts = ConceptSet.load("playground")
-        self.test_clips, self.probe_clips = load_labeled_clips(world / split, size), load_labeled_clips(world / "probe", size)
+        self.test_clips, self.probe_clips = (
+            load_labeled_clips(world / split, size),
+            load_labeled_clips(world / "probe", size),
+        )
         photographs = render_captioned_images(NUM_IMAGES, IMAGE_SEED + seed, size)
         self.images = torch.from_numpy(photographs.images).permute(0, 3, 1, 2)[:, None].contiguous()
         self.image_labels = torch.from_numpy(photographs.labels)
-        self.held_out_mask = torch.isin(self.test_clips.labels, torch.tensor([ACTIONS.index(name) for name in HELD_OUT_ACTIONS]))
+        self.held_out_mask = torch.isin(
+            self.test_clips.labels, torch.tensor([ACTIONS.index(name) for name in HELD_OUT_ACTIONS])
+        )
 
     def zero_shot(self, encoder: VideoEncoder, video: Tensor, times: Tensor | None) -> Tensor:
         """Scores (N, 20) over all actions, by category."""
-        space = ConceptSpace.build(self.concepts, encoder.encode_text, 1 / encoder.logit_scale)
+        space = encoder.build_concept_space(self.concepts)
         return zero_shot_scores(encoder.encode_video(video, times, batch_size=64), space, "category")
 
-    def evaluate(self, encoder: VideoEncoder, include_probes: bool = True, on_progress: CountCallback = lambda done, total: None) -> MetricsByName:
+    def evaluate(
+        self, encoder: VideoEncoder, include_probes: bool = True, on_progress: CountCallback = lambda done, total: None
+    ) -> MetricsByName:
         """Every measure of MEASURES, or without the two probes. `tell` hears how many are done, of how many."""
         total = 4 if include_probes else 2
         on_progress(0, total)
-        space = ConceptSpace.build(self.concepts, encoder.encode_text, 1 / encoder.logit_scale)
+        space = encoder.build_concept_space(self.concepts)
         z = encoder.encode_video(self.test_clips.video, self.test_clips.times, batch_size=64)
         ranked = zero_shot_scores(z, space, "category")
         out = {
             "zero_shot": classification_metrics(ranked, self.test_clips.labels),
-            "reserved_actions": classification_metrics(ranked[self.held_out_mask], self.test_clips.labels[self.held_out_mask]),
+            "reserved_actions": classification_metrics(
+                ranked[self.held_out_mask], self.test_clips.labels[self.held_out_mask]
+            ),
         }
         on_progress(1, total)
         out["stills"] = classification_metrics(self.zero_shot(encoder, self.images, None), self.image_labels)
         on_progress(2, total)
         if include_probes:
             train = encoder.encode_video(self.probe_clips.video, self.probe_clips.times, batch_size=64)
-            out["knn"] = classification_metrics(knn_scores(train, self.probe_clips.labels, z, len(ACTIONS)), self.test_clips.labels)
+            out["knn"] = classification_metrics(
+                knn_scores(train, self.probe_clips.labels, z, len(ACTIONS)), self.test_clips.labels
+            )
             on_progress(3, total)
             fitted = linear_probe(train, self.probe_clips.labels, len(ACTIONS))
             out["linear_probe"] = classification_metrics(fitted.model.scores(z), self.test_clips.labels)
@@ -184,8 +194,8 @@ def run_demo(
 
     Interrupted in adaptation, the same call goes on where it stopped.
     """
-    from verbspace.utils.atomic_io import write_text
     from verbspace.playground.demo_report import demo_report
+    from verbspace.utils.atomic_io import write_text
 
     started = time.perf_counter()
     seconds: dict[str, float] = {}
@@ -221,7 +231,9 @@ def run_demo(
         run = out if seed == 0 else out / f"seed-{seed}"
         chosen = settings.model_copy(update={"training": settings.training.model_copy(update={"seed": seed})})
         stage = "adapt" if seeds == 1 else f"adapt, seed {seed}"
-        encoder = adapt(VideoEncoder.copy(start), world / "train", vocabulary, run, chosen, on_step=partial(on_progress, stage))
+        encoder = adapt(
+            VideoEncoder.copy(start), world / "train", vocabulary, run, chosen, on_step=partial(on_progress, stage)
+        )
         mark = timed("adapt", mark)
         exported.append(measured("measure adapted", encoder))
         encoders.append(encoder)
@@ -242,7 +254,9 @@ def run_demo(
     if supervised_upper_bound:
         rates = supervised_upper_bound_settings(settings)
         heard = partial(on_progress, "supervised oracle")
-        taught = train_supervised_upper_bound(start, train_records(world), vocabulary, out / "oracle", rates, on_step=heard)
+        taught = train_supervised_upper_bound(
+            start, train_records(world), vocabulary, out / "oracle", rates, on_step=heard
+        )
         told = measured("measure oracle", taught)
         for name in METRIC_NAMES:
             results[name]["oracle"] = summarize_seeds([told[name]], [0])

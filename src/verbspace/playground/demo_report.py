@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from verbspace.concepts.space import ConceptSpace
 from verbspace.evaluation.metrics import ClassificationMetrics
 from verbspace.models.video_encoder import VideoEncoder
 from verbspace.playground.actions import ACTIONS
@@ -55,7 +54,9 @@ def _cell(entry: dict[str, Any] | None) -> dict[str, str]:
     return {"value": format_percent(entry["top1"]), "spread": spread}
 
 
-def _clips(evaluator: WorldEvaluator, encoders: Sequence[tuple[str, VideoEncoder]], count: int = 9) -> list[dict[str, Any]]:
+def _clips(
+    evaluator: WorldEvaluator, encoders: Sequence[tuple[str, VideoEncoder]], count: int = 9
+) -> list[dict[str, Any]]:
     """Some test clips, one of every other action: top actions of each encoder and the descriptions nearest to the
     last one's."""
     test = evaluator.test_clips
@@ -72,7 +73,7 @@ def _clips(evaluator: WorldEvaluator, encoders: Sequence[tuple[str, VideoEncoder
         for i in chosen
     ]
     for name, encoder in encoders:
-        space = ConceptSpace.build(evaluator.concepts, encoder.encode_text, 1 / encoder.logit_scale)
+        space = encoder.build_concept_space(evaluator.concepts)
         z = encoder.encode_video(test.video[chosen], test.times[chosen])
         probabilities, near = space.probs(z, "category"), space.logits(z, "description")
         for row, clip in enumerate(out):
@@ -127,7 +128,7 @@ def demo_report(
         ],
         "table_note": (
             "Both sides share test clips, views, prompts and decoder; intervals are bootstrapped over clips. The "
-            f"adapted encoder is the exported default: {settings['export_share']:.0%} of the way from CLIP's weights "
+            f"adapted encoder is the exported default: {settings['export_alpha']:.0%} of the way from CLIP's weights "
             "to the adapted ones, which keeps clean stills. The oracle is the same encoder trained with labels on the "
             "same clips, views and number of steps."
         ),
@@ -156,7 +157,9 @@ def demo_report(
                 "caption": "Losses, unweighted, in nats, smoothed.",
             },
             {
-                "svg": line_chart(extract_curves(read_metrics(metrics), ENTROPY_CURVES), x_label="step", y_label="nats"),
+                "svg": line_chart(
+                    extract_curves(read_metrics(metrics), ENTROPY_CURVES), x_label="step", y_label="nats"
+                ),
                 "caption": "Entropy of the teacher's action distribution. If the first fell towards zero, "
                 "the concepts would have collapsed.",
             },

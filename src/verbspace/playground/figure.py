@@ -90,5 +90,9 @@ def prop_endpoints(prop: Prop, joint_positions: dict[str, Array]) -> tuple[Array
     """The two end points of a prop, (F, 2) each, once the figure's hands are known."""
     if prop.hand is None:
         return prop.a, prop.b
-    base = (joint_positions["hand0"] + joint_positions["hand1"]) / 2 if prop.hand == 2 else joint_positions[f"hand{prop.hand}"]
+    base = (
+        (joint_positions["hand0"] + joint_positions["hand1"]) / 2
+        if prop.hand == 2
+        else joint_positions[f"hand{prop.hand}"]
+    )
     return (base + prop.a).astype(np.float32), (base + prop.b).astype(np.float32)

@@ -90,7 +90,9 @@ def zero_shot_accuracy(model: CLIPModel, tokenizer: CLIPTokenizer, dataset: Capt
     with torch.no_grad():
         words = tokenizer([f"a photo of a person {name}" for name in ACTIONS], padding=True, return_tensors="pt")
         texts = F.normalize(model.get_text_features(**words).pooler_output, dim=-1)
-        images = F.normalize(model.get_image_features(pixel_values=to_pixel_values(dataset.images)).pooler_output, dim=-1)
+        images = F.normalize(
+            model.get_image_features(pixel_values=to_pixel_values(dataset.images)).pooler_output, dim=-1
+        )
     return float(((images @ texts.T).argmax(-1).numpy() == dataset.labels).mean())
 
 

@@ -73,10 +73,14 @@ class Camera:
         x = cos * offset[:, 0] - sin * offset[:, 1]
         y = sin * offset[:, 0] + cos * offset[:, 1]
         height, width = size
-        return np.stack([width / 2 + self.horizontal_stretch * self.scale * x, height / 2 - self.scale * y], -1).astype(np.float32)
+        return np.stack([width / 2 + self.horizontal_stretch * self.scale * x, height / 2 - self.scale * y], -1).astype(
+            np.float32
+        )
 
 
-def draw_capsule(image: Array, a: Array, b: Array, radius: Array, color: Array, visibility: Array | None = None) -> None:
+def draw_capsule(
+    image: Array, a: Array, b: Array, radius: Array, color: Array, visibility: Array | None = None
+) -> None:
     """Blend a capsule from a to b (F, 2 pixels) of `radius` (F,) pixels over `image`, in place, edges one pixel
     soft."""
     height, width = image.shape[1:3]
@@ -155,7 +159,10 @@ def render_frames(
         a, b = (camera.project(end, size, appearance.mirrored) for end in ends)
         draw_capsule(image, a, b, camera.scale * shape[4], colour)
 
-    at = {name: camera.project(place * np.float32(appearance.body_scale), size, appearance.mirrored) for name, place in joints(pose).items()}
+    at = {
+        name: camera.project(place * np.float32(appearance.body_scale), size, appearance.mirrored)
+        for name, place in joints(pose).items()
+    }
     ground = joints(pose)
     skin = np.array(appearance.skin, np.float32)
     shirt, trousers = (np.array(COLORS[name], np.float32) for name in (appearance.shirt, appearance.trousers))
@@ -167,8 +174,13 @@ def render_frames(
     def hang(behind: bool) -> None:
         for prop in pose.props:
             if (prop.kind == "chair") == behind:
-                a, b = (camera.project(end * np.float32(appearance.body_scale), size, appearance.mirrored) for end in prop_endpoints(prop, ground))
-                draw_capsule(image, a, b, thick * prop.radius, np.array(PROP_COLORS[prop.kind], np.float32), prop.visibility)
+                a, b = (
+                    camera.project(end * np.float32(appearance.body_scale), size, appearance.mirrored)
+                    for end in prop_endpoints(prop, ground)
+                )
+                draw_capsule(
+                    image, a, b, thick * prop.radius, np.array(PROP_COLORS[prop.kind], np.float32), prop.visibility
+                )
 
     def arm(side: int, shade: float) -> None:
         limb(f"shoulder{side}", f"elbow{side}", 0.06, shirt * shade)

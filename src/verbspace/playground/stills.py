@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from verbspace.playground.actions import ACTIONS, MOTIONS, Style
 from verbspace.playground.figure import Pose, joints
-from verbspace.playground.render import SCENES, Camera, CameraEffects, Appearance, apply_camera_effects, render_frames
+from verbspace.playground.render import SCENES, Appearance, Camera, CameraEffects, apply_camera_effects, render_frames
 
 SCENE_PHRASES = {"park": "in a park", "street": "on a street", "gym": "in a gym", "room": "in a room"}
 TYPICAL_SCENES = {
@@ -22,7 +22,9 @@ TYPICAL_SCENES = {
     "catching a ball": "park", "punching": "gym", "dribbling a ball": "gym", "drinking from a cup": "room",
     "lifting a box": "room", "putting down a box": "room", "bowing": "room",
 }  # fmt: skip
-CLEAN_EFFECTS = CameraEffects(blur_passes=(0.0, 0.5), haze=(0.0, 0.12), warmth=(-0.08, 0.08), exposure=(0.7, 1.1), noise_std=(0.0, 0.02))
+CLEAN_EFFECTS = CameraEffects(
+    blur_passes=(0.0, 0.5), haze=(0.0, 0.12), warmth=(-0.08, 0.08), exposure=(0.7, 1.1), noise_std=(0.0, 0.02)
+)
 ACTION_PARAPHRASES: dict[str, tuple[str, ...]] = {
     "waving": (
         "swinging a raised forearm from side to side",
@@ -110,7 +112,11 @@ class CaptionedImages:
 
 def sample_scene(action: str, rng: np.random.Generator) -> str:
     """Actions have haunts, as they do in life: four times in ten the usual place, else any."""
-    return TYPICAL_SCENES[action] if action in TYPICAL_SCENES and rng.uniform() < 0.4 else SCENES[rng.integers(len(SCENES))]
+    return (
+        TYPICAL_SCENES[action]
+        if action in TYPICAL_SCENES and rng.uniform() < 0.4
+        else SCENES[rng.integers(len(SCENES))]
+    )
 
 
 def visible_facts(pose: Pose) -> list[str]:

@@ -12,19 +12,19 @@ from torch import Tensor, nn
 
 from verbspace.concepts.concept_set import ConceptSet
 from verbspace.config.settings import AdaptSettings
+from verbspace.data.dataloader import load_views
+from verbspace.data.sources.manifest import Record
+from verbspace.models.video_encoder import VideoEncoder
 from verbspace.training.adapt import (
     build_dataset,
     build_distiller,
     build_optimizer,
     count_steps,
-    trainer_kwargs,
     result_affecting_settings,
+    trainer_kwargs,
 )
 from verbspace.training.distiller import Distiller, EMAState, StepOutput, embed_views
 from verbspace.training.trainer import train
-from verbspace.models.video_encoder import VideoEncoder
-from verbspace.data.dataloader import load_views
-from verbspace.data.sources.manifest import Record
 
 
 class SupervisedMethod(nn.Module):

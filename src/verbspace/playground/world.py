@@ -25,18 +25,20 @@ from pathlib import Path
 import av
 import numpy as np
 
-from verbspace.utils.atomic_io import write_text
 from verbspace.playground.actions import ACTIONS, MOTIONS, TRAIN_ACTIONS, Style
 from verbspace.playground.figure import Array
-from verbspace.playground.render import Camera, CameraEffects, Appearance, apply_camera_effects, render_frames
+from verbspace.playground.render import Appearance, Camera, CameraEffects, apply_camera_effects, render_frames
 from verbspace.playground.stills import sample_scene
+from verbspace.utils.atomic_io import write_text
 
 HEIGHT, WIDTH = 64, 80
 SPLITS = ("train", "probe", "validation", "test")
 FORMAT = 1  # of the files on disk; a folder with a world of another format is refused
 
 
-DEGRADED_EFFECTS = CameraEffects((0.6, 1.0), haze=(0.18, 0.26), warmth=(0.08, 0.14), exposure=(0.6, 0.75), noise_std=(0.03, 0.05), desaturation=0.5)
+DEGRADED_EFFECTS = CameraEffects(
+    (0.6, 1.0), haze=(0.18, 0.26), warmth=(0.08, 0.14), exposure=(0.6, 0.75), noise_std=(0.03, 0.05), desaturation=0.5
+)
 
 
 @dataclass(frozen=True)
@@ -100,8 +102,12 @@ def render_video(action: str, rng: np.random.Generator, domain_shift: DomainShif
     drift = _smooth(rng, times, 0.5, 3) * 0.024 * domain_shift.shake
     centre = np.array([rng.uniform(-0.2, 0.2), rng.uniform(0.85, 1.05)], np.float32) + shake[:, :2] + drift[:, :2]
     zoom = np.clip((1.15 + rng.uniform(-0.1, 0.08) * domain_shift.zoom) * (1 + drift[:, 2]), 0.7, 1.5)
-    roll = (rng.uniform(-0.03, 0.03) * domain_shift.shake + shake[:, 2] * 0.8 + np.deg2rad(domain_shift.tilt)).astype(np.float32)
-    camera = Camera(centre.astype(np.float32), (zoom * HEIGHT / 2.5).astype(np.float32), roll, domain_shift.horizontal_stretch)
+    roll = (rng.uniform(-0.03, 0.03) * domain_shift.shake + shake[:, 2] * 0.8 + np.deg2rad(domain_shift.tilt)).astype(
+        np.float32
+    )
+    camera = Camera(
+        centre.astype(np.float32), (zoom * HEIGHT / 2.5).astype(np.float32), roll, domain_shift.horizontal_stretch
+    )
     clutter = []
     for _ in range(rng.poisson(0.3 * domain_shift.clutter)):
         x, y = rng.uniform(-1.6, 1.6), rng.uniform(0, 2.1)

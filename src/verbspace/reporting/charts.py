@@ -134,7 +134,10 @@ def confusion_chart(matrix: Sequence[Sequence[int]], names: Sequence[str], *, ce
 
 
 def dot_chart(
-    rows: Sequence[tuple[str, Sequence[PointEstimate | None]]], series: Sequence[str], *, baseline_series: int | None = None
+    rows: Sequence[tuple[str, Sequence[PointEstimate | None]]],
+    series: Sequence[str],
+    *,
+    baseline_series: int | None = None,
 ) -> Markup:
     """A group of marks for each row, one below the other by series, over one axis of percent, with whiskers for their
     intervals and their values beside them. hollow: the series that is a baseline. Raises ValueError without a mark.

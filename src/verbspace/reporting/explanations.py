@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from verbspace.cli.console.predictions import format_counterfactual, format_spans, format_timestamp
 from verbspace.inference.explain import Explanation
 from verbspace.reporting.images import data_uri, encode_jpeg
-from verbspace.cli.console.predictions import format_counterfactual, format_timestamp, format_spans
 from verbspace.reporting.templating import render_template
 
 MAX_ACTION_ROWS = 4  # actions whose course over time is shown
@@ -37,7 +37,9 @@ def section_context(found: Explanation) -> dict[str, Any]:
             "pull": float(pull),
             "height": 100 * abs(float(pull)) / strongest,
         }
-        for second, frame, seen, pull in zip(found.seconds, found.frames, spotlit, found.log_odds_contribution, strict=True)
+        for second, frame, seen, pull in zip(
+            found.seconds, found.frames, spotlit, found.log_odds_contribution, strict=True
+        )
     ]
     courses = [
         {"name": name, "share": share, "cells": found.frame_probabilities[:, found.action_names.index(name)].tolist()}

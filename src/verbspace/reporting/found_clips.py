@@ -13,15 +13,15 @@ from urllib.parse import quote
 
 import numpy as np
 
-from verbspace.search.hits import Hit
-from verbspace.data.sources.inputs import localize, is_url
-from verbspace.reporting.images import data_uri, encode_jpeg
 from verbspace.cli.console.predictions import format_timestamp
-from verbspace.reporting.templating import render_template
+from verbspace.data.decoding.mp4_writer import write_mp4
 from verbspace.data.decoding.pyav import DecodeError, FrameTimestamps, read_video
 from verbspace.data.sampling import nearest_frame
+from verbspace.data.sources.inputs import is_url, localize
 from verbspace.data.sources.storage import split_shard_path
-from verbspace.data.decoding.mp4_writer import write_mp4
+from verbspace.reporting.images import data_uri, encode_jpeg
+from verbspace.reporting.templating import render_template
+from verbspace.search.hits import Hit
 
 SHORT_SIDE = 320  # pixels of a still, and of a clip that is copied
 BROWSER_EXTENSIONS = (".mp4", ".webm", ".m4v", ".mov", ".ogv")  # by browsers
@@ -92,7 +92,9 @@ def extract_window(path: Path, hit: Hit, embed_clips: bool) -> tuple[np.ndarray,
     step = float(np.median(np.diff(when))) if len(when) > 1 else 1.0
     with tempfile.TemporaryDirectory(prefix="verbspace-") as folder:
         target = Path(folder) / "clip.mp4"
-        write_mp4(target, zip(frames, (when - when[0]).tolist(), strict=True), frame_interval=step, crf=26, faststart=True)
+        write_mp4(
+            target, zip(frames, (when - when[0]).tolist(), strict=True), frame_interval=step, crf=26, faststart=True
+        )
         return frames[middle], target.read_bytes()
 
 

@@ -11,9 +11,9 @@ from huggingface_hub import EvalResult
 from pydantic import ValidationError
 
 from verbspace.config.settings import dump_settings, load_settings
+from verbspace.evaluation.benchmarks import BenchmarkResult
 from verbspace.evaluation.evaluate import Evaluation
 from verbspace.evaluation.multi_label import MultiLabelEvaluation
-from verbspace.evaluation.benchmarks import BenchmarkResult
 from verbspace.evaluation.protocol import EvalProtocol, encoder_hash
 from verbspace.models import hub
 from verbspace.models.model_card import encoder_card
@@ -210,7 +210,9 @@ def push_to_hub(
     card: str | None = None
     if measured:
         base = loaded.config.base_name
-        card = results_card(loaded, measured, name=repo_id.split("/")[-1], base_name=base, config_path=find_run_config(encoder))
+        card = results_card(
+            loaded, measured, name=repo_id.split("/")[-1], base_name=base, config_path=find_run_config(encoder)
+        )
     elif Path(encoder).is_dir() and (own := hub.resolve_checkpoint(encoder) / "README.md").is_file():
         card = own.read_text(encoding="utf-8")
     return loaded.push_to_hub(repo_id, private=private, card=card)

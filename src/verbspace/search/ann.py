@@ -8,9 +8,9 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from verbspace.utils.atomic_io import write_text
-from verbspace.search.vector_search import AnnConfig, nearest_windows
 from verbspace.search.index import Index
+from verbspace.search.vector_search import AnnConfig, nearest_windows
+from verbspace.utils.atomic_io import write_text
 
 RECALL_K = 10
 MIN_ROWS = 5_000  # rows; below, an exact search takes milliseconds
@@ -21,7 +21,9 @@ REFINE_FACTORS = (10, 50, 200)  # candidates compared exactly, for each hit
 _MIN_RECALL_GAIN = 0.002  # recall that twice as many lists must give to be worth a try
 
 
-def build_ann_index(index: Index, queries: Tensor, *, recall: float = 0.95, on_step: Callable[[str], None] | None = None) -> AnnConfig:
+def build_ann_index(
+    index: Index, queries: Tensor, *, recall: float = 0.95, on_step: Callable[[str], None] | None = None
+) -> AnnConfig:
     """Make an IVF-PQ index over the vectors, and look into as few of its lists as find the share `recall` of the exact
     ten nearest of queries (Q, D); the caller holds the lock.
 
@@ -61,11 +63,11 @@ def build_ann_index(index: Index, queries: Tensor, *, recall: float = 0.95, on_s
             if share - before < _MIN_RECALL_GAIN:
                 break  # what is missing is lost among the candidates, and not in other lists
             before = share
-    raise ValueError(
-        f"{index.folder}: no setting finds {recall:g} of the exact {RECALL_K} nearest; search stays exact"
-    )
+    raise ValueError(f"{index.folder}: no setting finds {recall:g} of the exact {RECALL_K} nearest; search stays exact")
 
 
 def _top_windows(index: Index, query: Tensor, ann_config: AnnConfig | None) -> set[tuple[str, int]]:
-    hits = nearest_windows(index, query.numpy(), RECALL_K, None, per_video=False, exact=ann_config is None, ann_config=ann_config)
+    hits = nearest_windows(
+        index, query.numpy(), RECALL_K, None, per_video=False, exact=ann_config is None, ann_config=ann_config
+    )
     return {(hit.path, hit.window) for hit in hits}

@@ -15,13 +15,20 @@ from pathlib import Path
 
 import torch
 
-from verbspace.utils.malloc import disable_malloc_trim
-from verbspace.inference.embedding import Embedder, embed_windows
-from verbspace.search.schema import FileRows, IndexManifest, FileSignature, try_signature, file_signature, canonical_path
-from verbspace.search.index import Index, IndexProgressCallback
-from verbspace.data.sources.inputs import localize
-from verbspace.utils.text import is_utf8_encodable
 from verbspace.data.decoding.pyav import DecodeError, probe
+from verbspace.data.sources.inputs import localize
+from verbspace.inference.embedding import Embedder, embed_windows
+from verbspace.search.index import Index, IndexProgressCallback
+from verbspace.search.schema import (
+    FileRows,
+    FileSignature,
+    IndexManifest,
+    canonical_path,
+    file_signature,
+    try_signature,
+)
+from verbspace.utils.malloc import disable_malloc_trim
+from verbspace.utils.text import is_utf8_encodable
 
 Engine = Callable[[Sequence[str]], Iterator[FileRows]]
 MAX_ROWS_PER_COMMIT = 50_000  # in one commit
@@ -95,7 +102,9 @@ def embed_file(encoder: Embedder, path: str, manifest: IndexManifest, batch_size
     return FileRows(path, state, rate, starts, ends, found.embeddings.numpy())
 
 
-def local_engine(encoder: Embedder, manifest: IndexManifest, *, num_workers: int | None = None, batch_size: int = 16) -> Engine:
+def local_engine(
+    encoder: Embedder, manifest: IndexManifest, *, num_workers: int | None = None, batch_size: int = 16
+) -> Engine:
     """Files embedded in threads of this process, in order, a file each. workers: None is one for each CPU core that
     this process may use, 8 at most; each computes in one thread, so that their number changes no result."""
     count = num_workers or min(8, available_cpus())

@@ -21,8 +21,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from verbspace.search.schema import FileRows, FileSignature, IndexManifest, files_to_table, index_schema, rows_checksum
 from verbspace.utils.atomic_io import annotate_os_error, write_text
-from verbspace.search.schema import FileRows, IndexManifest, FileSignature, rows_checksum, index_schema, files_to_table
 
 if TYPE_CHECKING:
     import numpy as np
@@ -151,7 +151,11 @@ class Index:
         self.replace(files_to_table((file for file in read if file.path in existing), self.manifest))
         bad = {file.path: file.reason or "" for file in files if file.reason is not None}
         # Rows of a file that is out of reach stay; of one that is there, changed and no longer readable, they go.
-        self.delete_rows(file.path for file in files if file.path in bad and file.path in existing and file.signature != FileSignature(0, 0))
+        self.delete_rows(
+            file.path
+            for file in files
+            if file.path in bad and file.path in existing and file.signature != FileSignature(0, 0)
+        )
         self.record_failures(bad, [file.path for file in read])
 
     def replace(self, rows: pa.Table) -> None:

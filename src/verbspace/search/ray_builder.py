@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from verbspace.search.builder import Engine, embed_file
-from verbspace.search.schema import FileRows, IndexManifest, FileSignature, table_to_files, files_to_table
+from verbspace.search.schema import FileRows, FileSignature, IndexManifest, files_to_table, table_to_files
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -24,8 +24,8 @@ class FileEmbedder:
     def __init__(self, manifest: IndexManifest, batch_size: int = 16, device: str | None = None) -> None:
         import torch
 
-        from verbspace.utils.malloc import disable_malloc_trim
         from verbspace.search.searcher import load_index_encoder
+        from verbspace.utils.malloc import disable_malloc_trim
 
         torch.set_num_threads(1)
         disable_malloc_trim()
@@ -77,7 +77,12 @@ def _to_ipc_bytes(rows: pa.Table) -> bytes:
 
 
 def ray_engine(
-    manifest: IndexManifest, *, num_workers: int | None = None, batch_size: int = 16, gpus: float = 0, device: str | None = None
+    manifest: IndexManifest,
+    *,
+    num_workers: int | None = None,
+    batch_size: int = 16,
+    gpus: float = 0,
+    device: str | None = None,
 ) -> Engine:
     """Files embedded by `workers` actors, each with a CPU core and `gpus` GPUs; None is an actor for each core.
 
@@ -102,7 +107,7 @@ def ray_engine(
         blocks = max(1, min(math.ceil(len(files) / FILES_PER_BATCH), 10_000))
         done = ray.data.from_items([{"path": path} for path in files], override_num_blocks=blocks).map_batches(
             FileEmbedder,
-            fn_constructor_kwargs={"made": manifest, "batch_size": batch_size, "device": device},
+            fn_constructor_kwargs={"manifest": manifest, "batch_size": batch_size, "device": device},
             batch_size=FILES_PER_BATCH,
             batch_format="pyarrow",
             num_cpus=1,

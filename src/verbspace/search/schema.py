@@ -14,9 +14,9 @@ import fsspec
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from verbspace.inference.embedding import Precision
-from verbspace.data.sources.inputs import is_url
 from verbspace.data.sources import storage
+from verbspace.data.sources.inputs import is_url
+from verbspace.inference.embedding import Precision
 
 if TYPE_CHECKING:
     import pyarrow as pa

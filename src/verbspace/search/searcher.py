@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from verbspace.inference.embedding import embed_windows
-from verbspace.evaluation.protocol import encoder_hash
-from verbspace.search.query_encoder import QueryEncoder, build_query_vector
-from verbspace.search.hits import Hit
-from verbspace.search.vector_search import path_glob_filter as path_filter
-from verbspace.search.vector_search import validate_filter, get_vector
-from verbspace.search.query import Term, parse_query, format_query
-from verbspace.search.schema import IndexManifest
-from verbspace.search.index import Index
 from verbspace.data.sources.inputs import localize
+from verbspace.evaluation.protocol import encoder_hash
+from verbspace.inference.embedding import embed_windows
+from verbspace.search.hits import Hit
+from verbspace.search.index import Index
+from verbspace.search.query import Term, format_query, parse_query
+from verbspace.search.query_encoder import QueryEncoder, build_query_vector
+from verbspace.search.schema import IndexManifest
+from verbspace.search.vector_search import get_vector, validate_filter
+from verbspace.search.vector_search import path_glob_filter as path_filter
 from verbspace.utils.text import is_utf8_encodable
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class Searcher:
         """
         terms = collect_terms(query, add, subtract)
         if not terms and not similar_to:
-            raise ValueError("say what to look for: words, a clip with --like, or a text with --plus")
+            raise ValueError("say what to look for: words, a clip with --similar-to, or a text with --add")
         if where is not None:
             validate_filter(self.index, where)
         vector = self.encode_query(terms, similar_to)
@@ -108,7 +108,7 @@ def collect_terms(query: str | Sequence[Term], add: Sequence[str] = (), subtract
     first = (parse_query(query) if query.strip() else []) if isinstance(query, str) else list(query)
     added = [*(Term(text.strip()) for text in add), *(Term(text.strip(), -1) for text in subtract)]
     if any(not term.text for term in added):
-        raise ValueError("--plus and --minus need a text each; this one is empty")
+        raise ValueError("--add and --subtract need a text each; this one is empty")
     return [*first, *added]
 
 
@@ -121,11 +121,14 @@ def describe_query(terms: Sequence[Term], similar_to: Sequence[str | Path] = ())
 
 
 def combine_filters(
-    where: str | None = None, path: str | None = None, min_duration: float | None = None, max_duration: float | None = None
+    where: str | None = None,
+    path: str | None = None,
+    min_duration: float | None = None,
+    max_duration: float | None = None,
 ) -> str | None:
     """Several filters as one. Raises ValueError."""
     if not all(math.isfinite(seconds or 0) for seconds in (min_duration, max_duration)):
-        raise ValueError("--min-seconds and --max-seconds are numbers of seconds")
+        raise ValueError("--min-duration and --max-duration are numbers of seconds")
     parts = [f"({where})"] if where is not None else []
     parts += [path_filter(path)] if path else []
     parts += [f"duration >= {float(min_duration)}"] if min_duration is not None else []
@@ -139,7 +142,9 @@ def load_index_encoder(
     """The encoder that an index was made with, checked by its weights. Raises FileNotFoundError, ValueError."""
     from verbspace.models.video_encoder import VideoEncoder
 
-    name = manifest.encoder if encoder is None else "the encoder given" if isinstance(encoder, VideoEncoder) else encoder
+    name = (
+        manifest.encoder if encoder is None else "the encoder given" if isinstance(encoder, VideoEncoder) else encoder
+    )
     if not isinstance(encoder, VideoEncoder):
         try:
             encoder = VideoEncoder.from_pretrained(name)

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from verbspace.search.index import Index, list_index_shards, lock_index, remove_shard
+from verbspace.search.schema import COLUMNS, FileSignature, IndexManifest, index_schema, try_signature, vectors_to_numpy
 from verbspace.utils.atomic_io import atomic_write
-from verbspace.search.schema import COLUMNS, IndexManifest, FileSignature, index_schema, try_signature, vectors_to_numpy
-from verbspace.search.index import Index, remove_shard, lock_index, list_index_shards
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -52,7 +52,9 @@ def merge_rows(index: Index, scan: ScanFn) -> MergeSummary:
     for batch in scan(("path", "size", "modified")):
         each = (batch[name].to_pylist() for name in ("path", "size", "modified"))
         theirs |= {path: FileSignature(size, when) for path, size, when in zip(*each, strict=True)}
-    broken = {path for path in index.failed_files() if path in theirs and try_signature(path) not in (None, theirs[path])}
+    broken = {
+        path for path in index.failed_files() if path in theirs and try_signature(path) not in (None, theirs[path])
+    }
     theirs = {path: state for path, state in theirs.items() if path not in broken}
     mine = index.file_signatures(theirs)
     changed = [path for path, state in theirs.items() if path in mine and _should_replace(path, state, mine[path])]

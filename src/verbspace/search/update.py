@@ -6,12 +6,12 @@ import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from verbspace.inference.embedding import Precision, validate_num_frames, validate_precision
 from verbspace.evaluation.protocol import encoder_hash
-from verbspace.search.builder import Engine, ShardSpec, EmbedSummary, update_index, local_engine
+from verbspace.inference.embedding import Precision, validate_num_frames, validate_precision
+from verbspace.search.builder import EmbedSummary, Engine, ShardSpec, local_engine, update_index
+from verbspace.search.index import Index, IndexProgressCallback, import_lancedb, lock_index
 from verbspace.search.ray_builder import ray_engine
 from verbspace.search.schema import IndexManifest, canonical_encoder_name, canonical_path
-from verbspace.search.index import Index, IndexProgressCallback, lock_index, import_lancedb
 
 ENGINES = ("local", "ray")
 

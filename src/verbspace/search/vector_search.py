@@ -9,8 +9,8 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from verbspace.search.hits import Hit
-from verbspace.search.schema import COLUMNS, vectors_to_numpy
 from verbspace.search.index import sql_quote, translate_lance_errors
+from verbspace.search.schema import COLUMNS, vectors_to_numpy
 
 if TYPE_CHECKING:
     from verbspace.search.index import Index
@@ -19,7 +19,7 @@ RESULT_COLUMNS = ("path", "window", "start", "end", "duration", "fps")
 
 
 class AnnConfig(BaseModel):
-    """What `verbspace index tune` settled: lists looked into, candidates reranked per hit, and the share of the exact
+    """What `verbspace index build-ann` settled: lists looked into, candidates reranked per hit, and the share of the exact
     ten that was found so."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -44,7 +44,7 @@ def nearest_windows(
     """The `top` windows nearest to a vector (D,) of any length, best first; of equal ones, by path and time.
 
     where: a filter of Lance (SQL over the columns). per_video: the best window of each video. exact: compare with all
-    rows; else use the approximate index, where `verbspace index tune` has made one, but with a filter, or where its
+    rows; else use the approximate index, where `verbspace index build-ann` has made one, but with a filter, or where its
     lists hold too few rows. tuned: in other settings than it
     chose. Raises ValueError.
     """
@@ -79,7 +79,9 @@ def get_vector(index: Index, path: str, window: int) -> tuple[Hit, np.ndarray] |
     return None
 
 
-def _query_table(index: Index, query: np.ndarray, top: int, where: str | None, ann_config: AnnConfig | None) -> list[Hit]:
+def _query_table(
+    index: Index, query: np.ndarray, top: int, where: str | None, ann_config: AnnConfig | None
+) -> list[Hit]:
     search: Any = index.table.search(query, vector_column_name="vector").distance_type("dot").limit(top)
     search = search.select([*RESULT_COLUMNS, "_distance"])
     if where is not None:
@@ -167,4 +169,4 @@ def read_ann_config(index: Index) -> AnnConfig | None:
         return AnnConfig.model_validate_json(path.read_bytes())
     except ValidationError as error:
         reason = error.errors()[0]["msg"]
-        raise ValueError(f"{path}: {reason}; run `verbspace index tune {index.folder}` again") from None
+        raise ValueError(f"{path}: {reason}; run `verbspace index build-ann {index.folder}` again") from None

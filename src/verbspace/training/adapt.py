@@ -10,25 +10,25 @@ import torch
 from torch import Tensor
 
 from verbspace.concepts.concept_set import ConceptSet
-from verbspace.concepts.space import ConceptSpace
 from verbspace.config.settings import AdaptSettings, dump_settings
-from verbspace.training.grad_cache import apply_fsdp
-from verbspace.training.distiller import Distiller, LossWeights
-from verbspace.training.lora import add_lora, merge_lora
-from verbspace.training.checkpoint import init_from_checkpoint, list_checkpoints, load_trainable, trainable_state_dict
-from verbspace.training.distributed import init_distributed
-from verbspace.training.trainer import ValidationCallback, parameter_groups, train
-from verbspace.models.video_encoder import VideoEncoder
-from verbspace.utils.atomic_io import write_text
-from verbspace.data.verify import cached_failures
-from verbspace.data.datasets import DecodeFailures, DecodeFailure, NoReadableVideo, ViewDataset
 from verbspace.data.dataloader import load_views
+from verbspace.data.datasets import DecodeFailure, DecodeFailures, NoReadableVideo, ViewDataset
 from verbspace.data.sources.manifest import Record, data_hash, read_manifest
+from verbspace.data.verify import cached_failures
+from verbspace.models.video_encoder import VideoEncoder
+from verbspace.training.checkpoint import init_from_checkpoint, list_checkpoints, load_trainable, trainable_state_dict
+from verbspace.training.distiller import Distiller, LossWeights
+from verbspace.training.distributed import init_distributed
+from verbspace.training.grad_cache import apply_fsdp
+from verbspace.training.lora import add_lora, merge_lora
+from verbspace.training.trainer import ValidationCallback, parameter_groups, train
+from verbspace.utils.atomic_io import write_text
 
 # Settings of training that may change when a run goes on. Steps count, but by their number alone.
 NON_AFFECTING_FIELDS = {
-    "steps", "epochs", "device", "workers", "cache_mb", "log_every", "save_every", "keep_states",
-    "gradient_checkpointing", "accumulate", "compile", "sharding", "check_every", "check_margin",
+    "steps", "epochs", "device", "num_workers", "frame_cache_mb", "log_interval", "save_interval", "save_total_limit",
+    "gradient_checkpointing", "gradient_accumulation_steps", "compile", "distributed_strategy", "val_interval",
+    "validation_tolerance",
 }  # fmt: skip
 OnStep = Callable[[int, int, dict[str, float]], None]
 
@@ -55,7 +55,7 @@ def adapt(
 
     videos: paths, or what `read_manifest` reads with root, split and fold; labels are not looked at. out: the run's
     folder; `encoder/` in it is what is returned, `state/` what a second call resumes from, `metrics.jsonl` and
-    `config.yaml` the record. The exported weights are `settings.export_share` of the way from the encoder given to the
+    `config.yaml` the record. The exported weights are `settings.export_alpha` of the way from the encoder given to the
     adapted teacher. continued: a run, or a state of one, whose student, teacher, centres and means a new run begins
     with. accept_changes: resume though settings have changed. checks(start, settings) makes what looks at the teacher
     between steps.
@@ -75,7 +75,9 @@ def adapt(
         distiller = build_distiller(start, concepts, settings, ranks.device)
         begin = distiller.init_state()
         if init_from is not None and not list_checkpoints(out / "state"):
-            begin = init_from_checkpoint(Path(init_from), student=distiller.student, teacher=distiller.teacher, ema_state=begin)
+            begin = init_from_checkpoint(
+                Path(init_from), student=distiller.student, teacher=distiller.teacher, ema_state=begin
+            )
         sharded = ranks.world_size > 1 and training.distributed_strategy == "fsdp"
         if sharded:
             apply_fsdp(distiller.student)
@@ -157,21 +159,21 @@ def trainer_kwargs(settings: AdaptSettings, steps: int) -> dict[str, Any]:
     training = settings.training
     return {
         "steps": steps,
-        "warmup": round(training.warmup_fraction * steps),
+        "warmup_steps": round(training.warmup_fraction * steps),
         "weight_decay": training.weight_decay,
         "teacher_momentum": training.teacher_momentum,
-        "centre_momentum": settings.losses.center_momentum,
-        "clip_gradient": training.max_grad_norm,
+        "center_momentum": settings.losses.center_momentum,
+        "max_grad_norm": training.max_grad_norm,
         "autocast": torch.bfloat16 if training.dtype == "bf16" else None,
-        "log_every": training.log_interval,
-        "save_every": training.save_interval,
-        "keep_states": training.save_total_limit,
+        "log_interval": training.log_interval,
+        "save_interval": training.save_interval,
+        "save_total_limit": training.save_total_limit,
     }
 
 
 def result_affecting_settings(settings: AdaptSettings) -> dict[str, Any]:
     """The settings that decide how training goes, by dotted name: a resumed run must have the same."""
-    groups = settings.model_dump(mode="json", exclude={"export_share": True, "training": NON_AFFECTING_FIELDS})
+    groups = settings.model_dump(mode="json", exclude={"export_alpha": True, "training": NON_AFFECTING_FIELDS})
     return {f"{group}.{key}": value for group, fields in groups.items() for key, value in fields.items()}
 
 
@@ -191,7 +193,7 @@ def read_videos(
 def drop_known_bad(
     records: list[Record], videos: str | Path | Sequence[str | Path]
 ) -> tuple[list[Record], list[DecodeFailure]]:
-    """Leave out what `verbspace data check` has found to be bad and what has not changed since. Returns both."""
+    """Leave out what `verbspace data verify` has found to be bad and what has not changed since. Returns both."""
     if not isinstance(videos, (str, Path)):
         return records, []
     faults = cached_failures(Path(videos), [record.file for record in records])
@@ -226,14 +228,16 @@ def build_distiller(
         if set(loss.class_prior) != set(concepts.action_names):
             odd = sorted(set(loss.class_prior) ^ set(concepts.action_names))[0]
             raise ValueError(
-                f"losses.class_shares: {odd!r} is not on both sides; give one share for every action of the set"
+                f"losses.class_prior: {odd!r} is not on both sides; give one share for every action of the set"
             )
         shares = torch.tensor([loss.class_prior[name] for name in concepts.action_names])
     return Distiller(
         student,
         teacher,
-        ConceptSpace.build(concepts, initial_encoder.encode_text, 1 / initial_encoder.logit_scale),
-        weights=LossWeights(loss.category, loss.description, loss.alignment, loss.category_prior, loss.description_prior),
+        initial_encoder.build_concept_space(concepts),
+        weights=LossWeights(
+            loss.category, loss.description, loss.alignment, loss.category_prior, loss.description_prior
+        ),
         student_temperature=loss.student_temperature,
         teacher_temperature=loss.teacher_temperature,
         centering=loss.centering,
@@ -251,7 +255,7 @@ def build_optimizer(student: VideoEncoder, settings: AdaptSettings) -> torch.opt
     groups = parameter_groups(student, temporal, training.learning_rate, training.temporal_lr_multiplier)
     if not groups:
         raise ValueError(
-            "training.train: there is nothing to train; an encoder without temporal attention needs train: full"
+            "training.trainable: there is nothing to train; an encoder without temporal attention needs train: full"
         )
     return torch.optim.AdamW(groups, lr=training.learning_rate, eps=training.adam_eps, fused=True)
 
@@ -265,12 +269,16 @@ def build_dataset(
     patch = encoder.patch_size
     view["global_size"] = size
     view["local_size"] = view["local_size"] or max(patch, round(size * 3 / 7 / patch) * patch)
-    view["flip"] = 0.0 if concepts.directional else view["flip"]
-    view["patch"] = patch
-    return ViewDataset(records, seed=settings.training.seed, frame_cache_bytes=settings.training.frame_cache_mb * 2**20, **view)
+    view["flip_prob"] = 0.0 if concepts.directional else view["flip_prob"]
+    view["patch_size"] = patch
+    return ViewDataset(
+        records, seed=settings.training.seed, frame_cache_bytes=settings.training.frame_cache_mb * 2**20, **view
+    )
 
 
-def describe_dataset(records: Sequence[Record], videos: str | Path | Sequence[str | Path], split: str | None = None) -> str:
+def describe_dataset(
+    records: Sequence[Record], videos: str | Path | Sequence[str | Path], split: str | None = None
+) -> str:
     """What a run is trained on: how many videos, of what as it was given, and their hash."""
     name = str(videos) if isinstance(videos, (str, Path)) else "the paths given"
     return f"{len(records)} of {name}{f', {split}' if split else ''} ({data_hash(records)})"

@@ -8,14 +8,13 @@ from pathlib import Path
 import numpy as np
 
 from verbspace.concepts.concept_set import ConceptSet
-from verbspace.concepts.space import ConceptSpace
 from verbspace.config.settings import AdaptSettings
-from verbspace.evaluation.labels import labels_to_indices, require_labels
-from verbspace.inference.embedding import embed_videos
-from verbspace.evaluation.zero_shot import zero_shot_scores
-from verbspace.training.trainer import ValidationCallback, TrainingCollapsed
-from verbspace.models.video_encoder import VideoEncoder
 from verbspace.data.sources.manifest import read_manifest
+from verbspace.evaluation.labels import labels_to_indices, require_labels
+from verbspace.evaluation.zero_shot import zero_shot_scores
+from verbspace.inference.embedding import embed_videos
+from verbspace.models.video_encoder import VideoEncoder
+from verbspace.training.trainer import TrainingCollapsed, ValidationCallback
 
 _MAX_VIDEOS = 200  # clips of a check
 
@@ -23,10 +22,10 @@ _MAX_VIDEOS = 200  # clips of a check
 def zero_shot_validation(
     data: str | Path, concepts: ConceptSet | str | Path | None = None, max_videos: int = _MAX_VIDEOS
 ) -> Callable[[VideoEncoder, AdaptSettings], ValidationCallback]:
-    """For `adapt(checks=…)`: zero-shot top-1 of the teacher on labelled videos, every `training.check_every` steps.
+    """For `adapt(checks=…)`: zero-shot top-1 of the teacher on labelled videos, every `training.val_interval` steps.
 
     The figures are `check/top1`, and `check/frozen` of the encoder that the run began with. A teacher that is worse by
-    more than `training.check_margin` ends the run. concepts: what the labels are named in; the labels' own names where
+    more than `training.validation_tolerance` ends the run. concepts: what the labels are named in; the labels' own names where
     not given. most: of more videos an even choice is taken, the same every time. These labels are looked at, so do not
     report the figure as a result, nor use test videos. Raises ValueError where labels fit no action.
     """
@@ -40,7 +39,7 @@ def zero_shot_validation(
 
     def make(start: VideoEncoder, settings: AdaptSettings) -> ValidationCallback:
         training = settings.training
-        space = ConceptSpace.build(words, start.encode_text, 1 / start.logit_scale)
+        space = start.build_concept_space(words)
 
         def top1(encoder: VideoEncoder) -> float:
             found = embed_videos(encoder, records, frames=settings.views.global_frames)
@@ -58,8 +57,8 @@ def zero_shot_validation(
             if now < frozen[0] - training.validation_tolerance:
                 raise TrainingCollapsed(
                     f"step {done}: zero-shot on {data} has fallen to {now:.1%}, from {frozen[0]:.1%} of the encoder "
-                    f"that the run began with, by more than training.check_margin ({training.validation_tolerance:.0%}); "
-                    "lower training.learning_rate, or set training.train to temporal"
+                    f"that the run began with, by more than training.validation_tolerance ({training.validation_tolerance:.0%}); "
+                    "lower training.learning_rate, or set training.trainable to temporal"
                 )
             return {"check/top1": now, "check/frozen": frozen[0]}
 

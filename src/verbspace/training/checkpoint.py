@@ -16,9 +16,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from verbspace.training.distiller import EMAState
-from verbspace.training.distributed import DistributedContext, local_tensor, distribute_like, full_tensor
 from verbspace.models.video_encoder import VideoEncoder
+from verbspace.training.distiller import EMAState
+from verbspace.training.distributed import DistributedContext, distribute_like, full_tensor, local_tensor
 
 FORMAT = "verbspace-state/2"
 _PARTS = ("student", "teacher", "optimizer", "memory")
@@ -155,7 +155,7 @@ def load_checkpoint(
         if not allow_config_change:
             raise ValueError(
                 f"{path}: this run was begun with {changes}; go on with the same, give another folder for a new run, "
-                "or accept the changes (--accept-changes)"
+                "or accept the changes (--allow-config-change)"
             )
         notes.append(f"{path}: going on with other settings than it was begun with: {changes}")
     world = (distributed or DistributedContext()).world_size
@@ -171,7 +171,9 @@ def load_checkpoint(
     for key, value in load_file(path / "optimizer.safetensors").items():
         index, _, name = key.partition(".")
         place = parameters[int(index)]
-        entries.setdefault(int(index), {})[name] = distribute_like(value, place) if value.shape == place.shape else value
+        entries.setdefault(int(index), {})[name] = (
+            distribute_like(value, place) if value.shape == place.shape else value
+        )
     optimizer.load_state_dict({"state": entries, "param_groups": optimizer.state_dict()["param_groups"]})
     return load_ema_state(path, ema_state), int(saved["step"]), notes
 

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from verbspace.concepts.space import ConceptSpace
-from verbspace.training import losses
 from verbspace.models.video_encoder import VideoEncoder
+from verbspace.training import losses
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,9 @@ class Distiller(nn.Module):
                 f"the prior has {tuple(expected.shape)} entries for {actions} actions; give one share per action"
             )
         self.register_buffer("category_prior", expected, persistent=False)
-        owned = space.description_action_mask.float()  # an action's share is split evenly over the descriptions that it owns
+        owned = (
+            space.description_action_mask.float()
+        )  # an action's share is split evenly over the descriptions that it owns
         share = (owned / owned.sum(0).clamp_min(1)) @ expected.to(owned)
         self.register_buffer("description_prior", share / share.sum() if descriptions else share, persistent=False)
         for part in (self.teacher, self.space):
@@ -150,7 +152,7 @@ class Distiller(nn.Module):
             if not len(matrix):
                 continue
             s_teacher, s_student = z_teacher @ matrix.T, z_student @ matrix.T
-            centre = getattr(ema_state, f"{name}_centre") if self.centering else None
+            centre = getattr(ema_state, f"{name}_center") if self.centering else None
             teacher[name] = losses.teacher_probs(s_teacher, self.teacher_temperature, centre)
             student[name] = F.log_softmax(s_student / self.student_temperature, -1)
             mean = student[name].exp().mean((0, 1))
@@ -160,8 +162,10 @@ class Distiller(nn.Module):
                 )
             if scale[f"{name}_prior"]:
                 running, expected = getattr(ema_state, f"{name}_mean"), getattr(self, f"{name}_prior")
-                named[f"{name}_prior"] = losses.marginal_prior_kl(mean, running, self.prior_momentum, expected, self.prior_margin)
-            setattr(seen, f"{name}_centre", s_teacher.mean((0, 1)))
+                named[f"{name}_prior"] = losses.marginal_prior_kl(
+                    mean, running, self.prior_momentum, expected, self.prior_margin
+                )
+            setattr(seen, f"{name}_center", s_teacher.mean((0, 1)))
             setattr(seen, f"{name}_mean", mean.detach())
             if name == "category":
                 seen.category_used = torch.zeros_like(ema_state.category_used)

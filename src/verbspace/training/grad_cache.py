@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
+from verbspace.models.video_encoder import VideoEncoder
 from verbspace.training.distiller import Distiller, EMAState, StepOutput, embed_views
 from verbspace.training.distributed import DistributedContext
-from verbspace.models.video_encoder import VideoEncoder
 
 Views = Mapping[str, Tensor]
 
@@ -74,8 +74,19 @@ class GradCacheStep:
     a Distiller, whose losses are of embeddings. sharded: the student was given to `shard`.
     """
 
-    def __init__(self, method: TrainingMethod, distributed: DistributedContext, *, gradient_accumulation_steps: int = 1, use_fsdp: bool = False) -> None:
-        self.method, self.distributed, self.gradient_accumulation_steps = method, distributed, gradient_accumulation_steps
+    def __init__(
+        self,
+        method: TrainingMethod,
+        distributed: DistributedContext,
+        *,
+        gradient_accumulation_steps: int = 1,
+        use_fsdp: bool = False,
+    ) -> None:
+        self.method, self.distributed, self.gradient_accumulation_steps = (
+            method,
+            distributed,
+            gradient_accumulation_steps,
+        )
         self.use_fsdp = use_fsdp
         self.teacher = ViewEncoder(method.teacher, include_local=False)
         self.student: nn.Module = ViewEncoder(method.student, global_views=getattr(method, "student_globals", None))
@@ -86,7 +97,11 @@ class GradCacheStep:
             )  # fmt: skip
 
     def __call__(
-        self, views: Views, ema_state: EMAState, autocast: Callable[[], AbstractContextManager[Any]], clips_per_rank: list[int]
+        self,
+        views: Views,
+        ema_state: EMAState,
+        autocast: Callable[[], AbstractContextManager[Any]],
+        clips_per_rank: list[int],
     ) -> StepOutput:
         """views: this rank's. autocast: a context for forwards. counts: the number of clips of each rank."""
         team, clips = self.distributed, len(views["index"])
@@ -97,7 +112,9 @@ class GradCacheStep:
             return alone
         if not isinstance(self.method, Distiller):
             raise ValueError("only a Distiller can be trained in micro-batches or by several processes")
-        cuts = [clips * part // self.gradient_accumulation_steps for part in range(self.gradient_accumulation_steps + 1)]
+        cuts = [
+            clips * part // self.gradient_accumulation_steps for part in range(self.gradient_accumulation_steps + 1)
+        ]
         parts = [slice_batch(views, a, b) for a, b in pairwise(cuts) if b > a]
         with autocast(), torch.no_grad():
             z_teacher = torch.cat([self.teacher(part) for part in parts], 1)

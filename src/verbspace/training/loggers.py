@@ -31,11 +31,11 @@ def open_loggers(names: Sequence[str], out: Path, project: str = "verbspace") ->
 
 def _start_logger(name: str, out: Path, project: str, stack: ExitStack) -> LogMetrics:
     if name not in LOGGERS:
-        raise ValueError(f"--track: {name!r} is none of {', '.join(LOGGERS)}")
+        raise ValueError(f"--logger: {name!r} is none of {', '.join(LOGGERS)}")
     try:
         module: Any = importlib.import_module("torch.utils.tensorboard" if name == "tensorboard" else name)
     except ImportError as error:
-        raise ValueError(f"--track: {name} is not installed ({error}); pip install {name}") from None
+        raise ValueError(f"--logger: {name} is not installed ({error}); pip install {name}") from None
     if name == "tensorboard":
         board = module.SummaryWriter(str(out / "tensorboard"))
         stack.callback(board.close)

@@ -20,7 +20,7 @@ def add_lora(encoder: VideoEncoder, rank: int, alpha: int, seed: int = 0) -> Non
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError:
-        raise ValueError("training.train: temporal+lora needs peft; pip install 'verbspace[lora]'") from None
+        raise ValueError("training.trainable: temporal+lora needs peft; pip install 'verbspace[lora]'") from None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=alpha, target_modules=_LAYERS), encoder)

@@ -31,7 +31,9 @@ def cross_view_pairs(num_teacher_views: int, num_student_views: int, num_shared_
     return pairs
 
 
-def cross_view_cross_entropy(target: Tensor, student: Tensor, temperature: float, num_shared_views: int | None = None) -> Tensor:
+def cross_view_cross_entropy(
+    target: Tensor, student: Tensor, temperature: float, num_shared_views: int | None = None
+) -> Tensor:
     """Concept distillation: mean over clips and view pairs of H(teacher on one view, student on another). Scalar.
 
     target: (V_t, B, K) teacher distributions on the global views. student: (V_s, B, K) similarities on all views, the
@@ -72,7 +74,9 @@ def cross_view_kl(target: Tensor, log_student: Tensor, num_shared_views: int | N
     return (cross + negative_entropy[:, None])[pairs].mean()
 
 
-def marginal_prior_kl(batch_mean: Tensor, running_mean: Tensor | None, momentum: float, prior: Tensor, margin: float = 0.0) -> Tensor:
+def marginal_prior_kl(
+    batch_mean: Tensor, running_mean: Tensor | None, momentum: float, prior: Tensor, margin: float = 0.0
+) -> Tensor:
     """Keep the mean distribution near the expected one: max(0, KL(m || expected) - slack). Scalar.
 
     mean: (K,) mean of the student's distributions over this batch's clips and views. running: (K,) its running mean, or

@@ -18,15 +18,15 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from verbspace.utils.malloc import disable_malloc_trim
-from verbspace.training.grad_cache import GradCacheStep, TrainingMethod
+from verbspace.models.video_encoder import VideoEncoder
+from verbspace.training.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
 from verbspace.training.distiller import EMAState, StepOutput
+from verbspace.training.distributed import DistributedContext, full_tensor, local_tensor
+from verbspace.training.grad_cache import GradCacheStep, TrainingMethod
 from verbspace.training.losses import ema_update
 from verbspace.training.schedules import cosine, warmup_cosine
-from verbspace.training.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
-from verbspace.training.distributed import DistributedContext, local_tensor, full_tensor
-from verbspace.models.video_encoder import VideoEncoder
 from verbspace.utils.atomic_io import write_text
+from verbspace.utils.malloc import disable_malloc_trim
 
 
 class ValidationCallback(Protocol):
@@ -44,7 +44,9 @@ class TrainingCollapsed(RuntimeError):
     """The concept distribution fell on to a few concepts, or a loss stopped being finite."""
 
 
-def parameter_groups(student: nn.Module, temporal_param_ids: set[int], learning_rate: float, temporal_lr_multiplier: float) -> list[dict[str, Any]]:
+def parameter_groups(
+    student: nn.Module, temporal_param_ids: set[int], learning_rate: float, temporal_lr_multiplier: float
+) -> list[dict[str, Any]]:
     """AdamW's groups: temporal and spatial parameters, with weight decay on matrices only. `peak` holds a group's
     rate."""
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
@@ -54,8 +56,8 @@ def parameter_groups(student: nn.Module, temporal_param_ids: set[int], learning_
     return [
         {
             "params": members,
-            "peak": learning_rate * (temporal_lr_multiplier if is_temporal else 1.0),
-            "decays": decays,
+            "initial_lr": learning_rate * (temporal_lr_multiplier if is_temporal else 1.0),
+            "use_weight_decay": decays,
             "weight_decay": 0.0,
         }
         for (is_temporal, decays), members in groups.items()
@@ -125,7 +127,11 @@ def train(
     begin: what the first step remembers, if not nothing. `stop_after` ends the call early, state saved, without
     touching the schedules.
     """
-    student, teacher, distributed = method.student, method.teacher, distributed or DistributedContext(device=method.category_prior.device)
+    student, teacher, distributed = (
+        method.student,
+        method.teacher,
+        distributed or DistributedContext(device=method.category_prior.device),
+    )
     memory, first = initial_state or method.init_state(), 0
     fingerprint = {**(fingerprint or {}), "steps": steps}
     if states := list_checkpoints(out / "state"):
@@ -137,7 +143,9 @@ def train(
             on_note(note)
     log = MetricsLog(out / "metrics.jsonl", first) if distributed.is_main_process else None
     trained = [p for p in student.parameters() if p.requires_grad]
-    backward = GradCacheStep(method, distributed, gradient_accumulation_steps=gradient_accumulation_steps, use_fsdp=use_fsdp)
+    backward = GradCacheStep(
+        method, distributed, gradient_accumulation_steps=gradient_accumulation_steps, use_fsdp=use_fsdp
+    )
     precision = partial(torch.autocast, distributed.device.type, autocast, enabled=autocast is not None)
     if distributed.device.type == "cpu":
         disable_malloc_trim()
@@ -155,8 +163,8 @@ def train(
         for step, views in zip(range(first, last), batches(first)):
             began = time.perf_counter()
             for group in optimizer.param_groups:
-                group["lr"] = warmup_cosine(step, steps, warmup_steps, group["peak"])
-                group["weight_decay"] = cosine(step, steps, *weight_decay) if group["decays"] else 0.0
+                group["lr"] = warmup_cosine(step, steps, warmup_steps, group["initial_lr"])
+                group["weight_decay"] = cosine(step, steps, *weight_decay) if group["use_weight_decay"] else 0.0
             views = {key: value.to(distributed.device, non_blocking=True) for key, value in views.items()}
             counts = [count for (count,) in distributed.all_gather_ints(len(views["index"]))]
             optimizer.zero_grad(set_to_none=True)
@@ -198,7 +206,12 @@ def last_checkpoint_note(out: Path) -> str:
 
 
 def step_metrics(
-    output: StepOutput, ema_state: EMAState, optimizer: torch.optim.Optimizer, grad_norm: float, seconds: float, clips: int
+    output: StepOutput,
+    ema_state: EMAState,
+    optimizer: torch.optim.Optimizer,
+    grad_norm: float,
+    seconds: float,
+    clips: int,
 ) -> dict[str, float]:
     """What is logged of a step. memory: after it."""
     values = {"loss": float(output.total.detach())}
@@ -222,7 +235,9 @@ def peak_memory() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
 
 
-def update_ema_state(ema_state: EMAState, output: StepOutput, center_momentum: float, prior_momentum: float) -> EMAState:
+def update_ema_state(
+    ema_state: EMAState, output: StepOutput, center_momentum: float, prior_momentum: float
+) -> EMAState:
     """Centres and running means after a step."""
     seen = output.batch_stats
     return EMAState(
@@ -244,7 +259,7 @@ def check_collapse(ema_state: EMAState, step: int, warmup_steps: int, method: Tr
     if step >= warmup_steps and expected >= 4 and used < max(1.5, 0.1 * expected):
         raise TrainingCollapsed(
             f"step {step}: the concepts have collapsed: {used:.1f} of {expected:.1f} are in use; "
-            f"raise losses.category_prior, or set losses.centring to true{last_checkpoint_note(out)}"
+            f"raise losses.category_prior, or set losses.centering to true{last_checkpoint_note(out)}"
         )
 
 
@@ -254,7 +269,11 @@ class MetricsLog:
     def __init__(self, path: Path, start_step: int) -> None:
         self.path = path
         lines = path.read_text().splitlines() if path.exists() else []
-        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= start_step] if start_step else []
+        kept = (
+            [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= start_step]
+            if start_step
+            else []
+        )
         write_text(path, "".join(line + "\n" for line in kept))
 
     def write(self, step: int, values: dict[str, float]) -> None:

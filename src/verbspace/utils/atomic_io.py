@@ -112,7 +112,11 @@ class AtomicDirectory:
     def _commit(self) -> None:
         new = {path.name for path in self.temp_dir.iterdir()}
         old = {path.name for path in self.folder.iterdir()} - {self.temp_dir.name} if self.folder.exists() else set()
-        if self.temp_dir.parent != self.folder and old <= new | set(self.obsolete_files) and self._replace_directory(bool(old)):
+        if (
+            self.temp_dir.parent != self.folder
+            and old <= new | set(self.obsolete_files)
+            and self._replace_directory(bool(old))
+        ):
             return
         for name in sorted(new):
             _move(self.temp_dir / name, self.folder / name)

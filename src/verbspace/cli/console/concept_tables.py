@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 from rich.table import Table
 from rich.text import Text
 
-from verbspace.concepts.confusable import ConfusablePair, MisassignedDescription
 from verbspace.concepts.concept_set import ConceptSet
+from verbspace.concepts.confusable import ConfusablePair, MisassignedDescription
 from verbspace.concepts.labels import label_to_phrase, tokenize_words
 from verbspace.concepts.lint import MIN_DISTINCT_4GRAMS, LintReport
 from verbspace.concepts.space import ConceptSpace
@@ -42,7 +42,11 @@ def concept_set_table(concepts: ConceptSet, search: str | None = None) -> tuple[
 
 def lint_lines(report: LintReport, top: int) -> Iterator[str]:
     """Figures in a line, then the faults."""
-    verdict = "" if report.distinct_4gram_ratio >= MIN_DISTINCT_4GRAMS else f" (below {MIN_DISTINCT_4GRAMS}: reads like a template)"
+    verdict = (
+        ""
+        if report.distinct_4gram_ratio >= MIN_DISTINCT_4GRAMS
+        else f" (below {MIN_DISTINCT_4GRAMS}: reads like a template)"
+    )
     yield (
         f"{report.num_actions} actions, {report.num_descriptions} descriptions; distinct 4-grams {report.distinct_4gram_ratio:.2f}{verdict}; "
         f"{len(report.duplicates)} repeated, {len(report.shared_sentences)} shared by actions, {len(report.uninformative)} thin, "

@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from verbspace.cli.console.progress import plain_progress, format_rate
+from verbspace.cli.console.progress import format_rate, plain_progress
 
 OnStep = Callable[[int, int, dict[str, float]], None]
 _BARS = " ▁▂▃▄▅▆▇█"

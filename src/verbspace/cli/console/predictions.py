@@ -11,8 +11,8 @@ from dataclasses import asdict
 from rich.console import Console
 
 from verbspace.inference.explain import Counterfactual, Explanation
-from verbspace.utils.text import sanitize
 from verbspace.inference.predictor import Prediction
+from verbspace.utils.text import sanitize
 
 PredictionPrinter = Callable[[str, Prediction], None]
 
@@ -62,7 +62,9 @@ def format_odds(odds: float) -> str:
 
 def format_counterfactual(counterfactual: Counterfactual) -> str:
     """The two likeliest actions, and whether leaving frames out turns them round, in a sentence each."""
-    first = f"{counterfactual.winner} is {format_odds(counterfactual.odds)} times as likely as {counterfactual.runner_up}."
+    first = (
+        f"{counterfactual.winner} is {format_odds(counterfactual.odds)} times as likely as {counterfactual.runner_up}."
+    )
     if counterfactual.spans_to_drop is None:
         return f"{first} No frames were found without which {counterfactual.runner_up} would win."
     return f"{first} Without {format_spans(counterfactual.spans_to_drop)}, {counterfactual.runner_up} would win."
@@ -75,7 +77,9 @@ def print_explanation(explanation: Explanation, top: int = 3) -> None:
     if explanation.activated_descriptions:
         console.print("  descriptions that fired, and when")
     for one in explanation.activated_descriptions:
-        console.print(f"  {100 * one.probability:5.1f}%  {sanitize(one.text)}  ({one.kind} of {sanitize(', '.join(one.actions))})")
+        console.print(
+            f"  {100 * one.probability:5.1f}%  {sanitize(one.text)}  ({one.kind} of {sanitize(', '.join(one.actions))})"
+        )
         console.print(f"          {format_spans(one.spans)}", style="dim")
     if explanation.counterfactual is None:
         console.print("  one action alone: there is nothing to compare it with")
@@ -103,11 +107,17 @@ def _print_timeline(name: str, prediction: Prediction) -> None:
     for part in prediction.timeline or []:
         bar = f"{'█' * round(width * part.score):<{width}}  " if width else ""
         when = f"{format_timestamp(part.start):>9} – {format_timestamp(part.end):<9}"
-        console.print(f"  {when}  {100 * part.score:5.1f}%  {bar}{sanitize(part.action)}", markup=False, highlight=False)
+        console.print(
+            f"  {when}  {100 * part.score:5.1f}%  {bar}{sanitize(part.action)}", markup=False, highlight=False
+        )
 
 
 def _print_jsonl(name: str, prediction: Prediction) -> None:
-    row: dict[str, object] = {"path": name, "actions": dict(prediction.ranking), "descriptions": prediction.descriptions}
+    row: dict[str, object] = {
+        "path": name,
+        "actions": dict(prediction.ranking),
+        "descriptions": prediction.descriptions,
+    }
     if prediction.timeline is not None:
         row["timeline"] = [asdict(part) for part in prediction.timeline]
     print(json.dumps(row), flush=True)

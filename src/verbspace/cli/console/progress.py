@@ -50,7 +50,9 @@ def progress(console: Console | None = None) -> Iterator[ProgressCallback]:
             task = shown.tasks[bars[stage]]
             rate = format_rate(task.speed) if task.speed and total > 1 else ""
             known = total if total > 1 or done else None
-            shown.update(task.id, completed=done, total=known, rate=rate, note=format_values(values) or task.fields["note"])
+            shown.update(
+                task.id, completed=done, total=known, rate=rate, note=format_values(values) or task.fields["note"]
+            )
 
         yield say
 

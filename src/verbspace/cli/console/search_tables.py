@@ -7,18 +7,20 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from verbspace.utils.atomic_io import write_text
-from verbspace.search.hits import Hit
-from verbspace.search.vector_search import read_ann_config
-from verbspace.reporting.found_clips import render_search_page, display_path
-from verbspace.search.index import Index, list_index_shards
-from verbspace.utils.text import sanitize
 from verbspace.cli.console.predictions import format_timestamp
+from verbspace.reporting.found_clips import display_path, render_search_page
+from verbspace.search.hits import Hit
+from verbspace.search.index import Index, list_index_shards
+from verbspace.search.vector_search import read_ann_config
+from verbspace.utils.atomic_io import write_text
+from verbspace.utils.text import sanitize
 
 _MAX_LISTED = 20  # files that could not be read, named by `info`
 
 
-def print_hits(hits: Sequence[Hit], output_format: str, out: Path | None, *, query: str, index: Path, embed_clips: bool = False) -> None:
+def print_hits(
+    hits: Sequence[Hit], output_format: str, out: Path | None, *, query: str, index: Path, embed_clips: bool = False
+) -> None:
     """Print hits as a table or as JSON lines, or write the page `out`."""
     if out is not None:
         page = render_search_page(hits, query, out.parent, index=index.resolve().name, embed_clips=embed_clips)

@@ -56,7 +56,7 @@ class OpenAIClient:
         if not key and base_url is None:
             raise ValueError(
                 "there is no key: set the environment variable OPENAI_API_KEY, "
-                "or give --base-url of a server that needs none, or --local"
+                "or give --base-url of a server that needs none, or --local-model"
             )
         self.name, self.base_url = model, base_url
         self.parameters: Mapping[str, Any] = {

@@ -58,9 +58,17 @@ def reply_schema(min_per_kind: int) -> dict[str, Any]:
     """JSON schema of a reply, within what OpenAI's structured outputs and llama.cpp's grammars understand."""
 
     def sentence_array(min_items: int, max_items: int) -> dict[str, Any]:
-        return {"type": "array", "minItems": min_items, "maxItems": max_items, "items": {"type": "string", "pattern": SENTENCE_PATTERN}}
+        return {
+            "type": "array",
+            "minItems": min_items,
+            "maxItems": max_items,
+            "items": {"type": "string", "pattern": SENTENCE_PATTERN},
+        }
 
-    lists = {kind: sentence_array(max(MIN_PER_KIND[kind], min_per_kind), max(MIN_PER_KIND[kind], min_per_kind) + 1) for kind in DESCRIPTION_KINDS}
+    lists = {
+        kind: sentence_array(max(MIN_PER_KIND[kind], min_per_kind), max(MIN_PER_KIND[kind], min_per_kind) + 1)
+        for kind in DESCRIPTION_KINDS
+    }
     return {
         "type": "object",
         "additionalProperties": False,

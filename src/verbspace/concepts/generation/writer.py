@@ -16,8 +16,15 @@ from pydantic import ValidationError
 
 from verbspace.concepts.concept_set import ConceptSet, concept_set_from_dict
 from verbspace.concepts.generation.llm_clients import LanguageModel, Message
-from verbspace.concepts.labels import normalize_label, label_to_phrase, normalize_sentence, needs_expansion
-from verbspace.concepts.generation.reply_parser import DESCRIPTION_KINDS, MIN_PER_KIND, InvalidReplyError, Reply, parse_reply, reply_schema
+from verbspace.concepts.generation.reply_parser import (
+    DESCRIPTION_KINDS,
+    MIN_PER_KIND,
+    InvalidReplyError,
+    Reply,
+    parse_reply,
+    reply_schema,
+)
+from verbspace.concepts.labels import label_to_phrase, needs_expansion, normalize_label, normalize_sentence
 from verbspace.utils.atomic_io import write_text
 
 PROMPT_VERSION = 1
@@ -187,7 +194,12 @@ def generate_concepts(
 
 
 async def _request_reply(
-    model: LanguageModel, action: str, actions: Sequence[str], min_per_kind: int, max_attempts: int, result: GenerationResult
+    model: LanguageModel,
+    action: str,
+    actions: Sequence[str],
+    min_per_kind: int,
+    max_attempts: int,
+    result: GenerationResult,
 ) -> Reply:
     """Ask until a reply is usable. Raises the last BadReply."""
     # The list comes first and is the same in each request, so that servers can keep what they made of it.

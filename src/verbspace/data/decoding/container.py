@@ -66,7 +66,10 @@ class VideoFile:
             context = self.stream.codec_context
             context.thread_count = 1  # data loading runs one worker per core
             # Frames may grow within a stream; not so far that a small file fills the memory.
-            context.options = {**context.options, "max_pixels": str(max(4 * context.width * context.height, MAX_FRAME_PIXELS))}
+            context.options = {
+                **context.options,
+                "max_pixels": str(max(4 * context.width * context.height, MAX_FRAME_PIXELS)),
+            }
         except BaseException:
             self.container.close()
             raise

@@ -25,7 +25,12 @@ def required_packets(
     kept: list[Any] = []
     left_out: set[int] = set()
     for packet in packets:
-        if prefix and packet.size and number[packet.pts] not in frame_indices and is_non_reference(memoryview(packet), prefix):
+        if (
+            prefix
+            and packet.size
+            and number[packet.pts] not in frame_indices
+            and is_non_reference(memoryview(packet), prefix)
+        ):
             left_out.add(number[packet.pts])
         else:
             kept.append(packet)

@@ -21,7 +21,7 @@ import torch
 from av.video.reformatter import VideoReformatter
 from torch import Tensor
 
-from verbspace.data.decoding.container import DecodeError, StreamInfo, VideoFile, open_video, probe, fit_short_side
+from verbspace.data.decoding.container import DecodeError, StreamInfo, VideoFile, fit_short_side, open_video, probe
 from verbspace.data.decoding.h264_skip import required_packets
 
 __all__ = ["DecodeError", "StreamInfo", "VideoFile", "open_video", "probe"]
@@ -58,7 +58,11 @@ def read_video(
     try:
         try:
             with closing(open_video(path)) as file:
-                return _read_by_packets(file, select_frames, max_short_side) if file.has_reliable_pts else _read_by_decode(file, select_frames, max_short_side)
+                return (
+                    _read_by_packets(file, select_frames, max_short_side)
+                    if file.has_reliable_pts
+                    else _read_by_decode(file, select_frames, max_short_side)
+                )
         except TimestampMismatch:
             with closing(open_video(path)) as file:
                 return _read_by_decode(file, select_frames, max_short_side)
@@ -109,7 +113,9 @@ def decode_frames(path: str | Path, indices: Sequence[int] | None = None, max_sh
     size: frames whose short side is longer, in pixels, are shrunk to it. Raises DecodeError, and IndexError
     for a frame that is not there.
     """
-    return read_video(path, lambda timeline: range(len(timeline.times)) if indices is None else indices, max_short_side)[1]
+    return read_video(
+        path, lambda timeline: range(len(timeline.times)) if indices is None else indices, max_short_side
+    )[1]
 
 
 def timestamps_from_packets(file: VideoFile, max_short_side: int | None) -> tuple[FrameTimestamps, float] | None:
@@ -242,7 +248,9 @@ def _collect_frames(
         if expected_pts is not None and (number >= len(expected_pts) or frame.pts != expected_pts[number]):
             raise TimestampMismatch
         if number in needed:
-            shape = shape or fit_short_side(frame.height, frame.width, max_short_side)  # as FFmpeg: later frames follow the first's size
+            shape = shape or fit_short_side(
+                frame.height, frame.width, max_short_side
+            )  # as FFmpeg: later frames follow the first's size
             rgb = to_rgb(reformatter, frame, shape)
             out = np.empty((len(unique), *rgb.shape), np.uint8) if out is None else out
             out[found] = rgb

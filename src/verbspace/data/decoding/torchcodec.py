@@ -3,7 +3,7 @@
 It is asked only for what it gets right (docs/data.md has the table): containers and codecs whose packets tell the
 frames' times, in its exact mode. There the number of frames and the time of each that it returns must be those of the
 packets; everywhere else, and where they are not, PyAV decodes. What it cannot do is to say that a frame was guessed in
-place of damaged data: use it on files that `verbspace data check` has found to be whole.
+place of damaged data: use it on files that `verbspace data verify` has found to be whole.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from verbspace.data.decoding.pyav import FrameTimestamps, open_video, read_video, timestamps_from_packets
 from verbspace.data.sources import storage
-from verbspace.data.decoding.pyav import FrameTimestamps, open_video, timestamps_from_packets, read_video
 from verbspace.data.transforms import resize
 
 Decoder = Literal["pyav", "torchcodec"]

@@ -14,8 +14,15 @@ import torch
 from av.video.reformatter import VideoReformatter
 from torch import Tensor
 
-from verbspace.data.decoding.pyav import DecodeError, TimestampMismatch, open_video, timestamps_from_packets, resolve_pts, to_rgb
-from verbspace.data.sampling import Window, nearest_frame, linspace_in_window
+from verbspace.data.decoding.pyav import (
+    DecodeError,
+    TimestampMismatch,
+    open_video,
+    resolve_pts,
+    timestamps_from_packets,
+    to_rgb,
+)
+from verbspace.data.sampling import Window, linspace_in_window, nearest_frame
 from verbspace.data.transforms import center_crop
 
 WindowPlanner = Callable[[np.ndarray], Sequence[Window]]
@@ -57,7 +64,9 @@ def _to_float32(times: np.ndarray) -> Tensor:
     return torch.from_numpy(times.astype(np.float32))
 
 
-def _decode_views(path: Path, frame_indices: list[int], size: int, expected_times: np.ndarray | None) -> Iterator[tuple[int, Tensor]]:
+def _decode_views(
+    path: Path, frame_indices: list[int], size: int, expected_times: np.ndarray | None
+) -> Iterator[tuple[int, Tensor]]:
     """The frames numbered, each with its view (3, S, S). stamps: seconds that the decode must confirm."""
     reformatter = VideoReformatter()
     shape: tuple[int, int] | None = None
@@ -65,7 +74,11 @@ def _decode_views(path: Path, frame_indices: list[int], size: int, expected_time
     with closing(open_video(path)) as file:
         for number, frame in enumerate(file.iter_frames()):
             if expected_times is not None:
-                late = number >= len(expected_times) or frame.time is None or abs(frame.time - expected_times[number]) > 1e-6
+                late = (
+                    number >= len(expected_times)
+                    or frame.time is None
+                    or abs(frame.time - expected_times[number]) > 1e-6
+                )
                 if late:
                     raise TimestampMismatch
             if number in needed:

@@ -108,7 +108,9 @@ def read_kinetics(source: Path, locator: FileLocator, split: Split | None) -> li
                 ) from None
             if split is not None and row.get("split") and not _same_split(row["split"], split):
                 continue
-            names = [f"{stem}{kind}" for stem in (f"{name}_{start:06d}_{end:06d}", name) for kind in _KINETICS_EXTENSIONS]
+            names = [
+                f"{stem}{kind}" for stem in (f"{name}_{start:06d}_{end:06d}", name) for kind in _KINETICS_EXTENSIONS
+            ]
             records.append(Record(locator.locate(*names), (row.get("label") or "").strip() or None))
     return _require_records(records, source)
 

@@ -8,14 +8,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from verbspace.data.sources import hf_metadata
-from verbspace.data.sources import benchmarks
-from verbspace.data.sources import storage
-from verbspace.data.sources.file_lists import FileLocator, read_folder, read_list, iter_videos
+from verbspace.data.sources import benchmarks, hf_metadata, storage
+from verbspace.data.sources.file_lists import FileLocator, iter_videos, read_folder, read_list
 from verbspace.data.sources.record import VIDEO_EXTENSIONS, Record
-from verbspace.data.sources.webdataset import read_shards, list_shards
+from verbspace.data.sources.webdataset import list_shards, read_shards
 
-__all__ = ["VIDEO_EXTENSIONS", "Manifest", "Record", "data_hash", "read_manifest", "detect_manifest"]
+__all__ = ["VIDEO_EXTENSIONS", "Manifest", "Record", "data_hash", "detect_manifest", "read_manifest"]
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from verbspace.data.sources.record import Record, is_video, label_from_row, label_from_index
+from verbspace.data.sources.record import Record, is_video, label_from_index, label_from_row
 from verbspace.data.sources.storage import ByteRange, tar_index
 
 _SIDECAR_EXTENSIONS = {"json", "cls"}

@@ -10,8 +10,14 @@ from typing import Any
 
 from verbspace.evaluation.benchmarks import BenchmarkResult
 from verbspace.evaluation.protocol import EvalProtocol
-from verbspace.reporting.model_card import AnyResult, get_dataset_name, metric_type_and_name, list_protocols, read_result
 from verbspace.reporting.compare.runs import Run
+from verbspace.reporting.model_card import (
+    AnyResult,
+    get_dataset_name,
+    list_protocols,
+    metric_type_and_name,
+    read_result,
+)
 from verbspace.reporting.templating import humanize
 
 ConfusionMatrix = list[list[int]]
@@ -138,9 +144,17 @@ def _add_measurement(measurements: dict[str, Measurement], measurement: Measurem
 def _mismatch_message(title: str, first: str, other: str, by_run: dict[str, dict[str, Measurement]]) -> str:
     """Why two runs cannot stand side by side, by the nearest pair of their protocols."""
     mine, theirs = by_run[first], by_run[other]
-    lone = [(a, b) for a in mine.values() for b in theirs.values() if a.fingerprint not in theirs or b.fingerprint not in mine]
+    lone = [
+        (a, b)
+        for a in mine.values()
+        for b in theirs.values()
+        if a.fingerprint not in theirs or b.fingerprint not in mine
+    ]
     a, b = min(lone, key=lambda pair: len(_differing_fields(*pair)))
-    what = ", ".join(f"{name} {_format_field(a.protocol_fields, name)} and {_format_field(b.protocol_fields, name)}" for name in _differing_fields(a, b)[:3])
+    what = ", ".join(
+        f"{name} {_format_field(a.protocol_fields, name)} and {_format_field(b.protocol_fields, name)}"
+        for name in _differing_fields(a, b)[:3]
+    )
     return (
         f"{first} and {other} cannot be compared on {title}: their protocols differ in {what or 'number'} "
         f"({a.source}, {b.source}); measure both alike with `verbspace evaluate`, or leave one out"
@@ -148,7 +162,11 @@ def _mismatch_message(title: str, first: str, other: str, by_run: dict[str, dict
 
 
 def _differing_fields(a: Measurement, b: Measurement) -> list[str]:
-    return [name for name in dict.fromkeys([*a.protocol_fields, *b.protocol_fields]) if a.protocol_fields.get(name) != b.protocol_fields.get(name)]
+    return [
+        name
+        for name in dict.fromkeys([*a.protocol_fields, *b.protocol_fields])
+        if a.protocol_fields.get(name) != b.protocol_fields.get(name)
+    ]
 
 
 def _format_field(protocol_fields: dict[str, Any], name: str) -> str:
@@ -159,7 +177,9 @@ def _format_field(protocol_fields: dict[str, Any], name: str) -> str:
 def _distinguishing_fields(one: Measurement, all_: Sequence[Measurement]) -> str:
     """What tells a protocol from the others of the same measurement."""
     names = {name for other in all_ for name in _differing_fields(one, other)}
-    return ", ".join(f"{name} {_format_field(one.protocol_fields, name)}" for name in one.protocol_fields if name in names)
+    return ", ".join(
+        f"{name} {_format_field(one.protocol_fields, name)}" for name in one.protocol_fields if name in names
+    )
 
 
 def _to_measurement(result: AnyResult, source: str) -> Measurement:
@@ -171,7 +191,13 @@ def _to_measurement(result: AnyResult, source: str) -> Measurement:
         content |= {f"detail {name}": value for name, value in content.pop("details").items()}
         facts |= content if len(protocols) == 1 else {f"split {number}: {name}": one for name, one in content.items()}
     line = " | ".join(_protocol_summary(protocol) for protocol in protocols)
-    return Measurement(f"{get_dataset_name(result)}, {task}, {metric_type_and_name(result)[1]}", facts, line, _metric_value(result), source)
+    return Measurement(
+        f"{get_dataset_name(result)}, {task}, {metric_type_and_name(result)[1]}",
+        facts,
+        line,
+        _metric_value(result),
+        source,
+    )
 
 
 def _protocol_summary(protocol: EvalProtocol) -> str:

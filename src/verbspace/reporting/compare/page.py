@@ -12,11 +12,17 @@ from typing import Any
 from markupsafe import Markup
 
 from verbspace.concepts.concept_set import ConceptSet
-from verbspace.reporting.model_card import read_result
 from verbspace.reporting.charts import MAX_LINES, Line, PointEstimate, dot_chart, line_chart
-from verbspace.reporting.compare.measurements import ComparisonRow, MetricValue, build_comparison, load_measurements, assert_all_results_used
-from verbspace.reporting.compare.runs import SeedGroup, Run, find_setting_differences, group_by_seed, read_runs
+from verbspace.reporting.compare.measurements import (
+    ComparisonRow,
+    MetricValue,
+    assert_all_results_used,
+    build_comparison,
+    load_measurements,
+)
+from verbspace.reporting.compare.runs import Run, SeedGroup, find_setting_differences, group_by_seed, read_runs
 from verbspace.reporting.metrics_log import extract_curve, finite_values
+from verbspace.reporting.model_card import read_result
 from verbspace.reporting.templating import render_template
 
 BASELINE_LABEL = "frozen CLIP"
@@ -45,7 +51,9 @@ class ComparisonReport:
     seeds: list[tuple[str, list[str]]]
 
 
-def compare_runs(folders: Sequence[str | Path], results: Sequence[str | Path] = (), title: str | None = None) -> ComparisonReport:
+def compare_runs(
+    folders: Sequence[str | Path], results: Sequence[str | Path] = (), title: str | None = None
+) -> ComparisonReport:
     """Compare runs. results: what `verbspace evaluate --out` wrote, beside what lies in the runs' `results/`.
 
     Raises FileNotFoundError and ValueError: for what is no run or no result, and for results under unlike protocols.
@@ -156,13 +164,20 @@ def _training_curves(runs: Sequence[Run]) -> Iterable[dict[str, Any]]:
             yield {"svg": line_chart(lines, x_label="step", y_label=unit), "caption": title}
 
 
-def _class_changes(rows: Sequence[ComparisonRow], seed_groups: Sequence[SeedGroup], runs: Sequence[Run]) -> list[dict[str, Any]]:
+def _class_changes(
+    rows: Sequence[ComparisonRow], seed_groups: Sequence[SeedGroup], runs: Sequence[Run]
+) -> list[dict[str, Any]]:
     """For each group, the classes whose accuracy rose and fell most against the frozen checkpoint, on the first
     measurement that has what it takes: how clips were taken for each other, on both sides, and the classes' names."""
     for row in rows:
-        told = [(group.name, [(f.confusion, f.baseline_confusion) for f in _group_metrics(row, group)]) for group in seed_groups]
+        told = [
+            (group.name, [(f.confusion, f.baseline_confusion) for f in _group_metrics(row, group)])
+            for group in seed_groups
+        ]
         told = [(name, pairs) for name, pairs in told if pairs and all(a and b for a, b in pairs)]
-        names = _action_names_of(row.concepts, runs) if told else None  # known by reading all sets: where there is a use for it
+        names = (
+            _action_names_of(row.concepts, runs) if told else None
+        )  # known by reading all sets: where there is a use for it
         tables = [
             {"name": name, **_largest_changes(pairs, names)}
             for name, pairs in told

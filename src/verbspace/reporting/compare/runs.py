@@ -63,7 +63,10 @@ def read_runs(folders: Sequence[str | Path]) -> list[Run]:
     for n, path in enumerate(paths):
         if path in paths[:n]:
             raise ValueError(f"{folders[n]}: is given twice")
-    return [_read_run(path, str(given), name) for path, given, name in zip(paths, folders, _shortest_unique_names(paths), strict=True)]
+    return [
+        _read_run(path, str(given), name)
+        for path, given, name in zip(paths, folders, _shortest_unique_names(paths), strict=True)
+    ]
 
 
 def _read_run(path: Path, display_path: str, name: str) -> Run:

@@ -1,0 +1,95 @@
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from support.video_files import numbered_frames, write_video
+from verbspace.data.decoding.h264_skip import is_non_reference, required_packets
+from verbspace.data.decoding.pyav import decode_frames, frame_times, open_video
+
+
+def write(path: Path, codec: str = "libx264", **options: str) -> Path:
+    frames = numbered_frames(30, 48, 64)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=Fraction(10), options={"threads": "1", **options})
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode(None))
+    return path
+
+
+KINDS = {
+    "three B-frames": {"bf": "3"},
+    "pyramid of B-frames": {"bf": "7", "x264-params": "b-pyramid=normal:b-adapt=0"},
+    "no pyramid": {"bf": "3", "x264-params": "b-pyramid=none:b-adapt=0"},
+    "no B-frames": {"bf": "0"},
+    "open groups": {"bf": "3", "g": "8", "x264-params": "open-gop=1"},
+    "many slices": {"bf": "3", "x264-params": "slices=4"},
+    "interlaced": {"bf": "3", "x264-params": "interlaced=1"},
+}
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("skipping")
+    return {kind: write(folder / f"{n}.mp4", **how) for n, (kind, how) in enumerate(KINDS.items())}
+
+
+def left_out(path: Path, wanted: set[int]) -> int:
+    """How many packets the decoder need not see."""
+    file = open_video(path)
+    packets = list(file.iter_packets())
+    stamps = sorted(packet.pts for packet in packets if packet.size)
+    expected, kept = required_packets(file.stream.codec_context, packets, stamps, wanted)
+    assert len(packets) - len(kept) == len(stamps) - len(expected)
+    file.close()
+    return len(packets) - len(kept)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(deadline=None, max_examples=15)
+@given(wanted=st.lists(st.integers(0, 29), min_size=1, max_size=8))
+def test_frames_are_those_of_the_whole_decode(videos: dict[str, Path], kind: str, wanted: list[int]) -> None:
+    assert torch.equal(decode_frames(videos[kind], wanted), decode_frames(videos[kind])[wanted])
+
+
+def test_packets_are_left_out_where_nothing_needs_them(videos: dict[str, Path]) -> None:
+    assert len(frame_times(videos["no pyramid"])) == 30
+    assert left_out(videos["no pyramid"], {29}) >= 15
+    assert left_out(videos["no pyramid"], set(range(30))) == 0
+    assert left_out(videos["no B-frames"], {29}) == 0
+    assert 0 < left_out(videos["pyramid of B-frames"], {0}) < 30
+
+
+def test_other_codecs_lose_nothing(tmp_path: Path) -> None:
+    other = write_video(tmp_path / "a.mp4", numbered_frames(12), codec="mpeg4")
+    assert left_out(other, {11}) == 0
+
+
+@pytest.mark.parametrize(
+    ("packet", "expected"),
+    [
+        (b"\0\0\0\2\x01\xff", True),  # a slice, no reference
+        (b"\0\0\0\2\x41\xff", False),  # a slice that others need
+        (b"\0\0\0\2\x06\xff\0\0\0\2\x01\xff", True),  # a message before it
+        (b"\0\0\0\2\x01\xff\0\0\0\2\x21\xff", False),  # two fields, one of them needed
+        (b"\0\0\0\2\x06\xff", False),  # no picture
+        (b"\0\0\0\x09\x01\xff", False),  # longer than the packet
+        (b"\0\0\0\0\x01\xff", False),  # empty
+        (b"\0\0", False),
+        (b"", False),
+    ],
+)
+def test_what_is_disposable(packet: bytes, expected: bool) -> None:
+    assert is_non_reference(packet, 4) == expected
+
+
+@given(packet=st.binary(max_size=40), prefix=st.integers(1, 4))
+def test_any_bytes_have_an_answer(packet: bytes, prefix: int) -> None:
+    assert is_non_reference(np.frombuffer(packet, np.uint8).tolist(), prefix) in (True, False)

@@ -1,0 +1,94 @@
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from support.video_files import numbered_frames, write_video
+from verbspace.data.decoding import windows
+from verbspace.data.decoding.pyav import DecodeError, FrameTimestamps, TimestampMismatch, decode_frames, frame_times
+from verbspace.data.decoding.windows import stream_windows
+from verbspace.data.sampling import clip_duration, linspace_in_window, nearest_frame, plan_windows
+from verbspace.data.sources.manifest import Record
+from verbspace.data.transforms import center_crop
+from verbspace.inference.embedding import embed_videos, embed_windows
+from verbspace.models.video_encoder import VideoEncoder
+
+FORMATS = {"h264.mp4": "libx264", "mpeg4.avi": "mpeg4", "vp9.webm": "libvpx-vp9"}
+plan = partial(plan_windows, length=1.0, stride=0.4)
+
+
+@pytest.fixture(scope="module", params=FORMATS)
+def video(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three seconds."""
+    path = tmp_path_factory.mktemp("streamed") / request.param
+    return write_video(path, numbered_frames(60), FORMATS[request.param], rate=20)
+
+
+@pytest.mark.parametrize("trust", [True, False])
+def test_windows_hold_the_frames_that_a_whole_decode_has_there(video: Path, trust: bool) -> None:
+    times, every = frame_times(video), decode_frames(video)
+    found = list(stream_windows(video, plan, num_frames=5, size=32, use_packet_times=trust))
+    assert [window for window, _, _ in found] == plan(times)
+    assert len(found) > 4
+    for window, clip, seconds in found:
+        places = nearest_frame(times, linspace_in_window(window, 5))
+        assert torch.equal(clip, center_crop(every[torch.from_numpy(places)], 32))
+        np.testing.assert_allclose(seconds.numpy(), times[places] - window.start, atol=1e-6)
+
+
+def test_memory_holds_the_open_windows_only(video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+    views = windows._decode_views
+
+    def counted(*args: object) -> object:
+        for number, view in views(*args):
+            made.append(number)
+            yield number, view
+
+    monkeypatch.setattr(windows, "_decode_views", counted)
+    each = stream_windows(video, plan, num_frames=5, size=32)
+    next(each)
+    assert max(made) < 20  # of 60: the first window's alone
+
+
+def test_a_short_video_is_embedded_as_a_whole_one_is(video: Path, tiny_clip: Path) -> None:
+    encoder = VideoEncoder.from_pretrained(tiny_clip)
+    found = embed_windows(encoder, video, length=10.0)
+    assert torch.equal(found.embeddings, embed_videos(encoder, [Record(video)]).embeddings)
+    assert found.windows[0].end == pytest.approx(clip_duration(frame_times(video)))
+
+
+def test_batches_do_not_matter(video: Path, tiny_clip: Path) -> None:
+    encoder = VideoEncoder.from_pretrained(tiny_clip)
+    one, many = (embed_windows(encoder, video, length=1.0, stride=0.4, batch_size=size) for size in (1, 16))
+    assert one.windows == many.windows
+    torch.testing.assert_close(one.embeddings, many.embeddings, atol=1e-5, rtol=0)
+    assert one.embeddings.norm(dim=-1).allclose(torch.ones(len(one.windows)))
+
+
+def test_where_the_packets_lie_the_decode_tells(video: Path, tiny_clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = VideoEncoder.from_pretrained(tiny_clip)
+    right = embed_windows(encoder, video, length=1.0)
+    lies = FrameTimestamps(frame_times(video) * 1.5, 0), 0.0
+    monkeypatch.setattr(windows, "timestamps_from_packets", lambda file, size: lies)
+    if not video.name.endswith(".avi"):  # whose packets are not asked
+        with pytest.raises(TimestampMismatch):
+            list(stream_windows(video, plan, num_frames=5, size=32))
+    found = embed_windows(encoder, video, length=1.0)
+    assert found.windows == right.windows
+    assert torch.equal(found.embeddings, right.embeddings)
+
+
+def test_what_cannot_be_decoded_is_named(tmp_path: Path, tiny_clip: Path) -> None:
+    encoder = VideoEncoder.from_pretrained(tiny_clip)
+    (tmp_path / "words.mp4").write_text("not a video")
+    with pytest.raises(DecodeError, match=r"words\.mp4: not decodable as video"):
+        embed_windows(encoder, tmp_path / "words.mp4", length=1.0)
+    with pytest.raises(DecodeError, match=r"none\.mp4: there is no such file"):
+        embed_windows(encoder, tmp_path / "none.mp4", length=1.0)
+    whole = write_video(tmp_path / "whole.mp4", numbered_frames(60), rate=20).read_bytes()
+    (tmp_path / "cut.mp4").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DecodeError, match=r"cut\.mp4"):
+        embed_windows(encoder, tmp_path / "cut.mp4", length=1.0)

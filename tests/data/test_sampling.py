@@ -1,0 +1,173 @@
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from verbspace.data.sampling import (
+    Window,
+    clip_duration,
+    linspace_in_window,
+    nearest_frame,
+    plan_eval,
+    plan_views,
+    plan_windows,
+)
+
+steps = st.lists(st.floats(0.001, 2.0), max_size=60)
+seeds = st.integers(0, 2**32 - 1)
+
+
+def as_times(gaps: list[float]) -> np.ndarray:
+    return np.concatenate([[0.0], np.cumsum(gaps)])
+
+
+@settings(deadline=None, max_examples=150)
+@given(steps, seeds, st.integers(1, 3), st.integers(1, 16), st.integers(0, 4), st.integers(1, 12))
+def test_any_clip_can_be_planned(gaps: list[float], seed: int, n: int, frames: int, m: int, few: int) -> None:
+    times = as_times(gaps)
+    plans = plan_views(
+        times, np.random.default_rng(seed), global_views=n, global_frames=frames, local_views=m, local_frames=few,
+        global_size=48, local_size=32,
+    )  # fmt: skip
+    assert [plan.kind for plan in plans] == ["global"] * n + ["local"] * m
+    for plan in plans:
+        assert len(plan.frame_indices) == len(plan.times) == (frames if plan.kind == "global" else few)
+        assert plan.size == (48 if plan.kind == "global" else 32)
+        indices = np.asarray(plan.frame_indices)
+        assert indices.min() >= 0
+        assert indices.max() < len(times)
+        assert (np.diff(indices) >= 0).all()
+        assert plan.times == tuple(times[indices])
+
+
+@settings(deadline=None, max_examples=100)
+@given(steps, seeds)
+def test_the_same_seed_gives_the_same_plan(gaps: list[float], seed: int) -> None:
+    times = as_times(gaps)
+    assert plan_views(times, np.random.default_rng(seed)) == plan_views(times, np.random.default_rng(seed))
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.lists(st.floats(0.001, 2.0), min_size=1, max_size=60), st.lists(st.floats(-1, 200), min_size=1))
+def test_nearest_is_the_nearest(gaps: list[float], wanted: list[float]) -> None:
+    times, seconds = as_times(gaps), np.asarray(wanted)
+    expected = np.abs(times[None] - seconds[:, None]).min(1)
+    np.testing.assert_array_equal(np.abs(times[nearest_frame(times, seconds)] - seconds), expected)
+
+
+def test_nearest_prefers_the_earlier_of_two() -> None:
+    assert nearest_frame(np.array([0.0, 1.0, 2.0]), np.array([0.5, 1.5, 0.51])).tolist() == [0, 1, 1]
+
+
+def test_spread_takes_the_centres_of_segments() -> None:
+    assert linspace_in_window(Window(1.0, 3.0), 4).tolist() == [1.25, 1.75, 2.25, 2.75]
+
+
+def windows(seed: int, **options: object) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Seconds of global and local views of a 10-second clip of a thousand frames a second."""
+    times = np.arange(0, 10, 0.001)
+    plans = plan_views(times, np.random.default_rng(seed), **options)  # type: ignore[arg-type]
+    seconds = {kind: [np.asarray(p.times) for p in plans if p.kind == kind] for kind in ("global", "local")}
+    return seconds["global"], seconds["local"]
+
+
+def test_windows_have_the_lengths_asked_for_and_lie_within_the_clip() -> None:
+    rates: list[float] = []
+    for seed in range(200):
+        long, short = windows(seed)
+        for views, (low, high) in ((long, (0.6, 1.0)), (short, (0.15, 0.5))):
+            for seconds in views:
+                gaps = np.diff(seconds)
+                assert np.ptp(gaps) < 0.003  # even within a view
+                length = gaps.mean() * len(seconds)
+                assert 10 * low - 0.01 < length < 10 * high + 0.01
+                assert seconds[0] - length / len(seconds) / 2 > -0.01
+                assert seconds[-1] + length / len(seconds) / 2 < 10.01
+        rates += [1 / np.diff(seconds).mean() for seconds in short]
+    assert min(rates) < 2 < 4 < max(rates)  # local views come at many frame rates
+
+
+def test_global_windows_are_offset() -> None:
+    offsets, firsts = [], []
+    for seed in range(200):
+        (a, b), _ = windows(seed, global_clip_fraction=(0.6, 0.6))
+        offsets.append(abs(a[0] - b[0]))
+        firsts.append(a[0] < b[0])
+    # One starts in the first half of the 4 free seconds, one in the second: 2 apart on average, not 1.33.
+    assert abs(np.mean(offsets) - 2.0) < 0.15
+    assert 0.3 < np.mean(firsts) < 0.7  # either may be the earlier
+
+
+def test_views_of_a_long_video_come_from_one_stretch() -> None:
+    starts = []
+    for seed in range(50):
+        long, short = windows(seed, longest=2.0)
+        seconds = np.concatenate(long + short)
+        assert np.ptp(seconds) < 2.0
+        starts.append(seconds.min())
+    assert np.ptp(starts) > 4
+
+
+def test_evaluation_takes_segment_centres_and_interleaves_clips() -> None:
+    times = np.arange(100) / 10
+    assert clip_duration(times) == pytest.approx(10.0)
+    (plan,) = plan_eval(times, 5, size=48)
+    assert plan.times == pytest.approx((1, 3, 5, 7, 9))
+    assert (plan.kind, plan.size) == ("eval", 48)
+    first, second = plan_eval(times, 5, num_clips=2)
+    assert first.times == pytest.approx((0.5, 2.5, 4.5, 6.5, 8.5))
+    assert second.times == pytest.approx((1.5, 3.5, 5.5, 7.5, 9.5))
+
+
+@settings(deadline=None, max_examples=60)
+@given(steps, st.integers(1, 16), st.integers(1, 4))
+def test_evaluation_plans_any_clip(gaps: list[float], frames: int, clips: int) -> None:
+    times = as_times(gaps)
+    plans = plan_eval(times, frames, clips)
+    assert len(plans) == clips
+    for plan in plans:
+        assert len(plan.frame_indices) == frames
+        assert (np.diff(plan.frame_indices) >= 0).all()
+        assert 0 <= plan.frame_indices[0] <= plan.frame_indices[-1] < len(times)
+
+
+def test_one_frame_repeats() -> None:
+    assert plan_eval(np.zeros(1), 4)[0].frame_indices == (0, 0, 0, 0)
+
+
+@pytest.mark.parametrize("window", [(0.0, 0.5), (0.6, 0.5), (0.5, 1.2)])
+def test_windows_that_make_no_sense(window: tuple[float, float]) -> None:
+    with pytest.raises(ValueError, match="local_window"):
+        plan_views(np.arange(5.0), np.random.default_rng(0), local_clip_fraction=window)
+
+
+def test_no_frames() -> None:
+    with pytest.raises(ValueError, match="at least one frame"):
+        plan_eval(np.zeros(0), 4)
+
+
+@settings(deadline=None, max_examples=200)
+@given(steps, st.floats(0.05, 20), st.floats(0.02, 1))
+@example([1.0], 0.05, 1.0)
+def test_windows_cover_a_video_of_any_length(gaps: list[float], length: float, share: float) -> None:
+    times = as_times(gaps)
+    end = clip_duration(times)
+    windows = plan_windows(times, length, length * share)
+    assert windows[0].start == 0
+    assert windows[-1].end == end
+    assert len(windows) == 1 or end > length
+    for before, after in pairwise(windows):
+        assert before.start < after.start <= before.end + 1e-9  # twentieths do not add up to the last bit
+        assert after.start - before.start <= length * share * (1 + 1e-6)
+        assert before.end < after.end
+        assert after.end - after.start == pytest.approx(length)
+
+
+@pytest.mark.parametrize("stride", [0.0, -1.0, 5.0])
+def test_windows_without_overlap_or_gap_are_asked_for(stride: float) -> None:
+    with pytest.raises(ValueError, match=r"windows of 4 s every .*give a stride above 0 and at most the length"):
+        plan_windows(np.arange(3.0), 4.0, stride)

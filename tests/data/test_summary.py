@@ -1,0 +1,62 @@
+"""What a data set is understood to be."""
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from support.video_files import numbered_frames, write_video
+from verbspace.cli import main
+from verbspace.data.decoding.pyav import DecodeError, frame_times, probe
+from verbspace.data.sources.manifest import detect_manifest
+from verbspace.data.summary import summarize_dataset
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for n in range(3):
+        write_video(tmp_path / f"wave/{n}.mp4", numbered_frames(10 + 5 * n))
+    write_video(tmp_path / "clap/0.avi", numbered_frames(10), "mpeg4")
+    (tmp_path / "clap/1.mp4").write_bytes(b"no video")
+    return tmp_path
+
+
+def test_counts_lengths_and_what_cannot_be_read(folder: Path) -> None:
+    told: list[tuple[int, int]] = []
+    info = summarize_dataset(
+        folder, detect_manifest(folder), on_progress=lambda done, total: told.append((done, total))
+    )
+    assert (info.num_videos, info.missing, info.num_unlabeled, info.num_probed) == (5, [], 0, 4)
+    assert dict(info.class_counts) == {"wave": 3, "clap": 2}
+    assert sorted(info.durations) == pytest.approx([0.4, 0.4, 0.6, 0.8], abs=0.05)
+    assert info.stream_kinds["h264 in mov, 64x48, 25 frames/s"] == 3
+    assert info.stream_kinds["mpeg4 in avi, 64x48, 25 frames/s"] == 1
+    assert list(info.decode_errors) == [folder / "clap/1.mp4"]
+    assert told[-1] == (5, 5)
+
+
+def test_missing_files_of_a_list_are_counted(folder: Path) -> None:
+    (folder / "list.txt").write_text("wave/0.mp4 1\nwave/9.mp4 1\nclap/0.avi 0\n")
+    info = summarize_dataset(folder, detect_manifest(folder / "list.txt"), probe_files=0)
+    assert info.missing == [folder / "wave/9.mp4"]
+    assert info.num_probed == 0
+
+
+def test_the_command(folder: Path) -> None:
+    (folder / "list.txt").write_text("wave/0.mp4\nwave/9.mp4\n")
+    said = CliRunner().invoke(main.app, ["data", "info", str(folder)], env={"COLUMNS": "150"}).stdout
+    for words in ("read as a folder of videos", "2, 2 to 3 videos each", "clap, wave", "1 of 5 looked into"):
+        assert words in said
+    listed = CliRunner().invoke(main.app, ["data", "info", str(folder / "list.txt")], env={"COLUMNS": "150"}).stdout
+    assert "read as a list of videos" in listed
+    assert "2, 1 missing on disk" in listed
+    assert "no labels" in listed
+
+
+def test_headers_agree_with_the_decode(folder: Path) -> None:
+    path = folder / "wave/2.mp4"
+    header, times = probe(path), frame_times(path)
+    assert (header.width, header.height, header.fps) == (64, 48, 25.0)
+    assert header.duration == pytest.approx(times[-1] + 1 / 25, abs=0.05)
+    with pytest.raises(DecodeError, match="there is no such file"):
+        probe(folder / "none.mp4")

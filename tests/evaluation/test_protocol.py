@@ -1,0 +1,163 @@
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pydantic import ValidationError
+from torch import nn
+
+from verbspace.data.sources.manifest import Record, data_hash
+from verbspace.evaluation.metrics import classification_metrics
+from verbspace.evaluation.protocol import EvalProtocol, Result, are_comparable, encoder_hash, state_hash
+from verbspace.models.video_encoder import VideoEncoder
+
+PROBE = EvalProtocol(
+    task="linear-probe",
+    data="test",
+    data_hash="0123",
+    clips=98,
+    missing=2,
+    actions=5,
+    concepts="4567",
+    frames=8,
+    views=(2, 1),
+    size=56,
+    decoder="PyAV 18.1.0",
+    seed=3,
+    train="train",
+    train_hash="89ab",
+    train_clips=400,
+    details={"C of": (0.1, 1.0)},
+    checkpoint="cdef",
+    chosen={"C": 0.1},
+)
+
+
+def test_line() -> None:
+    assert PROBE.summary() == (
+        "linear-probe · test (0123) · 98 of 100 clips · train train (89ab), 400 clips · 5 actions (4567) · "
+        "8 frames · 2x1 views · 56 px · PyAV 18.1.0 · float32 · C of 0.1/1 · C 0.1 · seed 3 · checkpoint cdef"
+    )
+    other = PROBE.model_copy(
+        update={
+            "task": "zero-shot",
+            "by": "both",
+            "templates": ("a {}.",),
+            "train": None,
+            "details": {"k": 20},
+        }
+    )
+    assert other.summary().startswith(
+        "zero-shot by both · test (0123) · 98 of 100 clips · 5 actions (4567) · 1 template ·"
+    )
+    assert " · k 20 · " in other.summary()
+    assert "\n" not in other.summary()
+
+
+def test_only_the_encoder_may_differ() -> None:
+    assert are_comparable(PROBE, PROBE.model_copy(update={"checkpoint": "other", "chosen": {"C": 1.0}}))
+    changes = {
+        "task": "knn",
+        "data": "other",
+        "data_hash": "other",
+        "clips": 99,
+        "missing": 1,
+        "actions": 6,
+        "concepts": "other",
+        "templates": ("{}",),
+        "by": "category",
+        "frames": 4,
+        "views": (1, 1),
+        "size": 64,
+        "decoder": "PyAV 17",
+        "dtype": "bfloat16",
+        "seed": 4,
+        "train": "other",
+        "train_hash": "other",
+        "train_clips": 1,
+        "details": {"k": 20},
+    }
+    assert set(changes) == set(EvalProtocol.model_fields) - {"checkpoint", "chosen"}
+    for field, value in changes.items():
+        assert not are_comparable(PROBE, PROBE.model_copy(update={field: value})), field
+
+
+def test_result_round_trip() -> None:
+    values = classification_metrics(torch.eye(5)[[0, 1, 1, 4]], torch.tensor([0, 1, 2, 4]))
+    result = Result(**values.model_dump(), protocol=PROBE)
+    again = Result.model_validate_json(result.model_dump_json())
+    assert again == result
+    assert again.protocol.fingerprint() == PROBE.fingerprint()
+    with pytest.raises(ValidationError):
+        Result.model_validate({**result.model_dump(), "top2": 0.5})
+    with pytest.raises(ValidationError, match="frozen"):
+        PROBE.frames = 4
+
+
+def test_encoders_that_differ_in_settings_alone_are_told_apart(tiny_clip: Path, tmp_path: Path) -> None:
+    VideoEncoder.from_pretrained(tiny_clip).save_pretrained(tmp_path / "same")
+    known = encoder_hash(VideoEncoder.from_pretrained(tmp_path / "same"))
+    assert known == encoder_hash(VideoEncoder.from_pretrained(tiny_clip))  # wherever it was loaded from
+
+    def changed(file: str, change: Callable[[dict[str, Any]], object]) -> str:
+        folder = shutil.copytree(tmp_path / "same", tmp_path / f"{len(list(tmp_path.iterdir()))}")
+        content = json.loads((folder / file).read_text())
+        change(content)
+        (folder / file).write_text(json.dumps(content))
+        return encoder_hash(VideoEncoder.from_pretrained(folder))
+
+    assert changed("config.json", lambda config: config.update(base_name="elsewhere")) == known
+    vision = "vision_config"
+    others = [
+        changed("preprocessor_config.json", lambda found: found.update(image_mean=[0.0, 0.0, 0.0])),
+        changed("preprocessor_config.json", lambda found: found.update(image_std=[1.0, 1.0, 1.0])),
+        changed("config.json", lambda config: config.update(temporal_heads=1)),
+        changed("config.json", lambda config: config["base"][vision].update(hidden_act="gelu")),
+        changed("config.json", lambda config: config["base"][vision].update(layer_norm_eps=1e-3)),
+        changed("config.json", lambda config: config["base"]["text_config"].update(num_attention_heads=1)),
+    ]
+    others.append(changed("config.json", lambda config: config["base"]["text_config"].update(eos_token_id=300)))
+
+    def swap(found: dict[str, Any]) -> None:
+        words = found["model"]["vocab"]
+        words["a</w>"], words["b</w>"] = words["b</w>"], words["a</w>"]
+
+    others.append(changed("tokenizer.json", swap))
+    assert len({known, *others}) == 9
+
+
+def test_state_hash() -> None:
+    torch.manual_seed(0)
+    module = nn.BatchNorm1d(3)
+    first = state_hash(module)
+    assert len(first) == 16
+    assert state_hash(module) == first
+    copy = nn.BatchNorm1d(3)
+    copy.load_state_dict(module.state_dict())
+    assert state_hash(copy) == first
+    copy.running_mean[1] += 1e-6  # type: ignore[index]
+    assert state_hash(copy) != first
+    assert state_hash(module.to(torch.bfloat16)) != first
+    assert state_hash(nn.Linear(2, 3)) != state_hash(nn.Linear(2, 3))
+
+
+def test_data_hash(tmp_path: Path) -> None:
+    def videos(root: Path, size: int = 3) -> list[Record]:
+        for name in ("clap/a.mp4", "wave/b.mp4"):
+            (root / name).parent.mkdir(parents=True)
+            (root / name).write_bytes(b"x" * size)
+        return [Record(root / "clap/a.mp4", "clap"), Record(root / "wave/b.mp4", "wave")]
+
+    records = videos(tmp_path / "here")
+    first = data_hash(records)
+    assert len(first) == 16
+    assert data_hash(records[::-1]) == first
+    assert data_hash(videos(tmp_path / "there")) == first
+    assert data_hash(records[:1]) != first
+    assert data_hash([records[0], Record(records[1].path, "clap")]) != first
+    assert data_hash(videos(tmp_path / "longer", 4)) != first
+    records[0].path.unlink()
+    assert data_hash(records) != first

@@ -1,0 +1,332 @@
+import json
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import CLIPConfig, CLIPModel
+from typer.testing import CliRunner
+
+from support.small_encoders import TINY_CHECKPOINTS, random_times, random_video, with_random_temporal
+from support.video_files import numbered_frames, write_video
+from verbspace.cli.console.export_tables import export_summary_lines
+from verbspace.cli.main import app
+from verbspace.concepts.concept_set import Action, ConceptSet, Description, Provenance
+from verbspace.evaluation.evaluate import evaluate
+from verbspace.evaluation.protocol import encoder_hash
+from verbspace.export import exporter as module
+from verbspace.export.accuracy_check import accuracy_check
+from verbspace.export.exporter import export, tokenizer_matches
+from verbspace.export.formats import load_tower, quantize_tower
+from verbspace.export.parity import ParityStats
+from verbspace.export.readme import render_readme
+from verbspace.models.video_encoder import VideoEncoder
+
+TEXTS = ["a video of a person waving", "up"]
+SIZES = [(1, 1), (3, 1), (1, 2), (2, 3), (1, 8), (2, 13)]
+
+
+@pytest.fixture(scope="module")
+def clip(tiny_clip: Path) -> VideoEncoder:
+    encoder = with_random_temporal(VideoEncoder.from_pretrained(tiny_clip, temporal_layers=[0, 2]))
+    encoder.concept_set = ConceptSet(
+        name="two moves",
+        actions=[Action(name="waving"), Action(name="jumping")],
+        descriptions=[Description(text="both hands up", kind="pose", actions=["waving"])],
+        provenance=Provenance(author="Ada Example"),
+    )
+    return encoder
+
+
+@pytest.fixture(scope="module")
+def exported(clip: VideoEncoder, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A CLIP with a concept set as ONNX, and as int8."""
+    folder = tmp_path_factory.mktemp("exported") / "clip"
+    export(clip, folder, int8=True)
+    return folder
+
+
+def run(folder: Path, tower: str, **inputs: Tensor) -> Tensor:
+    session = onnxruntime.InferenceSession(folder / f"{tower}.onnx")
+    return torch.from_numpy(session.run(None, {name: one.numpy() for name, one in inputs.items()})[0])
+
+
+@torch.no_grad()
+def check_towers(encoder: VideoEncoder, video: Any, text: Any) -> None:
+    """Towers against the encoder, at all of SIZES and for TEXTS together and alone."""
+    size = encoder.image_size
+    for clips, frames in SIZES:
+        seen, times = random_video(clips, frames, 3, size, size, seed=frames), random_times(clips, frames, seed=clips)
+        expected = encoder(seen, times)
+        torch.testing.assert_close(video(pixel_values_videos=seen, times=times), expected, atol=1e-5, rtol=0)
+        if frames > 1 and len(encoder.temporal):  # the times are read, and not the frame numbers
+            other = video(pixel_values_videos=seen, times=times * 3)
+            assert (other - expected).abs().max() > 1e-4
+            torch.testing.assert_close(other, encoder(seen, times * 3), atol=1e-5, rtol=0)
+    for texts in (TEXTS, TEXTS[1:]):
+        words = encoder.require_processor().tokenize(texts)
+        torch.testing.assert_close(text(**words), encoder.encode_text(texts), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "family",
+    [
+        pytest.param(TINY_CHECKPOINTS[1], marks=pytest.mark.slow),
+        *TINY_CHECKPOINTS[2:],
+    ],  # MetaCLIP 2 is built as CLIP is
+)
+def test_onnx_of_every_family(family: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    encoder = with_random_temporal(VideoEncoder.from_pretrained(request.getfixturevalue(family), temporal_layers=[1]))
+    about = export(encoder, tmp_path / "out")
+    assert about["parity"]["video"]["largest"] < 1e-5
+    check_towers(
+        encoder, lambda **x: run(tmp_path / "out", "video", **x), lambda **x: run(tmp_path / "out", "text", **x)
+    )
+    run_readme(tmp_path / "out", encoder)
+
+
+def test_onnx_of_clip(clip: VideoEncoder, exported: Path) -> None:
+    check_towers(clip, *(partial(run, exported, name) for name in ("video", "text")))
+    for name in ("video", "text"):
+        onnx.checker.check_model(exported / f"{name}.onnx")
+
+
+def test_without_temporal_attention(tiny_clip: Path, tmp_path: Path) -> None:
+    encoder = VideoEncoder.from_pretrained(tiny_clip, temporal=False)
+    export(encoder, tmp_path / "out")
+    check_towers(
+        encoder, lambda **x: run(tmp_path / "out", "video", **x), lambda **x: run(tmp_path / "out", "text", **x)
+    )
+
+
+def test_what_is_written(clip: VideoEncoder, exported: Path) -> None:
+    assert {path.name for path in exported.iterdir()} >= {
+        "video.onnx", "text.onnx", "video_int8.onnx", "text_int8.onnx", "verbspace.json", "README.md",
+        "tokenizer.json", "preprocessor_config.json", "concept_space.safetensors",
+    }  # fmt: skip
+    about = json.loads((exported / "verbspace.json").read_text())
+    assert about["encoder"] == {"hash": encoder_hash(clip), "family": "clip", "temporal_layers": [0, 2]}
+    assert about["inputs"]["video"]["pixel_values_videos"]["shape"] == ["batch", "frames", 3, 32, 32]
+    opset = {one.domain: one.version for one in onnx.load(exported / "video.onnx").opset_import}
+    assert about["opset"] == opset[""]
+    for name, size in about["bytes"].items():
+        assert (exported / name).stat().st_size == size
+    processor = json.loads((exported / "preprocessor_config.json").read_text())
+    assert processor["image_mean"] == about["pixels"]["mean"] == clip.require_processor().image_mean
+    assert processor["size"] == {"shortest_edge": 32}
+    assert clip.concept_set is not None
+    space = clip.build_concept_space(clip.concept_set)
+    vectors = load_file(exported / about["concepts"]["file"])
+    assert torch.equal(vectors["categories"], space.categories)
+    assert torch.equal(vectors["ownership"], space.description_action_mask)
+    assert about["concepts"]["categories"] == ["waving", "jumping"]
+    assert about["concepts"]["descriptions"] == ["both hands up"]
+    assert about["concepts"]["temperature"] == pytest.approx(1 / clip.logit_scale)
+
+
+def test_the_towers_have_their_own_weights_only(clip: VideoEncoder, exported: Path) -> None:
+    video = sum(p.numel() for p in (*clip.temporal_parameters(), *clip.spatial_parameters()))
+    for name, expected in (("video", video), ("text", sum(p.numel() for p in clip.parameters()) - video)):
+        held = sum(int(np.prod(one.dims)) for one in onnx.load(exported / f"{name}.onnx").graph.initializer)
+        assert expected * 0.95 < held < expected * 1.05
+
+
+def test_int8(clip: VideoEncoder, exported: Path) -> None:
+    about = json.loads((exported / "verbspace.json").read_text())
+    types = {node.op_type for node in onnx.load(exported / "video_int8.onnx").graph.node}
+    assert "MatMulInteger" in types
+    seen, times = random_video(2, 4, 3, 32, 32), random_times(2, 4)
+    with torch.no_grad():
+        cosines = (run(exported, "video_int8", pixel_values_videos=seen, times=times) * clip(seen, times)).sum(1)
+    assert 0.99 < cosines.min() < 0.9999999  # near, and not the same
+    assert 0.99 < about["int8"]["video"]["least_cosine"] <= about["int8"]["video"]["mean_cosine"] < 1
+    assert (exported / "video_int8.onnx").stat().st_size < (exported / "video.onnx").stat().st_size
+
+
+def run_readme(folder: Path, encoder: VideoEncoder) -> None:
+    """The program in the README, in the folder, and its cosines beside the encoder's."""
+    text = (folder / "README.md").read_text()
+    program = re.search(r"```python\n(.*?)```", text, re.DOTALL)
+    assert program is not None
+    assert "verbspace" not in "".join(re.findall(r"^(?:import|from) .*", program[1], re.MULTILINE))
+    after = "\nimport sys\nnp.savez(sys.argv[1], frames=frames, times=times, videos=videos, texts=texts)\n"
+    found = folder.parent / "found.npz"
+    done = subprocess.run(
+        [sys.executable, "-c", program[1] + after, found], cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert not done.returncode, done.stderr
+    arrays = np.load(found)
+    videos = encoder.encode_video(arrays["frames"], torch.from_numpy(arrays["times"]).float())
+    np.testing.assert_allclose(arrays["videos"], videos, atol=1e-5)
+    texts = encoder.encode_text(["a video of a person waving", "a video of a person jumping"])
+    np.testing.assert_allclose(arrays["texts"], texts, atol=1e-5)
+
+
+def test_the_readme_runs(clip: VideoEncoder, exported: Path) -> None:
+    run_readme(exported, clip)
+
+
+def test_the_readme_runs_with_transformers_tokenizer(clip: VideoEncoder, exported: Path, tmp_path: Path) -> None:
+    """What is written for a tokenizer that the library `tokenizers` alone would not follow."""
+    folder = shutil.copytree(exported, tmp_path / "out")
+    about = json.loads((folder / "verbspace.json").read_text())
+    about["text"]["tokenizers"] = False
+    (folder / "README.md").write_text(render_readme(about))
+    assert "AutoTokenizer.from_pretrained" in render_readme(about)
+    run_readme(folder, clip)
+
+
+def test_words_are_compared(clip: VideoEncoder, exported: Path) -> None:
+    text = json.loads((exported / "verbspace.json").read_text())["text"]
+    sources, file = clip.require_processor(), exported / "tokenizer.json"
+    assert tokenizer_matches(sources, file, text)
+    other = "left" if text["pad_side"] == "right" else "right"
+    for change in ({"context": 9}, {"pad_side": other}, {"pad_to_context": True}):
+        assert not tokenizer_matches(sources, file, {**text, **change})
+    assert not tokenizer_matches(sources, exported / "none.json", text)
+
+
+def test_int8_beside_full_on_labelled_videos(clip: VideoEncoder, exported: Path, tmp_path: Path) -> None:
+    for number in range(6):
+        name = f"{'waving' if number % 2 else 'jumping'}/{number}.mp4"
+        write_video(tmp_path / name, numbered_frames(12, seed=number))
+    towers = {
+        tower: {kind: load_tower(exported / f"{tower}{end}.onnx") for kind, end in (("full", ""), ("int8", "_int8"))}
+        for tower in ("video", "text")
+    }
+    found = accuracy_check(clip, towers["video"], towers["text"], tmp_path, frames=4)
+    own = evaluate(clip, tmp_path, baseline=False, frames=4, quiet=True).result
+    assert found["full"] == {"top1": own.top1, "ci95": list(own.ci95), "n": 6, "unreadable": 0}
+    assert found["int8"]["n"] == 6
+    assert 0.99 < found["int8"]["video"]["least_cosine"] < 0.9999999
+    about = json.loads((exported / "verbspace.json").read_text())
+    text = "\n".join(export_summary_lines({**about, "check": found}, exported))
+    assert f"fp32: top-1 {100 * own.top1:.1f}% (95%" in text
+    assert f"int8: top-1 {100 * found['int8']['top1']:.1f}% (95%" in text
+    assert f"Zero-shot top-1 on 6 labelled videos ({tmp_path.name}, 2 actions" in render_readme(
+        {**about, "check": found}
+    )
+
+
+def test_a_tower_too_large_for_int8(tmp_path: Path) -> None:
+    (tmp_path / "video.onnx.data").write_bytes(b"")
+    with pytest.raises(ValueError, match="int8: the video tower is above 2 GB"):
+        quantize_tower(tmp_path / "video.onnx", tmp_path / "video_int8.onnx")
+
+
+def test_torch_programs(clip: VideoEncoder, tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    folder.mkdir()
+    (folder / "video.onnx").write_text("of an earlier export")
+    (folder / "mine.txt").write_text("mine")
+    export(clip, folder, "torch")
+    names = {path.name for path in folder.iterdir()}
+    assert "video.onnx" not in names
+    assert {"mine.txt", "video.pt2"} <= names
+    towers = [torch.export.load(folder / f"{name}.pt2").module(check_guards=False) for name in ("video", "text")]
+    check_towers(clip, *towers)
+    for name in ("video", "text"):  # no pickled sample inputs, no pickled weights
+        with zipfile.ZipFile(folder / f"{name}.pt2") as archive:
+            assert not [one.filename for one in archive.infolist() if one.filename.endswith(".pt") and one.file_size]
+    run_readme(folder, clip)
+    about = json.loads((folder / "verbspace.json").read_text())
+    assert (about["format"], about["opset"]) == ("torch", None)
+
+
+@torch.no_grad()
+def test_a_tower_that_differs_is_not_written(clip: VideoEncoder, tmp_path: Path, monkeypatch: Any) -> None:
+    names = {"video": {"pixel_values_videos": {}, "times": {}}, "text": {"input_ids": {}}}
+    towers = [SimpleNamespace(name=name, inputs=inputs) for name, inputs in names.items()]
+    monkeypatch.setattr(module, "trace", lambda *_: towers)
+    monkeypatch.setattr(module, "write_tower", lambda tower, form, path: path.write_bytes(b"a tower"))
+    monkeypatch.setattr(module, "load_tower", lambda path: lambda inputs: clip(**inputs) + 2e-4)
+    with pytest.raises(ValueError, match=r"the exported video tower differs from the encoder by 0\.0002, more than"):
+        export(clip, tmp_path / "out", "torch")
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_not_of_an_export_is_not_written_over(clip: VideoEncoder, tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("mine")
+    with pytest.raises(FileExistsError, match=r"holds a README.md that is not of an export; give a folder of its own"):
+        export(clip, tmp_path, export_format="torch")
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"README.md": "mine"}
+
+
+def test_differences() -> None:
+    a = torch.nn.functional.normalize(torch.randn(4, 8, generator=torch.Generator().manual_seed(0)), dim=1)
+    same = ParityStats.from_pairs([(a, a)])
+    assert (same.largest, same.n) == (0, 4)
+    assert same.least_cosine == pytest.approx(1, abs=1e-6)
+    b = a.clone()
+    b[2, 3] += 0.25
+    assert ParityStats.from_pairs([(a, b), (a, a)]).largest == pytest.approx(0.25)
+    assert ParityStats.from_pairs([(a, -a), (a, a)]).mean_cosine == pytest.approx(0, abs=1e-6)
+    with pytest.raises(ValueError, match=r"embeddings are \(4, 8\) for \(4, 7\)"):
+        ParityStats.from_pairs([(a, a[:, 1:])])
+    with pytest.raises(ValueError, match="or not finite"):
+        ParityStats.from_pairs([(a / 0, a)])
+
+
+def test_settings_that_cannot_be(clip: VideoEncoder, tmp_path: Path, monkeypatch: Any) -> None:
+    with pytest.raises(ValueError, match="format: 'tflite' is none of onnx, torch"):
+        export(clip, tmp_path / "out", "tflite")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="int8: is made of ONNX towers only"):
+        export(clip, tmp_path / "out", "torch", int8=True)
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    with pytest.raises(ValueError, match=r"pip install 'verbspace\[export\]'"):
+        export(clip, tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_command_and_its_check(clip: VideoEncoder, tmp_path: Path) -> None:
+    for number in range(6):
+        name = f"{'waving' if number % 2 else 'jumping'}/{number}.mp4"
+        write_video(tmp_path / "clips" / name, numbered_frames(12, seed=number))
+    clip.save_pretrained(tmp_path / "encoder")
+    expected = evaluate(clip, tmp_path / "clips", baseline=False, quiet=True).result
+    found = CliRunner().invoke(
+        app,
+        ["export", str(tmp_path / "encoder"), "--to", str(tmp_path / "out"), "--format", "torch", "--check",
+         str(tmp_path / "clips")],
+    )  # fmt: skip
+    assert found.exit_code == 0, found.output
+    assert "video: largest difference from the encoder" in found.output
+    about = json.loads((tmp_path / "out" / "verbspace.json").read_text())
+    assert about["check"]["full"] == {
+        "top1": expected.top1, "ci95": list(expected.ci95), "n": 6, "unreadable": 0,
+    }  # fmt: skip
+    assert f"fp32: top-1 {100 * expected.top1:.1f}%" in found.output
+
+
+@pytest.mark.slow
+def test_a_clip_of_real_size(tiny_clip: Path, tmp_path: Path) -> None:
+    """ViT-B/16 with random weights, 12 layers of temporal attention."""
+    torch.manual_seed(0)
+    config = CLIPConfig(
+        text_config={"max_position_embeddings": 40, "vocab_size": 514, "bos_token_id": 512, "eos_token_id": 513},
+        vision_config={
+            "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12,
+            "image_size": 224, "patch_size": 16,
+        },
+    )  # fmt: skip
+    folder = tmp_path / "clip"
+    CLIPModel(config).save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json", "preprocessor_config.json"):
+        (folder / name).write_bytes((tiny_clip / name).read_bytes())
+    encoder = with_random_temporal(VideoEncoder.from_pretrained(folder))
+    about = export(encoder, tmp_path / "out", int8=True)
+    print(json.dumps({name: about[name] for name in ("parity", "int8", "bytes")}, indent=1))
+    assert about["parity"]["video"]["largest"] < 1e-5
+    assert about["int8"]["video"]["least_cosine"] > 0.98

@@ -1,0 +1,137 @@
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from support.playground_files import tiny_world
+from verbspace.concepts.concept_set import ConceptSet, ConceptSetError
+from verbspace.data.decoding.pyav import DecodeError
+from verbspace.data.sources.manifest import read_manifest
+from verbspace.inference.predictor import predict
+from verbspace.models.video_encoder import VideoEncoder
+from verbspace.playground.actions import ACTIONS
+from verbspace.playground.demo import playground_encoder
+
+NAMES = ["waving", "bowing", "kicking a ball"]
+
+
+@pytest.fixture(scope="module")
+def encoder() -> VideoEncoder:
+    encoder = playground_encoder()
+    with torch.no_grad():  # as if adapted: time counts
+        for parameter in encoder.temporal_parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+    return encoder
+
+
+@pytest.fixture(scope="module")
+def paths(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    return [record.path for record in read_manifest(tiny_world(tmp_path_factory) / "test")][:6]
+
+
+def by_hand(encoder: VideoEncoder, paths: list[Path], concepts: ConceptSet) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cosines times the checkpoint's scale: with each action's mean prompt (N, K), with each description (N, M)."""
+    z = F.normalize(encoder.encode_video(paths), dim=-1)
+    columns = []
+    for name in concepts.action_names:
+        prompts = encoder.encode_text([template.replace("{}", name) for template in concepts.templates])
+        columns.append(F.normalize(F.normalize(prompts, dim=-1).mean(0), dim=-1))
+    texts = [description.text for description in concepts.descriptions]
+    described = encoder.encode_text(texts) if texts else torch.zeros(0, z.shape[1])
+    return encoder.logit_scale * z @ torch.stack(columns, 1), encoder.logit_scale * z @ described.T
+
+
+@pytest.mark.parametrize(
+    "concepts", [ConceptSet.from_actions(NAMES), ConceptSet.load("playground")], ids=["bare", "set"]
+)
+def test_probabilities_are_the_softmax_of_cosines_and_ranked(
+    encoder: VideoEncoder, paths: list[Path], concepts: ConceptSet
+) -> None:
+    cosines, near = by_hand(encoder, paths, concepts)
+    found = predict(encoder, paths, concepts=concepts, top=100)
+    assert [one.path for one in found] == [str(path) for path in paths]
+    for one, row, close in zip(found, cosines.softmax(-1), near, strict=True):
+        values = [probability for _, probability in one.ranking]
+        assert sum(values) == pytest.approx(1, abs=1e-5)
+        assert values == sorted(values, reverse=True)
+        assert dict(one.ranking) == pytest.approx(dict(zip(concepts.action_names, row.tolist(), strict=True)), abs=1e-5)
+        order = close.argsort(descending=True)[:3].tolist()
+        assert one.descriptions == [concepts.descriptions[index].text for index in order]
+    assert len(found[0].descriptions) == (3 if concepts.descriptions else 0)
+
+
+def test_descriptions_can_rank_too(encoder: VideoEncoder, paths: list[Path]) -> None:
+    concepts = ConceptSet.load("playground")
+    cosines, near = by_hand(encoder, paths, concepts)
+    owned = concepts.description_action_mask().float()
+    described = torch.stack([near[:, owned[:, k].bool()].mean(1) for k in range(20)], 1)
+    for by, expected in (("description", described), ("both", (described + cosines) / 2)):
+        found = predict(encoder, paths, concepts=concepts, scoring=by, top=20)  # type: ignore[arg-type]
+        for one, row in zip(found, expected.softmax(-1), strict=True):
+            assert dict(one.ranking) == pytest.approx(dict(zip(ACTIONS, row.tolist(), strict=True)), abs=1e-4)
+
+
+def test_top_cuts_the_ranking_and_not_the_probabilities(encoder: VideoEncoder, paths: list[Path]) -> None:
+    (whole,) = predict(encoder, paths[0], list(ACTIONS), top=20)
+    (cut,) = predict(encoder, str(paths[0]), list(ACTIONS), top=2)
+    assert cut.ranking == whole.ranking[:2]
+    assert len(predict(encoder, paths[0], list(ACTIONS))[0].ranking) == 5
+    assert [name for name, _ in predict(encoder, paths[0], ["waving"])[0].ranking] == ["waving"]
+
+
+def test_frames_are_taken_as_asked(encoder: VideoEncoder, paths: list[Path]) -> None:
+    concepts = ConceptSet.from_actions(NAMES)
+    (few,) = predict(encoder, paths[0], NAMES, frames=2)
+    z = encoder.encode_video([paths[0]], frames=2)
+    texts = [encoder.encode_text([t.format(name) for t in concepts.templates]).mean(0) for name in NAMES]
+    row = (encoder.logit_scale * z @ F.normalize(torch.stack(texts), dim=-1).T).softmax(-1)[0]
+    assert dict(few.ranking) == pytest.approx(dict(zip(NAMES, row.tolist(), strict=True)), abs=1e-5)
+    assert few.ranking != predict(encoder, paths[0], NAMES)[0].ranking
+
+
+def test_concepts_come_by_object_name_or_file_and_from_the_encoder(
+    encoder: VideoEncoder, paths: list[Path], tmp_path: Path
+) -> None:
+    concepts = ConceptSet.load("playground").subset(NAMES)
+    concepts.save(tmp_path / "set.json")
+    expected = predict(encoder, paths[:2], concepts=concepts)
+    assert predict(encoder, paths[:2], concepts=tmp_path / "set.json") == expected
+    assert [name for name, _ in predict(encoder, paths[0], concepts="playground", top=20)[0].ranking] != list(ACTIONS)
+    own = encoder.copy()
+    own.concept_set = concepts
+    assert predict(own, paths[:2]) == expected
+    own.save_pretrained(tmp_path / "encoder")
+    assert predict(tmp_path / "encoder", paths[:2]) == expected  # from a folder, with the set that lies in it
+    bare = predict(own, paths[:2], list(reversed(NAMES)))  # actions given go before the encoder's own
+    assert [one.descriptions for one in bare] == [[], []]
+
+
+def test_the_frozen_clip_is_better_than_chance_on_the_world(tmp_path_factory: pytest.TempPathFactory) -> None:
+    records = read_manifest(tiny_world(tmp_path_factory) / "test")
+    found = predict("playground", [record.path for record in records], list(ACTIONS))
+    hits = sum(one.ranking[0][0] == record.label for one, record in zip(found, records, strict=True))
+    assert hits / len(records) > 0.2  # chance is 0.05
+
+
+def test_what_cannot_be_done_is_said(encoder: VideoEncoder, paths: list[Path], tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="this encoder has no concept set of its own; give actions or concepts"):
+        predict(encoder, paths)
+    with pytest.raises(ValueError, match="give actions or concepts, not both"):
+        predict(encoder, paths, NAMES, concepts="playground")
+    with pytest.raises(ConceptSetError, match="actions: is empty; list one or more"):
+        predict(encoder, paths, [])
+    with pytest.raises(ConceptSetError, match=r"'waving' is that of actions\.0 too"):
+        predict(encoder, paths, ["waving", "waving"])
+    with pytest.raises(ConceptSetError, match="no-such-set: there is neither a file nor a bundled concept set"):
+        predict(encoder, paths, concepts="no-such-set")
+    with pytest.raises(ValueError, match="there is no description of waving"):
+        predict(encoder, paths, NAMES, scoring="description")
+    with pytest.raises(DecodeError, match=r"gone\.mp4: there is no such file"):
+        predict(encoder, [*paths, tmp_path / "gone.mp4"], NAMES)
+    (tmp_path / "text.mp4").write_text("no video")
+    with pytest.raises(DecodeError, match=r"text\.mp4"):
+        predict(encoder, tmp_path / "text.mp4", NAMES)
+    with pytest.raises(FileNotFoundError, match="nowhere: there is no such folder"):
+        predict(tmp_path / "nowhere", paths, NAMES)
+    assert predict(encoder, [], NAMES) == []

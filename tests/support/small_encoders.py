@@ -1,0 +1,60 @@
+"""Encoders from the tiny checkpoints, and what goes into them, for the tests of `verbspace.models`."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from verbspace.models.video_encoder import VideoEncoder
+
+TINY_CHECKPOINTS = ["tiny_clip", "tiny_metaclip2", "tiny_siglip", "tiny_siglip2"]
+
+
+def with_random_temporal(encoder: VideoEncoder, scale: float = 0.3, seed: int = 1) -> VideoEncoder:
+    """The same encoder, its temporal output projections no longer zero."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in encoder.temporal.named_parameters():
+            if ".out." in name:
+                parameter.normal_(std=scale * encoder.base.config.vision_config.hidden_size**-0.5, generator=generator)
+    return encoder
+
+
+def random_video(*shape: int, seed: int = 0) -> Tensor:
+    """Normalised frames (B, T, 3, H, W): a fresh pattern of 8 px blocks in each."""
+    generator = torch.Generator().manual_seed(seed)
+    *leading, height, width = shape
+    blocks = torch.randn(*leading, -(-height // 8), -(-width // 8), generator=generator)
+    noise = 0.2 * torch.randn(*shape, generator=generator)
+    return blocks.repeat_interleave(8, -2).repeat_interleave(8, -1)[..., :height, :width] + noise
+
+
+def random_times(batch_size: int, num_frames: int, seed: int = 0) -> Tensor:
+    """Uneven, ascending times (B, T)."""
+    generator = torch.Generator().manual_seed(seed)
+    return (0.05 + 0.3 * torch.rand(batch_size, num_frames, generator=generator)).cumsum(1)
+
+
+class Colours(nn.Module):
+    """Embeds a clip as its mean colour, when it was, and a constant."""
+
+    image_size = 32
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(3.0))
+        self.batches: list[int] = []
+
+    @property
+    def device(self) -> torch.device:
+        return self.scale.device
+
+    def normalise(self, video: Tensor) -> Tensor:
+        assert video.dtype == torch.uint8
+        return video / 255
+
+    def forward(self, video: Tensor, times: Tensor) -> Tensor:
+        assert not self.training
+        self.batches.append(len(video))
+        when = times.mean(1, keepdim=True)
+        return self.scale * torch.cat([video.mean((1, 3, 4)), when, torch.ones_like(when)], dim=1)

@@ -1,0 +1,131 @@
+"""Small video files whose frames say which number they have, for the tests of `verbspace.data`."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from collections.abc import Sequence
+from fractions import Fraction
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+
+BITS = 6
+REAL_CLIPS = Path(__file__).resolve().parents[3] / "shared" / "data" / "videos"
+
+
+def numbered_frames(count: int, height: int = 48, width: int = 64, seed: int = 0) -> np.ndarray:
+    """uint8 (count, height, width, 3): frame n shows n in binary, in dark and light columns of its top."""
+    rng = np.random.default_rng(seed)
+    low = rng.uniform(60, 200, (count, 4, 4, 3))
+    frames = low.repeat(-(-height // 4), 1).repeat(-(-width // 4), 2)[:, :height, :width]
+    edges = np.linspace(0, width, BITS + 1).astype(int)
+    for n in range(count):
+        for bit in range(BITS):
+            frames[n, : height // 2, edges[bit] : edges[bit + 1]] = 230 if n >> bit & 1 else 25
+    return frames.astype(np.uint8)
+
+
+def read_frame_numbers(frames: np.ndarray) -> list[int]:
+    """The numbers that uint8 (n, 3, H, W) frames show."""
+    height, width = frames.shape[-2:]
+    edges = np.linspace(0, width, BITS + 1).astype(int)
+    numbers = []
+    for frame in frames:
+        columns = [frame[:, : height // 2 - 2, a + 2 : b - 2].mean() > 128 for a, b in pairwise(edges)]
+        numbers.append(sum(int(on) << bit for bit, on in enumerate(columns)))
+    return numbers
+
+
+def write_video(
+    path: Path,
+    frames: np.ndarray,
+    codec: str = "libx264",
+    *,
+    rate: int = 25,
+    pix_fmt: str = "yuv420p",
+    pts: Sequence[int] | None = None,
+    rotation: float | None = None,
+    audio: bool = False,
+    container_options: dict[str, str] | None = None,
+    **options: str,
+) -> Path:
+    """Encode uint8 (n, H, W, 3). pts: when each frame shows, in thousandths of a second."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w", options=container_options or {}) as container:
+        if audio:
+            sound = container.add_stream("aac", rate=16000, layout="mono")
+        if codec == "libx264":  # its assembly reads beyond its buffers: the same frames give now this file, now that
+            options.setdefault("x264-params", "asm=0")
+        stream = container.add_stream(codec, rate=Fraction(rate), options={"threads": "1", **options})
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = pix_fmt
+        if pts is not None:
+            stream.codec_context.time_base = Fraction(1, 1000)
+        if rotation is not None:
+            stream.set_display_rotation(rotation)
+        if audio:
+            for _ in range(20):
+                silence = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+                silence.rate = 16000
+                container.mux(sound.encode(silence))
+            container.mux(sound.encode())
+        for number, image in enumerate(frames):
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+            if pts is not None:
+                frame.pts, frame.time_base = pts[number], Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+COUNT = 20
+EVEN = np.arange(COUNT) / 25
+UNEVEN = np.cumsum([10] + [20, 60, 33, 100] * 5)[:COUNT]
+X265 = {"x265-params": "log-level=none:pools=1"}
+
+# name: encoder settings; the frames last 40 ms unless pts are given.
+FILES: dict[str, dict[str, Any]] = {
+    "h264.mp4": {"bf": "3"},
+    "h264.mkv": {"bf": "3"},
+    "h264.ts": {"bf": "3"},
+    "h264.avi": {"bf": "3"},
+    "raw.h264": {"bf": "2"},
+    "hevc.mp4": {"codec": "libx265", **X265},
+    "ten_bit.mkv": {"codec": "libx265", "pix_fmt": "yuv420p10le", **X265},
+    "vp8.webm": {"codec": "libvpx", "auto-alt-ref": "1", "lag-in-frames": "16"},
+    "vp9.webm": {"codec": "libvpx-vp9", "auto-alt-ref": "1", "lag-in-frames": "16", "cpu-used": "8"},
+    "av1.mp4": {"codec": "libsvtav1", "preset": "12"},
+    "av1.webm": {"codec": "libsvtav1", "preset": "12"},
+    "alpha.webm": {"codec": "libvpx-vp9", "pix_fmt": "yuva420p", "auto-alt-ref": "0"},
+    "mpeg4.avi": {"codec": "mpeg4"},
+    "mpeg4_b.avi": {"codec": "mpeg4", "bf": "2"},
+    "mpeg4_b.mp4": {"codec": "mpeg4", "bf": "2"},
+    "mpeg2.mpg": {"codec": "mpeg2video", "bf": "2"},
+    "mjpeg.avi": {"codec": "mjpeg", "pix_fmt": "yuvj420p"},
+    "mjpeg.mkv": {"codec": "mjpeg", "pix_fmt": "yuvj420p"},
+    "interlaced.mkv": {"codec": "mpeg2video", "flags": "+ilme+ildct"},
+    "late.mp4": {"pts": [1000 + 40 * n for n in range(COUNT)]},
+    "uneven.mp4": {"pts": UNEVEN.tolist()},
+    "uneven.webm": {"codec": "libvpx-vp9", "cpu-used": "8", "pts": UNEVEN.tolist()},
+    "sound_first.mp4": {"audio": True},
+}
+
+
+def plain_decode(path: Path) -> np.ndarray:
+    """(F, H, W, 3): FFmpeg's own sequential pyav."""
+    with av.open(str(path), metadata_errors="ignore") as container:
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+
+
+def shard(path: Path, parts: dict[str, bytes]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as archive:
+        for name, content in parts.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+    return path
