@@ -75,7 +75,7 @@ def run_job(job: dict[str, Any]) -> dict[str, Any]:
         supervised_upper_bound_settings,
         train_records,
     )
-    from verbspace.playground.supervised import train_supervised_upper_bound
+    from verbspace.playground.supervised_upper_bound import train_supervised_upper_bound
     from verbspace.training.adapt import adapt
 
     out, extra = Path(job["out"]), job["extra"]

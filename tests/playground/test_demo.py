@@ -33,7 +33,7 @@ from verbspace.playground.demo import (
     summarize_seeds,
     train_records,
 )
-from verbspace.playground.supervised import SupervisedMethod, train_supervised_upper_bound
+from verbspace.playground.supervised_upper_bound import SupervisedMethod, train_supervised_upper_bound
 from verbspace.training.adapt import build_dataset, build_distiller
 
 TRAINING = PLAYGROUND_SETTINGS.training.model_copy(

@@ -43,7 +43,7 @@ from verbspace.playground.render import (
     draw_capsule,
     render_frames,
 )
-from verbspace.playground.stills import (
+from verbspace.playground.captioned_images import (
     ACTION_PARAPHRASES,
     SCENE_PHRASES,
     make_caption,

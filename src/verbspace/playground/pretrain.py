@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTokenizer, CLIPVisionConfig
 
 from verbspace.playground.actions import ACTIONS
-from verbspace.playground.stills import CaptionedImages, render_captioned_images
+from verbspace.playground.captioned_images import CaptionedImages, render_captioned_images
 
 IMAGE_SIZE, PATCH_SIZE = 48, 8
 IMAGE_MEAN, IMAGE_STD = [0.5, 0.5, 0.5], [0.25, 0.25, 0.25]

@@ -28,7 +28,7 @@ import numpy as np
 from verbspace.playground.actions import ACTIONS, MOTIONS, TRAIN_ACTIONS, Style
 from verbspace.playground.figure import Array
 from verbspace.playground.render import Appearance, Camera, CameraEffects, apply_camera_effects, render_frames
-from verbspace.playground.stills import sample_scene
+from verbspace.playground.captioned_images import sample_scene
 from verbspace.utils.atomic_io import write_text
 
 HEIGHT, WIDTH = 64, 80
