@@ -14,7 +14,7 @@ from support.playground_files import tiny_world
 from verbspace.cli.console.predictions import format_odds, format_spans
 from verbspace.cli.main import app
 from verbspace.data.datasets import ClipDataset
-from verbspace.data.decoding.pyav import DecodeError
+from verbspace.data.errors import DecodeError
 from verbspace.data.sampling import Window
 from verbspace.data.sources.manifest import Record, read_manifest
 from verbspace.inference.explain import Explanation, explain, frame_spans, merge_spans, to_json

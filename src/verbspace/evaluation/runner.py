@@ -14,8 +14,8 @@ from torch import Tensor
 
 from verbspace.concepts.concept_set import ConceptSet
 from verbspace.concepts.space import ScoringMode
-from verbspace.data.datasets import DecodeFailures
 from verbspace.data.decoding.torchcodec import Decoder, decoder_version
+from verbspace.data.errors import DecodeFailures
 from verbspace.data.sources.manifest import Record, data_hash
 from verbspace.evaluation.knn import knn_scores
 from verbspace.evaluation.linear_probe import NUM_FOLDS, linear_probe
@@ -163,7 +163,7 @@ def evaluate_encoder(
             encoder, split.records, frames=config.frames, clips=config.clips, crops=config.crops, batch_size=batch_size,
             num_workers=num_workers, on_progress=update_progress, cache=cache, decoder=config.decoder, dtype=config.dtype,
         )  # fmt: skip
-        split.validate_missing(len(found.failures), config.max_missing, next(iter(found.failures.by_path.values()), ""))
+        split.validate_missing(len(found.failures), config.max_missing, found.failures.first())
         return found
 
     train = embed_split(config.train) if config.train else None
