@@ -21,9 +21,10 @@ from verbspace.evaluation.knn import knn_scores
 from verbspace.evaluation.linear_probe import NUM_FOLDS, linear_probe
 from verbspace.evaluation.metrics import classification_metrics
 from verbspace.evaluation.multi_label import MultiLabelResult, multi_label_metrics
-from verbspace.evaluation.protocol import Detail, EvalProtocol, Result, Task, encoder_hash
+from verbspace.evaluation.protocol import Detail, EvalProtocol, Result, Task
 from verbspace.evaluation.zero_shot import zero_shot_scores
 from verbspace.inference.embedding import EmbeddingCache, EmbeddingResult, Precision, embed_videos
+from verbspace.models.hashing import encoder_hash
 from verbspace.models.video_encoder import VideoEncoder
 
 _FEATURES = "projected and L2-normalised"

@@ -15,8 +15,8 @@ from torch.nn import functional
 
 from verbspace.data.errors import DecodeError, NoReadableVideo
 from verbspace.data.sources.record import Record
-from verbspace.evaluation.protocol import encoder_hash
 from verbspace.inference.embedding import EmbeddingCache, embed_videos
+from verbspace.models.hashing import encoder_hash
 from verbspace.models.video_encoder import VideoEncoder
 
 Array = Tensor | NDArray[Any]
