@@ -59,6 +59,7 @@ def predict(
     from verbspace.cli.console.predictions import make_printer, resolve_format
     from verbspace.cli.console.terminal import ErrorCounter
     from verbspace.concepts.space import validate_scoring
+    from verbspace.data.errors import DecodeError
     from verbspace.data.sources.inputs import expand_inputs
     from verbspace.inference.predictor import Predictor, WindowConfig
 
@@ -77,8 +78,8 @@ def predict(
     )
     sliding = None if window is None else WindowConfig(window, stride, min_score)
     for name, found in predictor.predict_stream(expand_inputs(paths, sys.stdin, unread), sliding):
-        if isinstance(found, str):
-            unread(found)
+        if isinstance(found, DecodeError):
+            unread(str(found))
         else:
             show(name, found)
     if unread.count:
@@ -108,6 +109,7 @@ def explain(
     from verbspace.cli.console.predictions import print_explanation
     from verbspace.cli.console.terminal import ErrorCounter
     from verbspace.concepts.space import validate_scoring
+    from verbspace.data.errors import VideoError
     from verbspace.data.sources.inputs import expand_inputs, localize
     from verbspace.inference.explain import explain as why
     from verbspace.inference.explain import to_json
@@ -127,13 +129,14 @@ def explain(
     )
     found, unread = [], ErrorCounter()
     for name in expand_inputs(paths, sys.stdin, unread):
-        path = name
         try:
             with ExitStack() as keep:
-                path = str(localize(name, keep))
-                one = why(predictor, path, start=start, end=end, top=top)
+                one = why(predictor, localize(name, keep), start=start, end=end, top=top)
+        except VideoError as error:
+            unread(f"{name}: {error.reason}")
+            continue
         except (OSError, ValueError) as error:
-            unread(str(error).replace(path, name))
+            unread(str(error))
             continue
         one = replace(one, path=name)
         if as_json:
