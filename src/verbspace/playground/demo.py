@@ -18,7 +18,7 @@ import torch
 from verbspace.concepts.concept_set import ConceptSet
 from verbspace.config.settings import AdaptSettings, TrainSettings, ViewSettings
 from verbspace.evaluation.metrics import ClassificationMetrics
-from verbspace.evaluation.protocol import encoder_hash
+from verbspace.models.hashing import encoder_hash
 from verbspace.models.video_encoder import VideoEncoder
 from verbspace.playground.actions import HELD_OUT_ACTIONS, TRAIN_ACTIONS
 from verbspace.playground.demo_report import render_demo_report
