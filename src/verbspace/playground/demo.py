@@ -80,7 +80,7 @@ def run_demo(
     base = load_playground_encoder()
     evaluator = WorldEvaluator(world, base.image_size, seed=world_seed)
     evaluate = partial(evaluator.evaluate, on_progress=report)
-    base_metrics = evaluate(base, stage="evaluate base CLIP")
+    base_metrics = evaluate(base, stage="evaluate frozen CLIP")
     stopwatch.lap("measure frozen")
 
     concepts = ConceptSet.load("playground").subset(TRAIN_ACTIONS)

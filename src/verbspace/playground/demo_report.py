@@ -18,7 +18,7 @@ from verbspace.reporting.metrics_log import extract_curves, read_metrics
 from verbspace.reporting.templating import humanize, render_template
 
 ENCODER_TITLES = {  # by key of results.json
-    "frozen": "base CLIP",
+    "frozen": "frozen CLIP",
     "adapted": "adapted, no labels",
     "oracle": "supervised upper bound",
 }
@@ -115,7 +115,7 @@ def render_demo_report(
             }
             for side, metrics in (("frozen", base_zero_shot), ("adapted", adapted_zero_shot))
         ],
-        clips=_example_clips(evaluator, {"base CLIP": base, "adapted": adapted}),
+        clips=_example_clips(evaluator, {"frozen CLIP": base, "adapted": adapted}),
         protocol=[
             (name, humanize(value))
             for name, value in (

@@ -122,9 +122,7 @@ class WorldEvaluator:
             scores[self.held_out_mask], test.labels[self.held_out_mask]
         )
         report(1)
-        metrics["stills"] = classification_metrics(
-            self.zero_shot_scores(encoder, self.images, None), self.image_labels
-        )
+        metrics["stills"] = classification_metrics(self.zero_shot_scores(encoder, self.images, None), self.image_labels)
         report(2)
         if include_probes:
             train = encoder.encode_video(probe.video, probe.times, batch_size=64)
