@@ -24,8 +24,8 @@ import cv2
 import numpy as np
 import torch
 from checkpoints import save_random_checkpoint
+from harness import Row, compare, compare_to_limit, interleaved_timings, main
 from loading import encode_clip
-from side import Row, compare, compare_to_limit, interleaved_timings, main
 from torch import Tensor
 from transformers import CLIPModel, CLIPProcessor
 

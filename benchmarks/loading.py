@@ -24,7 +24,7 @@ import av
 import numpy as np
 import torch
 import torch.nn.functional as F
-from side import Row, compare, main
+from harness import Row, compare, main
 from torch import Tensor
 
 from verbspace.data.datasets import ViewDataset

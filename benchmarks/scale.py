@@ -28,8 +28,8 @@ from typing import get_args
 import numpy as np
 import torch
 from checkpoints import save_random_checkpoint
+from harness import describe_machine
 from loading import encode_clip
-from side import describe_machine
 
 from verbspace.data.decoding.pyav import open_video
 from verbspace.data.decoding.windows import stream_windows
