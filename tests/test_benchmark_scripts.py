@@ -67,9 +67,9 @@ def test_the_probe_stays_ahead_of_scikit_learn(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_manifest(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
-    from flat import measure
+    from memory_scaling import measure
 
-    for row in measure(1, many=5000):  # 300 MB more where every batch took memory of its own
+    for row in measure(1, num_videos=5000):  # 300 MB more where every batch took memory of its own
         assert row.median >= 0.8, row
 
 
@@ -81,7 +81,7 @@ def test_a_step_is_not_slower_than_the_peers(monkeypatch: pytest.MonkeyPatch) ->
     from step import FOUR, ours, peer
 
     ways = {"ours": SubprocessBenchmark(ours, FOUR), "peer": SubprocessBenchmark(peer, True)}
-    seconds = interleaved_timings(ways, 2, warm=2)
+    seconds = interleaved_timings(ways, 2, num_warmup=2)
     for way in ways.values():
         way.close()
     ratio = statistics.median(b / a for a, b in zip(seconds["ours"], seconds["peer"], strict=True))
