@@ -73,7 +73,7 @@ def test_members_decode_as_files_do(tmp_path: Path, kind: str, monkeypatch: pyte
     assert np.array_equal(decode_frames(inside).numpy(), decode_frames(outside).numpy())
     assert np.array_equal(frame_times(inside), frame_times(outside))
     assert read_frame_numbers(decode_frames(inside, [7, 2]).numpy()) == [7, 2]
-    monkeypatch.setattr("verbspace.data.decoding.pyav.MAX_BUFFER_BYTES", 100)
+    monkeypatch.setattr("verbspace.data.decoding.container.VideoFile.max_buffer_bytes", 100)
     assert read_frame_numbers(decode_frames(inside, [7, 2]).numpy()) == [7, 2]
 
 

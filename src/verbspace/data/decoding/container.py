@@ -176,10 +176,11 @@ def probe(path: str | Path) -> StreamInfo:
     """
     with open_video(Path(path)) as file:
         stream, context = file.stream, file.stream.codec_context
+        duration: float | None = None
         if stream.duration:
             duration = float(stream.duration * stream.time_base)
-        else:
-            duration = float(file.container.duration * (1 / av.time_base)) if file.container.duration else None
+        elif file.container.duration:
+            duration = float(file.container.duration * (1 / av.time_base))
         return StreamInfo(
             codec=context.codec.name,
             container=file.container.format.name.split(",")[0],

@@ -77,9 +77,7 @@ def _decode_crops(
     with open_video(path) as file:
         for number, frame in enumerate(file.iter_frames()):
             if expected_times is not None and (
-                number >= len(expected_times)
-                or frame.time is None
-                or abs(frame.time - expected_times[number]) > 1e-6
+                number >= len(expected_times) or frame.time is None or abs(frame.time - expected_times[number]) > 1e-6
             ):
                 raise TimestampMismatch
             if number in needed:
