@@ -2,7 +2,6 @@
 
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from support.small_encoders import TINY_CHECKPOINTS, random_times, random_video, with_random_temporal
 from support.training_fixtures import make_concept_set, make_distiller, make_settings, random_views, write_clips
-from verbspace.config.settings import parse_settings
+from verbspace.config.settings import ViewSettings, parse_settings
 from verbspace.data.dataloader import load_views
 from verbspace.data.datasets import ViewDataset, sample_patch_indices
 from verbspace.data.sources.record import Record
@@ -64,10 +63,9 @@ def test_the_teacher_sees_all(tiny_clip: Path) -> None:
 
 def test_patches_are_drawn_with_the_item(tmp_path: Path) -> None:
     records = [Record(path) for path in sorted(write_clips(tmp_path, 3).rglob("*.mp4"))]
-    how: dict[str, Any] = {
-        "global_size": 32, "global_frames": 2, "local_views": 3, "local_frames": 2, "local_size": 16, "patch": 8,
-    }  # fmt: skip
-    dataset, plain = ViewDataset(records, student_patches=0.5, **how), ViewDataset(records, **how)
+    how = ViewSettings(global_size=32, global_frames=2, local_views=3, local_frames=2, local_size=16)
+    half = how.model_copy(update={"student_patches": 0.5})
+    dataset, plain = (ViewDataset(records, views, patch_size=8) for views in (half, how))
     item = dataset[(1, 2)]
     assert item["global_patches"].shape == (2, 8)
     assert item["local_patches"].shape == (3, 2)

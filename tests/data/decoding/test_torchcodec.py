@@ -20,6 +20,7 @@ from support.video_files import (
     shard,
     write_video,
 )
+from verbspace.config.settings import ViewSettings
 from verbspace.data.datasets import ClipDataset, ViewDataset
 from verbspace.data.decoding import torchcodec
 from verbspace.data.decoding.pyav import DecodeError, decode_frames, frame_times
@@ -102,8 +103,9 @@ def test_data_sets_take_it(tmp_path: Path) -> None:
     assert isinstance(other, dict)
     assert torch.equal(plain["times"], other["times"])
     assert (plain["video"].int() - other["video"].int()).abs().float().mean() < 3
-    views = ViewDataset(records, global_size=32, local_size=16, decoder="torchcodec")[0]
-    assert torch.equal(views["global_times"], ViewDataset(records, global_size=32, local_size=16)[0]["global_times"])
+    settings = ViewSettings(global_size=32, local_size=16)
+    views = ViewDataset(records, settings.model_copy(update={"decoder": "torchcodec"}))[0]
+    assert torch.equal(views["global_times"], ViewDataset(records, settings)[0]["global_times"])
 
 
 @pytest.mark.usefixtures("needs_torchcodec")
@@ -124,10 +126,10 @@ def test_without_it_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     record = Record(write_video(tmp_path / "wave/a.mp4", numbered_frames(3)))
     try:
         with pytest.raises(ValueError, match=r"decoder: torchcodec does not load \(.*\); install it and FFmpeg"):
-            ViewDataset([record], decoder="torchcodec")
+            ViewDataset([record], ViewSettings(decoder="torchcodec"))
         with pytest.raises(ValueError, match="decoder: torchcodec does not load"):
             evaluate(str(tiny_clip), tmp_path, decoder="torchcodec", quiet=True)
     finally:
         torchcodec.torchcodec_decoder.cache_clear()
     with pytest.raises(ValueError, match='decoder: \'decord\' is none of "pyav", "torchcodec"'):
-        ViewDataset([record], decoder="decord")  # type: ignore[arg-type]
+        ClipDataset([record], num_frames=1, size=32, decoder="decord")  # type: ignore[arg-type]
