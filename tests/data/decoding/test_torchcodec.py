@@ -20,6 +20,7 @@ from support.video_files import (
     shard,
     write_video,
 )
+from verbspace.config.settings import ViewSettings
 from verbspace.data.datasets import ClipDataset, ViewDataset
 from verbspace.data.decoding import torchcodec
 from verbspace.data.decoding.pyav import decode_frames, frame_times
@@ -105,8 +106,9 @@ def test_datasets_with_torchcodec(tmp_path: Path) -> None:
     assert isinstance(other, dict)
     assert torch.equal(plain["times"], other["times"])
     assert (plain["video"].int() - other["video"].int()).abs().float().mean() < 3
-    views = ViewDataset(records, global_size=32, local_size=16, decoder="torchcodec")[0]
-    assert torch.equal(views["global_times"], ViewDataset(records, global_size=32, local_size=16)[0]["global_times"])
+    settings = ViewSettings(global_size=32, local_size=16)
+    views = ViewDataset(records, settings.model_copy(update={"decoder": "torchcodec"}))[0]
+    assert torch.equal(views["global_times"], ViewDataset(records, settings)[0]["global_times"])
 
 
 @pytest.mark.usefixtures("needs_torchcodec")
@@ -129,10 +131,10 @@ def test_error_without_torchcodec(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         with pytest.raises(
             ValueError, match=r"decoder: torchcodec cannot be imported \(.*\); install torchcodec and FFmpeg"
         ):
-            ViewDataset([record], decoder="torchcodec")
+            ViewDataset([record], ViewSettings(decoder="torchcodec"))
         with pytest.raises(ValueError, match="decoder: torchcodec cannot be imported"):
             evaluate(str(tiny_clip), tmp_path, decoder="torchcodec", quiet=True)
     finally:
         torchcodec.torchcodec_decoder.cache_clear()
     with pytest.raises(ValueError, match="decoder: 'decord' is not one of pyav, torchcodec"):
-        ViewDataset([record], decoder="decord")  # type: ignore[arg-type]
+        ClipDataset([record], num_frames=1, size=32, decoder="decord")  # type: ignore[arg-type]
