@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from verbspace.cli.console.progress import ProgressCallback
+from verbspace.utils.progress import ProgressCallback
 from verbspace.concepts.concept_set import ConceptSet
 from verbspace.config.settings import AdaptSettings, TrainSettings, ViewSettings
 from verbspace.data.datasets import ClipDataset
