@@ -11,7 +11,9 @@ from verbspace.reporting.metrics_log import extract_curve, extract_curves, finit
 
 def drawn_points(svg: str) -> list[int]:
     """The number of points of each curve that is drawn in the first color."""
-    elements = [e for e in ElementTree.fromstring(svg).iter("path") if "stroke: var(--a); stroke-width: 2" in e.get("style", "")]
+    elements = [
+        e for e in ElementTree.fromstring(svg).iter("path") if "stroke: var(--a); stroke-width: 2" in e.get("style", "")
+    ]
     return [len(re.findall("[ML]", element.attrib["d"])) for element in elements][:-1]  # the last one is the legend's
 
 
