@@ -149,7 +149,7 @@ def test_world_with_other_settings_is_rejected_and_unchanged(world: Path, tmp_pa
     before = read_tree(folder)
     for other in (WorldSettings(seed=1, train=16, probe=40, validation=20, test=40), WorldSettings()):
         with pytest.raises(
-            ValueError, match=r"world\.json the folder holds a world with other settings; remove the folder"
+            ValueError, match=r"world\.json: the folder holds a world with other settings; remove the folder"
         ):
             make_world(folder, other)
     assert read_tree(folder) == before

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from io import StringIO
 from textwrap import shorten, wrap
+from typing import Any
 
 import matplotlib as mpl
 from markupsafe import Markup, escape
@@ -26,7 +27,7 @@ _CSS_VARIABLES = ("--a", "--b", "--c", "--d", "--e", "--soft", "--rule", "--card
 # Dashes and markers distinguish series without color.
 _DASHES = ((), (3, 1.5), (1, 1.5), (4, 1.5, 1, 1.5), (0.5, 1.5))
 _MARKERS = "os^Dv*XPh"
-_STYLE = {
+_STYLE: Any = {
     "svg.fonttype": "none", "svg.hashsalt": "verbspace", "text.parse_math": False,
     "font.size": 11, "font.sans-serif": ["DejaVu Sans"], "legend.frameon": False, "legend.borderaxespad": 0,
     "text.color": _TEXT, "axes.labelcolor": _TEXT, "xtick.color": _TEXT, "ytick.color": _TEXT,
@@ -75,7 +76,7 @@ def line_chart(lines: Sequence[Line], *, x_label: str, y_label: str, width: int 
     with _new_figure(width, height + 16 * math.ceil(len(lines) / 2)) as (figure, axes):
         handles = []
         for index, line_runs in enumerate(runs):
-            style = {"color": _SERIES_COLORS[index % 5], "dashes": _DASHES[(index + index // 5) % 5], "lw": 2}
+            style: Any = {"color": _SERIES_COLORS[index % 5], "dashes": _DASHES[(index + index // 5) % 5], "lw": 2}
             for run in line_runs:
                 # A line through a single point is invisible: draw a dot.
                 axes.plot(*zip(*run, strict=True), marker="." if len(run) == 1 else "", clip_on=False, **style)
@@ -108,7 +109,7 @@ def confusion_chart(matrix: Sequence[Sequence[int]], names: Sequence[str]) -> Ma
 
     The opacity of a cell is its fraction of the row. A tooltip has the counts.
     """
-    size, titles = len(names), []
+    size, titles = len(names), list[str]()
     with _new_figure(126 + 15 * size, 122 + 15 * size) as (figure, axes):
         for row, counts in enumerate(matrix):
             for column, count in enumerate(counts):
@@ -157,7 +158,7 @@ def dot_chart(
         return Line2D(x, y, ls="", marker=shape, ms=9, color=colors[index], mfc=fill, mew=1.6, clip_on=False)
 
     with _new_figure(900, plot_height + 40 + 18 * math.ceil(len(series) / 3)) as (figure, axes):
-        titles, centers = [], []
+        titles, centers = list[str](), list[float]()
         for _, row in rows:
             values = [(index, estimate) for index, estimate in enumerate(row) if estimate is not None]
             for place, (index, estimate) in enumerate(values):
