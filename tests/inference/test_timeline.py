@@ -9,13 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from support.video_files import numbered_frames, write_video
-from verbspace.cli.console.predictions import format_timestamp, make_printer
+from verbspace.cli.console.predictions import make_printer
 from verbspace.concepts.concept_set import ConceptSet
 from verbspace.data.decoding.pyav import DecodeError
 from verbspace.data.sampling import Window, plan_windows
 from verbspace.inference.embedding import embed_windows
 from verbspace.inference.predictor import Predictor, WindowConfig, predict
 from verbspace.inference.timeline import TimelineGrid, extract_segments, merge_windows
+from verbspace.utils.text import format_timestamp
 
 NAMES = ["waving", "bowing", "kicking a ball"]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Sequence
 
 # Controls, and what sets the direction of writing.
 _UNPRINTABLE = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\u200e\\u200f\\u2028-\\u202e\\u2066-\\u2069]")
@@ -24,6 +25,21 @@ class ErrorCounter:
 def sanitize(text: str) -> str:
     """A text without what would move a terminal's cursor, set its title or turn letters round."""
     return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def format_timestamp(seconds: float) -> str:
+    """Format seconds as `m:ss.s`, or as `h:mm:ss.s` from one hour on."""
+    tenths = round(10 * seconds)
+    minutes, rest = divmod(tenths, 600)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest / 10:04.1f}" if hours else f"{minutes}:{rest / 10:04.1f}"
+
+
+def format_spans(spans: Sequence[tuple[float, float]]) -> str:
+    """Format time spans in seconds: `0.2–1.4, 3.0–3.5 s`, or as timestamps if the last one ends after a minute."""
+    if spans and spans[-1][1] >= 60:
+        return ", ".join(f"{format_timestamp(start)}–{format_timestamp(end)}" for start, end in spans)
+    return ", ".join(f"{start:.1f}–{end:.1f}" for start, end in spans) + " s"
 
 
 def is_utf8_encodable(text: str) -> bool:

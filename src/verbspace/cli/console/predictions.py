@@ -5,14 +5,14 @@ from __future__ import annotations
 import csv
 import json
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 
 from rich.console import Console
 
 from verbspace.inference.explain import Counterfactual, Explanation
 from verbspace.inference.predictor import Prediction
-from verbspace.utils.text import sanitize
+from verbspace.utils.text import format_spans, format_timestamp, sanitize
 
 PredictionPrinter = Callable[[str, Prediction], None]
 
@@ -36,21 +36,6 @@ def make_printer(output_format: str, timeline: bool = False) -> PredictionPrinte
     if output_format not in forms:
         raise ValueError(f"format: {output_format!r} is none of {', '.join(forms)}")
     return forms[output_format]()
-
-
-def format_timestamp(seconds: float) -> str:
-    """1:02:03.4, or 2:03.4 within the first hour."""
-    tenths = round(10 * seconds)
-    minutes, rest = divmod(tenths, 600)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest / 10:04.1f}" if hours else f"{minutes}:{rest / 10:04.1f}"
-
-
-def format_spans(spans: Sequence[tuple[float, float]]) -> str:
-    """0.2–1.4, 3.0–3.5 s, or as on a clock beyond the first minute."""
-    if spans and spans[-1][1] >= 60:
-        return ", ".join(f"{format_timestamp(start)}–{format_timestamp(end)}" for start, end in spans)
-    return ", ".join(f"{start:.1f}–{end:.1f}" for start, end in spans) + " s"
 
 
 def format_odds(odds: float) -> str:
