@@ -26,9 +26,6 @@ VARIANTS: dict[str, tuple[list[str], dict[str, Any]]] = {
     "full": ([], {}),
     # Less work a clip.
     "half the frames": (["views.global_frames=4", "views.local_frames=2"], {}),
-    "three quarters of the patches": (["views.student_patches=0.75"], {}),
-    "student on local views": (["views.student_globals=0"], {}),
-    "student on one global view": (["views.student_globals=1"], {}),
     "one global view": (["views.global_views=1", "views.local_views=6"], {}),
     "long tail": ([], {"long_tail": True}),
     "oracle": ([], {"oracle": True}),

@@ -11,7 +11,6 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from support.playground_files import tiny_world
-from verbspace.cli.console.predictions import format_odds
 from verbspace.cli.main import app
 from verbspace.data.datasets import ClipDataset
 from verbspace.data.decoding.pyav import DecodeError
@@ -22,7 +21,7 @@ from verbspace.inference.predictor import Predictor, predict
 from verbspace.models.video_encoder import VideoEncoder
 from verbspace.reporting.explanations import highlight, render_explanation_page
 from verbspace.reporting.images import data_uri, encode_jpeg, encode_png
-from verbspace.utils.text import format_spans
+from verbspace.utils.text import format_odds, format_spans
 
 
 @pytest.fixture(scope="module")

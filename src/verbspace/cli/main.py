@@ -260,7 +260,7 @@ def top(
 
 def main() -> None:
     """Entry point: errors that a user can mend are one sentence, without a traceback."""
-    from verbspace.utils.text import encode_fallback, format_os_error, print_error
+    from verbspace.cli.console.terminal import encode_fallback, format_os_error, print_error
 
     if isinstance(sys.stdout, io.TextIOWrapper):
         codecs.register_error("verbspace", encode_fallback)

@@ -57,10 +57,10 @@ def predict(
 ) -> None:
     """Rank actions for videos. One that cannot be read is named, and the others go on."""
     from verbspace.cli.console.predictions import make_printer, resolve_format
+    from verbspace.cli.console.terminal import ErrorCounter
     from verbspace.concepts.space import validate_scoring
     from verbspace.data.sources.inputs import expand_inputs
     from verbspace.inference.predictor import Predictor, WindowConfig
-    from verbspace.utils.text import ErrorCounter
 
     output_format = resolve_format(output_format, as_json)
     if window is None and (stride is not None or min_score):
@@ -106,6 +106,7 @@ def explain(
     from dataclasses import replace
 
     from verbspace.cli.console.predictions import print_explanation
+    from verbspace.cli.console.terminal import ErrorCounter
     from verbspace.concepts.space import validate_scoring
     from verbspace.data.sources.inputs import expand_inputs, localize
     from verbspace.inference.explain import explain as why
@@ -113,7 +114,6 @@ def explain(
     from verbspace.inference.predictor import Predictor
     from verbspace.reporting.explanations import render_explanation_page
     from verbspace.utils.atomic_io import check_writable, write_text
-    from verbspace.utils.text import ErrorCounter
 
     if out is not None:
         check_writable(out)

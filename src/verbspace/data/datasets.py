@@ -131,8 +131,7 @@ class ViewDataset(Dataset[dict[str, Any]]):
     Indexed by (epoch, i), or i for epoch 0; an item is a pure function of (seed, epoch, i) and the files. It
     holds `global` uint8 (G, T, 3, S, S), `global_times` (G, T) float32 seconds, the same as `local` and
     `local_times` where there are local views, and `index`. Labels are not kept: nothing downstream could use
-    them by mistake. With student_patches below 1 it also has `global_patches` and `local_patches` int64 (G, P), the
-    numbers of the patches, of `patch` pixels a side, that the student sees of a view, in all of its frames; ascending.
+    them by mistake.
 
     A video that cannot be read is replaced by another, drawn from (seed, epoch, i), so that batches stay
     full; it is named in the item's `bad`. When no substitute can be read either, the item has nothing but
@@ -168,8 +167,6 @@ class ViewDataset(Dataset[dict[str, Any]]):
         max_duration: float | None = None,
         max_short_side: int | None = 360,
         frame_cache_bytes: int = 0,
-        student_patches: float = 1.0,
-        patch_size: int = 16,
         decoder: Decoder = "pyav",
     ) -> None:
         require_backend(decoder)
@@ -200,7 +197,6 @@ class ViewDataset(Dataset[dict[str, Any]]):
             grayscale_prob=grayscale_prob,
             blur_prob=blur_prob,
         )
-        self.student_patches, self.patch_size = student_patches, patch_size
         self.max_short_side = max_short_side
         self.cache = FrameCache(frame_cache_bytes)
         self.known_bad: dict[int, str] = {}  # by place: videos that are not tried again, and why
@@ -251,11 +247,6 @@ class ViewDataset(Dataset[dict[str, Any]]):
                 pick = places[at : at + len(views) * length].view(len(views), length)
                 at += len(views) * length
                 item[kind] = self.augment(frames, views[0].size, generator, scale=scale, frame_index=pick)
-                if self.student_patches < 1:
-                    rng = np.random.default_rng([self.seed, epoch, index, 3, kind == "local"])
-                    item[f"{kind}_patches"] = sample_patch_indices(
-                        len(views), (views[0].size // self.patch_size) ** 2, self.student_patches, rng
-                    )
                 item[f"{kind}_times"] = torch.tensor([plan.times for plan in views], dtype=torch.float32)
         return item
 
@@ -296,12 +287,6 @@ class ViewDataset(Dataset[dict[str, Any]]):
             return frames, torch.from_numpy(np.searchsorted(sorted(set(wanted)), wanted))
         self.cache.add(index, timeline, frames)
         return frames, torch.tensor(wanted)
-
-
-def sample_patch_indices(num_views: int, num_patches: int, fraction: float, rng: np.random.Generator) -> Tensor:
-    """A share of the patches, one at least, drawn for each view: numbers (views, P), ascending."""
-    kept = max(1, round(fraction * num_patches))
-    return torch.from_numpy(np.sort(rng.random((num_views, num_patches)).argsort(1)[:, :kept], 1))
 
 
 class ClipDataset(Dataset[dict[str, Any] | DecodeFailure]):

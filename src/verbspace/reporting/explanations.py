@@ -10,8 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from verbspace.cli.console.predictions import format_counterfactual
-from verbspace.inference.explain import Explanation
+from verbspace.inference.explain import Explanation, format_counterfactual
 from verbspace.reporting.images import data_uri, encode_jpeg
 from verbspace.reporting.templating import render_template
 from verbspace.utils.text import format_spans, format_timestamp

@@ -10,7 +10,7 @@ from dataclasses import asdict
 
 from rich.console import Console
 
-from verbspace.inference.explain import Counterfactual, Explanation
+from verbspace.inference.explain import Explanation, format_counterfactual
 from verbspace.inference.predictor import Prediction
 from verbspace.utils.text import format_spans, format_timestamp, sanitize
 
@@ -36,23 +36,6 @@ def make_printer(output_format: str, timeline: bool = False) -> PredictionPrinte
     if output_format not in forms:
         raise ValueError(f"format: {output_format!r} is none of {', '.join(forms)}")
     return forms[output_format]()
-
-
-def format_odds(odds: float) -> str:
-    """How many times likelier: 1.07, 4.9, 66, more than 1000."""
-    if odds > 1000:
-        return "more than 1000"
-    return f"{odds:.{2 if odds < 2 else 1 if odds < 10 else 0}f}"
-
-
-def format_counterfactual(counterfactual: Counterfactual) -> str:
-    """The two likeliest actions, and whether leaving frames out turns them round, in a sentence each."""
-    first = (
-        f"{counterfactual.winner} is {format_odds(counterfactual.odds)} times as likely as {counterfactual.runner_up}."
-    )
-    if counterfactual.spans_to_drop is None:
-        return f"{first} No frames were found without which {counterfactual.runner_up} would win."
-    return f"{first} Without {format_spans(counterfactual.spans_to_drop)}, {counterfactual.runner_up} would win."
 
 
 def print_explanation(explanation: Explanation, top: int = 3) -> None:
