@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import sys
 import time
@@ -20,6 +19,8 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
+
+from verbspace.utils.cpu import available_cpus
 
 # variant -> (settings changed, and what else differs)
 VARIANTS: dict[str, tuple[list[str], dict[str, Any]]] = {
@@ -180,7 +181,7 @@ def main() -> None:
     parser.add_argument("--split", choices=("test", "validation"), default="test")
     parser.add_argument("--set", dest="set_", action="append", default=[], metavar="group.key=value")
     parser.add_argument("--shares", nargs="*", type=float, default=[1.0], help="other interpolations to measure")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--workers", type=int, default=available_cpus())
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     if unknown := [name for name in args.variants if name not in VARIANTS]:

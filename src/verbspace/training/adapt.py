@@ -12,7 +12,8 @@ from torch import Tensor
 from verbspace.concepts.concept_set import ConceptSet
 from verbspace.config.settings import AdaptSettings, dump_settings
 from verbspace.data.dataloader import load_views
-from verbspace.data.datasets import DecodeFailure, DecodeFailures, NoReadableVideo, ViewDataset
+from verbspace.data.datasets import ViewDataset
+from verbspace.data.errors import DecodeFailure, DecodeFailures, NoReadableVideo
 from verbspace.data.sources.manifest import Record, data_hash, read_manifest
 from verbspace.data.verify import cached_failures
 from verbspace.models.video_encoder import VideoEncoder
@@ -200,9 +201,7 @@ def drop_known_bad(
     aside = [DecodeFailure(n, r.path, faults[r.file]) for n, r in enumerate(records) if r.file in faults]
     kept = [record for record in records if record.file not in faults]
     if not kept:
-        raise NoReadableVideo(
-            f"{videos}: all {len(records)} videos are bad, says the check's report: {aside[0].reason}"
-        )
+        raise NoReadableVideo(f"{videos}: all {len(records)} videos are bad, says the check's report: {aside[0]}")
     return kept, aside
 
 
