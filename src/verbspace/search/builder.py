@@ -142,7 +142,9 @@ def build_index(
         raise ValueError(f"device: {device} is not available; give cpu, or leave it out")
     validate_num_frames(frames)
     if stride is not None and not 0 < stride <= window:
-        raise ValueError(f"stride: {stride:g} s must be above 0, and leaves gaps if it is longer than a window ({window:g} s)")
+        raise ValueError(
+            f"stride: {stride:g} s must be above 0, and leaves gaps if it is longer than a window ({window:g} s)"
+        )
     if gpus and engine != "ray":
         raise ValueError("gpus: only --engine ray uses this setting; leave it out, or give --device")
     root, part = Path(index_dir), None if shard is None else ShardSpec.parse(shard)

@@ -46,7 +46,9 @@ class FileEmbedder:
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Embed the files in the column `path`. Returns one row per file, as `to_arrow` does."""
         paths = batch["path"].to_pylist()
-        return to_arrow([embed_file(self.encoder, path, self.manifest, self.batch_size) for path in paths], self.manifest)
+        return to_arrow(
+            [embed_file(self.encoder, path, self.manifest, self.batch_size) for path in paths], self.manifest
+        )
 
 
 def to_arrow(files: Sequence[FileRows], manifest: IndexManifest) -> pa.Table:

@@ -241,7 +241,9 @@ def load_index_encoder(
         try:
             encoder = VideoEncoder.from_pretrained(name)
         except FileNotFoundError as error:
-            raise FileNotFoundError(f"{folder}: its encoder is not found ({error}); give its path (--encoder)") from None
+            raise FileNotFoundError(
+                f"{folder}: its encoder is not found ({error}); give its path (--encoder)"
+            ) from None
     actual = encoder_hash(encoder)
     if actual != manifest.encoder_hash:
         raise ValueError(
