@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from support.playground_files import tiny_world
 from verbspace.cli.main import app
 from verbspace.data.datasets import ClipDataset
-from verbspace.data.decoding.pyav import DecodeError
+from verbspace.data.errors import DecodeError
 from verbspace.data.sampling import Window
 from verbspace.data.sources.manifest import Record, read_manifest
 from verbspace.inference.explain import Explanation, explain, frame_spans, merge_spans, to_json

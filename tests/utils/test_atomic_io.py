@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from verbspace.utils.atomic_io import AtomicDirectory, atomic_write, write_text
+from verbspace.utils.atomic_io import atomic_directory, atomic_write, write_text
 
 
 def test_two_writers_never_mix(tmp_path: Path) -> None:
@@ -57,7 +57,7 @@ def test_files_are_as_readable_as_others(tmp_path: Path) -> None:
     (tmp_path / "plain").touch()
     usual = stat.S_IMODE((tmp_path / "plain").stat().st_mode)
     write_text(tmp_path / "text", "x")
-    with AtomicDirectory(tmp_path / "folder") as part:
+    with atomic_directory(tmp_path / "folder") as part:
         (part / "secret").touch(mode=0o600)
     for name in ("text", "folder/secret"):
         assert stat.S_IMODE((tmp_path / name).stat().st_mode) == usual
@@ -67,7 +67,7 @@ def test_what_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     with pytest.raises(OSError, match=r"file/x.html: cannot be written: on the way to it lies a file; give another"):
         write_text(tmp_path / "file" / "x.html", "")
-    folder = AtomicDirectory(tmp_path / "file" / "x")
+    folder = atomic_directory(tmp_path / "file" / "x")
     with pytest.raises(OSError, match="file/x: cannot be written: on the way to it lies a file; give another"):
         folder.__enter__()
     (tmp_path / "folder").mkdir()
@@ -95,7 +95,7 @@ def test_a_mounted_folder_is_filled_file_by_file(tmp_path: Path, monkeypatch: py
     for text in ("one", "two"):
         with monkeypatch.context() as patched:
             patched.setattr(os.path, "ismount", lambda path: Path(path) == tmp_path / "mount")
-            with AtomicDirectory(tmp_path / "mount") as part:
+            with atomic_directory(tmp_path / "mount") as part:
                 assert part.parent == tmp_path / "mount"
                 (part / "weights").write_text(text)
         assert {path.name: path.read_text() for path in (tmp_path / "mount").iterdir()} == {"weights": text}
@@ -121,7 +121,7 @@ def test_a_folder_that_cannot_be_renamed_is_filled_file_by_file(
     monkeypatch.setattr(os, "replace", replace)
     monkeypatch.setattr("verbspace.utils.atomic_io._exchange_directories", lambda *_: False)
     for text in ("one", "two"):
-        with AtomicDirectory(folder) as part:
+        with atomic_directory(folder) as part:
             (part / "weights").write_text(text)
         assert {path.name: path.read_text() for path in folder.iterdir()} == {"weights": text}
     assert os.listdir(tmp_path) == ["bound"]
@@ -131,7 +131,7 @@ def test_the_folder_that_one_stands_in_stays(tmp_path: Path, monkeypatch: pytest
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     for text in ("one", "two"):
-        with AtomicDirectory(".") as part:
+        with atomic_directory(".") as part:
             (part / "weights").write_text(text)
         assert Path("weights").read_text() == text
     assert os.listdir(tmp_path / "here") == ["weights"]
@@ -144,11 +144,11 @@ def test_modes_stay(tmp_path: Path) -> None:
     write_text(tmp_path / "text", "two")
     assert stat.S_IMODE((tmp_path / "text").stat().st_mode) == 0o600
     for _ in range(2):
-        with AtomicDirectory(tmp_path / "folder") as part:
+        with atomic_directory(tmp_path / "folder") as part:
             (part / "weights").write_text("x")
         (tmp_path / "folder").chmod(0o2750)
         (tmp_path / "folder" / "weights").chmod(0o640)
-    with AtomicDirectory(tmp_path / "folder") as part:
+    with atomic_directory(tmp_path / "folder") as part:
         (part / "weights").write_text("y")
     assert stat.S_IMODE((tmp_path / "folder").stat().st_mode) == 0o2750
     assert stat.S_IMODE((tmp_path / "folder" / "weights").stat().st_mode) == 0o640
@@ -161,7 +161,7 @@ def test_a_folder_is_replaced_in_one_step(tmp_path: Path, monkeypatch: pytest.Mo
     real = os.replace
     monkeypatch.setattr(os, "replace", lambda a, b: (renames.append(a), real(a, b)))
     for text in ("one", "two"):
-        with AtomicDirectory(folder) as part:
+        with atomic_directory(folder) as part:
             (part / "weights").write_text(text)
     assert (folder / "weights").read_text() == "two"
     assert len(renames) == 1  # the first time, when there was none
@@ -174,6 +174,6 @@ def test_leavings_of_a_killed_process_stand_in_nobodys_way(tmp_path: Path, monke
         (tmp_path / name).mkdir()
         (tmp_path / name / "weights").write_text("stale")
     for text in ("one", "two"):
-        with AtomicDirectory(tmp_path / "saved") as part:
+        with atomic_directory(tmp_path / "saved") as part:
             (part / "weights").write_text(text)
     assert (tmp_path / "saved" / "weights").read_text() == "two"

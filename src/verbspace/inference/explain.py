@@ -21,6 +21,7 @@ from torch import Tensor
 from verbspace.concepts.concept_set import DescriptionKind
 from verbspace.data.decoding.pyav import TimestampMismatch
 from verbspace.data.decoding.windows import stream_windows
+from verbspace.data.errors import VideoError
 from verbspace.data.sampling import Window, clip_duration
 from verbspace.inference.predictor import Predictor
 from verbspace.models.attention_rollout import attention_rollout, rollout_to_grid
@@ -161,7 +162,7 @@ def _read_clip(
             whole = clip_duration(times)  # type: ignore[arg-type]
             last = whole if end is None else min(end, whole)
             if not (0 <= start < last or start == last == 0):
-                raise ValueError(f"{path}: from {start:g} to {last:g} s is no part of a video of {whole:.2f} s")
+                raise VideoError(path, f"from {start:g} to {last:g} s is no part of a video of {whole:.2f} s")
             return [Window(start, last)]
 
         try:

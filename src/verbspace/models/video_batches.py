@@ -13,7 +13,7 @@ from torch import Tensor
 
 from verbspace.data.dataloader import load_clips
 from verbspace.data.datasets import ClipDataset
-from verbspace.data.decoding.pyav import DecodeError
+from verbspace.data.errors import DecodeError
 from verbspace.data.sources.manifest import Record
 from verbspace.data.transforms import center_crop
 
@@ -67,5 +67,6 @@ def _path_batches(paths: Sequence[str | Path], frames: int, size: int, batch_siz
     clips = ClipDataset([Record(Path(path), None) for path in paths], num_frames=frames, size=size)
     for batch in load_clips(clips, batch_size=batch_size):
         if batch["bad"]:
-            raise DecodeError(batch["bad"][0].reason)
+            failure = batch["bad"][0]
+            raise DecodeError(failure.path, failure.reason)
         yield batch["video"].flatten(0, 1), batch["times"].flatten(0, 1)
