@@ -70,7 +70,9 @@ def test_light_imports(module: str) -> None:
 
 
 def test_importing_verbspace_installs_no_import_hook() -> None:
-    assert run_python("import sys; before = [*sys.meta_path]; import verbspace; print(before == sys.meta_path)") == "True"
+    assert (
+        run_python("import sys; before = [*sys.meta_path]; import verbspace; print(before == sys.meta_path)") == "True"
+    )
     assert verbspace.VideoEncoder is VideoEncoder
 
 
