@@ -21,8 +21,9 @@ from pathlib import Path
 import av
 import numpy as np
 
-from verbspace.data.decoding.pyav import DecodeError, decode_frames
+from verbspace.data.decoding.pyav import decode_frames
 from verbspace.data.decoding.torchcodec import read_with_torchcodec
+from verbspace.data.errors import DecodeError
 
 Frames = np.ndarray  # uint8 (n, H, W, 3)
 Backend = Callable[[Path, Sequence[int]], list[Frames | None]]

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from side import Row, main
 
-from verbspace.cli.main import parse_overrides
+from verbspace.cli.options import parse_overrides
 from verbspace.concepts.concept_set import ConceptSet
 from verbspace.evaluation.evaluate import Evaluation, evaluate
 from verbspace.playground.actions import TRAIN_ACTIONS

@@ -21,6 +21,7 @@ from verbspace.data.datasets import ViewDataset
 from verbspace.data.sources.manifest import read_manifest
 from verbspace.data.sources.record import Record
 from verbspace.data.transcode import TranscodeConfig, target_path, transcode
+from verbspace.utils.cpu import available_cpus
 
 
 def views_per_second(records: list[Record], seed: int) -> float:
@@ -50,7 +51,7 @@ def main() -> None:
             chosen.folder,
             Path(out),
             TranscodeConfig(size=chosen.size),
-            num_workers=os.cpu_count() or 1,
+            num_workers=available_cpus(),
         )
         packed = [Record(target_path(r.file, str(chosen.folder), out)) for r in records]
         sizes = [sum(os.path.getsize(r.file) for r in group) / 1e6 for group in (records, packed)]

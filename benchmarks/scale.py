@@ -41,6 +41,7 @@ from verbspace.search.builder import embed_file
 from verbspace.search.index import Index
 from verbspace.search.schema import FileRows, FileSignature, IndexManifest
 from verbspace.search.transfer import merge_rows
+from verbspace.utils.cpu import available_cpus
 from verbspace.utils.malloc import disable_malloc_trim
 
 DIM, WINDOW, FRAMES = 512, 4.0, 8
@@ -104,7 +105,7 @@ def benchmark_video(folder: Path, clips: int, patch: int, device: str) -> dict[s
         / clips  # type: ignore[misc]
         for how in get_args(Precision)
     )
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    torch.set_num_threads(available_cpus())
     return {
         "windows": float(len(ready[0][0])),
         "open and decode, s": decoding,

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import sys
 import time
@@ -21,14 +20,13 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from verbspace.utils.cpu import available_cpus
+
 # variant -> (settings changed, and what else differs)
 VARIANTS: dict[str, tuple[list[str], dict[str, Any]]] = {
     "full": ([], {}),
     # Less work a clip.
     "half the frames": (["views.global_frames=4", "views.local_frames=2"], {}),
-    "three quarters of the patches": (["views.student_patches=0.75"], {}),
-    "student on local views": (["views.student_globals=0"], {}),
-    "student on one global view": (["views.student_globals=1"], {}),
     "one global view": (["views.global_views=1", "views.local_views=6"], {}),
     "long tail": ([], {"long_tail": True}),
     "oracle": ([], {"oracle": True}),
@@ -183,7 +181,7 @@ def main() -> None:
     parser.add_argument("--split", choices=("test", "validation"), default="test")
     parser.add_argument("--set", dest="set_", action="append", default=[], metavar="group.key=value")
     parser.add_argument("--shares", nargs="*", type=float, default=[1.0], help="other interpolations to measure")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--workers", type=int, default=available_cpus())
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     if unknown := [name for name in args.variants if name not in VARIANTS]:

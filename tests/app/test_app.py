@@ -26,9 +26,9 @@ from verbspace.app.media import ClipSegment, ClipStore, is_browser_playable
 from verbspace.app.opaque_ids import OpaqueIds
 from verbspace.concepts.concept_set import ConceptSet
 from verbspace.data.decoding.pyav import decode_frames, frame_times
-from verbspace.evaluation.protocol import encoder_hash
 from verbspace.inference.calibration import Calibration
 from verbspace.inference.predictor import WindowConfig, predict
+from verbspace.models.hashing import encoder_hash
 from verbspace.models.video_encoder import VideoEncoder
 from verbspace.search.hits import Hit
 

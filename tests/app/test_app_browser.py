@@ -17,12 +17,12 @@ from support.playground_files import tiny_world
 from support.video_files import numbered_frames, write_video
 from verbspace.app.controller import AppController
 from verbspace.app.limits import InputLimits
-from verbspace.cli.console.predictions import format_timestamp
 from verbspace.concepts.concept_set import ConceptSet
 from verbspace.inference.predictor import WindowConfig
 from verbspace.models.video_encoder import VideoEncoder
 from verbspace.search.searcher import Searcher
 from verbspace.search.update import run_embed
+from verbspace.utils.text import format_timestamp
 
 # A machine that means to run everything says so, and then a missing browser is a failure.
 pytestmark = pytest.mark.skipif(

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from support.playground_files import tiny_world
 from verbspace.cli import main
+from verbspace.cli.options import parse_overrides
 from verbspace.data.sources.manifest import read_manifest
 from verbspace.evaluation.evaluate import Evaluation
 from verbspace.inference.predictor import predict
@@ -91,7 +92,7 @@ def test_help_says_what_a_command_does_and_every_option(command: str) -> None:
 
 
 def test_the_program_lists_its_commands_quickly_without_loading_torch() -> None:
-    code = "import sys; from verbspace import cli; sys.argv = ['verbspace', '--help']\n" + (
+    code = "import sys; from verbspace.cli import main; sys.argv = ['verbspace', '--help']\n" + (
         "try: main.main()\nexcept SystemExit as left: print('LEFT', left.code, 'torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
@@ -108,10 +109,10 @@ def test_the_program_lists_its_commands_quickly_without_loading_torch() -> None:
         ("training.stepz=3", "--set: training.stepz: Extra inputs are not permitted (given: 3)"),
         ("training.steps=many", "--set: training.steps: Input should be a valid integer"),
         ("training.steps=0", "--set: training.steps: Input should be greater than or equal to 1 (given: 0)"),
-        ("training.steps", "--set training.steps: write it as group.key=value, such as training.steps=500"),
-        ("optimiser.steps=3", "--set optimiser.steps=3: there is no group of settings 'optimiser'"),
-        ("training.steps.more=3", "--set training.steps.more=3: there is no group of settings 'steps'"),
-        ("training.steps=[1", "--set training.steps=[1: '[1' is not a value in YAML"),
+        ("training.steps", "--set training.steps: write it as group.key=value, for example training.steps=500"),
+        ("optimiser.steps=3", "--set optimiser.steps=3: there is no group of settings named 'optimiser'"),
+        ("training.steps.more=3", "--set training.steps.more=3: there is no group of settings named 'steps'"),
+        ("training.steps=[1", "--set training.steps=[1: '[1' is not a YAML value"),
         ("export_alpha=2", "--set: export_alpha: Input should be less than or equal to 1 (given: 2)"),
     ],
 )
@@ -127,17 +128,17 @@ def test_a_wrong_set_names_the_key(
 
 def test_settings_come_from_a_file_and_changes_win(tmp_path: Path) -> None:
     file = tmp_path / "settings.yaml"
-    file.write_text("training:\n  steps: 7\n  seed: 3\nexport_share: 0.25\n")
-    settings = main.parse_overrides(file, ["training.steps=9", "views.global_scale=[0.5, 1.0]", "training.device=cpu"])
+    file.write_text("training:\n  steps: 7\n  seed: 3\nexport_alpha: 0.25\n")
+    settings = parse_overrides(file, ["training.steps=9", "views.global_scale=[0.5, 1.0]", "training.device=cpu"])
     assert (settings.training.steps, settings.training.seed, settings.export_alpha) == (9, 3, 0.25)
     assert settings.views.global_scale == (0.5, 1.0)
     assert settings.training.device == "cpu"
-    assert main.parse_overrides(file, []).training.steps == 7
+    assert parse_overrides(file, []).training.steps == 7
     file.write_text("training:\n  stepz: 7\n")
     with pytest.raises(ValueError, match=rf"{re.escape(str(file))}: training\.stepz: "):
-        main.parse_overrides(file, ["training.steps=9"])
+        parse_overrides(file, ["training.steps=9"])
     with pytest.raises(FileNotFoundError, match="there is no such settings file"):
-        main.parse_overrides(tmp_path / "none.yaml", [])
+        parse_overrides(tmp_path / "none.yaml", [])
 
 
 def test_bad_input_is_one_line_and_exit_code_1(world: Path, tmp_path: Path) -> None:
@@ -157,8 +158,8 @@ def test_bad_input_is_one_line_and_exit_code_1(world: Path, tmp_path: Path) -> N
         ("predict a.mp4 --encoder playground --json --format csv", "--json and --format csv are two things"),
         ("predict a.mp4 --encoder playground --frames 1000", "frames: 1000 of a clip; give 1 to 256"),
         ("explain a.mp4 --encoder playground --out .", ".: is a folder; give a file to write"),
-        ("embed a.mp4 --encoder playground --to i --stride 0", "--stride 0 is not above 0; give the seconds"),
-        ("embed a.mp4 --encoder playground --to i --gpus 1", "--gpus is for --engine ray; leave it out"),
+        ("embed a.mp4 --encoder playground --index i --stride 0", "--stride 0 is not above 0; give the seconds"),
+        ("embed a.mp4 --encoder playground --index i --gpus 1", "--gpus is for --engine ray; leave it out"),
         ("search i a --embed-clips", "--embed-clips is for --format html --out page.html"),
         ("search i a --json --format html", "--json and --format html are two things"),
         ("predict a.mp4 --encoder playground --concepts nix", "nix: there is neither a file nor a bundled concept set"),

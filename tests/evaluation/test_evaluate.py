@@ -12,7 +12,8 @@ from verbspace.concepts.concept_set import ConceptSet, concept_set_from_dict
 from verbspace.concepts.space import ConceptSpace
 from verbspace.evaluation.evaluate import Evaluation, evaluate
 from verbspace.evaluation.labels import concept_set_from_labels, label_to_phrase, labels_to_indices
-from verbspace.evaluation.protocol import are_comparable, encoder_hash
+from verbspace.evaluation.protocol import are_comparable
+from verbspace.models.hashing import encoder_hash
 from verbspace.models.video_encoder import VideoEncoder
 
 FEATURES = "projected and L2-normalised"

@@ -25,13 +25,13 @@ from verbspace.cli.console.export_tables import export_summary_lines
 from verbspace.cli.main import app
 from verbspace.concepts.concept_set import Action, ConceptSet, Description, Provenance
 from verbspace.evaluation.evaluate import evaluate
-from verbspace.evaluation.protocol import encoder_hash
 from verbspace.export import exporter as module
 from verbspace.export.accuracy_check import accuracy_check
 from verbspace.export.exporter import export, tokenizer_matches
 from verbspace.export.formats import load_tower, quantize_tower
 from verbspace.export.parity import ParityStats
 from verbspace.export.readme import render_readme
+from verbspace.models.hashing import encoder_hash
 from verbspace.models.video_encoder import VideoEncoder
 
 TEXTS = ["a video of a person waving", "up"]

@@ -6,7 +6,8 @@ from torch.nn import functional
 
 from support.small_encoders import Colours
 from support.video_files import numbered_frames, write_video
-from verbspace.data.datasets import ClipDataset, DecodeFailure, NoReadableVideo
+from verbspace.data.datasets import ClipDataset
+from verbspace.data.errors import DecodeFailure, NoReadableVideo
 from verbspace.data.sources.manifest import Record
 from verbspace.inference.embedding import EmbeddingCache, embed_videos
 from verbspace.models.video_encoder import VideoEncoder

@@ -11,10 +11,9 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from support.playground_files import tiny_world
-from verbspace.cli.console.predictions import format_odds, format_spans
 from verbspace.cli.main import app
 from verbspace.data.datasets import ClipDataset
-from verbspace.data.decoding.pyav import DecodeError
+from verbspace.data.errors import DecodeError
 from verbspace.data.sampling import Window
 from verbspace.data.sources.manifest import Record, read_manifest
 from verbspace.inference.explain import Explanation, explain, frame_spans, merge_spans, to_json
@@ -22,6 +21,7 @@ from verbspace.inference.predictor import Predictor, predict
 from verbspace.models.video_encoder import VideoEncoder
 from verbspace.reporting.explanations import highlight, render_explanation_page
 from verbspace.reporting.images import data_uri, encode_jpeg, encode_png
+from verbspace.utils.text import format_odds, format_spans
 
 
 @pytest.fixture(scope="module")

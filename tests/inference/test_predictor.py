@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from support.playground_files import tiny_world
 from verbspace.concepts.concept_set import ConceptSet, ConceptSetError
-from verbspace.data.decoding.pyav import DecodeError
+from verbspace.data.errors import DecodeError
 from verbspace.data.sources.manifest import read_manifest
 from verbspace.inference.predictor import predict
 from verbspace.models.video_encoder import VideoEncoder

@@ -9,13 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from support.video_files import numbered_frames, write_video
-from verbspace.cli.console.predictions import format_timestamp, make_printer
+from verbspace.cli.console.predictions import make_printer
 from verbspace.concepts.concept_set import ConceptSet
-from verbspace.data.decoding.pyav import DecodeError
+from verbspace.data.errors import DecodeError
 from verbspace.data.sampling import Window, plan_windows
 from verbspace.inference.embedding import embed_windows
 from verbspace.inference.predictor import Predictor, WindowConfig, predict
 from verbspace.inference.timeline import TimelineGrid, extract_segments, merge_windows
+from verbspace.utils.text import format_timestamp
 
 NAMES = ["waving", "bowing", "kicking a ball"]
 
@@ -66,7 +67,7 @@ def test_a_long_video_has_a_timeline(long_video: Path, tmp_path: Path, capsys: p
     predictor = Predictor("playground", NAMES)
     sliding = WindowConfig(1.0, 0.5)
     ((name, found),) = predictor.predict_stream([str(long_video)], sliding)
-    assert not isinstance(found, str)
+    assert not isinstance(found, DecodeError)
     windows = embed_windows(predictor.encoder, long_video, length=1.0, stride=0.5)
     assert len(windows.windows) == 7
     cells = merge_windows(windows.windows, predictor.probabilities(windows.embeddings))
@@ -98,7 +99,7 @@ def test_a_bad_file_does_not_stop_the_others(long_video: Path, tmp_path: Path) -
     files = [str(tmp_path / "words.mp4"), str(long_video)]
     bad, good = Predictor("playground", NAMES).predict_stream(files, WindowConfig(2.0))
     assert str(bad[1]).startswith(f"{tmp_path}/words.mp4: not decodable")
-    assert not isinstance(good[1], str)
+    assert not isinstance(good[1], DecodeError)
     with pytest.raises(DecodeError, match=r"words\.mp4: not decodable"):
         predict("playground", files, NAMES, window_config=WindowConfig(2.0))
     with pytest.raises(ValueError, match="windows of 2 s every 3 s"):

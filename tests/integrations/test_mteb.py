@@ -14,10 +14,10 @@ from torch.utils.data import DataLoader
 from support.small_encoders import with_random_temporal
 from support.video_files import numbered_frames, write_video
 from verbspace.concepts.concept_set import ConceptSet
-from verbspace.data.decoding.pyav import DecodeError
+from verbspace.data.errors import DecodeError
 from verbspace.evaluation.evaluate import evaluate
-from verbspace.evaluation.protocol import encoder_hash
 from verbspace.integrations.mteb import MTEBEncoder
+from verbspace.models.hashing import encoder_hash
 from verbspace.models.video_encoder import VideoEncoder
 
 NAMES = ["clapping", "jumping", "waving"]

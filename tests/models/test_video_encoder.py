@@ -12,7 +12,8 @@ from transformers.models.siglip2.image_processing_pil_siglip2 import convert_ima
 
 from support.small_encoders import TINY_CHECKPOINTS, random_times, random_video, with_random_temporal
 from support.video_files import numbered_frames, write_video
-from verbspace.data.decoding.pyav import DecodeError, decode_frames, frame_times
+from verbspace.data.decoding.pyav import decode_frames, frame_times
+from verbspace.data.errors import DecodeError
 from verbspace.models.config import VideoEncoderConfig
 from verbspace.models.video_encoder import Attention, VideoEncoder
 

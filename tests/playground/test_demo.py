@@ -20,7 +20,7 @@ from verbspace.config.settings import AdaptSettings
 from verbspace.data.dataloader import load_views
 from verbspace.evaluation.linear_probe import linear_probe
 from verbspace.evaluation.metrics import ClassificationMetrics
-from verbspace.evaluation.protocol import encoder_hash
+from verbspace.models.hashing import encoder_hash
 from verbspace.models.video_encoder import VideoEncoder
 from verbspace.playground import demo
 from verbspace.playground.actions import ACTIONS, HELD_OUT_ACTIONS, TRAIN_ACTIONS

@@ -18,7 +18,7 @@ from support.small_encoders import with_random_temporal
 from verbspace.cli.main import app
 from verbspace.concepts.concept_set import ConceptSet
 from verbspace.config.settings import AdaptSettings, dump_settings, parse_settings
-from verbspace.evaluation.protocol import encoder_hash
+from verbspace.models.hashing import encoder_hash
 from verbspace.models.video_encoder import VideoEncoder
 from verbspace.reporting.charts import PointEstimate, dot_chart
 from verbspace.reporting.compare.page import compare_runs

@@ -14,7 +14,7 @@ from verbspace.config.settings import AdaptSettings, dump_settings
 from verbspace.evaluation.benchmarks import BenchmarkResult
 from verbspace.evaluation.evaluate import Evaluation
 from verbspace.evaluation.multi_label import MultiLabelEvaluation
-from verbspace.evaluation.protocol import encoder_hash
+from verbspace.models.hashing import encoder_hash
 from verbspace.models.video_encoder import VideoEncoder
 from verbspace.reporting.model_card import find_run_config, read_result, results_card
 

@@ -21,8 +21,8 @@ from typer.testing import CliRunner
 from support.indices import random_index, run_quick_embed, sorted_rows, write_clip, write_clips
 from verbspace.cli.main import app
 from verbspace.data.decoding.pyav import probe
-from verbspace.evaluation.protocol import encoder_hash
 from verbspace.inference.embedding import embed_windows
+from verbspace.models.hashing import encoder_hash
 from verbspace.models.video_encoder import VideoEncoder
 from verbspace.search import index as index_module
 from verbspace.search.index import Index, connect, lock_index

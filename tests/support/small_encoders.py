@@ -49,7 +49,7 @@ class Colours(nn.Module):
     def device(self) -> torch.device:
         return self.scale.device
 
-    def normalise(self, video: Tensor) -> Tensor:
+    def normalize(self, video: Tensor) -> Tensor:
         assert video.dtype == torch.uint8
         return video / 255
 

@@ -21,7 +21,7 @@ from support.training_fixtures import (
     write_clips,
 )
 from verbspace.config.settings import AdaptSettings, parse_settings
-from verbspace.data.datasets import DecodeFailures
+from verbspace.data.errors import DecodeFailures
 from verbspace.data.sources.manifest import data_hash
 from verbspace.reporting.compare.runs import read_runs
 from verbspace.training import adapt as module

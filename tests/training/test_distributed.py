@@ -96,7 +96,11 @@ def shared(tiny_clip: Path, clips: Path, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.mark.parametrize("name", [*SCENARIOS, "resumed"])
 def test_two_processes_are_one(name: str, shared: Path, tiny_clip: Path, clips: Path, tmp_path: Path) -> None:
-    how = {key: value for key, value in SCENARIOS.get(name, {"batch_size": 3}).items() if key != "gradient_accumulation_steps"}
+    how = {
+        key: value
+        for key, value in SCENARIOS.get(name, {"batch_size": 3}).items()
+        if key != "gradient_accumulation_steps"
+    }
     start = VideoEncoder.from_pretrained(tiny_clip)
     alone = adapt(start, clips, make_concept_set(), tmp_path, make_settings(**PLAIN, **how))
     both = VideoEncoder.from_pretrained(shared / name)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from verbspace.app.limits import InputLimits, RequestRejected
 from verbspace.concepts.concept_set import ConceptSet, concept_set_from_dict
-from verbspace.data.decoding.pyav import DecodeError
+from verbspace.data.errors import DecodeError, VideoError
 from verbspace.data.sources import storage
 from verbspace.data.sources.inputs import expand_inputs, is_url
 from verbspace.inference.calibration import Calibration
@@ -97,7 +97,7 @@ class AppController:
                 for encoder in self.encoders.values()
             )
         except DecodeError as error:
-            raise RequestRejected(str(error).replace(str(path), title)) from None
+            raise RequestRejected(f"{title}: {error.reason}") from None
         return ClipAnalysis(path, title, seconds, sides)
 
     def rank(self, analysis: ClipAnalysis, actions: str, top: int = 5) -> list[EncoderPrediction]:
@@ -121,8 +121,12 @@ class AppController:
         try:
             with self._explain_lock:
                 return explain(predictor, analysis.path, start=start, end=end)
-        except (DecodeError, OSError, ValueError) as error:
-            raise RequestRejected(str(error).replace(str(analysis.path), analysis.title)) from None
+        except VideoError as error:
+            raise RequestRejected(f"{analysis.title}: {error.reason}") from None
+        except OSError as error:
+            raise RequestRejected(f"{analysis.title}: {error.strerror or error}") from None
+        except ValueError as error:
+            raise RequestRejected(str(error)) from None
 
     def search(self, query: str, top: int, *, per_video: bool = False) -> list[Hit]:
         """The index's windows that fit a query best, or the best one of each video. Raises Refused."""

@@ -11,12 +11,12 @@ from markupsafe import escape
 from verbspace.app.controller import ClipAnalysis, EncoderPrediction
 from verbspace.app.media import ClipSegment, ClipStore
 from verbspace.app.opaque_ids import OpaqueIds
-from verbspace.cli.console.predictions import format_timestamp
 from verbspace.data.sources.inputs import is_url
 from verbspace.inference.explain import Explanation
 from verbspace.inference.timeline import Segment
 from verbspace.reporting.explanations import section_context
 from verbspace.reporting.templating import render_template
+from verbspace.utils.text import format_timestamp
 
 if TYPE_CHECKING:
     from verbspace.search.hits import Hit

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from verbspace.data.decoding.pyav import DecodeError, frame_times, probe
+from verbspace.data.decoding.pyav import frame_times, probe
+from verbspace.data.errors import DecodeError
 from verbspace.data.sampling import clip_duration
 from verbspace.utils.text import is_utf8_encodable
 
@@ -44,8 +45,10 @@ class InputLimits:
                 )
             promised = header.duration or 0.0
             seconds = promised if promised > self.max_duration else clip_duration(frame_times(path))
-        except (DecodeError, OSError) as error:
-            raise RequestRejected(str(error).replace(str(path), title)) from None
+        except DecodeError as error:
+            raise RequestRejected(f"{title}: {error.reason}") from None
+        except OSError as error:
+            raise RequestRejected(f"{title}: {error.strerror or error}") from None
         if seconds > self.max_duration:
             raise RequestRejected(f"{title}: {seconds:.0f} s, and {self.max_duration:g} s is the most; cut it")
         return seconds

@@ -15,7 +15,8 @@ import numpy as np
 
 from verbspace.app.opaque_ids import OpaqueIds
 from verbspace.data.decoding.mp4_writer import write_mp4
-from verbspace.data.decoding.pyav import DecodeError, frame_times, probe, stream_frames
+from verbspace.data.decoding.pyav import frame_times, probe, stream_frames
+from verbspace.data.errors import DecodeError
 
 _MAX_CLIPS = 4096  # clips that may be asked for; older ones are forgotten
 _MAX_CACHE_BYTES = 2_000_000_000  # bytes of clips made anew that lie on the disk at once

@@ -18,7 +18,7 @@ from verbspace.app.html import (
 from verbspace.app.limits import RequestRejected
 from verbspace.app.media import ClipStore
 from verbspace.app.opaque_ids import OpaqueIds
-from verbspace.cli.console.predictions import format_timestamp
+from verbspace.utils.text import format_timestamp
 
 WHOLE_CLIP = "the whole clip"
 TITLE = "verbspace"

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from verbspace.utils.cpu import available_cpus
+
 if TYPE_CHECKING:
     from verbspace.cli.console.progress import ProgressCallback
     from verbspace.data.verify import CheckResult
@@ -69,7 +71,7 @@ def verify(
             files,
             path,
             timeout=timeout,
-            num_workers=workers or _cpu_count(),
+            num_workers=workers or available_cpus(),
             on_file=_progress_with_failures(say, "check"),
         )
     bad, frames = _print_failures(outcomes)
@@ -99,17 +101,11 @@ def transcode(
     how = TranscodeConfig(size=size, gop=gop, crf=crf)
     with progress() as say:
         outcomes = run(
-            files, source, out, how, timeout=timeout, num_workers=workers or _cpu_count(), on_file=_progress_with_failures(say, "pack")
+            files, source, out, how, timeout=timeout, num_workers=workers or available_cpus(), on_file=_progress_with_failures(say, "pack")
         )  # fmt: skip
     bad, frames = _print_failures(outcomes)
     said = f"{len(outcomes) - bad:,} of {len(outcomes):,} files packed, {frames:,} frames, into {out}"
     Console(soft_wrap=True).print(said, markup=False)
-
-
-def _cpu_count() -> int:
-    import os
-
-    return len(os.sched_getaffinity(0))
 
 
 def _progress_with_failures(on_progress: ProgressCallback, stage: str) -> Callable[[int, int, CheckResult], None]:
@@ -130,5 +126,5 @@ def _print_failures(outcomes: list[CheckResult]) -> tuple[int, int]:
 
     for outcome in outcomes:
         if outcome.error is not None:
-            Console(soft_wrap=True).print(outcome.error, markup=False, highlight=False)
+            Console(soft_wrap=True).print(f"{outcome.file}: {outcome.error}", markup=False, highlight=False)
     return sum(o.error is not None for o in outcomes), sum(o.frames for o in outcomes)

@@ -54,9 +54,9 @@ def embed(
 ) -> None:
     """Embed videos into an index, new and changed ones alone. One that cannot be read is named, the others go on."""
     from verbspace.cli.console.progress import progress
+    from verbspace.cli.console.terminal import ErrorCounter
     from verbspace.data.sources.inputs import expand_inputs
     from verbspace.search.update import run_embed
-    from verbspace.utils.text import ErrorCounter
 
     if shard is not None and remove_missing:
         raise ValueError("--remove-missing is for the whole index: merge the shards, and prune then")

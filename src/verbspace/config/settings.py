@@ -40,18 +40,12 @@ class ViewSettings(Settings):
     saturation: Annotated[float, Field(ge=0)] = 0.2
     grayscale_prob: UnitInterval = 0.1
     blur_prob: UnitInterval = 0.1
-    student_patches: Annotated[float, Field(gt=0, le=1)] = 1.0  # share of a view's patches that the student sees
-    student_globals: Annotated[int, Field(ge=0)] | None = None  # global views that the student sees; None: all
     decoder: Literal["pyav", "torchcodec"] = "pyav"  # torchcodec where it is right, PyAV elsewhere
 
     @model_validator(mode="after")
     def _check_view_counts(self) -> ViewSettings:
         if self.global_views + self.local_views < 2:
             raise ValueError("there must be at least two views, for each teaches another")
-        if self.student_globals is not None and self.student_globals > self.global_views:
-            raise ValueError("student_globals: there are no more than global_views")
-        if self.student_globals == 0 and not self.local_views:
-            raise ValueError("student_globals: without global views the student needs local_views")
         return self
 
 

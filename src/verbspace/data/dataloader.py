@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from verbspace.data.datasets import ClipDataset, DecodeFailures, NoReadableVideo, ViewDataset, WorkerHeartbeat, collate
+from verbspace.data.datasets import ClipDataset, ViewDataset, WorkerHeartbeat, collate
+from verbspace.data.errors import DecodeFailures, NoReadableVideo
 from verbspace.utils.malloc import disable_malloc_trim
 
 WORKER_TIMEOUT_S = 300.0  # seconds that a video may take in a worker
@@ -110,7 +111,7 @@ def iterate_batches(
                     if "timed out" not in str(error):
                         raise
                     for index in crew.kill_timed_out(timeout):
-                        dataset.known_bad[index] = f"{dataset.paths[index]}: not decoded within {timeout:g} s"
+                        dataset.known_bad[index] = f"not decoded within {timeout:g} s"
                     continue
                 due, losses = due + 1, 0
                 yield batch
@@ -120,7 +121,7 @@ def iterate_batches(
         for index, how in victims:
             deaths[index] += 1
             if deaths[index] >= _MAX_CRASHES_PER_VIDEO:
-                dataset.known_bad[index] = f"{dataset.paths[index]}: the decoder crashed ({how})"
+                dataset.known_bad[index] = f"the decoder crashed ({how})"
         losses = 0 if victims or crew.timed_out_pids else losses + 1
         if losses > _MAX_EXTERNAL_KILLS:
             raise RuntimeError(
@@ -237,7 +238,7 @@ def load_views(
             failures.add(found)
         if not len(batch["index"]):
             tried = len({video.path for video in found})
-            raise NoReadableVideo(f"none of the {tried} videos tried can be read; the first: {found[0].reason}")
+            raise NoReadableVideo(f"none of the {tried} videos tried can be read; the first: {found[0]}")
         yield batch
 
 

@@ -5,11 +5,9 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,53 +15,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
-from verbspace.data.decoding.pyav import DecodeError, FrameTimestamps, read_video
+from verbspace.data.decoding.pyav import FrameTimestamps, read_video
 from verbspace.data.decoding.torchcodec import Decoder, read_with_torchcodec, require_backend
+from verbspace.data.errors import DecodeError, DecodeFailure
 from verbspace.data.sampling import ViewPlan, plan_eval, plan_views
 from verbspace.data.sources.manifest import Record
 from verbspace.data.transforms import augment, eval_crops
 
 _MAX_SUBSTITUTES = 100  # readable videos are looked for among so many others when one cannot be read
-
-
-@dataclass(frozen=True)
-class DecodeFailure:
-    """A video that could not be read: its place in the records, its path, and why."""
-
-    index: int
-    path: Path
-    reason: str
-
-
-class NoReadableVideo(RuntimeError):
-    """Not one of the videos tried can be read."""
-
-
-class DecodeFailures:
-    """The bad files of a data set of `total` videos, by path, with the reason."""
-
-    def __init__(self, total: int) -> None:
-        self.total = total
-        self.by_path: dict[Path, str] = {}
-
-    def add(self, failures: Iterable[DecodeFailure]) -> list[DecodeFailure]:
-        """Note bad videos. Returns those that are new."""
-        new = list({video.path: video for video in failures if video.path not in self.by_path}.values())
-        self.by_path.update((video.path, video.reason) for video in new)
-        return new
-
-    @property
-    def fraction(self) -> float:
-        """Bad files among all, 0 to 1."""
-        return len(self.by_path) / self.total if self.total else 0.0
-
-    def __len__(self) -> int:
-        return len(self.by_path)
-
-    def summary(self) -> str:
-        """One line with the count, then one for each file."""
-        head = f"{len(self)} of {self.total} videos could not be read and were left out ({self.fraction:.1%})"
-        return "\n".join([head, *(f"  {reason}" for _, reason in sorted(self.by_path.items()))])
 
 
 class WorkerHeartbeat:
@@ -131,8 +90,7 @@ class ViewDataset(Dataset[dict[str, Any]]):
     Indexed by (epoch, i), or i for epoch 0; an item is a pure function of (seed, epoch, i) and the files. It
     holds `global` uint8 (G, T, 3, S, S), `global_times` (G, T) float32 seconds, the same as `local` and
     `local_times` where there are local views, and `index`. Labels are not kept: nothing downstream could use
-    them by mistake. With student_patches below 1 it also has `global_patches` and `local_patches` int64 (G, P), the
-    numbers of the patches, of `patch` pixels a side, that the student sees of a view, in all of its frames; ascending.
+    them by mistake.
 
     A video that cannot be read is replaced by another, drawn from (seed, epoch, i), so that batches stay
     full; it is named in the item's `bad`. When no substitute can be read either, the item has nothing but
@@ -168,8 +126,6 @@ class ViewDataset(Dataset[dict[str, Any]]):
         max_duration: float | None = None,
         max_short_side: int | None = 360,
         frame_cache_bytes: int = 0,
-        student_patches: float = 1.0,
-        patch_size: int = 16,
         decoder: Decoder = "pyav",
     ) -> None:
         require_backend(decoder)
@@ -200,7 +156,6 @@ class ViewDataset(Dataset[dict[str, Any]]):
             grayscale_prob=grayscale_prob,
             blur_prob=blur_prob,
         )
-        self.student_patches, self.patch_size = student_patches, patch_size
         self.max_short_side = max_short_side
         self.cache = FrameCache(frame_cache_bytes)
         self.known_bad: dict[int, str] = {}  # by place: videos that are not tried again, and why
@@ -219,7 +174,7 @@ class ViewDataset(Dataset[dict[str, Any]]):
                 with self.heartbeat.track(candidate):
                     return {**self._views(epoch, index, candidate), "index": candidate, "bad": bad}
             except DecodeError as error:
-                bad.append(DecodeFailure(candidate, self.paths[candidate], str(error)))
+                bad.append(DecodeFailure(candidate, self.paths[candidate], error.reason))
         return {"bad": bad}
 
     def _candidates(self, epoch: int, index: int) -> Iterator[int]:
@@ -251,11 +206,6 @@ class ViewDataset(Dataset[dict[str, Any]]):
                 pick = places[at : at + len(views) * length].view(len(views), length)
                 at += len(views) * length
                 item[kind] = self.augment(frames, views[0].size, generator, scale=scale, frame_index=pick)
-                if self.student_patches < 1:
-                    rng = np.random.default_rng([self.seed, epoch, index, 3, kind == "local"])
-                    item[f"{kind}_patches"] = sample_patch_indices(
-                        len(views), (views[0].size // self.patch_size) ** 2, self.student_patches, rng
-                    )
                 item[f"{kind}_times"] = torch.tensor([plan.times for plan in views], dtype=torch.float32)
         return item
 
@@ -263,7 +213,7 @@ class ViewDataset(Dataset[dict[str, Any]]):
         """Frames of a video (F, 3, H, W), from the cache or from one decode, and among them the places (n,) of those
         chosen."""
         if index in self.known_bad:
-            raise DecodeError(self.known_bad[index])
+            raise DecodeError(self.paths[index], self.known_bad[index])
         if index in self.cache.videos:
             timeline, frames = self.cache.videos[index]
             return frames, torch.tensor(select_frames(timeline))
@@ -285,7 +235,7 @@ class ViewDataset(Dataset[dict[str, Any]]):
             timeline, frames = read(self.paths[index], select_all_if_cacheable, self.max_short_side)
         except DecodeError as error:
             if not wanted:  # whatever is asked for: not to be tried again
-                self.known_bad[index] = str(error)
+                self.known_bad[index] = error.reason
                 raise
             if not keep:
                 raise
@@ -296,12 +246,6 @@ class ViewDataset(Dataset[dict[str, Any]]):
             return frames, torch.from_numpy(np.searchsorted(sorted(set(wanted)), wanted))
         self.cache.add(index, timeline, frames)
         return frames, torch.tensor(wanted)
-
-
-def sample_patch_indices(num_views: int, num_patches: int, fraction: float, rng: np.random.Generator) -> Tensor:
-    """A share of the patches, one at least, drawn for each view: numbers (views, P), ascending."""
-    kept = max(1, round(fraction * num_patches))
-    return torch.from_numpy(np.sort(rng.random((num_views, num_patches)).argsort(1)[:, :kept], 1))
 
 
 class ClipDataset(Dataset[dict[str, Any] | DecodeFailure]):
@@ -349,7 +293,7 @@ class ClipDataset(Dataset[dict[str, Any] | DecodeFailure]):
                     self.paths[index], select_frames
                 )[1]
         except DecodeError as error:
-            return DecodeFailure(index, self.paths[index], str(error))
+            return DecodeFailure(index, self.paths[index], error.reason)
         views = eval_crops(frames, self.size, self.num_crops)
         video = views.view(self.num_crops * self.num_clips, self.num_frames, 3, self.size, self.size)
         times = torch.tensor([plan.times for plan in plans], dtype=torch.float32)

@@ -11,7 +11,8 @@ from pathlib import Path
 from rich.table import Table
 from rich.text import Text
 
-from verbspace.data.decoding.pyav import DecodeError, probe
+from verbspace.data.decoding.pyav import probe
+from verbspace.data.errors import DecodeError
 from verbspace.data.sources import storage
 from verbspace.data.sources.manifest import Manifest
 
@@ -61,7 +62,7 @@ def summarize_dataset(
         try:
             seen = probe(path)
         except DecodeError as error:
-            info.decode_errors[path] = str(error)
+            info.decode_errors[path] = error.reason
         else:
             info.num_probed += 1
             info.stream_kinds[
@@ -102,7 +103,9 @@ def summary_table(summary: DatasetSummary) -> Table:
             "unreadable",
             f"{len(summary.decode_errors)} of {summary.num_probed + len(summary.decode_errors)} looked into",
         )
-        table.add_row("", Text(_join_truncated(list(summary.decode_errors.values()))))
+        table.add_row(
+            "", Text(_join_truncated([f"{path}: {reason}" for path, reason in summary.decode_errors.items()]))
+        )
     return table
 
 

@@ -13,7 +13,8 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from verbspace.data.decoding.pyav import DecodeError, count_frames
+from verbspace.data.decoding.pyav import count_frames
+from verbspace.data.errors import DecodeError
 from verbspace.data.sources.storage import file_signature
 
 CHECK_LOG_NAME = "verbspace-check.jsonl"
@@ -150,10 +151,10 @@ class _Worker:
             code = self.process.exitcode or 0
             how = f"signal {-code}" if code < 0 else f"exit code {code}"
             self.kill()
-            return CheckResult(file, 0, f"{file}: the decoder crashed ({how})")
+            return CheckResult(file, 0, f"the decoder crashed ({how})")
         if time.monotonic() - self.started_at >= timeout:
             self.kill()
-            return CheckResult(file, 0, f"{file}: not decoded within {timeout:g} s")
+            return CheckResult(file, 0, f"not decoded within {timeout:g} s")
         return None
 
     def kill(self) -> None:
@@ -175,9 +176,9 @@ def _run_task(task: Task, file: str) -> tuple[int, str | None]:
     try:
         return task(file), None
     except DecodeError as error:
-        return 0, str(error)
+        return 0, error.reason if error.path == file else str(error)
     except Exception as error:  # whatever a decoder raises is the file's fault, and is said
-        return 0, f"{file}: {type(error).__name__}: {error}"
+        return 0, f"{type(error).__name__}: {error}"
 
 
 def cached_failures(source: Path, files: Sequence[str]) -> dict[str, str]:

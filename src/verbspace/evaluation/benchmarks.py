@@ -104,7 +104,7 @@ class BenchmarkResult(BaseModel):
 
     def mean_and_std(self, side: str = "result") -> tuple[float, float]:
         """Mean over folds and standard deviation between them (0 for one fold), of "result" or "frozen"."""
-        found = [getattr(fold, side).figure for fold in self.folds.values()]
+        found = [getattr(fold, side).primary_metric for fold in self.folds.values()]
         return statistics.fmean(found), statistics.stdev(found) if len(found) > 1 else 0.0
 
     def clip_counts(self) -> tuple[int, int]:
@@ -248,7 +248,7 @@ def _print_summary(console: Console, found: BenchmarkResult) -> None:
     for side, label in (("frozen", "frozen"), ("result", "encoder")):
         if all(getattr(fold, side) is not None for fold in found.folds.values()):
             mean, spread = found.mean_and_std(side)
-            tops = (f"{getattr(fold, side).figure:.1%}" for fold in found.folds.values())
+            tops = (f"{getattr(fold, side).primary_metric:.1%}" for fold in found.folds.values())
             table.add_row(label, *tops, f"{mean:.1%} ± {spread:.1%}")
     table.caption = f"top-1 over {clips} of {of} clips" if clips < of else f"top-1 over {clips} clips"
     console.print(table)

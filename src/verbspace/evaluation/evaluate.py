@@ -13,8 +13,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from verbspace.concepts.concept_set import ConceptSet
 from verbspace.concepts.space import ScoringMode, validate_scoring
-from verbspace.data.datasets import DecodeFailures
 from verbspace.data.decoding.torchcodec import Decoder, require_backend
+from verbspace.data.errors import DecodeFailures
 from verbspace.data.sources import storage
 from verbspace.data.sources.manifest import read_manifest
 from verbspace.evaluation.labels import concept_set_from_labels, labels_to_indices, require_labels

@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-import torch
 from pydantic import BaseModel, ConfigDict
-from torch import nn
 
 from verbspace.concepts.space import ScoringMode
 from verbspace.evaluation.metrics import ClassificationMetrics
-
-if TYPE_CHECKING:
-    from verbspace.models.video_encoder import VideoEncoder
 
 Task = Literal["zero-shot", "linear-probe", "knn"]
 Detail = int | float | str | tuple[float, ...]
@@ -103,37 +98,3 @@ class Result(ClassificationMetrics):
 def are_comparable(a: EvalProtocol, b: EvalProtocol) -> bool:
     """Whether numbers measured under both may stand beside each other: all but the encoder is the same."""
     return a.fingerprint() == b.fingerprint()
-
-
-def encoder_hash(encoder: VideoEncoder) -> str:
-    """16 hex digits of all that an encoder's embeddings depend on: its weights, and the settings that no weight's shape
-    shows (heads, activations, epsilons, how pixels are normalised, and which words have which number).
-
-    The same on every device, and wherever the encoder was loaded from.
-    """
-    base, sources = encoder.config.inner(), encoder.require_processor()
-    towers = {
-        name: {key: getattr(config, key, None) for key in ("num_attention_heads", "hidden_act", "layer_norm_eps")}
-        for name, config in (("vision", base.vision_config), ("text", base.text_config))
-    }
-    words = [sorted(sources.tokenizer.get_vocab().items()), sources.context_length, sources.is_siglip]
-    ends = getattr(base.text_config, "eos_token_id", None)
-    heads = encoder.temporal_heads if encoder.temporal else None
-    pixels = [sources.image_mean, sources.image_std]
-    settings = {**towers, "temporal_heads": heads, "pixels": pixels, "words": words, "ends": ends}
-    text = f"{state_hash(encoder)} {json.dumps(settings, sort_keys=True)}"
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def state_hash(module: nn.Module) -> str:
-    """16 hex digits of a module's parameters and buffers: names, types, shapes and bytes.
-
-    The same on every device.
-    """
-    digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        # Bytes by view: NumPy has no bfloat16.
-        flat = tensor.detach().cpu().contiguous().reshape(-1)
-        digest.update(flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b"")
-    return digest.hexdigest()[:16]

@@ -14,16 +14,17 @@ from torch import Tensor
 
 from verbspace.concepts.concept_set import ConceptSet
 from verbspace.concepts.space import ScoringMode
-from verbspace.data.datasets import DecodeFailures
 from verbspace.data.decoding.torchcodec import Decoder, decoder_version
+from verbspace.data.errors import DecodeFailures
 from verbspace.data.sources.manifest import Record, data_hash
 from verbspace.evaluation.knn import knn_scores
 from verbspace.evaluation.linear_probe import NUM_FOLDS, linear_probe
 from verbspace.evaluation.metrics import classification_metrics
 from verbspace.evaluation.multi_label import MultiLabelResult, multi_label_metrics
-from verbspace.evaluation.protocol import Detail, EvalProtocol, Result, Task, encoder_hash
+from verbspace.evaluation.protocol import Detail, EvalProtocol, Result, Task
 from verbspace.evaluation.zero_shot import zero_shot_scores
 from verbspace.inference.embedding import EmbeddingCache, EmbeddingResult, Precision, embed_videos
+from verbspace.models.hashing import encoder_hash
 from verbspace.models.video_encoder import VideoEncoder
 
 _FEATURES = "projected and L2-normalised"
@@ -163,7 +164,7 @@ def evaluate_encoder(
             encoder, split.records, frames=config.frames, clips=config.clips, crops=config.crops, batch_size=batch_size,
             num_workers=num_workers, on_progress=update_progress, cache=cache, decoder=config.decoder, dtype=config.dtype,
         )  # fmt: skip
-        split.validate_missing(len(found.failures), config.max_missing, next(iter(found.failures.by_path.values()), ""))
+        split.validate_missing(len(found.failures), config.max_missing, found.failures.first())
         return found
 
     train = embed_split(config.train) if config.train else None

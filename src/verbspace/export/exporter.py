@@ -11,7 +11,6 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer
 
 from verbspace.concepts.concept_set import ConceptSet
-from verbspace.evaluation.protocol import encoder_hash
 from verbspace.export.accuracy_check import accuracy_check
 from verbspace.export.formats import (
     ATTENTION_BY_FORMAT,
@@ -27,6 +26,7 @@ from verbspace.export.formats import (
 from verbspace.export.parity import SAMPLE_TEXTS, TOLERANCE, ParityStats, text_embedding_pairs, video_embedding_pairs
 from verbspace.export.readme import render_readme
 from verbspace.export.traced_towers import to_cpu_float32, trace
+from verbspace.models.hashing import encoder_hash
 from verbspace.models.processor import Processor
 from verbspace.models.video_encoder import VideoEncoder
 from verbspace.utils.atomic_io import AtomicDirectory

@@ -30,11 +30,12 @@ from torch import Tensor
 from verbspace.concepts.concept_set import ConceptSet
 from verbspace.concepts.space import ConceptSpace, ScoringMode
 from verbspace.data.dataloader import load_clips
-from verbspace.data.datasets import ClipDataset, NoReadableVideo
+from verbspace.data.datasets import ClipDataset
+from verbspace.data.errors import NoReadableVideo
 from verbspace.data.sources.manifest import Record, read_manifest
 from verbspace.evaluation.labels import labels_to_indices
-from verbspace.evaluation.protocol import encoder_hash
 from verbspace.inference.embedding import EmbeddingCache, embed_videos
+from verbspace.models.hashing import encoder_hash
 from verbspace.models.video_encoder import VideoEncoder
 from verbspace.utils.atomic_io import write_text
 

@@ -15,10 +15,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from verbspace.data.dataloader import load_clips
-from verbspace.data.datasets import ClipDataset, DecodeFailure, DecodeFailures, NoReadableVideo
-from verbspace.data.decoding.pyav import DecodeError, TimestampMismatch
+from verbspace.data.datasets import ClipDataset
+from verbspace.data.decoding.pyav import TimestampMismatch
 from verbspace.data.decoding.torchcodec import Decoder
 from verbspace.data.decoding.windows import stream_windows
+from verbspace.data.errors import DecodeError, DecodeFailure, DecodeFailures, NoReadableVideo
 from verbspace.data.sampling import Window, clip_duration, plan_windows
 from verbspace.data.sources.manifest import Record
 from verbspace.utils.malloc import disable_malloc_trim
@@ -165,8 +166,7 @@ def embed_videos(
     bad.add(cache.failures[record.file] for record in records if record.file in cache.failures)
     kept = [record for record in records if record.file not in cache.failures]
     if not kept:
-        reason = next(iter(bad.by_path.values()))
-        raise NoReadableVideo(f"none of the {len(records)} videos can be read; the first: {reason}")
+        raise NoReadableVideo(f"none of the {len(records)} videos can be read; the first: {bad.first()}")
     embeddings = cache.get_embeddings([record.file for record in kept])
     return EmbeddingResult(embeddings, [record.label for record in kept], [record.path for record in kept], bad)
 
@@ -202,8 +202,9 @@ def embed_windows(
         whole = clip_duration(seconds)
         if step > 0 and whole / step > MAX_WINDOWS:
             raise DecodeError(
-                f"{path}: its {whole:.0f} s are more than {MAX_WINDOWS} windows, one each {step:g} s; "
-                "give longer ones, or mend its times"
+                path,
+                f"its {whole:.0f} s are more than {MAX_WINDOWS} windows, one each {step:g} s; "
+                "give longer ones, or mend its times",
             )
         return plan_windows(seconds, length, step)
 
@@ -221,7 +222,7 @@ def embed_windows(
         except TimestampMismatch:
             continue
         return WindowEmbeddings(windows, rows.to_tensor())
-    raise DecodeError(f"{path}: every decode shows other frames")
+    raise DecodeError(path, "every decode shows other frames")
 
 
 @contextmanager

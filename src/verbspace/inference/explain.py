@@ -21,9 +21,11 @@ from torch import Tensor
 from verbspace.concepts.concept_set import DescriptionKind
 from verbspace.data.decoding.pyav import TimestampMismatch
 from verbspace.data.decoding.windows import stream_windows
+from verbspace.data.errors import VideoError
 from verbspace.data.sampling import Window, clip_duration
 from verbspace.inference.predictor import Predictor
 from verbspace.models.attention_rollout import attention_rollout, rollout_to_grid
+from verbspace.utils.text import format_odds, format_spans
 
 Span = tuple[float, float]  # seconds
 ACTIVATION_THRESHOLD = 0.5  # a description fires where its share is at least so much of its largest
@@ -160,7 +162,7 @@ def _read_clip(
             whole = clip_duration(times)  # type: ignore[arg-type]
             last = whole if end is None else min(end, whole)
             if not (0 <= start < last or start == last == 0):
-                raise ValueError(f"{path}: from {start:g} to {last:g} s is no part of a video of {whole:.2f} s")
+                raise VideoError(path, f"from {start:g} to {last:g} s is no part of a video of {whole:.2f} s")
             return [Window(start, last)]
 
         try:
@@ -269,3 +271,13 @@ def _turns(predictor: Predictor, z: Tensor, axis: Tensor, order: list[int], top:
         found.append(Turn(text, towards, degrees))
     found.sort(key=lambda turn: turn.degrees)
     return found[:top]
+
+
+def format_counterfactual(counterfactual: Counterfactual) -> str:
+    """The two likeliest actions, and whether leaving frames out turns them round, in a sentence each."""
+    first = (
+        f"{counterfactual.winner} is {format_odds(counterfactual.odds)} times as likely as {counterfactual.runner_up}."
+    )
+    if counterfactual.spans_to_drop is None:
+        return f"{first} No frames were found without which {counterfactual.runner_up} would win."
+    return f"{first} Without {format_spans(counterfactual.spans_to_drop)}, {counterfactual.runner_up} would win."

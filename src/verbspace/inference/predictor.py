@@ -13,8 +13,7 @@ from torch import Tensor
 
 from verbspace.concepts.concept_set import ConceptSet
 from verbspace.concepts.space import ConceptSpace, ScoringMode
-from verbspace.data.datasets import NoReadableVideo
-from verbspace.data.decoding.pyav import DecodeError
+from verbspace.data.errors import DecodeError, NoReadableVideo
 from verbspace.data.sources.inputs import localize
 from verbspace.data.sources.manifest import Record
 from verbspace.inference.calibration import Calibration
@@ -105,7 +104,7 @@ class Predictor:
 
     def predict_stream(
         self, files: Iterable[str], window_config: WindowConfig | None = None, *, batch_size: int = 16
-    ) -> Iterator[tuple[str, Prediction | str]]:
+    ) -> Iterator[tuple[str, Prediction | DecodeError]]:
         """Each file or URL with its prediction, or with the reason why it cannot be read; in order, as they come.
 
         sliding: look at each in windows; None: at the whole as one clip. batch_size: videos at once, of which those at
@@ -116,13 +115,13 @@ class Predictor:
         each = iter(files)
         while names := list(islice(each, 1 if window_config else batch_size)):
             with ExitStack() as keep:
-                known: dict[int, Prediction | str] = {}
+                known: dict[int, Prediction | DecodeError] = {}
                 paths: dict[int, Path] = {}
                 for n, name in enumerate(names):
                     try:
                         paths[n] = localize(name, keep)
-                    except OSError as error:
-                        known[n] = str(error)
+                    except DecodeError as error:
+                        known[n] = error
                 known |= (
                     self._predict_windows(names, paths, window_config)
                     if window_config
@@ -130,31 +129,33 @@ class Predictor:
                 )
             yield from ((name, known[n]) for n, name in enumerate(names))
 
-    def _predict_whole_videos(self, names: Sequence[str], paths: dict[int, Path]) -> dict[int, Prediction | str]:
+    def _predict_whole_videos(
+        self, names: Sequence[str], paths: dict[int, Path]
+    ) -> dict[int, Prediction | DecodeError]:
         """By place among the names, what is found in the files there."""
         if not paths:
             return {}
         known = EmbeddingCache()
         with suppress(NoReadableVideo):
             embed_videos(self.encoder, [Record(path) for path in paths.values()], frames=self.frames, cache=known)
-        found: dict[int, Prediction | str] = {}
+        found: dict[int, Prediction | DecodeError] = {}
         for n, path in paths.items():
             file = Record(path).file
             if file in known.failures:
-                found[n] = known.failures[file].reason.replace(file, names[n])
+                found[n] = DecodeError(names[n], known.failures[file].reason)
             else:
                 found[n] = self.rank([names[n]], known.get_embeddings([file]))[0]
         return found
 
     def _predict_windows(
         self, names: Sequence[str], paths: dict[int, Path], window_config: WindowConfig
-    ) -> dict[int, Prediction | str]:
-        found: dict[int, Prediction | str] = {}
+    ) -> dict[int, Prediction | DecodeError]:
+        found: dict[int, Prediction | DecodeError] = {}
         for n, path in paths.items():
             try:
                 found[n] = self.predict_timeline(path, window_config, names[n])[0]
             except DecodeError as error:
-                found[n] = str(error).replace(str(path), names[n])
+                found[n] = DecodeError(names[n], error.reason)
         return found
 
     def _make_prediction(self, name: str, z: Tensor, row: Tensor, timeline: list[Segment] | None = None) -> Prediction:
@@ -199,7 +200,7 @@ def predict(
     files = [str(paths)] if isinstance(paths, (str, Path)) else [str(path) for path in paths]
     out = []
     for _, found in predictor.predict_stream(files, window_config):
-        if isinstance(found, str):
-            raise DecodeError(found)
+        if isinstance(found, DecodeError):
+            raise found
         out.append(found)
     return out

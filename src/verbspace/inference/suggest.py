@@ -10,7 +10,7 @@ import torch
 
 from verbspace.concepts.concept_set import ConceptSet
 from verbspace.concepts.vocabulary import all_known_action_names
-from verbspace.data.datasets import DecodeFailures
+from verbspace.data.errors import DecodeFailures
 from verbspace.data.sources.manifest import read_manifest
 from verbspace.inference.embedding import embed_videos
 from verbspace.models.video_encoder import VideoEncoder

@@ -13,11 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from verbspace.data.datasets import NoReadableVideo
-from verbspace.data.decoding.pyav import DecodeError
+from verbspace.data.errors import DecodeError, NoReadableVideo
 from verbspace.data.sources.record import Record
-from verbspace.evaluation.protocol import encoder_hash
 from verbspace.inference.embedding import EmbeddingCache, embed_videos
+from verbspace.models.hashing import encoder_hash
 from verbspace.models.video_encoder import VideoEncoder
 
 Array = Tensor | NDArray[Any]
@@ -97,7 +96,7 @@ class MTEBEncoder:
                 found = None
             for place, file in enumerate(files):
                 if (bad := known.failures.get(str(file))) is not None:
-                    raise DecodeError(f"video {start + place} of the task: {bad.reason}")
+                    raise DecodeError(f"video {start + place} of the task", bad.reason)
             assert found is not None
             rows.append(found.embeddings)
         return torch.cat(rows) if rows else torch.zeros(0, self.encoder.embedding_dim)

@@ -62,16 +62,6 @@ def embed_patches(base: PreTrainedModel, pixels: Tensor) -> Tensor:
     return hidden
 
 
-def gather_patch_tokens(base: PreTrainedModel, hidden: Tensor, patch_indices: Tensor) -> Tensor:
-    """Of tokens (F, N, width) those of the patches numbered (F, P), after the class token where there is one."""
-    vision: Any = base.vision_model
-    first = 1 if hasattr(vision, "pre_layrnorm") else 0  # CLIP's class token
-    places = patch_indices.to(hidden.device) + first
-    if first:
-        places = torch.cat([places.new_zeros(len(places), 1), places], 1)
-    return hidden.gather(1, places[..., None].expand(-1, -1, hidden.shape[-1]))
-
-
 def _embed_naflex_patches(embeddings: Any, pixels: Tensor) -> Tensor:
     """NaFlex takes patches, rows first and colours last, and positions resized to each image's grid.
 

@@ -39,11 +39,11 @@ def path_batches(paths: Sequence[str | Path], frames: int, size: int, batch_size
     """From video files. Raises DecodeError for one that cannot be read."""
     from verbspace.data.dataloader import load_clips
     from verbspace.data.datasets import ClipDataset
-    from verbspace.data.decoding.pyav import DecodeError
+    from verbspace.data.errors import DecodeError
     from verbspace.data.sources.manifest import Record
 
     clips = ClipDataset([Record(Path(path), None) for path in paths], num_frames=frames, size=size)
     for batch in load_clips(clips, batch_size=batch_size):
         if batch["bad"]:
-            raise DecodeError(batch["bad"][0].reason)
+            raise DecodeError(batch["bad"][0].path, batch["bad"][0].reason)
         yield batch["video"].flatten(0, 1), batch["times"].flatten(0, 1)

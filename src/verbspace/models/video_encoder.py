@@ -286,11 +286,9 @@ class VideoEncoder(PreTrainedModel):  # type: ignore[misc]
         mean, std = (scale * v.view(3, 1, 1).to(video.device) for v in (self.image_mean, self.image_std))
         return (video.float() - mean).div_(std)
 
-    def frame_embeddings(
-        self, pixel_values_videos: Tensor, times: Tensor | None = None, patch_indices: Tensor | None = None
-    ) -> Tensor:
+    def frame_embeddings(self, pixel_values_videos: Tensor, times: Tensor | None = None) -> Tensor:
         """Normalised frames (B, T, 3, H, W) and seconds (B, T) -> projected, unnormalised frames (B, T,
-        D). patches (B, P): the numbers of those to look at; all where not given."""
+        D)."""
         if pixel_values_videos.ndim != 5 or pixel_values_videos.shape[2] != 3 or not pixel_values_videos.shape[1]:
             raise ValueError(f"frames are {tuple(pixel_values_videos.shape)}; give (B, T, 3, H, W)")
         clips, moments = pixel_values_videos.shape[:2]
@@ -299,8 +297,6 @@ class VideoEncoder(PreTrainedModel):  # type: ignore[misc]
         elif times.shape != (clips, moments):
             raise ValueError(f"times are {tuple(times.shape)} for {clips} clips of {moments} frames; give (B, T)")
         hidden = backbones.embed_patches(self.base, pixel_values_videos.flatten(0, 1))
-        if patch_indices is not None:
-            hidden = backbones.gather_patch_tokens(self.base, hidden, patch_indices.repeat_interleave(moments, 0))
         turn = rope_cos_sin(times.to(hidden.device), hidden.shape[-1] // self.temporal_heads) if self.temporal else None
         recompute = self.gradient_checkpointing and self.training and torch.is_grad_enabled()
         run = partial(self._gradient_checkpointing_func, self._run_layer) if recompute else self._run_layer
@@ -317,16 +313,13 @@ class VideoEncoder(PreTrainedModel):  # type: ignore[misc]
         out: Tensor = layer(hidden, None)
         return out
 
-    def forward(
-        self, pixel_values_videos: Tensor, times: Tensor | None = None, patch_indices: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, pixel_values_videos: Tensor, times: Tensor | None = None) -> Tensor:
         """Normalised frames (B, T, 3, H, W) and seconds (B, T), 1/8 s apart where not given -> (B, D)
         float32.
 
-        Embeddings are L2-normalised. Times of a clip may start anywhere, and need not be even. patches (B, P): the
-        numbers, row by row, of the patches to look at, the same in all frames of a clip; all where not given.
+        Embeddings are L2-normalised. Times of a clip may start anywhere, and need not be even.
         """
-        return F.normalize(self.frame_embeddings(pixel_values_videos, times, patch_indices).float().mean(1), dim=-1)
+        return F.normalize(self.frame_embeddings(pixel_values_videos, times).float().mean(1), dim=-1)
 
     @torch.no_grad()
     def encode_video(

@@ -25,8 +25,8 @@ from verbspace.data.sources.manifest import Record, read_manifest
 from verbspace.evaluation.knn import knn_scores
 from verbspace.evaluation.linear_probe import linear_probe
 from verbspace.evaluation.metrics import ClassificationMetrics, classification_metrics
-from verbspace.evaluation.protocol import encoder_hash
 from verbspace.evaluation.zero_shot import zero_shot_scores
+from verbspace.models.hashing import encoder_hash
 from verbspace.models.video_encoder import VideoEncoder
 from verbspace.playground.actions import ACTIONS, HELD_OUT_ACTIONS, TRAIN_ACTIONS
 from verbspace.playground.stills import render_captioned_images

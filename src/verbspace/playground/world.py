@@ -30,6 +30,7 @@ from verbspace.playground.figure import Array
 from verbspace.playground.render import Appearance, Camera, CameraEffects, apply_camera_effects, render_frames
 from verbspace.playground.stills import sample_scene
 from verbspace.utils.atomic_io import write_text
+from verbspace.utils.cpu import available_cpus
 
 HEIGHT, WIDTH = 64, 80
 SPLITS = ("train", "probe", "validation", "test")
@@ -189,7 +190,7 @@ def make_world(
     total, done = sum(len(job) for job in jobs.values()), 0
     if not total:
         return folder
-    count = num_workers if num_workers is not None else min(os.cpu_count() or 1, 8)
+    count = num_workers if num_workers is not None else min(available_cpus(), 8)
     with ProcessPoolExecutor(count, mp_context=get_context("spawn")) as pool:
         for split, work in jobs.items():
             for _ in pool.map(_render_clip_file, work, chunksize=8):

@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from verbspace.cli.console.predictions import format_counterfactual, format_spans, format_timestamp
-from verbspace.inference.explain import Explanation
+from verbspace.inference.explain import Explanation, format_counterfactual
 from verbspace.reporting.images import data_uri, encode_jpeg
 from verbspace.reporting.templating import render_template
+from verbspace.utils.text import format_spans, format_timestamp
 
 MAX_ACTION_ROWS = 4  # actions whose course over time is shown
 _MIN_BRIGHTNESS = 0.25  # what is left of a picture's brightness where nothing was looked at

@@ -13,15 +13,16 @@ from urllib.parse import quote
 
 import numpy as np
 
-from verbspace.cli.console.predictions import format_timestamp
 from verbspace.data.decoding.mp4_writer import write_mp4
-from verbspace.data.decoding.pyav import DecodeError, FrameTimestamps, read_video
+from verbspace.data.decoding.pyav import FrameTimestamps, read_video
+from verbspace.data.errors import DecodeError
 from verbspace.data.sampling import nearest_frame
 from verbspace.data.sources.inputs import is_url, localize
 from verbspace.data.sources.storage import split_shard_path
 from verbspace.reporting.images import data_uri, encode_jpeg
 from verbspace.reporting.templating import render_template
 from verbspace.search.hits import Hit
+from verbspace.utils.text import format_timestamp
 
 SHORT_SIDE = 320  # pixels of a still, and of a clip that is copied
 BROWSER_EXTENSIONS = (".mp4", ".webm", ".m4v", ".mov", ".ogv")  # by browsers

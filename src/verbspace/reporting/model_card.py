@@ -14,8 +14,9 @@ from verbspace.config.settings import dump_settings, load_settings
 from verbspace.evaluation.benchmarks import BenchmarkResult
 from verbspace.evaluation.evaluate import Evaluation
 from verbspace.evaluation.multi_label import MultiLabelEvaluation
-from verbspace.evaluation.protocol import EvalProtocol, encoder_hash
+from verbspace.evaluation.protocol import EvalProtocol
 from verbspace.models import hub
+from verbspace.models.hashing import encoder_hash
 from verbspace.models.model_card import encoder_card
 from verbspace.models.video_encoder import VideoEncoder
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 import zlib
 from collections import deque
@@ -15,7 +14,8 @@ from pathlib import Path
 
 import torch
 
-from verbspace.data.decoding.pyav import DecodeError, probe
+from verbspace.data.decoding.pyav import probe
+from verbspace.data.errors import DecodeError
 from verbspace.data.sources.inputs import localize
 from verbspace.inference.embedding import Embedder, embed_windows
 from verbspace.search.index import Index, IndexProgressCallback
@@ -27,6 +27,7 @@ from verbspace.search.schema import (
     file_signature,
     try_signature,
 )
+from verbspace.utils.cpu import available_cpus
 from verbspace.utils.malloc import disable_malloc_trim
 from verbspace.utils.text import is_utf8_encodable
 
@@ -95,7 +96,7 @@ def embed_file(encoder: Embedder, path: str, manifest: IndexManifest, batch_size
                 )
                 rate = probe(local).fps
             except DecodeError as error:
-                return FileRows(path, state, reason=str(error).replace(str(local), path))
+                return FileRows(path, state, reason=f"{path}: {error.reason}")
     except (OSError, ValueError) as error:  # out of reach for now: what is known of it stays
         return FileRows(path, FileSignature(0, 0), reason=str(error))
     starts, ends = ([getattr(one, name) for one in found.windows] for name in ("start", "end"))
@@ -201,11 +202,6 @@ def update_index(
     if todo or tally.removed:
         index.optimize()
     return tally
-
-
-def available_cpus() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def remove_missing_files(index: Index) -> int:

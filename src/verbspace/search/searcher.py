@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from verbspace.data.sources.inputs import localize
-from verbspace.evaluation.protocol import encoder_hash
 from verbspace.inference.embedding import embed_windows
+from verbspace.models.hashing import encoder_hash
 from verbspace.search.hits import Hit
 from verbspace.search.index import Index
 from verbspace.search.query import Term, format_query, parse_query

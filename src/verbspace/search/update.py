@@ -6,8 +6,8 @@ import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from verbspace.evaluation.protocol import encoder_hash
 from verbspace.inference.embedding import Precision, validate_num_frames, validate_precision
+from verbspace.models.hashing import encoder_hash
 from verbspace.search.builder import EmbedSummary, Engine, ShardSpec, local_engine, update_index
 from verbspace.search.index import Index, IndexProgressCallback, import_lancedb, lock_index
 from verbspace.search.ray_builder import ray_engine

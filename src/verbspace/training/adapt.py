@@ -12,7 +12,8 @@ from torch import Tensor
 from verbspace.concepts.concept_set import ConceptSet
 from verbspace.config.settings import AdaptSettings, dump_settings
 from verbspace.data.dataloader import load_views
-from verbspace.data.datasets import DecodeFailure, DecodeFailures, NoReadableVideo, ViewDataset
+from verbspace.data.datasets import ViewDataset
+from verbspace.data.errors import DecodeFailure, DecodeFailures, NoReadableVideo
 from verbspace.data.sources.manifest import Record, data_hash, read_manifest
 from verbspace.data.verify import cached_failures
 from verbspace.models.video_encoder import VideoEncoder
@@ -200,9 +201,7 @@ def drop_known_bad(
     aside = [DecodeFailure(n, r.path, faults[r.file]) for n, r in enumerate(records) if r.file in faults]
     kept = [record for record in records if record.file not in faults]
     if not kept:
-        raise NoReadableVideo(
-            f"{videos}: all {len(records)} videos are bad, says the check's report: {aside[0].reason}"
-        )
+        raise NoReadableVideo(f"{videos}: all {len(records)} videos are bad, says the check's report: {aside[0]}")
     return kept, aside
 
 
@@ -244,7 +243,6 @@ def build_distiller(
         class_prior=shares,
         prior_momentum=loss.prior_momentum,
         prior_margin=loss.prior_margin,
-        student_globals=settings.views.student_globals,
     ).to(device)
 
 
@@ -264,13 +262,12 @@ def build_dataset(
     records: Sequence[Record], encoder: VideoEncoder, concepts: ConceptSet, settings: AdaptSettings
 ) -> ViewDataset:
     """Views at the encoder's sizes; no flip where left and right carry meaning."""
-    view: dict[str, Any] = settings.views.model_dump(exclude={"student_globals"})
+    view: dict[str, Any] = settings.views.model_dump()
     size = view["global_size"] or encoder.image_size
     patch = encoder.patch_size
     view["global_size"] = size
     view["local_size"] = view["local_size"] or max(patch, round(size * 3 / 7 / patch) * patch)
     view["flip_prob"] = 0.0 if concepts.directional else view["flip_prob"]
-    view["patch_size"] = patch
     return ViewDataset(
         records, seed=settings.training.seed, frame_cache_bytes=settings.training.frame_cache_mb * 2**20, **view
     )

@@ -48,24 +48,18 @@ class StepOutput:
     batch_stats: EMAState
 
 
-def embed_views(
-    encoder: VideoEncoder, views: Mapping[str, Tensor], include_local: bool = True, global_views: int | None = None
-) -> Tensor:
+def embed_views(encoder: VideoEncoder, views: Mapping[str, Tensor], include_local: bool = True) -> Tensor:
     """Views of B clips to embeddings (V, B, D), global ones first; one forward for all views of one size.
 
     views: `global` (B, G, T, 3, S, S) uint8 and `global_times` (B, G, T) seconds, and likewise `local` where there are
-    local views; `global_patches` (B, G, P) where only some patches are looked at. local: look at all that the student
-    does; without, as the teacher, at global views alone and at all of their patches. global_views: only at so many.
+    local views. include_local: whether to embed local views too, as the student does; the teacher embeds global views
+    only.
     """
     found = []
     for kind in ("global", "local") if include_local else ("global",):
-        count = global_views if kind == "global" else None
-        if kind in views and views[kind].shape[1] and count != 0:
-            video, times = views[kind][:, :count], views[f"{kind}_times"][:, :count]
-            patches = None
-            if include_local and f"{kind}_patches" in views:
-                patches = views[f"{kind}_patches"][:, :count].flatten(0, 1)
-            z: Tensor = encoder(encoder.normalize(video.flatten(0, 1)), times.flatten(0, 1), patches)
+        if kind in views and views[kind].shape[1]:
+            video, times = views[kind], views[f"{kind}_times"]
+            z: Tensor = encoder(encoder.normalize(video.flatten(0, 1)), times.flatten(0, 1))
             found.append(z.float().view(*video.shape[:2], -1).transpose(0, 1))
     return torch.cat(found) if len(found) > 1 else found[0]
 
@@ -76,7 +70,7 @@ class Distiller(nn.Module):
     student, teacher: video encoders of one architecture. space: the frozen concept space. Temperatures divide cosines:
     `student_temperature` and `teacher_temperature`. centring: subtract the teacher's running mean similarity
     (DINO) before its softmax. prior: expected distribution over actions (K,), uniform where None. slack: see
-    `losses.prior`. student_globals: how many of the global views the student sees; all where None.
+    `losses.prior`.
     """
 
     category_prior: Tensor
@@ -95,13 +89,11 @@ class Distiller(nn.Module):
         class_prior: Tensor | None = None,
         prior_momentum: float = 0.9,
         prior_margin: float = 0.0,
-        student_globals: int | None = None,
     ) -> None:
         super().__init__()
         self.student, self.teacher, self.space = student, teacher, space
         self.weights = weights
         self.student_temperature, self.teacher_temperature = student_temperature, teacher_temperature
-        self.student_globals = student_globals
         self.centering, self.prior_momentum, self.prior_margin = centering, prior_momentum, prior_margin
         actions, descriptions = len(space.categories), len(space.descriptions)
         expected = torch.full((actions,), 1 / actions) if class_prior is None else class_prior / class_prior.sum()
@@ -131,7 +123,7 @@ class Distiller(nn.Module):
         """
         with torch.no_grad():
             z_teacher = embed_views(self.teacher, views, include_local=False)
-        z_student = embed_views(self.student, views, global_views=self.student_globals)
+        z_student = embed_views(self.student, views)
 
         # Cosines over small temperatures are computed in full precision, whatever the towers ran in.
         with torch.autocast(z_teacher.device.type, enabled=False):
@@ -157,9 +149,7 @@ class Distiller(nn.Module):
             student[name] = F.log_softmax(s_student / self.student_temperature, -1)
             mean = student[name].exp().mean((0, 1))
             if scale[name]:
-                named[name] = losses.cross_view_cross_entropy(
-                    teacher[name], s_student, self.student_temperature, self.student_globals
-                )
+                named[name] = losses.cross_view_cross_entropy(teacher[name], s_student, self.student_temperature)
             if scale[f"{name}_prior"]:
                 running, expected = getattr(ema_state, f"{name}_mean"), getattr(self, f"{name}_prior")
                 named[f"{name}_prior"] = losses.marginal_prior_kl(
@@ -177,7 +167,7 @@ class Distiller(nn.Module):
             pooled_student = space.pool_to_actions(student["description"].exp()).clamp_min(1e-8).log()
             pooled_teacher = space.pool_to_actions(teacher["description"])
             named["alignment"] = losses.alignment(
-                teacher["category"], pooled_teacher, student["category"], pooled_student, self.student_globals
+                teacher["category"], pooled_teacher, student["category"], pooled_student
             )
         if not named:
             raise ValueError("every loss has weight zero; give at least one of them a weight")

@@ -40,16 +40,16 @@ class Flops:
     temporal: float
 
 
-def forward_flops(backbone: BackboneDims, num_frames: int, size: int, share: float = 1.0) -> Flops:
-    """A view of `frames` frames of size × size, of which a share of the patches is looked at. A product of matrices
-    (a, b) and (b, c) counts 2abc, all else nothing.
+def forward_flops(backbone: BackboneDims, num_frames: int, size: int) -> Flops:
+    """A view of `frames` frames of size × size, A product of matrices (a, b) and (b, c) counts 2abc, all else
+    nothing.
 
     Of n = (size / patch)² + 1 tokens a frame, width w and hidden width m: each image layer 2n(4w² + 2wm) + 4n²w, each
-    patch, looked at or not, 2 · 3p²w, the projection 2w · D; each temporal layer over T frames 2Tn · 4w² + 4nT²w a
+    patch 2 · 3p²w, the projection 2w · D; each temporal layer over T frames 2Tn · 4w² + 4nT²w a
     clip.
     """
     w, patches = backbone.width, (size // backbone.patch_size) ** 2
-    n = max(1, round(share * patches)) + 1
+    n = patches + 1
     layer = 2 * n * (4 * w * w + 2 * w * backbone.mlp_dim) + 4 * n * n * w
     frame = backbone.num_layers * layer + 2 * patches * 3 * backbone.patch_size**2 * w + 2 * w * backbone.embedding_dim
     clip = backbone.num_temporal_layers * (2 * num_frames * n * 4 * w * w + 4 * n * num_frames**2 * w)
@@ -64,15 +64,13 @@ def training_flops(backbone: BackboneDims, settings: AdaptSettings) -> float:
     """
     views, training = settings.views, settings.training
     sizes = _view_sizes(backbone, settings)
-    globals_ = forward_flops(backbone, views.global_frames, sizes[0], views.student_patches)
-    locals_ = forward_flops(backbone, views.local_frames, sizes[1], views.student_patches)
-    seen = views.global_views if views.student_globals is None else views.student_globals
-    spatial = seen * globals_.spatial + views.local_views * locals_.spatial
-    temporal = seen * globals_.temporal + views.local_views * locals_.temporal
+    globals_ = forward_flops(backbone, views.global_frames, sizes[0])
+    locals_ = forward_flops(backbone, views.local_frames, sizes[1])
+    spatial = views.global_views * globals_.spatial + views.local_views * locals_.spatial
+    temporal = views.global_views * globals_.temporal + views.local_views * locals_.temporal
     again = int(training.gradient_checkpointing) + int(training.gradient_accumulation_steps > 1)
     student = (2 if training.trainable == "full" else 1) * spatial + 2 * temporal + (1 + again) * (spatial + temporal)
-    whole = forward_flops(backbone, views.global_frames, sizes[0])
-    teacher = views.global_views * (whole.spatial + whole.temporal)
+    teacher = views.global_views * (globals_.spatial + globals_.temporal)
     return student + teacher
 
 

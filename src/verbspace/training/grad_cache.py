@@ -48,13 +48,13 @@ class TrainingMethod(Protocol):
 class ViewEncoder(nn.Module):
     """An encoder's embeddings of all views in one call, which is what DDP and FSDP wrap."""
 
-    def __init__(self, encoder: VideoEncoder, include_local: bool = True, global_views: int | None = None) -> None:
+    def __init__(self, encoder: VideoEncoder, include_local: bool = True) -> None:
         super().__init__()
-        self.encoder, self.include_local, self.global_views = encoder, include_local, global_views
+        self.encoder, self.include_local = encoder, include_local
 
     def forward(self, views: Views) -> Tensor:
         """Views of B clips to (V, B, D), global ones first."""
-        return embed_views(self.encoder, views, include_local=self.include_local, global_views=self.global_views)
+        return embed_views(self.encoder, views, include_local=self.include_local)
 
 
 def apply_fsdp(encoder: VideoEncoder) -> None:
@@ -89,7 +89,7 @@ class GradCacheStep:
         )
         self.use_fsdp = use_fsdp
         self.teacher = ViewEncoder(method.teacher, include_local=False)
-        self.student: nn.Module = ViewEncoder(method.student, global_views=getattr(method, "student_globals", None))
+        self.student: nn.Module = ViewEncoder(method.student)
         if distributed.world_size > 1 and not use_fsdp:
             self.student = DistributedDataParallel(
                 self.student, device_ids=[distributed.device.index] if distributed.device.type == "cuda" else None,

@@ -21,28 +21,26 @@ def teacher_probs(similarity: Tensor, temperature: float, center: Tensor | None 
     return F.softmax(shifted.detach() / temperature, dim=-1)
 
 
-def cross_view_pairs(num_teacher_views: int, num_student_views: int, num_shared_views: int | None = None) -> Tensor:
+def cross_view_pairs(num_teacher_views: int, num_student_views: int) -> Tensor:
     """Which (teacher view, student view) pairs count, (V_t, V_s) bool: all but a view with itself.
 
-    The first `shared` student views are the teacher's first (global) views; V_t of them where not given.
+    The first V_t student views are the teacher's (global) views.
     """
     pairs = torch.ones(num_teacher_views, num_student_views, dtype=torch.bool)
-    pairs[:, : num_teacher_views if num_shared_views is None else num_shared_views].fill_diagonal_(False)
+    pairs[:, :num_teacher_views].fill_diagonal_(False)
     return pairs
 
 
-def cross_view_cross_entropy(
-    target: Tensor, student: Tensor, temperature: float, num_shared_views: int | None = None
-) -> Tensor:
+def cross_view_cross_entropy(target: Tensor, student: Tensor, temperature: float) -> Tensor:
     """Concept distillation: mean over clips and view pairs of H(teacher on one view, student on another). Scalar.
 
     target: (V_t, B, K) teacher distributions on the global views. student: (V_s, B, K) similarities on all views, the
-    global ones first; shared: see `cross_view_pairs`. With a free weight matrix in place of the concept matrix
+    global ones first. With a free weight matrix in place of the concept matrix
     this is DINO's loss.
     """
     log_student = F.log_softmax(half_to_float32(student) / temperature, dim=-1)
     cost = -torch.einsum("tbk,sbk->ts", target.to(log_student), log_student) / student.shape[1]
-    pairs = cross_view_pairs(len(target), len(student), num_shared_views).to(cost.device)
+    pairs = cross_view_pairs(len(target), len(student)).to(cost.device)
     return cost[pairs].mean()
 
 
@@ -51,7 +49,6 @@ def alignment(
     teacher_pooled: Tensor,
     student_category: Tensor,
     student_pooled: Tensor,
-    num_shared_views: int | None = None,
 ) -> Tensor:
     """Concept alignment: each space's teacher teaches the other space's student, across views. Scalar.
 
@@ -61,16 +58,16 @@ def alignment(
     gradient are zero. The paper names the aim (relations between actions and their attributes); this form is our
     choice.
     """
-    one = cross_view_kl(teacher_pooled, student_category, num_shared_views)
-    return (one + cross_view_kl(teacher_category, student_pooled, num_shared_views)) / 2
+    one = cross_view_kl(teacher_pooled, student_category)
+    return (one + cross_view_kl(teacher_category, student_pooled)) / 2
 
 
-def cross_view_kl(target: Tensor, log_student: Tensor, num_shared_views: int | None = None) -> Tensor:
+def cross_view_kl(target: Tensor, log_student: Tensor) -> Tensor:
     """Mean KL(target || student) over clips and cross-view pairs. (V_t, B, K), (V_s, B, K) -> scalar."""
     target = target.detach().to(log_student)
     negative_entropy = torch.xlogy(target, target).sum(-1).mean(1)  # (V_t,)
     cross = -torch.einsum("tbk,sbk->ts", target, log_student) / target.shape[1]
-    pairs = cross_view_pairs(len(target), len(log_student), num_shared_views).to(cross.device)
+    pairs = cross_view_pairs(len(target), len(log_student)).to(cross.device)
     return (cross + negative_entropy[:, None])[pairs].mean()
 
 

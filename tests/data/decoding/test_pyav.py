@@ -22,7 +22,8 @@ from support.video_files import (
     write_video,
 )
 from verbspace.data.decoding import container, pyav
-from verbspace.data.decoding.pyav import DecodeError, decode_frames, frame_times, probe, read_video, stream_frames
+from verbspace.data.decoding.pyav import decode_frames, frame_times, probe, read_video, stream_frames
+from verbspace.data.errors import DecodeError
 
 
 @pytest.mark.parametrize("name", FILES)

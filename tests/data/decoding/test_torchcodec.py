@@ -22,7 +22,8 @@ from support.video_files import (
 )
 from verbspace.data.datasets import ClipDataset, ViewDataset
 from verbspace.data.decoding import torchcodec
-from verbspace.data.decoding.pyav import DecodeError, decode_frames, frame_times
+from verbspace.data.decoding.pyav import decode_frames, frame_times
+from verbspace.data.errors import DecodeError
 from verbspace.data.sources.record import Record
 from verbspace.evaluation.evaluate import evaluate
 

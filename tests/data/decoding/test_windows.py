@@ -7,8 +7,9 @@ import torch
 
 from support.video_files import numbered_frames, write_video
 from verbspace.data.decoding import windows
-from verbspace.data.decoding.pyav import DecodeError, FrameTimestamps, TimestampMismatch, decode_frames, frame_times
+from verbspace.data.decoding.pyav import FrameTimestamps, TimestampMismatch, decode_frames, frame_times
 from verbspace.data.decoding.windows import stream_windows
+from verbspace.data.errors import DecodeError
 from verbspace.data.sampling import clip_duration, linspace_in_window, nearest_frame, plan_windows
 from verbspace.data.sources.manifest import Record
 from verbspace.data.transforms import center_crop

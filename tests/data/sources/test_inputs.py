@@ -17,6 +17,7 @@ from support.video_files import numbered_frames, write_video
 from verbspace.cli import main
 from verbspace.cli.console.predictions import make_printer
 from verbspace.cli.main import app
+from verbspace.data.errors import DecodeError
 from verbspace.data.sources.inputs import expand_inputs, localize
 from verbspace.inference.predictor import Predictor
 
@@ -63,7 +64,7 @@ def test_urls_of_any_store_are_copied_and_cleaned_up(folder: Path) -> None:
         path = localize("memory://clips/x.mp4", keep)
         assert path.suffix == ".mp4"
         assert path.read_bytes() == (folder / "a.mp4").read_bytes()
-        with pytest.raises(FileNotFoundError, match=r"memory://clips/z\.mp4: there is no such file"):
+        with pytest.raises(DecodeError, match=r"memory://clips/z\.mp4: there is no such file"):
             localize("memory://clips/z.mp4", keep)
     assert not path.exists()
     assert not path.parent.exists()
@@ -80,19 +81,19 @@ def test_a_stream_goes_on_past_what_cannot_be_read(folder: Path) -> None:
     for batch_size in (1, 3, 16):
         found = list(predictor.predict_stream(files, batch_size=batch_size))
         assert [name for name, _ in found] == files
-        kinds = [isinstance(one, str) for _, one in found]
+        kinds = [isinstance(one, DecodeError) for _, one in found]
         assert kinds == [False, True, False, True, True, False, True]
-        assert all(str(one).startswith(name) for name, one in found if isinstance(one, str))
+        assert all(str(one).startswith(name) for name, one in found if isinstance(one, DecodeError))
         assert found[0][1] == found[5][1]
         whole = predictor.rank([files[0]], predictor.encoder.encode_video(files[0]))[0]
         first = found[0][1]
-        assert not isinstance(first, str)
+        assert not isinstance(first, DecodeError)
         assert dict(first.ranking) == pytest.approx(dict(whole.ranking), abs=1e-5)
 
 
 def test_every_form_has_every_action(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ((name, found),) = Predictor("playground", NAMES).predict_stream([str(folder / "a.mp4")])
-    assert not isinstance(found, str)
+    assert not isinstance(found, DecodeError)
     for form in ("jsonl", "csv", "table"):
         make_printer(form)(name, found)
     json_line, head, *rest = capsys.readouterr().out.splitlines()

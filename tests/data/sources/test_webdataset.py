@@ -10,7 +10,8 @@ import pytest
 
 from support.video_files import numbered_frames, read_frame_numbers, shard, write_video
 from verbspace.data.datasets import ClipDataset, ViewDataset, collate
-from verbspace.data.decoding.pyav import DecodeError, decode_frames, frame_times
+from verbspace.data.decoding.pyav import decode_frames, frame_times
+from verbspace.data.errors import DecodeError
 from verbspace.data.sources import storage
 from verbspace.data.sources.manifest import Record, data_hash, detect_manifest, read_manifest
 from verbspace.data.summary import summarize_dataset

@@ -5,14 +5,14 @@ from __future__ import annotations
 import csv
 import json
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 
 from rich.console import Console
 
-from verbspace.inference.explain import Counterfactual, Explanation
+from verbspace.inference.explain import Explanation, format_counterfactual
 from verbspace.inference.predictor import Prediction
-from verbspace.utils.text import sanitize
+from verbspace.utils.text import format_spans, format_timestamp, sanitize
 
 PredictionPrinter = Callable[[str, Prediction], None]
 
@@ -36,38 +36,6 @@ def make_printer(output_format: str, timeline: bool = False) -> PredictionPrinte
     if output_format not in forms:
         raise ValueError(f"format: {output_format!r} is none of {', '.join(forms)}")
     return forms[output_format]()
-
-
-def format_timestamp(seconds: float) -> str:
-    """1:02:03.4, or 2:03.4 within the first hour."""
-    tenths = round(10 * seconds)
-    minutes, rest = divmod(tenths, 600)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest / 10:04.1f}" if hours else f"{minutes}:{rest / 10:04.1f}"
-
-
-def format_spans(spans: Sequence[tuple[float, float]]) -> str:
-    """0.2–1.4, 3.0–3.5 s, or as on a clock beyond the first minute."""
-    if spans and spans[-1][1] >= 60:
-        return ", ".join(f"{format_timestamp(start)}–{format_timestamp(end)}" for start, end in spans)
-    return ", ".join(f"{start:.1f}–{end:.1f}" for start, end in spans) + " s"
-
-
-def format_odds(odds: float) -> str:
-    """How many times likelier: 1.07, 4.9, 66, more than 1000."""
-    if odds > 1000:
-        return "more than 1000"
-    return f"{odds:.{2 if odds < 2 else 1 if odds < 10 else 0}f}"
-
-
-def format_counterfactual(counterfactual: Counterfactual) -> str:
-    """The two likeliest actions, and whether leaving frames out turns them round, in a sentence each."""
-    first = (
-        f"{counterfactual.winner} is {format_odds(counterfactual.odds)} times as likely as {counterfactual.runner_up}."
-    )
-    if counterfactual.spans_to_drop is None:
-        return f"{first} No frames were found without which {counterfactual.runner_up} would win."
-    return f"{first} Without {format_spans(counterfactual.spans_to_drop)}, {counterfactual.runner_up} would win."
 
 
 def print_explanation(explanation: Explanation, top: int = 3) -> None:

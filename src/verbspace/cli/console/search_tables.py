@@ -7,13 +7,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from verbspace.cli.console.predictions import format_timestamp
 from verbspace.reporting.found_clips import display_path, render_search_page
 from verbspace.search.hits import Hit
 from verbspace.search.index import Index, list_index_shards
 from verbspace.search.vector_search import read_ann_config
 from verbspace.utils.atomic_io import write_text
-from verbspace.utils.text import sanitize
+from verbspace.utils.text import format_timestamp, sanitize
 
 _MAX_LISTED = 20  # files that could not be read, named by `info`
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import av
 
+from verbspace.data.errors import DecodeError
 from verbspace.data.sources import storage
 
 # One packet shows exactly one frame, at the packet's time, for these codecs in these containers.
@@ -24,10 +25,6 @@ ALLOWED_FORMATS = (
 )
 ALLOWED_PROTOCOLS = "file,subfile"
 MAX_FRAME_PIXELS = 4096 * 2304  # pixels of a frame, where the header promises no larger ones
-
-
-class DecodeError(ValueError):
-    """A video file that cannot be decoded. The message names the file and the cause."""
 
 
 @dataclass(frozen=True)
@@ -52,17 +49,15 @@ class VideoFile:
         try:
             self.container = av.open(storage.ffmpeg_url(byte_range), metadata_errors="ignore", options=allowed)
         except av.ArgumentError:  # what FFmpeg answers where a format is not among these
-            raise DecodeError(
-                f"{path}: not decodable as video: it is no container of video, or a list of files"
-            ) from None
+            raise DecodeError(path, "not decodable as video: it is no container of video, or a list of files") from None
         try:
             streams = [s for s in self.container.streams.video if not s.disposition & s.disposition.attached_pic]
             if not streams:
                 kinds = sorted({stream.type for stream in self.container.streams}) or ["nothing"]
-                raise DecodeError(f"{path}: there is no video in this file, only {' and '.join(kinds)}")
+                raise DecodeError(path, f"there is no video in this file, only {' and '.join(kinds)}")
             self.stream = streams[0]
             if self.stream.codec_context is None:
-                raise DecodeError(f"{path}: the video is of an unknown codec, or the file is damaged")
+                raise DecodeError(path, "the video is of an unknown codec, or the file is damaged")
             context = self.stream.codec_context
             context.thread_count = 1  # data loading runs one worker per core
             # Frames may grow within a stream; not so far that a small file fills the memory.
@@ -94,7 +89,7 @@ class VideoFile:
         for packet in self.iter_packets() if packets is None else packets:
             for frame in packet.decode():
                 if frame.is_corrupt:
-                    raise DecodeError(f"{self.path}: damaged at frame {count}")
+                    raise DecodeError(self.path, f"damaged at frame {count}")
                 yield frame
                 count += 1
 
@@ -102,7 +97,7 @@ class VideoFile:
         """The video stream's packets, in decoding order; the last is empty and flushes the decoder."""
         for count, packet in enumerate(self.container.demux(self.stream)):
             if packet.is_corrupt:
-                raise DecodeError(f"{self.path}: cut short or damaged at packet {count}")
+                raise DecodeError(self.path, f"cut short or damaged at packet {count}")
             yield packet
 
     def frame_bytes(self, max_short_side: int | None) -> int:
@@ -116,14 +111,15 @@ def open_video(path: Path) -> VideoFile:
     """Raises DecodeError, and what PyAV raises for a file that is no video."""
     try:
         where = storage.locate(str(path))
-        if where is None:
-            raise DecodeError(f"{path}: {'not a file' if path.exists() else 'there is no such file'}")
+        exists = where is not None or path.exists()
     except OSError as error:  # a folder on the way may not be entered, or a name is too long
-        raise DecodeError(f"{path}: cannot be read: {(error.strerror or str(error)).lower()}") from None
+        raise DecodeError(path, f"cannot be read: {(error.strerror or str(error)).lower()}") from None
     except ValueError as error:
-        raise DecodeError(str(error)) from None
+        raise DecodeError(path, str(error)) from None
+    if where is None:
+        raise DecodeError(path, "not a file" if exists else "there is no such file")
     if where.size == 0:
-        raise DecodeError(f"{path}: the file is empty")
+        raise DecodeError(path, "the file is empty")
     return VideoFile(path, where)
 
 
@@ -144,7 +140,7 @@ def probe(path: str | Path) -> StreamInfo:
                 None if unit is None else float(ticks * unit),
             )
     except av.FFmpegError as error:
-        raise DecodeError(f"{path}: not decodable as video: {error.strerror or error}") from None
+        raise DecodeError(path, f"not decodable as video: {error.strerror or error}") from None
 
 
 def fit_short_side(height: int, width: int, max_short_side: int | None) -> tuple[int, int]:

@@ -21,8 +21,9 @@ import torch
 from av.video.reformatter import VideoReformatter
 from torch import Tensor
 
-from verbspace.data.decoding.container import DecodeError, StreamInfo, VideoFile, fit_short_side, open_video, probe
+from verbspace.data.decoding.container import StreamInfo, VideoFile, fit_short_side, open_video, probe
 from verbspace.data.decoding.h264_skip import required_packets
+from verbspace.data.errors import DecodeError
 
 __all__ = ["DecodeError", "StreamInfo", "VideoFile", "open_video", "probe"]
 
@@ -68,7 +69,7 @@ def read_video(
                 return _read_by_decode(file, select_frames, max_short_side)
     except av.FFmpegError as error:
         reason = error.strerror or str(error)
-        raise DecodeError(f"{path}: not decodable as video: {reason}") from None
+        raise DecodeError(path, f"not decodable as video: {reason}") from None
 
 
 def stream_frames(path: str | Path, max_short_side: int | None = None) -> Iterator[np.ndarray]:
@@ -85,7 +86,7 @@ def stream_frames(path: str | Path, max_short_side: int | None = None) -> Iterat
                 shape = shape or fit_short_side(frame.height, frame.width, max_short_side)
                 yield to_rgb(reformatter, frame, shape)
     except av.FFmpegError as error:
-        raise DecodeError(f"{path}: not decodable as video: {error.strerror or error}") from None
+        raise DecodeError(path, f"not decodable as video: {error.strerror or error}") from None
 
 
 def count_frames(path: str | Path) -> int:
@@ -96,9 +97,9 @@ def count_frames(path: str | Path) -> int:
             count = sum(1 for _ in file.iter_frames())
     except (av.FFmpegError, OSError) as error:
         reason = error.strerror or str(error)
-        raise DecodeError(f"{path}: not decodable as video: {reason}") from None
+        raise DecodeError(path, f"not decodable as video: {reason}") from None
     if not count:
-        raise DecodeError(f"{path}: the video stream holds no decodable frame")
+        raise DecodeError(path, "the video stream holds no decodable frame")
     return count
 
 
@@ -186,7 +187,7 @@ def _read_by_decode(
             if held > MAX_BUFFER_BYTES:
                 frames = None
     if not pts:
-        raise DecodeError(f"{file.path}: the video stream holds no decodable frame")
+        raise DecodeError(file.path, "the video stream holds no decodable frame")
     timeline = FrameTimestamps(resolve_pts(file.stream, pts, dts), file.frame_bytes(max_short_side))
     wanted = _validate_indices(file, select_frames(timeline), len(pts))
     if not len(wanted):
@@ -260,7 +261,7 @@ def _collect_frames(
     if out is None or found < len(unique):
         if expected_pts is not None:
             raise TimestampMismatch
-        raise DecodeError(f"{file.path}: the second pass found fewer frames than the first")
+        raise DecodeError(file.path, "the second pass found fewer frames than the first")
     gathered = torch.from_numpy(out)
     if len(unique) != len(indices) or (inverse[1:] < inverse[:-1]).any():
         gathered = gathered[torch.from_numpy(inverse)]

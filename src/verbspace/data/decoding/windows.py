@@ -15,13 +15,13 @@ from av.video.reformatter import VideoReformatter
 from torch import Tensor
 
 from verbspace.data.decoding.pyav import (
-    DecodeError,
     TimestampMismatch,
     open_video,
     resolve_pts,
     timestamps_from_packets,
     to_rgb,
 )
+from verbspace.data.errors import DecodeError
 from verbspace.data.sampling import Window, linspace_in_window, nearest_frame
 from verbspace.data.transforms import center_crop
 
@@ -55,9 +55,9 @@ def stream_windows(
                 oldest = due[0][1][0] if due else number
                 held = {n: kept for n, kept in held.items() if n >= oldest}
         if due:
-            raise TimestampMismatch if known is not None else DecodeError(f"{path}: a second decode shows fewer frames")
+            raise TimestampMismatch if known is not None else DecodeError(path, "a second decode shows fewer frames")
     except av.FFmpegError as error:
-        raise DecodeError(f"{path}: not decodable as video: {error.strerror or error}") from None
+        raise DecodeError(path, f"not decodable as video: {error.strerror or error}") from None
 
 
 def _to_float32(times: np.ndarray) -> Tensor:
@@ -98,5 +98,5 @@ def _decode_times(path: Path) -> tuple[np.ndarray, float]:
             pts.append(frame.pts)
             dts.append(frame.dts)
         if not pts:
-            raise DecodeError(f"{path}: the video stream holds no decodable frame")
+            raise DecodeError(path, "the video stream holds no decodable frame")
         return resolve_pts(file.stream, pts, dts), 0.0

@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 
 import fsspec
 
+from verbspace.data.errors import DecodeError
 from verbspace.data.sources.manifest import read_manifest
 
 
@@ -63,7 +64,7 @@ def is_url(source: str) -> bool:
 def localize(file: str, exit_stack: ExitStack) -> Path:
     """A file's path on this machine; a URL is copied to a temporary file, which goes when `keep` closes.
 
-    Raises OSError for a URL that cannot be read.
+    Raises DecodeError for a URL that cannot be read.
     """
     if not is_url(file):
         return Path(file)
@@ -72,10 +73,12 @@ def localize(file: str, exit_stack: ExitStack) -> Path:
     try:
         system, path = _open_filesystem(file)
         system.get_file(path, str(target))
+    except DecodeError:
+        raise
     except FileNotFoundError:
-        raise FileNotFoundError(f"{file}: there is no such file") from None
+        raise DecodeError(file, "there is no such file") from None
     except Exception as error:  # every file system has its own
-        raise OSError(f"{file}: cannot be read: {error}") from None
+        raise DecodeError(file, f"cannot be read: {error}") from None
     return target
 
 
@@ -95,7 +98,7 @@ def _open_filesystem(source: str) -> tuple[fsspec.AbstractFileSystem, str]:
     try:
         system, path = fsspec.core.url_to_fs(source)
     except (ValueError, ImportError) as error:
-        raise ValueError(f"{source}: URLs of this kind cannot be read: {error}") from None
+        raise DecodeError(source, f"URLs of this kind cannot be read: {error}") from None
     return system, path
 
 

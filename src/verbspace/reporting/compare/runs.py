@@ -12,7 +12,7 @@ from typing import Any
 
 from verbspace.concepts.concept_set import ConceptSet
 from verbspace.config.settings import AdaptSettings, load_settings
-from verbspace.evaluation.protocol import encoder_hash
+from verbspace.models.hashing import encoder_hash
 from verbspace.models.video_encoder import VideoEncoder
 from verbspace.reporting.metrics_log import Row, read_metrics
 

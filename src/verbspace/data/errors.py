@@ -1,0 +1,91 @@
+"""Errors that name a video, and the list of videos that could not be decoded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+
+class VideoError(ValueError):
+    """An error about one video. ``str(error)`` is ``"path: reason"``.
+
+    Args:
+        path: The file or URL, or another name that the user knows the video by.
+        reason: What is wrong, without the path.
+    """
+
+    def __init__(self, path: str | Path, reason: str) -> None:
+        super().__init__(str(path), reason)  # as arguments, so that the error can be pickled
+        self.path, self.reason = str(path), reason
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}"
+
+
+class DecodeError(VideoError):
+    """A video that is missing or cannot be decoded."""
+
+
+class NoReadableVideo(RuntimeError):
+    """None of the videos of a data set can be decoded."""
+
+
+@dataclass(frozen=True)
+class DecodeFailure:
+    """A video of a data set that could not be decoded. ``str(failure)`` is ``"path: reason"``.
+
+    Attributes:
+        index: Position of the video in the data set's records.
+        path: The file.
+        reason: What is wrong, without the path.
+    """
+
+    index: int
+    path: Path
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}"
+
+
+class DecodeFailures:
+    """The videos of a data set that could not be decoded.
+
+    Args:
+        total: Number of videos in the data set.
+
+    Attributes:
+        by_path: Maps each failed file to the reason.
+    """
+
+    def __init__(self, total: int) -> None:
+        self.total = total
+        self.by_path: dict[Path, str] = {}
+
+    def add(self, failures: Iterable[DecodeFailure]) -> list[DecodeFailure]:
+        """Add failures. Files that are already listed keep their first reason.
+
+        Returns:
+            The failures that were not listed before.
+        """
+        new = list({video.path: video for video in failures if video.path not in self.by_path}.values())
+        self.by_path.update((video.path, video.reason) for video in new)
+        return new
+
+    @property
+    def fraction(self) -> float:
+        """Failed videos divided by all videos, 0 to 1."""
+        return len(self.by_path) / self.total if self.total else 0.0
+
+    def __len__(self) -> int:
+        return len(self.by_path)
+
+    def first(self) -> str:
+        """Return ``"path: reason"`` of the failure that was added first, or an empty string."""
+        return next((f"{path}: {reason}" for path, reason in self.by_path.items()), "")
+
+    def summary(self) -> str:
+        """Return one line with the number of failures, then one line per file."""
+        head = f"{len(self)} of {self.total} videos could not be read and were left out ({self.fraction:.1%})"
+        return "\n".join([head, *(f"  {path}: {reason}" for path, reason in sorted(self.by_path.items()))])
