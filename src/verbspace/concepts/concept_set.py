@@ -233,7 +233,7 @@ def concept_set_from_dict(content: Any, source: str) -> ConceptSet:
         return ConceptSet.model_validate(content)
     except ValidationError as error:
         errors = error.errors()
-        more = f" (and {len(errors) - 1} more errors)" if len(errors) > 1 else ""
+        more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
         raise ConceptSetError(f"{source}: {_format_validation_error(errors[0])}{more}") from None
 
 
@@ -302,7 +302,11 @@ def _format_validation_error(error: Mapping[str, Any]) -> str:
         case "value_error":
             problem = error["msg"].removeprefix("Value error, ")
         case "extra_forbidden":
-            nested = {"actions": Action, "descriptions": Description, "provenance": Provenance}
+            nested: dict[str, type[BaseModel]] = {
+                "actions": Action,
+                "descriptions": Description,
+                "provenance": Provenance,
+            }
             keys = list((nested[location[0]] if len(location) > 1 else ConceptSet).model_fields)
             problem = f"unknown key (known keys: {', '.join(keys)}); {_suggest(str(location[-1]), keys) or 'remove it'}"
         case "missing":

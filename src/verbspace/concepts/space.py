@@ -53,7 +53,9 @@ class ConceptSpace(nn.Module):
         super().__init__()
         sizes = (len(descriptions), len(categories))
         if description_action_mask.shape != sizes:
-            raise ValueError(f"description_action_mask: expected shape {sizes}, got {(*description_action_mask.shape,)}")
+            raise ValueError(
+                f"description_action_mask: expected shape {sizes}, got {(*description_action_mask.shape,)}"
+            )
         if categories.shape[1:] != descriptions.shape[1:]:
             raise ValueError(
                 f"categories {tuple(categories.shape)} and descriptions {tuple(descriptions.shape)} "
