@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 
 from support.indices import random_index, run_quick_embed, sorted_rows, write_clip, write_clips
 from verbspace.cli.main import app
-from verbspace.data.decoding.pyav import probe
+from verbspace.data.decoding.container import probe
 from verbspace.inference.embedding import embed_windows
 from verbspace.models.hashing import encoder_hash
 from verbspace.models.video_encoder import VideoEncoder

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from verbspace.data.decoding.pyav import probe
+from verbspace.data.decoding.container import probe
 from verbspace.data.errors import DecodeError
 from verbspace.data.sources.inputs import localize
 from verbspace.inference.embedding import Embedder, embed_windows
