@@ -21,17 +21,16 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import get_args
 
 import numpy as np
 import torch
 from checkpoints import save_random_checkpoint
+from harness import describe_machine
 from loading import encode_clip
-from side import describe_machine
 
-from verbspace.data.decoding.pyav import open_video
+from verbspace.data.decoding.container import open_video
 from verbspace.data.decoding.windows import stream_windows
 from verbspace.data.sampling import plan_windows
 from verbspace.inference.embedding import Precision
@@ -83,7 +82,7 @@ def benchmark_video(folder: Path, clips: int, patch: int, device: str) -> dict[s
 
     def decode() -> None:
         for path in paths:
-            with closing(open_video(path)) as file:
+            with open_video(path) as file:
                 for _ in file.iter_frames():
                     pass
 

@@ -14,7 +14,8 @@ from urllib.parse import quote
 import numpy as np
 
 from verbspace.data.decoding.mp4_writer import write_mp4
-from verbspace.data.decoding.pyav import FrameTimestamps, read_video
+from verbspace.data.decoding.pyav import read_video
+from verbspace.data.decoding.timestamps import FrameTimestamps
 from verbspace.data.errors import DecodeError
 from verbspace.data.sampling import nearest_frame
 from verbspace.data.sources.inputs import is_url, localize

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from support.video_files import numbered_frames, read_frame_numbers, shard, write_video
+from verbspace.config.settings import ViewSettings
 from verbspace.data.datasets import ClipDataset, ViewDataset, collate
 from verbspace.data.decoding.pyav import decode_frames, frame_times
 from verbspace.data.errors import DecodeError
@@ -73,7 +74,7 @@ def test_members_decode_as_files_do(tmp_path: Path, kind: str, monkeypatch: pyte
     assert np.array_equal(decode_frames(inside).numpy(), decode_frames(outside).numpy())
     assert np.array_equal(frame_times(inside), frame_times(outside))
     assert read_frame_numbers(decode_frames(inside, [7, 2]).numpy()) == [7, 2]
-    monkeypatch.setattr("verbspace.data.decoding.pyav.MAX_BUFFER_BYTES", 100)
+    monkeypatch.setattr("verbspace.data.decoding.container.VideoFile.max_buffer_bytes", 100)
     assert read_frame_numbers(decode_frames(inside, [7, 2]).numpy()) == [7, 2]
 
 
@@ -90,7 +91,7 @@ def test_training_and_evaluation_read_shards(shards: Path) -> None:
     batch = collate([ClipDataset(records, num_frames=2, size=32)[n] for n in range(4)])
     assert batch["index"].tolist() == [0, 2, 3]
     assert [bad.path.name for bad in batch["bad"]] == ["00000001.mp4"]
-    item = ViewDataset(records, global_size=32, local_size=16)[1]
+    item = ViewDataset(records, ViewSettings(global_size=32, local_size=16))[1]
     assert item["index"] != 1
     assert [bad.index for bad in item["bad"]] == [1]
 

@@ -1,6 +1,6 @@
 """Less work a clip at equal accuracy: the playground's demo with half the frames, over three training seeds.
 
-    python benchmarks/less.py
+    python benchmarks/half_frames.py
 
 Plain is the demo's training; the other sees 4 frames in its global and 2 in its local views rather than 8 and 4. Clips
 a second are those of the training step, the median of its log; zero-shot is on the demo's 800 test clips, with 8 frames
@@ -14,7 +14,7 @@ import statistics
 import tempfile
 from pathlib import Path
 
-from side import Row, main
+from harness import Row, main
 
 from verbspace.cli.options import parse_overrides
 from verbspace.concepts.concept_set import ConceptSet
