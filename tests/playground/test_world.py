@@ -8,7 +8,7 @@ import av
 import numpy as np
 import pytest
 
-from support.playground_files import PLAIN, TINY_WORLD_SETTINGS, read_tree, tiny_world
+from support.playground_files import PLAIN, TINY_WORLD_SETTINGS, read_tree
 from verbspace.data.decoding.pyav import decode_frames, frame_times
 from verbspace.data.sources.manifest import read_manifest
 from verbspace.playground.actions import ACTIONS, TRAIN_ACTIONS
@@ -20,11 +20,6 @@ from verbspace.playground.world import (
     render_video,
     write_clip,
 )
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_world(tmp_path_factory)
 
 
 def test_clips_are_h264_mp4_at_four_frame_rates(world: Path) -> None:
