@@ -3,17 +3,16 @@ import os
 import re
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from support.browser import find_chromium, launch_chromium
 from support.pages import HOSTILE_TEXT, ParsedPage
-from support.playground_files import tiny_world
 from verbspace.config.settings import AdaptSettings
 from verbspace.evaluation.metrics import classification_metrics
 from verbspace.playground import demo_report as report_module
-from verbspace.playground import evaluator as evaluator_module
 from verbspace.playground.actions import ACTIONS
 from verbspace.playground.demo import load_playground_encoder
 from verbspace.playground.demo_report import render_demo_report
@@ -21,12 +20,12 @@ from verbspace.playground.evaluator import METRIC_NAMES, WorldEvaluator
 from verbspace.reporting.templating import humanize
 
 
-def entry(top1: float, **more: object) -> dict[str, object]:
+def entry(top1: float, **more: object) -> dict[str, Any]:
     return {"top1": top1, "ci95": [top1 - 0.05, top1 + 0.05], "seeds": [0], "n": 40, **more}
 
 
-def make_results() -> dict[str, object]:
-    demo_results: dict[str, object] = {
+def make_results() -> dict[str, Any]:
+    demo_results: dict[str, Any] = {
         name: {"frozen": entry(0.4 + 0.0111 * i), "adapted": entry(0.5 + 0.0222 * i)}
         for i, name in enumerate(METRIC_NAMES)
     }
@@ -49,13 +48,6 @@ def make_results() -> dict[str, object]:
     return demo_results
 
 
-@pytest.fixture(scope="module")
-def evaluator(tmp_path_factory: pytest.TempPathFactory) -> WorldEvaluator:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluator_module, "NUM_IMAGES", 20)
-        return WorldEvaluator(tiny_world(tmp_path_factory), 48)
-
-
 @pytest.fixture
 def metrics(tmp_path: Path) -> Path:
     rows = [
@@ -66,7 +58,7 @@ def metrics(tmp_path: Path) -> Path:
     return tmp_path / "metrics.jsonl"
 
 
-def render(demo_results: dict[str, object], metrics: Path, evaluator: WorldEvaluator) -> str:
+def render(demo_results: dict[str, Any], metrics: Path, evaluator: WorldEvaluator) -> str:
     encoder, zero_shot = (
         load_playground_encoder(),
         classification_metrics(torch.eye(20).repeat(2, 1), evaluator.test_clips.labels, num_resamples=10),
@@ -102,8 +94,8 @@ def test_report_is_self_contained_and_has_the_results(metrics: Path, evaluator: 
 def test_report_shows_upper_bound_and_standard_deviation_if_present(metrics: Path, evaluator: WorldEvaluator) -> None:
     demo_results = make_results()
     for name in METRIC_NAMES:
-        demo_results[name]["oracle"] = entry(0.777)  # type: ignore[index]
-        demo_results[name]["adapted"] |= {"std_over_seeds": 0.0123, "by_seed": [0.5, 0.51], "seeds": [0, 1]}  # type: ignore[index]
+        demo_results[name]["oracle"] = entry(0.777)
+        demo_results[name]["adapted"] |= {"std_over_seeds": 0.0123, "by_seed": [0.5, 0.51], "seeds": [0, 1]}
     parsed = ParsedPage(render(demo_results, metrics, evaluator))
     assert sum(text == "77.7" for text in parsed.visible_text) == len(METRIC_NAMES)
     assert sum("± 1.2 over 2 seeds" in text for text in parsed.visible_text) == len(METRIC_NAMES)
@@ -112,7 +104,7 @@ def test_report_shows_upper_bound_and_standard_deviation_if_present(metrics: Pat
 
 def test_report_formats_the_protocol_as_text(metrics: Path, evaluator: WorldEvaluator) -> None:
     demo_results = make_results()
-    demo_results["protocol"]["reserved"] = []  # type: ignore[index]
+    demo_results["protocol"]["reserved"] = []
     parsed = ParsedPage(render(demo_results, metrics, evaluator))
     assert "seed 0, train 16, probe 40, test 40, long tail no" in parsed.visible_text
     assert "frozen f0f0, adapted a1a1" in parsed.visible_text
@@ -130,8 +122,8 @@ def test_report_fits_a_phone_without_horizontal_scrolling(
 ) -> None:
     demo_results = make_results()
     for name in METRIC_NAMES:
-        demo_results[name]["oracle"] = entry(0.777)  # type: ignore[index]
-    demo_results["order"]["oracle"] = demo_results["order"]["frozen"]  # type: ignore[index]
+        demo_results[name]["oracle"] = entry(0.777)
+    demo_results["order"]["oracle"] = demo_results["order"]["frozen"]
     (tmp_path / "page.html").write_text(render(demo_results, metrics, evaluator))
     with launch_chromium() as browser:
         page = browser.new_page(viewport={"width": 360, "height": 800})
@@ -156,7 +148,7 @@ def test_report_escapes_names(metrics: Path, evaluator: WorldEvaluator, monkeypa
     names = (HOSTILE_TEXT, *ACTIONS[1:])
     monkeypatch.setattr(report_module, "ACTIONS", names)
     demo_results = make_results()
-    demo_results["protocol"]["reserved"] = [HOSTILE_TEXT, '"><img src=x onerror=y>']  # type: ignore[index]
+    demo_results["protocol"]["reserved"] = [HOSTILE_TEXT, '"><img src=x onerror=y>']
     page = render(demo_results, metrics, evaluator)
     parsed = ParsedPage(page)
     assert "<script" not in page

@@ -77,7 +77,8 @@ def _read_run(path: Path, display_path: str, name: str) -> Run:
     config = path / "config.yaml"
     if not config.is_file():
         raise FileNotFoundError(
-            f"{display_path}: not a run, because there is no config.yaml; pass a folder that `verbspace adapt --out` wrote"
+            f"{display_path}: not a run, because there is no config.yaml; pass a folder that "
+            "`verbspace adapt --out` wrote"
         )
     settings = load_settings(config)
     head = dict(re.findall(r"^# (\w+): (.*)$", config.read_text(encoding="utf-8"), re.MULTILINE))
