@@ -48,7 +48,7 @@ def test_written_frames_can_be_decoded(tmp_path: Path) -> None:
     write_clip(tmp_path / "clip.mp4", frames, rate, crf=12)
     read = decode_frames(tmp_path / "clip.mp4", None).permute(0, 2, 3, 1).numpy().astype(float)
     assert read.shape == frames.shape
-    # Colour is stored at half the resolution, so compare brightness.
+    # Color is stored at half the resolution, so compare brightness.
     assert np.abs(read.mean(-1) - frames.mean(-1)).mean() < 4
     assert np.abs(frames[0].astype(float) - frames[4]).mean() > 1  # and they move
 
@@ -115,7 +115,7 @@ def test_long_tail_is_eight_to_one_and_default_is_uniform() -> None:
     assert 7 <= sizes[0] / sizes[-1] <= 9
     assert all(0.7 < small / large <= 1 for large, small in pairwise(sizes))
     other = Counter(list_split_actions(WorldSettings(seed=1, long_tail=True), "train"))
-    assert long.most_common(1)[0][0] != other.most_common(1)[0][0]  # which is frequent is a matter of chance
+    assert long.most_common(1)[0][0] != other.most_common(1)[0][0]  # the seed decides which one is frequent
 
 
 def test_complete_split_is_kept_and_incomplete_split_is_rendered_again(world: Path, tmp_path: Path) -> None:
