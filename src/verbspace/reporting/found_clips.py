@@ -6,7 +6,6 @@ import base64
 import os
 import tempfile
 from collections.abc import Sequence
-from contextlib import ExitStack
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import quote
@@ -55,8 +54,7 @@ def hit_card(hit: Hit, folder: Path, embed_clips: bool = False) -> dict[str, Any
         "reason": None,
     }
     try:
-        with ExitStack() as keep:
-            local = localize(hit.path, keep)
+        with localize(hit.path) as local:
             still, clip = extract_window(local, hit, embed_clips)
     except (DecodeError, OSError) as error:
         found["reason"] = str(error)

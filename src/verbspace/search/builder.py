@@ -7,7 +7,6 @@ import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -82,8 +81,7 @@ def embed_file(encoder: Embedder, path: str, manifest: IndexManifest, batch_size
     """The windows of one file or URL. What cannot be read gives a reason and no error."""
     try:
         state = file_signature(path)  # before the decode: a file that changes meanwhile is done again next time
-        with ExitStack() as keep:
-            local = localize(path, keep)
+        with localize(path) as local:
             try:
                 found = embed_windows(
                     encoder,

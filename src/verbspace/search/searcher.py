@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -88,10 +87,10 @@ class Searcher:
     def embed_clip(self, path: str | Path) -> Tensor:
         """(D,): the mean of a clip's windows. Raises DecodeError, OSError."""
         made = self.index.manifest
-        with ExitStack() as keep:
+        with localize(str(path)) as local:
             found = embed_windows(
                 self.encoder,
-                localize(str(path), keep),
+                local,
                 length=made.window,
                 stride=made.stride,
                 frames=made.frames,
