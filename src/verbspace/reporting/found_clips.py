@@ -21,7 +21,7 @@ from verbspace.data.sources.inputs import is_url, localize
 from verbspace.data.sources.storage import split_shard_path
 from verbspace.reporting.images import data_uri, encode_jpeg
 from verbspace.reporting.templating import render_template
-from verbspace.search.hits import Hit
+from verbspace.search.schema import Hit
 from verbspace.utils.text import format_timestamp
 
 SHORT_SIDE = 320  # pixels of a still, and of a clip that is copied
