@@ -11,14 +11,14 @@ from verbspace.data.sources.manifest import read_manifest
 from verbspace.inference.predictor import predict
 from verbspace.models.video_encoder import VideoEncoder
 from verbspace.playground.actions import ACTIONS
-from verbspace.playground.demo import playground_encoder
+from verbspace.playground.demo import load_playground_encoder
 
 NAMES = ["waving", "bowing", "kicking a ball"]
 
 
 @pytest.fixture(scope="module")
 def encoder() -> VideoEncoder:
-    encoder = playground_encoder()
+    encoder = load_playground_encoder()
     with torch.no_grad():  # as if adapted: time counts
         for parameter in encoder.temporal_parameters():
             parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
