@@ -125,7 +125,7 @@ def test_what_cannot_be_done_is_said(encoder: VideoEncoder, paths: list[Path], t
         predict(encoder, paths, ["waving", "waving"])
     with pytest.raises(ConceptSetError, match="no-such-set: no such file or bundled concept set"):
         predict(encoder, paths, concepts="no-such-set")
-    with pytest.raises(ValueError, match="there is no description of waving"):
+    with pytest.raises(ValueError, match="no descriptions of waving"):
         predict(encoder, paths, NAMES, scoring="description")
     with pytest.raises(DecodeError, match=r"gone\.mp4: there is no such file"):
         predict(encoder, [*paths, tmp_path / "gone.mp4"], NAMES)
