@@ -69,7 +69,7 @@ def test_both_encoders_answer_as_predict_does(controller: AppController, clip: P
     assert "adapted" in analysis_html(looked, answers)
     found = controller.explain(looked, words(*controller.concepts.action_names), 0.0, looked.duration)
     assert found.activated_descriptions
-    assert "what the encoder saw" in explanation_html(found)
+    assert "input frames" in explanation_html(found)
 
 
 def test_other_words_give_other_scores_and_keep_the_descriptions_known(controller: AppController, clip: Path) -> None:

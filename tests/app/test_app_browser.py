@@ -288,7 +288,7 @@ def test_texts_stand_out_and_a_phone_needs_no_sideways_scrolling(
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     # All frames fit, beneath their row's name, which has the width for itself.
     rows = page.evaluate(
-        """[...document.querySelectorAll('#explanation .course')].map(row => {
+        """[...document.querySelectorAll('#explanation .strip-row')].map(row => {
         const [name, cells] = [...row.children].map(one => one.getBoundingClientRect());
         const last = row.lastElementChild.lastElementChild.getBoundingClientRect();
         return [name.bottom <= cells.top, name.left, last.right, row.lastElementChild.children.length]; })"""
