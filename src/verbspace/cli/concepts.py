@@ -185,10 +185,7 @@ def suggest(
     from verbspace.utils.atomic_io import write_text
 
     with progress() as say:
-        found = run(
-            encoder, videos, read_actions(names) if names else None,
-            on_progress=lambda done, total: say("embed", done, total, {}),
-        )  # fmt: skip
+        found = run(encoder, videos, read_actions(names) if names else None, on_progress=say)
     if found.failures.by_path:
         Console(stderr=True).print(found.failures.summary(), markup=False)
     console = Console()

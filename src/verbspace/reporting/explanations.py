@@ -67,7 +67,6 @@ def section_context(found: Explanation) -> dict[str, Any]:
         "change": None if change is None else format_counterfactual(change),
         "winner": None if change is None else change.winner,
         "runner_up": None if change is None else change.runner_up,
-        "turns": [] if change is None else change.turns,
     }
 
 
