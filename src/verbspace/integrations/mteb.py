@@ -84,9 +84,7 @@ class MTEBEncoder:
         rows = []
         for start, files in _iter_video_files(inputs.dataset, batch_size):
             records = [Record(file) for file in files]
-            result = embed_videos(
-                self.encoder, records, frames=self.frames, batch_size=batch_size, allow_empty=True
-            )
+            result = embed_videos(self.encoder, records, frames=self.frames, batch_size=batch_size, allow_empty=True)
             for index, file in enumerate(files, start):
                 if file in result.failures.by_path:
                     raise DecodeError(f"video {index} of the task", result.failures.by_path[file])

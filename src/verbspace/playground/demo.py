@@ -17,7 +17,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from verbspace.cli.console.progress import ProgressCallback
 from verbspace.concepts.concept_set import ConceptSet
 from verbspace.config.settings import AdaptSettings, TrainSettings, ViewSettings
 from verbspace.data.datasets import ClipDataset
@@ -33,6 +32,7 @@ from verbspace.playground.stills import render_captioned_images
 from verbspace.playground.supervised import train_supervised_upper_bound
 from verbspace.playground.world import WorldSettings, make_world
 from verbspace.training.adapt import adapt
+from verbspace.utils.progress import ProgressCallback
 
 IMAGE_SEED, NUM_IMAGES = 900_000, 1000
 ORDER_SENSITIVE_ACTIONS = (

@@ -127,7 +127,7 @@ def test_without_it_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         with pytest.raises(ValueError, match=r"decoder: torchcodec does not load \(.*\); install it and FFmpeg"):
             ViewDataset([record], decoder="torchcodec")
         with pytest.raises(ValueError, match="decoder: torchcodec does not load"):
-            evaluate(str(tiny_clip), tmp_path, decoder="torchcodec", quiet=True)
+            evaluate(str(tiny_clip), tmp_path, decoder="torchcodec")
     finally:
         torchcodec.torchcodec_decoder.cache_clear()
     with pytest.raises(ValueError, match='decoder: \'decord\' is none of "pyav", "torchcodec"'):
