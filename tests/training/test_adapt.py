@@ -128,9 +128,9 @@ def test_labels_never_reach_training(
     keys: set[str] = set()
     real, load = module.ViewDataset, module.load_views
 
-    def noted(records: Any, **values: Any) -> Any:
+    def noted(records: Any, views: Any, **values: Any) -> Any:
         seen.extend(records)
-        return real(records, **values)
+        return real(records, views, **values)
 
     def loaded(*given: Any, **values: Any) -> Iterator[dict[str, torch.Tensor]]:
         for batch in load(*given, **values):

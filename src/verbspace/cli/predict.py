@@ -94,7 +94,6 @@ def explain(
 ) -> None:
     """Explain predictions: activated descriptions, when they occur, and the frames that decide the result."""
     import json
-    from contextlib import ExitStack
     from dataclasses import replace
 
     from verbspace.cli.console.predictions import print_explanation
@@ -121,8 +120,8 @@ def explain(
     explanations, on_error = [], ErrorCounter()
     for name in expand_inputs(paths, sys.stdin, on_error):
         try:
-            with ExitStack() as downloads:
-                explanation = explain_video(predictor, localize(name, downloads), start=start, end=end, top=top)
+            with localize(name) as path:
+                explanation = explain_video(predictor, path, start=start, end=end, top=top)
         except VideoError as error:
             on_error(f"{name}: {error.reason}")
             continue

@@ -9,7 +9,7 @@ from typing import get_args
 
 from verbspace.concepts.concept_set import ConceptSet
 from verbspace.concepts.space import ScoringMode, validate_scoring
-from verbspace.data.decoding.torchcodec import Decoder, require_backend
+from verbspace.data.decoding.backends import Decoder, require_backend
 from verbspace.data.sources.manifest import read_manifest
 from verbspace.evaluation.knn import KNN_K, KNN_TEMPERATURE
 from verbspace.evaluation.labels import (

@@ -154,7 +154,7 @@ class Predictor:
                 paths: dict[int, Path] = {}
                 for n, name in enumerate(names):
                     try:
-                        paths[n] = localize(name, downloads)
+                        paths[n] = downloads.enter_context(localize(name))
                     except DecodeError as error:
                         outcomes[n] = error
                 if window_config:

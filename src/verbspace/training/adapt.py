@@ -262,14 +262,11 @@ def build_dataset(
     records: Sequence[Record], encoder: VideoEncoder, concepts: ConceptSet, settings: AdaptSettings
 ) -> ViewDataset:
     """Views at the encoder's sizes; no flip where left and right carry meaning."""
-    view: dict[str, Any] = settings.views.model_dump()
-    size = view["global_size"] or encoder.image_size
-    patch = encoder.patch_size
-    view["global_size"] = size
-    view["local_size"] = view["local_size"] or max(patch, round(size * 3 / 7 / patch) * patch)
-    view["flip_prob"] = 0.0 if concepts.directional else view["flip_prob"]
     return ViewDataset(
-        records, seed=settings.training.seed, frame_cache_bytes=settings.training.frame_cache_mb * 2**20, **view
+        records,
+        settings.views.resolve(encoder.image_size, encoder.patch_size, directional=concepts.directional),
+        seed=settings.training.seed,
+        frame_cache_bytes=settings.training.frame_cache_mb * 2**20,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from verbspace.config.settings import AdaptSettings
 
@@ -83,7 +83,5 @@ def training_seconds(backbone: BackboneDims, settings: AdaptSettings, num_clips:
 
 def _view_sizes(backbone: BackboneDims, settings: AdaptSettings) -> tuple[int, int]:
     """Sides of global and local views, as `build_dataset` takes them."""
-    size = settings.views.global_size or backbone.image_size
-    return size, settings.views.local_size or max(
-        backbone.patch_size, round(size * 3 / 7 / backbone.patch_size) * backbone.patch_size
-    )
+    views = settings.views.resolve(backbone.image_size, backbone.patch_size)
+    return cast(int, views.global_size), cast(int, views.local_size)
