@@ -82,8 +82,9 @@ BENCHMARKS = {
     "hmdb51/knn": BenchmarkSpec("knn", "HMDB51, mean of splits 1 to 3", _HMDB, "hmdb51", _HMDB, _THREE_FOLDS),
     "k400/zero-shot": BenchmarkSpec("zero-shot", "Kinetics-400 validation", _K400, "k400", test_split="validation"),
     "k600/zero-shot": BenchmarkSpec(
-        "zero-shot", "Kinetics-600 validation, 160 new classes, mean of splits 1 to 3", _K600, None, folds=_THREE_FOLDS,
-        test_split="validation", class_name_files=("zero_shot_split{fold}.txt", "annotations/zero_shot_split{fold}.txt"),
+        "zero-shot", "Kinetics-600 validation, 160 new classes, mean of splits 1 to 3", _K600, None,
+        folds=_THREE_FOLDS, test_split="validation",
+        class_name_files=("zero_shot_split{fold}.txt", "annotations/zero_shot_split{fold}.txt"),
     ),
     "charades/zero-shot": BenchmarkSpec("zero-shot", "Charades test, mean average precision", _CHARADES, None),
     "ssv2/linear-probe": BenchmarkSpec(

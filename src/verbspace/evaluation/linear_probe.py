@@ -2,8 +2,9 @@
 
 This follows CLIP's linear probe (Radford et al. 2021, appendix A.3: L-BFGS on frozen image features; the regularization
 is chosen on validation data, then all training data are fitted). It differs in three points. The features are the
-projected, L2-normalized video embeddings that zero-shot uses, not those before the projection. C is chosen by stratified
-5-fold cross-validation, because one validation split of a small training set is too noisy. C is searched in decades.
+projected, L2-normalized video embeddings that zero-shot uses, not those before the projection. C is selected by
+stratified 5-fold cross-validation, because one validation split of a small training set is too noisy. C is searched in
+decades.
 """
 
 from __future__ import annotations
