@@ -11,9 +11,7 @@ from support.measured_results import make_protocol, make_result
 from support.small_encoders import with_random_temporal
 from verbspace.cli.main import app
 from verbspace.config.settings import AdaptSettings, dump_settings
-from verbspace.evaluation.benchmarks import BenchmarkResult
-from verbspace.evaluation.evaluate import Evaluation
-from verbspace.evaluation.multi_label import MultiLabelEvaluation
+from verbspace.evaluation.results import BenchmarkResult, Evaluation, MultiLabelEvaluation
 from verbspace.models.hashing import encoder_hash
 from verbspace.models.video_encoder import VideoEncoder
 from verbspace.reporting.model_card import find_run_config, read_result, results_card

@@ -11,10 +11,8 @@ from huggingface_hub import EvalResult
 from pydantic import ValidationError
 
 from verbspace.config.settings import dump_settings, load_settings
-from verbspace.evaluation.benchmarks import BenchmarkResult
-from verbspace.evaluation.evaluate import Evaluation
-from verbspace.evaluation.multi_label import MultiLabelEvaluation
 from verbspace.evaluation.protocol import EvalProtocol
+from verbspace.evaluation.results import BenchmarkResult, Evaluation, MultiLabelEvaluation
 from verbspace.models import hub
 from verbspace.models.hashing import encoder_hash
 from verbspace.models.video_encoder import VideoEncoder

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from verbspace.evaluation.benchmarks import BenchmarkResult
 from verbspace.evaluation.protocol import EvalProtocol
+from verbspace.evaluation.results import BenchmarkResult
 from verbspace.reporting.compare.runs import Run
 from verbspace.reporting.model_card import (
     AnyResult,
