@@ -16,7 +16,6 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from contextlib import closing
 from fractions import Fraction
 from pathlib import Path
 
@@ -24,12 +23,13 @@ import av
 import numpy as np
 import torch
 import torch.nn.functional as F
-from side import Row, compare, main
+from harness import Row, compare, main
 from torch import Tensor
 
 from verbspace.config.settings import ViewSettings
 from verbspace.data.datasets import ViewDataset
-from verbspace.data.decoding.pyav import frame_times, open_video
+from verbspace.data.decoding.container import open_video
+from verbspace.data.decoding.pyav import frame_times
 from verbspace.data.sampling import plan_views
 from verbspace.data.sources.record import VIDEO_EXTENSIONS, Record
 from verbspace.utils.malloc import disable_malloc_trim
@@ -100,7 +100,7 @@ def decode_lower_bound(paths: Sequence[Path], seed: int) -> int:
     for index, path in enumerate(paths):
         plans = plan_views(FRAME_TIMES[path], VIEWS, np.random.default_rng([seed, 0, index, 0]))
         last = max(frame for plan in plans for frame in plan.frame_indices)
-        with closing(open_video(path)) as file:
+        with open_video(path) as file:
             stop = last if file.has_reliable_pts else len(FRAME_TIMES[path]) - 1
             for number, _ in enumerate(file.iter_frames()):
                 if number == stop:

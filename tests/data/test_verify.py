@@ -69,7 +69,7 @@ def lying(folder: Path) -> dict[str, str]:
         "flipped.mp4": "flipped.mp4: ",
         **{name: f"{name}: " for name in cuts},
         **locked,
-        "audio.mp4": "there is no video in this file, only audio",
+        "audio.mp4": "no video stream found, only audio",
     }
 
 

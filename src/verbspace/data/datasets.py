@@ -12,8 +12,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from verbspace.config.settings import ViewSettings
-from verbspace.data.decoding.pyav import FrameTimestamps, read_video
-from verbspace.data.decoding.torchcodec import Decoder, read_with_torchcodec, require_backend
+from verbspace.data.decoding.backends import Decoder, require_backend
+from verbspace.data.decoding.pyav import read_video
+from verbspace.data.decoding.timestamps import FrameTimestamps
+from verbspace.data.decoding.torchcodec import read_with_torchcodec
 from verbspace.data.errors import DecodeError, DecodeFailure
 from verbspace.data.sampling import ViewPlan, plan_eval, plan_views
 from verbspace.data.sources.manifest import Record

@@ -1,6 +1,6 @@
 """Memory with more and more videos: peak of a process that embeds or trains, with 10 and with many in the manifest.
 
-    python benchmarks/flat.py
+    python benchmarks/memory_scaling.py
 
 The videos are links to a few small clips, the encoder is the playground's. Embedding goes over all of them; its result
 itself takes 4 bytes a number. Training takes thirty steps of twelve.
@@ -17,8 +17,8 @@ from pathlib import Path
 
 import av
 import numpy as np
+from harness import Row, main
 from memory import peak_memory_gb
-from side import Row, main
 
 NUM_VIDEOS = 100_000
 

@@ -1,6 +1,6 @@
 """How long the command and the package take to start, beyond Python itself.
 
-python benchmarks/start.py
+python benchmarks/import_time.py
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 
-from side import Row, interleaved_timings, main
+from harness import Row, interleaved_timings, main
 
 MAX_OVERHEAD_S = 0.15
 
@@ -20,7 +20,7 @@ def measure(rounds: int) -> list[Row]:
         {
             "nothing": python_command("-c", "pass"),
             "`import verbspace`": python_command("-c", "import verbspace"),
-            "`verbspace --help`": python_command("-m", "verbspace.cli.main", "--help"),
+            "`verbspace --help`": python_command("-m", "verbspace", "--help"),
         },
         4 * rounds,
     )
