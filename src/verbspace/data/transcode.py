@@ -16,8 +16,9 @@ import numpy as np
 from verbspace.data.decoding.mp4_writer import TICKS_PER_SECOND, write_mp4
 from verbspace.data.decoding.pyav import decode_frames, frame_times, stream_frames
 from verbspace.data.errors import VideoError
-from verbspace.data.verify import CheckLog, CheckResult, OnFile, run_with_log
+from verbspace.data.verify import CheckLog, CheckResult, run_with_log
 from verbspace.utils.atomic_io import atomic_write
+from verbspace.utils.progress import ProgressCallback
 
 TRANSCODE_LOG_NAME = "verbspace-pack.jsonl"
 MIN_PSNR_DB = 25.0  # required quality of a copy; a wrong frame is far below
@@ -48,7 +49,7 @@ def transcode(
     *,
     timeout: float = 600.0,
     num_workers: int = 1,
-    on_file: OnFile | None = None,
+    on_progress: ProgressCallback | None = None,
 ) -> list[CheckResult]:
     """Transcode files. A second call processes only what is missing, new or changed, or has other settings.
 
@@ -59,7 +60,7 @@ def transcode(
         config: Encoder settings.
         timeout: Seconds that a file may take.
         num_workers: Number of subprocesses.
-        on_file: Called after each file.
+        on_progress: Called after each file, with the number of `bad` files so far.
 
     Returns:
         The results, in the order of the files. A file that cannot be transcoded has an error there.
@@ -83,9 +84,10 @@ def transcode(
         partial(transcode_file, source=str(source), out=str(out), config=config),
         files,
         CheckLog(out / TRANSCODE_LOG_NAME, settings=asdict(config)),
+        stage="transcode",
         timeout=timeout,
         num_workers=num_workers,
-        on_file=on_file,
+        on_progress=on_progress,
         is_valid=is_valid,
     )
 

@@ -16,9 +16,9 @@ from verbspace.data.decoding.pyav import count_frames
 from verbspace.data.errors import VideoError
 from verbspace.data.sources.storage import file_signature
 from verbspace.data.worker_pool import SubprocessPool, WorkerCrashed, WorkerTimeout
+from verbspace.utils.progress import ProgressCallback
 
 CHECK_LOG_NAME = "verbspace-check.jsonl"
-OnFile = Callable[[int, int, "CheckResult"], None]  # files done, all files, result of the last one
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def verify_files(
     *,
     timeout: float = 60.0,
     num_workers: int = 1,
-    on_file: OnFile | None = None,
+    on_progress: ProgressCallback | None = None,
 ) -> list[CheckResult]:
     """Decode files to their end. Files with a valid result in the log are not decoded again.
 
@@ -97,13 +97,19 @@ def verify_files(
         log_path: The log; see `CheckLog`. Each result is appended as soon as it is there.
         timeout: Seconds that a file may take.
         num_workers: Number of subprocesses.
-        on_file: Called after each file.
+        on_progress: Called after each file, with the number of `bad` files so far.
 
     Returns:
         The results, in the order of the files.
     """
     return run_with_log(
-        count_frames, files, CheckLog(log_path), timeout=timeout, num_workers=num_workers, on_file=on_file
+        count_frames,
+        files,
+        CheckLog(log_path),
+        stage="verify",
+        timeout=timeout,
+        num_workers=num_workers,
+        on_progress=on_progress,
     )
 
 
@@ -119,9 +125,10 @@ def run_with_log(
     files: Sequence[str],
     log: CheckLog,
     *,
+    stage: str,
     timeout: float,
     num_workers: int,
-    on_file: OnFile | None = None,
+    on_progress: ProgressCallback | None = None,
     is_valid: Callable[[CheckResult], bool] = lambda result: True,
 ) -> list[CheckResult]:
     """Run a task in subprocesses on the files that have no valid result in the log, and log the new results.
@@ -130,20 +137,24 @@ def run_with_log(
         task: Returns the number of frames of a file, or raises an exception.
         files: The files.
         log: The log.
+        stage: Name of the stage for `on_progress`.
         timeout: Seconds that a file may take.
         num_workers: Number of subprocesses.
-        on_file: Called after each file.
+        on_progress: Called after each file, with the number of `bad` files so far.
         is_valid: Called with a result of the log. If False, the task is run again.
 
     Returns:
         The results, in the order of the files.
     """
     results: dict[str, CheckResult] = {}
+    bad = 0
 
     def add(result: CheckResult) -> None:
+        nonlocal bad
         results[result.file] = result
-        if on_file is not None:
-            on_file(len(results), len(files), result)
+        bad += result.error is not None
+        if on_progress is not None:
+            on_progress(stage, len(results), len(files), {"bad": bad})
 
     for file in files:
         result = log.lookup(file)
