@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from verbspace.data.decoding.container import probe
 from verbspace.data.decoding.mp4_writer import write_mp4
 from verbspace.data.decoding.pyav import frame_times, stream_frames
 from verbspace.data.errors import DecodeError
+from verbspace.utils.atomic_io import atomic_write
 
 _MAX_CLIPS = 4096  # clips that may be asked for; older ones are forgotten
 _MAX_CACHE_BYTES = 2_000_000_000  # bytes of clips made anew that lie on the disk at once
@@ -96,15 +96,13 @@ class ClipStore:
 
 def _encode_for_browser(segment: ClipSegment, target: Path) -> bool:
     """Whether a stretch could be cut and encoded for a browser."""
-    part = target.with_suffix(".part")
     try:
         times = frame_times(segment.path)
         step = float(np.median(np.diff(times))) if len(times) > 1 else 0.04
-        write_mp4(part, _timed_frames(segment, times), frame_interval=step, faststart=True)
+        with atomic_write(target) as temp:
+            write_mp4(temp, _timed_frames(segment, times), frame_interval=step, faststart=True)
     except (DecodeError, av.FFmpegError, OSError):
-        part.unlink(missing_ok=True)
         return False
-    os.replace(part, target)
     return True
 
 

@@ -22,7 +22,6 @@ from verbspace.data.decoding.windows import stream_windows
 from verbspace.data.errors import DecodeError, DecodeFailure, DecodeFailures, NoReadableVideo
 from verbspace.data.sampling import Window, clip_duration, plan_windows
 from verbspace.data.sources.manifest import Record
-from verbspace.utils.malloc import disable_malloc_trim
 
 
 class Embedder(Protocol):
@@ -146,8 +145,6 @@ def embed_videos(
         raise ValueError("there are no videos to embed")
     validate_precision(dtype)
     cache = EmbeddingCache() if cache is None else cache
-    if encoder.device.type == "cpu":
-        disable_malloc_trim()
     fresh = [record for record in {record.file: record for record in records}.values() if record.file not in cache]
     dataset = ClipDataset(
         fresh, num_frames=frames, num_clips=clips, size=encoder.image_size, num_crops=crops, decoder=decoder

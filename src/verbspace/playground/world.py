@@ -29,7 +29,7 @@ from verbspace.playground.actions import ACTIONS, MOTIONS, TRAIN_ACTIONS, Style
 from verbspace.playground.figure import Array
 from verbspace.playground.render import Appearance, Camera, CameraEffects, apply_camera_effects, render_frames
 from verbspace.playground.stills import sample_scene
-from verbspace.utils.atomic_io import write_text
+from verbspace.utils.atomic_io import atomic_write, write_text
 from verbspace.utils.cpu import available_cpus
 
 HEIGHT, WIDTH = 64, 80
@@ -126,8 +126,7 @@ def render_video(action: str, rng: np.random.Generator, domain_shift: DomainShif
 
 def write_clip(path: Path, frames: np.ndarray, rate: int, crf: int) -> None:
     """Encode uint8 frames (F, H, W, 3) as H.264 in MP4, under a temporary name first."""
-    part = path.with_suffix(".part")
-    with av.open(str(part), "w", format="mp4") as container:
+    with atomic_write(path) as temp, av.open(str(temp), "w", format="mp4") as container:
         # Macroblock-tree rate control differs from run to run; without it the same frames give the same file.
         options = {"crf": str(crf), "preset": "veryfast", "threads": "1", "x264-params": "mbtree=0"}
         stream = container.add_stream("libx264", rate=Fraction(rate), options=options)
@@ -136,7 +135,6 @@ def write_clip(path: Path, frames: np.ndarray, rate: int, crf: int) -> None:
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())
-    os.replace(part, path)
 
 
 def _render_clip_file(job: tuple[str, str, tuple[int, int, int], DomainShift]) -> None:
