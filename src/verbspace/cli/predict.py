@@ -103,7 +103,6 @@ def explain(
 ) -> None:
     """Say why: the descriptions that fired, in which seconds, and what would make the runner-up win."""
     import json
-    from contextlib import ExitStack
     from dataclasses import replace
 
     from verbspace.cli.console.predictions import print_explanation
@@ -130,8 +129,8 @@ def explain(
     found, unread = [], ErrorCounter()
     for name in expand_inputs(paths, sys.stdin, unread):
         try:
-            with ExitStack() as keep:
-                one = why(predictor, localize(name, keep), start=start, end=end, top=top)
+            with localize(name) as local:
+                one = why(predictor, local, start=start, end=end, top=top)
         except VideoError as error:
             unread(f"{name}: {error.reason}")
             continue

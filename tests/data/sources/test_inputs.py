@@ -1,4 +1,4 @@
-"""Videos as people name them."""
+"""Videos as users name them."""
 
 import csv
 import io
@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from contextlib import ExitStack
 from pathlib import Path
 
 import fsspec
@@ -33,19 +32,19 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_files_folders_patterns_and_lines(folder: Path) -> None:
+def test_expand_files_folders_patterns_and_lines(folder: Path) -> None:
     a, b, c = (str(folder / name) for name in ("a.mp4", "b.mp4", "deep/c.mp4"))
     assert list(expand_inputs([b, a, b])) == [b, a, b]
     assert list(expand_inputs([str(folder)])) == [a, b, c]
     assert list(expand_inputs([f"{folder}/*.mp4"])) == [a, b]
     assert list(expand_inputs([f"{folder}/**/*.mp4"])) == [a, b, c]
     assert list(expand_inputs([c, "-"], io.StringIO(f"{a}\n\n-\n{folder}/b*\n"))) == [c, a, b]
-    assert list(expand_inputs(["gone.mp4"])) == ["gone.mp4"]  # its reader says so
+    assert list(expand_inputs(["gone.mp4"])) == ["gone.mp4"]  # decoding reports it
     (folder / "odd[1].mp4").write_bytes((folder / "a.mp4").read_bytes())
     assert list(expand_inputs([str(folder / "odd[1].mp4")])) == [str(folder / "odd[1].mp4")]
 
 
-def test_what_names_nothing_is_said(folder: Path) -> None:
+def test_sources_without_videos_are_errors(folder: Path) -> None:
     with pytest.raises(ValueError, match=r"x\*\.mp4: no file matches this pattern"):
         list(expand_inputs([f"{folder}/x*.mp4"]))
     (folder / "empty").mkdir()
@@ -55,22 +54,23 @@ def test_what_names_nothing_is_said(folder: Path) -> None:
         list(expand_inputs(["carrier-pigeon://x"]))
 
 
-def test_urls_of_any_store_are_copied_and_cleaned_up(folder: Path) -> None:
+def test_urls_are_copied_and_deleted(folder: Path) -> None:
     store = fsspec.filesystem("memory")
     for name in ("x.mp4", "y.mp4"):
         store.pipe_file(f"/clips/{name}", (folder / "a.mp4").read_bytes())
     assert list(expand_inputs(["memory://clips/*.mp4"])) == ["memory:///clips/x.mp4", "memory:///clips/y.mp4"]
-    with ExitStack() as keep:
-        path = localize("memory://clips/x.mp4", keep)
+    with localize("memory://clips/x.mp4") as path:
         assert path.suffix == ".mp4"
         assert path.read_bytes() == (folder / "a.mp4").read_bytes()
-        with pytest.raises(DecodeError, match=r"memory://clips/z\.mp4: there is no such file"):
-            localize("memory://clips/z.mp4", keep)
-    assert not path.exists()
     assert not path.parent.exists()
+    with (
+        pytest.raises(DecodeError, match=r"memory://clips/z\.mp4: there is no such file"),
+        localize("memory://clips/z.mp4"),
+    ):
+        pass
 
 
-def test_a_stream_goes_on_past_what_cannot_be_read(folder: Path) -> None:
+def test_predict_stream_continues_after_bad_files(folder: Path) -> None:
     store = fsspec.filesystem("memory")
     store.pipe_file("/clips/x.mp4", (folder / "b.mp4").read_bytes())
     store.pipe_file("/clips/text.mp4", b"no video")
@@ -91,7 +91,7 @@ def test_a_stream_goes_on_past_what_cannot_be_read(folder: Path) -> None:
         assert dict(first.ranking) == pytest.approx(dict(whole.ranking), abs=1e-5)
 
 
-def test_every_form_has_every_action(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_output_format_has_every_action(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ((name, found),) = Predictor("playground", NAMES).predict_stream([str(folder / "a.mp4")])
     assert not isinstance(found, DecodeError)
     for form in ("jsonl", "csv", "table"):
@@ -106,7 +106,7 @@ def test_every_form_has_every_action(folder: Path, capsys: pytest.CaptureFixture
         make_printer("xml")
 
 
-def test_the_command_reads_a_list_and_reports_what_it_could_not_read(folder: Path) -> None:
+def test_predict_reads_standard_input_and_reports_bad_files(folder: Path) -> None:
     command = [sys.executable, "-m", "verbspace.cli.main", "predict", "-", "--encoder", "playground"]
     done = subprocess.run(
         [*command, "--actions", "waving,bowing", "--format", "csv"],
@@ -120,8 +120,8 @@ def test_the_command_reads_a_list_and_reports_what_it_could_not_read(folder: Pat
 
 
 @pytest.mark.parametrize("form", ["jsonl", "table"])
-def test_who_reads_may_have_enough(folder: Path, form: str) -> None:
-    """As `| head -1` does."""
+def test_predict_ends_quietly_when_the_pipe_is_closed(folder: Path, form: str) -> None:
+    """As with ``| head -1``."""
     words = [
         sys.executable,
         "-m",
@@ -142,7 +142,7 @@ def test_who_reads_may_have_enough(folder: Path, form: str) -> None:
     assert running.returncode == main.EXIT_SIGPIPE
 
 
-def test_terminals_without_blocks(folder: Path) -> None:
+def test_ascii_terminals(folder: Path) -> None:
     words = [sys.executable, "-m", "verbspace.cli.main", "predict", str(folder / "a.mp4"), "--encoder", "playground"]
     done = subprocess.run(
         [*words, "--actions", "waving,bowing é"], capture_output=True, check=False,
@@ -156,13 +156,13 @@ def test_terminals_without_blocks(folder: Path) -> None:
     assert any("bowing ?" in row for row in rows[1:])
 
 
-def test_an_empty_list_is_no_success(capsys: pytest.CaptureFixture[str]) -> None:
+def test_empty_standard_input_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
     bad: list[str] = []
     assert list(expand_inputs(["-"], ["", "\n"], bad.append)) == []
-    assert bad == ["-: standard input names no video; give a line for each"]
+    assert bad == ["-: standard input names no video; write one per line"]
 
 
-def test_a_source_that_names_nothing_does_not_stop_the_others(folder: Path, tmp_path: Path) -> None:
+def test_a_bad_source_does_not_stop_the_others(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     sources = [str(folder / "a.mp4"), "nothing*.mp4", str(tmp_path / "empty"), "x" * 5000, "nosuch://x/*", "-"]
     lines = ["nothing?.mp4", str(folder / "b.mp4")]
@@ -182,7 +182,7 @@ def test_a_source_that_names_nothing_does_not_stop_the_others(folder: Path, tmp_
 ODD = b"c\x1b]0;own\x07\x1b[2J\xff\r.mp4"
 
 
-def test_names_that_are_no_text_or_move_the_cursor(folder: Path, tmp_path: Path) -> None:
+def test_file_names_with_control_characters_or_invalid_utf8(folder: Path, tmp_path: Path) -> None:
     place = tmp_path / "odd"
     place.mkdir()
     name = os.fsencode(place) + b"/" + ODD
@@ -196,7 +196,7 @@ def test_names_that_are_no_text_or_move_the_cursor(folder: Path, tmp_path: Path)
         assert done.returncode == 1
         assert done.stderr.count(b"\x1b") == 0
         assert b"bad\\x1b[2J.mp4: not decodable" in done.stderr
-        if form == "csv":  # the bytes of the name, for other programs
+        if form == "csv":  # the original bytes, for other programs
             text = io.StringIO(done.stdout.decode("utf-8", "surrogateescape"), newline="")
             rows = list(csv.reader(text))
             assert [os.fsencode(row[0]) for row in rows[1:]] == [name] * 2
