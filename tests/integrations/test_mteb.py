@@ -44,7 +44,9 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def dataset(clips: Path, as_bytes: bool) -> Dataset:
     files = sorted(clips.rglob("*.mp4"))
     videos = [{"path": None if as_bytes else str(f), "bytes": f.read_bytes() if as_bytes else None} for f in files]
-    plain = Dataset.from_dict({"video": videos, "label": [NAMES.index(f.parent.name) for f in files]}, features=UNDECODED)
+    plain = Dataset.from_dict(
+        {"video": videos, "label": [NAMES.index(f.parent.name) for f in files]}, features=UNDECODED
+    )
     return plain.cast_column("video", Video())
 
 
@@ -127,7 +129,9 @@ def test_invalid_inputs(encoder: VideoEncoder, tmp_path: Path) -> None:
             model.encode(loader(Dataset.from_dict(content)))
     videos = [{"path": "a.mp4", "bytes": write_video(tmp_path / "a.mp4", numbered_frames(9)).read_bytes()}]
     videos += [{"path": "b.mp4", "bytes": b"no video"}]
-    broken = Dataset.from_dict({"video": videos}, features=Features({"video": STORED_VIDEO})).cast_column("video", Video())
+    broken = Dataset.from_dict({"video": videos}, features=Features({"video": STORED_VIDEO})).cast_column(
+        "video", Video()
+    )
     for part in (broken, broken.select([1])):
         with pytest.raises(DecodeError, match=f"video {len(part) - 1} of the task: "):
             model.encode(loader(part))
