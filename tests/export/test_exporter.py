@@ -213,7 +213,7 @@ def test_accuracy_of_full_precision_and_int8(clip: VideoEncoder, exported: Path,
         for variant, suffix in (("full", ""), ("int8", "_int8"))
     }
     found = check_accuracy(clip, towers, tmp_path, frames=4)
-    own = evaluate(clip, tmp_path, baseline=False, frames=4, quiet=True).result
+    own = evaluate(clip, tmp_path, baseline=False, frames=4).result
     assert found["full"] == {"top1": own.top1, "ci95": list(own.ci95), "n": 6, "unreadable": 0}
     assert found["int8"]["n"] == 6
     assert 0.99 < found["int8"]["video"]["least_cosine"] < 0.9999999
@@ -301,7 +301,7 @@ def test_export_command_with_eval_data(clip: VideoEncoder, tmp_path: Path) -> No
         name = f"{'waving' if number % 2 else 'jumping'}/{number}.mp4"
         write_video(tmp_path / "clips" / name, numbered_frames(12, seed=number))
     clip.save_pretrained(tmp_path / "encoder")
-    expected = evaluate(clip, tmp_path / "clips", baseline=False, quiet=True).result
+    expected = evaluate(clip, tmp_path / "clips", baseline=False).result
     found = CliRunner().invoke(
         app,
         ["export", str(tmp_path / "encoder"), "--out", str(tmp_path / "out"), "--format", "torch", "--eval-data",

@@ -83,7 +83,7 @@ def test_task_accuracy_equals_evaluate(encoder: VideoEncoder, clips: Path, as_by
     found = mteb.evaluate(model, task, cache=None, show_progress_bar=False)
     (score,) = found.task_results[0].scores["test"]
     words = ConceptSet.from_actions(NAMES).model_copy(update={"templates": ("a video of {}",)})
-    own = evaluate(encoder, clips, concepts=words, baseline=False, quiet=True).result
+    own = evaluate(encoder, clips, concepts=words, baseline=False).result
     assert score["accuracy"] == pytest.approx(own.top1)
     assert score["main_score"] == score["accuracy"]
     rows = np.array(own.confusion)

@@ -104,8 +104,8 @@ def render_demo_report(
             },
             {
                 "svg": line_chart(extract_curves(rows, ENTROPY_CURVES), x_label="step", y_label="nats"),
-                "caption": "Entropy of the teacher's action distribution, smoothed. The entropy of the batch mean falls "
-                "towards zero if training collapses.",
+                "caption": "Entropy of the teacher's action distribution, smoothed. That of the batch mean falls "
+                "towards 0 if training collapses.",
             },
         ],
         confusions=[
