@@ -7,19 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from support.video_files import touch
 from verbspace.concepts.concept_set import ConceptSet
 from verbspace.data.sources.manifest import Record, detect_manifest, read_manifest
 
 UCF = ConceptSet.load("ucf101").labels
 HMDB = ConceptSet.load("hmdb51").labels
 UCF_COUNTS = {"train": 9537, "test": 3783}  # of split 1, by Soomro et al., 2012
-
-
-def touch(folder: Path, *names: str) -> Path:
-    for name in names:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).touch()
-    return folder
 
 
 def ucf_clip(label: str, number: int) -> str:

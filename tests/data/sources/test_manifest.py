@@ -6,14 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from support.video_files import touch
 from verbspace.data.sources.manifest import Record, read_manifest
-
-
-def touch(folder: Path, *names: str) -> Path:
-    for name in names:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).touch()
-    return folder
 
 
 def write_list(folder: Path, text: str) -> Path:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from support.video_files import numbered_frames, read_frame_numbers, shard, write_video
+from support.video_files import numbered_frames, read_frame_numbers, write_shard, write_video
 from verbspace.config.settings import ViewSettings
 from verbspace.data.datasets import ClipDataset, ViewDataset, collate
 from verbspace.data.decoding.pyav import decode_frames, frame_times
@@ -19,7 +19,7 @@ from verbspace.data.summary import summarize_dataset
 from verbspace.data.verify import CHECK_LOG_NAME, verify_files
 
 
-def encoded(folder: Path, kind: str = "mp4", seed: int = 0, count: int = 12) -> bytes:
+def encode_video(folder: Path, kind: str = "mp4", seed: int = 0, count: int = 12) -> bytes:
     codec, extra = ("mpeg4", {"bf": "2"}) if kind == "avi" else ("libx264", {})
     return write_video(folder / f"{seed}.{kind}", numbered_frames(count, seed=seed), codec, **extra).read_bytes()
 
@@ -30,22 +30,22 @@ def shards(tmp_path: Path) -> Path:
     note = {"caption": "two people", "label": "waving", "status": "success"}
     failed = {"caption": "gone", "label": "clapping", "status": "failed_to_download"}
     root = tmp_path / "shards, all"
-    shard(
+    write_shard(
         root / "00000.tar",
         {
-            "00000000.mp4": encoded(tmp_path, seed=0),
+            "00000000.mp4": encode_video(tmp_path, seed=0),
             "00000000.txt": b"two people",
             "00000000.json": json.dumps(note).encode(),
             "00000001.txt": b"gone",
             "00000001.json": json.dumps(failed).encode(),
         },
     )
-    shard(
+    write_shard(
         root / "00001.tar",
         {
-            "./deep/00000002.avi": encoded(tmp_path, "avi", seed=2),
+            "./deep/00000002.avi": encode_video(tmp_path, "avi", seed=2),
             "./deep/00000002.cls": b"clapping\n",
-            "00000003.mp4": encoded(tmp_path, seed=3),
+            "00000003.mp4": encode_video(tmp_path, seed=3),
             "LICENSE": b"free",
             "00000004.jpg": b"a picture",
         },
@@ -68,8 +68,8 @@ def test_read_shards(shards: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["mp4", "avi"])
 def test_videos_in_shards_decode_as_files(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    content = encoded(tmp_path, kind, seed=1)
-    inside = shard(tmp_path / "a.tar/b, c.tar", {"filler.txt": b"x" * 700, f"v.{kind}": content}) / f"v.{kind}"
+    content = encode_video(tmp_path, kind, seed=1)
+    inside = write_shard(tmp_path / "a.tar/b, c.tar", {"filler.txt": b"x" * 700, f"v.{kind}": content}) / f"v.{kind}"
     outside = tmp_path / f"1.{kind}"
     assert np.array_equal(decode_frames(inside).numpy(), decode_frames(outside).numpy())
     assert np.array_equal(frame_times(inside), frame_times(outside))
@@ -111,7 +111,7 @@ def test_data_hash_depends_on_the_members(shards: Path) -> None:
     records = read_manifest(shards)
     first = data_hash(records)
     content = {"00000003.mp4": b"longer than it was"}
-    shard(shards / "00001.tar", content)
+    write_shard(shards / "00001.tar", content)
     second = data_hash(records)
     assert second != first
     (shards / "00001.tar").write_bytes(b"cut short")  # reported when the videos are decoded
@@ -119,7 +119,7 @@ def test_data_hash_depends_on_the_members(shards: Path) -> None:
 
 
 def test_label_list_gives_names_to_class_indices(tmp_path: Path) -> None:
-    source = shard(tmp_path / "a.tar", {"0.mp4": b"x", "0.cls": b"1", "1.mp4": b"x", "1.json": b'{"label": 0}'})
+    source = write_shard(tmp_path / "a.tar", {"0.mp4": b"x", "0.cls": b"1", "1.mp4": b"x", "1.json": b'{"label": 0}'})
     assert [record.label for record in read_manifest(source, labels=["wave", "clap"])] == ["clap", "wave"]
     with pytest.raises(ValueError, match=r"a\.tar: entry 0: class 1, but the label list has 1 names"):
         read_manifest(source, labels=["wave"])
@@ -139,13 +139,13 @@ def test_damaged_shards_are_errors(tmp_path: Path, shards: Path) -> None:
     with pytest.raises(DecodeError, match=r"00000\.tar: not a complete, uncompressed tar file"):
         decode_frames(shards / "00000.tar/00000000.mp4")
     with pytest.raises(ValueError, match=r"no videos in these shards"):
-        read_manifest(shard(tmp_path / "b.tar", {"x.jpg": b"picture"}))
+        read_manifest(write_shard(tmp_path / "b.tar", {"x.jpg": b"picture"}))
     with pytest.raises(ValueError, match=r"c\.tar: 0\.json: not valid JSON"):
-        read_manifest(shard(tmp_path / "c.tar", {"0.mp4": b"x", "0.json": b"{"}))
+        read_manifest(write_shard(tmp_path / "c.tar", {"0.mp4": b"x", "0.json": b"{"}))
 
 
 def test_shards_and_videos_in_one_folder_are_an_error(shards: Path, tmp_path: Path) -> None:
-    encoded(shards / "more", seed=5)
+    encode_video(shards / "more", seed=5)
     with pytest.raises(ValueError, match=r"contains shards \(00000\.tar\) and videos"):
         read_manifest(shards)
 
@@ -161,7 +161,7 @@ def test_links_and_folders_in_a_shard_are_ignored(tmp_path: Path) -> None:
 
 
 def test_file_names_that_look_like_a_url_scheme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "concat:a.mp4").write_bytes(encoded(tmp_path, seed=4))
+    (tmp_path / "concat:a.mp4").write_bytes(encode_video(tmp_path, seed=4))
     monkeypatch.chdir(tmp_path)
     assert len(decode_frames("concat:a.mp4")) == 12
 
@@ -169,7 +169,7 @@ def test_file_names_that_look_like_a_url_scheme(tmp_path: Path, monkeypatch: pyt
 def test_ten_thousand_entries(tmp_path: Path) -> None:
     note = b'{"label": "waving"}'
     parts = {f"{n:08d}.{kind}": note for n in range(10_000) for kind in ("mp4", "json")}
-    source = shard(tmp_path / "a.tar", parts)
+    source = write_shard(tmp_path / "a.tar", parts)
     began = time.perf_counter()
     records = read_manifest(source)
     assert time.perf_counter() - began < 10

@@ -1,4 +1,4 @@
-"""WebDataset shards as video2dataset writes them: tar files of ``key.mp4`` with ``key.json``, ``key.txt``, ``key.cls``."""
+"""WebDataset shards as video2dataset writes them: ``key.mp4`` beside ``key.json``, ``key.txt``, ``key.cls``."""
 
 from __future__ import annotations
 
