@@ -16,6 +16,7 @@ import numpy as np
 from verbspace.data.decoding.mp4_writer import TICKS_PER_SECOND, write_mp4
 from verbspace.data.decoding.pyav import decode_frames, frame_times, stream_frames
 from verbspace.data.verify import CheckLog, CheckResult, run_in_subprocesses
+from verbspace.utils.atomic_io import atomic_write
 
 TRANSCODE_LOG_NAME = "verbspace-pack.jsonl"
 MIN_PSNR_DB = 25.0  # dB that frames read again must reach; a wrong frame is far below
@@ -37,17 +38,14 @@ def transcode_file(file: str, source: str, out: str, config: TranscodeConfig) ->
     Raises DecodeError for a file that cannot be read, and ValueError where what was written does not read back.
     """
     target = target_path(file, source, out)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(target.name + ".part")
     times = frame_times(file)
     step = float(np.median(np.diff(times))) if len(times) > 1 else 0.04
     pictures = zip(stream_frames(file, config.size), times.tolist(), strict=True)
-    count = write_mp4(part, pictures, frame_interval=step, gop=config.gop, crf=config.crf, preset=config.preset)
-    fault = _find_mismatch(Path(file), part, times, config.size)
-    if fault:
-        part.unlink()
-        raise ValueError(f"{file}: what was packed {fault}; keep the original")
-    os.replace(part, target)
+    with atomic_write(target) as temp:
+        count = write_mp4(temp, pictures, frame_interval=step, gop=config.gop, crf=config.crf, preset=config.preset)
+        fault = _find_mismatch(Path(file), temp, times, config.size)
+        if fault:
+            raise ValueError(f"{file}: what was packed {fault}; keep the original")
     return count
 
 
