@@ -32,7 +32,7 @@ def main() -> None:
         index, fitted = f"{folder}/index", f"{folder}/calibration.json"
         test = str(given.world / "test")
         subprocess.run(
-            [*VERBSPACE_COMMAND, "embed", test, "--to", index, "--encoder", given.run, "--window", "1.5"], check=True
+            [*VERBSPACE_COMMAND, "embed", test, "--index", index, "--encoder", given.run, "--window", "1.5"], check=True
         )
         train = str(given.world / "train")
         subprocess.run(
