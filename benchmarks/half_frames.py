@@ -20,7 +20,7 @@ from verbspace.cli.options import parse_overrides
 from verbspace.concepts.concept_set import ConceptSet
 from verbspace.evaluation.evaluate import Evaluation, evaluate
 from verbspace.playground.actions import TRAIN_ACTIONS
-from verbspace.playground.demo import PLAYGROUND_SETTINGS, playground_encoder
+from verbspace.playground.demo import PLAYGROUND_SETTINGS, load_playground_encoder
 from verbspace.playground.world import WorldSettings, make_world
 from verbspace.training.adapt import adapt
 
@@ -31,7 +31,7 @@ def train_and_evaluate(world: Path, out: Path, seed: int, overrides: list[str]) 
     """Clips a second in training, and zero-shot."""
     settings = parse_overrides(None, [*overrides, f"training.seed={seed}"], PLAYGROUND_SETTINGS)
     words = ConceptSet.load("playground")
-    adapted = adapt(playground_encoder(), world / "train", words.subset(TRAIN_ACTIONS), out, settings)
+    adapted = adapt(load_playground_encoder(), world / "train", words.subset(TRAIN_ACTIONS), out, settings)
     log = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     found = evaluate(adapted, world / "test", concepts=words, baseline=False, quiet=True)
     return statistics.median(line["clips_per_second"] for line in log), found

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 
-from support.small_encoders import Colours
+from support.small_encoders import ColorEncoder
 from support.video_files import numbered_frames, write_video
 from verbspace.config.settings import ViewSettings
 from verbspace.data import dataloader
@@ -190,8 +190,8 @@ def test_evaluation_names_them(records: list[Record], monkeypatch: pytest.Monkey
 
 
 def test_embedding_is_the_same_with_workers(records: list[Record]) -> None:
-    one = embed_videos(Colours(), records, frames=2, batch_size=4)
-    other = embed_videos(Colours(), records, frames=2, batch_size=4, num_workers=2)
+    one = embed_videos(ColorEncoder(), records, frames=2, batch_size=4)
+    other = embed_videos(ColorEncoder(), records, frames=2, batch_size=4, num_workers=2)
     assert torch.equal(one.embeddings, other.embeddings)
 
 

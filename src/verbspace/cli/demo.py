@@ -25,12 +25,13 @@ def demo(
     from rich.table import Table
 
     from verbspace.cli.console.progress import progress
-    from verbspace.playground.demo import METRIC_NAMES, PLAYGROUND_SETTINGS, run_demo
+    from verbspace.playground.demo import PLAYGROUND_SETTINGS, run_demo
+    from verbspace.playground.evaluator import METRIC_NAMES
 
     settings = parse_overrides(None, set_ or [], PLAYGROUND_SETTINGS)
     with progress() as on_progress:
         results = run_demo(
-            out, world_seed=world_seed, seeds=seeds, supervised_upper_bound=supervised_baseline, settings=settings,
+            out, world_seed=world_seed, num_seeds=seeds, supervised_upper_bound=supervised_baseline, settings=settings,
             on_progress=on_progress,
         )  # fmt: skip
     encoders = ["frozen", "adapted", *(["oracle"] if supervised_baseline else [])]

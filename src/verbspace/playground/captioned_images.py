@@ -1,7 +1,7 @@
-"""Captioned photographs of the playground's people: what the small CLIP is taught from, and tested on.
+"""Captioned images: the pretraining data of the small CLIP, and its test data.
 
-A caption is made of true statements: the action or other words for it, what the limbs do in this very picture (read
-off the joints), objects, clothes, and the place. No caption knows anything about time.
+A caption consists of true statements about the image: the action or a paraphrase of it, the position of the limbs
+(computed from the joints), objects, clothes and the scene. Captions say nothing about motion.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from verbspace.playground.actions import ACTIONS, MOTIONS, Style
-from verbspace.playground.figure import Pose, joints
+from verbspace.playground.figure import Pose, compute_joints
 from verbspace.playground.render import SCENES, Appearance, Camera, CameraEffects, apply_camera_effects, render_frames
 
 SCENE_PHRASES = {"park": "in a park", "street": "on a street", "gym": "in a gym", "room": "in a room"}
@@ -103,7 +103,13 @@ ACTION_PARAPHRASES: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class CaptionedImages:
-    """Photographs (N, S, S, 3) uint8, a caption each, and the action's index in ACTIONS (N,)."""
+    """Images with captions and labels.
+
+    Attributes:
+        images: uint8, shape (N, S, S, 3).
+        captions: N captions.
+        labels: Indices into `ACTIONS`, shape (N,).
+    """
 
     images: NDArray[np.uint8]
     captions: list[str]
@@ -111,7 +117,7 @@ class CaptionedImages:
 
 
 def sample_scene(action: str, rng: np.random.Generator) -> str:
-    """Actions have haunts, as they do in life: four times in ten the usual place, else any."""
+    """Sample a scene: with probability 0.4 the typical scene of the action, otherwise any."""
     return (
         TYPICAL_SCENES[action]
         if action in TYPICAL_SCENES and rng.uniform() < 0.4
@@ -120,8 +126,8 @@ def sample_scene(action: str, rng: np.random.Generator) -> str:
 
 
 def visible_facts(pose: Pose) -> list[str]:
-    """True statements about the first frame of a pose."""
-    at = {name: place[0] for name, place in joints(pose).items()}
+    """List true statements about the first frame of a pose."""
+    at = {name: place[0] for name, place in compute_joints(pose).items()}
     out: list[str] = []
     above = [at[f"hand{side}"][1] > at["head"][1] for side in (0, 1)]
     if all(above):
@@ -181,29 +187,35 @@ def visible_facts(pose: Pose) -> list[str]:
 
 
 def make_caption(action: str, pose: Pose, appearance: Appearance, rng: np.random.Generator) -> str:
-    """One caption: who, mostly the action in one wording or another, then some of what can be seen."""
-    shot = ("a photo of ", "a picture of ", "")[rng.integers(3)]
-    who = (
+    """Compose a caption: the person, in most captions the action or a paraphrase, then some visible facts."""
+    prefix = ("a photo of ", "a picture of ", "")[rng.integers(3)]
+    person = (
         "a person",
         "someone",
         f"a person in a {appearance.shirt} shirt",
         f"a person in {appearance.trousers} trousers",
     )[rng.integers(4)]
-    draw_ = rng.uniform()
-    words = ACTION_PARAPHRASES[action]
-    doing = action if draw_ < 0.5 else words[rng.integers(len(words))] if draw_ < 0.85 else ""
-    seen = visible_facts(pose)
-    rng.shuffle(seen)
-    parts = seen[: int(rng.integers(0 if doing else 1, 4))]
+    draw = rng.uniform()
+    paraphrases = ACTION_PARAPHRASES[action]
+    doing = action if draw < 0.5 else paraphrases[rng.integers(len(paraphrases))] if draw < 0.85 else ""
+    facts = visible_facts(pose)
+    rng.shuffle(facts)
+    parts = facts[: int(rng.integers(0 if doing else 1, 4))]
     if rng.uniform() < 0.35:
         parts.append(SCENE_PHRASES[appearance.scene])
-    deed = f" {doing}" if doing else ""
-    seen_here = (", " if doing else " with ") + ", ".join(parts) if parts else ""
-    return f"{shot}{who}{deed}{seen_here}"
+    verb = f" {doing}" if doing else ""
+    details = (", " if doing else " with ") + ", ".join(parts) if parts else ""
+    return f"{prefix}{person}{verb}{details}"
 
 
 def render_captioned_images(count: int, seed: int, size: int = 48) -> CaptionedImages:
-    """Photograph `count` people, actions in turn, each at a random moment, in fair light on a plain scene."""
+    """Render images of people at random moments of the actions, in clean conditions.
+
+    Args:
+        count: Number of images. The actions take turns.
+        seed: Seed. The first images do not depend on `count`.
+        size: Height and width in pixels.
+    """
     rng = np.random.default_rng([seed, 7])
     images = np.empty((count, size, size, 3), np.uint8)
     captions: list[str] = []
@@ -212,10 +224,12 @@ def render_captioned_images(count: int, seed: int, size: int = 48) -> CaptionedI
         action = ACTIONS[label]
         moment = np.array([rng.uniform(0, 2.4)], np.float32)
         pose = MOTIONS[action](moment, Style.sample(rng))
-        look = Appearance.sample(rng, sample_scene(action, rng))
+        appearance = Appearance.sample(rng, sample_scene(action, rng))
         camera = Camera.make_static(
             1, size, zoom=rng.uniform(0.95, 1.35), x=rng.uniform(-0.2, 0.2), y=rng.uniform(0.85, 1.05)
         )
-        images[index] = apply_camera_effects(render_frames(pose, look, camera, (size, size)), CLEAN_EFFECTS, rng)[0]
-        captions.append(make_caption(action, pose, look, rng))
+        images[index] = apply_camera_effects(render_frames(pose, appearance, camera, (size, size)), CLEAN_EFFECTS, rng)[
+            0
+        ]
+        captions.append(make_caption(action, pose, appearance, rng))
     return CaptionedImages(images, captions, labels)
