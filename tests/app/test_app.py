@@ -41,7 +41,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def studio(clip: Path) -> AppController:
+def controller(clip: Path) -> AppController:
     frozen = VideoEncoder.from_pretrained("playground", temporal=False)
     adapted = VideoEncoder.from_pretrained("playground")
     with torch.no_grad():
@@ -57,29 +57,29 @@ def words(*names: str) -> str:
     return "\n".join(names)
 
 
-def test_both_encoders_answer_as_predict_does(studio: AppController, clip: Path) -> None:
-    looked = studio.analyze(clip, "clip.mp4")
-    answers = studio.rank(looked, words(*studio.concepts.action_names))
+def test_both_encoders_answer_as_predict_does(controller: AppController, clip: Path) -> None:
+    looked = controller.analyze(clip, "clip.mp4")
+    answers = controller.rank(looked, words(*controller.concepts.action_names))
     assert [one.name for one in answers] == ["adapted", "frozen CLIP"]
-    for one, encoder in zip(answers, studio.encoders.values(), strict=True):
-        (expected,) = predict(encoder, clip, concepts=studio.concepts, window_config=WindowConfig(2.0))
+    for one, encoder in zip(answers, controller.encoders.values(), strict=True):
+        (expected,) = predict(encoder, clip, concepts=controller.concepts, window_config=WindowConfig(2.0))
         assert dict(one.ranking) == pytest.approx(dict(expected.ranking), abs=1e-5)
         assert expected.timeline is not None
         assert [part.action for part in one.timeline] == [part.action for part in expected.timeline]
     assert "adapted" in analysis_html(looked, answers)
-    found = studio.explain(looked, words(*studio.concepts.action_names), 0.0, looked.duration)
+    found = controller.explain(looked, words(*controller.concepts.action_names), 0.0, looked.duration)
     assert found.activated_descriptions
-    assert "what the encoder saw" in explanation_html(found)
+    assert "input frames" in explanation_html(found)
 
 
-def test_other_words_give_other_scores_and_keep_the_descriptions_known(studio: AppController, clip: Path) -> None:
-    looked = studio.analyze(clip, "clip.mp4")
-    one, _ = studio.rank(looked, "waving\n  bowing \n\nwaving\nplaying the piano")
+def test_other_words_give_other_scores_and_keep_the_descriptions_known(controller: AppController, clip: Path) -> None:
+    looked = controller.analyze(clip, "clip.mp4")
+    one, _ = controller.rank(looked, "waving\n  bowing \n\nwaving\nplaying the piano")
     assert {name for name, _ in one.ranking} == {"waving", "bowing", "playing the piano"}
-    changed = with_actions(studio.concepts, ["waving", "playing the piano"])
+    changed = with_actions(controller.concepts, ["waving", "playing the piano"])
     assert changed.action_names == ["waving", "playing the piano"]
     assert {name for d in changed.descriptions for name in d.actions} == {"waving"}
-    assert with_actions(studio.concepts, studio.concepts.action_names) is studio.concepts
+    assert with_actions(controller.concepts, controller.concepts.action_names) is controller.concepts
 
 
 def test_calibration_holds_for_the_words_that_it_was_fitted_for(clip: Path) -> None:
@@ -89,10 +89,10 @@ def test_calibration_holds_for_the_words_that_it_was_fitted_for(clip: Path) -> N
         encoder=encoder_hash(encoder),
         concepts=concepts.hash, by="category", frames=8,
     )  # fmt: skip
-    studio = AppController({"encoder": encoder}, concepts, window_config=WindowConfig(2.0), calibration=fitted)
-    looked = studio.analyze(clip, "clip.mp4")
-    assert studio.rank(looked, words(*concepts.action_names))[0].calibrated
-    assert not studio.rank(looked, "waving\nbowing")[0].calibrated
+    controller = AppController({"encoder": encoder}, concepts, window_config=WindowConfig(2.0), calibration=fitted)
+    looked = controller.analyze(clip, "clip.mp4")
+    assert controller.rank(looked, words(*concepts.action_names))[0].calibrated
+    assert not controller.rank(looked, "waving\nbowing")[0].calibrated
     with pytest.raises(ValueError, match="the calibration was fitted for frames 8, and what is used is 4"):
         AppController({"encoder": encoder}, concepts, window_config=WindowConfig(2.0), calibration=fitted, frames=4)
 
@@ -127,48 +127,48 @@ def test_any_text_is_a_list_of_actions_or_refused(text: str) -> None:
     assert all(name == " ".join(name.split()) and 0 < len(name) <= 20 for name in names)
 
 
-def test_what_is_too_much_is_refused_in_a_sentence(studio: AppController, clip: Path, tmp_path: Path) -> None:
-    looked = studio.analyze(clip, "clip.mp4")
+def test_what_is_too_much_is_refused_in_a_sentence(controller: AppController, clip: Path, tmp_path: Path) -> None:
+    looked = controller.analyze(clip, "clip.mp4")
     refused = {
-        "x" * 1_000_000: r"the list of actions has 1,000,000 letters; give at most 500 short names",
-        "\n".join(map(str, range(501))): r"there are 501 actions, and 500 is the most",
-        "y" * 201: r"“y{40}…” has 201 letters, and 200 is the most",
-        " \n ": r"there is no action to choose among",
+        "x" * 1_000_000: r"the list of actions has 1,000,000 characters; enter at most 500 short names",
+        "\n".join(map(str, range(501))): r"501 actions are over the limit of 500",
+        "y" * 201: r"“y{40}…” has 201 characters, and the limit is 200",
+        " \n ": r"there are no actions",
     }
     for text, reason in refused.items():
         with pytest.raises(RequestRejected, match=reason):
-            studio.rank(looked, text)
-    with pytest.raises(RequestRejected, match=r"the query has 1,000,000 letters, and 200 is the most"):
-        studio.limits.clean_query("x" * 1_000_000)
+            controller.rank(looked, text)
+    with pytest.raises(RequestRejected, match=r"the query has 1,000,000 characters, and the limit is 200"):
+        controller.limits.clean_query("x" * 1_000_000)
     with pytest.raises(RequestRejected, match=r"there is no index to search; start the app with --index"):
-        studio.search("waving", 3)
+        controller.search("waving", 3)
     long = write_video(tmp_path / "long.mp4", numbered_frames(60), rate=5)
-    with pytest.raises(RequestRejected, match=r"^mine\.mp4: 12 s, and 10 s is the most; cut it$"):
-        studio.analyze(long, "mine.mp4")
+    with pytest.raises(RequestRejected, match=r"^mine\.mp4: 12 s is over the limit of 10 s; upload a shorter clip$"):
+        controller.analyze(long, "mine.mp4")
     (tmp_path / "big.mp4").write_bytes(bytes(1_100_000))
-    with pytest.raises(RequestRejected, match=r"^big\.mp4: 1 MB, and 1 MB is the most; cut or shrink it$"):
-        studio.analyze(tmp_path / "big.mp4", "big.mp4")
+    with pytest.raises(RequestRejected, match=r"^big\.mp4: 1 MB is over the limit of 1 MB; upload a smaller file$"):
+        controller.analyze(tmp_path / "big.mp4", "big.mp4")
     (tmp_path / "words.mp4").write_text("no video")
     with pytest.raises(RequestRejected, match=r"^words\.mp4: not decodable as video"):
-        studio.analyze(tmp_path / "words.mp4", "words.mp4")
+        controller.analyze(tmp_path / "words.mp4", "words.mp4")
     wide = write_video(tmp_path / "wide.mp4", numbered_frames(2, 1100, 1000), rate=5)
-    with pytest.raises(RequestRejected, match=r"wide\.mp4: 1000×1100 px, and 1 megapixels is the most"):
+    with pytest.raises(RequestRejected, match=r"wide\.mp4: 1000×1100 px is over the limit of 1 megapixels"):
         InputLimits(max_megapixels=1.0).check_clip(wide, "wide.mp4")
 
 
-def test_hostile_words_stay_words(studio: AppController, clip: Path) -> None:
-    looked = studio.analyze(clip, HOSTILE[0])
-    answers = studio.rank(looked, words(*HOSTILE))
+def test_hostile_words_stay_words(controller: AppController, clip: Path) -> None:
+    looked = controller.analyze(clip, HOSTILE[0])
+    answers = controller.rank(looked, words(*HOSTILE))
     hits = [Hit("<script>/a/b.mp4", 0.0, 1.0, 0.5, 0, 1.0, 25.0)]
     pages = [
-        analysis_html(looked, answers), explanation_html(studio.explain(looked, words(*HOSTILE), 0.0, 1.0)),
+        analysis_html(looked, answers), explanation_html(controller.explain(looked, words(*HOSTILE), 0.0, 1.0)),
         hits_html(hits, ClipStore(), [None], OpaqueIds(10)), rejection_html(HOSTILE[0]),
     ]  # fmt: skip
     for page in pages:
         assert "<img src=x" not in page
         assert "<script" not in page
     assert "&lt;img src=x onerror=alert(1)&gt;" in pages[0]
-    assert "49" not in analysis_html(looked, studio.rank(looked, "{{7*7}}"))
+    assert "49" not in analysis_html(looked, controller.rank(looked, "{{7*7}}"))
 
 
 def test_clips_are_named_by_what_tells_them_apart() -> None:
@@ -207,8 +207,8 @@ def test_what_browsers_do_not_play_is_cut_and_encoded_anew(tmp_path: Path) -> No
 
 
 @pytest.fixture(scope="module")
-def address(studio: AppController) -> Iterator[str]:
-    with serve_app(studio) as url:
+def address(controller: AppController) -> Iterator[str]:
+    with serve_app(controller) as url:
         yield url
 
 
@@ -251,7 +251,7 @@ def test_a_call_may_be_so_long_and_names_no_url(address: str) -> None:
     ):
         assert middleware.references_url(body), body[:60]
         reply = httpx.post(f"{address}/gradio_api/queue/join", content=body)
-        assert (reply.status_code, reply.text) == (403, "a file is uploaded, not named")
+        assert (reply.status_code, reply.text) == (403, "upload the file; URLs are not accepted")
     assert not middleware.references_url(b'{"data": ["http://words.are.fine", {"path": "/a/b.mp4"}]}')
     assert not middleware.references_url(b"")
 
@@ -290,13 +290,13 @@ def test_uploads_have_so_much_room(address: str, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(middleware, "directory_size", lambda folder: 19_500_000)
     reply = httpx.post(f"{address}/gradio_api/upload", files={"files": ("a.mp4", b"x")})
     assert reply.status_code == 503
-    assert "no room for more uploads" in reply.text
+    assert "the storage for uploads is full" in reply.text
 
 
 def test_forgotten_clips_leave_no_file_and_many_askers_cost_one_encoding(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(app_clips, "_SHOWN", 2)
+    monkeypatch.setattr(app_clips, "_MAX_CLIPS", 2)
     runs = []
     write = app_clips.write_mp4
     monkeypatch.setattr(app_clips, "write_mp4", lambda *args, **how: (runs.append(1), write(*args, **how))[1])
@@ -313,9 +313,9 @@ def test_forgotten_clips_leave_no_file_and_many_askers_cost_one_encoding(
     assert len(list(last.parent.iterdir())) == 2
 
 
-def test_half_a_letter_is_refused(studio: AppController) -> None:
-    for ask_for in (studio.limits.parse_actions, studio.limits.clean_query):
-        with pytest.raises(RequestRejected, match="half of a letter"):
+def test_half_a_letter_is_refused(controller: AppController) -> None:
+    for ask_for in (controller.limits.parse_actions, controller.limits.clean_query):
+        with pytest.raises(RequestRejected, match="unpaired Unicode surrogate"):
             ask_for("\ud800x")
 
 
@@ -325,7 +325,7 @@ def test_a_list_of_files_that_is_uploaded_reads_none_of_them(address: str, tmp_p
     files = {"files": ("a.m3u8", playlist.encode())}
     (stored,) = httpx.post(f"{address}/gradio_api/upload", files=files).json()
     said = ask(address, looking(address), [{"path": stored, "meta": {"_type": "gradio.FileData"}}, "waving\nbowing"])
-    assert "a list of files" in said
+    assert "a playlist of files" in said
     assert 'class=\\"rank' not in said
 
 

@@ -46,7 +46,7 @@ CONTRAST = """() => {
   const found = [];
   for (const node of document.querySelectorAll('.verbspace *')) {
     const own = [...node.childNodes].some(n => n.nodeType === 3 && n.textContent.trim());
-    if (!own || !node.offsetParent || node.closest('.gone')) continue;
+    if (!own || !node.offsetParent || node.closest('.unplayable')) continue;
     const pair = [light(parse(getComputedStyle(node).color)), light(behind(node))].sort((a, b) => b - a);
     found.push([(pair[0] + 0.05) / (pair[1] + 0.05), node.className + ': ' + node.textContent.trim().slice(0, 40)]);
   }
@@ -60,7 +60,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def studio(world: Path, tmp_path_factory: pytest.TempPathFactory) -> AppController:
+def controller(world: Path, tmp_path_factory: pytest.TempPathFactory) -> AppController:
     adapted, frozen = (VideoEncoder.from_pretrained("playground", temporal=time) for time in (True, False))
     with torch.no_grad():
         for parameter in adapted.temporal_parameters():
@@ -77,8 +77,8 @@ def studio(world: Path, tmp_path_factory: pytest.TempPathFactory) -> AppControll
 
 
 @pytest.fixture(scope="module")
-def address(studio: AppController) -> Iterator[str]:
-    with serve_app(studio) as url:
+def address(controller: AppController) -> Iterator[str]:
+    with serve_app(controller) as url:
         yield url
 
 
@@ -108,48 +108,52 @@ def upload(page: Any, clip: Path) -> None:
 
 def settled(page: Any) -> str:
     """What the page says of a clip, once it has said why."""
-    page.wait_for_selector("#why .strip")
-    return str(page.inner_text("#answers"))
+    page.wait_for_selector("#explanation .strip")
+    return str(page.inner_text("#predictions"))
 
 
-def test_upload_predict_edit(page: Any, studio: AppController, world: Path) -> None:
+def test_upload_predict_edit(page: Any, controller: AppController, world: Path) -> None:
     clip = sorted(world.rglob("*.mp4"))[1]
     upload(page, clip)
     said = settled(page)
-    words = "\n".join(studio.concepts.action_names)
-    adapted, frozen = studio.rank(studio.analyze(clip, clip.name), words)
+    words = "\n".join(controller.concepts.action_names)
+    adapted, frozen = controller.rank(controller.analyze(clip, clip.name), words)
     for one in (adapted, frozen):
         assert one.name in said
         assert f"{one.ranking[0][0]} {100 * one.ranking[0][1]:.1f} %" in said
-    assert page.locator("#why img").count() == 16
-    assert page.locator("#why img:not([alt])").count() == 0
+    assert page.locator("#explanation img").count() == 16
+    assert page.locator("#explanation img:not([alt])").count() == 0
     # Other words, live. What is expected is reckoned first: the app explains in threads of this process.
-    one, _ = studio.rank(studio.analyze(clip, clip.name), "waving\nbowing\nplaying the piano")
+    one, _ = controller.rank(controller.analyze(clip, clip.name), "waving\nbowing\nplaying the piano")
     page.fill("#actions textarea", "waving\nbowing\nplaying the piano")
-    page.wait_for_function("!document.querySelector('#answers').innerText.includes('jumping')")
-    page.wait_for_function(f"document.querySelector('#answers').innerText.includes('{100 * one.ranking[0][1]:.1f} %')")
+    page.wait_for_function("!document.querySelector('#predictions').innerText.includes('jumping')")
+    page.wait_for_function(
+        f"document.querySelector('#predictions').innerText.includes('{100 * one.ranking[0][1]:.1f} %')"
+    )
     page.click("#reset")
     page.wait_for_function(
-        f"document.querySelector('#answers').innerText.includes('{100 * adapted.ranking[0][1]:.1f} %')"
+        f"document.querySelector('#predictions').innerText.includes('{100 * adapted.ranking[0][1]:.1f} %')"
     )
 
 
-def test_a_part_of_a_clip_is_explained_alone(page: Any, studio: AppController) -> None:
-    page.click("#pick input")
-    page.keyboard.type(next(iter(studio.clips)))
+def test_a_part_of_a_clip_is_explained_alone(page: Any, controller: AppController) -> None:
+    page.click("#examples input")
+    page.keyboard.type(next(iter(controller.clips)))
     page.keyboard.press("Enter")
     settled(page)
     page.click("#part input")
     page.locator("#part [role=option]").nth(1).click()
-    page.wait_for_function("!document.querySelector('#why h3').innerText.startsWith('Why 0:00.0 to 0:02')")
+    page.wait_for_function(
+        "!document.querySelector('#explanation h3').innerText.startsWith('Explanation of 0:00.0 to 0:02')"
+    )
 
 
-def test_search_plays_at_the_right_second(page: Any, studio: AppController) -> None:
+def test_search_plays_at_the_right_second(page: Any, controller: AppController) -> None:
     page.get_by_role("tab", name="Search").click()
     page.fill("#query textarea, #query input", "a person bowing")
     page.keyboard.press("Enter")  # without a mouse
     page.wait_for_selector("#results video")
-    hits = studio.search("a person bowing", 12, per_video=True)
+    hits = controller.search("a person bowing", 12, per_video=True)
     assert page.locator("#results li").count() == len(hits)
     page.wait_for_function("[...document.querySelectorAll('#results video')].every(v => v.readyState >= 1)")
     time.sleep(1)
@@ -169,15 +173,15 @@ def test_search_plays_at_the_right_second(page: Any, studio: AppController) -> N
         assert str(Path(name).parent.parent) not in page.inner_text("#results")  # not where it lies
 
 
-def test_more_like_a_result_by_keyboard(page: Any, studio: AppController) -> None:
+def test_more_like_a_result_by_keyboard(page: Any, controller: AppController) -> None:
     page.get_by_role("tab", name="Search").click()
     page.fill("#query textarea, #query input", "a person bowing")
     page.keyboard.press("Enter")
-    page.wait_for_selector("#results .more")
-    hit = studio.search("a person bowing", 12, per_video=True)[1]
+    page.wait_for_selector("#results .find-similar")
+    hit = controller.search("a person bowing", 12, per_video=True)[1]
     name = "/".join(hit.path.split("/")[-2:])
     button = page.get_by_role(
-        "button", name=f"more like this: {name}, {format_timestamp(hit.start)} – {format_timestamp(hit.end)}"
+        "button", name=f"find similar: {name}, {format_timestamp(hit.start)} – {format_timestamp(hit.end)}"
     )
     page.locator("#results video").nth(1).focus()
     for _ in range(20):  # past the player's own buttons
@@ -185,20 +189,20 @@ def test_more_like_a_result_by_keyboard(page: Any, studio: AppController) -> Non
         if button.evaluate("button => button === document.activeElement"):
             break
     page.keyboard.press("Enter")
-    page.wait_for_selector("#results .like")
-    assert page.inner_text("#results .like").startswith(
-        f"More like {name}, {format_timestamp(hit.start)} – {format_timestamp(hit.end)}"
+    page.wait_for_selector("#results .reference")
+    assert page.inner_text("#results .reference").startswith(
+        f"Similar to {name}, {format_timestamp(hit.start)} – {format_timestamp(hit.end)}"
     )
-    _, others = studio.find_similar(hit.path, hit.window, 12, per_video=True)
+    _, others = controller.find_similar(hit.path, hit.window, 12, per_video=True)
     shown = page.locator("#results .name").all_inner_texts()
     assert shown == ["/".join(one.path.split("/")[-2:]) for one in others]
     assert name not in shown
-    assert page.evaluate("document.activeElement.matches('#results .found')")  # one goes on from there
+    assert page.evaluate("document.activeElement.matches('#results .search-results')")  # one goes on from there
     # A key that was never handed out.
-    page.evaluate("document.querySelector('#results .more').dataset.more = '0'.repeat(32)")
-    page.locator("#results .more").first.click()
-    page.wait_for_selector("#results .refused")
-    assert "the app does not know this window any more; search again" in page.inner_text("#results")
+    page.evaluate("document.querySelector('#results .find-similar').dataset.windowId = '0'.repeat(32)")
+    page.locator("#results .find-similar").first.click()
+    page.wait_for_selector("#results .error")
+    assert "the app no longer knows this window; search again" in page.inner_text("#results")
 
 
 def test_what_browsers_do_not_play_is_shown_all_the_same(page: Any, tmp_path: Path) -> None:
@@ -211,8 +215,8 @@ def test_what_browsers_do_not_play_is_shown_all_the_same(page: Any, tmp_path: Pa
     page.reload()
     (tmp_path / "nothing.mp4").write_bytes(b"")
     upload(page, tmp_path / "nothing.mp4")
-    page.wait_for_selector("#answers .refused")
-    assert page.inner_text("#answers").strip() == "nothing.mp4: the file is empty"
+    page.wait_for_selector("#predictions .error")
+    assert page.inner_text("#predictions").strip() == "nothing.mp4: the file is empty"
     time.sleep(1)
     assert page.locator("#player video").count() == 0
     assert page.locator("[data-testid=toast-body], .toast-body").count() == 0
@@ -221,8 +225,8 @@ def test_what_browsers_do_not_play_is_shown_all_the_same(page: Any, tmp_path: Pa
 def test_a_player_that_fails_says_so(page: Any, world: Path) -> None:
     page.route("**/clips/*", lambda route: route.fulfill(status=404))
     upload(page, sorted(world.rglob("*.mp4"))[1])
-    page.wait_for_selector("#player .failed .gone")
-    assert "this browser cannot play the clip" in page.inner_text("#player")
+    page.wait_for_selector("#player .failed .unplayable")
+    assert "This browser cannot play the clip" in page.inner_text("#player")
     assert page.locator("#player video").is_hidden()
 
 
@@ -232,10 +236,10 @@ def test_hostile_words_do_no_harm(page: Any, world: Path, tmp_path: Path) -> Non
     upload(page, evil)
     settled(page)
     page.fill("#actions textarea", "\n".join(HOSTILE))
-    page.wait_for_function("document.querySelector('#answers').innerText.includes('onerror')")
+    page.wait_for_function("document.querySelector('#predictions').innerText.includes('onerror')")
     settled(page)
-    assert "{{7*7}}" in page.inner_text("#answers")
-    assert page.locator("#answers img").count() == 0
+    assert "{{7*7}}" in page.inner_text("#predictions")
+    assert page.locator("#predictions img").count() == 0
     page.get_by_role("tab", name="Search").click()
     page.fill("#query textarea, #query input", HOSTILE[0])
     page.keyboard.press("Enter")
@@ -250,21 +254,21 @@ def test_a_megabyte_of_words_is_refused(page: Any, world: Path) -> None:
         """() => { const box = document.querySelector('#actions textarea'); box.removeAttribute('maxlength');
         box.value = 'x'.repeat(1000000); box.dispatchEvent(new Event('input', {bubbles: true})); }"""
     )
-    page.wait_for_selector("#answers .refused")
-    assert "the list of actions has" in page.inner_text("#answers")
+    page.wait_for_selector("#predictions .error")
+    assert "the list of actions has" in page.inner_text("#predictions")
     page.click("#reset")
-    page.wait_for_selector("#answers .rank")
+    page.wait_for_selector("#predictions .rank")
 
 
 def test_what_is_no_clip_or_too_long_is_refused_in_a_sentence(page: Any, tmp_path: Path) -> None:
     (tmp_path / "words.mp4").write_text("these are words")
     upload(page, tmp_path / "words.mp4")
-    page.wait_for_selector("#answers .refused")
-    assert "words.mp4: not decodable as video" in page.inner_text("#answers")
+    page.wait_for_selector("#predictions .error")
+    assert "words.mp4: not decodable as video" in page.inner_text("#predictions")
     page.reload()
     upload(page, write_video(tmp_path / "long.mp4", numbered_frames(60), rate=5))
-    page.wait_for_selector("#answers .refused")
-    assert "long.mp4: 12 s, and 10 s is the most; cut it" in page.inner_text("#answers")
+    page.wait_for_selector("#predictions .error")
+    assert "long.mp4: 12 s is over the limit of 10 s" in page.inner_text("#predictions")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -284,7 +288,7 @@ def test_texts_stand_out_and_a_phone_needs_no_sideways_scrolling(
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     # All frames fit, beneath their row's name, which has the width for itself.
     rows = page.evaluate(
-        """[...document.querySelectorAll('#why .course')].map(row => {
+        """[...document.querySelectorAll('#explanation .strip-row')].map(row => {
         const [name, cells] = [...row.children].map(one => one.getBoundingClientRect());
         const last = row.lastElementChild.lastElementChild.getBoundingClientRect();
         return [name.bottom <= cells.top, name.left, last.right, row.lastElementChild.children.length]; })"""
@@ -308,14 +312,14 @@ def test_everything_can_be_reached_by_keyboard_and_has_a_name(page: Any, world: 
     for _ in range(40):
         where = page.evaluate(
             "() => { const a = document.activeElement; const o = a && a.closest('[id]'); "
-            "let p = a; while (p && !['clip','pick','actions','reset','part'].includes(p.id)) p = p.parentElement; "
+            "let p = a; while (p && !['clip','examples','actions','reset','part'].includes(p.id)) p = p.parentElement; "
             "return p ? p.id : (o ? o.id : ''); }"
         )
         reached.add(where)
         page.keyboard.press("Tab")
-    assert {"clip", "pick", "actions", "reset", "part"} <= reached
-    assert page.locator("#why .strip").count() == 2  # passing by has changed nothing
-    for label in ("Actions, one a line", "Or pick one", "Explain"):
+    assert {"clip", "examples", "actions", "reset", "part"} <= reached
+    assert page.locator("#explanation .strip").count() == 2  # passing by has changed nothing
+    for label in ("Actions, one per line", "Example clips", "Part to explain"):
         assert page.get_by_label(label, exact=True).count() >= 1, label
     assert page.locator("html[lang]").count() == 1
     nameless = page.evaluate(
@@ -325,9 +329,9 @@ def test_everything_can_be_reached_by_keyboard_and_has_a_name(page: Any, world: 
     assert nameless == 0
 
 
-def test_several_at_once_wait_their_turn(address: str, studio: AppController, world: Path) -> None:
+def test_several_at_once_wait_their_turn(address: str, controller: AppController, world: Path) -> None:
     clips = sorted(world.rglob("*.mp4"))[3:6]
-    words = "\n".join(studio.concepts.action_names)
+    words = "\n".join(controller.concepts.action_names)
 
     def visit(clip: Path) -> str:
         with launch_chromium() as browser:
@@ -341,5 +345,5 @@ def test_several_at_once_wait_their_turn(address: str, studio: AppController, wo
     with ThreadPoolExecutor(len(clips)) as pool:
         said = list(pool.map(visit, clips))
     for clip, text in zip(clips, said, strict=True):
-        (name, share), *_ = studio.rank(studio.analyze(clip, clip.name), words)[0].ranking
+        (name, share), *_ = controller.rank(controller.analyze(clip, clip.name), words)[0].ranking
         assert f"{name} {100 * share:.1f} %" in text

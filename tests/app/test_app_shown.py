@@ -38,8 +38,8 @@ def test_clips_that_are_not_there_are_named_before_anything_is_loaded(
         main.main()
     assert left.value.code == 1
     said = capsys.readouterr().err
-    assert said == f"error: --clips {tmp_path / 'nope'}: there is no such file or folder; name one that is there\n"
-    with pytest.raises(ValueError, match=r"--clips memory://c\.mp4: a URL; .* copy it here first"):
+    assert said == f"error: --clips {tmp_path / 'nope'}: there is no such file or folder\n"
+    with pytest.raises(ValueError, match=r"--clips memory://c\.mp4: is a URL, .* download it first"):
         resolve_clips(["memory://c.mp4"])
     clip = write_video(tmp_path / "there" / "a.mp4", numbered_frames(3), rate=10)
     assert resolve_clips([str(tmp_path / "there")]) == resolve_clips([str(clip)]) == [clip]
@@ -114,36 +114,47 @@ def test_more_like_a_window_is_what_its_own_vector_finds(searcher: Searcher) -> 
     assert hits == nearest_windows(searcher.index, vector, 6, per_video=True)[1:]
     assert paths[9] not in {hit.path for hit in hits}
     for path, window in ((paths[9], 4), ("a'; drop", 0), ("", 0), (f"{paths[9]}' OR '1'='1", 1)):
-        with pytest.raises(ValueError, match="this window is not in the index any more; search again"):
+        with pytest.raises(ValueError, match="this window is no longer in the index; search again"):
             searcher.find_similar(path, window)
 
 
 @pytest.fixture(scope="module")
-def studio(searcher: Searcher) -> AppController:
+def controller(searcher: Searcher) -> AppController:
     encoder = VideoEncoder.from_pretrained("playground", temporal=False)
     return AppController(
         {"encoder": encoder}, ConceptSet.load("playground"), window_config=WindowConfig(2.0), searcher=searcher
     )
 
 
-def test_the_page_asks_for_more_by_a_key_and_by_nothing_else(studio: AppController, searcher: Searcher) -> None:
+def test_the_page_asks_for_more_by_a_key_and_by_nothing_else(controller: AppController, searcher: Searcher) -> None:
     windows: WindowIds = OpaqueIds(10)
     clips = ClipStore()
     (hit,) = nearest_windows(searcher.index, searcher.index.table.to_arrow()["vector"][9].as_py(), 1)
     shown = hits_html([hit], clips, [None], windows)
-    key = shown.partition('data-more="')[2].partition('"')[0]
+    key = shown.partition('data-window-id="')[2].partition('"')[0]
     assert windows.lookup(key) == (hit.path, hit.window)
-    assert f'aria-label="more like this: {hit.path}, 0:04.0 – 0:08.0"' in shown
-    found = app_page._similar_html(studio, clips, windows, {"key": key}, 3, True)
-    assert f"More like {hit.path}, 0:04.0 – 0:08.0" in found
-    assert found.count("data-more") == 3
-    for asked in (None, 3, "x", key, [key], {}, {"key": 3}, {"key": [key]}, {"key": hit.path}, {"key": key + "0"}):
-        said = app_page._similar_html(studio, clips, windows, asked, 3, True)
-        assert "the app does not know this window any more; search again" in said
+    assert f'aria-label="find similar: {hit.path}, 0:04.0 – 0:08.0"' in shown
+    found = app_page._similar_html(controller, clips, windows, {"window_id": key}, 3, True)
+    assert f"Similar to {hit.path}, 0:04.0 – 0:08.0" in found
+    assert found.count("data-window-id") == 3
+    for asked in (
+        None,
+        3,
+        "x",
+        key,
+        [key],
+        {},
+        {"window_id": 3},
+        {"window_id": [key]},
+        {"window_id": hit.path},
+        {"window_id": key + "0"},
+    ):
+        said = app_page._similar_html(controller, clips, windows, asked, 3, True)
+        assert "the app no longer knows this window; search again" in said
     gone = windows.register("gone", ("gone.mp4", 0))
-    assert "not in the index any more" in app_page._similar_html(studio, clips, windows, {"key": gone}, 3, True)
+    assert "no longer in the index" in app_page._similar_html(controller, clips, windows, {"window_id": gone}, 3, True)
     with pytest.raises(RequestRejected, match="there is no index"):
-        AppController(studio.encoders, studio.concepts, window_config=WindowConfig(2.0)).find_similar(
+        AppController(controller.encoders, controller.concepts, window_config=WindowConfig(2.0)).find_similar(
             hit.path, hit.window, 3
         )
 
@@ -155,7 +166,7 @@ def test_names_in_results_stay_words() -> None:
     assert 'a"b' not in shown
 
 
-def test_news_of_a_session_that_is_not_there_leave_the_console_alone(studio: AppController) -> None:
+def test_news_of_a_session_that_is_not_there_leave_the_console_alone(controller: AppController) -> None:
     class Heard(logging.Handler):
         def __init__(self) -> None:
             super().__init__()
@@ -165,7 +176,7 @@ def test_news_of_a_session_that_is_not_there_leave_the_console_alone(studio: App
             self.records.append(record.getMessage())
 
     heard = Heard()
-    with serve_app(studio) as address:
+    with serve_app(controller) as address:
         logging.getLogger("uvicorn.error").addHandler(heard)
         try:
             reply = httpx.get(f"{address}/gradio_api/queue/data?session_hash=x", timeout=60)

@@ -207,7 +207,7 @@ def test_int8_beside_full_on_labelled_videos(clip: VideoEncoder, exported: Path,
         for tower in ("video", "text")
     }
     found = accuracy_check(clip, towers["video"], towers["text"], tmp_path, frames=4)
-    own = evaluate(clip, tmp_path, baseline=False, frames=4, quiet=True).result
+    own = evaluate(clip, tmp_path, baseline=False, frames=4).result
     assert found["full"] == {"top1": own.top1, "ci95": list(own.ci95), "n": 6, "unreadable": 0}
     assert found["int8"]["n"] == 6
     assert 0.99 < found["int8"]["video"]["least_cosine"] < 0.9999999
@@ -295,7 +295,7 @@ def test_the_command_and_its_check(clip: VideoEncoder, tmp_path: Path) -> None:
         name = f"{'waving' if number % 2 else 'jumping'}/{number}.mp4"
         write_video(tmp_path / "clips" / name, numbered_frames(12, seed=number))
     clip.save_pretrained(tmp_path / "encoder")
-    expected = evaluate(clip, tmp_path / "clips", baseline=False, quiet=True).result
+    expected = evaluate(clip, tmp_path / "clips", baseline=False).result
     found = CliRunner().invoke(
         app,
         ["export", str(tmp_path / "encoder"), "--to", str(tmp_path / "out"), "--format", "torch", "--check",

@@ -81,7 +81,7 @@ def test_a_task_scores_as_our_own_evaluation_does(encoder: VideoEncoder, clips: 
     found = mteb.evaluate(model, task, cache=None, show_progress_bar=False)
     (score,) = found.task_results[0].scores["test"]
     words = ConceptSet.from_actions(NAMES).model_copy(update={"templates": ("a video of {}",)})
-    own = evaluate(encoder, clips, concepts=words, baseline=False, quiet=True).result
+    own = evaluate(encoder, clips, concepts=words, baseline=False).result
     assert score["accuracy"] == pytest.approx(own.top1)
     assert score["main_score"] == score["accuracy"]
     rows = np.array(own.confusion)

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from verbspace.data.errors import DecodeError, NoReadableVideo
+from verbspace.data.errors import DecodeError
 from verbspace.data.sources.record import Record
-from verbspace.inference.embedding import EmbeddingCache, embed_videos
+from verbspace.inference.embedding import embed_videos
 from verbspace.models.hashing import encoder_hash
 from verbspace.models.video_encoder import VideoEncoder
 
@@ -83,22 +83,12 @@ class MTEBEncoder:
         """A data loader of videos -> (N, D)."""
         rows = []
         for start, files in _iter_video_files(inputs.dataset, batch_size):
-            known = EmbeddingCache()
-            try:
-                found = embed_videos(
-                    self.encoder,
-                    [Record(file) for file in files],
-                    frames=self.frames,
-                    batch_size=batch_size,
-                    cache=known,
-                )
-            except NoReadableVideo:
-                found = None
-            for place, file in enumerate(files):
-                if (bad := known.failures.get(str(file))) is not None:
-                    raise DecodeError(f"video {start + place} of the task", bad.reason)
-            assert found is not None
-            rows.append(found.embeddings)
+            records = [Record(file) for file in files]
+            result = embed_videos(self.encoder, records, frames=self.frames, batch_size=batch_size, allow_empty=True)
+            for index, file in enumerate(files, start):
+                if file in result.failures.by_path:
+                    raise DecodeError(f"video {index} of the task", result.failures.by_path[file])
+            rows.append(result.embeddings)
         return torch.cat(rows) if rows else torch.zeros(0, self.encoder.embedding_dim)
 
     def similarity(self, embeddings1: Array, embeddings2: Array) -> Tensor:

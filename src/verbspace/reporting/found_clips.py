@@ -6,7 +6,6 @@ import base64
 import os
 import tempfile
 from collections.abc import Sequence
-from contextlib import ExitStack
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import quote
@@ -62,8 +61,8 @@ def hit_card(hit: Hit, folder: Path, embed_clips: bool = False) -> dict[str, Any
         "reason": None,
     }
     try:
-        with ExitStack() as stack:
-            preview, clip = extract_window(localize(hit.path, stack), hit, embed_clips)
+        with localize(hit.path) as local_path:
+            preview, clip = extract_window(local_path, hit, embed_clips)
     except (DecodeError, OSError) as error:
         card["reason"] = str(error)
         return card

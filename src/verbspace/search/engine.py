@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
 from itertools import islice
 
 import torch
@@ -35,8 +34,7 @@ def embed_file(encoder: Embedder, path: str, manifest: IndexManifest, batch_size
         signature = file_signature(path)  # before decoding, so that a file that changes meanwhile is embedded again
         if signature is None:
             return FileRows(path, reason="there is no such file")
-        with ExitStack() as stack:
-            local_path = localize(path, stack)
+        with localize(path) as local_path:
             try:
                 windows, embeddings = embed_windows(
                     encoder,

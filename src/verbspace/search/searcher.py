@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -118,10 +117,10 @@ class Searcher:
             DecodeError: If the clip cannot be read.
         """
         manifest = self.index.manifest
-        with ExitStack() as stack:
+        with localize(str(path)) as local_path:
             windows = embed_windows(
                 self.encoder,
-                localize(str(path), stack),
+                local_path,
                 length=manifest.window,
                 stride=manifest.stride,
                 frames=manifest.frames,

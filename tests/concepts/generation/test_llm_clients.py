@@ -29,9 +29,10 @@ def generate(
     actions: Sequence[str] = ("waving", "bowing"),
     timeout: float = 5,
     max_retries: int = 0,
+    concurrency: int = 1,
 ) -> GenerationResult:
     client = OpenAIClient("m", server.url, timeout=timeout, max_retries=max_retries)
-    return generate_concepts(list(actions), client, name="mine", cache=cache, max_attempts=2, concurrency=1)
+    return generate_concepts(list(actions), client, name="mine", cache=cache, max_attempts=2, concurrency=concurrency)
 
 
 @pytest.fixture(autouse=True)
@@ -110,16 +111,29 @@ def test_response_formats_that_the_server_rejects_are_relaxed(
     assert len(server.requests) == 2 + num_rejections  # the second action starts with the supported format
 
 
-def test_parameters_that_the_model_rejects_are_dropped(tmp_path: Path) -> None:
+def test_concurrent_requests_relax_the_response_format_together(tmp_path: Path) -> None:
     def respond(request: dict[str, Any], number: int) -> HttpResponse:
+        time.sleep(0.1)
+        return error_response("unknown") if "response_format" in request else completion_response(reply_about("waving"))
+
+    with ScriptedServer(respond) as server:
+        result = generate(server, tmp_path, ["waving", "bowing", "running", "jumping"], concurrency=4)
+    assert not result.failures
+
+
+@pytest.mark.parametrize("concurrency", [1, 4])
+def test_parameters_that_the_model_rejects_are_dropped(concurrency: int, tmp_path: Path) -> None:
+    def respond(request: dict[str, Any], number: int) -> HttpResponse:
+        time.sleep(0.1)
         if "max_tokens" in request:
             return error_response("Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead.")
         if "temperature" in request:
             return error_response("Unsupported value: 'temperature' does not support 0.7 with this model.")
         return completion_response(reply_about("waving"))
 
+    actions = ["waving", "bowing", "running", "jumping"][:concurrency]
     with ScriptedServer(respond) as server:
-        assert not generate(server, tmp_path, ["waving"]).failures
+        assert not generate(server, tmp_path, actions, concurrency=concurrency).failures
     assert server.requests[-1]["response_format"]["type"] == "json_schema"
     assert server.requests[-1]["max_completion_tokens"] == 2000
 

@@ -13,8 +13,8 @@ from support.video_files import (
     FILES,
     REAL_CLIPS,
     UNEVEN,
+    decode_with_ffmpeg,
     numbered_frames,
-    plain_decode,
     read_frame_numbers,
     write_video,
 )
@@ -31,7 +31,7 @@ def test_all_formats_give_the_frames_and_times_of_ffmpeg(tmp_path: Path, name: s
     frames, times = decode_frames(path), frame_times(path)
 
     assert read_frame_numbers(frames.numpy()) == list(range(COUNT))
-    assert np.array_equal(frames.permute(0, 2, 3, 1).numpy(), plain_decode(path))
+    assert np.array_equal(frames.permute(0, 2, 3, 1).numpy(), decode_with_ffmpeg(path))
     expected = (UNEVEN - UNEVEN[0]) / 1000 if "uneven" in name else EVEN
     assert times.dtype == np.float64
     np.testing.assert_allclose(times, expected, atol=1.1e-3)  # Matroska rounds to milliseconds
@@ -93,7 +93,7 @@ def test_two_hours_of_video(tmp_path: Path) -> None:
     times = frame_times(path)
     assert (len(times), times[-1]) == (7200, 7199.0)
     picked = decode_frames(path, [7199, 0, 3601])
-    assert np.array_equal(picked.permute(0, 2, 3, 1).numpy(), plain_decode(path)[[7199, 0, 3601]])
+    assert np.array_equal(picked.permute(0, 2, 3, 1).numpy(), decode_with_ffmpeg(path)[[7199, 0, 3601]])
 
 
 @pytest.mark.parametrize("name", ["one.mp4", "one.avi", "one.webm"])
@@ -110,7 +110,7 @@ def test_odd_frame_sizes(tmp_path: Path, codec: str, pix_fmt: str) -> None:
     path = write_video(tmp_path / "odd.mkv", images, codec, pix_fmt=pix_fmt)
     frames = decode_frames(path)
     assert frames.shape == (5, 3, 45, 61)
-    assert np.array_equal(frames.permute(0, 2, 3, 1).numpy(), plain_decode(path))
+    assert np.array_equal(frames.permute(0, 2, 3, 1).numpy(), decode_with_ffmpeg(path))
     if codec == "ffv1":  # is lossless
         assert np.array_equal(frames.permute(0, 2, 3, 1).numpy(), images)
 
@@ -210,7 +210,7 @@ def test_concealed_frames_are_errors(tmp_path: Path, name: str) -> None:
     for place in range(start, start + length):
         content[place] ^= 255
     path.write_bytes(content)
-    assert len(plain_decode(path)) > 30  # FFmpeg itself fills the gap from the frames before
+    assert len(decode_with_ffmpeg(path)) > 30  # FFmpeg itself fills the gap from the frames before
     with pytest.raises(DecodeError, match=rf"{name}: damaged at frame \d+$"):
         decode_frames(path)
 
@@ -220,7 +220,7 @@ def test_real_clips_decode_as_with_ffmpeg() -> None:
     paths = sorted(path for path in REAL_CLIPS.glob("*/*/*") if path.suffix in (".avi", ".mp4", ".mkv"))
     assert paths
     for path in paths:
-        expected = plain_decode(path)
+        expected = decode_with_ffmpeg(path)
         frames, times = decode_frames(path), frame_times(path)
         assert np.array_equal(frames.permute(0, 2, 3, 1).numpy(), expected), path
         assert len(times) == len(expected)

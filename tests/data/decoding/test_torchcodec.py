@@ -14,10 +14,10 @@ from support.video_files import (
     COUNT,
     FILES,
     REAL_CLIPS,
+    decode_with_ffmpeg,
     numbered_frames,
-    plain_decode,
     read_frame_numbers,
-    shard,
+    write_shard,
     write_video,
 )
 from verbspace.config.settings import ViewSettings
@@ -60,7 +60,7 @@ def test_all_formats_give_the_frames_and_times_of_ffmpeg(
     timestamps, frames = torchcodec.read_with_torchcodec(path, lambda timestamps: order)
     assert read_frame_numbers(frames.numpy()) == order
     assert np.array_equal(timestamps.times, frame_times(path))
-    difference = np.abs(frames.permute(0, 2, 3, 1).numpy().astype(int) - plain_decode(path)[order]).mean()
+    difference = np.abs(frames.permute(0, 2, 3, 1).numpy().astype(int) - decode_with_ffmpeg(path)[order]).mean()
     assert difference < 3  # color conversion is rounded differently
     is_reliable = path.suffix in (".mp4", ".mkv", ".webm") and name not in ("vp8.webm", "interlaced.mkv")
     assert bool(pyav_calls) != is_reliable
@@ -83,7 +83,7 @@ def test_scaling_rotation_and_indices_out_of_range(tmp_path: Path) -> None:
 def test_videos_in_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     content = write_video(tmp_path / "a.mp4", numbered_frames(9)).read_bytes()
     pyav_calls = record_pyav_calls(monkeypatch)
-    source = shard(tmp_path / "s.tar", {"0.txt": b"-", "a.mp4": content})
+    source = write_shard(tmp_path / "s.tar", {"0.txt": b"-", "a.mp4": content})
     assert read_frame_numbers(read_frames(source / "a.mp4", [8, 1]).numpy()) == [8, 1]
     assert pyav_calls == []
 
@@ -115,7 +115,7 @@ def test_datasets_with_torchcodec(tmp_path: Path) -> None:
 @pytest.mark.skipif(not REAL_CLIPS.exists(), reason="needs the real clips in shared/data/videos")
 def test_real_clips() -> None:
     for path in sorted(path for path in REAL_CLIPS.glob("*/*/*") if path.suffix in (".avi", ".mp4", ".mkv"))[::3]:
-        expected = plain_decode(path)
+        expected = decode_with_ffmpeg(path)
         order = [len(expected) - 1, 1, len(expected) // 2]
         got = read_frames(path, order).permute(0, 2, 3, 1).numpy().astype(int)
         for one, index in zip(got, order, strict=True):
@@ -133,7 +133,7 @@ def test_error_without_torchcodec(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         ):
             ViewDataset([record], ViewSettings(decoder="torchcodec"))
         with pytest.raises(ValueError, match="decoder: torchcodec cannot be imported"):
-            evaluate(str(tiny_clip), tmp_path, decoder="torchcodec", quiet=True)
+            evaluate(str(tiny_clip), tmp_path, decoder="torchcodec")
     finally:
         torchcodec.torchcodec_decoder.cache_clear()
     with pytest.raises(ValueError, match="decoder: 'decord' is not one of pyav, torchcodec"):

@@ -105,7 +105,7 @@ class OpenAIClient:
                 raise
             except (openai.OpenAIError, TimeoutError, ValueError) as error:
                 rejected = isinstance(error, (openai.BadRequestError, openai.UnprocessableEntityError))
-                if not (rejected and self._relax_request(str(error), format_index)):
+                if not (rejected and self._relax_request(str(error), request, format_index)):
                     raise self._translate_error(error) from None
 
     def _build_request(self, messages: Sequence[Message], schema: Mapping[str, Any]) -> dict[str, Any]:
@@ -121,14 +121,18 @@ class OpenAIClient:
                 request["response_format"] = {"type": "json_object"}
         return request
 
-    def _relax_request(self, message: str, format_index: int) -> bool:
-        """Drop a parameter that the server rejected. Return False if none is left to drop."""
-        if "max_completion_tokens" in message and self._max_tokens_key == "max_tokens":
+    def _relax_request(self, message: str, request: Mapping[str, Any], format_index: int) -> bool:
+        """Drop what the server rejected in `request`. Return False if nothing is left to drop.
+
+        The decision depends on the rejected request and not on the current state, because a concurrent request may
+        have changed the state in the meantime.
+        """
+        if "max_completion_tokens" in message and "max_tokens" in request:
             self._max_tokens_key = "max_completion_tokens"
-        elif "temperature" in message and self._send_temperature:
+        elif "temperature" in message and "temperature" in request:
             self._send_temperature = False
-        elif self._format_index + 1 < len(RESPONSE_FORMATS):
-            self._format_index = max(self._format_index, format_index + 1)  # a concurrent request may have changed it
+        elif format_index + 1 < len(RESPONSE_FORMATS):
+            self._format_index = max(self._format_index, format_index + 1)
         else:
             return False
         return True

@@ -26,7 +26,7 @@ from verbspace.concepts.text import normalize_sentence
 from verbspace.utils.atomic_io import write_text
 from verbspace.utils.progress import ProgressCallback
 
-PROMPT_VERSION = 1
+PROMPT_VERSION = 1  # part of the cache key; increase it whenever SYSTEM_PROMPT changes
 SYSTEM_PROMPT = """\
 You describe actions for a model that recognises them in short, silent videos. The whole list of actions is:
 

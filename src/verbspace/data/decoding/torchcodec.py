@@ -1,8 +1,8 @@
 """Decoding with torchcodec, which can seek. It is faster than PyAV for a few frames of a long video.
 
 torchcodec is only used, in its exact mode, for containers and codecs with reliable packet times. Its number of frames
-and their times must match the packets; otherwise PyAV decodes the video (docs/data.md has a comparison). torchcodec does
-not report frames that were concealed in place of damaged data, so check files with ``verbspace data verify`` first.
+and their times must match the packets; otherwise PyAV decodes the video (docs/data.md has a comparison). torchcodec
+does not report frames that were concealed in place of damaged data, so check files with ``verbspace data verify``.
 """
 
 from __future__ import annotations
