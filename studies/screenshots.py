@@ -1,6 +1,6 @@
 """Take the screenshots of the app in docs/ with a browser.
 
-    python studies/screenshots.py RUN WORLD OUT    # for example runs/demo runs/demo/world docs
+python studies/screenshots.py RUN WORLD OUT    # for example runs/demo runs/demo/world docs
 """
 
 from __future__ import annotations
