@@ -171,7 +171,7 @@ def test_training_with_a_third_of_bad_files_ends_and_names_each(tmp_path: Path, 
             verify_files([record.file for record in read_manifest(videos)], videos / CHECK_LOG_NAME)
             assert sorted(Path(f).name for f in cached_failures(videos, [r.file for r in read_manifest(videos)])) == bad
         out = tmp_path / f"run-{checked}"
-        adapt(start, videos, make_concept_set(), out, make_settings(steps=16), on_decode_failures=told.append)
+        adapt(start, videos, make_concept_set(), out, make_settings(steps=16), on_failures=told.append)
         assert sorted(path.name for path in told[-1].by_path) == bad
         assert told[-1].total == 24 + 1 + len(bad)
         assert told[-1].fraction > 0.3

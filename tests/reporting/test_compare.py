@@ -34,13 +34,20 @@ def make(tmp_path: Path, tiny_clip: Path) -> Make:
     """A run's folder, of an encoder of its own."""
 
     def run(
-        name: str, seed: int = 0, *, finished: bool = True, steps: int = 30, says: str = "", **training: Any
+        name: str,
+        seed: int = 0,
+        *,
+        finished: bool = True,
+        steps: int = 30,
+        run_info: dict[str, Any] | None = None,
+        **training: Any,
     ) -> Path:
         folder = tmp_path / name
         folder.mkdir(parents=True)
         settings = parse_settings({"training": {"seed": seed, **training}})
-        head = f"# concepts: arms (cafe)\n# encoder: some/clip\n{says}"
-        (folder / "config.yaml").write_text(head + dump_settings(settings))
+        (folder / "config.yaml").write_text(dump_settings(settings))
+        info = {"concepts": {"name": "arms", "hash": "cafe"}, "encoder": {"name": "some/clip"}, **(run_info or {})}
+        (folder / "run.json").write_text(json.dumps(info))
         rows = [
             {"step": n, "loss/category": 2.0 - n / 100, "clips_per_second": 5.0 + n} for n in range(0, steps + 1, 10)
         ]
@@ -118,13 +125,14 @@ def test_seeds_of_one_run_are_one_column_with_their_spread(make: Make) -> None:
 def test_runs_on_unlike_videos_are_columns_of_their_own(make: Make) -> None:
     """Those that do not say theirs are put together with their like only."""
     one, other = f"({'1' * 16})", f"({'2' * 16})"
+    first = {"count": 640, "source": "world/train", "hash": "1" * 16}
     runs = [
-        make("a0", 0, says=f"# videos: 640 of world/train {one}\n"),
-        make("a1", 1, says=f"# videos: 640 of /elsewhere/world/train {one}\n"),
-        make("b0", 0, says=f"# videos: 640 of world/train {other}\n"),
+        make("a0", 0, run_info={"videos": first}),
+        make("a1", 1, run_info={"videos": {**first, "source": "/elsewhere/world/train"}}),
+        make("b0", 0, run_info={"videos": {**first, "hash": "2" * 16}}),
         make("c0", 0),
         make("c1", 1),
-        make("d0", 1, says=f"# continued: a0\n# videos: 640 of world/train {one}\n"),
+        make("d0", 1, run_info={"videos": first, "init_from": "a0"}),
     ]
     for number, run in enumerate(runs):
         measured(run, 0.5 + number / 100)
@@ -152,7 +160,7 @@ def test_one_run_under_two_names_is_no_second_seed(make: Make, tmp_path: Path) -
         compare_runs([a, copy])
     again = make("runs/again")
     with pytest.raises(
-        ValueError, match=r"^a and again: the same training\.seed \(0\) .*, if their videos differ, write"
+        ValueError, match=r"^a and again: the same training\.seed \(0\) .*, if their videos differ, name them"
     ):
         compare_runs([a, again])
     with pytest.raises(ValueError, match=r"^again and half: the same training\.seed \(0\) and the same settings, "):

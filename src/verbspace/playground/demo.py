@@ -10,7 +10,6 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -232,8 +231,9 @@ def run_demo(
         chosen = settings.model_copy(update={"training": settings.training.model_copy(update={"seed": seed})})
         stage = "adapt" if seeds == 1 else f"adapt, seed {seed}"
         encoder = adapt(
-            VideoEncoder.copy(start), world / "train", vocabulary, run, chosen, on_step=partial(on_progress, stage)
-        )
+            VideoEncoder.copy(start), world / "train", vocabulary, run, chosen,
+            on_progress=lambda _, *step, stage=stage: on_progress(stage, *step),
+        )  # fmt: skip
         mark = timed("adapt", mark)
         exported.append(measured("measure adapted", encoder))
         encoders.append(encoder)
@@ -253,9 +253,8 @@ def run_demo(
         }
     if supervised_upper_bound:
         rates = supervised_upper_bound_settings(settings)
-        heard = partial(on_progress, "supervised oracle")
         taught = train_supervised_upper_bound(
-            start, train_records(world), vocabulary, out / "oracle", rates, on_step=heard
+            start, train_records(world), vocabulary, out / "oracle", rates, on_progress=on_progress
         )
         told = measured("measure oracle", taught)
         for name in METRIC_NAMES:

@@ -26,8 +26,8 @@ PER_SPACE_ROWS: tuple[tuple[str, str, str], ...] = (
     ("teacher and student agree", "{}_agreement", "{:.0%}"),
 )
 SCALAR_ROWS = (("loss", "loss", "{:.3f}"), ("alignment", "loss/alignment", "{:.3f}"),
-         ("actions ever nearest", "concepts_used", "{:.0%}"), ("zero-shot check", "check/top1", "{:.1%}"),
-         ("the same, frozen", "check/frozen", "{:.1%}"), ("gradient norm", "gradient_norm", "{:.2f}"),
+         ("actions ever nearest", "concepts_used", "{:.0%}"), ("zero-shot check", "val/top1", "{:.1%}"),
+         ("the same, frozen", "val/frozen", "{:.1%}"), ("gradient norm", "gradient_norm", "{:.2f}"),
          ("clips a second", "clips_per_second", "{:.1f}"), ("memory, GB", "memory_gb", "{:.2f}"))  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-ProgressCallback = Callable[[str, int, int, dict[str, float]], None]  # stage, done, total, values
+ProgressCallback = Callable[[str, int, int, Mapping[str, float]], None]  # stage, done, total, values
 VALUE_LABELS = {"loss": "loss", "category_mean_entropy": "entropy", "top1": "top-1", "bad": "bad"}
 LINES_PER_STAGE = 10
 
@@ -44,7 +44,7 @@ def progress(console: Console | None = None) -> Iterator[ProgressCallback]:
     )  # fmt: skip
     with Progress(*columns, console=console) as shown:
 
-        def say(stage: str, done: int, total: int, values: dict[str, float]) -> None:
+        def say(stage: str, done: int, total: int, values: Mapping[str, float]) -> None:
             if stage not in bars or (shown.tasks[bars[stage]].finished and done < total):
                 bars[stage] = shown.add_task(stage, total=None, note="", rate="")
             task = shown.tasks[bars[stage]]
@@ -62,7 +62,7 @@ def plain_progress(console: Console) -> ProgressCallback:
     began: dict[str, float] = {}
     told: dict[str, int] = {}
 
-    def say(stage: str, done: int, total: int, values: dict[str, float]) -> None:
+    def say(stage: str, done: int, total: int, values: Mapping[str, float]) -> None:
         now = time.monotonic()
         tenth = LINES_PER_STAGE * done // total
         if tenth == told.get(stage):

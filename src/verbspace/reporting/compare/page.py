@@ -33,7 +33,7 @@ CURVES = (  # of metrics.jsonl: name, title, unit, whether smoothed
     ("category_mean_entropy", "Entropy of the mean over a batch: towards 0 it would collapse", "nats", True),
     ("category_entropy", "Entropy of one clip: how sure the teacher is", "nats", True),
     ("gradient_norm", "Gradient norm before clipping", "norm", True),
-    ("check/top1", "Zero-shot top-1 in checks between steps", "share", False),
+    ("val/top1", "Zero-shot top-1 in checks between steps", "share", False),
     ("clips_per_second", "Speed", "clips/s", True),
 )
 _MAX_CLASSES = 5  # that gained most, and that lost most
