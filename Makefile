@@ -1,11 +1,11 @@
-# Each target does its own set-up: a virtual environment in .venv, filled from constraints.txt and pyproject.toml.
+# Every target installs what it needs: a virtual environment in .venv, with the versions of constraints.txt.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# One thread a test worker: OpenMP threads that fight for cores cost far more than they give.
+# One OpenMP thread per test worker: more threads than cores slow every worker down.
 WORKERS ?= $(shell nproc 2>/dev/null || echo 2)
 
-.PHONY: demo test test-slow bench lint format setup clean
+.PHONY: demo test test-slow bench docs lint format setup clean
 
 setup: $(VENV)/.ready
 
@@ -31,6 +31,10 @@ bench: setup
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow
+
+docs: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,docs]'
+	$(BIN)/mkdocs build --strict --quiet --site-dir build/site
 
 lint: setup
 	$(BIN)/ruff check .

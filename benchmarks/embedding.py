@@ -15,7 +15,6 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +23,13 @@ import cv2
 import numpy as np
 import torch
 from checkpoints import save_random_checkpoint
+from harness import Row, compare, compare_to_limit, interleaved_timings, main
 from loading import encode_clip
-from side import Row, compare, compare_to_limit, interleaved_timings, main
 from torch import Tensor
 from transformers import CLIPModel, CLIPProcessor
 
-from verbspace.data.decoding.pyav import open_video, timestamps_from_packets
+from verbspace.data.decoding.container import open_video
+from verbspace.data.decoding.timestamps import timestamps_from_packets
 from verbspace.data.sampling import plan_eval
 from verbspace.data.sources.record import Record
 from verbspace.inference.embedding import embed_videos
@@ -40,7 +40,7 @@ CLIPS, FRAMES = 16, 8
 
 def sampled_frame_indices(path: Path) -> list[int]:
     """Which frames we take."""
-    with closing(open_video(path)) as file:
+    with open_video(path) as file:
         found = timestamps_from_packets(file, None)
     assert found is not None
     return [place for plan in plan_eval(found[0].times, FRAMES) for place in plan.frame_indices]
@@ -88,7 +88,7 @@ def decode_only(paths: list[Path]) -> None:
 
     def decode_one(path: Path) -> None:
         last = sampled_frame_indices(path)[-1]
-        with closing(open_video(path)) as file:
+        with open_video(path) as file:
             for number, _ in enumerate(file.iter_frames()):
                 if number == last:
                     break

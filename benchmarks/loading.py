@@ -16,7 +16,6 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from contextlib import closing
 from fractions import Fraction
 from pathlib import Path
 
@@ -24,22 +23,27 @@ import av
 import numpy as np
 import torch
 import torch.nn.functional as F
-from side import Row, compare, main
+from harness import Row, compare, main
 from torch import Tensor
 
+from verbspace.config.settings import ViewSettings
 from verbspace.data.datasets import ViewDataset
-from verbspace.data.decoding.pyav import frame_times, open_video
+from verbspace.data.decoding.container import open_video
+from verbspace.data.decoding.pyav import frame_times
+from verbspace.data.sampling import plan_views
 from verbspace.data.sources.record import VIDEO_EXTENSIONS, Record
 from verbspace.utils.malloc import disable_malloc_trim
 
-VIEWS = {
-    "global_views": 2, "global_frames": 8, "global_size": 224, "local_views": 8, "local_frames": 8, "local_size": 96,
-}  # fmt: skip
+VIEWS = ViewSettings(
+    global_views=2, global_frames=8, global_size=224, global_clip_fraction=(0.6, 1.0), global_scale=(0.4, 1.0),
+    local_views=8, local_frames=8, local_size=96, local_clip_fraction=(0.15, 0.5), local_scale=(0.15, 0.5),
+    flip_prob=0.5, brightness=0.4, contrast=0.4, saturation=0.2, grayscale_prob=0.2, blur_prob=0.2,
+)  # fmt: skip
 
 
 def make_dataset(paths: Sequence[Path], seed: int) -> ViewDataset:
-    """Ours, with default augmentation."""
-    return ViewDataset([Record(path) for path in paths], seed=seed, max_short_side=256, **VIEWS)  # type: ignore[arg-type]
+    """Ours, with SVT's augmentation."""
+    return ViewDataset([Record(path) for path in paths], VIEWS, seed=seed, max_short_side=256)
 
 
 def load_verbspace(paths: Sequence[Path], seed: int) -> int:
@@ -93,11 +97,10 @@ def load_svt(paths: Sequence[Path], seed: int) -> int:
 
 def decode_lower_bound(paths: Sequence[Path], seed: int) -> int:
     """Nothing but the decode of the frames that ours has to decode for the same views."""
-    data = make_dataset(paths, seed)
     for index, path in enumerate(paths):
-        plans = data.plan_views(FRAME_TIMES[path], np.random.default_rng([seed, 0, index, 0]))
+        plans = plan_views(FRAME_TIMES[path], VIEWS, np.random.default_rng([seed, 0, index, 0]))
         last = max(frame for plan in plans for frame in plan.frame_indices)
-        with closing(open_video(path)) as file:
+        with open_video(path) as file:
             stop = last if file.has_reliable_pts else len(FRAME_TIMES[path]) - 1
             for number, _ in enumerate(file.iter_frames()):
                 if number == stop:

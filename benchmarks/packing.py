@@ -17,19 +17,19 @@ from pathlib import Path
 
 import torch
 
+from verbspace.config.settings import ViewSettings
 from verbspace.data.datasets import ViewDataset
 from verbspace.data.sources.manifest import read_manifest
 from verbspace.data.sources.record import Record
 from verbspace.data.transcode import TranscodeConfig, target_path, transcode
 from verbspace.utils.cpu import available_cpus
 
+VIEWS = ViewSettings(global_size=224, local_size=96)
+
 
 def views_per_second(records: list[Record], seed: int) -> float:
     """Of one pass over the videos."""
-    dataset = ViewDataset(
-        records, global_size=224, local_size=96, global_views=2, local_views=8, global_frames=8, local_frames=8,
-        seed=seed, max_short_side=256,
-    )  # fmt: skip
+    dataset = ViewDataset(records, VIEWS, seed=seed, max_short_side=256)
     began = time.perf_counter()
     for index in range(len(records)):
         assert not dataset[index]["bad"]

@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Sequence
 
 import torch
-from side import Row, main
+from harness import Row, main
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import faiss
 import torch
-from side import Row, compare, interleaved_timings, main
+from harness import Row, compare, interleaved_timings, main
 
 from verbspace.evaluation.topk import exact_topk
 

@@ -17,13 +17,13 @@ import sys
 from datetime import date
 from pathlib import Path
 
-from side import TABLE_HEADER, Row, describe_machine
+from harness import TABLE_HEADER, Row, describe_machine
 
 from verbspace.utils.atomic_io import write_text
 
 BENCHMARK_DIR = Path(__file__).resolve().parent
 DOCS_DIR = BENCHMARK_DIR.parent / "docs"
-SCRIPTS = ("start", "loading", "embedding", "step", "less", "query", "probe", "flat")
+SCRIPTS = ("import_time", "loading", "embedding", "step", "half_frames", "query", "probe", "memory_scaling")
 TABLE_MARKERS = ("<!-- table: benchmarks/run.py -->", "<!-- end of table -->")
 
 

@@ -21,25 +21,26 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import get_args
 
 import numpy as np
 import torch
 from checkpoints import save_random_checkpoint
+from harness import describe_machine
 from loading import encode_clip
-from side import describe_machine
 
-from verbspace.data.decoding.pyav import open_video
+from verbspace.data.decoding.container import open_video
 from verbspace.data.decoding.windows import stream_windows
 from verbspace.data.sampling import plan_windows
 from verbspace.inference.embedding import Precision
 from verbspace.models.video_encoder import VideoEncoder
 from verbspace.search.ann import build_ann_index
-from verbspace.search.builder import embed_file
+from verbspace.search.engine import embed_file
 from verbspace.search.index import Index
-from verbspace.search.schema import FileRows, FileSignature, IndexManifest
+from verbspace.search.schema import FileRows, IndexManifest
+from verbspace.search.searcher import nearest_windows
+from verbspace.search.signatures import FileSignature
 from verbspace.search.transfer import merge_rows
 from verbspace.utils.cpu import available_cpus
 from verbspace.utils.malloc import disable_malloc_trim
@@ -81,7 +82,7 @@ def benchmark_video(folder: Path, clips: int, patch: int, device: str) -> dict[s
 
     def decode() -> None:
         for path in paths:
-            with closing(open_video(path)) as file:
+            with open_video(path) as file:
                 for _ in file.iter_frames():
                     pass
 
@@ -179,7 +180,7 @@ def benchmark_index(folder: Path, rows: int) -> dict[str, object]:
         times = []
         for query in queries:
             start = time.perf_counter()
-            index.search(query.numpy(), exact=exact)
+            nearest_windows(index, query.numpy(), exact=exact)
             times.append(time.perf_counter() - start)
         return 1000 * statistics.median(times)
 
@@ -200,15 +201,14 @@ def benchmark_index(folder: Path, rows: int) -> dict[str, object]:
     )
     if count >= 50_000:
         before = directory_size(folder / str(rows))
-        said: list[str] = []
         began = time.perf_counter()
         try:
-            tuned = build_ann_index(index, queries, on_step=said.append)
+            tuned = build_ann_index(index, queries)
         except ValueError as error:
-            return {**result, "approximate": {"none": str(error).partition(": ")[2], "tried": said}}
+            return {**result, "approximate": {"none": str(error).partition(": ")[2]}}
         result["approximate"] = {
             "lists": tuned.num_partitions, "probes": tuned.nprobes, "recall of the exact ten": tuned.recall,
-            "making and tuning, s": time.perf_counter() - began, "tried": said, "ms": median_search_ms(False),
+            "making and tuning, s": time.perf_counter() - began, "ms": median_search_ms(False),
             "bytes a row": (directory_size(folder / str(rows)) - before) / count,
         }  # fmt: skip
     return result

@@ -15,8 +15,8 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
+from harness import Row, SubprocessBenchmark, compare, compare_to_limit, interleaved_timings, main
 from memory import matmul_rate, random_distiller, random_views, vit_b16
-from side import Row, SubprocessBenchmark, compare, compare_to_limit, interleaved_timings, main
 from svt import SVTTrainer
 
 from verbspace.config.settings import parse_settings

@@ -66,19 +66,18 @@ def run_job(job: dict[str, Any]) -> dict[str, Any]:
     from verbspace.cli.main import parse_overrides
     from verbspace.concepts.concept_set import ConceptSet
     from verbspace.playground.actions import TRAIN_ACTIONS
-    from verbspace.playground.demo import (
-        PLAYGROUND_SETTINGS,
-        WorldEvaluator,
-        playground_encoder,
-        supervised_upper_bound_settings,
-        train_records,
+    from verbspace.playground.demo import PLAYGROUND_SETTINGS, load_playground_encoder
+    from verbspace.playground.evaluator import WorldEvaluator
+    from verbspace.playground.supervised_upper_bound import (
+        read_labeled_train_records,
+        supervised_settings,
+        train_supervised_upper_bound,
     )
-    from verbspace.playground.supervised import train_supervised_upper_bound
     from verbspace.training.adapt import adapt
 
     out, extra = Path(job["out"]), job["extra"]
     world = world_folder(out, job["world"], extra.get("long_tail", False))
-    start = playground_encoder(temporal=extra.get("temporal", True))
+    start = load_playground_encoder(temporal=extra.get("temporal", True))
     yardstick = WorldEvaluator(world, start.image_size, split=job["split"], seed=job["world"])
     settings = parse_overrides(None, [*job["set"], f"training.seed={job['seed']}"], PLAYGROUND_SETTINGS)
     vocabulary = ConceptSet.load("playground").subset(TRAIN_ACTIONS)
@@ -91,7 +90,7 @@ def run_job(job: dict[str, Any]) -> dict[str, Any]:
     began = time.perf_counter()
     if extra.get("oracle"):
         exported = train_supervised_upper_bound(
-            start, train_records(world), vocabulary, folder, supervised_upper_bound_settings(settings)
+            start, read_labeled_train_records(world), vocabulary, folder, supervised_settings(settings)
         )
     else:
         exported = adapt(start, world / "train", vocabulary, folder, settings)

@@ -20,6 +20,12 @@ from transformers import (
     SiglipModel,
 )
 
+from support.indices import clips as clips
+from support.indices import full_index as full_index
+from support.indices import many_clips as many_clips
+from support.indices import many_clips_index as many_clips_index
+from support.indices import searcher as searcher
+
 LAYER_CONFIG = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 2}
 IMAGE_CONFIG = {"image_size": 32, "patch_size": 8}
 HALF = [0.5, 0.5, 0.5]

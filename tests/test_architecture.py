@@ -1,59 +1,55 @@
-"""What may import what, and what no source file may hold."""
+"""Import directions, import cycles, and what no source file may contain."""
+
+from __future__ import annotations
 
 import ast
 import re
 import sys
 import tomllib
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 PROJECT = Path(__file__).resolve().parents[1]
-ROOT = PROJECT / "src" / "verbspace"
-FILES = sorted(ROOT.rglob("*.py"))
-CORE = {"concepts", "video", "model"}
-COMMANDS = ("cli_concepts", "cli_data", "cli_search", "cli_ship", "cli_use")
-# From a part of the package to the parts that it may import, itself aside. Parts of one level are siblings.
-MAY = {
-    "allocation": set(),
-    "placing": set(),
-    "concepts": {"placing"},
-    "video": {"allocation"},
-    "model": {"placing"},
-    "config": set(),
-    "learning": {*CORE, "config", "allocation", "placing"},
-    "evaluation": {*CORE, "allocation"},
-    "playground": {*CORE, "placing"},
-    "uses": {*CORE, "allocation", "placing", "config", "learning", "evaluation", "playground"},
-    "cli": {*CORE, "placing", "config", "learning", "evaluation", "playground", "uses", *COMMANDS},
-    **{group: {*CORE, "placing", "evaluation", "uses"} for group in COMMANDS},
-    "__init__": {*CORE, "config", "learning", "evaluation", "uses"},  # of the face, when a name is first used
-}
-# Stated exceptions: (file, part, whether at module level).
-EXCEPTIONS = {
-    # `encode_video` takes paths as well as tensors; the import waits until there is a path.
-    ("model/clips.py", "video", False),
-    # An encoder is saved and loaded together with the concept set that it was adapted to.
-    ("model/card.py", "concepts", True),
-    ("model/encoder.py", "concepts", True),
-}
-MOST_LINES = 400
-# Modules that a core dependency brings along, and which.
-BROUGHT = {"markupsafe": "jinja2", "tokenizers": "transformers"}
-NAMED_OTHERWISE = {"pyyaml": "yaml"}
+PACKAGE = PROJECT / "src" / "verbspace"
+FILES = sorted(PACKAGE.rglob("*.py"))
+# A package may import packages of the lines above its own, and itself. Packages of one line are independent.
+LAYERS = (
+    ("utils",),
+    ("config",),
+    ("concepts", "data"),
+    ("models",),
+    ("inference",),
+    ("evaluation",),
+    ("training",),
+    ("search",),
+    ("export",),
+    ("reporting",),
+    ("integrations", "app"),
+    ("playground",),
+    ("cli",),
+    ("__init__", "__main__"),
+)
+RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
+MAX_LINES = 400
+# Modules that a core dependency installs, and which.
+TRANSITIVE = {"markupsafe": "jinja2", "tokenizers": "transformers"}
+IMPORT_NAMES = {"pyyaml": "yaml"}
 UNSAFE = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
-ABSOLUTE = re.compile(r"(?<![\w.:/}])/(?:work|tmp|home|root|mnt|data|var|opt|usr|Users)(?![\w-])")
+ABSOLUTE_PATH = re.compile(r"(?<![\w.:/}])/(?:work|tmp|home|root|mnt|data|var|opt|usr|Users)(?![\w-])")
 
 
-def imported(tree: ast.AST) -> list[tuple[str, bool]]:
-    """Full names of what is imported, and whether at module level: `from a import b` gives a.b. What only a
-    type checker imports counts as well.
+def imports_of(tree: ast.AST) -> list[tuple[str, bool]]:
+    """Full names of imports and whether each is at module level; `from a import b` gives `a.b`.
+
+    Imports under TYPE_CHECKING and inside functions are included.
     """
     functions = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
-    inside = {id(child) for node in ast.walk(tree) if isinstance(node, functions) for child in ast.walk(node)}
+    nested = {id(child) for node in ast.walk(tree) if isinstance(node, functions) for child in ast.walk(node)}
     found = []
     for node in ast.walk(tree):
-        at_top = id(node) not in inside
+        at_top = id(node) not in nested
         if isinstance(node, ast.Import):
             found += [(alias.name, at_top) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -62,33 +58,60 @@ def imported(tree: ast.AST) -> list[tuple[str, bool]]:
     return found
 
 
-def for_types_alone(tree: ast.AST) -> set[str]:
-    """Full names that only a type checker imports."""
+def type_checking_imports(tree: ast.AST) -> set[str]:
+    """Full names that are imported for the type checker only."""
     blocks = [node for node in ast.walk(tree) if isinstance(node, ast.If)]
     return {
         name
         for block in blocks
         if isinstance(block.test, ast.Name) and block.test.id == "TYPE_CHECKING"
         for child in block.body
-        for name, _ in imported(child)
+        for name, _ in imports_of(child)
     }
 
 
-def part_of(file: str) -> str:
-    """concepts/space.py is in `concepts`, cli.py is `cli`."""
+def relative_name(path: Path) -> str:
+    return path.relative_to(PACKAGE).as_posix()
+
+
+def package_of(file: str) -> str:
+    """The package of a file: `concepts/space.py` is in `concepts`."""
     return file.split("/")[0].removesuffix(".py")
 
 
-def wrong_imports(file: str, tree: ast.AST) -> set[tuple[str, str, bool]]:
-    """Imports of the package's own parts against the rules, in the form of EXCEPTIONS, these included."""
-    part = part_of(file)
-    own = {(name.split(".")[1], at_top) for name, at_top in imported(tree) if name.startswith("verbspace.")}
-    return {(file, other, at_top) for other, at_top in own if other != part and other not in MAY[part]}
+def upward_imports(file: str, tree: ast.AST) -> set[str]:
+    """Packages that a file imports against the order of LAYERS."""
+    package = package_of(file)
+    imported = {name.split(".")[1] for name, _ in imports_of(tree) if name.startswith("verbspace.")}
+    known = {name for name in imported if name in RANK}
+    return {name for name in known if name != package and RANK[name] >= RANK[package]}
+
+
+def module_graph(sources: dict[str, str]) -> dict[str, set[str]]:
+    """For each module, the modules of the package that it imports, at any place in the file."""
+    graph: dict[str, set[str]] = {module: set() for module in sources}
+    for module, text in sources.items():
+        for name, _ in imports_of(ast.parse(text)):
+            parent = name.rpartition(".")[0]
+            target = name if name in sources else parent
+            if target in sources and target != module and target != "verbspace":
+                graph[module].add(target)
+    return graph
+
+
+def import_cycle(graph: dict[str, set[str]]) -> list[str]:
+    """One import cycle of a module graph; empty if there is none."""
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        cycle: list[str] = error.args[1]
+        return cycle
+    return []
 
 
 def unsafe_reads(tree: ast.AST) -> list[str]:
-    """Ways to run code that a file brings along."""
-    names = [name for name, _ in imported(tree)]
+    """Calls that could run code from a file."""
+    names = [name for name, _ in imports_of(tree)]
     found = [name for name in names if name.split(".")[0] in UNSAFE or name == "torch.load"]
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and node.attr == "load":
@@ -96,95 +119,89 @@ def unsafe_reads(tree: ast.AST) -> list[str]:
             if isinstance(owner, ast.Name) and owner.id == "torch":
                 found.append("torch.load")
         if isinstance(node, ast.keyword) and node.arg == "allow_pickle":
-            allowed = not (isinstance(node.value, ast.Constant) and node.value.value is False)
-            found += ["allow_pickle"] * allowed
+            is_false = isinstance(node.value, ast.Constant) and node.value.value is False
+            found += ["allow_pickle"] * (not is_false)
     return found
 
 
-def core_modules() -> set[str]:
-    """What pyproject.toml's dependencies install, by import name."""
+def core_dependencies() -> set[str]:
+    """Import names of the dependencies in pyproject.toml, without extras."""
     settings = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))
     names = [re.split(r"[^\w-]", line)[0].lower() for line in settings["project"]["dependencies"]]
-    return {NAMED_OTHERWISE.get(name, name.replace("-", "_")) for name in names}
+    return {IMPORT_NAMES.get(name, name.replace("-", "_")) for name in names}
 
 
-def name_of(path: Path) -> str:
-    return path.relative_to(ROOT).as_posix()
-
-
-@pytest.mark.parametrize("path", FILES, ids=name_of)
+@pytest.mark.parametrize("path", FILES, ids=relative_name)
 def test_source_file(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     tree = ast.parse(text)
-    assert len(text.splitlines()) <= MOST_LINES
-    assert wrong_imports(name_of(path), tree) <= EXCEPTIONS
+    assert len(text.splitlines()) <= MAX_LINES
+    assert not upward_imports(relative_name(path), tree)
     assert not unsafe_reads(tree)
-    assert not ABSOLUTE.findall(text)
+    assert not ABSOLUTE_PATH.findall(text)
 
 
-@pytest.mark.parametrize("path", FILES, ids=name_of)
-def test_modules_import_with_the_core_alone(path: Path) -> None:
-    core = core_modules()
-    assert set(BROUGHT.values()) <= core
+@pytest.mark.parametrize("path", FILES, ids=relative_name)
+def test_modules_import_with_core_dependencies_only(path: Path) -> None:
+    core = core_dependencies()
+    assert set(TRANSITIVE.values()) <= core
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    types = for_types_alone(tree)
-    top = {name.split(".")[0] for name, at_top in imported(tree) if at_top and name not in types}
-    assert top - {*sys.stdlib_module_names, *core, *BROUGHT, "verbspace"} == set()
+    types = type_checking_imports(tree)
+    top_level = {name.split(".")[0] for name, at_top in imports_of(tree) if at_top and name not in types}
+    assert top_level - {*sys.stdlib_module_names, *core, *TRANSITIVE, "verbspace"} == set()
 
 
-def test_every_exception_is_needed() -> None:
-    met = set()
+def test_no_modules_import_each_other() -> None:
+    sources = {}
     for path in FILES:
-        met |= wrong_imports(name_of(path), ast.parse(path.read_text(encoding="utf-8")))
-    assert met == EXCEPTIONS
+        module = ".".join(["verbspace", *path.relative_to(PACKAGE).with_suffix("").parts]).removesuffix(".__init__")
+        sources[module] = path.read_text(encoding="utf-8")
+    assert import_cycle(module_graph(sources)) == []
 
 
-def test_losses_know_torch_only() -> None:
-    names = imported(ast.parse((ROOT / "learning" / "losses.py").read_text(encoding="utf-8")))
+def test_losses_import_torch_only() -> None:
+    names = imports_of(ast.parse((PACKAGE / "training" / "losses.py").read_text(encoding="utf-8")))
     assert {name.split(".")[0] for name, _ in names} - {"__future__"} == {"torch"}
 
 
-def test_every_part_is_held_to_a_rule() -> None:
-    assert {part_of(name_of(path)) for path in FILES} == set(MAY)
-
-
-def test_the_rules_go_downward_only() -> None:
-    """No part may be reached from what it imports."""
-
-    def below(part: str) -> set[str]:
-        return MAY[part] | {lower for other in MAY[part] for lower in below(other)}
-
-    for part in MAY:
-        assert part not in below(part)
+def test_every_package_has_a_layer() -> None:
+    assert {package_of(relative_name(path)) for path in FILES} == set(RANK)
 
 
 @pytest.mark.parametrize(
     ("file", "source", "wrong"),
     [
-        ("concepts/space.py", "from verbspace.data.decoding.pyav import x", {("video", True)}),
+        ("concepts/space.py", "from verbspace.data.datasets import x", {"data"}),
         ("concepts/space.py", "from verbspace.concepts.concept_set import x", set()),
-        ("concepts/space.py", "import verbspace.training.losses", {("learning", True)}),
-        ("video/views.py", "def f():\n from verbspace.models import encoder", {("model", False)}),
-        ("video/views.py", "class A:\n from verbspace.models import encoder", {("model", True)}),
-        ("model/files.py", "if True:\n from verbspace.data.transforms import x", {("video", True)}),
-        ("model/files.py", "from verbspace import cli", {("cli", True)}),
-        ("learning/a.py", "from verbspace.evaluation import knn", {("evaluation", True)}),
-        ("learning/a.py", "from verbspace.playground import world", {("playground", True)}),
-        ("evaluation/a.py", "from verbspace.training import losses", {("learning", True)}),
-        ("evaluation/a.py", "from verbspace.config.settings import X", {("config", True)}),
-        ("evaluation/a.py", "from verbspace.models.video_encoder import VideoEncoder", set()),
-        ("playground/a.py", "from verbspace.reporting import demo", {("uses", True)}),
-        ("uses/demo.py", "from verbspace.playground import world", set()),
-        ("uses/demo.py", "from verbspace.cli.main import main", {("cli", True)}),
+        ("concepts/space.py", "import verbspace.training.losses", {"training"}),
+        ("data/transforms.py", "def f():\n from verbspace.models import hub", {"models"}),
+        ("data/transforms.py", "class A:\n from verbspace.models import hub", {"models"}),
+        ("models/hub.py", "if TYPE_CHECKING:\n from verbspace.training.trainer import x", {"training"}),
+        ("models/hub.py", "if True:\n from verbspace.data.transforms import x", set()),
+        ("evaluation/a.py", "from verbspace.training import losses", {"training"}),
+        ("playground/demo.py", "from verbspace.cli.main import main", {"cli"}),
+        ("inference/a.py", "from verbspace.playground import world", {"playground"}),
+        ("cli/demo.py", "from verbspace.playground import world", set()),
     ],
 )
-def test_the_import_rule_bites(file: str, source: str, wrong: set[tuple[str, bool]]) -> None:
-    assert wrong_imports(file, ast.parse(source)) == {(file, *one) for one in wrong}
+def test_upward_imports_are_found(file: str, source: str, wrong: set[str]) -> None:
+    assert upward_imports(file, ast.parse(source)) == wrong
 
 
-def test_what_a_type_checker_imports_is_told_apart() -> None:
+@pytest.mark.parametrize("statement", ["import verbspace.a.y", "def f():\n from verbspace.a import y",
+                                       "if TYPE_CHECKING:\n from verbspace.a.y import Y"])  # fmt: skip
+def test_import_cycles_are_found(statement: str) -> None:
+    direct = {"verbspace.a.x": statement, "verbspace.a.y": "from verbspace.a.x import X"}
+    assert set(import_cycle(module_graph(direct))) == set(direct)
+    through = {"verbspace.a.x": statement, "verbspace.a.y": "import verbspace.b.z",
+               "verbspace.b.z": "from verbspace.a.x import X"}  # fmt: skip
+    assert set(import_cycle(module_graph(through))) == set(through)
+    assert import_cycle(module_graph({**direct, "verbspace.a.y": ""})) == []
+
+
+def test_type_checking_imports_are_found() -> None:
     tree = ast.parse("import a\nif TYPE_CHECKING:\n import b\n from c import d\nelse:\n import e\nif x:\n import f")
-    assert for_types_alone(tree) == {"b", "c.d"}
+    assert type_checking_imports(tree) == {"b", "c.d"}
 
 
 @pytest.mark.parametrize(
@@ -198,12 +215,12 @@ def test_what_a_type_checker_imports_is_told_apart() -> None:
         ("json.load(file)", []),
     ],
 )
-def test_the_rule_on_reading_bites(source: str, found: list[str]) -> None:
+def test_unsafe_reads_are_found(source: str, found: list[str]) -> None:
     assert unsafe_reads(ast.parse(source)) == found
 
 
-def test_the_rule_on_paths_bites() -> None:
+def test_absolute_paths_are_found() -> None:
     for text in ('"/tmp"', "'/home/me/x'", "# see /work/a", '"/tmp/a"'):
-        assert ABSOLUTE.search(text), text
+        assert ABSOLUTE_PATH.search(text), text
     for text in ('f"{folder}/work"', '"https://example.org/home"', '"a/tmp/b"', '"/workers"'):
-        assert not ABSOLUTE.search(text), text
+        assert not ABSOLUTE_PATH.search(text), text

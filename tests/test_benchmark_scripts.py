@@ -39,7 +39,7 @@ def test_the_script_of_scale_runs() -> None:
 
 GUARDED = {  # a ratio that must not be fallen below, generously: other work may run beside
     "loading": {"SVT's way": 2.5, "FFmpeg decoding them one after the other, no more": 0.5},
-    "start": {"0.15 s more than Python's own": 0.5},
+    "import_time": {"0.15 s more than Python's own": 0.5},
 }
 
 
@@ -67,9 +67,9 @@ def test_the_probe_stays_ahead_of_scikit_learn(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_manifest(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
-    from flat import measure
+    from memory_scaling import measure
 
-    for row in measure(1, many=5000):  # 300 MB more where every batch took memory of its own
+    for row in measure(1, num_videos=5000):  # 300 MB more where every batch took memory of its own
         assert row.median >= 0.8, row
 
 
@@ -77,11 +77,11 @@ def test_memory_does_not_grow_with_the_manifest(monkeypatch: pytest.MonkeyPatch)
 def test_a_step_is_not_slower_than_the_peers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     monkeypatch.setenv("PYTHONPATH", str(BENCHMARKS), prepend=":")
-    from side import Apart, in_turns
+    from harness import SubprocessBenchmark, interleaved_timings
     from step import FOUR, ours, peer
 
-    ways = {"ours": Apart(ours, FOUR), "peer": Apart(peer, True)}
-    seconds = in_turns(ways, 2, warm=2)
+    ways = {"ours": SubprocessBenchmark(ours, FOUR), "peer": SubprocessBenchmark(peer, True)}
+    seconds = interleaved_timings(ways, 2, num_warmup=2)
     for way in ways.values():
         way.close()
     ratio = statistics.median(b / a for a, b in zip(seconds["ours"], seconds["peer"], strict=True))
@@ -91,12 +91,12 @@ def test_a_step_is_not_slower_than_the_peers(monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.slow
 def test_a_query_keeps_up_with_a_plain_product(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
-    from side import in_turns
+    from harness import interleaved_timings
 
     from verbspace.evaluation.topk import exact_topk
 
     bank, query = torch.randn(300_000, 256), torch.randn(1, 256)
-    seconds = in_turns({"ours": lambda: exact_topk(bank, query, 10), "product": lambda: bank @ query[0]}, 15)
+    seconds = interleaved_timings({"ours": lambda: exact_topk(bank, query, 10), "product": lambda: bank @ query[0]}, 15)
     ratio = statistics.median(b / a for a, b in zip(seconds["ours"], seconds["product"], strict=True))
     assert ratio >= 0.5
 

@@ -1,14 +1,12 @@
-"""Teach an image CLIP to understand actions in video, without labels.
+"""Teach an image CLIP to recognize actions in video, without labels.
 
-The public names are loaded when they are first used, so that importing the package costs next to nothing.
+Public names are imported on first use, so that `import verbspace` loads neither torch nor transformers.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
-
-from verbspace.models.auto import announce
 
 if TYPE_CHECKING:
     from verbspace.concepts.concept_set import ConceptSet
@@ -31,9 +29,6 @@ _LAZY_IMPORTS = {
     "evaluate": "verbspace.evaluation.evaluate",
     "predict": "verbspace.inference.predictor",
 }
-
-
-announce()  # saved encoders to transformers' AutoModel, whenever that is loaded
 
 
 def __getattr__(name: str) -> Any:

@@ -30,7 +30,7 @@ from verbspace.inference.calibration import Calibration
 from verbspace.inference.predictor import WindowConfig, predict
 from verbspace.models.hashing import encoder_hash
 from verbspace.models.video_encoder import VideoEncoder
-from verbspace.search.hits import Hit
+from verbspace.search.schema import Hit
 
 HOSTILE = ["<img src=x onerror=alert(1)>", "${alert(1)}", "{{7*7}}", "</textarea><script>alert(1)</script>", "‮gnivaw"]
 

@@ -20,8 +20,8 @@ from verbspace.app.limits import InputLimits
 from verbspace.concepts.concept_set import ConceptSet
 from verbspace.inference.predictor import WindowConfig
 from verbspace.models.video_encoder import VideoEncoder
+from verbspace.search.builder import build_index
 from verbspace.search.searcher import Searcher
-from verbspace.search.update import run_embed
 from verbspace.utils.text import format_timestamp
 
 # A machine that means to run everything says so, and then a missing browser is a failure.
@@ -69,7 +69,7 @@ def studio(world: Path, tmp_path_factory: pytest.TempPathFactory) -> AppControll
     adapted.save_pretrained(folder / "encoder")
     clips = sorted(world.rglob("*.mp4"))[::4]
     old = write_video(folder / "old" / "numbers.avi", numbered_frames(30), "mpeg4", rate=10)
-    run_embed(str(folder / "encoder"), [*map(str, clips), str(old)], folder / "index", window=1.0, num_workers=1)
+    build_index(str(folder / "encoder"), [*map(str, clips), str(old)], folder / "index", window=1.0, num_workers=1)
     return AppController(
         {"adapted": adapted, "frozen CLIP": frozen}, ConceptSet.load("playground"), window_config=WindowConfig(1.0),
         searcher=Searcher(folder / "index", adapted), clips=clips, limits=InputLimits(max_upload_mb=2, max_duration=10),

@@ -25,8 +25,8 @@ from verbspace.concepts.concept_set import ConceptSet
 from verbspace.data.decoding.pyav import frame_times
 from verbspace.inference.predictor import WindowConfig
 from verbspace.models.video_encoder import VideoEncoder
-from verbspace.search.hits import Hit
-from verbspace.search.searcher import Searcher
+from verbspace.search.schema import Hit
+from verbspace.search.searcher import Searcher, nearest_windows
 
 
 def test_clips_that_are_not_there_are_named_before_anything_is_loaded(
@@ -109,9 +109,9 @@ def test_more_like_a_window_is_what_its_own_vector_finds(searcher: Searcher) -> 
     vector = rows["vector"][9].as_py()
     own, hits = searcher.find_similar(paths[9], windows[9], top=5)
     assert (own.path, own.window, own.start, own.end) == (paths[9], 1, 4.0, 8.0)
-    assert hits == searcher.index.search(vector, 6)[1:]
+    assert hits == nearest_windows(searcher.index, vector, 6)[1:]
     _, hits = searcher.find_similar(paths[9], windows[9], top=5, per_video=True)
-    assert hits == searcher.index.search(vector, 6, per_video=True)[1:]
+    assert hits == nearest_windows(searcher.index, vector, 6, per_video=True)[1:]
     assert paths[9] not in {hit.path for hit in hits}
     for path, window in ((paths[9], 4), ("a'; drop", 0), ("", 0), (f"{paths[9]}' OR '1'='1", 1)):
         with pytest.raises(ValueError, match="this window is not in the index any more; search again"):
@@ -129,7 +129,7 @@ def studio(searcher: Searcher) -> AppController:
 def test_the_page_asks_for_more_by_a_key_and_by_nothing_else(studio: AppController, searcher: Searcher) -> None:
     windows: WindowIds = OpaqueIds(10)
     clips = ClipStore()
-    (hit,) = searcher.index.search(searcher.index.table.to_arrow()["vector"][9].as_py(), 1)
+    (hit,) = nearest_windows(searcher.index, searcher.index.table.to_arrow()["vector"][9].as_py(), 1)
     shown = hits_html([hit], clips, [None], windows)
     key = shown.partition('data-more="')[2].partition('"')[0]
     assert windows.lookup(key) == (hit.path, hit.window)

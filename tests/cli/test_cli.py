@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from support.playground_files import tiny_world
 from verbspace.cli import main
+from verbspace.cli.options import parse_overrides
 from verbspace.data.sources.manifest import read_manifest
 from verbspace.evaluation.evaluate import Evaluation
 from verbspace.inference.predictor import predict
@@ -70,8 +71,8 @@ def row_of(table: str, name: str) -> str:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_help_says_what_a_command_does_and_every_option(command: str) -> None:
-    said = run(command, "--help")
+def test_help_lists_every_option(command: str) -> None:
+    output = run(command, "--help")
     expected = {
         "demo": ("--out", "--seeds", "--world-seed", "--supervised-baseline", "--set", "runs/demo"),
         "adapt": ("--encoder", "--videos", "--concepts", "--out", "--config", "--set"),
@@ -87,11 +88,11 @@ def test_help_says_what_a_command_does_and_every_option(command: str) -> None:
         ),
         "predict": ("--encoder", "--actions", "--concepts", "--top", "--format", "--json"),
     }[command]
-    assert not [word for word in expected if word not in said]
+    assert not [word for word in expected if word not in output]
 
 
-def test_the_program_lists_its_commands_quickly_without_loading_torch() -> None:
-    code = "import sys; from verbspace import cli; sys.argv = ['verbspace', '--help']\n" + (
+def test_help_lists_the_commands_without_loading_torch() -> None:
+    code = "import sys; from verbspace.cli import main; sys.argv = ['verbspace', '--help']\n" + (
         "try: main.main()\nexcept SystemExit as left: print('LEFT', left.code, 'torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
@@ -99,7 +100,7 @@ def test_the_program_lists_its_commands_quickly_without_loading_torch() -> None:
     assert not [name for name in COMMANDS if name not in done.stdout]
 
 
-# What goes wrong.
+# Errors.
 
 
 @pytest.mark.parametrize(
@@ -108,36 +109,36 @@ def test_the_program_lists_its_commands_quickly_without_loading_torch() -> None:
         ("training.stepz=3", "--set: training.stepz: Extra inputs are not permitted (given: 3)"),
         ("training.steps=many", "--set: training.steps: Input should be a valid integer"),
         ("training.steps=0", "--set: training.steps: Input should be greater than or equal to 1 (given: 0)"),
-        ("training.steps", "--set training.steps: write it as group.key=value, such as training.steps=500"),
-        ("optimiser.steps=3", "--set optimiser.steps=3: there is no group of settings 'optimiser'"),
-        ("training.steps.more=3", "--set training.steps.more=3: there is no group of settings 'steps'"),
-        ("training.steps=[1", "--set training.steps=[1: '[1' is not a value in YAML"),
+        ("training.steps", "--set training.steps: write it as group.key=value, for example training.steps=500"),
+        ("optimiser.steps=3", "--set optimiser.steps=3: there is no group of settings named 'optimiser'"),
+        ("training.steps.more=3", "--set training.steps.more=3: there is no group of settings named 'steps'"),
+        ("training.steps=[1", "--set training.steps=[1: '[1' is not a YAML value"),
         ("export_alpha=2", "--set: export_alpha: Input should be less than or equal to 1 (given: 2)"),
     ],
 )
-def test_a_wrong_set_names_the_key(
+def test_errors_in_set_name_the_key(
     change: str, message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    code, said = run_main(monkeypatch, capsys, "demo", "--out", tmp_path / "run", "--set", change)
+    code, output = run_main(monkeypatch, capsys, "demo", "--out", tmp_path / "run", "--set", change)
     assert code == 1
-    assert said.startswith(f"error: {message}")
-    assert said.count("\n") == 1
+    assert output.startswith(f"error: {message}")
+    assert output.count("\n") == 1
     assert not (tmp_path / "run").exists()
 
 
-def test_settings_come_from_a_file_and_changes_win(tmp_path: Path) -> None:
+def test_overrides_take_precedence_over_the_settings_file(tmp_path: Path) -> None:
     file = tmp_path / "settings.yaml"
-    file.write_text("training:\n  steps: 7\n  seed: 3\nexport_share: 0.25\n")
-    settings = main.parse_overrides(file, ["training.steps=9", "views.global_scale=[0.5, 1.0]", "training.device=cpu"])
+    file.write_text("training:\n  steps: 7\n  seed: 3\nexport_alpha: 0.25\n")
+    settings = parse_overrides(file, ["training.steps=9", "views.global_scale=[0.5, 1.0]", "training.device=cpu"])
     assert (settings.training.steps, settings.training.seed, settings.export_alpha) == (9, 3, 0.25)
     assert settings.views.global_scale == (0.5, 1.0)
     assert settings.training.device == "cpu"
-    assert main.parse_overrides(file, []).training.steps == 7
+    assert parse_overrides(file, []).training.steps == 7
     file.write_text("training:\n  stepz: 7\n")
     with pytest.raises(ValueError, match=rf"{re.escape(str(file))}: training\.stepz: "):
-        main.parse_overrides(file, ["training.steps=9"])
+        parse_overrides(file, ["training.steps=9"])
     with pytest.raises(FileNotFoundError, match="there is no such settings file"):
-        main.parse_overrides(tmp_path / "none.yaml", [])
+        parse_overrides(tmp_path / "none.yaml", [])
 
 
 def test_bad_input_is_one_line_and_exit_code_1(world: Path, tmp_path: Path) -> None:
@@ -157,18 +158,18 @@ def test_bad_input_is_one_line_and_exit_code_1(world: Path, tmp_path: Path) -> N
         ("predict a.mp4 --encoder playground --json --format csv", "--json and --format csv are two things"),
         ("predict a.mp4 --encoder playground --frames 1000", "frames: 1000 of a clip; give 1 to 256"),
         ("explain a.mp4 --encoder playground --out .", ".: is a folder; give a file to write"),
-        ("embed a.mp4 --encoder playground --to i --stride 0", "--stride 0 is not above 0; give the seconds"),
-        ("embed a.mp4 --encoder playground --to i --gpus 1", "--gpus is for --engine ray; leave it out"),
+        ("embed a.mp4 --encoder playground --index i --stride 0", "--stride 0 is not above 0; give the seconds"),
+        ("embed a.mp4 --encoder playground --index i --gpus 1", "--gpus is for --engine ray; leave it out"),
         ("search i a --embed-clips", "--embed-clips is for --format html --out page.html"),
         ("search i a --json --format html", "--json and --format html are two things"),
-        ("predict a.mp4 --encoder playground --concepts nix", "nix: there is neither a file nor a bundled concept set"),
+        ("predict a.mp4 --encoder playground --concepts nix", "nix: no such file or bundled concept set"),
         ("predict a.mp4 --encoder nowhere", "nowhere: there is no such folder, and this is no hub id (owner/name)"),
         ("evaluate --encoder playground --data nowhere", "nowhere: there is no such folder or list of videos"),
         ("evaluate --encoder playground --data . --protocol best", "protocol: 'best' is none of"),
-        ("evaluate --encoder playground --data WORLD --scoring taste", "by: 'taste' is none of"),
+        ("evaluate --encoder playground --data WORLD --scoring taste", "scoring: 'taste' is not supported"),
         ("evaluate --encoder playground --data WORLD --protocol knn", "train: knn learns from labelled videos; give"),
         ("adapt --encoder playground --videos nowhere --concepts playground --out run", "nowhere: there is no such"),
-        ("adapt --encoder playground --videos WORLD --concepts nix --out run", "nix: there is neither a file nor"),
+        ("adapt --encoder playground --videos WORLD --concepts nix --out run", "nix: no such file or bundled"),
         (
             "adapt --encoder playground --videos . --concepts nix --out run --config no.yaml",
             "no.yaml: there is no such",
@@ -185,8 +186,8 @@ def test_errors_are_one_sentence(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     words = [str(world / "test") if word == "WORLD" else word for word in arguments.split()]
-    code, said = run_main(monkeypatch, capsys, *words)
-    lines = [line for line in said.splitlines() if line.strip() and "Loading weights" not in line]
+    code, output = run_main(monkeypatch, capsys, *words)
+    lines = [line for line in output.splitlines() if line.strip() and "Loading weights" not in line]
     assert code == 1
     assert len(lines) == 1
     assert lines[0].startswith(f"error: {message}")
@@ -202,16 +203,16 @@ def test_errors_are_one_sentence(
         ("predict --encoder playground", "Missing argument"),
     ],
 )
-def test_a_mistaken_command_says_how_it_is_used(
+def test_usage_errors_exit_with_2(
     arguments: str, message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code, said = run_main(monkeypatch, capsys, *arguments.split())
+    code, output = run_main(monkeypatch, capsys, *arguments.split())
     assert code == 2
-    assert message in said
-    assert "Traceback" not in said
+    assert message in output
+    assert "Traceback" not in output
 
 
-def test_a_mistake_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unexpected_exceptions_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object, **__: object) -> None:
         raise AttributeError("a bug")
 
@@ -228,7 +229,7 @@ def test_a_mistake_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) 
         (TrainingInterrupted("stopped after step 3 of 9"), "stopped after step 3 of 9\n"),
     ],
 )
-def test_ctrl_c_is_exit_code_75(
+def test_interruption_exits_with_75(
     stop: BaseException, message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def interrupted(*_: object, **__: object) -> None:
@@ -238,7 +239,7 @@ def test_ctrl_c_is_exit_code_75(
     assert run_main(monkeypatch, capsys, "predict", "a.mp4", "--encoder", "playground") == (75, message)
 
 
-def test_a_run_stopped_from_the_keyboard_can_be_taken_up(world: Path, tmp_path: Path) -> None:
+def test_an_interrupted_run_can_be_resumed(world: Path, tmp_path: Path) -> None:
     changes = [part for change in (*SMALL, "training.steps=24") for part in ("--set", change)]
     arguments = ["adapt", "--encoder", "playground", "--videos", world / "train", "--concepts", "playground"]
     command = [sys.executable, "-m", "verbspace.cli.main", *map(str, [*arguments, "--out", tmp_path / "run", *changes])]
@@ -248,11 +249,11 @@ def test_a_run_stopped_from_the_keyboard_can_be_taken_up(world: Path, tmp_path: 
     while not (log.exists() and log.stat().st_size) and time.monotonic() < deadline:
         time.sleep(0.02)
     running.send_signal(signal.SIGINT)
-    said = running.communicate(timeout=60)[1]
+    output = running.communicate(timeout=60)[1]
     assert running.returncode == 75
-    found = re.search(r"stopped after step (\d+) of 24; run the same command again to go on", said)
+    found = re.search(r"stopped after step (\d+) of 24; run the same command again to go on", output)
     assert found
-    assert "Traceback" not in said
+    assert "Traceback" not in output
     assert not (tmp_path / "run" / "encoder").exists()
     assert [path.name for path in (tmp_path / "run" / "state").iterdir()] == [f"step-{int(found[1]):06d}"]
     run(*arguments, "--out", tmp_path / "run", *changes)
@@ -261,12 +262,12 @@ def test_a_run_stopped_from_the_keyboard_can_be_taken_up(world: Path, tmp_path: 
     assert (tmp_path / "run" / "encoder" / "model.safetensors").exists()
 
 
-# What goes right.
+# Results.
 
 
-def test_adapt_leaves_an_encoder_that_the_other_commands_take(world: Path, tmp_path: Path) -> None:
+def test_the_other_commands_accept_the_run_of_adapt(world: Path, tmp_path: Path) -> None:
     out, changes = tmp_path / "run", [part for change in SMALL for part in ("--set", change)]
-    said = run(
+    output = run(
         "adapt",
         "--encoder",
         "playground",
@@ -278,7 +279,7 @@ def test_adapt_leaves_an_encoder_that_the_other_commands_take(world: Path, tmp_p
         out,
         *changes,
     )
-    assert said == f"adapted encoder: {out / 'encoder'}\n"
+    assert output == f"adapted encoder: {out / 'encoder'}\n"
     assert yaml.safe_load((out / "config.yaml").read_text())["training"]["steps"] == 2
     encoder = VideoEncoder.from_pretrained(out)
     assert encoder.concept_set is not None
@@ -295,8 +296,8 @@ def test_adapt_leaves_an_encoder_that_the_other_commands_take(world: Path, tmp_p
     assert f"{found.frozen.top1:.1%}" in row_of(table, "frozen")
 
 
-def test_evaluate_prints_what_it_writes(world: Path, tmp_path: Path) -> None:
-    said = run(
+def test_evaluate_prints_the_result_that_it_writes(world: Path, tmp_path: Path) -> None:
+    output = run(
         "evaluate",
         "--encoder",
         "playground",
@@ -322,30 +323,32 @@ def test_evaluate_prints_what_it_writes(world: Path, tmp_path: Path) -> None:
         )
     )
     assert found.result.top1 == pytest.approx(hits / 40)
-    row = row_of(said, "encoder")
+    row = row_of(output, "encoder")
     low, high = found.result.ci95
     for cell in (f"{found.result.top1:.1%}", f"{low:.1%} to {high:.1%}", f"{found.result.top5:.1%}", "40 of 40"):
         assert cell in row
-    assert f"encoder: {found.result.protocol.summary()}" in said
+    assert f"encoder: {found.result.protocol.summary()}" in output
     assert not list(tmp_path.glob("*.part"))
 
 
-def test_evaluate_with_labels_and_without_a_baseline(world: Path, tmp_path: Path) -> None:
+def test_evaluate_knn_without_a_baseline(world: Path, tmp_path: Path) -> None:
     options = ("--encoder", "playground", "--data", world / "test", "--train", world / "probe", "--no-baseline")
-    said = run("evaluate", *options, "--protocol", "knn", "--frames", 4, "--out", tmp_path / "knn.json")
+    output = run("evaluate", *options, "--protocol", "knn", "--frames", 4, "--out", tmp_path / "knn.json")
     found = Evaluation.model_validate_json((tmp_path / "knn.json").read_text())
     assert found.frozen is None
     assert found.result.protocol.task == "knn"
     assert (found.result.protocol.frames, found.result.protocol.train_clips) == (4, 40)
     assert found.result.top1 > 0.1
-    assert "frozen" not in said
+    assert "frozen" not in output
 
 
-def test_predict_shows_a_bar_for_each_action(world: Path) -> None:
+def test_predict_prints_a_bar_per_action(world: Path) -> None:
     clips = [record.path for record in read_manifest(world / "test")[:2]]
-    said = run("predict", *clips, "--encoder", "playground", "--actions", " waving, bowing,kicking a ball ", "--top", 2)
+    output = run(
+        "predict", *clips, "--encoder", "playground", "--actions", " waving, bowing,kicking a ball ", "--top", 2
+    )
     expected = predict("playground", clips, ["waving", "bowing", "kicking a ball"], top=2)
-    lines = said.splitlines()
+    lines = output.splitlines()
     assert len(lines) == 6
     for place, one in enumerate(expected):
         assert lines[3 * place].strip() == str(one.path)
@@ -355,10 +358,10 @@ def test_predict_shows_a_bar_for_each_action(world: Path) -> None:
             assert line.count("█") == round(24 * probability)
 
 
-def test_predict_writes_a_json_object_a_line(world: Path) -> None:
+def test_predict_prints_json_lines(world: Path) -> None:
     clips = [record.path for record in read_manifest(world / "test")[:3]]
-    said = run("predict", *clips, "--encoder", "playground", "--concepts", "playground", "--json", "--top", 20)
-    rows = [json.loads(line) for line in said.splitlines()]
+    output = run("predict", *clips, "--encoder", "playground", "--concepts", "playground", "--json", "--top", 20)
+    rows = [json.loads(line) for line in output.splitlines()]
     assert [row["path"] for row in rows] == [str(clip) for clip in clips]
     for row in rows:
         assert set(row["actions"]) == set(ACTIONS)
@@ -366,36 +369,36 @@ def test_predict_writes_a_json_object_a_line(world: Path) -> None:
         assert len(row["descriptions"]) == 3
 
 
-def test_names_that_look_like_markup_are_shown_as_they_are(world: Path, tmp_path: Path) -> None:
+def test_names_that_look_like_markup_are_printed_literally(world: Path, tmp_path: Path) -> None:
     clip = tmp_path / "[bold]clip[nothing].mp4"
     shutil.copy(read_manifest(world / "test")[0].path, clip)
-    said = run("predict", clip, "--encoder", "playground", "--actions", "[red]waving[/red],bowing")
-    assert str(clip) in said.replace("\n", "")
-    assert "[red]waving[/red]" in said
+    output = run("predict", clip, "--encoder", "playground", "--actions", "[red]waving[/red],bowing")
+    assert str(clip) in output.replace("\n", "")
+    assert "[red]waving[/red]" in output
 
 
-def test_demo_passes_its_options_on_and_shows_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_demo_passes_its_options_and_prints_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given: dict[str, Any] = {}
 
-    def pretend(out: Path, **options: Any) -> dict[str, Any]:
+    def fake_demo(out: Path, **options: Any) -> dict[str, Any]:
         given.update(options, out=out)
-        options["say"]("adapt", 1, 2, {"loss": 1.0})
-        sides = ("frozen", "adapted") if not options["oracle"] else ("frozen", "adapted", "oracle")
+        options["on_progress"]("adapt", 1, 2, {"loss": 1.0})
+        sides = ("frozen", "adapted") if not options["supervised_upper_bound"] else ("frozen", "adapted", "oracle")
         values = {side: {"top1": 0.1234 * (place + 1)} for place, side in enumerate(sides)}
         return {**dict.fromkeys(METRIC_NAMES, values), "seconds": {"all": 98.6}}
 
-    monkeypatch.setattr("verbspace.playground.demo.run_demo", pretend)
+    monkeypatch.setattr("verbspace.playground.demo.run_demo", fake_demo)
     out = tmp_path / "run"
-    said = run(
+    output = run(
         "demo", "--out", out, "--seeds", 3, "--world-seed", 7, "--no-supervised-baseline", "--set", "training.steps=5"
     )
-    assert (given["out"], given["seeds"], given["world_seed"], given["oracle"]) == (out, 3, 7, False)
+    assert (given["out"], given["seeds"], given["world_seed"], given["supervised_upper_bound"]) == (out, 3, 7, False)
     assert given["settings"].training.steps == 5
     assert given["settings"].export_alpha == PLAYGROUND_SETTINGS.export_alpha  # the rest is the playground's
-    rows = {" ".join(re.findall(r"[a-z]+", line)): re.findall(r"\d+\.\d", line) for line in said.splitlines()}
+    rows = {" ".join(re.findall(r"[a-z]+", line)): re.findall(r"\d+\.\d", line) for line in output.splitlines()}
     for name in METRIC_NAMES:
         assert rows[name.replace("_", " ")] == ["12.3", "24.7"]
-    assert f"{out / 'report.html'}  ·  99 s" in said.replace("\n", "")
-    said = run("demo", "--out", out)
-    assert given["oracle"]
-    assert "37.0" in said
+    assert f"{out / 'report.html'}  ·  99 s" in output.replace("\n", "")
+    output = run("demo", "--out", out)
+    assert given["supervised_upper_bound"]
+    assert "37.0" in output

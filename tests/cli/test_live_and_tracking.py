@@ -1,4 +1,4 @@
-"""What is shown of a run and where it goes, and the checks that may end it."""
+"""Live display, metric loggers and validation during training."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_clips(tmp_path_factory.mktemp("clips"), 6)
 
 
-def test_checks_are_logged_with_frozen_beside(clips: Path, tiny_clip: Path, tmp_path: Path) -> None:
+def test_validation_is_logged_with_the_frozen_baseline(clips: Path, tiny_clip: Path, tmp_path: Path) -> None:
     start = VideoEncoder.from_pretrained(tiny_clip)
     adapt(
         start, clips, make_concept_set(), tmp_path, make_settings(steps=6, val_interval=3, validation_tolerance=1.0),
@@ -44,7 +44,7 @@ def test_checks_are_logged_with_frozen_beside(clips: Path, tiny_clip: Path, tmp_
     assert [row["val/frozen"] for row in rows if "val/frozen" in row] == [pytest.approx(frozen, abs=1e-6)] * 2
 
 
-def test_a_run_that_forgets_is_stopped_and_its_last_state_kept(
+def test_a_run_below_the_baseline_is_stopped_and_keeps_its_last_checkpoint(
     clips: Path, tiny_clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start = VideoEncoder.from_pretrained(tiny_clip)
@@ -68,14 +68,14 @@ def test_a_run_that_forgets_is_stopped_and_its_last_state_kept(
     assert [state.name for state in list_checkpoints(tmp_path / "state")] == ["step-000005"]
 
 
-def test_labels_of_a_check_must_fit(clips: Path, tiny_clip: Path) -> None:
+def test_validation_labels_must_match_the_concept_set(clips: Path, tiny_clip: Path) -> None:
     with pytest.raises(ValueError, match="fit no action of the concept set"):
         ZeroShotValidation(
             VideoEncoder.from_pretrained(tiny_clip), clips, ConceptSet.from_actions(["baking", "sewing"])
         )
 
 
-def test_tensorboard_gets_every_figure(clips: Path, tiny_clip: Path, tmp_path: Path) -> None:
+def test_tensorboard_gets_every_metric(clips: Path, tiny_clip: Path, tmp_path: Path) -> None:
     make_concept_set().save(tmp_path / "words.json")
     given = ["adapt", "--encoder", tiny_clip, "--videos", clips, "--concepts", tmp_path / "words.json",
              "--out", tmp_path / "run", "--logger", "tensorboard", "--val-data", clips]  # fmt: skip
@@ -93,7 +93,9 @@ def test_tensorboard_gets_every_figure(clips: Path, tiny_clip: Path, tmp_path: P
 
 
 @pytest.mark.parametrize("name", ["wandb", "trackio"])
-def test_other_trackers_by_their_common_interface(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_loggers_are_called_through_their_common_interface(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     calls: list[tuple[Any, ...]] = []
     fake: Any = ModuleType(name)
     fake.init = lambda project, name: calls.append(("init", project, name))
@@ -105,7 +107,7 @@ def test_other_trackers_by_their_common_interface(name: str, tmp_path: Path, mon
     assert calls == [("init", "verbspace", "mine"), (7, {"loss": 1.5}), ("finish",)]
 
 
-def test_trackers_that_are_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unknown_or_missing_loggers_are_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with (
         pytest.raises(ValueError, match="--logger: 'mlflow' is unknown; use one of tensorboard, wandb, trackio"),
         open_loggers(["mlflow"], tmp_path),
@@ -123,32 +125,32 @@ VALUES = {
 }  # fmt: skip
 
 
-def test_the_live_view_shows_losses_by_space_and_the_rest() -> None:
+def test_the_live_display_shows_losses_per_space_and_the_other_metrics() -> None:
     out = io.StringIO()
     console = Console(file=out, force_terminal=True, width=80, height=40)
-    with live_display(console) as say:
-        say(1, 10, VALUES)
-        say(2, 10, {})
-        say(3, 10, {**VALUES, "loss": 2.9})
+    with live_display(console) as on_step:
+        on_step(1, 10, VALUES)
+        on_step(2, 10, {})
+        on_step(3, 10, {**VALUES, "loss": 2.9})
     shown = out.getvalue()
-    for text in ("3/10", "distillation", "1.250", "2.500", "entropy of the mean", "2.20", "40%", "actions ever nearest",
+    for text in ("3/10", "distillation", "1.250", "2.500", "entropy of the mean", "2.20", "40%", "actions used",
                  "88%", "12.3", "3.50", "50.0%", "25.0%", "left"):  # fmt: skip
         assert text in shown, text
 
 
-def test_where_there_is_no_terminal_lines_are_written() -> None:
+def test_without_a_terminal_lines_are_printed() -> None:
     out = io.StringIO()
-    with live_display(Console(file=out)) as say:
+    with live_display(Console(file=out)) as on_step:
         for done in range(1, 11):
-            say(done, 10, VALUES if done % 5 == 0 else {})
+            on_step(done, 10, VALUES if done % 5 == 0 else {})
     assert out.getvalue().count("adapt: ") == 10
     assert "loss 3.200" in out.getvalue()
 
 
-def test_sparks_go_from_lowest_to_highest() -> None:
+def test_sparklines_go_from_lowest_to_highest() -> None:
     assert sparkline([1.0, 3.0, 2.0, 1.0])[:2] == "▁█"
     assert sparkline([2.0]) == "▁"
     assert len(sparkline(list(map(float, range(1000))))) == 24
-    figures = LiveMetrics()
-    figures.update({"loss": 1.0})
-    assert figures.to_table().row_count == 1
+    metrics = LiveMetrics()
+    metrics.update({"loss": 1.0})
+    assert metrics.to_table().row_count == 1

@@ -1,4 +1,4 @@
-"""What words alone can say of a concept set, and what an encoder says of its words."""
+"""Lint reports of texts, and confusable actions and misassigned descriptions in a concept space."""
 
 from typing import Any
 
@@ -6,11 +6,10 @@ import pytest
 import torch
 
 from verbspace.concepts.concept_set import ConceptSet, concept_set_from_dict
-from verbspace.concepts.confusable import confusable_pairs, misassigned_descriptions
-from verbspace.concepts.lint import lint_concepts, token_upper_bound
+from verbspace.concepts.lint import confusable_pairs, lint_concepts, misassigned_descriptions, token_upper_bound
 from verbspace.concepts.space import ConceptSpace
 
-FINE = [
+GOOD_SENTENCES = [
     ("motion", "Bristles travel from the crown down to the tips."),
     ("motion", "A wrist turns outward at the end of every pass."),
     ("pose", "One elbow is lifted beside a tilted head."),
@@ -19,116 +18,117 @@ FINE = [
 ]
 
 
-def words(*texts: tuple[str, str], **more: Any) -> ConceptSet:
-    descriptions = [{"text": text, "kind": kind, "actions": ["brushing hair"]} for kind, text in texts]
+def concept_set(*sentences: tuple[str, str], **fields: Any) -> ConceptSet:
+    descriptions = [{"text": text, "kind": kind, "actions": ["brushing hair"]} for kind, text in sentences]
     content = {"name": "mine", "actions": [{"name": "brushing hair"}], "provenance": {"author": "me"}}
-    return concept_set_from_dict({**content, "descriptions": descriptions, **more}, "mine")
+    return concept_set_from_dict({**content, "descriptions": descriptions, **fields}, "mine")
 
 
-def test_fine_words_have_no_fault() -> None:
-    found = lint_concepts(words(*FINE))
-    assert not list(found.issues())
-    assert (found.num_actions, found.num_descriptions, found.distinct_4gram_ratio) == (1, 5, 1.0)
+def test_good_sentences_have_no_issues() -> None:
+    report = lint_concepts(concept_set(*GOOD_SENTENCES))
+    assert not list(report.issues())
+    assert (report.num_actions, report.num_descriptions, report.distinct_4gram_ratio) == (1, 5, 1.0)
 
 
 @pytest.mark.parametrize(
-    ("kind", "text", "which"),
+    ("text", "field"),
     [
-        ("motion", "Bristles glide from the crown over the ears.", None),
-        ("motion", "bristles travel from the Crown, down to the  tips", "repeated"),
-        ("motion", "A person is brushing her hair.", "thin"),
-        ("motion", "Someone enjoys the routine of hair brushes with skill.", "thin"),
-        ("motion", " ".join(f"{chr(97 + i)}{chr(98 + i)}cdefghijk" for i in range(20)), "long"),
+        ("Bristles glide from the crown over the ears.", None),
+        ("bristles travel from the Crown, down to the  tips", "duplicates"),
+        ("A person is brushing her hair.", "uninformative"),
+        ("Someone enjoys the routine of hair brushes with skill.", "uninformative"),
+        (" ".join(f"{chr(97 + i)}{chr(98 + i)}cdefghijk" for i in range(20)), "too_long"),
     ],
 )
-def test_faults_are_found_and_name_the_action(kind: str, text: str, which: str | None) -> None:
-    found = lint_concepts(words(*FINE, (kind, text)))
-    faults = list(found.issues())
-    assert len(faults) == (which is not None)
-    if which is not None:
-        assert getattr(found, which) == faults
-        assert faults[0].startswith("brushing hair: ")
+def test_issues_name_the_action(text: str, field: str | None) -> None:
+    report = lint_concepts(concept_set(*GOOD_SENTENCES, ("motion", text)))
+    issues = list(report.issues())
+    if field is None:
+        assert not issues
+    else:
+        assert len(issues) == 1
+        assert getattr(report, field) == issues
+        assert issues[0].startswith("brushing hair: ")
 
 
-@pytest.mark.parametrize("gone", range(5))
-def test_missing_kinds_are_counted(gone: int) -> None:
-    found = lint_concepts(words(*(entry for place, entry in enumerate(FINE) if place != gone)))
-    least = 2 if gone < 2 else 1
-    kind = FINE[gone][0]
-    assert found.missing_kinds == [f"brushing hair: has {least - 1} of {least} {kind} sentences"]
+@pytest.mark.parametrize("removed", range(5))
+def test_missing_kinds_are_counted(removed: int) -> None:
+    report = lint_concepts(concept_set(*(entry for index, entry in enumerate(GOOD_SENTENCES) if index != removed)))
+    minimum, kind = 2 if removed < 2 else 1, GOOD_SENTENCES[removed][0]
+    assert report.missing_kinds == [f"brushing hair: has {minimum - 1} of {minimum} {kind} sentences"]
 
 
-def test_templates_are_found_by_their_4_grams() -> None:
+def test_templated_sentences_are_detected_by_their_4grams() -> None:
     things = ["brush", "comb", "towel", "mirror", "dryer", "clip", "ribbon", "pin", "net", "cap"]
-    same = [("objects", f"A person in the video is seen with a {thing} in the hand.") for thing in things]
-    found = lint_concepts(words(*FINE, *same))
-    # 11 4-grams each, of which 5 hold the thing; the others are 8 distinct ones in all: 10 * 4 + 7 of 110.
-    assert found.distinct_4gram_ratio < 0.6
-    assert "reads like a template" in next(found.issues())
+    templated = [("objects", f"A person in the video is seen with a {thing} in the hand.") for thing in things]
+    report = lint_concepts(concept_set(*GOOD_SENTENCES, *templated))
+    # Of the 11 4-grams of each sentence, 4 contain the thing and 7 are the same in all: 10 * 4 + 7 of 110 are distinct.
+    assert report.distinct_4gram_ratio < 0.6
+    assert "follow a template" in next(report.issues())
 
 
-def test_a_shared_sentence_is_told_and_is_no_fault() -> None:
-    content = words(*FINE).model_dump(mode="json")
+def test_shared_sentences_are_reported_but_are_no_issue() -> None:
+    content = concept_set(*GOOD_SENTENCES).model_dump(mode="json")
     content["actions"] += [{"name": "combing"}]
     content["descriptions"][0]["actions"] = ["brushing hair", "combing"]
-    found = lint_concepts(concept_set_from_dict(content, "mine"))
-    assert len(found.shared_sentences) == 1
-    assert not found.duplicates
+    report = lint_concepts(concept_set_from_dict(content, "mine"))
+    assert len(report.shared_sentences) == 1
+    assert not report.duplicates
 
 
-def test_tokens_are_counted_by_the_encoder_where_there_is_one() -> None:
-    found = lint_concepts(words(*FINE), lambda text: 78 if text.startswith("One") else 5)
-    assert found.too_long == ["brushing hair: 'One elbow is lifted beside a tilted head.'… has 78 tokens, more than 77"]
-    assert not lint_concepts(words(*FINE), lambda text: 78, context_length=78).too_long
+def test_tokens_are_counted_by_the_given_function() -> None:
+    report = lint_concepts(concept_set(*GOOD_SENTENCES), lambda text: 78 if text.startswith("One") else 5)
+    issue = "brushing hair: 'One elbow is lifted beside a tilted head.'… has 78 tokens, more than 77"
+    assert report.too_long == [issue]
+    assert not lint_concepts(concept_set(*GOOD_SENTENCES), lambda text: 78, context_length=78).too_long
 
 
-def test_the_bound_on_tokens() -> None:
+def test_token_upper_bound() -> None:
     assert token_upper_bound("A cat, here.") == 2 + 1 + 1 + 1 + 2 + 1
 
 
-# With an encoder.
-
-
-def space(categories: list[list[float]], descriptions: list[list[float]], owners: list[int]) -> ConceptSpace:
-    owned = torch.zeros(len(descriptions), len(categories), dtype=torch.bool)
-    owned[torch.arange(len(owners)), owners] = True
+def concept_space(categories: list[list[float]], descriptions: list[list[float]], owners: list[int]) -> ConceptSpace:
+    """Build a space in which each description belongs to one action."""
+    mask = torch.zeros(len(descriptions), len(categories), dtype=torch.bool)
+    mask[torch.arange(len(owners)), owners] = True
     return ConceptSpace(
-        torch.tensor(categories), torch.tensor(descriptions), owned,
+        torch.tensor(categories),
+        torch.tensor(descriptions),
+        mask,
         action_names=[f"action {i}" for i in range(len(categories))],
-        description_texts=[f"text {i}" for i in range(len(descriptions))], temperature=0.01,
-    )  # fmt: skip
+        description_texts=[f"text {i}" for i in range(len(descriptions))],
+        temperature=0.01,
+    )
 
 
-def test_near_actions_are_paired_with_what_they_take_of_each_other() -> None:
+def test_confusable_pairs() -> None:
     near = [0.9999, (1 - 0.9999**2) ** 0.5, 0.0]
-    found = confusable_pairs(space([[1, 0, 0], near, [0, 0, 1], [1, 0, 0]], [[1.0, 0, 0]], [0]))
-    assert [(pair.first, pair.second) for pair in found] == [
-        ("action 0", "action 3"), ("action 0", "action 1"), ("action 1", "action 3"),
-    ]  # fmt: skip
-    assert found[0].confusion == pytest.approx(0.5)
-    assert found[1].cosine == pytest.approx(0.9999)
-    assert found[1].confusion == pytest.approx(torch.sigmoid(torch.tensor(-0.01)).item(), abs=1e-3)
+    pairs = confusable_pairs(concept_space([[1, 0, 0], near, [0, 0, 1], [1, 0, 0]], [[1.0, 0, 0]], [0]))
+    names = [(pair.first, pair.second) for pair in pairs]
+    assert names == [("action 0", "action 3"), ("action 0", "action 1"), ("action 1", "action 3")]
+    assert pairs[0].confusion == pytest.approx(0.5)
+    assert pairs[1].cosine == pytest.approx(0.9999)
+    assert pairs[1].confusion == pytest.approx(torch.sigmoid(torch.tensor(-0.01)).item(), abs=1e-3)
 
 
-def test_a_description_nearer_to_another_action_is_a_stray() -> None:
+def test_descriptions_closer_to_another_action_are_misassigned() -> None:
     categories = [[1.0, 0, 0], [0, 1.0, 0], [0, 0, 1.0]]
     descriptions = [[1.0, 0, 0.1], [0.9, 0.1, 0], [0.1, 1.0, 0], [0, 0.9, 0.1], [1.0, 0.05, 0], [0, 0.1, 1.0]]
-    found = misassigned_descriptions(space(categories, descriptions, [0, 0, 1, 1, 2, 2]))
-    assert [(stray.text, stray.action, stray.nearest_action) for stray in found] == [("text 4", "action 2", "action 0")]
-    assert found[0].margin > 0.5
+    misassigned = misassigned_descriptions(concept_space(categories, descriptions, [0, 0, 1, 1, 2, 2]))
+    assert [(d.text, d.action, d.nearest_action) for d in misassigned] == [("text 4", "action 2", "action 0")]
+    assert misassigned[0].margin > 0.5
 
 
-def test_a_lone_description_cannot_hold_itself_up() -> None:
-    """Of action 0 the only description points at action 1: without its own help it is nearer to that one."""
-    found = misassigned_descriptions(
-        space([[1.0, 0, 0], [0, 1.0, 0], [0, 0, 1.0]], [[0, 1.0, 0], [0, 1.0, 0.1]], [0, 1])
-    )
-    assert [stray.action for stray in found] == ["action 0"]
+def test_a_description_does_not_count_for_its_own_action() -> None:
+    """The only description of action 0 points at action 1. Without its own contribution it is closer to action 1."""
+    categories = [[1.0, 0, 0], [0, 1.0, 0], [0, 0, 1.0]]
+    misassigned = misassigned_descriptions(concept_space(categories, [[0, 1.0, 0], [0, 1.0, 0.1]], [0, 1]))
+    assert [description.action for description in misassigned] == ["action 0"]
 
 
-def test_a_set_without_descriptions_has_no_strays() -> None:
-    bare = ConceptSpace(
+def test_a_set_without_descriptions_has_no_misassigned_ones() -> None:
+    space = ConceptSpace(
         torch.eye(2), torch.zeros(0, 2), torch.zeros(0, 2), action_names=["a", "b"], description_texts=[]
     )
-    assert misassigned_descriptions(bare) == []
-    assert confusable_pairs(bare) == []
+    assert misassigned_descriptions(space) == []
+    assert confusable_pairs(space) == []

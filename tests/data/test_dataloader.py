@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 import torch
 
-from support.small_encoders import Colours
+from support.small_encoders import ColorEncoder
 from support.video_files import numbered_frames, write_video
+from verbspace.config.settings import ViewSettings
 from verbspace.data import dataloader
 from verbspace.data import datasets as module
 from verbspace.data.dataloader import _load_in_threads, load_clips, load_views
@@ -26,9 +27,7 @@ from verbspace.data.errors import DecodeFailures
 from verbspace.data.sources.record import Record
 from verbspace.inference.embedding import embed_videos
 
-SMALL: dict[str, Any] = {
-    "global_size": 32, "global_frames": 2, "local_views": 1, "local_frames": 2, "local_size": 16,
-}  # fmt: skip
+SMALL = ViewSettings(global_size=32, global_frames=2, local_views=1, local_frames=2, local_size=16)
 
 
 @pytest.fixture
@@ -63,7 +62,7 @@ def test_training_goes_on_where_workers_hang_and_die(
     misbehaving(monkeypatch, at1=hang, at3=crash, at4=lambda: os._exit(3))
     bad = DecodeFailures(6)
     began = time.monotonic()
-    loaded = load_views(ViewDataset(records, **SMALL), batch_size=3, num_workers=2, failures=bad, timeout=1.0)
+    loaded = load_views(ViewDataset(records, SMALL), batch_size=3, num_workers=2, failures=bad, timeout=1.0)
     batches = list(islice(loaded, 6))
     loaded.close()
     assert time.monotonic() - began < 60
@@ -79,7 +78,7 @@ def test_training_goes_on_where_workers_hang_and_die(
 def test_a_worker_killed_from_outside_costs_nothing(
     records: list[Record], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain = list(islice(load_views(ViewDataset(records, **SMALL), batch_size=2), 6))
+    plain = list(islice(load_views(ViewDataset(records, SMALL), batch_size=2), 6))
 
     def once() -> None:
         if not (tmp_path / "done").exists():
@@ -88,7 +87,7 @@ def test_a_worker_killed_from_outside_costs_nothing(
 
     misbehaving(monkeypatch, at2=once)
     bad = DecodeFailures(6)
-    batches = list(islice(load_views(ViewDataset(records, **SMALL), batch_size=2, num_workers=2, failures=bad), 6))
+    batches = list(islice(load_views(ViewDataset(records, SMALL), batch_size=2, num_workers=2, failures=bad), 6))
     assert (tmp_path / "done").exists()
     assert not len(bad)
     for one, other in zip(plain, batches, strict=True):
@@ -100,7 +99,7 @@ def test_a_worker_that_dies_while_the_loader_is_being_made_costs_nothing(
     records: list[Record], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
     """On a busy machine a worker is dead before anyone looks, or while a batch is being handed out."""
-    plain = list(islice(load_views(ViewDataset(records, **SMALL), batch_size=2), 3))
+    plain = list(islice(load_views(ViewDataset(records, SMALL), batch_size=2), 3))
     real, reset, parent = torch.utils.data.DataLoader.__iter__, multiprocessing.queues.Queue._reset, os.getpid()
     entered = []
 
@@ -135,7 +134,7 @@ def test_a_worker_that_dies_while_the_loader_is_being_made_costs_nothing(
         monkeypatch.setattr(torch.utils.data.DataLoader, "__iter__", slowly)
     else:
         monkeypatch.setattr(multiprocessing.queues.Queue, "_reset", reset_slowly)
-    batches = list(islice(load_views(ViewDataset(records, **SMALL), batch_size=2, num_workers=2), 3))
+    batches = list(islice(load_views(ViewDataset(records, SMALL), batch_size=2, num_workers=2), 3))
     assert (tmp_path / "done").exists()
     for one, other in zip(plain, batches, strict=True):
         assert all(torch.equal(one[key], other[key]) for key in one)
@@ -157,7 +156,7 @@ def test_workers_end_well(records: list[Record], monkeypatch: pytest.MonkeyPatch
 def test_workers_that_are_always_killed_end_it(records: list[Record], monkeypatch: pytest.MonkeyPatch) -> None:
     misbehaving(monkeypatch, **{f"at{n}": lambda: os.kill(os.getpid(), signal.SIGKILL) for n in range(6)})
     with pytest.raises(RuntimeError, match=r"the 2 loading workers were killed 4 times in a row.*take fewer workers"):
-        next(load_views(ViewDataset(records, **SMALL), batch_size=2, num_workers=2))
+        next(load_views(ViewDataset(records, SMALL), batch_size=2, num_workers=2))
 
 
 def test_what_a_worker_raises_is_raised(records: list[Record], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,7 +165,7 @@ def test_what_a_worker_raises_is_raised(records: list[Record], monkeypatch: pyte
 
     misbehaving(monkeypatch, at0=fault)
     with pytest.raises(RuntimeError, match="a fault of ours"):
-        list(islice(load_views(ViewDataset(records, **SMALL), batch_size=6, num_workers=1), 2))
+        list(islice(load_views(ViewDataset(records, SMALL), batch_size=6, num_workers=1), 2))
 
 
 def test_slow_batches_are_waited_for(records: list[Record], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,7 +173,7 @@ def test_slow_batches_are_waited_for(records: list[Record], monkeypatch: pytest.
     bad = DecodeFailures(6)
     assert (
         len(
-            next(load_views(ViewDataset(records, **SMALL), batch_size=6, num_workers=1, failures=bad, timeout=60))[
+            next(load_views(ViewDataset(records, SMALL), batch_size=6, num_workers=1, failures=bad, timeout=60))[
                 "index"
             ]
         )
@@ -191,8 +190,8 @@ def test_evaluation_names_them(records: list[Record], monkeypatch: pytest.Monkey
 
 
 def test_embedding_is_the_same_with_workers(records: list[Record]) -> None:
-    one = embed_videos(Colours(), records, frames=2, batch_size=4)
-    other = embed_videos(Colours(), records, frames=2, batch_size=4, num_workers=2)
+    one = embed_videos(ColorEncoder(), records, frames=2, batch_size=4)
+    other = embed_videos(ColorEncoder(), records, frames=2, batch_size=4, num_workers=2)
     assert torch.equal(one.embeddings, other.embeddings)
 
 
@@ -203,7 +202,7 @@ def test_threads_make_the_same_batches(records: list[Record], monkeypatch: pytes
     for threads in (1, 3):
         monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
         bad = DecodeFailures(6)
-        dataset = ViewDataset(records, seed=5, frame_cache_bytes=cache, **SMALL)
+        dataset = ViewDataset(records, SMALL, seed=5, frame_cache_bytes=cache)
         batches[threads] = list(islice(load_views(dataset, batch_size=4, failures=bad), 5))
         assert [path.name for path in bad.by_path] == ["2.mp4"]
         if cache:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from support.video_files import numbered_frames, read_frame_numbers, write_video
+from verbspace.config.settings import ViewSettings
 from verbspace.data import datasets as module
 from verbspace.data.dataloader import ResumableBatchSampler, load_views
 from verbspace.data.datasets import ClipDataset, ViewDataset, collate
@@ -22,13 +23,11 @@ from verbspace.data.sampling import plan_eval
 from verbspace.data.sources.manifest import Record, read_manifest
 from verbspace.data.transforms import center_crop
 
-SMALL: dict[str, Any] = {
-    "global_size": 32, "global_frames": 4, "local_views": 3, "local_frames": 2, "local_size": 16,
-}  # fmt: skip
-PLAIN: dict[str, Any] = {
-    "flip": 0, "brightness": 0, "contrast": 0, "saturation": 0, "grey": 0, "blur": 0,
-    "global_scale": (1.0, 1.0), "local_scale": (1.0, 1.0),
-}  # fmt: skip
+SMALL = ViewSettings(global_size=32, global_frames=4, local_views=3, local_frames=2, local_size=16)
+PLAIN = ViewSettings(
+    global_size=48, global_frames=6, global_scale=(1.0, 1.0), local_size=48, local_frames=4, local_scale=(1.0, 1.0),
+    flip_prob=0, brightness=0, contrast=0, saturation=0, grayscale_prob=0, blur_prob=0,
+)  # fmt: skip
 VIDEOS = 7
 
 
@@ -64,7 +63,7 @@ def same(a: dict[str, Any], b: dict[str, Any]) -> bool:
 
 
 def test_item(records: list[Record]) -> None:
-    item = ViewDataset(records, **SMALL)[2]
+    item = ViewDataset(records, SMALL)[2]
     shapes = {key: (tuple(value.shape), value.dtype) for key, value in item.items() if isinstance(value, Tensor)}
     assert shapes == {
         "global": ((2, 4, 3, 32, 32), torch.uint8),
@@ -74,12 +73,12 @@ def test_item(records: list[Record]) -> None:
     }
     assert item["index"] == 2
     assert item["bad"] == []
-    assert "local" not in ViewDataset(records, **{**SMALL, "local_views": 0})[2]
+    assert "local" not in ViewDataset(records, SMALL.model_copy(update={"local_views": 0}))[2]
 
 
 def test_views_show_the_frames_of_their_times(tmp_path: Path) -> None:
     path = write_video(tmp_path / "a.mp4", numbered_frames(40, 48, 48))
-    dataset = ViewDataset([Record(path)], global_size=48, local_size=48, global_frames=6, local_frames=4, **PLAIN)
+    dataset = ViewDataset([Record(path)], PLAIN)
     for epoch in range(5):
         item = dataset[epoch, 0]
         for kind in ("global", "local"):
@@ -91,22 +90,22 @@ def test_views_show_the_frames_of_their_times(tmp_path: Path) -> None:
 def test_all_views_come_from_one_decode(records: list[Record], place: int, monkeypatch: pytest.MonkeyPatch) -> None:
     opened, decoded = [], []
     plain_open, plain_read = av.open, module.read_video
-    monkeypatch.setattr(av, "open_tags", lambda *a, **k: (opened.append(a), plain_open(*a, **k))[1])
+    monkeypatch.setattr(av, "open", lambda *a, **k: (opened.append(a), plain_open(*a, **k))[1])
     monkeypatch.setattr(module, "read_video", lambda *a, **k: (decoded.append(a), plain_read(*a, **k))[1])
-    item = ViewDataset(records, **SMALL)[place]
+    item = ViewDataset(records, SMALL)[place]
     assert item["global"].shape[0] + item["local"].shape[0] == 5
     assert len(decoded) == 1
     assert len(opened) == 1
 
 
 def test_items_are_a_function_of_seed_epoch_and_index_alone(records: list[Record]) -> None:
-    first = ViewDataset(records, seed=3, **SMALL)
+    first = ViewDataset(records, SMALL, seed=3)
     expected = {key: first[key] for key in [(0, 0), (0, 1), (4, 1)]}
     torch.manual_seed(99)
     np.random.seed(99)
     random.seed(99)
     state = torch.get_rng_state()
-    again = ViewDataset(records, seed=3, **SMALL)
+    again = ViewDataset(records, SMALL, seed=3)
     next(load_views(again, batch_size=2))
     for key in reversed(expected):
         assert same(again[key], expected[key])
@@ -114,9 +113,9 @@ def test_items_are_a_function_of_seed_epoch_and_index_alone(records: list[Record
     assert same(again[1], expected[0, 1])
     assert not torch.equal(expected[0, 1]["global"], expected[4, 1]["global"])
     assert not torch.equal(expected[0, 1]["global_times"], expected[4, 1]["global_times"])
-    assert not same(ViewDataset(records, seed=4, **SMALL)[1], expected[0, 1])
+    assert not same(ViewDataset(records, SMALL, seed=4)[1], expected[0, 1])
     # Crops and colours are drawn anew too, where the frames stay the same.
-    fixed = ViewDataset(records, **{**SMALL, "global_clip_fraction": (1.0, 1.0)})
+    fixed = ViewDataset(records, SMALL.model_copy(update={"global_clip_fraction": (1.0, 1.0)}))
     assert torch.equal(fixed[0, 1]["global_times"], fixed[4, 1]["global_times"])
     assert not torch.equal(fixed[0, 1]["global"], fixed[4, 1]["global"])
 
@@ -143,7 +142,7 @@ def test_labels_never_reach_training(records: list[Record]) -> None:
         "removed": [Record(r.path) for r in records],
     }
     batches = {
-        name: list(islice(load_views(ViewDataset(v, seed=1, **SMALL), batch_size=3), 5)) for name, v in variants.items()
+        name: list(islice(load_views(ViewDataset(v, SMALL, seed=1), batch_size=3), 5)) for name, v in variants.items()
     }
     for name in variants:
         assert len(batches[name]) == 5
@@ -151,7 +150,7 @@ def test_labels_never_reach_training(records: list[Record]) -> None:
     keys = {"global", "global_times", "local", "local_times", "index"}
     assert all(set(batch) == keys for batch in batches["as they are"])
     # Nor does the data set remember them.
-    held = everything_within(ViewDataset(variants["all one"], **SMALL))
+    held = everything_within(ViewDataset(variants["all one"], SMALL))
     assert records[0].path in held
     assert "secret" not in held
     assert not any(isinstance(thing, Record) for thing in held)
@@ -162,13 +161,13 @@ def test_cache_changes_nothing_but_the_decoding(records: list[Record], monkeypat
     plain = module.read_video
     monkeypatch.setattr(module, "read_video", lambda path, *a: (decoded.append(path), plain(path, *a))[1])
     keys = [(epoch, i) for epoch in range(3) for i in range(VIDEOS)]
-    without = ViewDataset(records, **SMALL)
+    without = ViewDataset(records, SMALL)
     expected = [without[key] for key in keys]
     assert len(decoded) == 3 * VIDEOS
     whole = sum(12 + 2 * n for n in range(VIDEOS)) * 48 * 64 * 3
     for limit in (whole, whole // 2, 1000):
         decoded.clear()
-        cached = ViewDataset(records, frame_cache_bytes=limit, **SMALL)
+        cached = ViewDataset(records, SMALL, frame_cache_bytes=limit)
         assert all(same(cached[key], item) for key, item in zip(keys, expected, strict=True))
         assert cached.cache.used_bytes == sum(frames.nbytes for _, frames in cached.cache.videos.values()) <= limit
         assert len(decoded) == VIDEOS + 2 * (VIDEOS - len(cached.cache.videos))
@@ -176,18 +175,18 @@ def test_cache_changes_nothing_but_the_decoding(records: list[Record], monkeypat
 
 
 def test_large_frames_are_shrunk_while_decoding(records: list[Record]) -> None:
-    dataset = ViewDataset(records, max_short_side=24, frame_cache_bytes=1 << 30, **SMALL)
+    dataset = ViewDataset(records, SMALL, max_short_side=24, frame_cache_bytes=1 << 30)
     dataset[0]
     assert dataset.cache.videos[0][1].shape[1:] == (3, 24, 32)
     with pytest.raises(ValueError, match="no videos to train on"):
-        ViewDataset([])
+        ViewDataset([], SMALL)
     with pytest.raises(IndexError, match="video 7 of 7"):
         dataset[VIDEOS]
 
 
 def test_bad_files_are_replaced_and_named(tmp_path: Path, records: list[Record]) -> None:
     mixed = broken(tmp_path, records, [1, 4])
-    dataset, bad = ViewDataset(mixed, **SMALL), DecodeFailures(VIDEOS)
+    dataset, bad = ViewDataset(mixed, SMALL), DecodeFailures(VIDEOS)
     epoch = list(islice(load_views(dataset, batch_size=3, failures=bad), 7))  # three epochs
     assert all(len(batch["index"]) == 3 for batch in epoch)
     assert not {1, 4} & {int(i) for batch in epoch for i in batch["index"]}
@@ -197,7 +196,7 @@ def test_bad_files_are_replaced_and_named(tmp_path: Path, records: list[Record])
     assert "2 of 7 videos could not be read" in bad.summary()
     assert "broken_4.mp4" in bad.summary()
     # What stands in does not depend on what was read before, or a resumed run would differ.
-    fresh = ViewDataset(mixed, **SMALL)
+    fresh = ViewDataset(mixed, SMALL)
     assert same(fresh[2, 4], dataset[2, 4])
     assert fresh[2, 4]["index"] not in (1, 4)
 
@@ -207,7 +206,7 @@ def test_bad_files_are_tried_once(tmp_path: Path, records: list[Record], monkeyp
     tried: list[Path] = []
     plain = module.read_video
     monkeypatch.setattr(module, "read_video", lambda path, *a: (tried.append(path), plain(path, *a))[1])
-    dataset = ViewDataset(mixed, **SMALL)
+    dataset = ViewDataset(mixed, SMALL)
     for epoch in range(3):
         dataset[epoch, 1]
     assert tried.count(mixed[1].path) == 1
@@ -220,12 +219,11 @@ def test_damage_that_only_some_views_meet(tmp_path: Path, records: list[Record])
         content[place] ^= 255
     path.write_bytes(content)
     mixed = [Record(path), *records[:2]]
-    short = {**SMALL, "longest": 0.4}
-    lasting, cached = ViewDataset(mixed, **short), ViewDataset(mixed, frame_cache_bytes=1 << 30, **short)
+    lasting, cached = (ViewDataset(mixed, SMALL, max_duration=0.4, frame_cache_bytes=n) for n in (0, 1 << 30))
     items = [lasting[epoch, 0] for epoch in range(12)]
     assert {len(item["bad"]) for item in items} == {0, 1}
     for epoch, item in enumerate(items):  # neither the past nor the cache matters
-        assert same(ViewDataset(mixed, **short)[epoch, 0], item)
+        assert same(ViewDataset(mixed, SMALL, max_duration=0.4)[epoch, 0], item)
         assert same(cached[epoch, 0], item)
 
 
@@ -233,7 +231,7 @@ def test_damage_that_only_some_views_meet(tmp_path: Path, records: list[Record])
 def test_all_bad_is_an_error(tmp_path: Path, records: list[Record], workers: int) -> None:
     mixed = broken(tmp_path, records, range(VIDEOS))
     with pytest.raises(NoReadableVideo, match=r"none of the 7 videos tried can be read; the first: .*broken_"):
-        next(load_views(ViewDataset(mixed, **SMALL), batch_size=2, num_workers=workers))
+        next(load_views(ViewDataset(mixed, SMALL), batch_size=2, num_workers=workers))
 
 
 def test_batches_cover_every_epoch_and_start_anywhere() -> None:
@@ -254,11 +252,11 @@ def test_batches_cover_every_epoch_and_start_anywhere() -> None:
 
 
 def test_loading_resumes_at_any_step_with_any_number_of_workers(records: list[Record]) -> None:
-    dataset = ViewDataset(records, **SMALL)
+    dataset = ViewDataset(records, SMALL)
     plain = list(islice(load_views(dataset, batch_size=3), 5))
-    resumed = list(islice(load_views(ViewDataset(records, **SMALL), batch_size=3, start=2), 3))
+    resumed = list(islice(load_views(ViewDataset(records, SMALL), batch_size=3, start=2), 3))
     assert all(same(a, b) for a, b in zip(plain[2:], resumed, strict=True))
-    mixed = ViewDataset(records, frame_cache_bytes=1 << 20, **SMALL)
+    mixed = ViewDataset(records, SMALL, frame_cache_bytes=1 << 20)
     with_workers = list(islice(load_views(mixed, batch_size=3, num_workers=2), 5))
     assert all(same(a, b) for a, b in zip(plain, with_workers, strict=True))
 

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from verbspace.config.settings import ViewSettings
 from verbspace.data.sampling import (
     Window,
     clip_duration,
@@ -26,17 +27,16 @@ def as_times(gaps: list[float]) -> np.ndarray:
 
 
 @settings(deadline=None, max_examples=150)
-@given(steps, seeds, st.integers(1, 3), st.integers(1, 16), st.integers(0, 4), st.integers(1, 12))
-def test_any_clip_can_be_planned(gaps: list[float], seed: int, n: int, frames: int, m: int, few: int) -> None:
+@given(steps, seeds, st.integers(2, 3), st.integers(1, 16), st.integers(0, 4), st.integers(1, 12))
+def test_plan_views_handles_any_clip(
+    gaps: list[float], seed: int, n: int, frames: int, m: int, local_frames: int
+) -> None:
     times = as_times(gaps)
-    plans = plan_views(
-        times, np.random.default_rng(seed), global_views=n, global_frames=frames, local_views=m, local_frames=few,
-        global_size=48, local_size=32,
-    )  # fmt: skip
+    views = ViewSettings(global_views=n, global_frames=frames, local_views=m, local_frames=local_frames)
+    plans = plan_views(times, views, np.random.default_rng(seed))
     assert [plan.kind for plan in plans] == ["global"] * n + ["local"] * m
     for plan in plans:
-        assert len(plan.frame_indices) == len(plan.times) == (frames if plan.kind == "global" else few)
-        assert plan.size == (48 if plan.kind == "global" else 32)
+        assert len(plan.frame_indices) == len(plan.times) == (frames if plan.kind == "global" else local_frames)
         indices = np.asarray(plan.frame_indices)
         assert indices.min() >= 0
         assert indices.max() < len(times)
@@ -46,40 +46,43 @@ def test_any_clip_can_be_planned(gaps: list[float], seed: int, n: int, frames: i
 
 @settings(deadline=None, max_examples=100)
 @given(steps, seeds)
-def test_the_same_seed_gives_the_same_plan(gaps: list[float], seed: int) -> None:
+def test_plan_views_depends_on_the_seed_alone(gaps: list[float], seed: int) -> None:
     times = as_times(gaps)
-    assert plan_views(times, np.random.default_rng(seed)) == plan_views(times, np.random.default_rng(seed))
+    first, second = (plan_views(times, ViewSettings(), np.random.default_rng(seed)) for _ in range(2))
+    assert first == second
 
 
 @settings(deadline=None, max_examples=100)
 @given(st.lists(st.floats(0.001, 2.0), min_size=1, max_size=60), st.lists(st.floats(-1, 200), min_size=1))
-def test_nearest_is_the_nearest(gaps: list[float], wanted: list[float]) -> None:
+def test_nearest_frame_minimizes_the_distance(gaps: list[float], wanted: list[float]) -> None:
     times, seconds = as_times(gaps), np.asarray(wanted)
     expected = np.abs(times[None] - seconds[:, None]).min(1)
     np.testing.assert_array_equal(np.abs(times[nearest_frame(times, seconds)] - seconds), expected)
 
 
-def test_nearest_prefers_the_earlier_of_two() -> None:
+def test_nearest_frame_prefers_the_earlier_of_two() -> None:
     assert nearest_frame(np.array([0.0, 1.0, 2.0]), np.array([0.5, 1.5, 0.51])).tolist() == [0, 1, 1]
 
 
-def test_spread_takes_the_centres_of_segments() -> None:
+def test_linspace_in_window_returns_segment_centers() -> None:
     assert linspace_in_window(Window(1.0, 3.0), 4).tolist() == [1.25, 1.75, 2.25, 2.75]
 
 
-def windows(seed: int, **options: object) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Seconds of global and local views of a 10-second clip of a thousand frames a second."""
+def view_times(
+    seed: int, views: ViewSettings | None = None, max_duration: float | None = None
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Frame times of the global and local views of a 10-second clip with 1000 frames per second."""
     times = np.arange(0, 10, 0.001)
-    plans = plan_views(times, np.random.default_rng(seed), **options)  # type: ignore[arg-type]
+    plans = plan_views(times, views or ViewSettings(), np.random.default_rng(seed), max_duration)
     seconds = {kind: [np.asarray(p.times) for p in plans if p.kind == kind] for kind in ("global", "local")}
     return seconds["global"], seconds["local"]
 
 
-def test_windows_have_the_lengths_asked_for_and_lie_within_the_clip() -> None:
+def test_view_windows_have_the_configured_lengths_and_lie_within_the_clip() -> None:
     rates: list[float] = []
     for seed in range(200):
-        long, short = windows(seed)
-        for views, (low, high) in ((long, (0.6, 1.0)), (short, (0.15, 0.5))):
+        long, short = view_times(seed)
+        for views, (low, high) in ((long, (0.6, 1.0)), (short, (0.2, 0.5))):
             for seconds in views:
                 gaps = np.diff(seconds)
                 assert np.ptp(gaps) < 0.003  # even within a view
@@ -88,36 +91,36 @@ def test_windows_have_the_lengths_asked_for_and_lie_within_the_clip() -> None:
                 assert seconds[0] - length / len(seconds) / 2 > -0.01
                 assert seconds[-1] + length / len(seconds) / 2 < 10.01
         rates += [1 / np.diff(seconds).mean() for seconds in short]
-    assert min(rates) < 2 < 4 < max(rates)  # local views come at many frame rates
+    assert min(rates) < 2 < 3.5 < max(rates)  # local views have many frame rates
 
 
-def test_global_windows_are_offset() -> None:
+def test_global_windows_are_offset_from_each_other() -> None:
     offsets, firsts = [], []
     for seed in range(200):
-        (a, b), _ = windows(seed, global_clip_fraction=(0.6, 0.6))
+        (a, b), _ = view_times(seed, ViewSettings(global_clip_fraction=(0.6, 0.6)))
         offsets.append(abs(a[0] - b[0]))
         firsts.append(a[0] < b[0])
-    # One starts in the first half of the 4 free seconds, one in the second: 2 apart on average, not 1.33.
+    # One starts in the first half of the 4 free seconds, one in the second: 2 apart on average, instead of 1.33.
     assert abs(np.mean(offsets) - 2.0) < 0.15
     assert 0.3 < np.mean(firsts) < 0.7  # either may be the earlier
 
 
-def test_views_of_a_long_video_come_from_one_stretch() -> None:
+def test_views_of_a_long_video_come_from_one_interval() -> None:
     starts = []
     for seed in range(50):
-        long, short = windows(seed, longest=2.0)
+        long, short = view_times(seed, max_duration=2.0)
         seconds = np.concatenate(long + short)
         assert np.ptp(seconds) < 2.0
         starts.append(seconds.min())
     assert np.ptp(starts) > 4
 
 
-def test_evaluation_takes_segment_centres_and_interleaves_clips() -> None:
+def test_plan_eval_takes_segment_centers_and_interleaves_clips() -> None:
     times = np.arange(100) / 10
     assert clip_duration(times) == pytest.approx(10.0)
-    (plan,) = plan_eval(times, 5, size=48)
+    (plan,) = plan_eval(times, 5)
     assert plan.times == pytest.approx((1, 3, 5, 7, 9))
-    assert (plan.kind, plan.size) == ("eval", 48)
+    assert plan.kind == "eval"
     first, second = plan_eval(times, 5, num_clips=2)
     assert first.times == pytest.approx((0.5, 2.5, 4.5, 6.5, 8.5))
     assert second.times == pytest.approx((1.5, 3.5, 5.5, 7.5, 9.5))
@@ -125,7 +128,7 @@ def test_evaluation_takes_segment_centres_and_interleaves_clips() -> None:
 
 @settings(deadline=None, max_examples=60)
 @given(steps, st.integers(1, 16), st.integers(1, 4))
-def test_evaluation_plans_any_clip(gaps: list[float], frames: int, clips: int) -> None:
+def test_plan_eval_handles_any_clip(gaps: list[float], frames: int, clips: int) -> None:
     times = as_times(gaps)
     plans = plan_eval(times, frames, clips)
     assert len(plans) == clips
@@ -135,17 +138,17 @@ def test_evaluation_plans_any_clip(gaps: list[float], frames: int, clips: int) -
         assert 0 <= plan.frame_indices[0] <= plan.frame_indices[-1] < len(times)
 
 
-def test_one_frame_repeats() -> None:
+def test_a_single_frame_is_repeated() -> None:
     assert plan_eval(np.zeros(1), 4)[0].frame_indices == (0, 0, 0, 0)
 
 
 @pytest.mark.parametrize("window", [(0.0, 0.5), (0.6, 0.5), (0.5, 1.2)])
-def test_windows_that_make_no_sense(window: tuple[float, float]) -> None:
-    with pytest.raises(ValueError, match="local_window"):
-        plan_views(np.arange(5.0), np.random.default_rng(0), local_clip_fraction=window)
+def test_invalid_clip_fractions_are_rejected(window: tuple[float, float]) -> None:
+    with pytest.raises(ValueError, match="local_clip_fraction"):
+        ViewSettings(local_clip_fraction=window)
 
 
-def test_no_frames() -> None:
+def test_plan_eval_needs_at_least_one_frame() -> None:
     with pytest.raises(ValueError, match="at least one frame"):
         plan_eval(np.zeros(0), 4)
 
@@ -153,21 +156,21 @@ def test_no_frames() -> None:
 @settings(deadline=None, max_examples=200)
 @given(steps, st.floats(0.05, 20), st.floats(0.02, 1))
 @example([1.0], 0.05, 1.0)
-def test_windows_cover_a_video_of_any_length(gaps: list[float], length: float, share: float) -> None:
+def test_plan_windows_covers_a_video_of_any_length(gaps: list[float], length: float, stride_fraction: float) -> None:
     times = as_times(gaps)
     end = clip_duration(times)
-    windows = plan_windows(times, length, length * share)
+    windows = plan_windows(times, length, length * stride_fraction)
     assert windows[0].start == 0
     assert windows[-1].end == end
     assert len(windows) == 1 or end > length
     for before, after in pairwise(windows):
-        assert before.start < after.start <= before.end + 1e-9  # twentieths do not add up to the last bit
-        assert after.start - before.start <= length * share * (1 + 1e-6)
+        assert before.start < after.start <= before.end + 1e-9  # sums of floats are inexact
+        assert after.start - before.start <= length * stride_fraction * (1 + 1e-6)
         assert before.end < after.end
         assert after.end - after.start == pytest.approx(length)
 
 
 @pytest.mark.parametrize("stride", [0.0, -1.0, 5.0])
-def test_windows_without_overlap_or_gap_are_asked_for(stride: float) -> None:
+def test_plan_windows_rejects_strides_that_leave_gaps(stride: float) -> None:
     with pytest.raises(ValueError, match=r"windows of 4 s every .*give a stride above 0 and at most the length"):
         plan_windows(np.arange(3.0), 4.0, stride)

@@ -72,7 +72,7 @@ def test_a_second_run_does_what_is_missing_new_or_asked_for_otherwise(
     done: list[str] = []
     real = packing.run_in_subprocesses
     monkeypatch.setattr(
-        packing, "run_apart", lambda task, names, **more: done.extend(names) or real(task, names, **more)
+        packing, "run_in_subprocesses", lambda task, names, **more: done.extend(names) or real(task, names, **more)
     )
     transcode(files(videos), videos, out)
     assert done == []
@@ -90,7 +90,7 @@ def test_a_second_run_does_what_is_missing_new_or_asked_for_otherwise(
 def test_bad_files_are_named_and_leave_nothing(videos: Path, tmp_path: Path) -> None:
     (videos / "wave/bad.mp4").write_bytes(b"no video")
     out = tmp_path / "packed"
-    given = ["data", "pack", str(videos), "--out", str(out), "--workers", "1"]
+    given = ["data", "transcode", str(videos), "--out", str(out), "--workers", "1"]
     for _ in range(2):
         said = CliRunner().invoke(main.app, given, env={"COLUMNS": "300"}).stdout
         assert f"{videos / 'wave/bad.mp4'}: not decodable as video" in said

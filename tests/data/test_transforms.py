@@ -10,11 +10,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from verbspace.config.settings import ViewSettings
 from verbspace.data.transforms import augment, center_crop, eval_crops, gaussian_blur, random_boxes
 
-JITTER = {"brightness": 0.4, "contrast": 0.4, "saturation": 0.4}
-EVERYTHING: dict[str, Any] = {"scale": (0.3, 1.0), "flip": 0.5, **JITTER, "grey": 0.3, "blur": 0.5}
-WHOLE: dict[str, Any] = {"scale": (1.0, 1.0), "ratio": (1.0, 1.0)}
+NO_AUGMENTATION = ViewSettings(
+    global_scale=(1.0, 1.0), flip_prob=0, brightness=0, contrast=0, saturation=0, grayscale_prob=0, blur_prob=0
+)
+ALL_AUGMENTATIONS: dict[str, Any] = {
+    "global_scale": (0.3, 1.0), "flip_prob": 0.5, "brightness": 0.4, "contrast": 0.4, "saturation": 0.4,
+    "grayscale_prob": 0.3, "blur_prob": 0.5, "ratio": (3 / 4, 4 / 3),
+}  # fmt: skip
+
+
+def random_views(
+    frames: Tensor, size: int, generator: torch.Generator, ratio: tuple[float, float] = (1.0, 1.0), **views: Any
+) -> Tensor:
+    """`augment` with only the augmentations given; without any, the expected frame."""
+    more = {name: views.pop(name) for name in ("blur_sigma", "frame_index") if name in views}
+    settings = NO_AUGMENTATION.model_copy(update={"global_size": size, **views})
+    return augment(frames, settings, "global", generator, ratio=ratio, **more)
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -32,65 +46,65 @@ def smooth(*shape: int, seed: int = 0) -> Tensor:
     return fine.view(shape)
 
 
-def test_all_off_is_the_frame_itself() -> None:
+def test_no_augmentation_is_the_identity() -> None:
     frames = noise(2, 3, 3, 32, 32)
-    assert torch.equal(augment(frames, 32, seeded(), **WHOLE), frames)
+    assert torch.equal(random_views(frames, 32, seeded()), frames)
 
 
-def test_shape_and_type() -> None:
-    out = augment(noise(3, 5, 3, 40, 52), 24, seeded(), **EVERYTHING)
+def test_output_shape_and_dtype() -> None:
+    out = random_views(noise(3, 5, 3, 40, 52), 24, seeded(), **ALL_AUGMENTATIONS)
     assert out.shape == (3, 5, 3, 24, 24)
     assert out.dtype == torch.uint8
-    one = augment(noise(3, 5, 3, 40, 52)[0], 24, seeded(), **EVERYTHING)
+    one = random_views(noise(3, 5, 3, 40, 52)[0], 24, seeded(), **ALL_AUGMENTATIONS)
     assert one.shape == (5, 3, 24, 24)
 
 
-def test_all_frames_of_a_clip_are_treated_alike_and_clips_differ() -> None:
-    still = smooth(1, 1, 3, 40, 52).expand(12, 6, -1, -1, -1)
-    out = augment(still, 24, seeded(), **EVERYTHING)
+def test_frames_of_a_clip_share_parameters_and_clips_differ() -> None:
+    static = smooth(1, 1, 3, 40, 52).expand(12, 6, -1, -1, -1)
+    out = random_views(static, 24, seeded(), **ALL_AUGMENTATIONS)
     assert torch.equal(out, out[:, :1].expand_as(out))
     assert len({tuple(clip.flatten().tolist()) for clip in out[:, 0]}) == 12
 
 
-def test_contrast_does_not_depend_on_the_single_frame() -> None:
+def test_contrast_uses_the_mean_of_the_clip() -> None:
     dark, light = torch.full((3, 8, 8), 60, dtype=torch.uint8), torch.full((3, 8, 8), 180, dtype=torch.uint8)
-    out = augment(torch.stack([dark, light])[None], 8, seeded(3), contrast=0.4, **WHOLE).float()
-    # Stretched about the clip's mean of 120, they stay apart; about their own means they would not move.
+    out = random_views(torch.stack([dark, light])[None], 8, seeded(3), contrast=0.4).float()
+    # Stretched about the mean of the clip (120), the frames move; about their own means they would not.
     assert out.mean() == pytest.approx(120, abs=0.5)
     assert abs((out[0, 1] - out[0, 0]).mean() - 120) > 5
 
 
-def test_the_seed_decides() -> None:
+def test_augment_depends_on_the_seed() -> None:
     frames = noise(4, 2, 3, 40, 52)
-    a, b, c = (augment(frames, 24, seeded(seed), **EVERYTHING) for seed in (5, 5, 6))
+    a, b, c = (random_views(frames, 24, seeded(seed), **ALL_AUGMENTATIONS) for seed in (5, 5, 6))
     assert torch.equal(a, b)
     assert not torch.equal(a, c)
 
 
-@pytest.mark.parametrize("name", ["flip", "brightness", "contrast", "saturation", "grey", "blur"])
-def test_one_augmentation_switched_off_leaves_the_draws_of_the_others(name: str) -> None:
+@pytest.mark.parametrize("name", ["flip_prob", "brightness", "contrast", "saturation", "grayscale_prob", "blur_prob"])
+def test_switching_one_augmentation_off_keeps_the_draws_of_the_others(name: str) -> None:
     frames = smooth(3, 2, 3, 40, 52)
     generator, reduced = seeded(), seeded()
-    augment(frames, 24, generator, **EVERYTHING)
-    augment(frames, 24, reduced, **{**EVERYTHING, name: 0.0})
+    random_views(frames, 24, generator, **ALL_AUGMENTATIONS)
+    random_views(frames, 24, reduced, **{**ALL_AUGMENTATIONS, name: 0.0})
     assert torch.equal(generator.get_state(), reduced.get_state())
 
 
-def test_flip_mirrors() -> None:
+def test_flip() -> None:
     frames = noise(4, 2, 3, 40, 52)
-    plain, mirrored = (augment(frames, 24, seeded(), flip_prob=p) for p in (0.0, 1.0))
+    plain, mirrored = (random_views(frames, 24, seeded(), flip_prob=p) for p in (0.0, 1.0))
     assert torch.equal(plain.flip(-1), mirrored)
-    sometimes = augment(noise(1, 1, 3, 16, 16).expand(200, -1, -1, -1, -1), 16, seeded(), flip_prob=0.5, **WHOLE)
-    share = (sometimes != sometimes[0]).flatten(1).any(1).float().mean()
-    assert 0.35 < share < 0.65
+    sometimes = random_views(noise(1, 1, 3, 16, 16).expand(200, -1, -1, -1, -1), 16, seeded(), flip_prob=0.5)
+    fraction = (sometimes != sometimes[0]).flatten(1).any(1).float().mean()
+    assert 0.35 < fraction < 0.65
 
 
 @pytest.mark.parametrize("strengths", [(0.5, 0, 0), (0, 0.5, 0), (0, 0, 0.5), (0.5, 0.5, 0.5), (1.5, 0, 2.0)])
-def test_colours_follow_their_definition(strengths: tuple[float, float, float]) -> None:
-    """Restated in float64, one clip at a time, from the factors that the fixed order of draws gives."""
+def test_color_jitter_matches_a_float64_reference(strengths: tuple[float, float, float]) -> None:
+    """The reference takes its factors from the documented order of draws."""
     frames = noise(6, 2, 3, 16, 16)
     bright, contrast, saturation = strengths
-    out = augment(frames, 16, seeded(7), brightness=bright, contrast=contrast, saturation=saturation, **WHOLE)
+    out = random_views(frames, 16, seeded(7), brightness=bright, contrast=contrast, saturation=saturation)
     draws = torch.rand(6, 47, generator=seeded(7)).double().numpy()[:, 41:44]
     luma = np.array([0.299, 0.587, 0.114]).reshape(3, 1, 1)
     for clip, result, u in zip(frames.double().numpy(), out.double().numpy(), draws, strict=True):
@@ -98,23 +112,23 @@ def test_colours_follow_their_definition(strengths: tuple[float, float, float]) 
         x = np.clip(clip * b, 0, 255)
         mean = (x * luma).sum(1).mean()
         x = np.clip(mean + (x - mean) * c, 0, 255)
-        grey = (x * luma).sum(1, keepdims=True)
-        x = np.clip(grey + (x - grey) * s, 0, 255)
+        gray = (x * luma).sum(1, keepdims=True)
+        x = np.clip(gray + (x - gray) * s, 0, 255)
         assert np.abs(result - x).max() <= 0.501
 
 
-def test_grey_has_no_colour() -> None:
+def test_grayscale() -> None:
     frames = noise(5, 2, 3, 16, 16)
-    out = augment(frames, 16, seeded(), grayscale_prob=1.0, **WHOLE).float()
+    out = random_views(frames, 16, seeded(), grayscale_prob=1.0).float()
     assert torch.equal(out, out[:, :, :1].expand_as(out))
     weights = torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)
     assert (out[:, :, 0] - (frames * weights).sum(2)).abs().max() <= 0.501
-    some = augment(frames[:1].expand(200, -1, -1, -1, -1), 16, seeded(), grayscale_prob=0.3, **WHOLE)
-    share = (some[:, :, 0] == some[:, :, 1]).flatten(1).all(1).float().mean()
-    assert 0.2 < share < 0.4
+    sometimes = random_views(frames[:1].expand(200, -1, -1, -1, -1), 16, seeded(), grayscale_prob=0.3)
+    fraction = (sometimes[:, :, 0] == sometimes[:, :, 1]).flatten(1).all(1).float().mean()
+    assert 0.2 < fraction < 0.4
 
 
-def test_blur_is_a_gaussian() -> None:
+def test_blur_is_gaussian() -> None:
     point = torch.zeros(2, 1, 3, 21, 21, dtype=torch.uint8)
     point[:, :, :, 10, 10] = 255
     sigma = torch.tensor([0.8, 2.0])
@@ -124,20 +138,20 @@ def test_blur_is_a_gaussian() -> None:
         kernel = np.outer(line / line.sum(), line / line.sum())
         assert np.abs(image.numpy() - 255 * kernel).max() <= 0.501
     flat = torch.full((1, 1, 3, 9, 9), 77, dtype=torch.uint8)
-    assert torch.equal(gaussian_blur(flat, torch.tensor([3.0])), flat)  # edges keep their brightness
+    assert torch.equal(gaussian_blur(flat, torch.tensor([3.0])), flat)  # brightness is preserved at the edges
     sharp = noise(1, 2, 3, 9, 9)
     assert torch.equal(gaussian_blur(sharp, torch.tensor([0.0])), sharp)
 
 
-def test_blur_scales_with_the_view() -> None:
+def test_blur_scales_with_the_view_size() -> None:
     frames = noise(1, 1, 3, 56, 56)
-    fixed = augment(frames, 56, seeded(), blur_prob=1.0, blur_sigma=(4.0, 4.0), **WHOLE)
+    fixed = random_views(frames, 56, seeded(), blur_prob=1.0, blur_sigma=(4.0, 4.0))
     assert torch.equal(fixed, gaussian_blur(frames, torch.tensor([1.0])))
 
 
 @settings(deadline=None, max_examples=100)
 @given(st.integers(1, 80), st.integers(1, 80), st.integers(0, 2**31), st.floats(0.05, 1), st.floats(0.05, 1))
-def test_boxes_lie_within_the_frame(height: int, width: int, seed: int, a: float, b: float) -> None:
+def test_boxes_are_inside_the_frame(height: int, width: int, seed: int, a: float, b: float) -> None:
     draws = torch.rand(8, 10, 4, generator=seeded(seed))
     boxes = random_boxes(draws, (height, width), (min(a, b), max(a, b)), (3 / 4, 4 / 3))
     top, left, h, w = boxes.unbind(1)
@@ -149,7 +163,7 @@ def test_boxes_lie_within_the_frame(height: int, width: int, seed: int, a: float
     assert (left + w <= width).all()
 
 
-def test_boxes_have_the_area_and_ratio_asked_for() -> None:
+def test_boxes_have_the_requested_area_and_ratio() -> None:
     draws = torch.rand(4000, 10, 4, generator=seeded())
     top, left, h, w = random_boxes(draws, (300, 400), (0.2, 0.6), (3 / 4, 4 / 3)).double().unbind(1)
     area, ratio = h * w / 120_000, w / h
@@ -158,33 +172,36 @@ def test_boxes_have_the_area_and_ratio_asked_for() -> None:
     assert abs(area.mean() - 0.4) < 0.01  # uniform
     assert ratio.min() > 0.74
     assert ratio.max() < 1.35
-    assert abs(ratio.log().mean()) < 0.01  # as often tall as wide
+    assert abs(ratio.log().mean()) < 0.01  # tall as often as wide
     assert abs((left / (400 - w)).nanmean() - 0.5) < 0.02
     assert abs((top / (300 - h)).nanmean() - 0.5) < 0.02
 
 
-def test_box_where_no_crop_fits() -> None:
+def test_box_when_no_crop_fits() -> None:
     draws = torch.rand(3, 10, 4, generator=seeded())
     boxes = random_boxes(draws, (10, 100), (1.0, 1.0), (3 / 4, 4 / 3))
-    assert boxes.tolist() == [[0, 43, 10, 13]] * 3  # the widest allowed, in the middle
+    assert boxes.tolist() == [[0, 43, 10, 13]] * 3  # the widest allowed box, centered
 
 
-def test_crops_are_where_the_boxes_are() -> None:
+def test_crops_match_their_boxes() -> None:
     across = torch.linspace(0, 255, 200).expand(1, 1, 3, 100, -1)
     down = torch.linspace(0, 255, 100)[:, None].expand(1, 1, 3, -1, 200)
     boxes = random_boxes(
         torch.rand(1, 47, generator=seeded(4))[:, :40].view(1, 10, 4), (100, 200), (0.3, 0.5), (3 / 4, 4 / 3)
     )
     top, left, h, w = boxes[0].tolist()
-    x, y = (augment(image.to(torch.uint8), 20, seeded(4), scale=(0.3, 0.5)).float() for image in (across, down))
+    x, y = (
+        random_views(image.to(torch.uint8), 20, seeded(4), ratio=(3 / 4, 4 / 3), global_scale=(0.3, 0.5)).float()
+        for image in (across, down)
+    )
     assert x.mean().item() == pytest.approx((left + w / 2 - 0.5) * 255 / 199, abs=1.5)
     assert y.mean().item() == pytest.approx((top + h / 2 - 0.5) * 255 / 99, abs=1.5)
 
 
 @pytest.mark.parametrize("size", [12, 16])
-def test_shrinking_does_not_alias(size: int) -> None:
+def test_downsampling_does_not_alias(size: int) -> None:
     board = ((torch.arange(64)[:, None] + torch.arange(64)) % 2 * 255).to(torch.uint8).expand(2, 1, 3, 64, 64)
-    for out in (augment(board, size, seeded(), **WHOLE), center_crop(board, size)):
+    for out in (random_views(board, size, seeded()), center_crop(board, size)):
         assert (out.float() - 127.5).abs().max() < 12
 
 
@@ -192,7 +209,7 @@ def test_shrinking_does_not_alias(size: int) -> None:
     ("height", "width", "size"),
     [(240, 320, 224), (64, 80, 56), (45, 61, 48), (61, 45, 48), (64, 80, 64), (37, 200, 48), (333, 250, 224)],
 )
-def test_evaluation_view_is_that_of_clips_image_processor(height: int, width: int, size: int) -> None:
+def test_center_crop_matches_the_clip_image_processor(height: int, width: int, size: int) -> None:
     pytest.importorskip("PIL")
     from PIL import Image
     from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
@@ -210,45 +227,48 @@ def test_evaluation_view_is_that_of_clips_image_processor(height: int, width: in
         assert (difference > 0).float().mean() < 0.01
 
 
-def test_evaluation_view_takes_any_leading_axes() -> None:
+def test_center_crop_accepts_any_leading_axes() -> None:
     frames = noise(2, 3, 3, 40, 52)
     out = center_crop(frames, 24)
     assert out.shape == (2, 3, 3, 24, 24)
     assert torch.equal(out[1, 2], center_crop(frames[1, 2], 24))
 
 
-def test_memory_layout_does_not_matter() -> None:
+def test_augment_does_not_depend_on_the_memory_layout() -> None:
     frames = noise(2, 4, 3, 40, 52)
-    turned = frames.permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3)
-    assert turned.stride() != frames.stride()
-    assert torch.equal(augment(frames, 24, seeded(), **EVERYTHING), augment(turned, 24, seeded(), **EVERYTHING))
+    permuted = frames.permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3)
+    assert permuted.stride() != frames.stride()
+    assert torch.equal(
+        random_views(frames, 24, seeded(), **ALL_AUGMENTATIONS),
+        random_views(permuted, 24, seeded(), **ALL_AUGMENTATIONS),
+    )
 
 
 @pytest.mark.parametrize(("height", "width"), [(24, 60), (61, 24), (24, 24)])
-def test_crops_run_along_the_long_side(height: int, width: int) -> None:
+def test_eval_crops_run_along_the_long_side(height: int, width: int) -> None:
     frames = torch.randint(0, 255, (2, 3, height, width), dtype=torch.uint8, generator=seeded())
     views = eval_crops(frames, 24, num_crops=3)
     assert views.shape == (3, 2, 3, 24, 24)
     assert torch.equal(views[0], frames[..., :24, :24])
     assert torch.equal(views[1], center_crop(frames, 24))
     assert torch.equal(views[2], frames[..., -24:, -24:])
-    with pytest.raises(ValueError, match="crops: 0 is none"):
+    with pytest.raises(ValueError, match="num_crops: 0 is too few"):
         eval_crops(frames, 24, num_crops=0)
 
 
-def test_clips_picked_from_a_video_are_those_given_whole() -> None:
-    video = noise(9, 40, 52, 3, seed=4).permute(0, 3, 1, 2)  # as decoded
-    pick = torch.tensor([[0, 3, 3], [8, 1, 2], [4, 4, 5], [7, 7, 7]])
-    whole = augment(video[pick], 24, seeded(1), **EVERYTHING)
-    assert torch.equal(augment(video, 24, seeded(1), frame_index=pick, **EVERYTHING), whole)
+def test_frame_index_selects_the_same_clips() -> None:
+    video = noise(9, 40, 52, 3, seed=4).permute(0, 3, 1, 2)  # in the decoder's layout
+    frame_index = torch.tensor([[0, 3, 3], [8, 1, 2], [4, 4, 5], [7, 7, 7]])
+    expected = random_views(video[frame_index], 24, seeded(1), **ALL_AUGMENTATIONS)
+    assert torch.equal(random_views(video, 24, seeded(1), frame_index=frame_index, **ALL_AUGMENTATIONS), expected)
 
 
 @pytest.mark.parametrize("side", [24, 96, 224])
 @torch.no_grad()
-def test_blur_by_bands_is_the_whole_product(side: int) -> None:
+def test_banded_blur_matches_the_full_product(side: int) -> None:
     frames, sigma = noise(2, 2, 3, side, side), torch.tensor([0.3, 2.0])
-    place = torch.arange(side, dtype=torch.float64)
-    distance = (place[:, None] - place[None]) / sigma.double().view(-1, 1, 1)
+    position = torch.arange(side, dtype=torch.float64)
+    distance = (position[:, None] - position[None]) / sigma.double().view(-1, 1, 1)
     kernel = torch.softmax(-0.5 * distance.square(), -1)[:, None, None]
     exact = kernel @ frames.double() @ kernel.mT
     assert (gaussian_blur(frames, sigma).double() - exact).abs().max() <= 0.5 + 1e-3

@@ -69,7 +69,7 @@ def lying(folder: Path) -> dict[str, str]:
         "flipped.mp4": "flipped.mp4: ",
         **{name: f"{name}: " for name in cuts},
         **locked,
-        "audio.mp4": "there is no video in this file, only audio",
+        "audio.mp4": "no video stream found, only audio",
     }
 
 
@@ -151,7 +151,7 @@ def test_a_report_cut_off_by_a_kill_goes_on(tmp_path: Path) -> None:
 
 def test_the_command_names_them_and_says_where(tmp_path: Path) -> None:
     reasons = lying(tmp_path)
-    given = ["data", "check", str(tmp_path), "--workers", "1"]
+    given = ["data", "verify", str(tmp_path), "--workers", "1"]
     for _ in range(2):
         said = CliRunner().invoke(main.app, given, env={"COLUMNS": "300"}).stdout
         for name in reasons:

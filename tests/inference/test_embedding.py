@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from support.small_encoders import Colours
+from support.small_encoders import ColorEncoder
 from support.video_files import numbered_frames, write_video
 from verbspace.data.datasets import ClipDataset
 from verbspace.data.errors import DecodeFailure, NoReadableVideo
@@ -26,7 +26,7 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> list[Record]:
 
 
 def test_readable_videos_in_order_and_the_bad_ones_named(records: list[Record]) -> None:
-    encoder = Colours()
+    encoder = ColorEncoder()
     steps: list[tuple[int, int]] = []
     found = embed_videos(encoder, records, frames=4, batch_size=2, on_progress=lambda *step: steps.append(step))
     assert found.embeddings.shape == (3, 5)
@@ -44,7 +44,7 @@ def test_readable_videos_in_order_and_the_bad_ones_named(records: list[Record]) 
 
 
 def test_mean_of_normalised_clips(records: list[Record]) -> None:
-    encoder = Colours().eval()
+    encoder = ColorEncoder().eval()
     found = embed_videos(encoder, [records[0]], frames=3, clips=4)
     item = ClipDataset([records[0]], num_frames=3, num_clips=4, size=32)[0]
     assert isinstance(item, dict)
@@ -56,9 +56,9 @@ def test_mean_of_normalised_clips(records: list[Record]) -> None:
 
 
 def test_batches_and_workers_change_nothing(records: list[Record]) -> None:
-    one = embed_videos(Colours(), records, frames=4, clips=2, batch_size=1)
+    one = embed_videos(ColorEncoder(), records, frames=4, clips=2, batch_size=1)
     before = torch.get_rng_state()
-    other = embed_videos(Colours(), records, frames=4, clips=2, batch_size=16, num_workers=1)
+    other = embed_videos(ColorEncoder(), records, frames=4, clips=2, batch_size=16, num_workers=1)
     torch.testing.assert_close(one.embeddings, other.embeddings)
     assert one.paths == other.paths
     assert set(one.failures.by_path) == set(other.failures.by_path)
@@ -67,24 +67,24 @@ def test_batches_and_workers_change_nothing(records: list[Record]) -> None:
 
 def test_nothing_to_embed(records: list[Record]) -> None:
     with pytest.raises(ValueError, match="no videos"):
-        embed_videos(Colours(), [])
+        embed_videos(ColorEncoder(), [])
     with pytest.raises(NoReadableVideo, match=r"none of the 1 videos.*broken\.mp4"):
-        embed_videos(Colours(), [records[1]])
+        embed_videos(ColorEncoder(), [records[1]])
 
 
 def test_crops_and_clips_are_all_averaged(records: list[Record]) -> None:
-    found = embed_videos(Colours(), [records[0]], frames=3, clips=2, crops=3)
+    found = embed_videos(ColorEncoder(), [records[0]], frames=3, clips=2, crops=3)
     item = ClipDataset([records[0]], num_frames=3, num_clips=2, num_crops=3, size=32)[0]
     assert isinstance(item, dict)
     assert item["video"].shape == (6, 3, 3, 32, 32)
     assert torch.equal(item["times"][0], item["times"][4])
-    encoder = Colours().eval()
+    encoder = ColorEncoder().eval()
     each = functional.normalize(encoder(encoder.normalise(item["video"]), item["times"]), dim=-1)
     torch.testing.assert_close(found.embeddings[0], functional.normalize(each.mean(0), dim=-1))
 
 
 def test_what_is_known_is_not_embedded_again(records: list[Record]) -> None:
-    encoder = Colours()
+    encoder = ColorEncoder()
     known = EmbeddingCache()
     first = embed_videos(encoder, records[:3], frames=2, cache=known)
     seen: list[tuple[int, int]] = []

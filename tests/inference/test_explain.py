@@ -72,7 +72,7 @@ def test_without_those_frames_the_runner_up_wins(
         if found.counterfactual.spans_to_drop is None:
             continue
         turned += 1
-        item = ClipDataset([Record(file)], size=encoder.image_size)[0]
+        item = ClipDataset([Record(file)], num_frames=8, size=encoder.image_size)[0]
         kept = [
             n for n, when in enumerate(found.seconds.tolist())
             if not any(start <= when < end for start, end in found.counterfactual.spans_to_drop)

@@ -11,14 +11,14 @@ from verbspace.data.sources.manifest import read_manifest
 from verbspace.inference.predictor import predict
 from verbspace.models.video_encoder import VideoEncoder
 from verbspace.playground.actions import ACTIONS
-from verbspace.playground.demo import playground_encoder
+from verbspace.playground.demo import load_playground_encoder
 
 NAMES = ["waving", "bowing", "kicking a ball"]
 
 
 @pytest.fixture(scope="module")
 def encoder() -> VideoEncoder:
-    encoder = playground_encoder()
+    encoder = load_playground_encoder()
     with torch.no_grad():  # as if adapted: time counts
         for parameter in encoder.temporal_parameters():
             parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
@@ -119,13 +119,13 @@ def test_what_cannot_be_done_is_said(encoder: VideoEncoder, paths: list[Path], t
         predict(encoder, paths)
     with pytest.raises(ValueError, match="give actions or concepts, not both"):
         predict(encoder, paths, NAMES, concepts="playground")
-    with pytest.raises(ConceptSetError, match="actions: is empty; list one or more"):
+    with pytest.raises(ConceptSetError, match="actions: is empty; add one or more"):
         predict(encoder, paths, [])
-    with pytest.raises(ConceptSetError, match=r"'waving' is that of actions\.0 too"):
+    with pytest.raises(ConceptSetError, match=r"'waving' duplicates actions\.0"):
         predict(encoder, paths, ["waving", "waving"])
-    with pytest.raises(ConceptSetError, match="no-such-set: there is neither a file nor a bundled concept set"):
+    with pytest.raises(ConceptSetError, match="no-such-set: no such file or bundled concept set"):
         predict(encoder, paths, concepts="no-such-set")
-    with pytest.raises(ValueError, match="there is no description of waving"):
+    with pytest.raises(ValueError, match="no descriptions of waving"):
         predict(encoder, paths, NAMES, scoring="description")
     with pytest.raises(DecodeError, match=r"gone\.mp4: there is no such file"):
         predict(encoder, [*paths, tmp_path / "gone.mp4"], NAMES)

@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from support.small_encoders import TINY_CHECKPOINTS, random_times, random_video, with_random_temporal
+from support.small_encoders import TINY_CHECKPOINTS, embed_random_clips, random_video, with_random_temporal
 from verbspace.concepts.concept_set import ConceptSet
 from verbspace.models.video_encoder import VideoEncoder
 
-SHARES = [0.25, 0.5, 0.9]
+ALPHAS = [0.25, 0.5, 0.9]
 
 
 def adapted(encoder: VideoEncoder, seed: int = 1) -> VideoEncoder:
@@ -22,9 +22,9 @@ def adapted(encoder: VideoEncoder, seed: int = 1) -> VideoEncoder:
     return twin
 
 
-@pytest.fixture(params=TINY_CHECKPOINTS)
-def fresh(request: pytest.FixtureRequest) -> VideoEncoder:
-    return VideoEncoder.from_pretrained(request.getfixturevalue(request.param))
+@pytest.fixture
+def fresh(family: Path) -> VideoEncoder:
+    return VideoEncoder.from_pretrained(family)
 
 
 @pytest.fixture
@@ -32,27 +32,26 @@ def clip(tiny_clip: Path) -> VideoEncoder:
     return VideoEncoder.from_pretrained(tiny_clip)
 
 
-@torch.no_grad()
 def embed(encoder: VideoEncoder) -> Tensor:
-    return encoder(random_video(3, 4, 3, 32, 32), random_times(3, 4))
+    return embed_random_clips(encoder, 3)
 
 
-def check_ends(first: VideoEncoder, second: VideoEncoder) -> None:
+def assert_endpoints_match(first: VideoEncoder, second: VideoEncoder) -> None:
     assert (embed(first) - embed(second)).abs().max() > 1e-2
     torch.testing.assert_close(embed(first.interpolate_with(second, 0)), embed(first), atol=1e-6, rtol=0)
     torch.testing.assert_close(embed(first.interpolate_with(second, 1)), embed(second), atol=1e-6, rtol=0)
 
 
-def test_ends_are_the_two_encoders(fresh: VideoEncoder) -> None:
-    check_ends(fresh, adapted(fresh))  # from an image checkpoint
-    check_ends(adapted(fresh, 2), adapted(fresh))  # between two that were adapted
-    check_ends(adapted(fresh), fresh)  # and back
+def test_endpoints_are_the_two_encoders(fresh: VideoEncoder) -> None:
+    assert_endpoints_match(fresh, adapted(fresh))  # from an image checkpoint
+    assert_endpoints_match(adapted(fresh, 2), adapted(fresh))  # between two that were adapted
+    assert_endpoints_match(adapted(fresh), fresh)  # and back
 
 
-@pytest.mark.parametrize("share", SHARES)
-def test_temporal_outputs_of_an_untrained_start_are_scaled(fresh: VideoEncoder, share: float) -> None:
+@pytest.mark.parametrize("alpha", ALPHAS)
+def test_output_projections_missing_in_the_first_encoder_are_scaled(fresh: VideoEncoder, alpha: float) -> None:
     other = adapted(fresh)
-    mixed = fresh.interpolate_with(other, share)
+    mixed = fresh.interpolate_with(other, alpha)
     names = dict(mixed.named_parameters())
     mine, theirs = dict(fresh.named_parameters()), dict(other.named_parameters())
     assert names.keys() == mine.keys()
@@ -61,9 +60,9 @@ def test_temporal_outputs_of_an_untrained_start_are_scaled(fresh: VideoEncoder, 
         kind = "out" if ".out." in name else "temporal" if name.startswith("temporal.") else "spatial"
         kind = kind if theirs[name].requires_grad else "text"
         expected = {
-            "out": share * theirs[name],
+            "out": alpha * theirs[name],
             "temporal": theirs[name],
-            "spatial": (1 - share) * mine[name] + share * theirs[name],
+            "spatial": (1 - alpha) * mine[name] + alpha * theirs[name],
             "text": mine[name],
         }[kind]
         torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-6, msg=name)
@@ -75,35 +74,35 @@ def test_temporal_outputs_of_an_untrained_start_are_scaled(fresh: VideoEncoder, 
     assert (embed(mixed) - embed(other)).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("share", SHARES)
-def test_between_two_adapted_every_weight_is_between(clip: VideoEncoder, share: float) -> None:
+@pytest.mark.parametrize("alpha", ALPHAS)
+def test_weights_of_two_adapted_encoders_are_interpolated(clip: VideoEncoder, alpha: float) -> None:
     first, second = adapted(clip, 1), adapted(clip, 2)
-    mixed = dict(first.interpolate_with(second, share).named_parameters())
+    mixed = dict(first.interpolate_with(second, alpha).named_parameters())
     theirs = dict(second.named_parameters())
     for name, mine in first.named_parameters():
-        expected = (1 - share) * mine + share * theirs[name]
+        expected = (1 - alpha) * mine + alpha * theirs[name]
         torch.testing.assert_close(mixed[name], expected, atol=1e-6, rtol=1e-6, msg=name)
 
 
 @pytest.mark.parametrize("layers", [[], [1], [0, 2]])
-def test_temporal_layers_that_the_first_lacks(tiny_clip: Path, clip: VideoEncoder, layers: list[int]) -> None:
+def test_temporal_layers_missing_in_the_first_encoder(tiny_clip: Path, clip: VideoEncoder, layers: list[int]) -> None:
     first = VideoEncoder.from_pretrained(tiny_clip, temporal_layers=layers)
     other = adapted(clip)
-    check_ends(first, other)
-    check_ends(adapted(first, 2), other)
+    assert_endpoints_match(first, other)
+    assert_endpoints_match(adapted(first, 2), other)
     half = first.interpolate_with(other, 0.5)
     for layer in "012":
         torch.testing.assert_close(half.temporal[layer].out.weight, 0.5 * other.temporal[layer].out.weight)
 
 
-def test_a_trained_bias_alone_is_not_silent(clip: VideoEncoder) -> None:
+def test_layer_with_only_a_trained_bias_is_interpolated(clip: VideoEncoder) -> None:
     first = clip.copy()
     with torch.no_grad():
         first.temporal["1"].out.bias.copy_(torch.linspace(-0.5, 0.5, 32))
-    check_ends(first, adapted(clip))
+    assert_endpoints_match(first, adapted(clip))
 
 
-def test_neither_encoder_is_changed(clip: VideoEncoder) -> None:
+def test_inputs_are_not_changed(clip: VideoEncoder) -> None:
     other = adapted(clip)
     before = [{name: t.clone() for name, t in e.state_dict().items()} for e in (clip, other)]
     mixed = clip.interpolate_with(other, 0.5)
@@ -115,7 +114,7 @@ def test_neither_encoder_is_changed(clip: VideoEncoder) -> None:
             assert torch.equal(tensor, state[name]), name
 
 
-def test_what_comes_of_it_is_a_whole_encoder(clip: VideoEncoder) -> None:
+def test_result_is_a_complete_encoder(clip: VideoEncoder) -> None:
     other = adapted(clip)
     other.concept_set = ConceptSet.from_actions(["waving", "jumping"])
     mixed = clip.interpolate_with(other.train(), 0.5)
@@ -126,38 +125,38 @@ def test_what_comes_of_it_is_a_whole_encoder(clip: VideoEncoder) -> None:
     assert names == {name for name, p in clip.named_parameters() if p.requires_grad}
 
 
-@pytest.mark.parametrize("share", [-0.1, 1.1, float("nan")])
-def test_shares_beyond_the_ends(clip: VideoEncoder, share: float) -> None:
+@pytest.mark.parametrize("alpha", [-0.1, 1.1, float("nan")])
+def test_alpha_out_of_range(clip: VideoEncoder, alpha: float) -> None:
     with pytest.raises(ValueError, match="is not between 0 and 1"):
-        clip.interpolate_with(clip, share)
+        clip.interpolate_with(clip, alpha)
 
 
 @pytest.mark.parametrize("other", TINY_CHECKPOINTS[1:])
-def test_encoders_of_other_families(clip: VideoEncoder, other: str, request: pytest.FixtureRequest) -> None:
+def test_different_families(clip: VideoEncoder, other: str, request: pytest.FixtureRequest) -> None:
     stranger = VideoEncoder.from_pretrained(request.getfixturevalue(other))
     for first, second in ((clip, stranger), (stranger, clip)):
-        with pytest.raises(ValueError, match=r"of different make: .* is not the same in both"):
+        with pytest.raises(ValueError, match=r"different architectures: .* differs"):
             first.interpolate_with(second, 0.5)
 
 
-def test_encoders_that_differ_where_weights_do_not_show_it(tiny_clip: Path, clip: VideoEncoder) -> None:
+def test_differences_that_weight_shapes_do_not_show(tiny_clip: Path, clip: VideoEncoder) -> None:
     other_heads = VideoEncoder.from_pretrained(tiny_clip, temporal_heads=4)
-    check_ends(clip, adapted(other_heads))  # an untrained start has no say in the heads
+    assert_endpoints_match(clip, adapted(other_heads))  # the heads of an untrained encoder do not matter
     with pytest.raises(ValueError, match="temporal_heads"):
         adapted(clip).interpolate_with(adapted(other_heads), 0.5)
-    sharper = adapted(clip)
-    sharper.base.config.vision_config.hidden_act = "gelu"
+    gelu = adapted(clip)
+    gelu.base.config.vision_config.hidden_act = "gelu"
     with pytest.raises(ValueError, match="hidden_act"):
-        clip.interpolate_with(sharper, 0.5)
+        clip.interpolate_with(gelu, 0.5)
 
 
-def test_a_layer_that_only_the_first_has(tiny_clip: Path, clip: VideoEncoder) -> None:
+def test_temporal_layer_missing_in_the_second_encoder(tiny_clip: Path, clip: VideoEncoder) -> None:
     fewer = VideoEncoder.from_pretrained(tiny_clip, temporal_layers=[0])
     with pytest.raises(ValueError, match=r"temporal\.1\."):
         adapted(clip).interpolate_with(fewer, 0.5)
 
 
-def test_a_copy_is_independent(clip: VideoEncoder) -> None:
+def test_copy_is_independent(clip: VideoEncoder) -> None:
     original = adapted(clip).train()
     expected = embed(original.copy())
     twin = original.copy()

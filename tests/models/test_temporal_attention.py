@@ -8,13 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from support.small_encoders import TINY_CHECKPOINTS, random_times, random_video, with_random_temporal
+from support.small_encoders import random_times, random_video, with_random_temporal
 from verbspace.models.temporal_attention import TemporalAttention, apply_rope, rope_cos_sin
 from verbspace.models.video_encoder import VideoEncoder
 
 
-def a_layer(width: int = 12, heads: int = 2, seed: int = 0) -> TemporalAttention:
-    """In float64, all weights drawn."""
+def random_layer(width: int = 12, heads: int = 2, seed: int = 0) -> TemporalAttention:
+    """A layer in float64 with random weights."""
     layer = TemporalAttention(width, heads).double()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -28,64 +28,64 @@ def periods(half: int) -> list[float]:
 
 
 def exact_rotation(times: Tensor, head_width: int) -> Tensor:
-    """In float64."""
+    """As `rope_cos_sin`, in float64."""
     angles = 2 * math.pi * times.double()[..., None] / torch.tensor(periods(head_width // 2), dtype=torch.float64)
     return torch.stack([angles.cos(), angles.sin()])[:, :, None, None]
 
 
 def naive(layer: TemporalAttention, x: Tensor, times: Tensor) -> Tensor:
-    """The layer in loops and complex numbers: pair i of a head turns once in its period's seconds."""
-    clips, moments = times.shape
+    """The layer as loops over complex numbers: pair i of a head rotates once per period."""
+    clips, num_frames = times.shape
     result = x.clone()
     for b in range(clips):
-        for place in range(x.shape[1]):
-            column = slice(b * moments, (b + 1) * moments)
-            result[column, place] = naive_column(layer, x[column, place], times[b].tolist())
+        for position in range(x.shape[1]):
+            column = slice(b * num_frames, (b + 1) * num_frames)
+            result[column, position] = naive_column(layer, x[column, position], times[b].tolist())
     return result
 
 
 def naive_column(layer: TemporalAttention, tokens: Tensor, times: list[float]) -> Tensor:
-    """One place of one clip: (T, width)."""
+    """One position of one clip: tokens (T, width)."""
     size = tokens.shape[1] // layer.num_heads
-    turns, moments = periods(size // 2), range(len(times))
+    head_periods, steps = periods(size // 2), range(len(times))
 
     def pairs(vector: Tensor, time: float) -> list[complex]:
         numbers = [complex(a, b) for a, b in zip(vector[: size // 2], vector[size // 2 :], strict=True)]
-        return [z * cmath.exp(2j * math.pi * time / period) for z, period in zip(numbers, turns, strict=True)]
+        return [z * cmath.exp(2j * math.pi * time / period) for z, period in zip(numbers, head_periods, strict=True)]
 
-    centred = tokens - tokens.mean(1, keepdim=True)
-    normal = centred / (centred.pow(2).mean(1, keepdim=True) + 1e-5).sqrt()
+    centered = tokens - tokens.mean(1, keepdim=True)
+    normal = centered / (centered.pow(2).mean(1, keepdim=True) + 1e-5).sqrt()
     qkv = (normal * layer.norm.weight + layer.norm.bias) @ layer.qkv.weight.T + layer.qkv.bias
     gathered = torch.zeros_like(tokens)
     for h in range(layer.num_heads):
         head = slice(h * size, (h + 1) * size)
         q, k, v = (part[:, head] for part in qkv.chunk(3, dim=1))
-        queries, keys = ([pairs(vector[t], times[t]) for t in moments] for vector in (q, k))
-        for t in moments:
+        queries, keys = ([pairs(vector[t], times[t]) for t in steps] for vector in (q, k))
+        for t in steps:
             products = [sum((a * b.conjugate()).real for a, b in zip(queries[t], key, strict=True)) for key in keys]
             weights = [math.exp(product / math.sqrt(size)) for product in products]
             gathered[t, head] = sum(w / sum(weights) * v[s] for s, w in enumerate(weights))
     return tokens + gathered @ layer.out.weight.T + layer.out.bias
 
 
-@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("use_sdpa", [False, True])
 @torch.no_grad()
-def test_equals_loops_in_complex_numbers(fused: bool) -> None:
-    layer = a_layer()
+def test_layer_equals_loops_over_complex_numbers(use_sdpa: bool) -> None:
+    layer = random_layer()
     x = torch.randn(2 * 3, 4, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     times = torch.tensor([[0.0, 0.11, 0.5], [0.2, 0.9, 1.4]], dtype=torch.float64)
-    found = layer(x, exact_rotation(times, 6), fused)
+    found = layer(x, exact_rotation(times, 6), use_sdpa)
     assert found.dtype == torch.float64
     expected = naive(layer, x, times)
     assert (expected - x).abs().max() > 0.5
     torch.testing.assert_close(found, expected, atol=1e-10, rtol=0)
-    rounded = layer(x, rope_cos_sin(times, 6), fused)  # angles in float32
+    rounded = layer(x, rope_cos_sin(times, 6), use_sdpa)  # angles in float32
     torch.testing.assert_close(rounded, expected, atol=2e-5, rtol=0)
     swapped = naive(layer, x, times.flip(1))
-    assert (found - swapped).abs().max() > 1e-2  # the restatement does see the times
+    assert (found - swapped).abs().max() > 1e-2  # the reference depends on the times
 
 
-def test_the_layer_starts_as_the_identity() -> None:
+def test_new_layer_is_the_identity() -> None:
     torch.manual_seed(0)
     layer = TemporalAttention(16, 2)
     x = torch.randn(8, 5, 16)
@@ -93,14 +93,14 @@ def test_the_layer_starts_as_the_identity() -> None:
     assert torch.equal(layer(x, rope_cos_sin(random_times(2, 4), 8)), x)
 
 
-def test_places_do_not_look_at_each_other() -> None:
-    layer = a_layer()
+def test_positions_are_independent() -> None:
+    layer = random_layer()
     x = torch.randn(6, 4, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
-    turn = rope_cos_sin(random_times(2, 3), 6)
+    rope = rope_cos_sin(random_times(2, 3), 6)
     other = x.clone()
-    other[:3, 1] += 1  # place 1 of the first clip
+    other[:3, 1] += 1  # position 1 of the first clip
     with torch.no_grad():
-        changed = (layer(x, turn) - layer(other, turn)).abs().amax(-1) > 1e-9
+        changed = (layer(x, rope) - layer(other, rope)).abs().amax(-1) > 1e-9
     expected = torch.zeros(6, 4, dtype=torch.bool)
     expected[:3, 1] = True
     assert torch.equal(changed, expected)
@@ -108,74 +108,68 @@ def test_places_do_not_look_at_each_other() -> None:
 
 @settings(deadline=None, max_examples=30)
 @given(st.lists(st.floats(0, 60), min_size=2, max_size=2), st.floats(0, 1e6), st.integers(0, 99))
-def test_scores_depend_on_the_difference_of_times(pair: list[float], shift: float, seed: int) -> None:
+def test_scores_depend_on_time_differences(pair: list[float], shift: float, seed: int) -> None:
     q, k = torch.randn(2, 8, generator=torch.Generator().manual_seed(seed))
 
     def score(times: list[float]) -> Tensor:
-        turn = rope_cos_sin(torch.tensor([[0.0, *times]], dtype=torch.float64) + shift, 8)
-        a, b = (apply_rope(x.expand(1, 1, 1, 3, 8), turn)[0, 0, 0] for x in (q, k))
+        rope = rope_cos_sin(torch.tensor([[0.0, *times]], dtype=torch.float64) + shift, 8)
+        a, b = (apply_rope(x.expand(1, 1, 1, 3, 8), rope)[0, 0, 0] for x in (q, k))
         return a[1] @ b[2]
 
     late, early = pair
     torch.testing.assert_close(score([late + 3, early + 3]), score([late, early]), atol=2e-3, rtol=0)
 
 
-def test_late_clips_lose_no_precision() -> None:
+def test_late_clips_keep_precision() -> None:
     times = random_times(2, 8).double()
     torch.testing.assert_close(rope_cos_sin(times + 7200, 16), rope_cos_sin(times, 16), atol=1e-5, rtol=0)
 
 
-def test_rotation_is_from_the_first_frames_time() -> None:
+def test_rotation_is_relative_to_the_first_frame() -> None:
     times = 3 + random_times(3, 8)
     expected = exact_rotation(times.double() - times[:, :1].double(), 16).float()
     torch.testing.assert_close(rope_cos_sin(times, 16), expected, atol=3e-5, rtol=0)
 
 
-def test_periods_run_from_a_frame_or_two_to_a_long_clip() -> None:
+def test_range_of_periods() -> None:
     cos, sin = rope_cos_sin(torch.tensor([[5.0, 5.15, 20.0]]), 16)  # 0, 0.15 and 15 s after the first
     assert cos.shape == (1, 1, 1, 3, 8)
-    torch.testing.assert_close(cos[0, 0, 0, 1, 0].item(), 1.0, atol=1e-5, rtol=0)  # a whole turn
-    torch.testing.assert_close(cos[0, 0, 0, 2, -1].item(), -1.0, atol=1e-5, rtol=0)  # half a turn
-    assert sin[0, 0, 0, 1, 1:].min() > 0  # less than half a turn in the first 0.15 s
-    assert (sin[0, 0, 0, 1, 1:].diff() < 0).sum() >= 4  # ever slower
+    torch.testing.assert_close(cos[0, 0, 0, 1, 0].item(), 1.0, atol=1e-5, rtol=0)  # a full rotation
+    torch.testing.assert_close(cos[0, 0, 0, 2, -1].item(), -1.0, atol=1e-5, rtol=0)  # half a rotation
+    assert sin[0, 0, 0, 1, 1:].min() > 0  # less than half a rotation in the first 0.15 s
+    assert (sin[0, 0, 0, 1, 1:].diff() < 0).sum() >= 4  # decreasing frequency
 
 
 @pytest.mark.parametrize(("width", "heads"), [(32, 5), (12, 4), (30, 6)])
-def test_heads_that_do_not_divide_the_width(width: int, heads: int) -> None:
+def test_number_of_heads_must_divide_the_width(width: int, heads: int) -> None:
     with pytest.raises(ValueError, match=f"{heads} heads do not divide a width of {width} into even parts"):
         TemporalAttention(width, heads)
 
 
-# In the encoder.
-
-
-@pytest.fixture(params=TINY_CHECKPOINTS)
-def family(request: pytest.FixtureRequest) -> Path:
-    folder: Path = request.getfixturevalue(request.param)
-    return folder
+# Inside the encoder.
 
 
 @torch.no_grad()
-def test_time_matters_once_there_are_temporal_weights(family: Path) -> None:
+def test_embeddings_depend_on_time_with_temporal_weights(family: Path) -> None:
     encoder = with_random_temporal(VideoEncoder.from_pretrained(family))
     video, times = random_video(2, 6, 3, 32, 32), random_times(2, 6)
     order = torch.tensor([3, 0, 5, 1, 4, 2])
     embedding = encoder(video, times)
 
     def distance(other: Tensor) -> float:
-        return float((other - embedding).norm(dim=1).min())  # of the clip that changed least
+        return float((other - embedding).norm(dim=1).min())  # of the clip with the smallest change
 
     assert distance(encoder(video, 2 * times)) > 1e-3
     assert distance(encoder(video[:, order], times)) > 1e-3
     assert distance(encoder(video.flip(1), times)) > 1e-3
-    # What does not matter: when the clip starts, and in which order its frames are handed over with their times.
+    # The start of the clip and the order in which frames and their times are passed have no effect.
     torch.testing.assert_close(encoder(video, times + 4.25), embedding, atol=1e-5, rtol=0)
     torch.testing.assert_close(encoder(video, times.double() + 5000), embedding, atol=1e-5, rtol=0)
     torch.testing.assert_close(encoder(video[:, order], times[:, order]), embedding, atol=1e-5, rtol=0)
 
 
 @torch.no_grad()
-def test_time_does_not_matter_before(family: Path) -> None:
+def test_embeddings_do_not_depend_on_time_without_training(family: Path) -> None:
     encoder = VideoEncoder.from_pretrained(family)
     video, times = random_video(2, 6, 3, 32, 32), random_times(2, 6)
     embedding = encoder(video, times)
@@ -184,7 +178,7 @@ def test_time_does_not_matter_before(family: Path) -> None:
 
 
 @torch.no_grad()
-def test_times_are_an_eighth_of_a_second_apart_where_not_given(tiny_clip: Path) -> None:
+def test_default_times_are_an_eighth_of_a_second_apart(tiny_clip: Path) -> None:
     encoder = with_random_temporal(VideoEncoder.from_pretrained(tiny_clip))
     video = random_video(2, 4, 3, 32, 32)
     spelled = torch.tensor([0, 0.125, 0.25, 0.375]).expand(2, -1)
@@ -192,15 +186,15 @@ def test_times_are_an_eighth_of_a_second_apart_where_not_given(tiny_clip: Path) 
 
 
 @torch.no_grad()
-def test_a_single_frame_passes_by(family: Path) -> None:
+def test_single_frame_skips_temporal_attention(family: Path) -> None:
     encoder = VideoEncoder.from_pretrained(family)
     video = random_video(2, 1, 3, 32, 32)
     image = encoder(video)
     assert torch.equal(with_random_temporal(encoder)(video, torch.tensor([[0.0], [9.0]])), image)
-    assert (encoder(video.expand(-1, 2, -1, -1, -1)) - image).abs().max() > 1e-3  # two do not
+    assert (encoder(video.expand(-1, 2, -1, -1, -1)) - image).abs().max() > 1e-3  # two frames do not
 
 
-def test_the_zero_projection_learns_first_and_the_rest_after_it(family: Path) -> None:
+def test_output_projection_gets_gradients_first(family: Path) -> None:
     encoder = VideoEncoder.from_pretrained(family).train()
     video, times = random_video(2, 4, 3, 32, 32), random_times(2, 4)
     aim = torch.randn(2, encoder.embedding_dim, generator=torch.Generator().manual_seed(3))

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import AutoModel, AutoTokenizer, CLIPConfig, CLIPModel
 from transformers.models.siglip2.image_processing_pil_siglip2 import convert_image_to_patches
 
-from support.small_encoders import TINY_CHECKPOINTS, random_times, random_video, with_random_temporal
+from support.small_encoders import random_times, random_video, with_random_temporal
 from support.video_files import numbered_frames, write_video
 from verbspace.data.decoding.pyav import decode_frames, frame_times
 from verbspace.data.errors import DecodeError
@@ -21,21 +21,9 @@ KERNELS = ["eager", "sdpa"]
 TINY_TEXT = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2}
 
 
-@pytest.fixture(params=TINY_CHECKPOINTS)
-def family(request: pytest.FixtureRequest) -> Path:
-    folder: Path = request.getfixturevalue(request.param)
-    return folder
-
-
-@pytest.fixture
-def encoder(tiny_clip: Path) -> VideoEncoder:
-    """Time matters to this one."""
-    return with_random_temporal(VideoEncoder.from_pretrained(tiny_clip))
-
-
 @torch.no_grad()
 def image_features(model: Any, images: Tensor) -> Tensor:
-    """transformers' own projected embeddings of normalised images (F, 3, H, W)."""
+    """Projected embeddings of normalized images (F, 3, H, W) from `transformers`."""
     if model.config.model_type == "siglip2":
         side = model.config.vision_config.patch_size
         patches = torch.stack([torch.from_numpy(convert_image_to_patches(image.numpy(), side)) for image in images])
@@ -48,20 +36,20 @@ def image_features(model: Any, images: Tensor) -> Tensor:
 
 
 def frame_average(model: Any, video: Tensor) -> Tensor:
-    """Their normalised mean over the frames of a video (B, T, 3, H, W)."""
+    """The normalized mean over the frames of a video (B, T, 3, H, W)."""
     features = torch.stack([image_features(model, clip) for clip in video])
     each = F.normalize(features, dim=-1)
-    assert ((each[:, 1:] - each[:, :1]).norm(dim=-1) > 0.05).all(), "frames that embed alike test nothing"
+    assert ((each[:, 1:] - each[:, :1]).norm(dim=-1) > 0.05).all(), "the frames are too similar for this test"
     return F.normalize(features.mean(1), dim=-1)
 
 
-# Unadapted, it is frame-averaged CLIP.
+# An untrained encoder is frame-averaged CLIP.
 
 
 @pytest.mark.parametrize("attention", KERNELS)
 @pytest.mark.parametrize("frames", [1, 4, 8, 16])
 @torch.no_grad()
-def test_unadapted_is_the_mean_of_image_embeddings(family: Path, frames: int, attention: Attention) -> None:
+def test_untrained_encoder_averages_image_embeddings(family: Path, frames: int, attention: Attention) -> None:
     encoder = VideoEncoder.from_pretrained(family, attention=attention)
     assert len(encoder.temporal) == 3
     video = random_video(2, frames, 3, 32, 32)
@@ -74,10 +62,10 @@ def test_unadapted_is_the_mean_of_image_embeddings(family: Path, frames: int, at
 @pytest.mark.parametrize("attention", KERNELS)
 @pytest.mark.parametrize(("height", "width"), [(48, 48), (16, 16), (40, 64), (45, 37)])
 @torch.no_grad()
-def test_unadapted_at_sizes_not_native(family: Path, height: int, width: int, attention: Attention) -> None:
+def test_untrained_encoder_at_other_frame_sizes(family: Path, height: int, width: int, attention: Attention) -> None:
     encoder = VideoEncoder.from_pretrained(family, attention=attention)
     video = random_video(2, 3, 3, height, width)
-    if encoder.base.config.model_type == "siglip2":  # its patches are cut beforehand; ours drops what fills none
+    if encoder.base.config.model_type == "siglip2":  # takes patches; rows and columns that fill no patch are dropped
         whole = video[..., : height // 8 * 8, : width // 8 * 8]
     else:
         whole = video
@@ -87,7 +75,7 @@ def test_unadapted_at_sizes_not_native(family: Path, height: int, width: int, at
 
 @pytest.fixture(scope="module")
 def base_16() -> VideoEncoder:
-    """ViT-B/16 at 224 px, drawn at random, with temporal attention and a token text tower."""
+    """ViT-B/16 at 224 px with random weights, temporal attention and a minimal text tower."""
     torch.manual_seed(0)
     vision = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
     config = CLIPConfig(
@@ -107,22 +95,22 @@ def check_base_16(encoder: VideoEncoder, frames: int) -> None:
         torch.testing.assert_close(encoder(video), expected, atol=1e-5, rtol=0)
 
 
-def test_unadapted_at_true_size(base_16: VideoEncoder) -> None:
+def test_untrained_vit_b16(base_16: VideoEncoder) -> None:
     assert sum(p.numel() for p in base_16.spatial_parameters()) == 86_192_640
     check_base_16(base_16, 4)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("frames", [1, 8, 16])
-def test_unadapted_at_true_size_and_other_lengths(base_16: VideoEncoder, frames: int) -> None:
+def test_untrained_vit_b16_at_other_lengths(base_16: VideoEncoder, frames: int) -> None:
     check_base_16(base_16, frames)
 
 
-# Kernels, types, memory: nothing of it changes what is computed.
+# Kernels, dtypes and gradient checkpointing do not change the result.
 
 
 @torch.no_grad()
-def test_kernels_agree(family: Path) -> None:
+def test_attention_kernels_agree(family: Path) -> None:
     encoder = with_random_temporal(VideoEncoder.from_pretrained(family))
     video, times = random_video(2, 5, 3, 32, 32), random_times(2, 5)
     encoder.set_attention("sdpa")
@@ -132,7 +120,7 @@ def test_kernels_agree(family: Path) -> None:
 
 
 @torch.no_grad()
-def test_the_kernel_that_was_chosen_is_used(tiny_clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_selected_attention_kernel_is_used(tiny_clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     encoder = VideoEncoder.from_pretrained(tiny_clip)
     calls: list[str] = []
     original = F.scaled_dot_product_attention
@@ -149,7 +137,7 @@ def test_the_kernel_that_was_chosen_is_used(tiny_clip: Path, monkeypatch: pytest
             calls.clear()
             each(random_video(1, 2, 3, 32, 32))
             assert len(calls) == expected, attention
-    with pytest.raises(ValueError, match="'flash' is none of"):
+    with pytest.raises(ValueError, match="'flash' is not supported"):
         encoder.set_attention("flash")  # type: ignore[arg-type]
 
 
@@ -168,7 +156,7 @@ def test_bfloat16_autocast(family: Path, attention: Attention) -> None:
 
 
 @torch.no_grad()
-def test_weights_in_bfloat16(family: Path) -> None:
+def test_bfloat16_weights(family: Path) -> None:
     encoder = with_random_temporal(VideoEncoder.from_pretrained(family))
     video, times = random_video(2, 5, 3, 32, 32), random_times(2, 5) + 100
     exact = encoder(video, times)
@@ -185,19 +173,19 @@ def gradients(encoder: VideoEncoder, video: Tensor, times: Tensor) -> dict[str, 
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
-@pytest.mark.parametrize("way", ["attribute", "method", "reentrant"])
-def test_gradient_checkpointing_recomputes_and_changes_no_gradient(family: Path, way: str) -> None:
+@pytest.mark.parametrize("enable", ["attribute", "method", "reentrant"])
+def test_gradient_checkpointing_recomputes_with_equal_gradients(family: Path, enable: str) -> None:
     encoder = with_random_temporal(VideoEncoder.from_pretrained(family)).train()
     video, times = random_video(2, 3, 3, 32, 32), random_times(2, 3)
     expected = gradients(encoder, video, times)
-    if way == "attribute":
+    if enable == "attribute":
         encoder.gradient_checkpointing = True
     else:
-        encoder.gradient_checkpointing_enable({"use_reentrant": way == "reentrant"})
+        encoder.gradient_checkpointing_enable({"use_reentrant": enable == "reentrant"})
     ran: list[int] = []
     encoder.base.vision_model.encoder.layers[1].mlp.register_forward_pre_hook(lambda *_: ran.append(1))
     found = gradients(encoder, video, times)
-    assert len(ran) == 2  # once forward, once again for the backward
+    assert len(ran) == 2  # forward, and again in the backward pass
     assert found.keys() == expected.keys()
     for name, gradient in found.items():
         torch.testing.assert_close(gradient, expected[name], atol=1e-7, rtol=1e-5, msg=name)
@@ -207,18 +195,18 @@ def test_gradient_checkpointing_recomputes_and_changes_no_gradient(family: Path,
     assert len(ran) == 1  # not in evaluation
 
 
-def test_all_that_sees_pixels_learns_and_the_text_tower_does_not(family: Path) -> None:
+def test_only_the_vision_side_gets_gradients(family: Path) -> None:
     encoder = with_random_temporal(VideoEncoder.from_pretrained(family)).train()
     moved = {
         name for name, g in gradients(encoder, random_video(2, 3, 3, 32, 32), random_times(2, 3)).items() if g.any()
     }
     names = {id(p): name for name, p in encoder.named_parameters()}
-    seeing = {names[id(p)] for p in (*encoder.spatial_parameters(), *encoder.temporal_parameters())}
-    assert moved == seeing
+    vision = {names[id(p)] for p in (*encoder.spatial_parameters(), *encoder.temporal_parameters())}
+    assert moved == vision
     assert len(moved) > 60
-    assert all("vision_model" in name or "visual_projection" in name for name in seeing if "temporal" not in name)
+    assert all("vision_model" in name or "visual_projection" in name for name in vision if "temporal" not in name)
     free = {name for name, p in encoder.named_parameters() if p.requires_grad}
-    assert free == seeing
+    assert free == vision
 
 
 def test_the_text_tower_stays_in_evaluation_mode(family: Path) -> None:
@@ -227,7 +215,7 @@ def test_the_text_tower_stays_in_evaluation_mode(family: Path) -> None:
     encoder.train()
     assert not any(module.training for module in encoder.base.text_model.modules())
     assert all(module.training for module in (*encoder.base.vision_model.modules(), *encoder.temporal.modules()))
-    encoder.base.text_model.encoder.layers[0].self_attn.dropout = 0.5  # would show in training mode
+    encoder.base.text_model.encoder.layers[0].self_attn.dropout = 0.5  # has an effect in training mode
     texts = ["a video of a person waving", "jumping"]
     assert torch.equal(encoder.encode_text(texts), encoder.encode_text(texts))
     assert encoder.training
@@ -235,16 +223,16 @@ def test_the_text_tower_stays_in_evaluation_mode(family: Path) -> None:
     assert not any(module.training for module in encoder.modules())
 
 
-# Forms that it takes.
+# Shapes.
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 32, 32), (1, 2, 1, 32, 32), (1, 0, 3, 32, 32), (1, 3, 2, 32, 32)])
-def test_frames_of_another_form(encoder: VideoEncoder, shape: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match=r"give \(B, T, 3, H, W\)"):
+def test_wrong_frame_shapes(encoder: VideoEncoder, shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"pass \(B, T, 3, H, W\)"):
         encoder(torch.zeros(shape))
 
 
-def test_times_of_another_form(encoder: VideoEncoder) -> None:
+def test_wrong_time_shapes(encoder: VideoEncoder) -> None:
     with pytest.raises(ValueError, match=r"times are \(4,\) for 1 clips of 4 frames"):
         encoder(random_video(1, 4, 3, 32, 32), torch.zeros(4))
 
@@ -261,10 +249,10 @@ def test_frame_embeddings_average_to_the_embedding(encoder: VideoEncoder) -> Non
     assert frames.shape == (2, 4, 24)
     torch.testing.assert_close(F.normalize(frames.mean(1), dim=1), encoder(video, times))
     each = torch.cat([encoder(video[b : b + 1], times[b : b + 1]) for b in range(2)])
-    torch.testing.assert_close(each, encoder(video, times), atol=1e-6, rtol=0)  # clips do not see each other
+    torch.testing.assert_close(each, encoder(video, times), atol=1e-6, rtol=0)  # clips are independent
 
 
-def test_what_it_says_of_itself(family: Path) -> None:
+def test_properties(family: Path) -> None:
     encoder = VideoEncoder.from_pretrained(family)
     model = AutoModel.from_pretrained(family)
     assert (encoder.image_size, encoder.patch_size) == (32, 8)
@@ -281,7 +269,7 @@ def a_clip(count: int = 2, frames: int = 4, height: int = 32, width: int = 32) -
     return torch.randint(0, 256, (count, frames, 3, height, width), generator=generator, dtype=torch.uint8)
 
 
-def test_pixels_are_normalised_by_the_checkpoints_statistics(encoder: VideoEncoder) -> None:
+def test_pixels_are_normalized_with_the_checkpoint_statistics(encoder: VideoEncoder) -> None:
     video = a_clip()
     mean, std = np.array([0.48145466, 0.4578275, 0.40821073]), np.array([0.26862954, 0.26130258, 0.27577711])
     expected = (video.numpy().transpose(0, 1, 3, 4, 2) / 255 - mean) / std
@@ -300,15 +288,17 @@ def test_encode_frames(encoder: VideoEncoder) -> None:
         assert found.dtype == torch.float32
         assert not found.requires_grad
         torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
-    assert (encoder.encode_video(video) - expected).abs().max() > 1e-4  # other times
+    assert (encoder.encode_video(video) - expected).abs().max() > 1e-4  # depends on the times
     assert encoder.encode_video(video[:0]).shape == (0, 24)
 
 
 @torch.no_grad()
 def test_frames_are_resized_and_cropped(encoder: VideoEncoder) -> None:
     low = a_clip(1, 2, 32, 32)
-    large = low.repeat_interleave(4, -1).repeat_interleave(4, -2)  # its shrunk view is close to the original
-    wide = torch.cat([torch.zeros_like(large), large, torch.zeros_like(large)], dim=-1)  # the crop finds it again
+    large = low.repeat_interleave(4, -1).repeat_interleave(4, -2)  # resizing gives almost the original
+    wide = torch.cat(
+        [torch.zeros_like(large), large, torch.zeros_like(large)], dim=-1
+    )  # the center crop removes the borders
     square = encoder.encode_video(large)
     assert (square @ encoder.encode_video(low).T).item() > 0.98
     assert (square @ encoder.encode_video(wide).T).item() > 0.99
@@ -329,7 +319,7 @@ def test_encode_files(encoder: VideoEncoder, videos: list[Path]) -> None:
     found = encoder.encode_video(videos)
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
     assert (found[0] - found[1]).abs().max() > 1e-3
-    assert (encoder.encode_video(clips, times / 2) - found).abs().max() > 1e-4  # the files' times did matter
+    assert (encoder.encode_video(clips, times / 2) - found).abs().max() > 1e-4  # the times of the files matter
     torch.testing.assert_close(encoder.encode_video(videos, batch_size=2), found, atol=1e-6, rtol=0)
     torch.testing.assert_close(encoder.encode_video(str(videos[1])), found[1:2], atol=1e-6, rtol=0)
     four = encoder.encode_video(videos, frames=4)
@@ -340,24 +330,24 @@ def test_encode_files(encoder: VideoEncoder, videos: list[Path]) -> None:
     assert encoder.encode_video([]).shape == (0, 24)
 
 
-def test_what_encode_video_refuses(encoder: VideoEncoder, videos: list[Path], tmp_path: Path) -> None:
+def test_encode_video_errors(encoder: VideoEncoder, videos: list[Path], tmp_path: Path) -> None:
     (tmp_path / "no.mp4").write_bytes(b"no video")
     with pytest.raises(DecodeError, match=r"no\.mp4"):
         encoder.encode_video([videos[0], tmp_path / "no.mp4"])
     with pytest.raises(DecodeError, match=r"gone\.mp4"):
         encoder.encode_video(tmp_path / "gone.mp4")
-    with pytest.raises(ValueError, match="a file has its own"):
+    with pytest.raises(ValueError, match="files have their own times"):
         encoder.encode_video(videos, random_times(3, 8))
-    with pytest.raises(ValueError, match=r"frames are float32 \(2, 4, 3, 32, 32\); give uint8"):
+    with pytest.raises(ValueError, match=r"frames are float32 \(2, 4, 3, 32, 32\); pass uint8"):
         encoder.encode_video(a_clip().float())
-    with pytest.raises(ValueError, match=r"frames are uint8 \(4, 3, 32, 32\); give uint8 \(B, T, 3, H, W\)"):
+    with pytest.raises(ValueError, match=r"frames are uint8 \(4, 3, 32, 32\); pass uint8 \(B, T, 3, H, W\)"):
         encoder.encode_video(a_clip()[0])
     with pytest.raises(ValueError, match=r"times are \(2, 3\) for frames of"):
         encoder.encode_video(a_clip(), random_times(2, 3))
 
 
 @pytest.mark.parametrize("training", [False, True])
-def test_encoding_leaves_the_mode_as_it_was(encoder: VideoEncoder, tmp_path: Path, training: bool) -> None:
+def test_encoding_restores_the_mode(encoder: VideoEncoder, tmp_path: Path, training: bool) -> None:
     encoder.train(training)
     encoder.encode_video(a_clip())
     assert encoder.training is encoder.base.vision_model.training is training
@@ -373,7 +363,7 @@ def test_texts_equal_transformers(family: Path) -> None:
     model, tokenizer = AutoModel.from_pretrained(family), AutoTokenizer.from_pretrained(family)
     texts = ["a video of a person waving", "jumping", "the person moves both hands up and down"]
     siglip = "siglip" in model.config.model_type
-    # As the models were trained: SigLIP pads to the whole context and has no mask.
+    # As in training: SigLIP pads to the context length, without a mask.
     words = tokenizer(texts, padding="max_length" if siglip else True, max_length=16 if siglip else None)
     inputs = {"input_ids": torch.tensor(words["input_ids"])}
     if not siglip:
@@ -386,11 +376,11 @@ def test_texts_equal_transformers(family: Path) -> None:
     assert (found[0] @ found[1]).item() < 0.99
     torch.testing.assert_close(encoder.encode_text([text.upper() for text in texts]), found, atol=1e-6, rtol=0)
     each = torch.cat([encoder.encode_text([text]) for text in texts])
-    torch.testing.assert_close(each, found, atol=1e-5, rtol=0)  # padding is not seen
+    torch.testing.assert_close(each, found, atol=1e-5, rtol=0)  # padding has no effect
     torch.testing.assert_close(encoder.encode_text(texts, batch_size=2), found, atol=1e-5, rtol=0)
 
 
-def test_long_texts_are_cut_off(family: Path) -> None:
+def test_long_texts_are_truncated(family: Path) -> None:
     encoder = VideoEncoder.from_pretrained(family)
     start = "the person moves both hands up and down and up and down"
     same, longer, other = encoder.encode_text([f"{start} {end}" for end in ("a " * 60, "a " * 90, "up " * 3)])
@@ -409,7 +399,7 @@ def test_texts_are_float32(encoder: VideoEncoder, cast: Any) -> None:
     torch.testing.assert_close(found, encoder.encode_text(["waving", "jumping"]), atol=2e-2, rtol=0)
 
 
-def test_one_text_and_no_text(encoder: VideoEncoder) -> None:
-    with pytest.raises(TypeError, match="put the one text into a list"):
+def test_single_text_and_empty_list(encoder: VideoEncoder) -> None:
+    with pytest.raises(TypeError, match="pass \[text\] for a single text"):
         encoder.encode_text("waving")
     assert encoder.encode_text([]).shape == (0, 24)

@@ -1,6 +1,5 @@
-"""Runs' metrics, read back as curves."""
-
 import math
+import re
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
@@ -10,8 +9,16 @@ from verbspace.reporting.charts import Line, line_chart
 from verbspace.reporting.metrics_log import extract_curve, extract_curves, finite_values, read_metrics
 
 
+def drawn_points(svg: str) -> list[int]:
+    """The number of points of each curve that is drawn in the first color."""
+    elements = [
+        e for e in ElementTree.fromstring(svg).iter("path") if "stroke: var(--a); stroke-width: 2" in e.get("style", "")
+    ]
+    return [len(re.findall("[ML]", element.attrib["d"])) for element in elements][:-1]  # the last one is the legend's
+
+
 @pytest.mark.parametrize("end", ["", "\n", "\n\n", '\n{"step": 3, "loss": 1.2, "lo', '\n{"step', "\n{"])
-def test_the_last_line_alone_may_be_cut_short(tmp_path: Path, end: str) -> None:
+def test_incomplete_last_line_is_ignored(tmp_path: Path, end: str) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"loss": 2, "step": 1}\r\n{"step": 2, "loss": 1.5}' + end)
     assert read_metrics(path) == [{"step": 1, "loss": 2}, {"step": 2, "loss": 1.5}]
@@ -20,58 +27,56 @@ def test_the_last_line_alone_may_be_cut_short(tmp_path: Path, end: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "told"),
+    ("line", "reason"),
     [
         (b'{"step": 2, "lo', r"not JSON \(.*\)"),
-        (b"[1, 2]", "no JSON object"),
-        (b"7", "no JSON object"),
+        (b"[1, 2]", "not a JSON object"),
+        (b"7", "not a JSON object"),
         (b"[" * 100_000, r"not JSON \(.*\)"),
-        (b'{"step": 2, "loss": "1.5"}', "'loss' is no number"),
-        (b'{"step": 2, "loss": null}', "'loss' is no number"),
-        (b'{"step": 2, "loss": true}', "'loss' is no number"),
-        (b'{"step": "2"}', "'step' is no number"),
-        (b'{"step": NaN}', "step is missing or not finite"),
-        (b'{"loss": 1.5}', "step is missing or not finite"),
-        (b'{"step": 2, "l\xffss": 1}', r"not text in UTF-8 \(.*\)"),
+        (b'{"step": 2, "loss": "1.5"}', "'loss' is not a number"),
+        (b'{"step": 2, "loss": null}', "'loss' is not a number"),
+        (b'{"step": 2, "loss": true}', "'loss' is not a number"),
+        (b'{"step": "2"}', "'step' is not a number"),
+        (b'{"step": NaN}', "'step' is missing or not finite"),
+        (b'{"loss": 1.5}', "'step' is missing or not finite"),
+        (b'{"step": 2, "l\xffss": 1}', r"not UTF-8 \(.*\)"),
     ],
 )
-def test_any_other_line_is_refused_by_its_number(tmp_path: Path, line: bytes, told: str) -> None:
+def test_other_invalid_lines_are_rejected_with_their_number(tmp_path: Path, line: bytes, reason: str) -> None:
     path = tmp_path / "metrics.jsonl"
     for end in (b'\n{"step": 3}\n', b"\n", b""):
         if not end and line.endswith(b"lo"):
             continue
         path.write_bytes(b'{"step": 1}\n' + line + end)
-        with pytest.raises(ValueError, match=rf"metrics\.jsonl: line 2 is no .*: {told}; take the line out$") as caught:
+        with pytest.raises(ValueError, match=rf"metrics\.jsonl: line 2: {reason}; remove the line$") as caught:
             read_metrics(path)
         assert type(caught.value) is ValueError
         assert "\n" not in str(caught.value)
 
 
-def test_a_curve_has_a_gap_where_a_value_is_not_finite(tmp_path: Path) -> None:
+def test_curve_has_a_gap_where_a_value_is_not_finite(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     values = ["1.0", "NaN", "2.0", "Infinity", "-Infinity", "1" + 400 * "0", "3.0", "4.0", "NaN"]
     path.write_text("".join(f'{{"step": {n}, "a": {value}, "b": NaN}}\n' for n, value in enumerate(values)))
     rows = read_metrics(path)
     assert finite_values(rows, "a") == [1, 2, 3, 4]
-    plain, smooth = extract_curve(rows, "a", smooth=False), extract_curve(rows, "a")
+    raw, smooth = extract_curve(rows, "a", smooth=False), extract_curve(rows, "a")
     assert [step for step, _ in smooth] == list(range(9))
-    assert [value for _, value in plain if not math.isnan(value)] == [1, 2, 3, 4]
+    assert [value for _, value in raw if not math.isnan(value)] == [1, 2, 3, 4]
     assert [value for _, value in smooth if not math.isnan(value)] == pytest.approx([1, 1.4, 2.04, 2.824])
     assert extract_curve(rows, "b") == []
     assert [line.name for line in extract_curves(rows, {"a": "A", "b": "B", "c": "C"})] == ["A"]
-    svg = line_chart([Line("a", plain)], x_label="step", y_label="nats")
-    parts = [element.attrib["points"].split() for element in ElementTree.fromstring(svg).iter("polyline")]
-    assert [len(part) for part in parts] == [1, 1, 2]
-    assert svg.count("<circle") == 2  # points alone
+    svg = line_chart([Line("a", raw)], x_label="step", y_label="nats")
+    assert drawn_points(svg) == [1, 1, 2]
+    assert svg.count("<use") == 2  # isolated points are dots
 
 
-@pytest.mark.parametrize("odd", [math.nan, math.inf, -math.inf, 1e308, -1.7e308])
-def test_no_chart_says_nan(odd: float) -> None:
-    lines = [Line("a", [(0, odd), (1, 1.0), (odd, 2.0), (3, 3.0), (4, 0.0)]), Line("b", [(0, odd)])]
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 1e308, -1.7e308])
+def test_charts_skip_values_that_cannot_be_drawn(value: float) -> None:
+    lines = [Line("a", [(0, value), (1, 1.0), (value, 2.0), (3, 3.0), (4, 0.0)]), Line("b", [(0, value)])]
     svg = line_chart(lines, x_label="x", y_label="y")
     assert "nan" not in svg
     assert "inf" not in svg
-    places = [element.attrib["points"].split() for element in ElementTree.fromstring(svg).iter("polyline")]
-    assert [len(part) for part in places] == [1, 2, 0]
-    with pytest.raises(ValueError, match="there is nothing to draw"):
+    assert drawn_points(svg) == [1, 2]
+    with pytest.raises(ValueError, match="no line has a finite point"):
         line_chart(lines[1:], x_label="x", y_label="y")

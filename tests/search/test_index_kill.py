@@ -41,7 +41,7 @@ def command(*words: object) -> list[str]:
 def embed_command(encoder: Path, clips: Path, out: Path) -> list[str]:
     """Commits after each file."""
     quick = ("--window", 1, "--frames", 2, "--workers", 1, "--device", "cpu", "--commit-interval", 0)
-    return command("embed", clips, "--to", out, "--encoder", encoder, *quick)
+    return command("embed", clips, "--index", out, "--encoder", encoder, *quick)
 
 
 def commits(folder: Path) -> int:

@@ -1,4 +1,4 @@
-"""Small videos, and indices of them, for the tests of `verbspace.search`."""
+"""Small videos and indices for the tests of `verbspace.search`."""
 
 from __future__ import annotations
 
@@ -6,47 +6,53 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pytest
 
 from support.video_files import numbered_frames, write_video
 from verbspace.data.sources.inputs import expand_inputs
-from verbspace.search.builder import EmbedSummary
+from verbspace.search.builder import EmbedSummary, build_index
 from verbspace.search.index import Index
-from verbspace.search.schema import FileRows, FileSignature, IndexManifest
-from verbspace.search.update import run_embed
+from verbspace.search.schema import FileRows, IndexManifest
+from verbspace.search.searcher import Searcher
+from verbspace.search.signatures import FileSignature
 
-FAST_SETTINGS = {"window": 1.0, "frames": 2, "workers": 1, "device": "cpu"}
+FAST_SETTINGS = {"window": 1.0, "frames": 2, "num_workers": 1, "device": "cpu"}
 
 
 def write_clip(path: Path, seed: int, seconds: float = 0.8) -> Path:
-    """Ten frames a second."""
+    """Write a video of numbered frames at 10 fps."""
     return write_video(path, numbered_frames(round(10 * seconds), 32, 40, seed), rate=10)
 
 
 def write_clips(folder: Path, count: int) -> Path:
-    """Every third is long enough for three windows."""
+    """Write videos of one window each; every third one, from the first, has three windows."""
     for n in range(count):
         write_clip(folder / f"{n:02}.mp4", n, 0.8 if n % 3 else 2.6)
     return folder
 
 
 def run_quick_embed(encoder: Path, sources: list[str] | Path, index_dir: Path, **settings: object) -> EmbedSummary:
-    """`verbspace embed`, quick."""
+    """Run `build_index` with small windows on one CPU thread."""
     files = expand_inputs([str(sources)] if isinstance(sources, Path) else sources)
-    return run_embed(encoder, files, index_dir, **{**FAST_SETTINGS, **settings})  # type: ignore[arg-type]
+    return build_index(encoder, files, index_dir, **{**FAST_SETTINGS, **settings})  # type: ignore[arg-type]
 
 
 def sorted_rows(folder: Path) -> pa.Table:
-    """All rows by path and start."""
+    """Return all rows, sorted by path and start."""
     return Index.open(folder).table.to_arrow().sort_by([("path", "ascending"), ("start", "ascending")])
 
 
+def make_manifest(dim: int = 2) -> IndexManifest:
+    """Return a manifest for tests that need no encoder."""
+    return IndexManifest(encoder="none", encoder_hash="0" * 16, dim=dim, window=4, stride=4, frames=8)
+
+
 def random_index(folder: Path, rows: int, dim: int = 16, seed: int = 0) -> Index:
-    """An index of random directions, four windows of 4 s a file."""
+    """Create an index of random unit vectors, with four windows of 4 s per file."""
     rng = np.random.default_rng(seed)
     vectors = rng.standard_normal((rows, dim)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    made = IndexManifest(encoder="none", encoder_hash="0" * 16, dim=dim, window=4, stride=4, frames=8)
-    index = Index.create(folder, made)
+    index = Index.create(folder, make_manifest(dim))
     starts, ends = [0.0, 4.0, 8.0, 12.0], [4.0, 8.0, 12.0, 16.0]
     files = [
         FileRows(f"a/{n:05}.mp4", FileSignature(n, n), 25.0, starts, ends, vectors[4 * n : 4 * n + 4])
@@ -54,3 +60,39 @@ def random_index(folder: Path, rows: int, dim: int = 16, seed: int = 0) -> Index
     ]
     index.write(files, set())
     return index
+
+
+@pytest.fixture(scope="session")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with four videos, which no test changes."""
+    return write_clips(tmp_path_factory.mktemp("clips"), 4)
+
+
+@pytest.fixture(scope="session")
+def full_index(tiny_clip: Path, clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An index of all of `clips`, which no test changes."""
+    folder = tmp_path_factory.mktemp("full_index")
+    run_quick_embed(tiny_clip, clips, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def searcher(full_index: Path) -> Searcher:
+    """A searcher of `full_index`."""
+    return Searcher(full_index)
+
+
+@pytest.fixture(scope="session")
+def many_clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with ten videos and a file that cannot be decoded, which no test changes."""
+    folder = write_clips(tmp_path_factory.mktemp("many_clips"), 10)
+    (folder / "bad.mp4").write_bytes(b"no video")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def many_clips_index(tiny_clip: Path, many_clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An index of all of `many_clips`, which no test changes."""
+    folder = tmp_path_factory.mktemp("many_clips_index")
+    run_quick_embed(tiny_clip, many_clips, folder)
+    return folder

@@ -1,4 +1,4 @@
-"""What stands in for language models: replies, scripted models, and servers of every temper."""
+"""Replies, scripted language models and HTTP servers for tests of concept generation."""
 
 import asyncio
 import json
@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, Self
 
 VALID_REPLY = {
     "name": "brushing hair",
@@ -15,14 +15,26 @@ VALID_REPLY = {
     "objects": ["A paddle of soft bristles with a wooden handle is gripped in the fist."],
     "scene": ["A bathroom mirror reflects a face above a white sink."],
 }
+HttpResponse = tuple[int, bytes, dict[str, str]]  # status, body, headers
 
 
 def reply_json(**changes: Any) -> str:
     return json.dumps({**VALID_REPLY, **changes})
 
 
+def reply_about(action: str, attempt: int = 1) -> str:
+    """Return a valid reply whose sentences are unique to the action."""
+    token = "".join(c for c in action if c.isalnum())
+    sentences = {
+        kind: [text.replace(".", f" near token {token}.") for text in texts]
+        for kind, texts in VALID_REPLY.items()
+        if isinstance(texts, list)
+    }
+    return json.dumps({"name": action, **sentences})
+
+
 class ScriptedLLM:
-    """A language model that answers from a function of (action, how often it was asked about it)."""
+    """A language model whose reply is a function of the action and the number of requests about it so far."""
 
     name, parameters = "scripted", {"temperature": 0.0}
 
@@ -42,55 +54,8 @@ class ScriptedLLM:
         pass
 
 
-def reply_about(action: str, attempt: int = 1) -> str:
-    """A usable reply that differs from action to action."""
-    tail = "".join(c for c in action if c.isalnum())
-    return json.dumps(
-        {
-            key: [text.replace(".", f" near token {tail}.") for text in value] if isinstance(value, list) else action
-            for key, value in VALID_REPLY.items()
-        }
-    )
-
-
-HttpResponse = tuple[int, bytes, dict[str, str]]  # status, body, headers
-
-
-class RelayServer:
-    """A server between the command and llama.cpp's, which counts the actions that it is asked about."""
-
-    def __init__(self, target: str, request_log: list[str], delay_s: float = 0.0) -> None:
-        import httpx2
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                asked = json.loads(body)["messages"][1]["content"]
-                request_log.append(asked)
-                time.sleep(delay_s)
-                got = httpx2.post(target + self.path.removeprefix("/v1"), content=body, timeout=60)
-                self.send_response(got.status_code)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(got.content)))
-                self.end_headers()
-                self.wfile.write(got.content)
-
-            def log_message(self, *args: object) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-
-    def __enter__(self) -> str:
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-        return f"http://127.0.0.1:{self.server.server_port}/v1"
-
-    def __exit__(self, *_: object) -> None:
-        self.server.shutdown()
-        self.server.server_close()
-
-
 class ScriptedServer:
-    """An HTTP server whose answers a function gives: (status, body, headers) of the request's JSON and its number."""
+    """An HTTP server whose response is a function of the request's JSON and its number."""
 
     def __init__(self, respond: Callable[[dict[str, Any], int], HttpResponse]) -> None:
         self.requests: list[dict[str, Any]] = []
@@ -109,7 +74,7 @@ class ScriptedServer:
                     self.end_headers()
                     self.wfile.write(body)
                 except OSError:
-                    pass  # the client has left
+                    pass  # the client has disconnected
 
             def log_message(self, *args: object) -> None:
                 pass
@@ -117,7 +82,7 @@ class ScriptedServer:
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
 
-    def __enter__(self) -> "ScriptedServer":
+    def __enter__(self) -> Self:
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
         return self
 
@@ -126,14 +91,24 @@ class ScriptedServer:
         self.server.server_close()
 
 
+def relay_server(target: str, request_log: list[str], delay_s: float = 0.0) -> ScriptedServer:
+    """Create a server that logs the action of each chat request and forwards the request to `target`."""
+    import httpx2
+
+    def forward(request: dict[str, Any], number: int) -> HttpResponse:
+        request_log.append(request["messages"][1]["content"])
+        time.sleep(delay_s)
+        response = httpx2.post(f"{target}/chat/completions", json=request, timeout=60)
+        return response.status_code, response.content, {}
+
+    return ScriptedServer(forward)
+
+
 def completion_response(content: Any, finish_reason: str = "stop", **message_fields: Any) -> HttpResponse:
     message = {"role": "assistant", "content": content, **message_fields}
-    body = {"id": "x", "object": "chat.completion", "created": 0, "model": "m"}
-    return (
-        200,
-        json.dumps({**body, "choices": [{"index": 0, "finish_reason": finish_reason, "message": message}]}).encode(),
-        {},
-    )
+    choices = [{"index": 0, "finish_reason": finish_reason, "message": message}]
+    body = {"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": choices}
+    return 200, json.dumps(body).encode(), {}
 
 
 def error_response(text: str, status: int = 400) -> HttpResponse:

@@ -1,4 +1,4 @@
-"""Encoders from the tiny checkpoints, and what goes into them, for the tests of `verbspace.models`."""
+"""Encoders of the tiny checkpoints and their inputs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ TINY_CHECKPOINTS = ["tiny_clip", "tiny_metaclip2", "tiny_siglip", "tiny_siglip2"
 
 
 def with_random_temporal(encoder: VideoEncoder, scale: float = 0.3, seed: int = 1) -> VideoEncoder:
-    """The same encoder, its temporal output projections no longer zero."""
+    """Replace the zeros of the temporal output projections by random weights. Changes and returns the encoder."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in encoder.temporal.named_parameters():
@@ -21,7 +21,7 @@ def with_random_temporal(encoder: VideoEncoder, scale: float = 0.3, seed: int = 
 
 
 def random_video(*shape: int, seed: int = 0) -> Tensor:
-    """Normalised frames (B, T, 3, H, W): a fresh pattern of 8 px blocks in each."""
+    """Normalized frames (B, T, 3, H, W), each with another pattern of 8 px blocks."""
     generator = torch.Generator().manual_seed(seed)
     *leading, height, width = shape
     blocks = torch.randn(*leading, -(-height // 8), -(-width // 8), generator=generator)
@@ -30,13 +30,19 @@ def random_video(*shape: int, seed: int = 0) -> Tensor:
 
 
 def random_times(batch_size: int, num_frames: int, seed: int = 0) -> Tensor:
-    """Uneven, ascending times (B, T)."""
+    """Ascending times (B, T) with uneven spacing."""
     generator = torch.Generator().manual_seed(seed)
     return (0.05 + 0.3 * torch.rand(batch_size, num_frames, generator=generator)).cumsum(1)
 
 
-class Colours(nn.Module):
-    """Embeds a clip as its mean colour, when it was, and a constant."""
+@torch.no_grad()
+def embed_random_clips(encoder: VideoEncoder, num_clips: int = 2) -> Tensor:
+    """The embeddings of random clips of four frames, to compare encoders with each other."""
+    return encoder(random_video(num_clips, 4, 3, 32, 32), random_times(num_clips, 4))
+
+
+class ColorEncoder(nn.Module):
+    """Embeds a clip as its mean color, its mean time, and a constant."""
 
     image_size = 32
 
@@ -56,5 +62,5 @@ class Colours(nn.Module):
     def forward(self, video: Tensor, times: Tensor) -> Tensor:
         assert not self.training
         self.batches.append(len(video))
-        when = times.mean(1, keepdim=True)
-        return self.scale * torch.cat([video.mean((1, 3, 4)), when, torch.ones_like(when)], dim=1)
+        mean_time = times.mean(1, keepdim=True)
+        return self.scale * torch.cat([video.mean((1, 3, 4)), mean_time, torch.ones_like(mean_time)], dim=1)

@@ -1,6 +1,6 @@
-"""A language model with random weights in llama.cpp's own format, and its real, OpenAI-compatible server.
+"""A tiny language model with random weights in llama.cpp's format, and llama.cpp's OpenAI-compatible server.
 
-Whatever it says is nonsense, and where a grammar binds it, nonsense of the right form.
+Its replies are random words. With a JSON schema they are random words in valid JSON.
 """
 
 import re
@@ -28,27 +28,16 @@ CHATML = (
 )
 
 
-def byte_bpe_alphabet() -> list[str]:
-    """The 256 printable letters that byte-level BPE writes bytes with (Radford et al., 2019)."""
-    plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    letters, extra = {}, 0
-    for byte in range(256):
-        if byte in plain:
-            letters[byte] = chr(byte)
-        else:
-            letters[byte] = chr(256 + extra)
-            extra += 1
-    return [letters[byte] for byte in range(256)]
-
-
 def write_tiny_llm(path: Path, seed: int = 0, width: int = 64) -> Path:
-    """One llama layer over bytes and a few hundred words."""
+    """Write a llama of one layer, with a vocabulary of bytes and about 200 words."""
     import gguf
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
 
     rng = np.random.default_rng(seed)
     specials = ["<unk>", "<s>", "</s>"]
     words = [form for word in VOCABULARY for form in ("Ġ" + word, word.capitalize())]
-    tokens = [*specials, *byte_bpe_alphabet(), *words]
+    alphabet = [letter for _, letter in sorted(bytes_to_unicode().items())]
+    tokens = [*specials, *alphabet, *words]
     kinds = [gguf.TokenType.CONTROL] * len(specials) + [gguf.TokenType.NORMAL] * (len(tokens) - len(specials))
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_context_length(32768)
@@ -86,7 +75,7 @@ def write_tiny_llm(path: Path, seed: int = 0, width: int = 64) -> Path:
 
 @contextmanager
 def llama_cpp_server(model: Path) -> Iterator[str]:
-    """llama.cpp's server on a free port of this machine. Yields its base URL."""
+    """Run llama.cpp's server on a free local port and yield its base URL."""
     import xllamacpp
 
     params = xllamacpp.CommonParams()
@@ -96,7 +85,7 @@ def llama_cpp_server(model: Path) -> Iterator[str]:
     params.n_ctx = 32768
     params.n_parallel = 4
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
-    params.use_jinja = False  # its own templates, in which grammars bind
+    params.use_jinja = False  # grammars apply only with the built-in templates
     params.verbosity = -1
     server = xllamacpp.Server(params)
     try:

@@ -1,4 +1,4 @@
-"""Small video files whose frames say which number they have, for the tests of `verbspace.data`."""
+"""Small video files whose frames show their own index."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ REAL_CLIPS = Path(__file__).resolve().parents[3] / "shared" / "data" / "videos"
 
 
 def numbered_frames(count: int, height: int = 48, width: int = 64, seed: int = 0) -> np.ndarray:
-    """uint8 (count, height, width, 3): frame n shows n in binary, in dark and light columns of its top."""
+    """Return uint8 (count, height, width, 3): the top of frame n shows n in binary, as dark and light columns."""
     rng = np.random.default_rng(seed)
     low = rng.uniform(60, 200, (count, 4, 4, 3))
     frames = low.repeat(-(-height // 4), 1).repeat(-(-width // 4), 2)[:, :height, :width]
@@ -30,7 +30,7 @@ def numbered_frames(count: int, height: int = 48, width: int = 64, seed: int = 0
 
 
 def read_frame_numbers(frames: np.ndarray) -> list[int]:
-    """The numbers that uint8 (n, 3, H, W) frames show."""
+    """Read the indices that uint8 (n, 3, H, W) frames show."""
     height, width = frames.shape[-2:]
     edges = np.linspace(0, width, BITS + 1).astype(int)
     numbers = []
@@ -53,12 +53,12 @@ def write_video(
     container_options: dict[str, str] | None = None,
     **options: str,
 ) -> Path:
-    """Encode uint8 (n, H, W, 3). pts: when each frame shows, in thousandths of a second."""
+    """Encode uint8 (n, H, W, 3). `pts` are presentation times in ms."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w", options=container_options or {}) as container:
         if audio:
             sound = container.add_stream("aac", rate=16000, layout="mono")
-        if codec == "libx264":  # its assembly reads beyond its buffers: the same frames give now this file, now that
+        if codec == "libx264":  # its assembly reads beyond buffers, so that files would not be reproducible
             options.setdefault("x264-params", "asm=0")
         stream = container.add_stream(codec, rate=Fraction(rate), options={"threads": "1", **options})
         stream.height, stream.width = frames.shape[1:3]
@@ -87,7 +87,7 @@ EVEN = np.arange(COUNT) / 25
 UNEVEN = np.cumsum([10] + [20, 60, 33, 100] * 5)[:COUNT]
 X265 = {"x265-params": "log-level=none:pools=1"}
 
-# name: encoder settings; the frames last 40 ms unless pts are given.
+# File name: encoder settings. Frames last 40 ms unless pts are given.
 FILES: dict[str, dict[str, Any]] = {
     "h264.mp4": {"bf": "3"},
     "h264.mkv": {"bf": "3"},
@@ -115,16 +115,25 @@ FILES: dict[str, dict[str, Any]] = {
 }
 
 
-def plain_decode(path: Path) -> np.ndarray:
-    """(F, H, W, 3): FFmpeg's own sequential pyav."""
+def decode_with_ffmpeg(path: Path) -> np.ndarray:
+    """Return the frames of FFmpeg's own sequential decode, (F, H, W, 3)."""
     with av.open(str(path), metadata_errors="ignore") as container:
         return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
 
 
-def shard(path: Path, parts: dict[str, bytes]) -> Path:
+def touch(folder: Path, *names: str) -> Path:
+    """Create empty files and return the folder."""
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    return folder
+
+
+def write_shard(path: Path, members: dict[str, bytes]) -> Path:
+    """Write a tar file with the given members."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w") as archive:
-        for name, content in parts.items():
+        for name, content in members.items():
             entry = tarfile.TarInfo(name)
             entry.size = len(content)
             archive.addfile(entry, io.BytesIO(content))

@@ -136,9 +136,9 @@ def test_labels_never_reach_training(
     keys: set[str] = set()
     real, load = module.ViewDataset, module.load_views
 
-    def record_records(records: Any, **values: Any) -> Any:
+    def record_records(records: Any, views: Any, **values: Any) -> Any:
         seen.extend(records)
-        return real(records, **values)
+        return real(records, views, **values)
 
     def record_keys(*given: Any, **values: Any) -> Iterator[dict[str, torch.Tensor]]:
         for batch in load(*given, **values):
@@ -296,9 +296,7 @@ def test_unreadable_files_are_skipped(tiny_clip: Path, clips: Path, tmp_path: Pa
 def test_directional_concept_sets_are_not_flipped(tiny_clip: Path, clips: Path) -> None:
     encoder, records = vs.VideoEncoder.from_pretrained(tiny_clip), read_videos(clips)
     flips = [
-        build_dataset(records, encoder, make_concept_set(directional=way), make_settings()).augment.keywords[
-            "flip_prob"
-        ]
+        build_dataset(records, encoder, make_concept_set(directional=way), make_settings()).views.flip_prob
         for way in (False, True)
     ]
     assert flips == [0.5, 0.0]

@@ -27,7 +27,7 @@ from verbspace.inference.timeline import Segment, extract_segments, merge_window
 from verbspace.models.video_encoder import VideoEncoder
 
 if TYPE_CHECKING:
-    from verbspace.search.hits import Hit
+    from verbspace.search.schema import Hit
     from verbspace.search.searcher import Searcher
 
 _MAX_CACHED_TEXTS = 20_000  # vectors of texts that are kept for each encoder

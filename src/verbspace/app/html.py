@@ -19,7 +19,7 @@ from verbspace.reporting.templating import render_template
 from verbspace.utils.text import format_timestamp
 
 if TYPE_CHECKING:
-    from verbspace.search.hits import Hit
+    from verbspace.search.schema import Hit
 
 WindowIds = OpaqueIds[tuple[str, int]]  # windows of an index that were shown: path and number
 _NUM_PATTERNS = 5  # patterns that a timeline's actions are told apart by; what is rarer shares a sixth

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from verbspace.data.decoding.pyav import frame_times, probe
+from verbspace.data.decoding.container import probe
+from verbspace.data.decoding.pyav import frame_times
 from verbspace.data.errors import DecodeError
 from verbspace.data.sampling import clip_duration
 from verbspace.utils.text import is_utf8_encodable

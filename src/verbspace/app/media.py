@@ -14,8 +14,9 @@ import av
 import numpy as np
 
 from verbspace.app.opaque_ids import OpaqueIds
+from verbspace.data.decoding.container import probe
 from verbspace.data.decoding.mp4_writer import write_mp4
-from verbspace.data.decoding.pyav import frame_times, probe, stream_frames
+from verbspace.data.decoding.pyav import frame_times, stream_frames
 from verbspace.data.errors import DecodeError
 
 _MAX_CLIPS = 4096  # clips that may be asked for; older ones are forgotten

@@ -1,4 +1,4 @@
-"""`verbspace concepts`: write, import, show, check and suggest words. Wiring, and nothing but wiring."""
+"""The `verbspace concepts` commands."""
 
 from __future__ import annotations
 
@@ -7,87 +7,103 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from verbspace.cli.options import EncoderOption
+
 if TYPE_CHECKING:
     from verbspace.concepts.concept_set import DescriptionKind
 
 app = typer.Typer(
-    help="The words of the concept space: write, import, show, check, suggest.",
+    help="Concept sets: generate, import, show, lint; suggest actions for a folder of videos.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
-LabelsOption = Annotated[Path | None, typer.Option(help="The data set's class names in its order, one a line.")]
+ConceptsArgument = Annotated[str, typer.Argument(help="Concept set: a bundled name or a JSON file.")]
+OutOption = Annotated[Path, typer.Option(help="Concept set to write (JSON).")]
+
+
+def _print(line: str) -> None:
+    from rich.console import Console
+
+    Console(soft_wrap=True).print(line, markup=False, highlight=False)
 
 
 @app.command()
 def write(
-    actions: Annotated[Path, typer.Argument(help="Text file with an action a line.")],
-    out: Annotated[Path, typer.Option(help="Concept set to write (JSON).")],
-    model: Annotated[str | None, typer.Option(help="The model's name at the endpoint.")] = None,
-    base_url: Annotated[str | None, typer.Option(help="OpenAI-compatible endpoint; OpenAI's own if not given.")] = None,
-    local_model: Annotated[str | None, typer.Option(help="Text-generation checkpoint in place of an endpoint.")] = None,
-    min_per_kind: Annotated[int, typer.Option(min=1, max=10, help="Sentences of each kind, at least.")] = 2,
-    temperature: Annotated[float, typer.Option(min=0, max=2, help="Of the model's sampling.")] = 0.7,
-    max_tokens: Annotated[int, typer.Option(min=100, help="Longest reply.")] = 2000,
-    concurrency: Annotated[int, typer.Option(min=1, help="Requests at once.")] = 8,
-    max_attempts: Annotated[int, typer.Option(min=1, help="Askings for an action until it is given up.")] = 3,
-    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds of silence until a request is tried again.")] = 120,
-    retries: Annotated[int, typer.Option(min=0, help="Tries after a failed request, with growing pauses.")] = 4,
-    cache: Annotated[Path | None, typer.Option(help="Folder in which replies are kept.")] = None,
+    actions: Annotated[Path, typer.Argument(help="Text file with one action per line.")],
+    out: OutOption,
+    model: Annotated[str | None, typer.Option(help="Name of the model on the server.")] = None,
+    base_url: Annotated[str | None, typer.Option(help="URL of an OpenAI-compatible API. Default: OpenAI.")] = None,
+    local_model: Annotated[
+        str | None, typer.Option(help="Text-generation checkpoint to use instead of a server: folder or hub id.")
+    ] = None,
+    min_per_kind: Annotated[int, typer.Option(min=1, max=10, help="Minimum number of sentences of each kind.")] = 2,
+    temperature: Annotated[float, typer.Option(min=0, max=2, help="Sampling temperature.")] = 0.7,
+    max_tokens: Annotated[int, typer.Option(min=100, help="Maximum length of a reply in tokens.")] = 2000,
+    concurrency: Annotated[int, typer.Option(min=1, help="Maximum number of concurrent requests.")] = 8,
+    max_attempts: Annotated[int, typer.Option(min=1, help="Attempts per action to get a valid reply.")] = 3,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds without data until a request is retried.")] = 120,
+    retries: Annotated[int, typer.Option(min=0, help="Retries of a failed request, with exponential backoff.")] = 4,
+    cache: Annotated[
+        Path | None, typer.Option(help="Folder of cached replies. Default: ~/.cache/verbspace/replies.")
+    ] = None,
 ) -> None:
-    """Have a language model describe each action. Run again, it asks only for what is missing.
+    """Generate descriptions of actions with a language model.
 
-    The key is taken from the environment variable OPENAI_API_KEY.
+    Replies are cached. Run the same command again to request only the missing ones. The API key is read from the
+    environment variable OPENAI_API_KEY.
     """
-    from rich.console import Console
-
     from verbspace.cli.console.progress import progress
     from verbspace.concepts.generation.llm_clients import LanguageModel, OpenAIClient, TransformersClient
-    from verbspace.concepts.generation.writer import generate_concepts, read_actions
+    from verbspace.concepts.generation.writer import generate_concepts
+    from verbspace.concepts.labels import read_action_names
 
-    names = read_actions(actions)
-    if (local_model is None) == (model is None):
-        raise ValueError(
-            "give --model (with --base-url for another server than OpenAI's), or --local-model, and not both"
-        )
-    writer: LanguageModel
-    if local_model is not None:
-        writer = TransformersClient(local_model, temperature=temperature, max_tokens=max_tokens)
-    else:
-        assert model is not None
-        writer = OpenAIClient(
+    names = read_action_names(actions)
+    llm: LanguageModel
+    if model is not None and local_model is None:
+        llm = OpenAIClient(
             model, base_url, temperature=temperature, max_tokens=max_tokens, timeout=timeout, max_retries=retries
-        )  # fmt: skip
-    with progress() as say:
-        found = generate_concepts(
-            names, writer, name=out.stem, min_per_kind=min_per_kind, max_attempts=max_attempts, concurrency=concurrency, cache=cache,
-            on_progress=lambda done, total, action: say("write", done, total, {}),
-        )  # fmt: skip
-    console = Console(soft_wrap=True)
-    if found.concepts is not None:
-        found.concepts.save(out)
-        held = found.concepts
-        described = f"{len(held.actions)} of {len(names)} actions, {len(held.descriptions)} sentences"
-        spent = f"{found.num_requests} requests, {found.num_cached} actions kept from before, {found.num_dropped_sentences} sentences left out"
-        console.print(f"{out}: {described} ({spent})", markup=False, highlight=False)
-    if found.failures:
-        reasons = "\n".join(f"  {action}: {reason}" for action, reason in found.failures.items())
+        )
+    elif local_model is not None and model is None:
+        llm = TransformersClient(local_model, temperature=temperature, max_tokens=max_tokens)
+    else:
+        raise ValueError("pass either --model (with --base-url for a server other than OpenAI) or --local-model")
+    with progress() as report:
+        result = generate_concepts(
+            names,
+            llm,
+            name=out.stem,
+            min_per_kind=min_per_kind,
+            max_attempts=max_attempts,
+            concurrency=concurrency,
+            cache=cache,
+            on_progress=report,
+        )
+    if result.concepts is not None:
+        result.concepts.save(out)
+        _print(
+            f"{out}: {len(result.concepts.actions)} of {len(names)} actions, "
+            f"{len(result.concepts.descriptions)} sentences ({result.num_requests} requests, "
+            f"{result.num_cached} actions from the cache, {result.num_dropped_sentences} sentences dropped)"
+        )
+    if result.failures:
+        reasons = "\n".join(f"  {action}: {reason}" for action, reason in result.failures.items())
         raise ValueError(
-            f"{len(found.failures)} of {len(names)} actions failed; the same command asks for these again:\n{reasons}"
+            f"{len(result.failures)} of {len(names)} actions failed; run the same command again to retry:\n{reasons}"
         )
 
 
 @app.command("import")
 def import_(
     files: Annotated[list[str], typer.Argument(help="JSON files: FILE, or FILE=KIND (motion, pose, objects, scene).")],
-    out: Annotated[Path, typer.Option(help="Concept set to write (JSON).")],
-    labels: LabelsOption = None,
+    out: OutOption,
+    labels: Annotated[
+        Path | None, typer.Option(help="Text file with the dataset's class labels in order, one per line.")
+    ] = None,
 ) -> None:
-    """Read descriptors in the shapes of CuPL, Menon and Vondrick, OST or FROSTER."""
-    from rich.console import Console
-
-    from verbspace.concepts.generation.reply_parser import DESCRIPTION_KINDS
-    from verbspace.concepts.generation.writer import read_actions
+    """Import published descriptors in the formats of CuPL, Menon and Vondrick, OST or FROSTER."""
+    from verbspace.concepts.concept_set import DESCRIPTION_KINDS
     from verbspace.concepts.importers import import_concepts
+    from verbspace.concepts.labels import read_action_names
 
     kinds: dict[str | Path, DescriptionKind] = {}
     for entry in files:
@@ -96,103 +112,115 @@ def import_(
             path, kind = entry, "objects"
         if kind not in DESCRIPTION_KINDS:
             raise ValueError(
-                f"{entry}: {kind!r} is no kind; write FILE=KIND with one of {', '.join(DESCRIPTION_KINDS)}"
+                f"{entry}: {kind!r} is not a kind; write FILE=KIND with one of {', '.join(DESCRIPTION_KINDS)}"
             )
         kinds[path] = kind
-    found = import_concepts(kinds, read_actions(labels) if labels else None, name=out.stem)
-    found.save(out)
-    said = f"{out}: {len(found.actions)} actions, {len(found.descriptions)} descriptions"
-    Console(soft_wrap=True).print(said, markup=False, highlight=False)
+    concepts = import_concepts(kinds, read_action_names(labels) if labels else None, name=out.stem)
+    concepts.save(out)
+    _print(f"{out}: {len(concepts.actions)} actions, {len(concepts.descriptions)} descriptions")
 
 
 @app.command()
 def show(
-    concepts: Annotated[str, typer.Argument(help="Concept set: bundled name or JSON file.")],
-    search: Annotated[str | None, typer.Argument(help="Show only what holds these words.")] = None,
+    concepts: ConceptsArgument,
+    search: Annotated[
+        str | None, typer.Argument(help="Words. Show only actions and descriptions that contain them.")
+    ] = None,
 ) -> None:
-    """Print a concept set's actions and descriptions."""
+    """Print the actions and descriptions of a concept set."""
     from rich.console import Console
 
     from verbspace.cli.console.concept_tables import concept_set_table
     from verbspace.concepts.concept_set import ConceptSet
 
-    chosen = ConceptSet.load(concepts)
-    table, count = concept_set_table(chosen, search)
-    console = Console()
+    concept_set = ConceptSet.load(concepts)
+    table, count = concept_set_table(concept_set, search)
     if not count:
-        raise ValueError(f"{concepts}: nothing holds {search!r}; search for another word")
-    console.print(table)
-    shown = f"{count} of {len(chosen.actions)} actions" if search else f"{len(chosen.actions)} actions"
-    by = chosen.provenance.author
-    facts = f"{chosen.name} · {shown} · {len(chosen.descriptions)} descriptions · by {by} · hash {chosen.hash}"
-    console.print(facts, markup=False, highlight=False, soft_wrap=True)
+        raise ValueError(f"{concepts}: no action or description contains {search!r}; search for another word")
+    Console().print(table)
+    shown = f"{count} of {len(concept_set.actions)} actions" if search else f"{count} actions"
+    _print(
+        f"{concept_set.name} · {shown} · {len(concept_set.descriptions)} descriptions · "
+        f"by {concept_set.provenance.author} · hash {concept_set.hash}"
+    )
 
 
 @app.command()
 def lint(
-    concepts: Annotated[str, typer.Argument(help="Concept set: bundled name or JSON file.")],
-    encoder: Annotated[str | None, typer.Option(help="Encoder whose text tower is to tell the words apart.")] = None,
-    top: Annotated[int, typer.Option(min=1, help="How many of each finding to show.")] = 15,
+    concepts: ConceptsArgument,
+    encoder: Annotated[
+        str | None, typer.Option(help="Encoder whose text vectors are checked as well: folder or hub id.")
+    ] = None,
+    top: Annotated[int, typer.Option(min=1, help="Maximum number of findings to show per table.")] = 15,
 ) -> None:
-    """Find what to rewrite: repeated, thin, missing and overlong sentences; with an encoder, also actions that it
-    takes for one another and descriptions that are nearer to another action.
+    """Check the quality of a concept set.
+
+    Reports duplicate, uninformative, missing and overlong sentences. With an encoder, also reports actions that it
+    confuses and descriptions that are closer to another action.
     """
     from rich.console import Console
 
     from verbspace.cli.console.concept_tables import confusable_pairs_table, lint_lines, misassigned_table
     from verbspace.concepts.concept_set import ConceptSet
-    from verbspace.concepts.confusable import confusable_pairs, misassigned_descriptions
-    from verbspace.concepts.lint import lint_concepts
+    from verbspace.concepts.lint import confusable_pairs, lint_concepts, misassigned_descriptions
 
-    chosen, console = ConceptSet.load(concepts), Console()
+    concept_set = ConceptSet.load(concepts)
     if encoder is None:
-        found = lint_concepts(chosen)
+        report, tables = lint_concepts(concept_set), []
     else:
         from verbspace.models.video_encoder import VideoEncoder
 
-        loaded = VideoEncoder.from_pretrained(encoder)
-        words = loaded.require_processor()
-        found = lint_concepts(chosen, words.count_tokens, words.context_length)
-    for line in lint_lines(found, top):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
-    if encoder is not None:
-        space = loaded.build_concept_space(chosen)
-        for table in (
+        video_encoder = VideoEncoder.from_pretrained(encoder)
+        processor = video_encoder.require_processor()
+        report = lint_concepts(concept_set, processor.count_tokens, processor.context_length)
+        space = video_encoder.build_concept_space(concept_set)
+        tables = [
             confusable_pairs_table(confusable_pairs(space), top),
             misassigned_table(misassigned_descriptions(space), space, top),
-        ):
-            console.print()
-            console.print(table)
+        ]
+    for line in lint_lines(report, top):
+        _print(line)
+    for table in tables:
+        Console().print()
+        Console().print(table)
 
 
 @app.command()
 def suggest(
     videos: Annotated[Path, typer.Argument(help="Folder of videos, or a list file.")],
-    encoder: Annotated[str, typer.Option(help="Encoder: folder or hub id.")],
+    encoder: EncoderOption,
     names: Annotated[
-        Path | None, typer.Option(help="Action names to choose among, one a line; else all known.")
+        Path | None,
+        typer.Option(help="Text file with the action names to choose from, one per line. Default: all known names."),
     ] = None,
-    top: Annotated[int, typer.Option(min=1, help="How many actions to propose.")] = 20,
-    out: Annotated[Path | None, typer.Option(help="Text file for the proposed names, for `concepts write`.")] = None,
+    top: Annotated[int, typer.Option(min=1, help="Number of actions to suggest.")] = 20,
+    out: Annotated[
+        Path | None, typer.Option(help="Text file for the suggested names, as input of `concepts write`.")
+    ] = None,
 ) -> None:
-    """Propose a vocabulary for unlabelled videos: which of all known action names fire, how sure, and where."""
+    """Suggest action names for unlabeled videos.
+
+    Ranks all known action names by the number of videos for which they are the most probable one.
+    """
     from rich.console import Console
 
     from verbspace.cli.console.concept_tables import suggestions_table
     from verbspace.cli.console.progress import progress
-    from verbspace.concepts.generation.writer import read_actions
+    from verbspace.concepts.labels import read_action_names
     from verbspace.inference.suggest import suggest as run
     from verbspace.utils.atomic_io import write_text
 
-    with progress() as say:
-        found = run(
-            encoder, videos, read_actions(names) if names else None,
-            on_progress=lambda done, total: say("embed", done, total, {}),
-        )  # fmt: skip
-    if found.failures.by_path:
-        Console(stderr=True).print(found.failures.summary(), markup=False)
-    console = Console()
-    console.print(suggestions_table(found, top))
+    with progress() as report:
+        result = run(
+            encoder,
+            videos,
+            read_action_names(names) if names else None,
+            on_progress=lambda done, total: report("embed", done, total, {}),
+        )
+    if result.failures.by_path:
+        Console(stderr=True).print(result.failures.summary(), markup=False)
+    Console().print(suggestions_table(result, top))
     if out:
-        write_text(out, "".join(f"{action.name}\n" for action in found.actions[:top]))
-        console.print(f"{out}: {min(top, len(found.actions))} names", markup=False, highlight=False)
+        suggested = result.actions[:top]
+        write_text(out, "".join(f"{action.name}\n" for action in suggested))
+        _print(f"{out}: {len(suggested)} names")

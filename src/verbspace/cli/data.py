@@ -11,8 +11,8 @@ import typer
 from verbspace.utils.cpu import available_cpus
 
 if TYPE_CHECKING:
-    from verbspace.cli.console.progress import ProgressCallback
     from verbspace.data.verify import CheckResult
+    from verbspace.utils.progress import ProgressCallback
 
 app = typer.Typer(help="Data sets: what they are understood to be.", no_args_is_help=True, rich_markup_mode=None)
 Root = Annotated[Path | None, typer.Option(help="Folder of the videos, if they are not beside the list.")]

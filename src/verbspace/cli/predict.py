@@ -103,7 +103,6 @@ def explain(
 ) -> None:
     """Say why: the descriptions that fired, in which seconds, and what would make the runner-up win."""
     import json
-    from contextlib import ExitStack
     from dataclasses import replace
 
     from verbspace.cli.console.predictions import print_explanation
@@ -130,8 +129,8 @@ def explain(
     found, unread = [], ErrorCounter()
     for name in expand_inputs(paths, sys.stdin, unread):
         try:
-            with ExitStack() as keep:
-                one = why(predictor, localize(name, keep), start=start, end=end, top=top)
+            with localize(name) as local:
+                one = why(predictor, local, start=start, end=end, top=top)
         except VideoError as error:
             unread(f"{name}: {error.reason}")
             continue
@@ -205,46 +204,3 @@ def calibrate(
         console.print(f"{eval_data}: {figures['videos']:.0f} videos, top-1 {100 * figures['top1']:.1f} %", markup=False)
         console.print(table)
     console.print(f"{out}", markup=False)
-
-
-@app.command("app")
-def serve_app(
-    run: Annotated[str, typer.Argument(help="Run or encoder: folder or hub id.")],
-    index: Annotated[Path | None, typer.Option(help="Index to search, as `verbspace embed` made it.")] = None,
-    clips: Annotated[list[str] | None, typer.Option(help="Videos to pick from: files, folders.")] = None,
-    actions: Actions = None,
-    concepts: Concepts = None,
-    window: Annotated[float, typer.Option(min=0.1, help="Seconds of a window in timelines.")] = 4.0,
-    stride: Annotated[float | None, typer.Option(help="Seconds from window to window; half a window.")] = None,
-    frames: Frames = 8,
-    calibration: CalibrationPath = None,
-    show_baseline: Annotated[bool, typer.Option(help="Show the frozen checkpoint's answers beside.")] = True,
-    max_upload_mb: Annotated[float, typer.Option(min=1, help="Of an upload.")] = 200.0,
-    max_duration: Annotated[float, typer.Option(min=1, help="Of a clip.")] = 600.0,
-    host: Annotated[str, typer.Option(help="Address to listen on; this machine alone.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=1, max=65535)] = 7860,
-) -> None:
-    """Serve a page: drop a clip and see what it is taken for and why; search; change the actions."""
-    from verbspace.app.controller import AppController, resolve_clips
-    from verbspace.app.limits import InputLimits
-    from verbspace.app.server import serve
-    from verbspace.inference.calibration import Calibration, resolve_reference
-    from verbspace.inference.predictor import WindowConfig, resolve_concepts
-    from verbspace.models.video_encoder import VideoEncoder
-
-    files = resolve_clips(clips or [])
-    encoder = VideoEncoder.from_pretrained(run)
-    vocabulary = resolve_concepts(encoder, parse_action_list(actions), concepts)
-    other = resolve_reference(encoder) if show_baseline else None
-    encoders = {"encoder": encoder} if other is None else {"adapted": encoder, "frozen CLIP": other}
-    searcher = None
-    if index is not None:
-        from verbspace.search.searcher import Searcher
-
-        searcher = Searcher(index, encoder)
-    studio = AppController(
-        encoders, vocabulary, window_config=WindowConfig(window, stride), frames=frames, searcher=searcher,
-        calibration=None if calibration is None else Calibration.load(calibration),
-        clips=files, limits=InputLimits(max_upload_mb, max_duration),
-    )  # fmt: skip
-    serve(studio, host, port)

@@ -1,15 +1,22 @@
-"""The commands: Videos embedded once and searched often."""
+"""The `embed`, `search` and `index` commands."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from verbspace.cli.options import EncoderOption, JsonOption, VideosArgument
+
+if TYPE_CHECKING:
+    from verbspace.inference.embedding import Precision
+
 app = typer.Typer(rich_markup_mode=None)
-index_app = typer.Typer(help="What an index holds: seen, exported, imported, merged, tuned.", no_args_is_help=True)
+index_app = typer.Typer(
+    help="Inspect, merge, export and import an index, or make its search faster.", no_args_is_help=True
+)
 app.add_typer(index_app, name="index")
 
 
@@ -17,130 +24,160 @@ def _parse_index_dir(name: str) -> Path:
     from verbspace.data.sources.inputs import is_url
 
     if is_url(name):
-        raise typer.BadParameter(
-            f"{name}: an index lies in a folder of this machine's, and this is a URL; give a folder"
-        )
+        raise typer.BadParameter(f"{name}: an index must be in a local folder, but this is a URL; give a folder")
     return Path(name)
 
 
-IndexDir = Annotated[Path, typer.Argument(help="The index's folder.", parser=_parse_index_dir, metavar="INDEX")]
-Encoder = Annotated[str | None, typer.Option(help="Encoder: folder or hub id; the index says which it was made with.")]
+IndexArgument = Annotated[Path, typer.Argument(help="Folder of the index.", parser=_parse_index_dir, metavar="INDEX")]
+IndexEncoderOption = Annotated[
+    str | None, typer.Option("--encoder", help="Encoder: a folder or a hub id. Default: the one named in the index.")
+]
 
 
 @app.command()
 def embed(
-    sources: Annotated[list[str], typer.Argument(help="Videos: files, folders, patterns, URLs; - reads a list.")],
+    sources: VideosArgument,
     index: Annotated[
         Path,
-        typer.Option(
-            help="Folder of the index; one that is there is updated.", parser=_parse_index_dir, metavar="INDEX"
-        ),
+        typer.Option(help="Folder of the index to create or update.", parser=_parse_index_dir, metavar="INDEX"),
     ],
-    encoder: Annotated[str, typer.Option(help="Encoder: folder or hub id.")],
-    window: Annotated[float, typer.Option(min=0.1, help="Seconds of a window.")] = 4.0,
-    stride: Annotated[float | None, typer.Option(help="Seconds from window to window; a window's length.")] = None,
-    frames: Annotated[int, typer.Option(min=1, help="Frames of each window.")] = 8,
-    dtype: Annotated[str, typer.Option(help="fp32, or bf16: for GPUs and CPUs with units for it.")] = "fp32",
-    batch_size: Annotated[int, typer.Option(min=1, help="Windows of a video at once.")] = 16,
-    workers: Annotated[int | None, typer.Option(min=1, help="Videos at once; as many as CPU cores, up to 8.")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu or cuda; CUDA where there is one.")] = None,
-    shard: Annotated[str | None, typer.Option(help="i/n: one of n parts of the videos, as a shard.")] = None,
-    engine: Annotated[str, typer.Option(help="local, or ray: actors of a Ray cluster.")] = "local",
-    gpus: Annotated[float, typer.Option(help="With ray: GPUs of each actor.")] = 0.0,
-    commit_interval: Annotated[float, typer.Option(min=0, help="Seconds of work that a kill may cost.")] = 30.0,
+    encoder: EncoderOption,
+    window: Annotated[float, typer.Option(min=0.1, help="Window length in seconds.")] = 4.0,
+    stride: Annotated[
+        float | None, typer.Option(help="Seconds between window starts. Default: the window length.")
+    ] = None,
+    frames: Annotated[int, typer.Option(min=1, help="Frames per window.")] = 8,
+    dtype: Annotated[str, typer.Option(help="fp32, or bf16 for GPUs and CPUs with bf16 instructions.")] = "fp32",
+    batch_size: Annotated[int, typer.Option(min=1, help="Windows of a video per forward pass.")] = 16,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Videos in parallel. Default: the number of CPU cores, at most 8.")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda. Default: CUDA if available.")] = None,
+    shard: Annotated[
+        str | None, typer.Option(help="i/n: embed only the i-th of n parts of the videos, into a separate shard.")
+    ] = None,
+    engine: Annotated[str, typer.Option(help="local, or ray for the actors of a Ray cluster.")] = "local",
+    gpus: Annotated[float, typer.Option(help="With --engine ray: GPUs per actor, which may be a fraction.")] = 0.0,
+    commit_interval: Annotated[
+        float, typer.Option(min=0, help="Seconds between commits. A killed process loses the work after the last one.")
+    ] = 30.0,
     remove_missing: Annotated[
-        bool, typer.Option("--remove-missing", help="Drop the rows of files that are gone.")
+        bool, typer.Option("--remove-missing", help="Remove the rows of files that no longer exist.")
     ] = False,
 ) -> None:
-    """Embed videos into an index, new and changed ones alone. One that cannot be read is named, the others go on."""
+    """Embed new and changed videos into an index. Videos that cannot be read are reported and skipped."""
+    from typing import cast
+
     from verbspace.cli.console.progress import progress
     from verbspace.cli.console.terminal import ErrorCounter
     from verbspace.data.sources.inputs import expand_inputs
-    from verbspace.search.update import run_embed
+    from verbspace.search.builder import build_index
 
     if shard is not None and remove_missing:
-        raise ValueError("--remove-missing is for the whole index: merge the shards, and prune then")
-    unread = ErrorCounter()
-    with progress() as say:
-        tally = run_embed(
-            encoder, expand_inputs(sources, sys.stdin, unread), index, window=window, stride=stride, frames=frames,
-            dtype=dtype,  # type: ignore[arg-type]
-            batch_size=batch_size, num_workers=workers, device=device, shard=shard, engine=engine, gpus=gpus,
-            commit_interval=commit_interval, remove_missing=remove_missing,
-            on_progress=lambda done, total, bad: say("embedding", done, total, {"bad": bad} if bad else {}),
-            on_error=unread,
-        )  # fmt: skip
-    print(tally.summary())
-    if unread.count:
+        raise ValueError("--remove-missing applies to the whole index; merge the shards first")
+    errors = ErrorCounter()
+    with progress() as on_progress:
+        summary = build_index(
+            encoder,
+            expand_inputs(sources, sys.stdin, errors),
+            index,
+            window=window,
+            stride=stride,
+            frames=frames,
+            dtype=cast("Precision", dtype),
+            batch_size=batch_size,
+            num_workers=workers,
+            device=device,
+            shard=shard,
+            engine=engine,
+            gpus=gpus,
+            commit_interval=commit_interval,
+            remove_missing=remove_missing,
+            on_progress=on_progress,
+            on_failure=lambda failure: errors(str(failure)),
+        )
+    print(summary.summary())
+    if errors.count:
         raise typer.Exit(1)
 
 
 @app.command()
 def search(
-    index: IndexDir,
+    index: IndexArgument,
     query: Annotated[
-        str, typer.Argument(help='What to look for: plain words, or terms in quotes: \'"running" - "outdoors"\'.')
+        str, typer.Argument(help='Text to search for, or terms in quotes: \'"running" - "outdoors"\'.')
     ] = "",
-    similar_to: Annotated[
-        list[str] | None, typer.Option(help="A clip to find more of; may be given many times.")
-    ] = None,
-    add: Annotated[list[str] | None, typer.Option(help="A text to add; may be given many times.")] = None,
-    subtract: Annotated[list[str] | None, typer.Option(help="A text to take away; may be given many times.")] = None,
+    similar_to: Annotated[list[str] | None, typer.Option(help="Clip to search for similar ones. Repeatable.")] = None,
+    add: Annotated[list[str] | None, typer.Option(help="Text to add to the query. Repeatable.")] = None,
+    subtract: Annotated[list[str] | None, typer.Option(help="Text to subtract from the query. Repeatable.")] = None,
     where: Annotated[
-        str | None, typer.Option(help="SQL over path, window, start, end, fps, duration, size, modified.")
+        str | None,
+        typer.Option(help="SQL condition over path, window, start, end, fps, duration, size, modified."),
     ] = None,
-    path: Annotated[str | None, typer.Option(help="Only paths in which this pattern (*, ?) is found.")] = None,
-    min_duration: Annotated[float | None, typer.Option(help="Only of videos at least so long.")] = None,
-    max_duration: Annotated[float | None, typer.Option(help="Only of videos at most so long.")] = None,
-    top: Annotated[int, typer.Option(min=1, max=100_000, help="How many to show.")] = 10,
-    per_video: Annotated[bool, typer.Option("--per-video", help="The best window of each video only.")] = False,
+    path: Annotated[str | None, typer.Option(help="Only paths that contain this pattern (*, ?).")] = None,
+    min_duration: Annotated[float | None, typer.Option(help="Shortest video, in seconds.")] = None,
+    max_duration: Annotated[float | None, typer.Option(help="Longest video, in seconds.")] = None,
+    top: Annotated[int, typer.Option(min=1, max=100_000, help="Number of results.")] = 10,
+    per_video: Annotated[bool, typer.Option("--per-video", help="Only the best window of each video.")] = False,
     no_ann: Annotated[
-        bool, typer.Option("--no-ann", help="Leave the approximate index aside, if there is one.")
+        bool, typer.Option("--no-ann", help="Search exactly, even if the index has an approximate index.")
     ] = False,
     output_format: Annotated[str, typer.Option("--format", help="table, jsonl or html.")] = "table",
-    as_json: Annotated[bool, typer.Option("--json", help="The same as --format jsonl.")] = False,
+    as_json: JsonOption = False,
     out: Annotated[Path | None, typer.Option(help="With --format html: the page to write.")] = None,
-    embed_clips: Annotated[bool, typer.Option("--embed-clips", help="Put the clips into the page.")] = False,
-    encoder: Encoder = None,
+    embed_clips: Annotated[bool, typer.Option("--embed-clips", help="Store the clips inside the page.")] = False,
+    encoder: IndexEncoderOption = None,
 ) -> None:
-    """Find windows of videos by words, by example, and by sums and differences of both."""
+    """Search an index by text, by example clips, or by sums and differences of both."""
     from verbspace.cli.console.predictions import resolve_format
     from verbspace.cli.console.search_tables import print_hits
+    from verbspace.cli.console.terminal import print_error
     from verbspace.search.index import list_index_shards
-    from verbspace.search.searcher import Searcher, collect_terms, describe_query
+    from verbspace.search.query import collect_terms, describe_query
+    from verbspace.search.searcher import Searcher
     from verbspace.utils.atomic_io import check_writable
 
     output_format = resolve_format(output_format, as_json)
-    if (output_format == "html") != (out is not None):
-        raise ValueError("--format html and --out page.html go together")
-    if embed_clips and out is None:
-        raise ValueError("--embed-clips is for --format html --out page.html; give these, or leave it out")
-    if out is not None:
-        check_writable(out)
     if output_format not in ("table", "jsonl", "html"):
         raise ValueError(f"format: {output_format!r} is none of table, jsonl, html")
+    if (output_format == "html") != (out is not None):
+        raise ValueError("--format html and --out page.html must be given together")
+    if embed_clips and out is None:
+        raise ValueError("--embed-clips needs --format html --out page.html; add them, or leave it out")
+    if out is not None:
+        check_writable(out)
     terms = collect_terms(query, add or (), subtract or ())
     if '"' not in query and (" - " in query or " + " in query):
-        note = 'read as one text; for a sum or a difference put each term in quotes: \'"running" - "outdoors"\''
-        print(f"note: {note}", file=sys.stderr)
+        print_error(
+            'the query is one text; for a sum or a difference put each term in quotes: \'"running" - "outdoors"\'',
+            "info",
+        )
     searcher = Searcher(index, encoder)
-    if waiting := list_index_shards(index):
-        print(f"note: {len(waiting)} shards are not merged yet, and not searched: {waiting[0]} …", file=sys.stderr)
+    if shards := list_index_shards(index):
+        print_error(f"{len(shards)} shards are not merged yet and are not searched, such as {shards[0]}", "warning")
     hits = searcher.search(
-        terms, similar_to=similar_to or (), top=top, where=where, path=path, min_duration=min_duration, max_duration=max_duration,
-        per_video=per_video, exact=no_ann,
-    )  # fmt: skip
-    print_hits(
-        hits, output_format, out, query=describe_query(terms, similar_to or ()), index=index, embed_clips=embed_clips
+        terms,
+        similar_to=similar_to or (),
+        top=top,
+        where=where,
+        path=path,
+        min_duration=min_duration,
+        max_duration=max_duration,
+        per_video=per_video,
+        exact=no_ann,
     )
+    description = describe_query(terms, similar_to or ())
+    print_hits(hits, output_format, out, query=description, index=searcher.index, embed_clips=embed_clips)
 
 
 @index_app.command("info")
 def info(
-    index: IndexDir,
-    checksum: Annotated[bool, typer.Option("--checksum", help="A digest of all rows, to compare indices by.")] = False,
+    index: IndexArgument,
+    checksum: Annotated[
+        bool, typer.Option("--checksum", help="Also print a checksum of all rows, to compare indices.")
+    ] = False,
 ) -> None:
-    """Say how an index was made, what it holds and which files could not be read."""
+    """Print the settings of an index, its size, and the files that could not be read."""
     from verbspace.cli.console.search_tables import index_info_lines
 
     for line in index_info_lines(index, checksum):
@@ -149,23 +186,23 @@ def info(
 
 @index_app.command("merge")
 def merge(
-    index: IndexDir,
+    index: IndexArgument,
     other_indices: Annotated[
-        list[Path] | None, typer.Argument(help="Other indices; the index's own shards if none.")
+        list[Path] | None, typer.Argument(help="Other indices, which stay. Default: the index's own shards.")
     ] = None,
 ) -> None:
-    """Take shards into the index and remove them, or other indices, which stay."""
+    """Merge the shards of an index into it and remove them, or merge other indices."""
     from verbspace.search.index import list_index_shards
-    from verbspace.search.transfer import merge as run
+    from verbspace.search.transfer import merge_indices
 
-    some = bool(other_indices or list_index_shards(index))
-    taken = run(index, other_indices or ())
-    print(taken.summary(index) if some else f"{index}: there are no shards to merge")
+    has_sources = bool(other_indices or list_index_shards(index))
+    summary = merge_indices(index, other_indices or ())
+    print(summary.summary(index) if has_sources else f"{index}: there are no shards to merge")
 
 
 @index_app.command("export")
-def export(index: IndexDir, out: Annotated[Path, typer.Option(help="Parquet file to write.")]) -> None:
-    """Write all rows as Parquet."""
+def export(index: IndexArgument, out: Annotated[Path, typer.Option(help="Parquet file to write.")]) -> None:
+    """Write all rows to a Parquet file."""
     from verbspace.search.index import Index
     from verbspace.search.transfer import export_parquet
 
@@ -174,28 +211,31 @@ def export(index: IndexDir, out: Annotated[Path, typer.Option(help="Parquet file
 
 @index_app.command("import")
 def import_(
-    index: IndexDir, source: Annotated[Path, typer.Option("--from", help="What `index export` wrote.")]
+    index: IndexArgument,
+    source: Annotated[Path, typer.Option("--from", help="Parquet file from `verbspace index export`.")],
 ) -> None:
-    """Take the rows of a Parquet file into an index of the same encoder, or into a new one."""
+    """Add the rows of a Parquet file to an index with the same settings, or to a new index."""
     from verbspace.search.transfer import import_parquet
 
     print(import_parquet(index, source).summary(index))
 
 
-@index_app.command("tune")
+@index_app.command("build-ann")
 def build_ann(
-    index: IndexDir,
-    recall: Annotated[float, typer.Option(min=0.1, max=1, help="Share of the exact ten to find.")] = 0.95,
-    encoder: Encoder = None,
+    index: IndexArgument,
+    recall: Annotated[
+        float, typer.Option(min=0.1, max=1, help="Fraction of the exact ten nearest neighbors to find.")
+    ] = 0.95,
+    encoder: IndexEncoderOption = None,
 ) -> None:
-    """Make an approximate index for many rows; its settings are chosen by recall, measured with 400 text queries."""
+    """Build an approximate index for many rows. Its settings are chosen by recall, measured with 400 text queries."""
     from verbspace.concepts.concept_set import ConceptSet
-    from verbspace.search.ann import build_ann_index as run
+    from verbspace.search.ann import build_ann_index
     from verbspace.search.index import lock_index
     from verbspace.search.searcher import Searcher
 
     searcher = Searcher(index, encoder)
     queries = searcher.query_encoder.encode(ConceptSet.load("k400").action_names)
     with lock_index(index):
-        found = run(searcher.index, queries, recall=recall, on_step=print)
-    print(f"{index}: {found.nprobes} of {found.num_partitions} lists, recall {found.recall}")
+        config = build_ann_index(searcher.index, queries, recall=recall)
+    print(f"{index}: {config.nprobes} of {config.num_partitions} partitions searched, recall {config.recall}")

@@ -1,1 +1,1 @@
-"""Words: concept sets, and the spaces that a text encoder makes of them."""
+"""Concept sets (actions and their descriptions) and the text-embedding spaces built from them."""

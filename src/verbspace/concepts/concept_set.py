@@ -1,39 +1,29 @@
-"""Concept sets: actions, descriptions of them by kind, and who wrote those.
-
-Plain JSON files, validated as they are read.
-"""
+"""Concept sets: actions, their descriptions by kind, and provenance, stored as validated JSON files."""
 
 from __future__ import annotations
 
 import difflib
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date
-from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import torch
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    StrictBool,
-    ValidationError,
-    model_validator,
-)
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool, ValidationError, model_validator
 
+from verbspace.concepts import registry
 from verbspace.utils.atomic_io import write_text
 
 FORMAT: Literal["verbspace-concepts/1"] = "verbspace-concepts/1"
 DEFAULT_TEMPLATES = ("a video of a person {}.", "a photo of a person {}.", "a person {}.")
 DescriptionKind = Literal["motion", "pose", "objects", "scene"]
+DESCRIPTION_KINDS: tuple[DescriptionKind, ...] = get_args(DescriptionKind)
 
 
 class ConceptSetError(ValueError):
-    """A concept set that cannot be used; the message names the file, the field and the mend."""
+    """An invalid concept set. The message names the file and the field, and says how to fix it."""
 
 
 class _FrozenModel(BaseModel):
@@ -44,13 +34,13 @@ def _validate_text(value: str) -> str:
     if not value.strip():
         raise ValueError("is empty; write some text or remove the entry")
     if value != value.strip():
-        raise ValueError(f"{value!r} has white space at its ends; strip it")
+        raise ValueError(f"{value!r} has leading or trailing white space; strip it")
     return value
 
 
 def _validate_template(template: str) -> str:
     if template.count("{}") != 1 or set("{}") & set(template.replace("{}", "")):
-        raise ValueError(f"{template!r} must hold exactly one {{}}, the place of the action's name; mend it")
+        raise ValueError(f"{template!r} must contain exactly one {{}}, which is replaced by the action name")
     return template
 
 
@@ -59,8 +49,11 @@ Template = Annotated[str, AfterValidator(_validate_template)]
 
 
 class Action(_FrozenModel):
-    """An action: `name` is readable and goes into prompts, `label` is the data set's own class name where it
-    differs.
+    """An action.
+
+    Attributes:
+        name: Readable name, which is inserted into the prompt templates.
+        label: Class label in the dataset, if it differs from the name.
     """
 
     name: Text
@@ -68,12 +61,18 @@ class Action(_FrozenModel):
 
     @property
     def class_label(self) -> str:
-        """The data set's name for it."""
+        """The class label in the dataset."""
         return self.label if self.label is not None else self.name
 
 
 class Description(_FrozenModel):
-    """A sentence that a camera could confirm, its kind, and the names of the actions that it describes."""
+    """A sentence about visible content.
+
+    Attributes:
+        text: The sentence.
+        kind: What the sentence describes: motion, body pose, objects or scene.
+        actions: Names of the actions that it describes, one or more.
+    """
 
     text: Text
     kind: DescriptionKind
@@ -81,7 +80,16 @@ class Description(_FrozenModel):
 
 
 class Provenance(_FrozenModel):
-    """Who or what wrote the descriptions, how, when and under which licence."""
+    """Origin of the descriptions.
+
+    Attributes:
+        author: Person or model that wrote them.
+        method: How they were written.
+        prompt: Prompt of the language model.
+        created: Date of writing.
+        source: Source files or URL.
+        license: License of the texts.
+    """
 
     author: Text
     method: str = ""
@@ -94,8 +102,14 @@ class Provenance(_FrozenModel):
 class ConceptSet(_FrozenModel):
     """Actions and their descriptions.
 
-    templates: prompts with one `{}` each, for category vectors. directional: left and right carry meaning, so
-    videos are never flipped.
+    Attributes:
+        format: Version of the file format.
+        name: Name of the set.
+        actions: Actions in the order of their class indices, K in all.
+        descriptions: Descriptions of the actions, M in all; may be empty.
+        provenance: Origin of the descriptions.
+        templates: Prompts for category vectors, each with one `{}` for the action name.
+        directional: Whether left and right distinguish actions. Videos are then never flipped horizontally.
     """
 
     format: Literal["verbspace-concepts/1"] = FORMAT
@@ -111,61 +125,62 @@ class ConceptSet(_FrozenModel):
         _require_unique("actions", ".name", self.action_names)
         _require_unique("actions", ".label", self.labels)
         _require_unique("descriptions", ".text", [description.text for description in self.descriptions])
-        known = set(self.action_names)
+        names = set(self.action_names)
         for index, description in enumerate(self.descriptions):
             field = f"descriptions.{index}.actions"
             _require_unique(field, "", description.actions)
-            for place, name in enumerate(description.actions):
-                if name not in known:
-                    close = difflib.get_close_matches(name, known, n=1)
-                    hint = f"; did you mean {close[0]!r}?" if close else "; add the action or leave the name out"
-                    raise ValueError(f"{field}.{place}: {name!r} is not the name of an action of this set{hint}")
+            for position, name in enumerate(description.actions):
+                if name not in names:
+                    hint = _suggest(name, self.action_names) or "add the action or remove this name"
+                    raise ValueError(f"{field}.{position}: {name!r} is not an action of this set; {hint}")
         return self
 
     @property
     def action_names(self) -> list[str]:
-        """The readable names, in order."""
+        """Readable action names, in order."""
         return [action.name for action in self.actions]
 
     @property
     def labels(self) -> list[str]:
-        """The data set's class names, in order."""
+        """Class labels of the dataset, in order."""
         return [action.class_label for action in self.actions]
 
     @property
     def hash(self) -> str:
-        """16 hex digits that change with the content, and not with a file's key order or white space."""
+        """Hash of the content, 16 hex digits. Key order and white space of a file do not affect it."""
         content = json.dumps(self.model_dump(mode="json"), sort_keys=True, ensure_ascii=False)
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 
     def description_action_mask(self) -> torch.Tensor:
-        """(M, K) bool: which description describes which action."""
-        place = {name: index for index, name in enumerate(self.action_names)}
-        owned = torch.zeros(len(self.descriptions), len(self.actions), dtype=torch.bool)
+        """Return an (M, K) bool tensor that is true where description m describes action k."""
+        index_of = {name: index for index, name in enumerate(self.action_names)}
+        mask = torch.zeros(len(self.descriptions), len(self.actions), dtype=torch.bool)
         for row, description in enumerate(self.descriptions):
-            owned[row, [place[name] for name in description.actions]] = True
-        return owned
+            mask[row, [index_of[name] for name in description.actions]] = True
+        return mask
 
     def subset(self, names: Sequence[str]) -> ConceptSet:
-        """The set with these actions only, in the order given; descriptions of none of them are left out.
+        """Return a set with only the named actions, in the given order, and the descriptions of those.
 
-        Raises ConceptSetError where a name is not an action's, or is given twice.
+        Raises:
+            ConceptSetError: A name is not in the set or is repeated, or `names` is empty.
         """
-        by_name = {action.name: action for action in self.actions}
-        if missing := [name for name in names if name not in by_name]:
-            raise ConceptSetError(f"{self.name}: there is no action {missing[0]!r} to keep; see `action_names`")
-        wanted = set(names)
-        kept = [
-            {**description.model_dump(), "actions": [name for name in description.actions if name in wanted]}
+        action_of = {action.name: action for action in self.actions}
+        if missing := [name for name in names if name not in action_of]:
+            raise ConceptSetError(f"{self.name}: no action named {missing[0]!r}; `action_names` lists the actions")
+        selected = set(names)
+        content = self.model_dump()
+        content["actions"] = [action_of[name].model_dump() for name in names]
+        content["descriptions"] = [
+            {**description.model_dump(), "actions": remaining}
             for description in self.descriptions
-            if wanted & set(description.actions)
+            if (remaining := [name for name in description.actions if name in selected])
         ]
-        actions = [by_name[name].model_dump() for name in names]
-        return concept_set_from_dict({**self.model_dump(), "actions": actions, "descriptions": kept}, self.name)
+        return concept_set_from_dict(content, self.name)
 
     @classmethod
     def from_actions(cls, names: Sequence[str], name: str = "actions") -> ConceptSet:
-        """A set of bare action names, without descriptions."""
+        """Create a set of action names without descriptions."""
         actions = [{"name": action} for action in names]
         return concept_set_from_dict(
             {"name": name, "actions": actions, "provenance": {"author": "given by name"}}, name
@@ -173,60 +188,87 @@ class ConceptSet(_FrozenModel):
 
     @classmethod
     def load(cls, name_or_path: str | Path) -> ConceptSet:
-        """Read a bundled set by name (`ConceptSet.bundled()` lists them) or any set by path.
+        """Load a bundled set by name (see `list_bundled`) or any set from a JSON file.
 
-        A bundled name comes before a file of that name. Raises ConceptSetError.
+        A bundled name takes precedence over a file of the same name.
+
+        Raises:
+            ConceptSetError: There is no such set, or the file is not a valid concept set.
         """
-        path, bundled = Path(name_or_path), cls.list_bundled()
-        if str(name_or_path) in bundled:
-            from verbspace.concepts.registry import COMPOSED_SETS, load_composed
-
-            if str(name_or_path) in COMPOSED_SETS:
-                return load_composed(str(name_or_path))
-            text = (_bundled_sets_dir() / f"{name_or_path}.json").read_text(encoding="utf-8")
-        elif path.exists():
-            text = read_text(path)
-        else:
-            raise ConceptSetError(
-                f"{path}: there is neither a file nor a bundled concept set of that name; "
-                f"bundled are {', '.join(bundled)}"
-            )
-        content = load_json_strict(text, str(path))
+        name, path, bundled = str(name_or_path), Path(name_or_path), cls.list_bundled()
+        if name in bundled:
+            return concept_set_from_dict(registry.load_bundled(name), name)
+        if not path.exists():
+            raise ConceptSetError(f"{path}: no such file or bundled concept set; bundled sets: {', '.join(bundled)}")
+        content = load_json_strict(path)
         if isinstance(content, dict) and "format" not in content:
-            raise ConceptSetError(f'{path}: format: is missing; add "format": "{FORMAT}"')
+            raise ConceptSetError(f'{path}: format: missing; add "format": "{FORMAT}"')
         return concept_set_from_dict(content, str(path))
 
     @staticmethod
     def list_bundled() -> list[str]:
-        """Names of the sets that come with the package."""
-        from verbspace.concepts.registry import COMPOSED_SETS
-
-        names = [entry.name for entry in _bundled_sets_dir().iterdir()]
-        return sorted([*COMPOSED_SETS, *(name.removesuffix(".json") for name in names if name.endswith(".json"))])
+        """Return the names of the sets that are part of the package."""
+        return registry.list_bundled()
 
     def save(self, path: str | Path) -> None:
-        """Write as JSON, under a temporary name first; folders on the way are made."""
+        """Write the set as a JSON file, atomically. Parent folders are created."""
         write_text(path, _format_json(self.model_dump(mode="json", exclude_none=True)))
 
 
 def concept_set_from_dict(content: Any, source: str) -> ConceptSet:
-    """A decoded JSON value to a concept set. Raises ConceptSetError that names the source and the field."""
+    """Validate decoded JSON and build a concept set.
+
+    Args:
+        content: Decoded JSON. `format` may be missing.
+        source: File or name for error messages.
+
+    Raises:
+        ConceptSetError: The content is invalid.
+    """
     if not isinstance(content, dict):
-        raise ConceptSetError(f"{source}: holds no JSON object; write {{...}} with the set's fields")
-    if content.get("format", FORMAT) != FORMAT:  # before all else: another format has other fields
-        raise ConceptSetError(
-            f"{source}: format: {content['format']!r} cannot be read here; this version reads {FORMAT!r}"
-        )
+        raise ConceptSetError(f"{source}: expected a JSON object with the fields of a concept set")
+    if content.get("format", FORMAT) != FORMAT:  # checked first, because another format has other fields
+        raise ConceptSetError(f"{source}: format: {content['format']!r} is not supported; expected {FORMAT!r}")
     try:
         return ConceptSet.model_validate(content)
     except ValidationError as error:
-        found = error.errors()
-        more = f" (and {len(found) - 1} more to mend)" if len(found) > 1 else ""
-        raise ConceptSetError(f"{source}: {_format_validation_error(found[0])}{more}") from None
+        errors = error.errors()
+        more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+        raise ConceptSetError(f"{source}: {_format_validation_error(errors[0])}{more}") from None
+
+
+def action_entry(name: str, label: str) -> dict[str, str]:
+    """Return the JSON entry of an action; `label` is left out if it equals the name."""
+    return {"name": name} if name == label else {"name": name, "label": label}
+
+
+def load_json_strict(path: Path) -> Any:
+    """Read a JSON file and reject duplicate keys, of which `json` would silently keep only the last.
+
+    Raises:
+        ConceptSetError: The file cannot be read, is not UTF-8 or not JSON, or repeats a key.
+    """
+
+    def reject_duplicate_keys(items: list[tuple[str, Any]]) -> dict[str, Any]:
+        content: dict[str, Any] = {}
+        for key, value in items:
+            if key in content:
+                raise ConceptSetError(f"{path}: {key}: duplicate key in one object; keep one")
+            content[key] = value
+        return content
+
+    try:
+        return json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=reject_duplicate_keys)
+    except OSError as error:
+        raise ConceptSetError(f"{path}: cannot be read ({error.strerror}); pass a JSON file") from None
+    except UnicodeDecodeError as error:
+        raise ConceptSetError(f"{path}: not UTF-8 text ({error}); save the file as UTF-8") from None
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise ConceptSetError(f"{path}: not valid JSON ({error}); fix the file") from None
 
 
 def _format_json(content: dict[str, Any]) -> str:
-    """JSON with a line for each field, and for each action and description: good to read, to edit and to compare."""
+    """Format with one line per field, action and description, which is easy to read, edit and compare."""
 
     def to_json(value: Any) -> str:
         return json.dumps(value, ensure_ascii=False)
@@ -241,73 +283,44 @@ def _format_json(content: dict[str, Any]) -> str:
     return "{\n" + ",\n".join(fields) + "\n}\n"
 
 
-def _bundled_sets_dir() -> Any:
-    return resources.files("verbspace.concepts") / "sets"
-
-
 def _require_unique(field: str, suffix: str, values: Sequence[str]) -> None:
-    first: dict[str, int] = {}
+    index_of: dict[str, int] = {}
     for index, value in enumerate(values):
-        if (other := first.setdefault(value, index)) != index:
-            raise ValueError(f"{field}.{index}{suffix}: {value!r} is that of {field}.{other} too; keep one")
+        if (first := index_of.setdefault(value, index)) != index:
+            raise ValueError(f"{field}.{index}{suffix}: {value!r} duplicates {field}.{first}; remove one")
 
 
-def load_json_strict(text: str, source: str) -> Any:
-    """A file's JSON. A key that stands twice would lose its first value in silence, so it is refused."""
-
-    def reject_duplicate_keys(key_values: list[tuple[str, Any]]) -> dict[str, Any]:
-        content = dict(key_values)
-        if len(content) != len(key_values):
-            keys = [key for key, _ in key_values]
-            twice = next(key for key in content if keys.count(key) > 1)
-            raise ConceptSetError(f"{source}: {twice}: stands twice in one object; keep one")
-        return content
-
-    try:
-        return json.loads(text, object_pairs_hook=reject_duplicate_keys)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise ConceptSetError(f"{source}: is not JSON ({error}); mend it there") from None
+def _suggest(word: str, candidates: Sequence[str]) -> str | None:
+    matches = difflib.get_close_matches(word, candidates, n=1)
+    return f"did you mean {matches[0]!r}?" if matches else None
 
 
-def read_text(path: Path) -> str:
-    """A file's text. Raises ConceptSetError."""
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise ConceptSetError(f"{path}: cannot be read ({error.strerror}); give a JSON file") from None
-    except UnicodeDecodeError as error:
-        raise ConceptSetError(f"{path}: is not JSON in UTF-8 ({error}); save it as UTF-8") from None
-
-
-def _format_validation_error(error: Any) -> str:
-    """One of pydantic's errors as field, fault and mend."""
-    place, value = error["loc"], error.get("input")
-    field = ".".join(map(str, place))
+def _format_validation_error(error: Mapping[str, Any]) -> str:
+    """Format one pydantic error as "field: problem; fix"."""
+    location, value = error["loc"], error.get("input")
     match error["type"]:
         case "value_error":
-            fault = error["msg"].removeprefix("Value error, ")
+            problem = error["msg"].removeprefix("Value error, ")
         case "extra_forbidden":
-            inner: dict[str, type[_FrozenModel]] = {
+            nested: dict[str, type[BaseModel]] = {
                 "actions": Action,
                 "descriptions": Description,
                 "provenance": Provenance,
             }
-            known = list((inner[place[0]] if len(place) > 1 else ConceptSet).model_fields)
-            close = difflib.get_close_matches(str(place[-1]), known, n=1)
-            mend = f"did you mean {close[0]!r}?" if close else "remove it"
-            fault = f"is not a known key ({', '.join(known)}); {mend}"
+            keys = list((nested[location[0]] if len(location) > 1 else ConceptSet).model_fields)
+            problem = f"unknown key (known keys: {', '.join(keys)}); {_suggest(str(location[-1]), keys) or 'remove it'}"
         case "missing":
-            fault = "is missing; add it"
-        case "literal_error":
-            fault = f"is {value!r}; write {error['ctx']['expected']}"
+            problem = "missing; add it"
         case "too_short":
-            fault = "is empty; list one or more"
+            problem = "is empty; add one or more entries"
+        case "literal_error":
+            problem = f"expected {error['ctx']['expected']}, got {value!r}"
         case "string_type":
-            fault = f"{value!r} is not text; write a string"
+            problem = f"expected a string, got {value!r}"
         case "tuple_type":
-            fault = f"{value!r} is not a list; write [...]"
+            problem = f"expected a list, got {value!r}"
         case "model_type":
-            fault = f"{value!r} is not an object; write {{...}}"
+            problem = f"expected an object, got {value!r}"
         case _:
-            fault = f"{error['msg']}, got {value!r}; mend it"
-    return f"{field}: {fault}" if field else fault
+            problem = f"{error['msg']}, got {value!r}"
+    return ": ".join([*([".".join(map(str, location))] if location else []), problem])

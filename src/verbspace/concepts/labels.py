@@ -1,40 +1,57 @@
-"""Names of actions as data sets write them: compared, and made readable."""
+"""Action labels: normalization, conversion to readable phrases, and label files."""
 
 from __future__ import annotations
 
 import re
+from pathlib import Path
+
+MAX_LABEL_CHARS = 200
 
 
 def normalize_label(label: str) -> str:
-    """What is compared of a name: letter case, underscores, hyphens and spaces make no difference."""
+    """Return a key under which spellings of one label are equal.
+
+    Letter case, white space, underscores, hyphens and CamelCase are ignored.
+    """
     return re.sub(r"[\s_-]+", "", label).casefold()
 
 
 def label_to_phrase(label: str) -> str:
-    """A class name as words for a prompt: "BrushTeeth" and "brush_teeth" become "brush teeth"."""
+    """Convert a class label to a phrase for a prompt: "BrushTeeth" and "brush_teeth" become "brush teeth"."""
     words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", label)
     return re.sub(r"[\s_-]+", " ", words).strip().lower()
 
 
 def needs_expansion(label: str) -> bool:
-    """Whether a class name is no phrase of words: one word, or with brackets, underscores or inner capitals."""
+    """Return whether a label is not a readable phrase of two or more lower-case words."""
     return re.fullmatch(r"[a-z][a-z',]*( [A-Za-z',]+)+", label) is None
 
 
-def tokenize_words(text: str) -> list[str]:
-    """Lower-case words of a text, in order, without punctuation."""
-    return re.findall(r"[^\W_]+(?:['’][^\W_]+)?", text.casefold())
+def read_action_names(path: str | Path) -> list[str]:
+    """Read a text file with one action name or class label per line.
 
+    Empty lines and lines that start with `#` are skipped.
 
-def normalize_sentence(text: str) -> str:
-    """What is compared of a sentence: its words. Letter case, white space and punctuation make no difference."""
-    return " ".join(tokenize_words(text))
-
-
-def stem(word: str) -> str:
-    """A word without the commonest endings, enough to see "brushes" in "brushing"."""
-    for ending in ("ings", "ing", "ers", "er", "ed", "es", "s", "e"):
-        if word.endswith(ending) and len(word) - len(ending) >= 3:
-            word = word[: -len(ending)]
-            break
-    return word[:-1] if len(word) > 3 and word[-1] == word[-2] else word
+    Raises:
+        ValueError: The file is not UTF-8, has no names, or a name is repeated or too long.
+    """
+    path = Path(path)
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError:
+        raise ValueError(f"{path}: not UTF-8 text; pass a text file with one action per line") from None
+    line_of: dict[str, int] = {}
+    for number, line in enumerate(lines, 1):
+        name = " ".join(line.split())
+        if not name or name.startswith("#"):
+            continue
+        if len(name) > MAX_LABEL_CHARS:
+            raise ValueError(
+                f"{path}: line {number}: {len(name)} characters, at most {MAX_LABEL_CHARS} are allowed; "
+                "write one action per line"
+            )
+        if (first := line_of.setdefault(name, number)) != number:
+            raise ValueError(f"{path}: line {number}: {name!r} duplicates line {first}; remove one")
+    if not line_of:
+        raise ValueError(f"{path}: no action names found; write one action per line")
+    return list(line_of)

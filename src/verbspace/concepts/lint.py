@@ -1,4 +1,4 @@
-"""How good the words of a concept set are, as far as words alone can say: repeated, thin, missing or too long."""
+"""Quality checks for concept sets: of the texts alone, and with the text vectors of an encoder."""
 
 from __future__ import annotations
 
@@ -6,13 +6,19 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from verbspace.concepts.concept_set import ConceptSet, DescriptionKind
-from verbspace.concepts.generation.reply_parser import MIN_PER_KIND, content_words
-from verbspace.concepts.labels import label_to_phrase, normalize_sentence, tokenize_words
+import torch.nn.functional as F
+from torch import Tensor
 
-MIN_DISTINCT_4GRAMS = 0.6  # share of 4-grams, below which sentences were made from a template
-CLIP_CONTEXT_LENGTH = 77  # CLIP's context, its two end marks included
-# Words that carry meaning and that no camera sees.
+from verbspace.concepts.concept_set import ConceptSet, DescriptionKind
+from verbspace.concepts.labels import label_to_phrase
+from verbspace.concepts.space import ConceptSpace
+from verbspace.concepts.text import content_words, normalize_sentence, tokenize_words
+
+MIN_PER_KIND: Mapping[DescriptionKind, int] = {"motion": 2, "pose": 1, "objects": 1, "scene": 1}
+MIN_DISTINCT_4GRAMS = 0.6  # fraction of 4-grams; below it, sentences follow a template
+MIN_CONTENT_WORDS = 2  # in a sentence, besides the words of the action's name
+CLIP_CONTEXT_LENGTH = 77  # tokens, including start and end tokens
+# Words that carry meaning but describe nothing visible.
 ABSTRACT_WORDS = frozenset(
     tokenize_words(
         """ability activity action aim art atmosphere attempt attention balance beauty benefit care chance confidence
@@ -27,23 +33,40 @@ ABSTRACT_WORDS = frozenset(
 
 @dataclass(frozen=True)
 class LintReport:
-    """What was found. Each list holds a sentence a finding, which names the action."""
+    """Findings of `lint_concepts`. Each entry of a list is a message that names the action.
+
+    Attributes:
+        num_actions: Number of actions.
+        num_descriptions: Number of descriptions.
+        distinct_4gram_ratio: Fraction of distinct ones among all 4-grams of words.
+        duplicates: Sentences that occur twice.
+        shared_sentences: Sentences of several actions. They are valid, but do not distinguish these actions.
+        uninformative: Sentences with too little visible content besides the action's name.
+        missing_kinds: Actions with too few sentences of a kind.
+        too_long: Sentences that exceed the context length of the text encoder.
+    """
 
     num_actions: int
     num_descriptions: int
-    distinct_4gram_ratio: float  # share of distinct 4-grams of words
-    duplicates: list[str] = field(default_factory=list)  # the same sentence twice
-    shared_sentences: list[str] = field(
-        default_factory=list
-    )  # one sentence of several actions: allowed, tells none apart
-    uninformative: list[str] = field(default_factory=list)  # too little to be seen beyond the action's own words
-    missing_kinds: list[str] = field(default_factory=list)  # an action without enough sentences of a kind
-    too_long: list[str] = field(default_factory=list)  # longer than the text tower reads
+    distinct_4gram_ratio: float
+    duplicates: list[str] = field(default_factory=list)
+    shared_sentences: list[str] = field(default_factory=list)
+    uninformative: list[str] = field(default_factory=list)
+    missing_kinds: list[str] = field(default_factory=list)
+    too_long: list[str] = field(default_factory=list)
+
+    @property
+    def is_templated(self) -> bool:
+        """Whether the fraction of distinct 4-grams is below `MIN_DISTINCT_4GRAMS`."""
+        return self.distinct_4gram_ratio < MIN_DISTINCT_4GRAMS
 
     def issues(self) -> Iterator[str]:
-        """What should be mended, sentence by sentence."""
-        if self.distinct_4gram_ratio < MIN_DISTINCT_4GRAMS:
-            yield f"only {self.distinct_4gram_ratio:.2f} of the 4-grams are distinct (at least {MIN_DISTINCT_4GRAMS}): reads like a template"
+        """Yield the messages about everything that should be fixed."""
+        if self.is_templated:
+            yield (
+                f"distinct 4-grams: {self.distinct_4gram_ratio:.2f}, expected at least {MIN_DISTINCT_4GRAMS}; "
+                "the sentences follow a template"
+            )
         yield from (*self.missing_kinds, *self.duplicates, *self.uninformative, *self.too_long)
 
 
@@ -51,54 +74,135 @@ def lint_concepts(
     concepts: ConceptSet,
     count_tokens: Callable[[str], int] | None = None,
     context_length: int = CLIP_CONTEXT_LENGTH,
-    min_per_kind: Mapping[DescriptionKind, int] | None = None,
+    min_per_kind: Mapping[DescriptionKind, int] = MIN_PER_KIND,
 ) -> LintReport:
-    """Measure a set. count_tokens: tokens of a text with end marks, as an encoder's tokenizer counts them, of which its
-    text tower reads `context`; without it, lengths in CLIP's tokens are bounded from above by words and letters.
-    least: sentences of each kind that an action should have.
+    """Check the texts of a concept set.
+
+    Args:
+        concepts: Concept set.
+        count_tokens: Number of tokens of a text, including start and end tokens. If None, an upper bound for CLIP's
+            tokenizer is used.
+        context_length: Tokens that the text encoder reads.
+        min_per_kind: Sentences of each kind that an action should have.
     """
-    count = count_tokens or token_upper_bound
-    grams: Counter[tuple[str, ...]] = Counter()
-    kinds: Counter[tuple[str, DescriptionKind]] = Counter()
-    seen: dict[str, str] = {}
-    found: dict[str, list[str]] = {
-        "duplicates": [],
-        "shared_sentences": [],
-        "uninformative": [],
-        "missing_kinds": [],
-        "too_long": [],
-    }
-    own = {
+    count_tokens = count_tokens or token_upper_bound
+    tokenized = [tokenize_words(description.text) for description in concepts.descriptions]
+    grams = Counter(gram for words in tokenized for gram in zip(words, words[1:], words[2:], words[3:], strict=False))
+    kinds = Counter((name, description.kind) for description in concepts.descriptions for name in description.actions)
+    distinct = len(grams) / grams.total() if grams else 1.0
+    report = LintReport(len(concepts.actions), len(concepts.descriptions), distinct)
+
+    name_words = {
         action.name: tokenize_words(f"{action.name} {label_to_phrase(action.class_label)}")
         for action in concepts.actions
     }
+    first_use: dict[str, str] = {}  # actions of the first description, by normalized sentence
     for description in concepts.descriptions:
-        text, owners = description.text, description.actions
-        words, whose = tokenize_words(text), " and ".join(owners)
-        grams.update(zip(words, words[1:], words[2:], words[3:], strict=False))
-        kinds.update((owner, description.kind) for owner in owners)
-        if (first := seen.get(normalize_sentence(text))) is not None:
-            found["duplicates"].append(f"{whose}: {text!r} stands there already, for {first}")
-        seen[normalize_sentence(text)] = whose
-        if len(owners) > 1:
-            found["shared_sentences"].append(f"{whose}: {text!r}")
-        if len(content_words(text, {*own[owners[0]], *ABSTRACT_WORDS})) < 2:
-            found["uninformative"].append(f"{whose}: {text!r} shows too little beyond the action's own words")
-        if (tokens := count(text)) > context_length:
-            found["too_long"].append(f"{whose}: {text[:60]!r}… has {tokens} tokens, more than {context_length}")
-    for action in concepts.actions:
-        for kind, number in (min_per_kind or MIN_PER_KIND).items():
-            if kinds[action.name, kind] < number:
-                found["missing_kinds"].append(
-                    f"{action.name}: has {kinds[action.name, kind]} of {number} {kind} sentences"
-                )
-    distinct = len(grams) / grams.total() if grams else 1.0
-    return LintReport(len(concepts.actions), len(concepts.descriptions), distinct, **found)
+        text, key, names = description.text, normalize_sentence(description.text), " and ".join(description.actions)
+        if key in first_use:
+            report.duplicates.append(f"{names}: {text!r} is a duplicate; it also describes {first_use[key]}")
+        first_use[key] = names
+        if len(description.actions) > 1:
+            report.shared_sentences.append(f"{names}: {text!r}")
+        if len(content_words(text, {*name_words[description.actions[0]], *ABSTRACT_WORDS})) < MIN_CONTENT_WORDS:
+            report.uninformative.append(f"{names}: {text!r} describes too little besides the action's name")
+        if (tokens := count_tokens(text)) > context_length:
+            report.too_long.append(f"{names}: {text[:60]!r}… has {tokens} tokens, more than {context_length}")
+    for name in concepts.action_names:
+        report.missing_kinds.extend(
+            f"{name}: has {kinds[name, kind]} of {minimum} {kind} sentences"
+            for kind, minimum in min_per_kind.items()
+            if kinds[name, kind] < minimum
+        )
+    return report
 
 
 def token_upper_bound(text: str) -> int:
-    """No fewer tokens than CLIP's tokenizer makes of plain English: a token for every three letters of a word, one for
-    every other mark, and two ends."""
-    words = tokenize_words(text)
+    """Return an upper bound on the number of CLIP tokens of plain English.
+
+    It counts one token per three letters of a word, one per other visible character, and the start and end tokens.
+    """
     marks = sum(not character.isalnum() and not character.isspace() for character in text)
-    return 2 + sum(-(-len(word) // 3) for word in words) + marks
+    return 2 + sum(-(-len(word) // 3) for word in tokenize_words(text)) + marks
+
+
+@dataclass(frozen=True)
+class ConfusablePair:
+    """Two actions with similar category vectors.
+
+    Attributes:
+        first: Name of the one action.
+        second: Name of the other action.
+        cosine: Cosine of their category vectors.
+        confusion: Probability of confusion (`ConceptSpace.pairwise_confusion`); 0.5 means indistinguishable.
+    """
+
+    first: str
+    second: str
+    cosine: float
+    confusion: float
+
+
+@dataclass(frozen=True)
+class MisassignedDescription:
+    """A description that is closer to another action than to its own.
+
+    Attributes:
+        text: The sentence.
+        action: The closest of its own actions.
+        nearest_action: The closest other action.
+        margin: Difference of the two cosines, positive.
+    """
+
+    text: str
+    action: str
+    nearest_action: str
+    margin: float
+
+
+def confusable_pairs(space: ConceptSpace, min_confusion: float = 0.2) -> list[ConfusablePair]:
+    """Return the pairs of actions with at least `min_confusion`, by descending cosine."""
+    cosines = space.categories @ space.categories.T  # (K, K)
+    confusion = space.pairwise_confusion().triu(1)
+    pairs = [
+        ConfusablePair(space.action_names[a], space.action_names[b], float(cosines[a, b]), float(confusion[a, b]))
+        for a, b in (confusion >= min_confusion).nonzero().tolist()
+    ]
+    return sorted(pairs, key=lambda pair: -pair.cosine)
+
+
+def misassigned_descriptions(space: ConceptSpace) -> list[MisassignedDescription]:
+    """Return the descriptions that are closer to another action than to their own, by descending margin.
+
+    An action is represented by the mean of its category vector and the normalized mean of its descriptions, without
+    the description in question. The mean over all actions is subtracted first, because all sentences share a large
+    common component.
+    """
+    mask = space.description_action_mask.float()
+    if not len(mask):
+        return []
+    counts = mask.sum(0)
+    sums = mask.T @ space.descriptions  # (K, D)
+    actions = F.normalize(_action_prototypes(space.categories, sums, counts), dim=-1)
+    center = actions.mean(0)
+    descriptions = F.normalize(space.descriptions - center, dim=-1)
+    cosines = descriptions @ F.normalize(actions - center, dim=-1).T  # (M, K)
+    misassigned = []
+    for index, text in enumerate(space.description_texts):
+        owners = space.description_action_mask[index].nonzero().flatten().tolist()
+        other_sums = sums[owners] - space.descriptions[index]
+        prototypes = F.normalize(_action_prototypes(space.categories[owners], other_sums, counts[owners] - 1), dim=-1)
+        own_cosines = F.normalize(prototypes - center, dim=-1) @ descriptions[index]
+        other_cosines = cosines[index].clone()
+        other_cosines[owners] = float("-inf")
+        own, nearest = int(own_cosines.argmax()), int(other_cosines.argmax())
+        margin = float(other_cosines[nearest] - own_cosines[own])
+        if margin > 0:
+            names = space.action_names
+            misassigned.append(MisassignedDescription(text, names[owners[own]], names[nearest], margin))
+    return sorted(misassigned, key=lambda description: -description.margin)
+
+
+def _action_prototypes(categories: Tensor, description_sums: Tensor, counts: Tensor) -> Tensor:
+    """Add each action's normalized mean description to its category vector, if it has descriptions."""
+    return categories + F.normalize(description_sums, dim=-1) * (counts > 0).unsqueeze(-1)

@@ -1,74 +1,113 @@
-"""Vocabularies made of others: the union of the public ones, and the control without the names of any target."""
+"""Bundled concept sets by name, as decoded JSON, and the vocabularies composed of them.
+
+This module returns plain dicts, in the format of a concept set file; `ConceptSet.load` validates them.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any
 
-from verbspace.concepts.concept_set import ConceptSet, concept_set_from_dict
-from verbspace.concepts.labels import normalize_label
+from verbspace.concepts.labels import label_to_phrase, normalize_label
 
 BASE_SETS = ("k400", "ucf101", "hmdb51")
 COMPOSED_SETS = ("k400-only", "lss")
-EquivalentClasses = Sequence[Mapping[str, str]]  # groups of one action: label by set
+EXTRA_VOCABULARIES = ("k700", "moments", "ssv2")  # Kinetics-700, Moments in Time, Something-Something v2
+_DATA = resources.files("verbspace.concepts")
 
 
-def load_composed(name: str) -> ConceptSet:
-    """A vocabulary of COMPOSED.
+def list_bundled() -> list[str]:
+    """Return the names of the bundled and composed sets, sorted."""
+    names = (entry.name for entry in (_DATA / "sets").iterdir())
+    return sorted([*COMPOSED_SETS, *(name.removesuffix(".json") for name in names if name.endswith(".json"))])
 
-    lss: the actions of Kinetics-400, UCF101 and HMDB51, each once, with the descriptions of all three. Whoever adapts
-    to it and tests on UCF101 or HMDB51 has had the test's class names in training.
-    k400-only: Kinetics-400 without the actions that UCF101 or HMDB51 have as well.
+
+def load_bundled(name: str) -> dict[str, Any]:
+    """Load a set of `list_bundled()` as decoded JSON.
+
+    Two names are composed when they are loaded. `lss` is the union of Kinetics-400, UCF101 and HMDB51: each action
+    once, with the descriptions of all three. It contains the class names of UCF101 and HMDB51, so zero-shot results
+    on those are not free of test vocabulary. `k400-only` is Kinetics-400 without the actions that UCF101 or HMDB51
+    contain as well.
     """
-    sets = {part: ConceptSet.load(part) for part in BASE_SETS}
     if name == "lss":
-        return union(sets, equivalent_classes(), name)
-    shared = {group["k400"] for group in equivalent_classes() if "k400" in group}
-    k400 = sets["k400"]
-    kept = [action.name for action in k400.actions if action.class_label not in shared]
-    content = {**k400.subset(kept).model_dump(), "name": name}
-    return concept_set_from_dict(content, name)
+        return _union({part: load_bundled(part) for part in BASE_SETS}, equivalent_classes(), name)
+    if name == "k400-only":
+        shared = {group["k400"] for group in equivalent_classes() if "k400" in group}
+        return {**_remove_actions(load_bundled("k400"), shared), "name": name}
+    content: dict[str, Any] = json.loads((_DATA / "sets" / f"{name}.json").read_text(encoding="utf-8"))
+    return content
 
 
-def equivalent_classes() -> EquivalentClasses:
-    """Which classes of the three data sets are the same action, by hand. A wider action ("climb") is not a narrower
-    one ("rock climbing")."""
-    text = (resources.files("verbspace.concepts") / "same_actions.json").read_text(encoding="utf-8")
-    groups: list[dict[str, str]] = json.loads(text)
+def equivalent_classes() -> list[dict[str, str]]:
+    """Return groups of classes that are the same action, each as {set name: class label}.
+
+    The groups were chosen by hand. A broader action ("climb") is not equivalent to a narrower one ("rock climbing").
+    """
+    groups: list[dict[str, str]] = json.loads((_DATA / "equivalent_classes.json").read_text(encoding="utf-8"))
     return groups
 
 
-def union(sets: Mapping[str, ConceptSet], equivalent: EquivalentClasses, name: str) -> ConceptSet:
-    """Every action of the sets once, under the name that the first set with it gives it, with all its descriptions.
+def all_known_action_names() -> list[str]:
+    """Return every readable action name of the package once.
 
-    Actions are the same where `same` says so, or where their names agree but for letter case and spaces.
+    Names of Kinetics-400, UCF101 and HMDB51 come first, then those of `EXTRA_VOCABULARIES`.
     """
-    group_of = {(part, label): place for place, group in enumerate(equivalent) for part, label in group.items()}
-    names: dict[tuple[str, int | str], str] = {}
-    actions: list[dict[str, Any]] = []
-    texts: dict[str, dict[str, Any]] = {}
-    for part, concepts in sets.items():
-        own: dict[str, str] = {}
-        for action in concepts.actions:
-            by_name = ("name", normalize_label(action.name))
-            place = group_of.get((part, action.class_label))
-            keys: list[tuple[str, int | str]] = [by_name] if place is None else [("group", place), by_name]
-            known = next((names[key] for key in keys if key in names), None)
-            if known is None:
-                actions.append({"name": action.name})
-            own[action.name] = known or action.name
-            names |= dict.fromkeys(keys, own[action.name])
-        for description in concepts.descriptions:
-            entry = texts.setdefault(
-                description.text, {"text": description.text, "kind": description.kind, "actions": []}
-            )
-            entry["actions"] = list(dict.fromkeys([*entry["actions"], *(own[owner] for owner in description.actions)]))
-    content = {
+    names = [(_class_label(action), action["name"]) for part in BASE_SETS for action in load_bundled(part)["actions"]]
+    for vocabulary in EXTRA_VOCABULARIES:
+        lines = (_DATA / "vocabularies" / f"{vocabulary}.txt").read_text(encoding="utf-8").splitlines()
+        names += [(line, label_to_phrase(line)) for line in map(str.strip, lines) if line]
+    name_by_key: dict[str, str] = {}
+    for label, name in names:
+        keys = {normalize_label(label), normalize_label(name)}
+        if not keys & name_by_key.keys():
+            name_by_key |= dict.fromkeys(keys, name)
+    return list(dict.fromkeys(name_by_key.values()))
+
+
+def _class_label(action: dict[str, str]) -> str:
+    return action.get("label", action["name"])
+
+
+def _remove_actions(content: dict[str, Any], labels: set[str]) -> dict[str, Any]:
+    """Remove the actions with these class labels, and the descriptions that describe no other action."""
+    actions = [action for action in content["actions"] if _class_label(action) not in labels]
+    names = {action["name"] for action in actions}
+    descriptions = [
+        {**description, "actions": remaining}
+        for description in content["descriptions"]
+        if (remaining := [name for name in description["actions"] if name in names])
+    ]
+    return {**content, "actions": actions, "descriptions": descriptions}
+
+
+def _union(sets: dict[str, dict[str, Any]], equivalent: list[dict[str, str]], name: str) -> dict[str, Any]:
+    """Merge sets: each action once, under the name that the first set gives it, with the descriptions of all sets.
+
+    Actions are merged if `equivalent` groups them or if their normalized names are equal.
+    """
+    group_of = {(part, label): index for index, group in enumerate(equivalent) for part, label in group.items()}
+    merged_name: dict[int | str, str] = {}  # by index of the group, and by normalized name
+    actions: list[dict[str, str]] = []
+    descriptions: dict[str, dict[str, Any]] = {}  # by text
+    for part, content in sets.items():
+        renamed: dict[str, str] = {}
+        for action in content["actions"]:
+            group = group_of.get((part, _class_label(action)))
+            keys: list[int | str] = [*([] if group is None else [group]), normalize_label(action["name"])]
+            existing = next((merged_name[key] for key in keys if key in merged_name), None)
+            if existing is None:
+                actions.append({"name": action["name"]})
+            renamed[action["name"]] = existing or action["name"]
+            merged_name |= dict.fromkeys(keys, renamed[action["name"]])
+        for description in content["descriptions"]:
+            entry = descriptions.setdefault(description["text"], {**description, "actions": []})
+            owners = (renamed[owner] for owner in description["actions"])
+            entry["actions"] = list(dict.fromkeys([*entry["actions"], *owners]))
+    return {
         "name": name,
         "actions": actions,
-        "descriptions": list(texts.values()),
-        "provenance": {"author": "several", "method": f"union of {', '.join(c.name for c in sets.values())}"},
+        "descriptions": list(descriptions.values()),
+        "provenance": {"author": "several", "method": f"union of {', '.join(c['name'] for c in sets.values())}"},
     }
-    return concept_set_from_dict(content, name)

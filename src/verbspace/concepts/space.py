@@ -1,4 +1,4 @@
-"""The concept space: frozen text vectors, and embeddings turned into distributions over them."""
+"""The concept space: frozen text vectors of actions and descriptions, and distributions over them."""
 
 from __future__ import annotations
 
@@ -15,17 +15,25 @@ ScoringMode = Literal["category", "description", "both"]
 
 
 def validate_scoring(scoring: str) -> ScoringMode:
-    """Raise ValueError for a way to score that is not known."""
+    """Return `scoring` as a `ScoringMode`, or raise ValueError."""
     if scoring not in get_args(ScoringMode):
-        raise ValueError(f"by: {scoring!r} is none of " + ", ".join(f'"{name}"' for name in get_args(ScoringMode)))
+        raise ValueError(f'scoring: {scoring!r} is not supported; use "category", "description" or "both"')
     return cast(ScoringMode, scoring)
 
 
 class ConceptSpace(nn.Module):
-    """Category vectors (K, D), description vectors (M, D; M may be 0) and which describes which (M, K).
+    """Frozen text vectors of K actions and M descriptions in an embedding space of D dimensions.
 
-    All are frozen; vectors are normalised here. temperature: divides cosines; CLIP's own is
-    1 / exp(logit_scale), about 0.01. Raises ValueError where sizes do not fit.
+    Args:
+        categories: Action vectors (K, D). They are L2-normalized here.
+        descriptions: Description vectors (M, D); M may be 0. They are L2-normalized here.
+        description_action_mask: (M, K), true where description m describes action k.
+        action_names: K names.
+        description_texts: M sentences.
+        temperature: Divisor of the cosines. CLIP uses 1 / exp(logit_scale), about 0.01.
+
+    Raises:
+        ValueError: The sizes do not match, or the temperature is not positive.
     """
 
     categories: Tensor
@@ -45,18 +53,21 @@ class ConceptSpace(nn.Module):
         super().__init__()
         sizes = (len(descriptions), len(categories))
         if description_action_mask.shape != sizes:
-            raise ValueError(f"ownership is {tuple(description_action_mask.shape)}, not {sizes}")
+            raise ValueError(
+                f"description_action_mask: expected shape {sizes}, got {(*description_action_mask.shape,)}"
+            )
         if categories.shape[1:] != descriptions.shape[1:]:
             raise ValueError(
                 f"categories {tuple(categories.shape)} and descriptions {tuple(descriptions.shape)} "
-                "are not of one embedding size"
+                "differ in embedding size"
             )
         if (len(description_texts), len(action_names)) != sizes:
             raise ValueError(
-                f"there are {len(description_texts)} texts and {len(action_names)} names for {sizes} vectors"
+                f"expected {sizes[0]} description_texts and {sizes[1]} action_names, "
+                f"got {len(description_texts)} and {len(action_names)}"
             )
         if not temperature > 0:
-            raise ValueError(f"temperature: {temperature} is not above 0")
+            raise ValueError(f"temperature: must be positive, got {temperature}")
         self.register_buffer("categories", F.normalize(categories.float(), dim=-1))
         self.register_buffer("descriptions", F.normalize(descriptions.float(), dim=-1))
         self.register_buffer("description_action_mask", description_action_mask.bool())
@@ -67,20 +78,24 @@ class ConceptSpace(nn.Module):
     def build(
         cls, concepts: ConceptSet, encode_text: Callable[[list[str]], Tensor], temperature: float = 0.01
     ) -> ConceptSpace:
-        """Encode a concept set. encode_text: n texts to (n, D) embeddings.
+        """Encode a concept set.
 
-        A category vector is the normalised mean, over the prompt templates, of normalised text embeddings
-        (CLIP's prompt ensembling, Radford et al. 2021, section 3.1.4).
+        A category vector is the normalized mean of normalized text embeddings over the prompt templates (CLIP's
+        prompt ensembling, Radford et al. 2021, section 3.1.4).
+
+        Args:
+            concepts: Concept set with K actions and M descriptions.
+            encode_text: Function from n texts to (n, D) embeddings.
+            temperature: Divisor of the cosines.
         """
         templates = concepts.templates
         prompts = [template.format(name) for name in concepts.action_names for template in templates]
-        vectors = F.normalize(encode_text(prompts).float(), dim=-1)
-        vectors = vectors.view(len(concepts.actions), len(templates), -1)
+        prompt_vectors = F.normalize(encode_text(prompts).float(), dim=-1)
+        prompt_vectors = prompt_vectors.view(len(concepts.actions), len(templates), -1)
         texts = [description.text for description in concepts.descriptions]
-        described = encode_text(texts) if texts else vectors.new_zeros(0, vectors.shape[-1])
         return cls(
-            vectors.mean(1),
-            described,
+            prompt_vectors.mean(1),
+            encode_text(texts) if texts else prompt_vectors.new_zeros(0, prompt_vectors.shape[-1]),
             concepts.description_action_mask(),
             action_names=concepts.action_names,
             description_texts=texts,
@@ -88,41 +103,62 @@ class ConceptSpace(nn.Module):
         )
 
     def logits(self, z: Tensor, space: Literal["category", "description"]) -> Tensor:
-        """(B, D) normalised embeddings -> (B, K) or (B, M) cosines over temperature."""
+        """Return cosines over temperature.
+
+        Args:
+            z: L2-normalized embeddings (B, D).
+            space: Vectors to compare with.
+
+        Returns:
+            (B, K) for "category", (B, M) for "description".
+        """
         return z @ (self.categories if space == "category" else self.descriptions).T / self.temperature
 
     def probs(self, z: Tensor, space: Literal["category", "description"]) -> Tensor:
-        """(B, D) -> (B, K) or (B, M) distributions."""
+        """Return the softmax of `logits`, (B, K) or (B, M)."""
         return self.logits(z, space).softmax(-1)
 
     def pool_to_actions(self, description_probs: Tensor) -> Tensor:
-        """A distribution over descriptions (..., M) as one over actions (..., K).
+        """Convert a distribution over descriptions (..., M) to one over actions (..., K).
 
-        A description that several actions own gives each an equal part; what belongs to none is left out.
+        The probability of a description is divided equally among its actions. The result is normalized, without the
+        descriptions that belong to no action.
         """
-        owned = self.description_action_mask.to(description_probs)
-        shares = description_probs @ (owned / owned.sum(1, keepdim=True).clamp_min(1))
-        return shares / shares.sum(-1, keepdim=True).clamp_min(1e-12)
+        mask = self.description_action_mask.to(description_probs)
+        pooled = description_probs @ (mask / mask.sum(1, keepdim=True).clamp_min(1))
+        return pooled / pooled.sum(-1, keepdim=True).clamp_min(1e-12)
 
     def action_scores(self, z: Tensor, scoring: ScoringMode = "category") -> Tensor:
-        """(B, D) -> (B, K) zero-shot scores.
+        """Return zero-shot scores (B, K) of normalized embeddings (B, D).
 
-        category: cosine to the category vector over temperature. description: mean over an action's
-        descriptions (Menon and Vondrick, ICLR 2023). both: the mean of the two. Raises ValueError where an
-        action has no description and `by` needs one.
+        Args:
+            z: L2-normalized embeddings (B, D).
+            scoring: "category": cosine to the category vector over temperature. "description": mean over the
+                descriptions of an action (Menon and Vondrick, ICLR 2023). "both": the mean of the two.
+
+        Raises:
+            ValueError: `scoring` uses descriptions, and an action has none.
         """
         if scoring == "category":
             return self.logits(z, "category")
-        owned = self.description_action_mask.to(z)
-        counts = owned.sum(0)
+        mask = self.description_action_mask.to(z)
+        counts = mask.sum(0)
         if not bool((counts > 0).all()):
-            bare = [name for name, count in zip(self.action_names, counts.tolist(), strict=True) if not count]
+            missing = [name for name, count in zip(self.action_names, counts.tolist(), strict=True) if not count]
             raise ValueError(
-                f"there is no description of {', '.join(bare[:3])}; score by category, or describe every action"
+                f"no descriptions of {', '.join(missing[:3])}; use scoring by category, or describe every action"
             )
-        described = self.logits(z, "description") @ (owned / counts)
-        return described if scoring == "description" else (described + self.logits(z, "category")) / 2
+        scores = self.logits(z, "description") @ (mask / counts)
+        return scores if scoring == "description" else (scores + self.logits(z, "category")) / 2
 
     def classifier_weights(self, scoring: ScoringMode = "category") -> Tensor:
-        """(K, D): the vectors whose products with an embedding, over the temperature, are its scores."""
+        """Return weights (K, D) such that `z @ weights.T / temperature` equals `action_scores(z, scoring)`."""
         return self.action_scores(torch.eye(self.categories.shape[1]).to(self.categories), scoring).T * self.temperature
+
+    def pairwise_confusion(self) -> Tensor:
+        """Return, for each pair of actions, how likely the encoder confuses them, (K, K).
+
+        Entry (i, j) is the softmax probability of action j against action i alone, for an embedding that equals the
+        category vector of i: sigmoid((cosine - 1) / temperature). At 0.5 the encoder cannot distinguish them.
+        """
+        return ((self.categories @ self.categories.T - 1) / self.temperature).sigmoid()

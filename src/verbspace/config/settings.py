@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 PositiveFloat = Annotated[float, Field(gt=0)]
 NonNegativeFloat = Annotated[float, Field(ge=0)]
@@ -54,6 +54,30 @@ class ViewSettings(Settings):
         if self.global_views + self.local_views < 2:
             raise ValueError("at least two views are needed; raise global_views or local_views")
         return self
+
+    @field_validator("global_clip_fraction", "local_clip_fraction")
+    @classmethod
+    def _check_clip_fraction(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not 0 < value[0] <= value[1]:
+            raise ValueError("give two fractions of the duration, 0 < low <= high <= 1")
+        return value
+
+    def resolve(self, image_size: int, patch_size: int, *, directional: bool = False) -> ViewSettings:
+        """Fill in the settings that depend on the encoder and the concept set.
+
+        Args:
+            image_size: Image size of the encoder, in pixels. Replaces a `global_size` of None.
+            patch_size: Patch size of the encoder, in pixels. A `local_size` of None becomes 3/7 of the global size,
+                rounded to whole patches (96 for 224).
+            directional: Whether left and right carry meaning in the concept set. If so, views are never flipped.
+
+        Returns:
+            A copy in which both sizes are set.
+        """
+        size = self.global_size or image_size
+        local_size = self.local_size or max(patch_size, round(size * 3 / 7 / patch_size) * patch_size)
+        flip_prob = 0.0 if directional else self.flip_prob
+        return self.model_copy(update={"global_size": size, "local_size": local_size, "flip_prob": flip_prob})
 
 
 class LossSettings(Settings):

@@ -7,16 +7,18 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
-from verbspace.data.decoding.pyav import FrameTimestamps, read_video
-from verbspace.data.decoding.torchcodec import Decoder, read_with_torchcodec, require_backend
+from verbspace.config.settings import ViewSettings
+from verbspace.data.decoding.backends import Decoder, require_backend
+from verbspace.data.decoding.pyav import read_video
+from verbspace.data.decoding.timestamps import FrameTimestamps
+from verbspace.data.decoding.torchcodec import read_with_torchcodec
 from verbspace.data.errors import DecodeError, DecodeFailure
 from verbspace.data.sampling import ViewPlan, plan_eval, plan_views
 from verbspace.data.sources.manifest import Record
@@ -105,57 +107,20 @@ class ViewDataset(Dataset[dict[str, Any]]):
     def __init__(
         self,
         records: Sequence[Record],
+        views: ViewSettings,
         *,
         seed: int = 0,
-        global_views: int = 2,
-        global_frames: int = 8,
-        global_size: int = 224,
-        global_clip_fraction: tuple[float, float] = (0.6, 1.0),
-        global_scale: tuple[float, float] = (0.4, 1.0),
-        local_views: int = 8,
-        local_frames: int = 8,
-        local_size: int = 96,
-        local_clip_fraction: tuple[float, float] = (0.15, 0.5),
-        local_scale: tuple[float, float] = (0.15, 0.5),
-        flip_prob: float = 0.5,
-        brightness: float = 0.4,
-        contrast: float = 0.4,
-        saturation: float = 0.2,
-        grayscale_prob: float = 0.2,
-        blur_prob: float = 0.2,
         max_duration: float | None = None,
         max_short_side: int | None = 360,
         frame_cache_bytes: int = 0,
-        decoder: Decoder = "pyav",
     ) -> None:
-        require_backend(decoder)
-        self.decoder = decoder
+        require_backend(views.decoder)
         if not records:
             raise ValueError("there are no videos to train on")
         self.paths = [record.path for record in records]
+        self.views = views
         self.seed = seed
-        self.plan_views = partial(
-            plan_views,
-            global_views=global_views,
-            global_frames=global_frames,
-            global_size=global_size,
-            global_clip_fraction=global_clip_fraction,
-            local_views=local_views,
-            local_frames=local_frames,
-            local_size=local_size,
-            local_clip_fraction=local_clip_fraction,
-            max_duration=max_duration,
-        )
-        self.scales = {"global": global_scale, "local": local_scale}
-        self.augment = partial(
-            augment,
-            flip_prob=flip_prob,
-            brightness=brightness,
-            contrast=contrast,
-            saturation=saturation,
-            grayscale_prob=grayscale_prob,
-            blur_prob=blur_prob,
-        )
+        self.max_duration = max_duration
         self.max_short_side = max_short_side
         self.cache = FrameCache(frame_cache_bytes)
         self.known_bad: dict[int, str] = {}  # by place: videos that are not tried again, and why
@@ -190,7 +155,8 @@ class ViewDataset(Dataset[dict[str, Any]]):
         plans: list[ViewPlan] = []
 
         def select_frames(timeline: FrameTimestamps) -> list[int]:
-            plans[:] = self.plan_views(timeline.times, np.random.default_rng([self.seed, epoch, index, 0]))
+            rng = np.random.default_rng([self.seed, epoch, index, 0])
+            plans[:] = plan_views(timeline.times, self.views, rng, self.max_duration)
             return [frame for plan in plans for frame in plan.frame_indices]
 
         frames, places = self._frames(candidate, select_frames)
@@ -198,14 +164,15 @@ class ViewDataset(Dataset[dict[str, Any]]):
             int(np.random.default_rng([self.seed, epoch, index, 2]).integers(2**63))
         )
         item: dict[str, Tensor] = {}
+        kinds: tuple[Literal["global", "local"], ...] = ("global", "local")
         at = 0
-        for kind, scale in self.scales.items():
+        for kind in kinds:
             views = [plan for plan in plans if plan.kind == kind]
             if views:
                 length = len(views[0].frame_indices)
                 pick = places[at : at + len(views) * length].view(len(views), length)
                 at += len(views) * length
-                item[kind] = self.augment(frames, views[0].size, generator, scale=scale, frame_index=pick)
+                item[kind] = augment(frames, self.views, kind, generator, frame_index=pick)
                 item[f"{kind}_times"] = torch.tensor([plan.times for plan in views], dtype=torch.float32)
         return item
 
@@ -217,7 +184,7 @@ class ViewDataset(Dataset[dict[str, Any]]):
         if index in self.cache.videos:
             timeline, frames = self.cache.videos[index]
             return frames, torch.tensor(select_frames(timeline))
-        read = read_video if self.decoder == "pyav" else read_with_torchcodec
+        read = read_video if self.views.decoder == "pyav" else read_with_torchcodec
         wanted: list[int] = []
         keep = False
 
@@ -260,9 +227,9 @@ class ClipDataset(Dataset[dict[str, Any] | DecodeFailure]):
         self,
         records: Sequence[Record],
         *,
-        num_frames: int = 8,
+        num_frames: int,
+        size: int,
         num_clips: int = 1,
-        size: int = 224,
         num_crops: int = 1,
         decoder: Decoder = "pyav",
     ) -> None:
@@ -284,7 +251,7 @@ class ClipDataset(Dataset[dict[str, Any] | DecodeFailure]):
         plans: list[ViewPlan] = []
 
         def select_frames(timeline: FrameTimestamps) -> list[int]:
-            plans[:] = plan_eval(timeline.times, self.num_frames, self.num_clips, self.size)
+            plans[:] = plan_eval(timeline.times, self.num_frames, self.num_clips)
             return [frame for plan in plans for frame in plan.frame_indices]
 
         try:

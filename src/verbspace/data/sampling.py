@@ -1,4 +1,4 @@
-"""Pure plans: which seconds of a clip make up which view. No file is touched here."""
+"""Frame sampling plans: which frames of a clip make up which view."""
 
 from __future__ import annotations
 
@@ -8,10 +8,14 @@ from typing import Literal
 
 import numpy as np
 
+from verbspace.config.settings import ViewSettings
+
+ViewKind = Literal["global", "local", "eval"]
+
 
 @dataclass(frozen=True)
 class Window:
-    """A stretch of a clip, in seconds."""
+    """A time interval of a clip, in seconds."""
 
     start: float
     end: float
@@ -21,25 +25,39 @@ class Window:
 class ViewPlan:
     """The frames of one view.
 
-    seconds: when the chosen frames show, counted from the start of the clip. frame_indices: into the clip's
-    frames, non-decreasing; a clip with too few frames repeats some. size: side of the view, in pixels.
+    Attributes:
+        times: Time of each frame, in seconds from the first frame of the clip.
+        frame_indices: Index of each frame in the clip, in non-decreasing order. An index is repeated where the clip
+            has too few frames.
+        kind: Whether this is a global, local or evaluation view.
     """
 
     times: tuple[float, ...]
     frame_indices: tuple[int, ...]
-    size: int
-    kind: Literal["global", "local", "eval"]
+    kind: ViewKind
 
 
 def clip_duration(times: np.ndarray) -> float:
-    """Seconds that the clip shows, the last frame standing as long as a usual one (0 where there is one
-    frame).
+    """Return the duration of a clip in seconds.
+
+    The last frame counts for the median frame interval. A clip of one frame has duration 0.
+
+    Args:
+        times: Frame times (F,) in seconds, ascending.
     """
     return float(times[-1] - times[0] + np.median(np.diff(times))) if len(times) > 1 else 0.0
 
 
 def nearest_frame(times: np.ndarray, seconds: np.ndarray) -> np.ndarray:
-    """Index of the frame nearest to each second; the earlier of two equally near. times ascend."""
+    """Find the frame that is nearest to each point in time.
+
+    Args:
+        times: Frame times (F,) in seconds, ascending.
+        seconds: Points in time (n,), in seconds.
+
+    Returns:
+        Frame indices (n,). Of two frames at the same distance, the earlier one.
+    """
     after = np.clip(np.searchsorted(times, seconds), 1, max(len(times) - 1, 1))
     if len(times) == 1:
         return np.zeros(len(seconds), dtype=np.int64)
@@ -47,68 +65,83 @@ def nearest_frame(times: np.ndarray, seconds: np.ndarray) -> np.ndarray:
 
 
 def linspace_in_window(window: Window, num_frames: int, phase: float = 0.5) -> np.ndarray:
-    """Seconds (frames,) evenly over a window: the point at `phase` (0 to 1) of each of `frames` equal
-    segments.
+    """Divide a window into equal segments and return one point of each.
+
+    Args:
+        window: The window.
+        num_frames: Number of segments.
+        phase: Position of the point in its segment, 0 (start) to 1 (end).
+
+    Returns:
+        Points in time (num_frames,), in seconds.
     """
     return window.start + (window.end - window.start) * (np.arange(num_frames) + phase) / num_frames
 
 
 def plan_views(
-    times: np.ndarray,
-    rng: np.random.Generator,
-    *,
-    global_views: int = 2,
-    global_frames: int = 8,
-    global_size: int = 224,
-    global_clip_fraction: tuple[float, float] = (0.6, 1.0),
-    local_views: int = 8,
-    local_frames: int = 8,
-    local_size: int = 96,
-    local_clip_fraction: tuple[float, float] = (0.15, 0.5),
-    max_duration: float | None = None,
+    times: np.ndarray, views: ViewSettings, rng: np.random.Generator, max_duration: float | None = None
 ) -> list[ViewPlan]:
-    """The views of one clip, globals first.
+    """Plan the training views of one clip, global views first.
 
-    times (F,): seconds of the clip's frames, ascending. Windows are drawn between two shares of the clip's
-    duration; frames are even within a window, so that views of other lengths have other frame rates. Global
-    windows are offset: each starts in another part of the room that its length leaves. Local windows start
-    anywhere. longest: of a clip with more seconds, all views come from one random stretch of that length, so
-    that they show the same event.
+    The length of each window is drawn between two fractions of the clip's duration. The frames of a view are evenly
+    spaced within its window, so views of different lengths have different frame rates. The room that is left beside a
+    global window is divided into as many parts as there are global views, and each view starts in another part. Local
+    windows start anywhere.
+
+    Args:
+        times: Frame times (F,) in seconds, ascending.
+        views: Number of views and frames, and window lengths.
+        rng: Source of randomness.
+        max_duration: If the clip is longer than this many seconds, all views are taken from one random interval of this
+            length, so that they show the same event.
+
+    Raises:
+        ValueError: If there are no frame times.
     """
     _validate_times(times)
-    for name, (low, high) in {"global_window": global_clip_fraction, "local_window": local_clip_fraction}.items():
-        if not 0 < low <= high <= 1:
-            raise ValueError(f"{name}: ({low}, {high}) must be two shares of the duration, 0 < low <= high <= 1")
-    whole = Window(float(times[0]), float(times[0]) + clip_duration(times))
-    if max_duration is not None and whole.end - whole.start > max_duration:
-        whole = _subwindow(whole, max_duration, rng.uniform())
-    span = whole.end - whole.start
+    clip = Window(float(times[0]), float(times[0]) + clip_duration(times))
+    if max_duration is not None and clip.end - clip.start > max_duration:
+        clip = _subwindow(clip, max_duration, rng.uniform())
+    duration = clip.end - clip.start
     plans = []
-    for place in rng.permutation(global_views):
-        window = _subwindow(whole, span * rng.uniform(*global_clip_fraction), (place + rng.uniform()) / global_views)
-        plans.append(_make_plan(times, window, global_frames, global_size, "global"))
-    for _ in range(local_views):
-        window = _subwindow(whole, span * rng.uniform(*local_clip_fraction), rng.uniform())
-        plans.append(_make_plan(times, window, local_frames, local_size, "local"))
+    for part in rng.permutation(views.global_views):
+        length = duration * rng.uniform(*views.global_clip_fraction)
+        window = _subwindow(clip, length, (part + rng.uniform()) / views.global_views)
+        plans.append(_make_plan(times, window, views.global_frames, "global"))
+    for _ in range(views.local_views):
+        window = _subwindow(clip, duration * rng.uniform(*views.local_clip_fraction), rng.uniform())
+        plans.append(_make_plan(times, window, views.local_frames, "local"))
     return plans
 
 
-def plan_eval(times: np.ndarray, num_frames: int, num_clips: int = 1, size: int = 224) -> list[ViewPlan]:
-    """Deterministic plans over the whole clip: `clips` interleaved sets of `frames` even points.
+def plan_eval(times: np.ndarray, num_frames: int, num_clips: int = 1) -> list[ViewPlan]:
+    """Plan deterministic evaluation views, each of which covers the whole clip.
 
-    One set holds the centres of `frames` equal segments; together the sets are frames × clips even points.
+    Together the views have num_frames × num_clips evenly spaced frames, and they are interleaved. A single view has the
+    centers of `num_frames` equal segments.
+
+    Raises:
+        ValueError: If there are no frame times.
     """
     _validate_times(times)
-    whole = Window(float(times[0]), float(times[0]) + clip_duration(times))
-    return [_make_plan(times, whole, num_frames, size, "eval", (clip + 0.5) / num_clips) for clip in range(num_clips)]
+    clip = Window(float(times[0]), float(times[0]) + clip_duration(times))
+    return [_make_plan(times, clip, num_frames, "eval", (n + 0.5) / num_clips) for n in range(num_clips)]
 
 
 def plan_windows(times: np.ndarray, length: float, stride: float) -> list[Window]:
-    """Windows of `length` seconds, one each `stride` seconds, from the first frame to the end of the last.
+    """Cover a video with windows of equal length.
 
-    The last window ends with the video, so it may begin less than a stride after the one before; a video that is no
-    longer than `length` is one window of its own length. Together they cover the video. Raises ValueError for lengths
-    and strides that leave gaps.
+    Args:
+        times: Frame times (F,) in seconds, ascending.
+        length: Length of a window, in seconds.
+        stride: Seconds between the starts of two windows.
+
+    Returns:
+        Windows in order. The last one ends with the video, so it may start less than a stride after the one before. A
+        video that is not longer than `length` is one window of its own length.
+
+    Raises:
+        ValueError: If there are no frame times, or if the stride would leave gaps.
     """
     _validate_times(times)
     if not 0 < stride <= length:
@@ -116,27 +149,19 @@ def plan_windows(times: np.ndarray, length: float, stride: float) -> list[Window
     end = clip_duration(times)
     if end <= length:
         return [Window(0.0, end)]
-    count = math.ceil((end - length) / stride - 1e-9)
-    starts = [stride * n for n in range(count)]
+    starts = [stride * n for n in range(math.ceil((end - length) / stride - 1e-9))]
     return [*(Window(start, start + length) for start in starts), Window(end - length, end)]
 
 
 def _subwindow(window: Window, length: float, position: float) -> Window:
-    """The window of a length at `place` (0 earliest, 1 latest) within a longer one."""
+    """Cut a window of a given length out of a longer one; position 0 is the earliest, 1 the latest."""
     start = window.start + (window.end - window.start - length) * position
     return Window(start, start + length)
 
 
-def _make_plan(
-    times: np.ndarray,
-    window: Window,
-    num_frames: int,
-    size: int,
-    kind: Literal["global", "local", "eval"],
-    phase: float = 0.5,
-) -> ViewPlan:
+def _make_plan(times: np.ndarray, window: Window, num_frames: int, kind: ViewKind, phase: float = 0.5) -> ViewPlan:
     indices = nearest_frame(times, linspace_in_window(window, num_frames, phase))
-    return ViewPlan(tuple(times[indices].tolist()), tuple(indices.tolist()), size, kind)
+    return ViewPlan(tuple(times[indices].tolist()), tuple(indices.tolist()), kind)
 
 
 def _validate_times(times: np.ndarray) -> None:

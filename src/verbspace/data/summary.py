@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.table import Table
 from rich.text import Text
 
-from verbspace.data.decoding.pyav import probe
+from verbspace.data.decoding.container import probe
 from verbspace.data.errors import DecodeError
 from verbspace.data.sources import storage
 from verbspace.data.sources.manifest import Manifest

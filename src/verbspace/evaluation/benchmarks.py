@@ -15,11 +15,11 @@ from rich.table import Table
 from verbspace.concepts.concept_set import ConceptSet
 from verbspace.concepts.labels import label_to_phrase
 from verbspace.concepts.space import ScoringMode
-from verbspace.data.decoding.torchcodec import Decoder, require_backend
+from verbspace.data.decoding.backends import Decoder, require_backend
 from verbspace.data.sources.benchmarks import charades_classes, is_charades
-from verbspace.data.sources.file_lists import read_lines
 from verbspace.data.sources.manifest import read_manifest
 from verbspace.data.sources.record import Record
+from verbspace.data.sources.text_files import read_lines
 from verbspace.evaluation.evaluate import (
     KNN_K,
     KNN_TEMPERATURE,

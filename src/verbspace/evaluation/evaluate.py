@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from verbspace.concepts.concept_set import ConceptSet
 from verbspace.concepts.space import ScoringMode, validate_scoring
-from verbspace.data.decoding.torchcodec import Decoder, require_backend
+from verbspace.data.decoding.backends import Decoder, require_backend
 from verbspace.data.errors import DecodeFailures
 from verbspace.data.sources import storage
 from verbspace.data.sources.manifest import read_manifest

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from verbspace.concepts.concept_set import ConceptSet
 from verbspace.concepts.space import ScoringMode
-from verbspace.data.decoding.torchcodec import Decoder, decoder_version
+from verbspace.data.decoding.backends import Decoder, decoder_version
 from verbspace.data.errors import DecodeFailures
 from verbspace.data.sources.manifest import Record, data_hash
 from verbspace.evaluation.knn import knn_scores

@@ -29,7 +29,7 @@ from verbspace.export.traced_towers import to_cpu_float32, trace
 from verbspace.models.hashing import encoder_hash
 from verbspace.models.processor import Processor
 from verbspace.models.video_encoder import VideoEncoder
-from verbspace.utils.atomic_io import AtomicDirectory
+from verbspace.utils.atomic_io import atomic_directory
 
 MANIFEST = "verbspace.json"
 CONCEPT_SPACE_FILE = "concept_space.safetensors"
@@ -70,7 +70,7 @@ def export(
     if foreign and not (Path(folder) / MANIFEST).exists():
         raise FileExistsError(f"{folder}: holds a {foreign[0]} that is not of an export; give a folder of its own")
     encoder = to_cpu_float32(encoder if isinstance(encoder, VideoEncoder) else VideoEncoder.from_pretrained(encoder))
-    with AtomicDirectory(Path(folder), obsolete_files=(*OBSOLETE_FILES, CONCEPT_SPACE_FILE)) as part:
+    with atomic_directory(Path(folder), obsolete_files=(*OBSOLETE_FILES, CONCEPT_SPACE_FILE)) as part:
         towers = trace(encoder, ATTENTION_BY_FORMAT[export_format])
         for tower in towers:
             write_tower(tower, export_format, part / f"{tower.name}{FILE_SUFFIX[export_format]}")

@@ -54,14 +54,14 @@ class VideoTower(nn.Module):
         return F.normalize(frames.mean(1), dim=-1)
 
     def _embed_patches(self, frames: Tensor) -> Tensor:
-        if not hasattr(self, "places"):
+        if not hasattr(self, "position_embeddings"):
             return backbones.embed_patches(self.base, frames)
         embeddings: Any = self.base.vision_model.embeddings
         patch = embeddings.patch_size
         side = frames.shape[-1] // patch
         blocks = frames.reshape(frames.shape[0], 3, side, patch, side, patch)
         patches = blocks.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
-        hidden: Tensor = embeddings.patch_embedding(patches) + self.places
+        hidden: Tensor = embeddings.patch_embedding(patches) + self.position_embeddings
         return hidden
 
 

@@ -16,8 +16,8 @@ from torch.nn import functional
 
 from verbspace.data.dataloader import load_clips
 from verbspace.data.datasets import ClipDataset
-from verbspace.data.decoding.pyav import TimestampMismatch
-from verbspace.data.decoding.torchcodec import Decoder
+from verbspace.data.decoding.backends import Decoder
+from verbspace.data.decoding.timestamps import TimestampMismatch
 from verbspace.data.decoding.windows import stream_windows
 from verbspace.data.errors import DecodeError, DecodeFailure, DecodeFailures, NoReadableVideo
 from verbspace.data.sampling import Window, clip_duration, plan_windows

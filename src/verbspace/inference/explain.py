@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from verbspace.concepts.concept_set import DescriptionKind
-from verbspace.data.decoding.pyav import TimestampMismatch
+from verbspace.data.decoding.timestamps import TimestampMismatch
 from verbspace.data.decoding.windows import stream_windows
 from verbspace.data.errors import VideoError
 from verbspace.data.sampling import Window, clip_duration

@@ -119,7 +119,7 @@ class Predictor:
                 paths: dict[int, Path] = {}
                 for n, name in enumerate(names):
                     try:
-                        paths[n] = localize(name, keep)
+                        paths[n] = keep.enter_context(localize(name))
                     except DecodeError as error:
                         known[n] = error
                 known |= (

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from verbspace.concepts.concept_set import ConceptSet
-from verbspace.concepts.vocabulary import all_known_action_names
+from verbspace.concepts.registry import all_known_action_names
 from verbspace.data.errors import DecodeFailures
 from verbspace.data.sources.manifest import read_manifest
 from verbspace.inference.embedding import embed_videos

@@ -1,9 +1,9 @@
-"""Attention rollout through space and time: where in a clip an embedding looked.
+"""Attention rollout through space and time: how much each token of each frame contributes to an embedding.
 
 Abnar and Zuidema (ACL 2020) multiply the attention maps of all layers, each mixed with the identity for its residual
-connection. Two things are ours: temporal attention takes part, so that a frame's embedding may lead back to other
-frames; and the mix is not half and half but by the lengths of what is added and of what it is added to (after
-Kobayashi et al., EMNLP 2021), so that a layer that adds nothing moves nothing.
+connection. This version differs in two ways. Temporal attention takes part, so the embedding of a frame can depend on
+other frames. And the mix is weighted by the norms of the attention update and of the residual (after Kobayashi et al.,
+EMNLP 2021) instead of one half each, so a layer that adds nothing changes nothing.
 """
 
 from __future__ import annotations
@@ -13,71 +13,76 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from verbspace.models.temporal_attention import apply_rope
 from verbspace.models.video_encoder import VideoEncoder
 
 
 class _LayerAttention(NamedTuple):
-    """A layer's attention, mean over heads, rows summing to 1, and its share of what its tokens become (T, N)."""
+    """Attention of one layer, averaged over heads, rows summing to 1, and the weight of its update per token."""
 
     is_temporal: bool
-    weights: Tensor  # (N, T, T) where timed, else (T, N, N)
-    update_fraction: Tensor
+    weights: Tensor  # (N, T, T) for temporal attention, else (T, N, N)
+    update_fraction: Tensor  # (T, N)
 
 
 @torch.inference_mode()
 def attention_rollout(encoder: VideoEncoder, video: Tensor, times: Tensor) -> Tensor:
-    """Normalised frames (T, 3, S, S) of one clip and seconds (T,) -> (T, T, N): for each frame's embedding, how much of
-    it comes from each of the N tokens of each frame. The rows of a frame sum to 1.
+    """Compute how much of the embedding of each frame comes from each token of each frame.
 
-    Tokens are those of the image tower: in CLIP a class token and the patches, row by row; in SigLIP patches alone.
+    Args:
+        encoder: The encoder. It is used in evaluation mode and restored to its mode.
+        video: Normalized frames (T, 3, S, S) of one clip.
+        times: Seconds (T,).
+
+    Returns:
+        Fractions (T, T, N): frame of the embedding, frame of the token, token. Each frame's fractions sum to 1. Tokens
+        are those of the image tower: in CLIP a class token and the patches, row by row; in SigLIP the patches only.
     """
-    steps: list[_LayerAttention] = []
+    layers: list[_LayerAttention] = []
     handles = []
-    training = encoder.training
+    was_training = encoder.training
     encoder.eval()
     try:
         for layer in encoder.temporal.values():
-            handles.append(layer.register_forward_hook(_temporal_hook(steps)))
-        residual: list[Tensor] = []  # what goes into the image layer that is at work
+            handles.append(layer.register_forward_hook(_temporal_hook(layers)))
+        residual: list[Tensor] = []  # input of the image layer that is running
         for layer in encoder.base.vision_model.encoder.layers:
             handles.append(layer.register_forward_pre_hook(_record_input_hook(residual)))
-            handles.append(layer.self_attn.register_forward_hook(_spatial_hook(steps, residual), with_kwargs=True))
+            handles.append(layer.self_attn.register_forward_hook(_spatial_hook(layers, residual), with_kwargs=True))
         head = getattr(encoder.base.vision_model, "head", None)
-        pooled: list[Tensor] = []
+        pooling: list[Tensor] = []
         if head is not None:
-            handles.append(head.register_forward_pre_hook(_pooling_hook(pooled)))
+            handles.append(head.register_forward_pre_hook(_pooling_hook(pooling)))
         encoder.frame_embeddings(video[None], times[None])
     finally:
         for handle in handles:
             handle.remove()
-        encoder.train(training)
-    frames, tokens = steps[0].update_fraction.shape
-    found = torch.zeros(frames, frames, tokens)
-    each = torch.arange(frames)
-    if pooled:
-        found[each, each] = pooled[0]
+        encoder.train(was_training)
+    num_frames, num_tokens = layers[0].update_fraction.shape
+    rollout = torch.zeros(num_frames, num_frames, num_tokens)
+    diagonal = torch.arange(num_frames)
+    if pooling:
+        rollout[diagonal, diagonal] = pooling[0]
     else:
-        found[each, each, 0] = 1.0
-    for step in reversed(steps):
-        sent = found * step.update_fraction
-        moved = torch.einsum("atn,nts->asn" if step.is_temporal else "atn,tnm->atm", sent, step.weights)
-        found = found - sent + moved
-    return found
+        rollout[diagonal, diagonal, 0] = 1.0
+    for step in reversed(layers):
+        update = rollout * step.update_fraction
+        equation = "atn,nts->asn" if step.is_temporal else "atn,tnm->atm"
+        rollout = rollout - update + torch.einsum(equation, update, step.weights)
+    return rollout
 
 
 def rollout_to_grid(encoder: VideoEncoder, rollout: Tensor) -> Tensor:
-    """Rollout (..., N) to the square grid of patches (..., G, G); what leads to the class token is left out."""
+    """Reshape a rollout (..., N) to the square grid of patches (..., G, G), dropping the class token."""
     side = encoder.image_size // encoder.patch_size
     patches = rollout[..., rollout.shape[-1] - side * side :]
     return patches.reshape(*rollout.shape[:-1], side, side)
 
 
 def _update_fraction(update: Tensor, residual: Tensor) -> Tensor:
-    """(T, N) from tokens (T, N, width): the length of what was added, of the sum of both lengths."""
+    """Norm of the update divided by the sum of both norms: (T, N) from tokens (T, N, width)."""
     a, b = update.norm(dim=-1), residual.norm(dim=-1)
-    share: Tensor = a / (a + b).clamp_min(1e-12)
-    return share.float().cpu()
+    fraction: Tensor = a / (a + b).clamp_min(1e-12)
+    return fraction.float().cpu()
 
 
 def _record_input_hook(residual: list[Tensor]) -> Any:
@@ -87,36 +92,33 @@ def _record_input_hook(residual: list[Tensor]) -> Any:
     return hook
 
 
-def _spatial_hook(steps: list[_LayerAttention], residual: list[Tensor]) -> Any:
+def _spatial_hook(layers: list[_LayerAttention], residual: list[Tensor]) -> Any:
     def hook(attention: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
         x = args[0] if args else kwargs["hidden_states"]
-        frames, tokens, _ = x.shape
-        shape = (frames, tokens, attention.num_heads, -1)
-        q, k = (part(x).view(shape).transpose(1, 2) for part in (attention.q_proj, attention.k_proj))
+        num_frames, num_tokens, _ = x.shape
+        shape = (num_frames, num_tokens, attention.num_heads, -1)
+        q, k = (project(x).view(shape).transpose(1, 2) for project in (attention.q_proj, attention.k_proj))
         weights = (q @ k.transpose(-1, -2) * attention.scale).softmax(-1).mean(1)
-        steps.append(_LayerAttention(False, weights.float().cpu(), _update_fraction(out[0], residual[0])))
+        layers.append(_LayerAttention(False, weights.float().cpu(), _update_fraction(out[0], residual[0])))
 
     return hook
 
 
-def _temporal_hook(steps: list[_LayerAttention]) -> Any:
+def _temporal_hook(layers: list[_LayerAttention]) -> Any:
     def hook(layer: Any, args: tuple[Any, ...], out: Tensor) -> None:
-        x, turn = args[:2]
-        frames, places, width = x.shape
-        qkv = layer.qkv(layer.norm(x)).view(1, frames, places, 3, layer.heads, width // layer.heads)
-        turned = apply_rope(qkv[:, :, :, :2].permute(0, 2, 3, 4, 1, 5), turn[:, :, :, None])
-        q, k = turned.unbind(2)  # (1, N, heads, T, head width)
+        x, rope = args[:2]
+        q, k, _ = layer.rotated_qkv(x, rope)  # (1, N, heads, T, head_dim)
         weights = (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).softmax(-1).mean(2)[0]
-        steps.append(_LayerAttention(True, weights.float().cpu(), _update_fraction(out - x, x)))
+        layers.append(_LayerAttention(True, weights.float().cpu(), _update_fraction(out - x, x)))
 
     return hook
 
 
-def _pooling_hook(pooled: list[Tensor]) -> Any:
+def _pooling_hook(pooling: list[Tensor]) -> Any:
     def hook(head: Any, args: tuple[Any, ...]) -> None:
         hidden = args[0]
         probe = head.probe.repeat(len(hidden), 1, 1)
         weights = head.attention(probe, hidden, hidden, need_weights=True)[1]
-        pooled.append(weights[:, 0].float().cpu())
+        pooling.append(weights[:, 0].float().cpu())
 
     return hook

@@ -1,4 +1,4 @@
-"""The settings that a saved encoder carries."""
+"""The configuration of a saved video encoder."""
 
 from __future__ import annotations
 
@@ -7,14 +7,19 @@ from typing import Any
 
 from transformers import AutoConfig, PretrainedConfig
 
+from verbspace.models.backbones import validate_model_type
+
 
 class VideoEncoderConfig(PretrainedConfig):  # type: ignore[misc]
-    """What a VideoEncoder is built from: a CLIP-family config, and where it has temporal attention.
+    """Configuration of a `VideoEncoder`: the config of its image checkpoint and the layout of its temporal attention.
 
-    base: the image checkpoint's own config, as a dict with its `model_type`. temporal: whether there is
-    temporal attention at all. temporal_layers: the image layers (0 is the first) that have it before
-    them; None is all. temporal_heads: heads of temporal attention; None is as many as the image layers
-    have. base_name: hub id or folder of the image checkpoint, "" where it is not known.
+    Args:
+        base: Config of the image checkpoint as a dict, with its `model_type`.
+        temporal: Whether the encoder has temporal attention.
+        base_name: Hub id or folder of the image checkpoint; "" if unknown.
+        temporal_layers: Indices of the image layers that temporal attention precedes. None: all layers.
+        temporal_heads: Attention heads of temporal attention. None: as many as the image layers have.
+        **kwargs: Further fields of `PretrainedConfig`.
     """
 
     model_type = "verbspace"
@@ -34,30 +39,31 @@ class VideoEncoderConfig(PretrainedConfig):  # type: ignore[misc]
         super().__init__(**kwargs)
 
     def base_config(self) -> Any:
-        """The image checkpoint's config as an object. Raises ValueError where it is of no known family."""
-        from verbspace.models.backbones import validate_model_type  # needs torch, which a config does without
+        """Build the config object of the image checkpoint.
 
+        Raises:
+            ValueError: The model type of the checkpoint is not supported.
+        """
         validate_model_type(self.base.get("model_type"), "base")
         return AutoConfig.for_model(**self.base)
 
     def temporal_layer_indices(self, num_layers: int) -> list[int]:
-        """Which of `count` image layers have temporal attention. Raises ValueError for one that is not
-        there."""
+        """List the indices of the image layers that temporal attention precedes, of `num_layers` layers.
+
+        Raises:
+            ValueError: `temporal_layers` names a layer that does not exist.
+        """
         if not self.temporal:
             return []
         if self.temporal_layers is None:
             return list(range(num_layers))
         for layer in self.temporal_layers:
             if not 0 <= layer < num_layers:
-                raise ValueError(f"temporal_layers: {layer} is not a layer; the tower has 0 to {num_layers - 1}")
+                raise ValueError(f"temporal_layers: {layer} is not a layer; choose from 0 to {num_layers - 1}")
         return list(self.temporal_layers)
 
 
 def _strip_name_or_path(config: dict[str, Any]) -> dict[str, Any]:
-    """Without the folders that transformers notes; `base_name` alone says where the checkpoint came from."""
+    """Remove the local paths that transformers records; only `base_name` says where the checkpoint came from."""
     kept = {name: value for name, value in config.items() if name != "_name_or_path"}
     return {name: _strip_name_or_path(value) if isinstance(value, dict) else value for name, value in kept.items()}
-
-
-# With this, transformers' tokenizer loading takes a saved encoder's folder as it is.
-AutoConfig.register(VideoEncoderConfig.model_type, VideoEncoderConfig, exist_ok=True)

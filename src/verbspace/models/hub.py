@@ -1,25 +1,34 @@
-"""Checkpoints found and read, in folders and on the hub. Only JSON, tokenizer files and safetensors are
-read."""
+"""Read and write checkpoints, in folders and on the Hugging Face hub. Only JSON, tokenizer files and safetensors."""
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import snapshot_download
+from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub.errors import HfHubHTTPError
 from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import nn
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 from transformers import AutoModel
-from transformers.utils import logging
+from transformers.utils import logging as transformers_logging
+
+from verbspace.concepts.concept_set import ConceptSet
+from verbspace.models.config import VideoEncoderConfig
+from verbspace.models.model_card import model_card
+from verbspace.models.processor import Processor
+from verbspace.utils.atomic_io import atomic_directory
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 BUNDLED_CHECKPOINTS = {"playground": Path(__file__).parents[1] / "playground" / "clip"}
-# What is fetched of a repository. Some hold the same weights a second time, under other names.
+# Files to download. Some repositories hold the same weights a second time under other names.
 ALLOW_PATTERNS = ["*.json", "*.txt", "*.model", "model.safetensors", "model-*-of-*.safetensors"]
 WEIGHTS_FILE = "model.safetensors"
 CONCEPT_SET_FILE = "concept_set.json"
@@ -28,85 +37,101 @@ CONCEPT_SET_FILE = "concept_set.json"
 def resolve_checkpoint(
     name_or_path: str | Path, *, revision: str | None = None, token: str | None = None, **hub_kwargs: Any
 ) -> Path:
-    """The folder of a checkpoint: a local one as it is, a bundled one by its name, or a hub repository's
-    snapshot.
+    """Find the folder of a checkpoint, downloading it if necessary.
 
-    A run's folder stands for `encoder/` in it. hub: more for `snapshot_download`. Raises FileNotFoundError.
+    Args:
+        name_or_path: A folder, the name of a bundled checkpoint, or a hub id. In the folder of a run, `encoder/` is used.
+        revision: Revision of the hub repository.
+        token: Access token for the hub.
+        **hub_kwargs: Further arguments of `snapshot_download`.
+
+    Raises:
+        FileNotFoundError: There is no such checkpoint, or it cannot be downloaded.
     """
     path, name = Path(name_or_path), str(name_or_path)
     if path.is_dir():
-        inside = path / "encoder"
-        return inside if not (path / "config.json").exists() and inside.is_dir() else path
+        encoder = path / "encoder"
+        return encoder if not (path / "config.json").exists() and encoder.is_dir() else path
     if name in BUNDLED_CHECKPOINTS and BUNDLED_CHECKPOINTS[name].is_dir():
         return BUNDLED_CHECKPOINTS[name]
     if path.exists():
-        raise FileNotFoundError(f"{name}: is a file; give the folder that it lies in")
-    if not HUB_ID.fullmatch(name):
-        raise FileNotFoundError(f"{name}: there is no such folder, and this is no hub id (owner/name)")
+        raise FileNotFoundError(f"{name}: is a file; pass the folder that contains it")
+    if not is_hub_id(name):
+        raise FileNotFoundError(f"{name}: no such folder, and not a hub id (owner/name)")
     try:
         return Path(
             snapshot_download(name, revision=revision, token=token, allow_patterns=ALLOW_PATTERNS, **hub_kwargs)
         )
-    except Exception as error:  # no network, no such repository, no right to it: the hub has a type for each
-        reason = (str(error).splitlines() or [type(error).__name__])[0].removeprefix("Got: ").rstrip(". ")
+    except Exception as error:  # network, missing repository, missing permission: the hub has an exception for each
+        reason = first_line(error).removeprefix("Got: ").rstrip(". ")
         raise FileNotFoundError(
-            f"{name}: is no folder here and could not be had from the hub: {reason}; give a folder that is "
-            "there, or the name of a repository (owner/name) that you may read, with the network up"
+            f"{name}: no such folder, and the download from the hub failed: {reason}; pass an existing folder, or check "
+            "the repository name, your access token and the network"
         ) from error
 
 
 def require_safetensors(folder: Path) -> None:
-    """Raise ValueError for a checkpoint that has its weights in another format."""
+    """Check that the weights of a checkpoint are saved as safetensors.
+
+    Raises:
+        ValueError: They are missing or in another format.
+    """
     if (folder / WEIGHTS_FILE).exists() or (folder / f"{WEIGHTS_FILE}.index.json").exists():
         return
-    found = next(iter(sorted(p.name for pattern in ("*.bin", "*.pt", "*.ckpt") for p in folder.glob(pattern))), None)
-    reason = f"has only {found}, which is a pickle and is never read" if found else f"has no {WEIGHTS_FILE}"
+    other = next(iter(sorted(p.name for pattern in ("*.bin", "*.pt", "*.ckpt") for p in folder.glob(pattern))), None)
+    reason = f"only {other}, a pickle, which is not read" if other else f"no {WEIGHTS_FILE}"
     raise ValueError(
-        f"{folder}: {reason}; save the model again with transformers' save_pretrained, "
-        "or give a revision of the repository that has it"
+        f"{folder}: {reason}; save the model again with transformers' save_pretrained, or pass a revision that has "
+        "safetensors"
     )
 
 
 @contextmanager
 def _no_progress_bar() -> Iterator[None]:
-    """Reading a local file takes a moment; a bar for it would stand in the way of the command's own."""
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
+    """Hide the progress bar of transformers, which would interfere with that of the command."""
+    was_enabled = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
     try:
         yield
     finally:
-        if shown:
-            logging.enable_progress_bar()
+        if was_enabled:
+            transformers_logging.enable_progress_bar()
 
 
 def load_image_checkpoint(folder: Path) -> Any:
-    """An image CLIP in float32. Raises ValueError where its weights are missing, or are not its
-    config's."""
+    """Load an image CLIP in float32.
+
+    Raises:
+        ValueError: The weights are missing, unreadable, or do not match config.json.
+    """
     require_safetensors(folder)
     try:
         with _no_progress_bar():
-            model, found = AutoModel.from_pretrained(
+            model, loading_info = AutoModel.from_pretrained(
                 folder, use_safetensors=True, dtype=torch.float32, local_files_only=True, output_loading_info=True
             )
     except SafetensorError as error:
-        raise ValueError(f"{folder}: the weights cannot be read as safetensors: {error}") from error
+        raise ValueError(f"{folder}: cannot read the weights as safetensors: {error}") from error
     except (RuntimeError, OSError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"{folder}: the weights do not fit config.json: {reason}") from error
-    missing = sorted(found["missing_keys"])
+        raise ValueError(f"{folder}: the weights do not match config.json: {first_line(error)}") from error
+    missing = sorted(loading_info["missing_keys"])
     if missing:
         raise ValueError(
-            f"{folder}: {WEIGHTS_FILE}: lacks {missing[0]}, and {len(missing) - 1} more of what config.json asks for"
+            f"{folder}: {WEIGHTS_FILE}: {missing[0]} is missing, and {len(missing) - 1} more weights of config.json"
         )
-    # These lie in the mapped file, where none is aligned: kernels round otherwise there than on a saved and
-    # loaded encoder's, and whoever writes into the file changes the model.
+    # The tensors are memory-mapped. They are not aligned there, which changes the rounding of some kernels compared with
+    # a saved and loaded encoder, and writing to the file would change the model.
     for tensor in (*model.parameters(), *model.buffers()):
         tensor.data = tensor.data.clone()
     return model
 
 
 def load_weights(model: nn.Module, folder: Path) -> None:
-    """Fill a model from `model.safetensors`. Raises ValueError where they do not fit."""
+    """Load the weights of a saved encoder into a model.
+
+    Raises:
+        ValueError: The weights are missing, unreadable, or do not match the model.
+    """
     require_safetensors(folder)
     path = folder / WEIGHTS_FILE
     try:
@@ -115,10 +140,121 @@ def load_weights(model: nn.Module, folder: Path) -> None:
         raise ValueError(f"{path}: cannot be read as safetensors: {error}") from error
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    odd = sorted(name for name in expected.keys() | shapes if expected.get(name) != shapes.get(name))
-    if odd:
+    mismatches = sorted(name for name in expected.keys() | shapes if expected.get(name) != shapes.get(name))
+    if mismatches:
+        name = mismatches[0]
         raise ValueError(
-            f"{path}: does not fit config.json: {odd[0]} is {shapes.get(odd[0], 'missing')} in the file, "
-            f"{expected.get(odd[0], 'missing')} in the model; the two are of different models"
+            f"{path}: does not match config.json: {name} is {shapes.get(name, 'missing')} in the file and "
+            f"{expected.get(name, 'missing')} in the model; use both files of one model"
         )
     model.load_state_dict(tensors)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The content of an encoder's folder.
+
+    Attributes:
+        config: Configuration.
+        weights: State dict.
+        processor: Tokenizer and image processor.
+        concepts: Concept set that the encoder was adapted with, if any.
+    """
+
+    config: VideoEncoderConfig
+    weights: Mapping[str, Tensor]
+    processor: Processor
+    concepts: ConceptSet | None
+
+    def card(self, **options: Any) -> str:
+        """Write the model card. `options` are the keyword arguments of `model_card`: name, results, sections."""
+        outputs = [tensor for name, tensor in self.weights.items() if re.fullmatch(r"temporal\.\d+\.out\.weight", name)]
+        is_adapted = any(bool(tensor.any()) for tensor in outputs)
+        base_model = self.config.base_name if is_hub_id(self.config.base_name) else None
+        return model_card(base_model, self.concepts, len(outputs), is_adapted, **options)
+
+
+def save_checkpoint(
+    folder: Path, checkpoint: Checkpoint, *, card: str | None = None, base_name: str | None = None
+) -> None:
+    """Write the files of an encoder atomically. A concept set of an earlier save is removed if there is none now.
+
+    Args:
+        folder: Folder to write.
+        checkpoint: What to write.
+        card: Content of README.md. None: a card without results.
+        base_name: Replaces `base_name` in config.json.
+    """
+    config = {
+        **checkpoint.config.to_dict(),
+        "architectures": ["VideoEncoder"],
+        "model_type": checkpoint.config.model_type,
+        "base_name": checkpoint.config.base_name if base_name is None else base_name,
+    }
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.weights.items()}
+    with atomic_directory(folder, obsolete_files=(CONCEPT_SET_FILE,)) as temp:
+        (temp / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        save_file(weights, temp / WEIGHTS_FILE, metadata={"format": "pt"})
+        checkpoint.processor.save(temp)
+        if checkpoint.concepts is not None:
+            checkpoint.concepts.save(temp / CONCEPT_SET_FILE)
+        (temp / "README.md").write_text(checkpoint.card() if card is None else card, encoding="utf-8")
+
+
+def push_checkpoint(
+    repo_id: str,
+    checkpoint: Checkpoint,
+    *,
+    card: str | None,
+    private: bool | None,
+    token: str | None,
+    commit_message: str,
+) -> str:
+    """Upload an encoder to a model repository in one commit. The repository is created if necessary.
+
+    The name of the image checkpoint is removed if it is a local folder.
+
+    Args:
+        repo_id: Repository, as owner/name.
+        checkpoint: What to upload.
+        card: Content of README.md. None: a card without results.
+        private: Whether a new repository is private. None: the default of the account.
+        token: Access token. None: that of `hf auth login` or `HF_TOKEN`.
+        commit_message: Message of the commit.
+
+    Returns:
+        The address of the repository.
+
+    Raises:
+        ValueError: `repo_id` is not a hub id.
+        OSError: The hub rejected the upload.
+    """
+    if not is_hub_id(repo_id):
+        raise ValueError(f"{repo_id}: not a hub id; write it as owner/name")
+    base_name = checkpoint.config.base_name
+    api = HfApi(token=token)
+    with tempfile.TemporaryDirectory(prefix="verbspace-") as temp:
+        folder = Path(temp) / "encoder"
+        save_checkpoint(folder, checkpoint, card=card, base_name=base_name if is_hub_id(base_name) else "")
+        try:
+            url = api.create_repo(repo_id, private=private, exist_ok=True)
+            # A concept set of an earlier upload would be loaded with an encoder that has none.
+            api.upload_folder(
+                repo_id=repo_id, folder_path=folder, commit_message=commit_message, delete_patterns=[CONCEPT_SET_FILE]
+            )
+        except HfHubHTTPError as error:
+            reason = first_line(error).split(" (Request ID")[0].rstrip(". ")
+            denied = error.response.status_code in (401, 403)
+            advice = "; run hf auth login, or pass a token with write access" if denied else ""
+            raise OSError(f"{repo_id}: the hub rejected the upload: {reason}{advice}") from error
+    return str(url)
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether a name has the form of a hub id, owner/name."""
+    return HUB_ID.fullmatch(name) is not None
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an error message, or the name of the error's type if it has no message."""
+    return (str(error).splitlines() or [type(error).__name__])[0]

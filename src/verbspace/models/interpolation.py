@@ -1,47 +1,77 @@
-"""Encoders between encoders."""
+"""Weight-space interpolation."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import Any
 
 import torch
+from torch import Tensor
 
-if TYPE_CHECKING:
-    from verbspace.models.video_encoder import VideoEncoder
-
-# What a tower computes depends on these too, and the shapes of its weights do not show them.
-ARCHITECTURE_FIELDS = ["model_type", "num_attention_heads", "hidden_act", "layer_norm_eps"]
+# Fields of a vision config that change what a tower computes but not the shapes of its weights.
+ARCHITECTURE_FIELDS = ("model_type", "num_attention_heads", "hidden_act", "layer_norm_eps")
+WeightDict = Mapping[str, Tensor]
 
 
-def interpolate(first: VideoEncoder, second: VideoEncoder, alpha: float) -> VideoEncoder:
-    """Weights (1 - share) · first + share · second, as `VideoEncoder.interpolated` has it."""
+def interpolate_weights(
+    first: WeightDict,
+    second: WeightDict,
+    alpha: float,
+    *,
+    vision_configs: tuple[Any, Any],
+    temporal_heads: tuple[int, int],
+) -> dict[str, Tensor]:
+    """Interpolate the weights of two encoders: (1 - alpha)·first + alpha·second.
+
+    A temporal layer that `first` lacks, or whose output projection is still zero there, is taken from `second` with its
+    output projection scaled by alpha. Weights that are not floating point are taken from `second`.
+
+    Args:
+        first: State dict of the first encoder.
+        second: State dict of the second encoder.
+        alpha: Interpolation coefficient in [0, 1].
+        vision_configs: The vision configs of both encoders.
+        temporal_heads: The temporal attention heads of both encoders.
+
+    Returns:
+        A state dict with the keys of `second`.
+
+    Raises:
+        ValueError: `alpha` is not in [0, 1], or the architectures differ.
+    """
     if not 0 <= alpha <= 1:
-        raise ValueError(f"share: {alpha} is not between 0 and 1")
-    mine, mixed = first.state_dict(), second.copy()
-    silent = {
-        layer
-        for layer in mixed.temporal
-        if layer not in first.temporal
-        or not any(mine[f"temporal.{layer}.out.{part}"].any() for part in ("weight", "bias"))
-    }
-    theirs = mixed.state_dict()
-    towers = first.base.config.vision_config, mixed.base.config.vision_config
-    odd = [
-        f"vision_config.{name}" for name in ARCHITECTURE_FIELDS if len({getattr(tower, name) for tower in towers}) > 1
+        raise ValueError(f"alpha: {alpha} is not between 0 and 1")
+    temporal_layers = {_temporal_layer(name) for name in second} - {None}
+    inactive = {layer for layer in temporal_layers if not _is_active(first, layer)}
+    differences = [
+        f"vision_config.{name}"
+        for name in ARCHITECTURE_FIELDS
+        if len({getattr(config, name) for config in vision_configs}) > 1
     ]
-    if first.temporal_heads != mixed.temporal_heads and any(layer not in silent for layer in mixed.temporal):
-        odd.append("temporal_heads")
-    odd += sorted(mine.keys() - theirs.keys())
-    for name, tensor in theirs.items():
-        part, layer = name.split(".")[:2]
-        if part == "temporal" and layer in silent:
-            theirs[name] = tensor * alpha if ".out." in name else tensor
-        elif name not in mine or mine[name].shape != tensor.shape:
-            odd.append(name)
+    if temporal_heads[0] != temporal_heads[1] and temporal_layers != inactive:
+        differences.append("temporal_heads")
+    differences += sorted(first.keys() - second.keys())
+    mixed = dict(second)
+    for name, tensor in second.items():
+        if _temporal_layer(name) in inactive:
+            mixed[name] = tensor * alpha if ".out." in name else tensor
+        elif name not in first or first[name].shape != tensor.shape:
+            differences.append(name)
         elif tensor.is_floating_point():
-            theirs[name] = torch.lerp(mine[name].to(tensor), tensor, alpha)
-    if odd:
-        raise ValueError(f"these encoders are of different make: {odd[0]} is not the same in both")
-    mixed.load_state_dict(theirs)
-    mixed.unfreeze_vision()
+            mixed[name] = torch.lerp(first[name].to(tensor), tensor, alpha)
+    if differences:
+        raise ValueError(
+            f"the encoders have different architectures: {differences[0]} differs; use encoders of one checkpoint"
+        )
     return mixed
+
+
+def _temporal_layer(name: str) -> str | None:
+    """Return the index of the temporal layer that a weight belongs to, if any."""
+    module, _, rest = name.partition(".")
+    return rest.partition(".")[0] if module == "temporal" else None
+
+
+def _is_active(weights: WeightDict, layer: str | None) -> bool:
+    """Whether a temporal layer exists and its output projection is not zero."""
+    return any(bool(weights[name].any()) for name in weights if name.startswith(f"temporal.{layer}.out."))

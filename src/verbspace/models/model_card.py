@@ -1,19 +1,14 @@
-"""The README of a saved encoder."""
+"""The model card: the README of a saved encoder."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
 from verbspace.concepts.concept_set import ConceptSet
-from verbspace.models.hub import HUB_ID
 
-if TYPE_CHECKING:
-    from verbspace.models.video_encoder import VideoEncoder
-
-USAGE_SECTION = """## Use
+USAGE_SECTION = """## Usage
 
 ```python
 import verbspace as vs
@@ -25,35 +20,15 @@ print(videos @ texts.T)
 ```
 """
 
-LIMITATIONS_SECTION = """## For what, and for what not
+LIMITATIONS_SECTION = """## Intended use and limitations
 
-For finding and ranking actions in short videos by words, and for features of video; in research, and in applications
-whose figures somebody has checked on their own videos. Probabilities compare the actions given with one another: they
-say nothing of actions that were not given, and are not calibrated unless you have done so on videos of yours. What
-the image checkpoint learnt about people from its data, biases included, is in this encoder too, and adaptation
-without labels does not take it out. Not for telling who somebody is, nor for decisions about people that nobody looks
-at.
+Use this encoder to find and rank actions in short videos by text, and to extract video features, for research and for
+applications whose accuracy has been measured on their own videos. Probabilities compare the given actions with each
+other. They say nothing about actions that were not given, and they are not calibrated unless you calibrate them on your
+videos. The encoder inherits what the image checkpoint learned about people from its data, including biases; adaptation
+without labels does not remove them. Do not use it to identify people, or for decisions about people without human
+review.
 """
-
-
-def encoder_card(
-    encoder: VideoEncoder,
-    *,
-    base_name: str | None = None,
-    name: str = "verbspace encoder",
-    results: Sequence[EvalResult] = (),
-    sections: Sequence[str] = (),
-) -> str:
-    """The card of an encoder. base_name: in the place of its own. name: of the model in the hub's index of results.
-    sections: Markdown between what it is and how to use it.
-    """
-    base = encoder.config.base_name if base_name is None else base_name
-    layers: list[Any] = list(encoder.temporal.values())
-    adapted = any(bool(layer.out.weight.any()) for layer in layers)
-    return model_card(
-        base if HUB_ID.fullmatch(base) else None, encoder.concept_set, len(layers), adapted,
-        name=name, results=results, sections=sections,
-    )  # fmt: skip
 
 
 def model_card(
@@ -66,38 +41,44 @@ def model_card(
     results: Sequence[EvalResult] = (),
     sections: Sequence[str] = (),
 ) -> str:
-    """Front matter for the hub, what the encoder is, and how to use it.
+    """Write a model card: metadata for the hub, a description of the encoder, usage and limitations.
 
-    base_model: hub id of the image checkpoint, where it is one. layers: how many have temporal attention.
-    adapted: whether any of the temporal attention has been trained. The rest is as
-    `encoder_card` has it.
+    Args:
+        base_model: Hub id of the image checkpoint; None if it is not on the hub.
+        concepts: The concept set that the encoder was adapted with, if any.
+        num_temporal_layers: Number of layers with temporal attention.
+        is_adapted: Whether the temporal attention has been trained.
+        name: Name of the model in the hub's index of results.
+        results: Results for the hub's `model-index`.
+        sections: Markdown sections between the description and the usage.
+
+    Returns:
+        The card as Markdown with YAML front matter.
     """
-    tags = [
-        "video",
-        "action-recognition",
-        "zero-shot",
-        "clip",
-        "safetensors",
-        *(["self-supervised"] if is_adapted else []),
-    ]
-    front = ModelCardData(
-        library_name="verbspace", pipeline_tag="video-classification", base_model=base_model, tags=tags,
-        model_name=name if results else None, eval_results=list(results) or None,
-    )  # fmt: skip
+    tags = ["video", "action-recognition", "zero-shot", "clip", "safetensors"]
+    metadata = ModelCardData(
+        library_name="verbspace",
+        pipeline_tag="video-classification",
+        base_model=base_model,
+        tags=[*tags, "self-supervised"] if is_adapted else tags,
+        model_name=name if results else None,
+        eval_results=list(results) or None,
+    )
     origin = f"[{base_model}](https://huggingface.co/{base_model})" if base_model else "an image CLIP"
+    temporal = f"temporal attention before {num_temporal_layers} of its layers"
     if is_adapted:
-        what = (
-            f"The video encoder of {origin} with temporal attention before {num_temporal_layers} of its layers, adapted "
-            "to video without labels by language-tied self-distillation. The text tower is unchanged."
+        description = (
+            f"The video encoder of {origin} with {temporal}, adapted to video without labels by language-tied "
+            "self-distillation. The text tower is unchanged."
         )
     elif num_temporal_layers:
-        what = (
-            f"{origin} with temporal attention before {num_temporal_layers} of its layers, which is not trained yet: "
-            "a video's embedding is the mean of its frames'."
+        description = (
+            f"{origin} with {temporal}, which is not trained yet: the embedding of a video is the mean of the "
+            "embeddings of its frames."
         )
     else:
-        what = f"{origin} as a video encoder: a video's embedding is the mean of its frames'."
-    body = ["# A verbspace video encoder", "", what[0].upper() + what[1:], ""]
+        description = f"{origin} as a video encoder: the embedding of a video is the mean of those of its frames."
+    body = ["# A verbspace video encoder", "", description[0].upper() + description[1:], ""]
     if concepts is not None:
         body += [
             f"Its concept set, {concepts.name}, has {len(concepts.actions)} actions and "
@@ -106,4 +87,4 @@ def model_card(
             "",
         ]
     parts = [section.rstrip() + "\n" for section in (*sections, USAGE_SECTION, LIMITATIONS_SECTION)]
-    return "\n".join(["---", front.to_yaml(), "---", "", *body, *parts])
+    return "\n".join(["---", metadata.to_yaml(), "---", "", *body, *parts])

@@ -1,4 +1,4 @@
-"""What `transformers.AutoModel` passes on, and what of it an encoder honours."""
+"""Validation of the keyword arguments of `from_pretrained`."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import Any, Literal
 
 import torch
 
-HUB_KWARGS = ("cache_dir", "force_download", "local_files_only")  # as `snapshot_download` knows them
-# Passed whether anybody asked or not. Encoders need no remote code, have no adapters, and read safetensors only.
+HUB_KWARGS = ("cache_dir", "force_download", "local_files_only")  # arguments of `snapshot_download`
+# `transformers.AutoModel` always passes these. They change nothing for a video encoder, which runs no remote code, has
+# no adapters and reads only safetensors.
 IGNORED_KWARGS = (
     "_from_auto",
     "_commit_hash",
@@ -22,11 +23,12 @@ IGNORED_KWARGS = (
 
 @dataclass(frozen=True)
 class PretrainedOptions:
-    """Options of transformers' from_pretrained that hold for encoders.
+    """The options of transformers' `from_pretrained` that a video encoder supports.
 
-    hub: for the download. dtype: to have the weights in; None, and transformers' "auto", is float32, whatever they
-    were saved in. attention: "eager" or
-    "sdpa" where `attn_implementation` asks for it.
+    Attributes:
+        hub_kwargs: Options of the download from the hub.
+        dtype: Dtype of the loaded weights. None, and "auto" in transformers: float32, whatever dtype they were saved in.
+        attn_implementation: The requested attention kernel, if any.
     """
 
     hub_kwargs: dict[str, Any] = field(default_factory=dict)
@@ -35,23 +37,27 @@ class PretrainedOptions:
 
     @classmethod
     def from_kwargs(cls, kwargs: Mapping[str, Any], config: Any = None) -> PretrainedOptions:
-        """From keyword arguments and the config that they may have gone into. Raises TypeError for one that means
-        nothing to an encoder, ValueError for a value that is none."""
-        left = {name: value for name, value in kwargs.items() if name not in (*HUB_KWARGS, *IGNORED_KWARGS)}
-        hub = {name: kwargs[name] for name in HUB_KWARGS if kwargs.get(name) is not None}
-        dtypes = [left.pop(name) for name in ("dtype", "torch_dtype") if name in left]
-        kernels = [left.pop("attn_implementation", None), getattr(config, "_attn_implementation", None)]
-        unknown = sorted(name for name, value in left.items() if value is not None)
+        """Read the options from keyword arguments, and from the config into which `AutoModel` moves some of them.
+
+        Raises:
+            TypeError: An option is not supported.
+            ValueError: An option has an invalid value.
+        """
+        rest = {name: value for name, value in kwargs.items() if name not in (*HUB_KWARGS, *IGNORED_KWARGS)}
+        hub_kwargs = {name: kwargs[name] for name in HUB_KWARGS if kwargs.get(name) is not None}
+        dtypes = [rest.pop(name) for name in ("dtype", "torch_dtype") if name in rest]
+        kernels = [rest.pop("attn_implementation", None), getattr(config, "_attn_implementation", None)]
+        unknown = sorted(name for name, value in rest.items() if value is not None)
         if unknown:
-            raise TypeError(f"{unknown[0]}: means nothing to a video encoder; leave it out")
-        kernel = next((one for one in kernels if one is not None), None)
+            raise TypeError(f"{unknown[0]}: not supported by VideoEncoder.from_pretrained; remove it")
+        kernel = next((value for value in kernels if value is not None), None)
         if kernel not in (None, "eager", "sdpa"):
-            raise ValueError(f'attn_implementation: {kernel!r} is none of "eager", "sdpa"')
-        return cls(hub, _dtype(next((one for one in dtypes if one not in (None, "auto")), None)), kernel)
+            raise ValueError(f'attn_implementation: {kernel!r} is not supported; use "eager" or "sdpa"')
+        return cls(hub_kwargs, _parse_dtype(next((d for d in dtypes if d not in (None, "auto")), None)), kernel)
 
 
-def _dtype(value: Any) -> torch.dtype | None:
-    found = getattr(torch, value, None) if isinstance(value, str) else value
-    if value is not None and not isinstance(found, torch.dtype):
-        raise ValueError(f"dtype: {value!r} is no type of torch; give one such as torch.bfloat16")
-    return found
+def _parse_dtype(value: Any) -> torch.dtype | None:
+    dtype = getattr(torch, value, None) if isinstance(value, str) else value
+    if value is not None and not isinstance(dtype, torch.dtype):
+        raise ValueError(f"dtype: {value!r} is not a torch dtype; use one such as torch.bfloat16")
+    return dtype

@@ -1,17 +1,20 @@
-"""Words and pixel statistics: the tokenizer and the image processor's settings that come with a
-checkpoint."""
+"""Tokenizer and pixel statistics of a checkpoint."""
 
 from __future__ import annotations
 
 import json
-import warnings
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
 from transformers import AutoTokenizer, BatchEncoding
 
-# What transformers' image processors of these families take where nothing is said.
+logger = logging.getLogger(__name__)
+
+# Defaults of the image processors of these families in transformers.
 CLIP_PIXEL_STATS = {
     "image_mean": [0.48145466, 0.4578275, 0.40821073],
     "image_std": [0.26862954, 0.26130258, 0.27577711],
@@ -21,10 +24,14 @@ SIGLIP_PIXEL_STATS = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5
 
 @dataclass(frozen=True)
 class Processor:
-    """A tokenizer, and an image processor's settings, kept to be written back unchanged.
+    """A tokenizer and the settings of an image processor, which are saved unchanged.
 
-    context: tokens that the text tower takes at most. siglip: texts are lower-cased and padded to the whole
-    context, without a mask, as SigLIP and SigLIP 2 were trained; CLIP's own tokenizer lower-cases.
+    Attributes:
+        tokenizer: A tokenizer of `transformers`.
+        image_processor_config: The content of preprocessor_config.json.
+        context_length: Maximum number of tokens of the text tower.
+        is_siglip: Lower-case texts and pad them to the context length without a mask, as SigLIP and SigLIP 2 were
+            trained. CLIP's tokenizer lower-cases by itself.
     """
 
     tokenizer: Any
@@ -34,15 +41,22 @@ class Processor:
 
     @classmethod
     def from_folder(cls, folder: Path, base_config: Any) -> Processor:
-        """From a checkpoint's folder; `base` is its CLIP-family config. Raises ValueError for what cannot
-        be read."""
+        """Read the processor of a checkpoint.
+
+        Args:
+            folder: Folder of the checkpoint.
+            base_config: Its CLIP-family config.
+
+        Raises:
+            ValueError: A file cannot be read.
+        """
         siglip = str(base_config.model_type).startswith("siglip")
-        processor = _read_image_processor_config(folder, SIGLIP_PIXEL_STATS if siglip else CLIP_PIXEL_STATS)
-        return cls(_read_tokenizer(folder), processor, int(base_config.text_config.max_position_embeddings), siglip)
+        image_config = _read_image_processor_config(folder, SIGLIP_PIXEL_STATS if siglip else CLIP_PIXEL_STATS)
+        return cls(_read_tokenizer(folder), image_config, int(base_config.text_config.max_position_embeddings), siglip)
 
     def save(self, folder: Path) -> None:
-        """Into a folder, for `read`."""
-        if self.tokenizer.is_fast:  # else what the last texts were padded and cut to would be written too
+        """Write the files that `from_folder` reads."""
+        if self.tokenizer.is_fast:  # otherwise the padding and truncation of the last call would be saved too
             self.tokenizer.backend_tokenizer.no_padding()
             self.tokenizer.backend_tokenizer.no_truncation()
         self.tokenizer.save_pretrained(folder)
@@ -51,43 +65,55 @@ class Processor:
 
     @property
     def image_mean(self) -> list[float]:
-        """Per channel, of values in 0..1."""
+        """Mean per channel of pixel values in [0, 1]."""
         return list(self.image_processor_config["image_mean"])
 
     @property
     def image_std(self) -> list[float]:
-        """Per channel, of values in 0..1."""
+        """Standard deviation per channel of pixel values in [0, 1]."""
         return list(self.image_processor_config["image_std"])
 
+    def normalize(self, video: Tensor) -> Tensor:
+        """Normalize frames (..., 3, H, W), uint8 or floating point in [0, 1], with the checkpoint's statistics."""
+        scale = 255 if video.dtype == torch.uint8 else 1
+        mean, std = (
+            scale * torch.tensor(values, device=video.device).view(3, 1, 1)
+            for values in (self.image_mean, self.image_std)
+        )
+        return (video.float() - mean).div_(std)
+
     def tokenize(self, texts: list[str]) -> BatchEncoding:
-        """Texts -> the text tower's inputs. What is longer than the context is cut off."""
-        words = self.tokenizer(
+        """Convert texts to inputs of the text tower, truncated to the context length."""
+        encoding = self.tokenizer(
             [text.lower() for text in texts] if self.is_siglip else texts,
             padding="max_length" if self.is_siglip else True,
             truncation=True,
             max_length=self.context_length,
             return_tensors="pt",
         )
-        kept = ("input_ids",) if self.is_siglip else ("input_ids", "attention_mask")
-        return BatchEncoding({name: words[name] for name in kept})
+        names = ("input_ids",) if self.is_siglip else ("input_ids", "attention_mask")
+        return BatchEncoding({name: encoding[name] for name in names})
 
     def count_tokens(self, text: str) -> int:
-        """Tokens of a text with its end marks, before anything is cut off."""
+        """Count the tokens of a text before truncation, special tokens included."""
         return len(self.tokenizer(text.lower() if self.is_siglip else text, verbose=False)["input_ids"])
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object. Raises FileNotFoundError or ValueError that names the file."""
+    """Read a JSON object.
+
+    Raises:
+        FileNotFoundError: The file does not exist.
+        ValueError: The file does not hold a JSON object.
+    """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise FileNotFoundError(
-            f"{path}: there is no such file; give a folder with a saved model, or a hub id"
-        ) from None
+        raise FileNotFoundError(f"{path}: no such file; pass the folder of a saved model, or a hub id") from None
     except ValueError as error:
-        raise ValueError(f"{path}: is not JSON: {error}") from None
+        raise ValueError(f"{path}: not valid JSON: {error}") from None
     if not isinstance(content, dict):
-        raise ValueError(f"{path}: holds no JSON object")
+        raise ValueError(f"{path}: not a JSON object")
     return content
 
 
@@ -96,32 +122,31 @@ def _read_tokenizer(folder: Path) -> Any:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except ImportError as error:
         raise ValueError(
-            f"{folder}: the tokenizer needs a package that is missing; pip install sentencepiece protobuf"
+            f"{folder}: the tokenizer needs a missing package; pip install sentencepiece protobuf"
         ) from error
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"{folder}: the tokenizer cannot be read: {reason}") from error
+        raise ValueError(f"{folder}: cannot read the tokenizer: {reason}") from error
 
 
 def _read_image_processor_config(folder: Path, default: dict[str, Any]) -> dict[str, Any]:
-    """preprocessor_config.json, or its newer place within processor_config.json.
+    """Read preprocessor_config.json, or the section of processor_config.json that replaces it in newer checkpoints.
 
-    Read as JSON: transformers' own loading may ask for torchvision.
+    The file is read as JSON because the image processors of `transformers` may require torchvision.
     """
     path, newer = folder / "preprocessor_config.json", folder / "processor_config.json"
     if path.exists():
-        processor = read_json(path)
+        config = read_json(path)
     elif newer.exists() and "image_processor" in (content := read_json(newer)):
-        path, processor = newer, content["image_processor"]
+        path, config = newer, content["image_processor"]
     else:
-        warnings.warn(
-            f"{folder}: has no preprocessor_config.json; pixels are normalised as in the first checkpoints "
-            f"of this family (mean {default['image_mean']})",
-            stacklevel=4,
-        )
+        logger.warning(
+            "%s: no preprocessor_config.json; normalizing pixels with the default mean %s and std %s of this model family",
+            folder, default["image_mean"], default["image_std"],
+        )  # fmt: skip
         return dict(default)
     for name in ("image_mean", "image_std"):
-        values = processor.get(name)
+        values = config.get(name)
         if not (isinstance(values, list) and len(values) == 3 and all(isinstance(v, (int, float)) for v in values)):
-            raise ValueError(f"{path}: {name}: {values!r} is not three numbers")
-    return processor
+            raise ValueError(f"{path}: {name}: {values!r} is not a list of three numbers")
+    return config

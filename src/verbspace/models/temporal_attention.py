@@ -1,4 +1,4 @@
-"""Temporal self-attention around an image layer."""
+"""Temporal self-attention, inserted before an image layer."""
 
 from __future__ import annotations
 
@@ -11,26 +11,32 @@ from torch import Tensor, nn
 
 from verbspace.models.eager_attention import eager_attention
 
-MIN_PERIOD_S, MAX_PERIOD_S = 0.15, 30.0  # periods in seconds of the rotary frequencies
+MIN_PERIOD_S, MAX_PERIOD_S = 0.15, 30.0  # periods of the rotary frequencies, in seconds
 
 
 class TemporalAttention(nn.Module):
-    """Self-attention over the T tokens of a clip that share a spatial place: x + out(attention(norm(x))).
+    """Residual self-attention over the T tokens of a clip at one spatial position: `x + out(attention(norm(x)))`.
 
-    Time enters as seconds: queries and keys are rotated by angles proportional to their frame's time
-    (rotary embedding, Su et al. 2021), so a score depends on the signed difference of two times, and on
-    time in no other way: views at different frame rates agree, where a clip starts does not matter, and
-    the order of its frames does. The periods run geometrically from 0.15 s, about two frames of a slow
-    video, to 30 s, beyond most clips. The output projection starts at zero, which makes the layer the
-    identity until it is trained.
+    Time is measured in seconds. Queries and keys are rotated by angles proportional to the time of their frame (rotary
+    embedding, Su et al. 2021), so a score depends on the signed difference of two times only. Clips of different frame
+    rates are therefore comparable, the start time of a clip does not matter, and the order of its frames does. The
+    periods form a geometric sequence from 0.15 s, about two frames of a slow video, to 30 s, longer than most clips.
 
-    width: of the tokens. heads: must divide the width into even parts, else ValueError.
+    The output projection is initialized to zero, so an untrained layer is the identity.
+
+    Args:
+        width: Size of the tokens.
+        num_heads: Attention heads.
+        eps: Epsilon of the layer norm.
+
+    Raises:
+        ValueError: `width / num_heads` is not an even integer.
     """
 
     def __init__(self, width: int, num_heads: int, eps: float = 1e-5) -> None:
         super().__init__()
         if width % num_heads or (width // num_heads) % 2:
-            raise ValueError(f"{num_heads} heads do not divide a width of {width} into even parts")
+            raise ValueError(f"temporal_heads: {num_heads} heads do not divide a width of {width} into even parts")
         self.num_heads = num_heads
         self.norm = nn.LayerNorm(width, eps=eps)
         self.qkv = nn.Linear(width, 3 * width)
@@ -38,34 +44,54 @@ class TemporalAttention(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Fresh weights from the global generator; the output projection at zero."""
+        """Draw new weights from the global random generator and set the output projection to zero."""
         nn.init.ones_(self.norm.weight)
         nn.init.normal_(self.qkv.weight, std=self.qkv.in_features**-0.5)
         for tensor in (self.norm.bias, self.qkv.bias, self.out.weight, self.out.bias):
             nn.init.zeros_(tensor)
 
     def forward(self, x: Tensor, rope: Tensor, use_sdpa: bool = False) -> Tensor:
-        """(B·T, N, width) tokens -> the same, each place having looked at its T moments.
+        """Apply the layer.
 
-        rotation: from the function of that name. fused: use scaled_dot_product_attention rather than
-        explicit products.
+        Args:
+            x: Tokens (B·T, N, width).
+            rope: Cosines and sines from `rope_cos_sin`.
+            use_sdpa: Use `scaled_dot_product_attention` instead of explicit matrix products.
+
+        Returns:
+            Tokens (B·T, N, width).
         """
-        frames, places, width = x.shape
-        clips, moments = rope.shape[1], rope.shape[4]
-        qkv = self.qkv(self.norm(x)).view(clips, moments, places, 3, self.num_heads, width // self.num_heads)
-        turned = apply_rope(qkv[:, :, :, :2].permute(0, 2, 3, 4, 1, 5), rope[:, :, :, None])
-        q, k = turned.unbind(2)  # each (B, N, heads, T, head width), as v
-        v = qkv[:, :, :, 2].permute(0, 2, 3, 1, 4)
+        total_frames, num_tokens, width = x.shape
+        q, k, v = self.rotated_qkv(x, rope)
         y = F.scaled_dot_product_attention(q, k, v) if use_sdpa else eager_attention(q, k, v, q.shape[-1] ** -0.5)
-        out: Tensor = self.out(y.permute(0, 3, 1, 2, 4).reshape(frames, places, width))
+        out: Tensor = self.out(y.permute(0, 3, 1, 2, 4).reshape(total_frames, num_tokens, width))
         return x + out
+
+    def rotated_qkv(self, x: Tensor, rope: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Compute queries and keys, both rotated, and values of tokens (B·T, N, width).
+
+        Returns:
+            Three tensors (B, N, heads, T, head_dim).
+        """
+        num_clips, num_frames = rope.shape[1], rope.shape[4]
+        qkv = self.qkv(self.norm(x)).view(num_clips, num_frames, x.shape[1], 3, self.num_heads, -1)
+        rotated = apply_rope(qkv[:, :, :, :2].permute(0, 2, 3, 4, 1, 5), rope[:, :, :, None])
+        q, k = rotated.unbind(2)
+        return q, k, qkv[:, :, :, 2].permute(0, 2, 3, 1, 4)
 
 
 def rope_cos_sin(times: Tensor, head_dim: int) -> Tensor:
-    """Seconds (B, T) -> cosines and sines (2, B, 1, 1, T, head width / 2), float32, for every layer.
+    """Compute the rotary cosines and sines, which all layers share.
 
-    Times are taken from the clip's first, in their own type, so that late clips lose no precision.
-    Nothing is kept in a buffer, which a model's change of type would round.
+    Times are taken relative to the first frame of a clip, in their own dtype, so that late clips lose no precision.
+    Nothing is stored in a buffer, because a change of the model's dtype would round it.
+
+    Args:
+        times: Seconds (B, T).
+        head_dim: Size of an attention head.
+
+    Returns:
+        Tensor (2, B, 1, 1, T, head_dim / 2) in float32.
     """
     ends = math.log10(MIN_PERIOD_S), math.log10(MAX_PERIOD_S)
     periods = torch.logspace(*ends, head_dim // 2, dtype=torch.float32, device=times.device)
@@ -74,14 +100,14 @@ def rope_cos_sin(times: Tensor, head_dim: int) -> Tensor:
 
 
 def apply_rope(x: Tensor, rope: Tensor) -> Tensor:
-    """Rotate pairs (x_i, x_{i + half}) of the last axis by the angles of each moment."""
+    """Rotate the pairs (x_i, x_{i + half}) of the last axis by the angles of each frame."""
     cos, sin = rope.to(x.dtype)
-    turned: Tensor = _RopeFunction.apply(x, cos, sin)  # type: ignore[no-untyped-call]
-    return turned
+    rotated: Tensor = _RopeFunction.apply(x, cos, sin)  # type: ignore[no-untyped-call]
+    return rotated
 
 
 class _RopeFunction(torch.autograd.Function):
-    """A rotation's gradient is the rotation back; nothing but the angles is kept for it."""
+    """Rotation whose backward rotates the gradient back, so that only the angles are saved."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What `encode_video` takes, as batches of uint8 clips (B, T, 3, S, S) with seconds (B, T)."""
+"""Batches of clips for `VideoEncoder.encode_video`, from memory or from files."""
 
 from __future__ import annotations
 
@@ -11,39 +11,62 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-ClipBatches = Iterator[tuple[Tensor, Tensor | None]]
+from verbspace.data.dataloader import load_clips
+from verbspace.data.datasets import ClipDataset
+from verbspace.data.errors import DecodeError
+from verbspace.data.sources.manifest import Record
+from verbspace.data.transforms import center_crop
+
+ClipBatches = Iterator[tuple[Tensor, Tensor | None]]  # uint8 clips (B, T, 3, S, S) and seconds (B, T)
 
 
-def frame_batches(
-    frames: Tensor | NDArray[np.uint8],
+def clip_batches(
+    videos: Sequence[str | Path] | str | Path | Tensor | NDArray[np.uint8],
     times: Tensor | NDArray[np.floating[Any]] | None,
+    *,
+    frames: int,
     size: int,
     batch_size: int,
 ) -> ClipBatches:
-    """From uint8 frames (B, T, 3, H, W) and seconds (B, T) in memory. Raises ValueError for others."""
-    from verbspace.data.transforms import center_crop
+    """Iterate over batches of clips, resized and center-cropped.
 
-    video = torch.as_tensor(frames)
+    Args:
+        videos: Paths, or uint8 frames (N, T, 3, H, W).
+        times: Seconds (N, T) of frames in memory, or None.
+        frames: Evenly spaced frames to take from each file.
+        size: Side length S of the crops in pixels.
+        batch_size: Clips per batch.
+
+    Raises:
+        DecodeError: A file cannot be read.
+        ValueError: `videos` or `times` has the wrong dtype or shape, or times are given with files.
+    """
+    if isinstance(videos, (Tensor, np.ndarray)):
+        return _frame_batches(torch.as_tensor(videos), times, size, batch_size)
+    if times is not None:
+        raise ValueError("times: only for frames in memory; files have their own times")
+    paths = [videos] if isinstance(videos, (str, Path)) else list(videos)
+    return _path_batches(paths, frames, size, batch_size)
+
+
+def _frame_batches(
+    video: Tensor, times: Tensor | NDArray[np.floating[Any]] | None, size: int, batch_size: int
+) -> ClipBatches:
     if video.dtype != torch.uint8 or video.ndim != 5 or video.shape[2] != 3:
-        kind = str(video.dtype).removeprefix("torch.")
-        raise ValueError(f"frames are {kind} {tuple(video.shape)}; give uint8 (B, T, 3, H, W), or paths")
-    when = None if times is None else torch.as_tensor(times)
-    if when is not None and when.shape != video.shape[:2]:
-        raise ValueError(f"times are {tuple(when.shape)} for frames of {tuple(video.shape)}; give (B, T)")
+        dtype = str(video.dtype).removeprefix("torch.")
+        raise ValueError(f"frames are {dtype} {tuple(video.shape)}; pass uint8 (B, T, 3, H, W), or paths")
+    seconds = None if times is None else torch.as_tensor(times)
+    if seconds is not None and seconds.shape != video.shape[:2]:
+        raise ValueError(f"times are {tuple(seconds.shape)} for frames of {tuple(video.shape)}; pass (B, T)")
     for start in range(0, len(video), batch_size):
-        part = slice(start, start + batch_size)
-        yield center_crop(video[part], size), None if when is None else when[part]
+        batch = slice(start, start + batch_size)
+        yield center_crop(video[batch], size), None if seconds is None else seconds[batch]
 
 
-def path_batches(paths: Sequence[str | Path], frames: int, size: int, batch_size: int) -> ClipBatches:
-    """From video files. Raises DecodeError for one that cannot be read."""
-    from verbspace.data.dataloader import load_clips
-    from verbspace.data.datasets import ClipDataset
-    from verbspace.data.errors import DecodeError
-    from verbspace.data.sources.manifest import Record
-
+def _path_batches(paths: Sequence[str | Path], frames: int, size: int, batch_size: int) -> ClipBatches:
     clips = ClipDataset([Record(Path(path), None) for path in paths], num_frames=frames, size=size)
     for batch in load_clips(clips, batch_size=batch_size):
         if batch["bad"]:
-            raise DecodeError(batch["bad"][0].path, batch["bad"][0].reason)
+            failure = batch["bad"][0]
+            raise DecodeError(failure.path, failure.reason)
         yield batch["video"].flatten(0, 1), batch["times"].flatten(0, 1)

@@ -1,1 +1,1 @@
-"""A small generated world and a small CLIP: the offline default and the test bed."""
+"""A synthetic video data set, a small CLIP, and the demo: runs offline in minutes and serves the tests."""

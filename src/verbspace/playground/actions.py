@@ -1,8 +1,7 @@
-"""The twenty actions of the playground: seconds and a personal style to a moving figure.
+"""The twenty actions of the playground, as functions from timestamps and a personal style to poses.
 
-Several actions are not settled by any single frame: sitting down and standing up pass through the same poses in
-opposite order, so do lifting a box and putting it down; walking and running, waving and raising a hand, throwing and
-catching share many of their frames.
+Some actions differ only in the order of their frames: sitting down and standing up, lifting a box and putting down a
+box. Others share many frames: walking and running, waving and raising a hand, throwing and catching a ball.
 """
 
 from __future__ import annotations
@@ -25,7 +24,14 @@ TRAIN_ACTIONS: tuple[str, ...] = tuple(name for name in ACTIONS if name not in H
 
 @dataclass(frozen=True)
 class Style:
-    """How one person does it: `tempo` and `reach` multiply rates and amplitudes, `start` shifts the cycle (0 to 1)."""
+    """How a person performs an action.
+
+    Attributes:
+        tempo: Factor on the speed.
+        reach: Factor on the amplitude.
+        phase: Offset within the cycle, 0 to 1.
+        sway: Additional lean and nod, in degrees.
+    """
 
     tempo: float
     reach: float
@@ -34,12 +40,12 @@ class Style:
 
     @staticmethod
     def sample(rng: np.random.Generator) -> Style:
-        """A random person."""
+        """Sample the style of a random person."""
         return Style(rng.uniform(0.8, 1.2), rng.uniform(0.85, 1.1), rng.uniform(), rng.uniform(-4, 4))
 
 
 def _pose(t: Array, style: Style, front: float = 0.2) -> Pose:
-    """Someone who stands at ease."""
+    """Return the pose of a person who stands still."""
 
     def full(value: float) -> Array:
         return np.full_like(t, value)
@@ -60,18 +66,18 @@ def _pose(t: Array, style: Style, front: float = 0.2) -> Pose:
 
 
 def _beat(t: Array, rate: float, style: Style) -> Array:
-    """A smooth beat between 0 and 1, `rate` per second."""
+    """Oscillate between 0 and 1, `rate` times per second."""
     beat: Array = (0.5 - 0.5 * np.cos(2 * np.pi * (rate * style.tempo * t + style.phase))).astype(np.float32)
     return beat
 
 
 def _cycle(t: Array, seconds: float, style: Style) -> Array:
-    """Progress 0 to 1 through an action done once every `seconds`, from somewhere near its beginning."""
+    """Return the progress, 0 to 1, of an action that repeats every `seconds`."""
     return ((t * style.tempo / seconds + 0.35 * style.phase - 0.2) % 1.0).astype(np.float32)
 
 
 def _ramp(progress: Array, start: float, stop: float) -> Array:
-    """Smoothly 0 before `start`, 1 after `stop`."""
+    """Return a smooth step: 0 before `start`, 1 after `stop`."""
     u = np.clip((progress - start) / (stop - start), 0, 1)
     ramp: Array = (u * u * (3 - 2 * u)).astype(np.float32)
     return ramp
@@ -87,7 +93,7 @@ def _ball(x: Array, y: Array, hand: int | None = None) -> Prop:
 
 
 def waving(t: Array, s: Style) -> Pose:
-    """One arm up, the forearm swinging from side to side."""
+    """Raise one arm and swing the forearm from side to side."""
     p = _pose(t, s, 1.0)
     p.arm[1] = p.arm[1] + 128 * s.reach
     p.elbow[1] = (25 + 38 * s.reach * np.sin(2 * np.pi * (1.8 * s.tempo * t + s.phase))).astype(np.float32)
@@ -95,7 +101,7 @@ def waving(t: Array, s: Style) -> Pose:
 
 
 def clapping(t: Array, s: Style) -> Pose:
-    """Both hands meet in front of the chest, again and again."""
+    """Bring both hands together in front of the chest, repeatedly."""
     p, gap = _pose(t, s, 1.0), _beat(t, 2.0, s)
     for side, sign in enumerate((-1, 1)):
         p.arm[side] = sign * (22 + 22 * s.reach * gap)
@@ -104,7 +110,7 @@ def clapping(t: Array, s: Style) -> Pose:
 
 
 def jumping_jacks(t: Array, s: Style) -> Pose:
-    """Arms and legs spread and close together with every hop."""
+    """Spread and close arms and legs with every hop."""
     p, open_ = _pose(t, s, 1.0), _beat(t, 0.95, s)
     for side, sign in enumerate((-1, 1)):
         p.arm[side] = sign * (12 + 150 * s.reach * open_)
@@ -114,7 +120,7 @@ def jumping_jacks(t: Array, s: Style) -> Pose:
 
 
 def squatting(t: Array, s: Style) -> Pose:
-    """Knees bend deeply and straighten, arms reach forward for balance."""
+    """Bend the knees deeply and straighten them, with the arms forward for balance."""
     p, down = _pose(t, s), _beat(t, 0.5, s)
     for side in (0, 1):
         p.thigh[side] = p.thigh[side] + 92 * s.reach * down
@@ -134,7 +140,7 @@ def _chair(t: Array) -> list[Prop]:
 
 
 def _seated(p: Pose, down: Array) -> Pose:
-    """Bring the pelvis from standing (down = 0) on to the chair (down = 1)."""
+    """Move the pelvis from standing (down = 0) onto the chair (down = 1)."""
     for side in (0, 1):
         p.thigh[side] = p.thigh[side] + 86 * down
         p.knee[side] = p.knee[side] + 84 * down
@@ -144,7 +150,7 @@ def _seated(p: Pose, down: Array) -> Pose:
 
 
 def sitting_down(t: Array, s: Style) -> Pose:
-    """From standing on to the chair; the hands feel for the seat behind."""
+    """Sit down on a chair, with the hands reaching back for the seat."""
     progress = _cycle(t, 2.4, s)
     down = _ramp(progress, 0.2, 0.6)
     moving = np.sin(np.pi * down)
@@ -156,7 +162,7 @@ def sitting_down(t: Array, s: Style) -> Pose:
 
 
 def standing_up(t: Array, s: Style) -> Pose:
-    """From the chair to standing; the torso comes forward first and the hands push from the knees."""
+    """Stand up from a chair: lean forward, then push from the knees."""
     progress = _cycle(t, 2.4, s)
     down = 1 - _ramp(progress, 0.3, 0.7)
     moving = np.sin(np.pi * down)
@@ -183,17 +189,17 @@ def _gait(t: Array, s: Style, rate: float, swing: float, bend: float, elbow: flo
 
 
 def walking(t: Array, s: Style) -> Pose:
-    """Easy steps, arms swinging straight."""
+    """Walk with straight, swinging arms."""
     return _gait(t, s, 0.9, 24, 32, 10, 2, 0.0)
 
 
 def running(t: Array, s: Style) -> Pose:
-    """Long quick strides, elbows bent, leaning forward."""
+    """Run with long, fast strides and bent elbows, leaning forward."""
     return _gait(t, s, 1.5, 40, 80, 75, 12, 0.07)
 
 
 def jumping(t: Array, s: Style) -> Pose:
-    """Crouch, then up into the air with both feet, arms swinging overhead."""
+    """Crouch, then jump with both feet while the arms swing overhead."""
     p = _pose(t, s)
     u = (0.75 * s.tempo * t + s.phase) % 1.0
     crouch = np.clip(np.sin(2 * np.pi * u), 0, 1)
@@ -208,7 +214,7 @@ def jumping(t: Array, s: Style) -> Pose:
 
 
 def kicking(t: Array, s: Style) -> Pose:
-    """One leg swings back, then through the ball, which flies off along the ground."""
+    """Swing one leg back, then kick the ball away."""
     p, progress = _pose(t, s), _cycle(t, 1.8, s)
     back, kick = _ramp(progress, 0.1, 0.35), _ramp(progress, 0.38, 0.52)
     rest = _ramp(progress, 0.7, 0.95)
@@ -224,7 +230,7 @@ def kicking(t: Array, s: Style) -> Pose:
 
 
 def throwing(t: Array, s: Style) -> Pose:
-    """One arm winds up behind the head and whips forward; the ball leaves the hand."""
+    """Wind up one arm behind the head, whip it forward, and release the ball."""
     p, progress = _pose(t, s), _cycle(t, 1.8, s)
     wind, whip = _ramp(progress, 0.05, 0.35), _ramp(progress, 0.4, 0.55)
     rest = _ramp(progress, 0.75, 0.95)
@@ -243,7 +249,7 @@ def throwing(t: Array, s: Style) -> Pose:
 
 
 def catching(t: Array, s: Style) -> Pose:
-    """Both hands wait in front, the ball arrives and is drawn to the chest."""
+    """Hold both hands in front, catch the ball, and pull it to the chest."""
     p, progress = _pose(t, s), _cycle(t, 1.8, s)
     ready, pull = _ramp(progress, 0.0, 0.25), _ramp(progress, 0.5, 0.7)
     rest = _ramp(progress, 0.85, 1.0)
@@ -260,7 +266,7 @@ def catching(t: Array, s: Style) -> Pose:
 
 
 def _box(p: Pose, s: Style, down: Array, away: Array) -> Pose:
-    """Bend to the floor (down = 1) with straight arms; the box is in the hands while away = 0, else on the floor."""
+    """Bend to the floor (down = 1) with straight arms. The box is in the hands where away = 0, else on the floor."""
     for side in (0, 1):
         p.thigh[side] = p.thigh[side] + 58 * down
         p.knee[side] = p.knee[side] + 74 * down
@@ -275,7 +281,7 @@ def _box(p: Pose, s: Style, down: Array, away: Array) -> Pose:
 
 
 def lifting(t: Array, s: Style) -> Pose:
-    """Bend down to a box on the floor, grip it, and straighten up with the box at the chest."""
+    """Bend down, grip a box on the floor, and straighten up with the box at the chest."""
     progress = _cycle(t, 2.4, s)
     down = _ramp(progress, 0.02, 0.25) * (1 - _ramp(progress, 0.4, 0.75))
     p = _box(_pose(t, s), s, down, (progress < 0.36).astype(np.float32))
@@ -285,7 +291,7 @@ def lifting(t: Array, s: Style) -> Pose:
 
 
 def putting_down(t: Array, s: Style) -> Pose:
-    """Bend with the box from the chest to the floor, let go, and straighten up with empty hands."""
+    """Bend down with a box, put it on the floor, and straighten up with empty hands."""
     progress = _cycle(t, 2.4, s)
     down = _ramp(progress, 0.2, 0.5) * (1 - _ramp(progress, 0.66, 0.95))
     p = _box(_pose(t, s), s, down, (progress > 0.58).astype(np.float32))
@@ -297,7 +303,7 @@ def putting_down(t: Array, s: Style) -> Pose:
 
 
 def punching(t: Array, s: Style) -> Pose:
-    """Fists up, the arms shoot forward in turn."""
+    """Raise the fists and punch forward with alternating arms."""
     p = _pose(t, s)
     beat = np.sin(2 * np.pi * (1.4 * s.tempo * t + s.phase))
     for side, sign in enumerate((1, -1)):
@@ -311,7 +317,7 @@ def punching(t: Array, s: Style) -> Pose:
 
 
 def batting(t: Array, s: Style) -> Pose:
-    """Both hands on a bat that sweeps from behind the shoulder to the front."""
+    """Swing a bat with both hands from behind the shoulder to the front."""
     p, progress = _pose(t, s), _cycle(t, 1.7, s)
     swing, rest = _ramp(progress, 0.35, 0.55), _ramp(progress, 0.8, 1.0)
     turn = (-60 + 165 * s.reach * swing) * (1 - rest) - 60 * rest
@@ -327,7 +333,7 @@ def batting(t: Array, s: Style) -> Pose:
 
 
 def raising(t: Array, s: Style) -> Pose:
-    """One straight arm goes up and stays up."""
+    """Raise one straight arm and keep it up."""
     p, progress = _pose(t, s, 1.0), _cycle(t, 3.0, s)
     up = _ramp(progress, 0.05, 0.3)
     p.arm[1] = p.arm[1] + 158 * s.reach * up
@@ -336,7 +342,7 @@ def raising(t: Array, s: Style) -> Pose:
 
 
 def bowing(t: Array, s: Style) -> Pose:
-    """The torso folds forward from the hips and comes up again, legs straight."""
+    """Fold the torso forward from the hips and come up again, with straight legs."""
     p, fold = _pose(t, s), _beat(t, 0.5, s)
     p.lean = p.lean + 78 * s.reach * fold
     p.nod = p.nod + 20 * fold
@@ -346,7 +352,7 @@ def bowing(t: Array, s: Style) -> Pose:
 
 
 def dribbling(t: Array, s: Style) -> Pose:
-    """One hand pats a ball that bounces on the floor."""
+    """Dribble a ball with one hand."""
     p = _pose(t, s)
     u = (1.5 * s.tempo * t + s.phase) % 1.0
     height = 1 - np.abs(2 * u - 1) ** 2
@@ -361,7 +367,7 @@ def dribbling(t: Array, s: Style) -> Pose:
 
 
 def drinking(t: Array, s: Style) -> Pose:
-    """A hand brings a cup to the mouth and the head tips back."""
+    """Bring a cup to the mouth and tip the head back."""
     p, progress = _pose(t, s), _cycle(t, 2.6, s)
     up = _ramp(progress, 0.1, 0.35) * (1 - _ramp(progress, 0.8, 1.0))
     p.arm[1] = (12 + 40 * s.reach * up).astype(np.float32)

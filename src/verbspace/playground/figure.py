@@ -1,7 +1,7 @@
-"""An articulated figure in the plane: joint angles in degrees to joint positions in metres.
+"""An articulated figure in the plane: joint angles in degrees to joint positions in meters.
 
-The figure is about 1.75 m tall and faces +x. Angles are absolute unless they say otherwise: 0 hangs straight down,
-90 points forward (+x), 180 points up. Every value is an array over the frames of a clip, shape (F,).
+The figure is about 1.75 m tall and faces +x. Angles are absolute unless noted: 0 points down, 90 forward (+x), 180 up.
+All values are arrays over the frames of a clip, shape (F,).
 """
 
 from __future__ import annotations
@@ -19,30 +19,48 @@ SHOULDER_WIDTH, HIP_WIDTH = 0.36, 0.20
 
 @dataclass
 class Pose:
-    """Joint angles of a clip, each (F,): two arms and two legs, [0] the far or left one, [1] the near or right one.
+    """Joint angles of a clip in degrees, each of shape (F,).
 
-    `front` is 1 where the figure faces the camera (shoulders seen at full width) and about 0.2 from the side.
-    `lift` raises the lowest foot above the ground, in metres; `x` moves the pelvis along the ground.
+    Limbs come in pairs: index 0 is the far or left one, index 1 the near or right one.
+
+    Attributes:
+        arm: Angles of the upper arms.
+        elbow: Angles of the forearms relative to the upper arms; positive bends forward.
+        thigh: Angles of the thighs.
+        knee: Angles of the shins relative to the thighs; positive bends backward.
+        lean: Angle of the torso from the vertical, positive forward.
+        nod: Angle of the head relative to the torso, positive forward.
+        lift: Height of the lower foot above the ground, in meters.
+        x: Position of the pelvis along the ground, in meters.
+        front: 1 for a figure that faces the camera, about 0.2 for a side view.
+        seat: Height of the pelvis in meters if the figure sits; the feet do not carry it then.
+        props: Objects in the clip.
     """
 
     arm: list[Array]
-    elbow: list[Array]  # added to the arm's angle; positive bends the forearm forward
+    elbow: list[Array]
     thigh: list[Array]
-    knee: list[Array]  # taken from the thigh's angle; positive bends the shin backward
-    lean: Array  # torso from the vertical, positive forward
+    knee: list[Array]
+    lean: Array
     nod: Array
     lift: Array
     x: Array
     front: float = 0.2
-    seat: Array | None = None  # height of the pelvis where something other than the feet carries it
+    seat: Array | None = None
     props: list[Prop] = field(default_factory=list)
 
 
 @dataclass
 class Prop:
-    """Something held or standing by: a shape between two points, each (F, 2) in metres, of radius `radius`.
+    """An object: a capsule between two points.
 
-    `hand` ties both points to a hand (0 or 1) or to the middle of both hands (2): they are then offsets from it.
+    Attributes:
+        kind: "ball", "box", "bat", "cup" or "chair".
+        a: First end point in meters, shape (F, 2).
+        b: Second end point in meters, shape (F, 2).
+        radius: Radius in meters.
+        hand: If set, the end points are offsets from hand 0, from hand 1, or from the middle of both hands (2).
+        visibility: 0 or 1 for each frame, shape (F,). Default: always visible.
     """
 
     kind: str
@@ -50,7 +68,7 @@ class Prop:
     b: Array
     radius: float
     hand: int | None = None
-    visibility: Array | None = None  # (F,) of 0 and 1
+    visibility: Array | None = None
 
 
 def _limb_end(start: Array, length: float, degrees: Array) -> Array:
@@ -58,8 +76,8 @@ def _limb_end(start: Array, length: float, degrees: Array) -> Array:
     return (start + length * np.stack([np.sin(angle), -np.cos(angle)], -1)).astype(np.float32)
 
 
-def joints(pose: Pose) -> dict[str, Array]:
-    """Place the joints. Returns name -> (F, 2) positions in metres, y up, the ground at y = 0."""
+def compute_joints(pose: Pose) -> dict[str, Array]:
+    """Compute the positions of the joints by name, in meters, shape (F, 2). y points up; the ground is at y = 0."""
     zero = np.zeros_like(pose.x)
     lean = np.deg2rad(pose.lean)
     up = np.stack([np.sin(lean), np.cos(lean)], -1).astype(np.float32)
@@ -87,7 +105,7 @@ def joints(pose: Pose) -> dict[str, Array]:
 
 
 def prop_endpoints(prop: Prop, joint_positions: dict[str, Array]) -> tuple[Array, Array]:
-    """The two end points of a prop, (F, 2) each, once the figure's hands are known."""
+    """Compute the two end points of a prop in meters, shape (F, 2) each."""
     if prop.hand is None:
         return prop.a, prop.b
     base = (

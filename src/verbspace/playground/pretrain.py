@@ -1,15 +1,16 @@
-"""Make the playground's small CLIP: `python -m verbspace.playground.pretrain --out FOLDER`.
+"""Pretraining of the small CLIP: `python -m verbspace.playground.pretrain --out FOLDER`.
 
-A `transformers` CLIPModel of about a million parameters learns from captioned stills alone. Contrastive learning
-at this size starts slowly, so an auxiliary head, thrown away at the end, predicts which words the caption holds;
-and position embeddings start larger than usual. The weights that ship with the package were made by this command
-with its defaults.
+A `transformers` CLIPModel with about a million parameters is trained on captioned images only. Contrastive learning
+converges slowly at this size. Therefore an auxiliary head, which is not saved, predicts the tokens of the caption, and
+position embeddings are initialized with a larger standard deviation than usual. The bundled weights were made with the
+default arguments.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import logging
 import math
 import tempfile
 from pathlib import Path
@@ -22,19 +23,26 @@ from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTokenizer, CLIPVisionConfig
 
 from verbspace.playground.actions import ACTIONS
-from verbspace.playground.stills import CaptionedImages, render_captioned_images
+from verbspace.playground.captioned_images import CaptionedImages, render_captioned_images
 
 IMAGE_SIZE, PATCH_SIZE = 48, 8
 IMAGE_MEAN, IMAGE_STD = [0.5, 0.5, 0.5], [0.25, 0.25, 0.25]
 CONTEXT_LENGTH = 40
 
+logger = logging.getLogger(__name__)
 
-def train_tokenizer(captions: list[str], vocabulary: int = 900) -> CLIPTokenizer:
-    """A byte-pair tokenizer in CLIP's own format. Every byte is in it, so any text can be written."""
+
+def train_tokenizer(captions: list[str], vocab_size: int = 900) -> CLIPTokenizer:
+    """Train a byte-pair tokenizer in CLIP's format.
+
+    Args:
+        captions: Training texts.
+        vocab_size: Number of merged tokens. The 512 byte tokens are added, so that any text can be encoded.
+    """
     raw = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     raw.normalizer = normalizers.Lowercase()
     raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    # CLIP's words carry no leading space, so spaces are cut away before the byte level.
+    # CLIP's tokens have no leading space: split at spaces before the byte level.
     raw.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Whitespace(), pre_tokenizers.ByteLevel(False, use_regex=False)]
     )
@@ -42,7 +50,7 @@ def train_tokenizer(captions: list[str], vocabulary: int = 900) -> CLIPTokenizer
     raw.train_from_iterator(
         captions,
         trainers.BpeTrainer(
-            vocab_size=vocabulary + 512,
+            vocab_size=vocab_size + 512,
             special_tokens=[
                 "<|startoftext|>",
                 "<|endoftext|>",
@@ -61,7 +69,7 @@ def train_tokenizer(captions: list[str], vocabulary: int = 900) -> CLIPTokenizer
 
 
 def build_clip_model(tokenizer: CLIPTokenizer) -> CLIPModel:
-    """The untrained model: 48 px images in 8 px patches, width 128, 4 layers; a narrower text tower."""
+    """Build the untrained model: 48 px images, 8 px patches, width 128, 4 layers; text tower of width 96, 3 layers."""
     text = CLIPTextConfig(
         vocab_size=len(tokenizer), hidden_size=96, intermediate_size=288, projection_dim=96, num_hidden_layers=3,
         num_attention_heads=3, max_position_embeddings=CONTEXT_LENGTH, bos_token_id=tokenizer.bos_token_id,
@@ -79,17 +87,17 @@ def build_clip_model(tokenizer: CLIPTokenizer) -> CLIPModel:
 
 
 def to_pixel_values(images: np.ndarray) -> Tensor:
-    """uint8 (N, S, S, 3) to normalised (N, 3, S, S)."""
+    """Normalize uint8 images of shape (N, S, S, 3) to pixel values of shape (N, 3, S, S)."""
     x = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
     return (x - torch.tensor(IMAGE_MEAN).view(3, 1, 1)) / torch.tensor(IMAGE_STD).view(3, 1, 1)
 
 
 def zero_shot_accuracy(model: CLIPModel, tokenizer: CLIPTokenizer, dataset: CaptionedImages) -> float:
-    """Zero-shot top-1 over the twenty actions."""
+    """Compute zero-shot top-1 over the twenty actions."""
     model.eval()
     with torch.no_grad():
-        words = tokenizer([f"a photo of a person {name}" for name in ACTIONS], padding=True, return_tensors="pt")
-        texts = F.normalize(model.get_text_features(**words).pooler_output, dim=-1)
+        tokens = tokenizer([f"a photo of a person {name}" for name in ACTIONS], padding=True, return_tensors="pt")
+        texts = F.normalize(model.get_text_features(**tokens).pooler_output, dim=-1)
         images = F.normalize(
             model.get_image_features(pixel_values=to_pixel_values(dataset.images)).pooler_output, dim=-1
         )
@@ -99,22 +107,23 @@ def zero_shot_accuracy(model: CLIPModel, tokenizer: CLIPTokenizer, dataset: Capt
 def pretrain(
     num_images: int = 40_000, steps: int = 3000, batch_size: int = 256, learning_rate: float = 2e-3, seed: int = 0
 ) -> tuple[CLIPModel, CLIPTokenizer, float]:
-    """Train from scratch. Returns the model, its tokenizer, and top-1 on stills that it has not seen."""
+    """Train from scratch. Returns the model, its tokenizer, and zero-shot top-1 on held-out images."""
     torch.manual_seed(seed)
-    stills, held_out = render_captioned_images(num_images, seed), render_captioned_images(1000, seed + 1)
-    tokenizer = train_tokenizer(stills.captions)
-    words = tokenizer(stills.captions, padding="max_length", truncation=True, return_tensors="pt")
-    length = int(words["attention_mask"].sum(1).max())
-    ids, mask = words["input_ids"][:, :length], words["attention_mask"][:, :length]
-    bag = torch.zeros(num_images, len(tokenizer)).scatter_(1, ids, 1.0)
-    bag = bag[:, (bag.mean(0) > 0.002) & (bag.mean(0) < 0.9)]
+    train_set, held_out = render_captioned_images(num_images, seed), render_captioned_images(1000, seed + 1)
+    tokenizer = train_tokenizer(train_set.captions)
+    tokens = tokenizer(train_set.captions, padding="max_length", truncation=True, return_tensors="pt")
+    length = int(tokens["attention_mask"].sum(1).max())
+    ids, mask = tokens["input_ids"][:, :length], tokens["attention_mask"][:, :length]
+    token_present = torch.zeros(num_images, len(tokenizer)).scatter_(1, ids, 1.0)
+    frequency = token_present.mean(0)
+    token_present = token_present[:, (frequency > 0.002) & (frequency < 0.9)]
     model = build_clip_model(tokenizer)
     model.set_attn_implementation("eager")  # at this size the fused kernel's bf16 backward costs three times as much
-    head = nn.Linear(96, bag.shape[1])
-    decayed = [p for m in (model, head) for p in m.parameters() if p.ndim > 1]
-    plain = [p for m in (model, head) for p in m.parameters() if p.ndim <= 1]
+    head = nn.Linear(96, token_present.shape[1])
+    decay_params = [p for m in (model, head) for p in m.parameters() if p.ndim > 1]
+    no_decay_params = [p for m in (model, head) for p in m.parameters() if p.ndim <= 1]
     optimizer = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": 0.1}, {"params": plain, "weight_decay": 0.0}],
+        [{"params": decay_params, "weight_decay": 0.1}, {"params": no_decay_params, "weight_decay": 0.0}],
         lr=learning_rate,
         betas=(0.9, 0.98),
     )
@@ -124,33 +133,38 @@ def pretrain(
         scale = min(1.0, (step + 1) / 100) * 0.5 * (1 + math.cos(math.pi * step / steps))
         for group in optimizer.param_groups:
             group["lr"] = learning_rate * scale
-        pick = torch.randint(num_images, (batch_size,), generator=generator)
+        indices = torch.randint(num_images, (batch_size,), generator=generator)
         with torch.autocast("cpu", torch.bfloat16):
-            seen = model.get_image_features(pixel_values=to_pixel_values(stills.images[pick.numpy()])).pooler_output
-            read = model.get_text_features(input_ids=ids[pick], attention_mask=mask[pick]).pooler_output
-            guess = head(seen)
-        logits = model.logit_scale.exp() * F.normalize(seen.float(), dim=-1) @ F.normalize(read.float(), dim=-1).T
+            image_features = model.get_image_features(
+                pixel_values=to_pixel_values(train_set.images[indices.numpy()])
+            ).pooler_output
+            text_features = model.get_text_features(input_ids=ids[indices], attention_mask=mask[indices]).pooler_output
+            token_logits = head(image_features)
+        logits = (
+            model.logit_scale.exp()
+            * F.normalize(image_features.float(), dim=-1)
+            @ F.normalize(text_features.float(), dim=-1).T
+        )
         target = torch.arange(batch_size)
-        contrast = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
-        loss = contrast + 50 * F.binary_cross_entropy_with_logits(guess.float(), bag[pick])
+        contrastive = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+        loss = contrastive + 50 * F.binary_cross_entropy_with_logits(token_logits.float(), token_present[indices])
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(decayed + plain, 1.0)
+        nn.utils.clip_grad_norm_(decay_params + no_decay_params, 1.0)
         optimizer.step()
         with torch.no_grad():
             model.logit_scale.clamp_(max=math.log(100))
         if step % 200 == 0 or step == steps - 1:
-            print(
-                f"step {step:5d}  contrastive {contrast.item():.3f}  total {loss.item():.3f}  "
-                f"stills top-1 {zero_shot_accuracy(model, tokenizer, held_out):.3f}",
-                flush=True,
+            logger.info(
+                f"step {step:5d}  contrastive {contrastive.item():.3f}  total {loss.item():.3f}  "
+                f"held-out top-1 {zero_shot_accuracy(model, tokenizer, held_out):.3f}"
             )
             model.train()
     return model.eval(), tokenizer, zero_shot_accuracy(model, tokenizer, held_out)
 
 
 def save_clip_model(model: CLIPModel, tokenizer: CLIPTokenizer, out: Path) -> None:
-    """Write a `transformers` CLIP folder with fp16 weights."""
+    """Save a `transformers` CLIP checkpoint with fp16 weights."""
     model.half().save_pretrained(out)
     tokenizer.save_pretrained(out)
     preprocessor = {
@@ -165,7 +179,8 @@ def save_clip_model(model: CLIPModel, tokenizer: CLIPTokenizer, out: Path) -> No
 
 
 def main() -> None:
-    """Pretrain and save."""
+    """Parse the command line, pretrain and save."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--images", type=int, default=40_000)
@@ -174,7 +189,8 @@ def main() -> None:
     args = parser.parse_args()
     model, tokenizer, top1 = pretrain(args.images, args.steps, seed=args.seed)
     save_clip_model(model, tokenizer, args.out)
-    print(f"saved {args.out}: {sum(p.numel() for p in model.parameters()):,} parameters, stills top-1 {top1:.3f}")
+    num_params = sum(p.numel() for p in model.parameters())
+    logger.info(f"saved {args.out}: {num_params:,} parameters, held-out top-1 {top1:.3f}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Draw figures: anti-aliased capsules on a scene, with numpy alone. Images are float32 RGB in 0..1, (F, H, W, 3)."""
+"""Rendering of figures as anti-aliased capsules, in NumPy. Images are RGB, float32 in [0, 1], shape (F, H, W, 3)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from verbspace.playground.figure import Array, Pose, joints, prop_endpoints
+from verbspace.playground.figure import Array, Pose, compute_joints, prop_endpoints
 
 SCENES: tuple[str, ...] = ("park", "street", "gym", "room")
 COLORS: dict[str, tuple[float, float, float]] = {
@@ -22,7 +22,7 @@ PROP_COLORS = {"ball": (0.95, 0.35, 0.20), "box": (0.62, 0.42, 0.22), "bat": (0.
 
 @dataclass(frozen=True)
 class Appearance:
-    """What one person wears, where they are, and how big they are built."""
+    """Clothes, skin, scene and size of a person, and whether the picture is mirrored."""
 
     shirt: str
     trousers: str
@@ -33,7 +33,7 @@ class Appearance:
 
     @staticmethod
     def sample(rng: np.random.Generator, scene: str | None = None) -> Appearance:
-        """A random person in a random or the given scene."""
+        """Sample a random person in the given scene, or in a random one."""
         names = list(COLORS)
         return Appearance(
             shirt=names[rng.integers(len(names))],
@@ -47,9 +47,13 @@ class Appearance:
 
 @dataclass(frozen=True)
 class Camera:
-    """Per frame: the point looked at (F, 2) in metres, pixels per metre (F,), and roll in radians (F,).
+    """A camera.
 
-    squeeze: how much wider the picture is than it should be, as footage is that was shown in the wrong aspect ratio.
+    Attributes:
+        center: Point at the center of the image, in meters, shape (F, 2).
+        scale: Pixels per meter, shape (F,).
+        roll: Roll in radians, shape (F,).
+        horizontal_stretch: Factor on the width, as with a wrong aspect ratio.
     """
 
     center: Array
@@ -59,13 +63,13 @@ class Camera:
 
     @staticmethod
     def make_static(frames: int, height: int, zoom: float = 1.0, x: float = 0.0, y: float = 1.02) -> Camera:
-        """A camera on a tripod that shows 2.5 m from floor to top at zoom 1."""
-        centre = np.tile(np.array([[x, y]], np.float32), (frames, 1))
+        """Create a camera that does not move. At zoom 1, its image is 2.5 m high."""
+        center = np.tile(np.array([[x, y]], np.float32), (frames, 1))
         full = np.ones(frames, np.float32)
-        return Camera(centre, full * (zoom * height / 2.5), full * 0)
+        return Camera(center, full * (zoom * height / 2.5), full * 0)
 
     def project(self, points: Array, size: tuple[int, int], mirrored: bool) -> Array:
-        """World (F, 2) to pixels (F, 2) as x, y."""
+        """Project points in meters, shape (F, 2), to pixels (x, y), shape (F, 2)."""
         offset = points - self.center
         if mirrored:
             offset = offset * np.array([-1, 1], np.float32)
@@ -81,8 +85,16 @@ class Camera:
 def draw_capsule(
     image: Array, a: Array, b: Array, radius: Array, color: Array, visibility: Array | None = None
 ) -> None:
-    """Blend a capsule from a to b (F, 2 pixels) of `radius` (F,) pixels over `image`, in place, edges one pixel
-    soft."""
+    """Draw a capsule with anti-aliased edges into `image`, in place.
+
+    Args:
+        image: Image, shape (F, H, W, 3).
+        a: First end point in pixels, shape (F, 2).
+        b: Second end point in pixels, shape (F, 2).
+        radius: Radius in pixels, shape (F,).
+        color: RGB color, shape (3,).
+        visibility: Opacity in [0, 1] for each frame, shape (F,).
+    """
     height, width = image.shape[1:3]
     reach = float(radius.max()) + 1
     low = np.floor(np.minimum(a, b).min(0) - reach).astype(int)
@@ -106,7 +118,7 @@ def draw_capsule(
 
 
 def _draw_scene(image: Array, camera: Camera, appearance: Appearance, size: tuple[int, int]) -> None:
-    """Wall or sky, floor, and one landmark per scene."""
+    """Draw a wall or the sky, the floor, and a landmark of the scene."""
     walls = {
         "park": (0.62, 0.80, 0.93),
         "street": (0.72, 0.72, 0.74),
@@ -122,10 +134,10 @@ def _draw_scene(image: Array, camera: Camera, appearance: Appearance, size: tupl
     frames = len(image)
     image[:] = np.array(walls[appearance.scene], np.float32)
 
-    def bar(x0: float, y0: float, x1: float, y1: float, radius: float, colour: tuple[float, float, float]) -> None:
+    def bar(x0: float, y0: float, x1: float, y1: float, radius: float, color: tuple[float, float, float]) -> None:
         ends = [np.tile(np.array([[x, y]], np.float32), (frames, 1)) for x, y in ((x0, y0), (x1, y1))]
         a, b = (camera.project(end, size, appearance.mirrored) for end in ends)
-        draw_capsule(image, a, b, camera.scale * radius, np.array(colour, np.float32))
+        draw_capsule(image, a, b, camera.scale * radius, np.array(color, np.float32))
 
     bar(-6, -1.98, 6, -1.98, 2.0, floors[appearance.scene])
     if appearance.scene == "park":
@@ -149,34 +161,44 @@ def render_frames(
     size: tuple[int, int],
     clutter: list[tuple[Array, Array]] | None = None,
 ) -> Array:
-    """Render a clip. `clutter` holds scene objects that have nothing to do with the action: (x0 y0 x1 y1 radius,
-    colour)."""
+    """Render a clip.
+
+    Args:
+        pose: Pose in every frame.
+        appearance: Appearance of the person and the scene.
+        camera: Camera in every frame.
+        size: Height and width in pixels.
+        clutter: Objects unrelated to the action: x0, y0, x1, y1 and radius in meters, shape (5,), and an RGB color.
+
+    Returns:
+        The frames, float32 in [0, 1], shape (F, H, W, 3).
+    """
     frames, (height, width) = len(pose.x), size
     image = np.empty((frames, height, width, 3), np.float32)
     _draw_scene(image, camera, appearance, size)
-    for shape, colour in clutter or []:
+    for shape, color in clutter or []:
         ends = [np.tile(shape[None, i : i + 2], (frames, 1)) for i in (0, 2)]
         a, b = (camera.project(end, size, appearance.mirrored) for end in ends)
-        draw_capsule(image, a, b, camera.scale * shape[4], colour)
+        draw_capsule(image, a, b, camera.scale * shape[4], color)
 
+    positions = compute_joints(pose)
     at = {
         name: camera.project(place * np.float32(appearance.body_scale), size, appearance.mirrored)
-        for name, place in joints(pose).items()
+        for name, place in positions.items()
     }
-    ground = joints(pose)
     skin = np.array(appearance.skin, np.float32)
     shirt, trousers = (np.array(COLORS[name], np.float32) for name in (appearance.shirt, appearance.trousers))
     thick = camera.scale * np.float32(appearance.body_scale)
 
-    def limb(start: str, end: str, radius: float, colour: Array) -> None:
-        draw_capsule(image, at[start], at[end], thick * radius, colour)
+    def limb(start: str, end: str, radius: float, color: Array) -> None:
+        draw_capsule(image, at[start], at[end], thick * radius, color)
 
-    def hang(behind: bool) -> None:
+    def draw_props(behind: bool) -> None:
         for prop in pose.props:
             if (prop.kind == "chair") == behind:
                 a, b = (
                     camera.project(end * np.float32(appearance.body_scale), size, appearance.mirrored)
-                    for end in prop_endpoints(prop, ground)
+                    for end in prop_endpoints(prop, positions)
                 )
                 draw_capsule(
                     image, a, b, thick * prop.radius, np.array(PROP_COLORS[prop.kind], np.float32), prop.visibility
@@ -190,19 +212,19 @@ def render_frames(
         limb(f"hip{side}", f"knee{side}", 0.085, trousers * shade)
         limb(f"knee{side}", f"foot{side}", 0.065, trousers * shade)
 
-    hang(behind=True)
+    draw_props(behind=True)
     arm(0, 0.72)
     leg(0, 0.72)
     leg(1, 0.92)
     limb("pelvis", "neck", 0.135 if pose.front < 0.5 else 0.15, shirt)
     limb("head", "head", 0.125, skin)
     arm(1, 0.9)
-    hang(behind=False)
+    draw_props(behind=False)
     return np.clip(image, 0, 1)
 
 
 def blur(image: Array, amount: float) -> Array:
-    """Blur by repeated three-tap filters along both axes."""
+    """Blur by `amount` passes of a three-tap filter along both axes; the last pass may be fractional."""
     for _ in range(int(np.ceil(amount))):
         k = np.float32(min(amount, 1.0) * 0.28)
         for axis in (1, 2):
@@ -213,10 +235,15 @@ def blur(image: Array, amount: float) -> Array:
 
 @dataclass(frozen=True)
 class CameraEffects:
-    """What optics, light and sensor do to a picture; each is a range from which a clip or a photograph draws once.
+    """Effects of optics, light and sensor. Each range is sampled once per clip or image.
 
-    softness: blur in passes of a three-tap filter. haze: share of a flat grey. warmth: of the light, red against blue.
-    light: exposure. grain: standard deviation of the noise.
+    Attributes:
+        blur_passes: Passes of a three-tap blur filter.
+        haze: Fraction of uniform gray.
+        warmth: Shift of the color temperature from blue to red.
+        exposure: Factor on the brightness.
+        noise_std: Standard deviation of the noise.
+        desaturation: Fraction of the color that is removed.
     """
 
     blur_passes: tuple[float, float]
@@ -224,11 +251,11 @@ class CameraEffects:
     warmth: tuple[float, float]
     exposure: tuple[float, float]
     noise_std: tuple[float, float]
-    desaturation: float = 0.0  # share of the colour that is lost
+    desaturation: float = 0.0
 
 
 def apply_camera_effects(image: Array, effects: CameraEffects, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """The picture as the film records it, uint8."""
+    """Apply camera effects and convert to uint8, shape (F, H, W, 3)."""
     image = blur(image, rng.uniform(*effects.blur_passes))
     image = image + np.float32(rng.uniform(*effects.haze)) * (np.float32(0.62) - image)
     image = image + np.float32(effects.desaturation) * (image.mean(-1, keepdims=True) - image)

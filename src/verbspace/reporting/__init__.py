@@ -1,1 +1,1 @@
-"""What an adapted encoder is for: predictions, reports, the demo."""
+"""HTML pages and model cards: explanations, search results, comparisons of runs, charts."""

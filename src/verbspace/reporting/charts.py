@@ -1,28 +1,39 @@
-"""Small charts as inline SVG that take their colours from the page's CSS variables, so they follow light and dark."""
+"""Charts as inline SVG, drawn by matplotlib in the colors of the page's style sheet."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from textwrap import wrap
+from io import StringIO
+from textwrap import shorten, wrap
+from typing import Any
 
+import matplotlib as mpl
 from markupsafe import Markup, escape
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
 
-DASHES = ("", "6 3", "2 3", "8 3 2 3", "1 3")  # lines stay apart in greyscale
-_MIN_AXIS_SPAN = 1e-300  # what an axis spans; less has no ticks
-MAX_LINES = 25  # that differ in colour or dashes
-_MARKER_SHAPES = (  # of marks, around (0, 0); they stay apart in greyscale
-    '<circle r="5"/>',
-    '<rect x="-4.5" y="-4.5" width="9" height="9"/>',
-    '<path d="M0 -6L5.5 4.5H-5.5Z"/>',
-    '<path d="M0 -6.5L5 0L0 6.5L-5 0Z"/>',
-    '<path d="M-5 -4.5H5.5L0 6Z"/>',
-    '<path d="M-2 -6H2V-2H6V2H2V6H-2V2H-6V-2H-2Z"/>',
-    '<path d="M-5 -5.5H5L-5 5.5H5Z"/>',
-    '<path d="M-5.5 -5V5L5.5 -5V5Z"/>',
-    '<path d="M-3 -5.5H3L6 0L3 5.5H-3L-6 0Z"/>',
-)
+# matplotlib draws with placeholder colors. `_to_svg` replaces them by CSS variables, so that charts follow the page's
+# light or dark theme.
+_CSS_VARIABLES = ("--a", "--b", "--c", "--d", "--e", "--soft", "--rule", "--card")
+*_SERIES_COLORS, _TEXT, _GRID, _BACKGROUND = (f"#a0000{index}" for index in range(len(_CSS_VARIABLES)))
+# Dashes and markers distinguish series without color.
+_DASHES = ((), (3, 1.5), (1, 1.5), (4, 1.5, 1, 1.5), (0.5, 1.5))
+_MARKERS = "os^Dv*XPh"
+_STYLE: Any = {
+    "svg.fonttype": "none", "svg.hashsalt": "verbspace", "text.parse_math": False,
+    "font.size": 11, "font.sans-serif": ["DejaVu Sans"], "legend.frameon": False, "legend.borderaxespad": 0,
+    "text.color": _TEXT, "axes.labelcolor": _TEXT, "xtick.color": _TEXT, "ytick.color": _TEXT,
+    "axes.edgecolor": _GRID, "grid.color": _GRID, "axes.axisbelow": True, "xtick.major.size": 0, "ytick.major.size": 0,
+}  # fmt: skip
+MAX_LINES = len(_SERIES_COLORS) * len(_DASHES)
 
 
 @dataclass(frozen=True)
@@ -35,102 +46,83 @@ class Line:
 
 @dataclass(frozen=True)
 class PointEstimate:
-    """A value of a series, in percent, and its 95 % interval where there is one."""
+    """A value in percent, and its 95 % confidence interval if there is one."""
 
     value: float
     ci95: tuple[float, float] | None = None
 
 
 def is_plottable(value: float | None) -> bool:
-    """Whether there is a value that is finite and of a size whose differences are."""
+    """Return whether a value is finite, and small enough for differences of such values to be finite."""
     return value is not None and -1e300 < value < 1e300
 
 
-def _ticks(low: float, high: float, count: int = 4) -> list[float]:
-    """Round numbers that span low to high."""
-    raw = (high - low) / count
-    unit = 10 ** math.floor(math.log10(raw))
-    step = min((unit * m for m in (1, 2, 5, 10)), key=lambda s: abs(s - raw))
-    first = math.ceil(low / step - 1e-9)
-    return [k * step for k in range(first, math.floor(high / step + 1e-9) + 1)]
+def line_chart(lines: Sequence[Line], *, x_label: str, y_label: str, width: int = 430, height: int = 190) -> Markup:
+    """Draw curves over common axes, with a legend below.
 
+    Args:
+        lines: Curves. A curve has a gap where a value is not finite.
+        x_label: Label of the x axis.
+        y_label: Quantity on the y axis, for the description of the image.
+        width: Width in pixels. The page scales the chart to the available width.
+        height: Height in pixels without the legend.
 
-def line_chart(lines: Sequence[Line], *, x_label: str, y_label: str, width: int = 460, height: int = 250) -> Markup:
-    """Curves over one pair of axes, each named in the legend beneath, with a gap where a value is not finite. Raises
-    ValueError where there is nothing to draw."""
-    parts = [_plottable_runs(line.points) for line in lines]
-    points = [point for line in parts for part in line for point in part]
-    if not points:
-        raise ValueError("there is nothing to draw: every line is empty")
-    left, right, top, bottom = 46, 10, 10, 36 + 18 * math.ceil(len(lines) / 2)
-    x0, x1 = min(p[0] for p in points), max(p[0] for p in points)
-    y0, y1 = min(0.0, *(p[1] for p in points)), max(p[1] for p in points)
-    x1, y1 = (x1 if x1 - x0 > _MIN_AXIS_SPAN else x0 + 1), (y1 if y1 - y0 > _MIN_AXIS_SPAN else y0 + 1)
-
-    def px(x: float) -> float:
-        return left + (x - x0) / (x1 - x0) * (width - left - right)
-
-    def py(y: float) -> float:
-        return height - bottom - (y - y0) / (y1 - y0) * (height - top - bottom)
-
-    out = [f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(y_label)} against {escape(x_label)}">']
-    for y in _ticks(y0, y1):
-        out.append(f'<line class="grid" x1="{left}" x2="{width - right}" y1="{py(y):.1f}" y2="{py(y):.1f}"/>')
-        out.append(f'<text class="tick" x="{left - 6}" y="{py(y) + 4:.1f}" text-anchor="end">{y:g}</text>')
-    for x in _ticks(x0, x1, 5):
-        out.append(f'<text class="tick" x="{px(x):.1f}" y="{height - bottom + 15}" text-anchor="middle">{x:g}</text>')
-    out.append(
-        f'<text class="tick" x="{width - right}" y="{height - bottom + 30}" text-anchor="end">{escape(x_label)}</text>'
-    )
-    for index, line in enumerate(lines):
-        style = f'class="line c{index % 5}" stroke-dasharray="{DASHES[(index + index // 5) % 5]}"'
-        for part in parts[index]:
-            path = " ".join(f"{px(x):.1f},{py(y):.1f}" for x, y in part)
-            out.append(f'<polyline {style} points="{path}"/>')
-            if len(part) == 1:  # a line of one point is not seen
-                out.append(f'<circle class="f{index % 5}" cx="{px(part[0][0]):.1f}" cy="{py(part[0][1]):.1f}" r="2"/>')
-        lx, ly = left + (index % 2) * 200, height - bottom + 36 + 18 * (index // 2)
-        out.append(f'<line {style} x1="{lx}" x2="{lx + 22}" y1="{ly}" y2="{ly}"/>')
-        out.append(f'<text class="tick" x="{lx + 27}" y="{ly + 4}">{escape(_truncate(line.name, 30))}</text>')
-    out.append("</svg>")
-    return Markup("".join(out))
+    Raises:
+        ValueError: If no line has a finite point.
+    """
+    runs = [_plottable_runs(line.points) for line in lines]
+    if not any(runs):
+        raise ValueError("no line has a finite point; pass at least one to draw a chart")
+    with _new_figure(width, height + 16 * math.ceil(len(lines) / 2)) as (figure, axes):
+        handles = []
+        for index, line_runs in enumerate(runs):
+            style: Any = {"color": _SERIES_COLORS[index % 5], "dashes": _DASHES[(index + index // 5) % 5], "lw": 2}
+            for run in line_runs:
+                # A line through a single point is invisible: draw a dot.
+                axes.plot(*zip(*run, strict=True), marker="." if len(run) == 1 else "", clip_on=False, **style)
+            handles.append(Line2D([], [], **style))
+        axes.set_ylim(bottom=min(0.0, axes.dataLim.y0))
+        axes.margins(x=0)
+        axes.set_xlabel(_printable(x_label), loc="right", labelpad=0)
+        for axis, count in ((axes.xaxis, 5), (axes.yaxis, 5)):
+            axis.set_major_locator(MaxNLocator(count, steps=[1, 2, 5, 10]))
+            axis.set_major_formatter("{x:g}")
+        axes.grid(axis="y")
+        axes.spines[["left", "right", "top"]].set_visible(False)
+        figure.legend(handles, [_printable(line.name, 30) for line in lines], loc="outside lower left", ncols=2)
+        return _to_svg(figure, f"{y_label} against {x_label}")
 
 
 def _plottable_runs(points: Sequence[tuple[float, float]]) -> list[list[tuple[float, float]]]:
-    """A line's points between those that cannot be drawn; one part at least."""
-    parts: list[list[tuple[float, float]]] = [[]]
+    """Split points at those that cannot be drawn."""
+    runs: list[list[tuple[float, float]]] = [[]]
     for point in points:
         if all(map(is_plottable, point)):
-            parts[-1].append(point)
-        elif parts[-1]:
-            parts.append([])
-    return parts if parts[-1] or len(parts) == 1 else parts[:-1]
+            runs[-1].append(point)
+        else:
+            runs.append([])
+    return [run for run in runs if run]
 
 
-def confusion_chart(matrix: Sequence[Sequence[int]], names: Sequence[str], *, cell: int = 15) -> Markup:
-    """A confusion matrix: a row per true action, a column per prediction, darker for a larger share of the row."""
-    size, margin = len(names) * cell, 122
-    out = [f'<svg viewBox="0 0 {margin + size + 4} {size + margin}" role="img" aria-label="confusion matrix">']
-    for i, (row, name) in enumerate(zip(matrix, names, strict=True)):
-        total = sum(row)
-        y = i * cell
-        out.append(f'<text class="tick" x="{margin - 5}" y="{y + cell - 4}" text-anchor="end">{escape(name)}</text>')
-        for j, count in enumerate(row):
-            if count:
-                share = count / total
-                title = f"{escape(name)} taken for {escape(names[j])}: {count} of {total}"
-                kind = "hit" if i == j else "miss"
-                out.append(
-                    f'<rect class="{kind}" x="{margin + j * cell}" y="{y}" width="{cell - 1}" height="{cell - 1}" '
-                    f'fill-opacity="{0.08 + 0.92 * share:.2f}"><title>{title}</title></rect>'
-                )
-        x = margin + i * cell + cell / 2 + 3
-        out.append(
-            f'<text class="tick" transform="translate({x},{size + 6}) rotate(-60)" text-anchor="end">'
-            f"{escape(name)}</text>"
-        )
-    out.append(f'<rect class="frame" x="{margin}" y="0" width="{size}" height="{size}"/></svg>')
-    return Markup("".join(out))
+def confusion_chart(matrix: Sequence[Sequence[int]], names: Sequence[str]) -> Markup:
+    """Draw a confusion matrix, shape (K, K): a row per true class, a column per predicted class.
+
+    The opacity of a cell is its fraction of the row. A tooltip has the counts.
+    """
+    size, titles = len(names), list[str]()
+    with _new_figure(126 + 15 * size, 122 + 15 * size) as (figure, axes):
+        for row, counts in enumerate(matrix):
+            for column, count in enumerate(counts):
+                if count:
+                    color, alpha = _SERIES_COLORS[row != column], 0.08 + 0.92 * count / sum(counts)
+                    gid = f"title-{len(titles)}"
+                    axes.add_patch(Rectangle((column, row), 0.93, 0.93, color=color, alpha=alpha, lw=0, gid=gid))
+                    titles.append(f"{names[row]} predicted as {names[column]}: {count} of {sum(counts)}")
+        centers, labels = [n + 0.5 for n in range(size)], [_printable(name, 30) for name in names]
+        axes.set_xticks(centers, labels, rotation=60, ha="right", rotation_mode="anchor")
+        axes.set_yticks(centers, labels)
+        axes.set(xlim=(0, size), ylim=(size, 0), aspect="equal")
+        return _to_svg(figure, "confusion matrix", titles)
 
 
 def dot_chart(
@@ -139,68 +131,83 @@ def dot_chart(
     *,
     baseline_series: int | None = None,
 ) -> Markup:
-    """A group of marks for each row, one below the other by series, over one axis of percent, with whiskers for their
-    intervals and their values beside them. hollow: the series that is a baseline. Raises ValueError without a mark.
+    """Draw values with confidence intervals: a group of marks per row, one mark per series.
+
+    Args:
+        rows: Name of each row, and a value or None for each series.
+        series: Names of the series.
+        baseline_series: Index of the series that is drawn gray and hollow.
+
+    Raises:
+        ValueError: If no row has a value.
     """
-    marks = [mark for _, each in rows for mark in each if mark is not None]
-    if not marks:
-        raise ValueError("there is nothing to draw: no row has a mark")
-    ends = [end for mark in marks for end in (mark.ci95 or ()) + (mark.value,)]
+    estimates = [estimate for _, row in rows for estimate in row if estimate is not None]
+    if not estimates:
+        raise ValueError("no row has a value; pass at least one to draw a chart")
+    ends = [end for estimate in estimates for end in (*(estimate.ci95 or ()), estimate.value)]
     low, high = max(0.0, 5 * math.floor(min(ends) / 5 - 0.4)), min(100.0, 5 * math.ceil(max(ends) / 5 + 0.4))
-    width, left, right, step, gap = 900, 250, 60, 19, 16
-    bottom = sum(step * sum(mark is not None for mark in each) + gap for _, each in rows)
-    height = bottom + 30 + 20 * math.ceil(len(series) / 3)
+    step, gap, top = 19, 16, 0.0
+    plot_height = step * len(estimates) + gap * len(rows)
+    colors = [_SERIES_COLORS[index % 5] for index in range(len(series))]
+    if baseline_series is not None:
+        colors.insert(baseline_series, _TEXT)
 
-    def px(x: float) -> float:
-        return left + (x - low) / (high - low) * (width - left - right)
+    def marker(index: int, x: Sequence[float], y: Sequence[float]) -> Line2D:
+        fill = _BACKGROUND if index == baseline_series else colors[index]
+        shape = _MARKERS[index % len(_MARKERS)]
+        return Line2D(x, y, ls="", marker=shape, ms=9, color=colors[index], mfc=fill, mew=1.6, clip_on=False)
 
-    out = [f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="figures with their intervals, in percent">']
-    for x in _ticks(low, high, 6):
-        out.append(f'<line class="grid" x1="{px(x):.1f}" x2="{px(x):.1f}" y1="0" y2="{bottom}"/>')
-        out.append(f'<text class="tick" x="{px(x):.1f}" y="{bottom + 16}" text-anchor="middle">{x:g} %</text>')
-    top = 0.0
-    for name, each in rows:
-        there = [(n, mark) for n, mark in enumerate(each) if mark is not None]
-        written = wrap(name, 36, max_lines=2, placeholder=" …", break_on_hyphens=False)
-        middle = top + (gap + step * len(there)) / 2 + 4 - 7 * (len(written) - 1)
-        out.append(f'<text class="tick" text-anchor="end"><title>{escape(name)}</title>')
-        out += [f'<tspan x="{left - 14}" y="{middle + 14 * n:.1f}">{escape(t)}</tspan>' for n, t in enumerate(written)]
-        out.append("</text>")
-        for place, (n, mark) in enumerate(there):
-            y = top + gap / 2 + step * (place + 0.5)
-            title = f"{series[n]}: {mark.value:.1f} %"
-            edge = px(mark.value) + 7
-            if mark.ci95:
-                a, b = (px(end) for end in mark.ci95)
-                title += f", 95 % {mark.ci95[0]:.1f} to {mark.ci95[1]:.1f}"
-                line = f"line {_color_class(n, baseline_series, 'c')}"
-                out.append(f'<line class="{line}" x1="{a:.1f}" x2="{b:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>')
-                edge = max(edge, b + 5)
-            out.append(_marker_svg(n, px(mark.value), y, baseline_series, f"<title>{escape(title)}</title>"))
-            out.append(f'<text class="tick" x="{edge:.1f}" y="{y + 4:.1f}">{mark.value:.1f}</text>')
-        top += step * len(there) + gap
-        if top < bottom:
-            out.append(f'<line class="grid" x1="0" x2="{width}" y1="{top:g}" y2="{top:g}"/>')
-    for n, name in enumerate(series):
-        x, y = 24 + (n % 3) * (width - 40) / 3, bottom + 38 + 20 * (n // 3)
-        out.append(_marker_svg(n, x, y - 4, baseline_series))
-        out.append(f'<text class="tick" x="{x + 12:.1f}" y="{y}">{escape(_truncate(name, 42))}</text>')
-    out.append("</svg>")
-    return Markup("".join(out))
-
-
-def _marker_svg(series: int, x: float, y: float, baseline_series: int | None, title: str = "") -> str:
-    kind = f"mark {_color_class(series, baseline_series, 'c')} {_color_class(series, baseline_series, 'f')}"
-    shape = _MARKER_SHAPES[series % len(_MARKER_SHAPES)]
-    return f'<g class="{kind}" transform="translate({x:.1f},{y:.1f})">{title}{shape}</g>'
+    with _new_figure(900, plot_height + 40 + 18 * math.ceil(len(series) / 3)) as (figure, axes):
+        titles, centers = list[str](), list[float]()
+        for _, row in rows:
+            values = [(index, estimate) for index, estimate in enumerate(row) if estimate is not None]
+            for place, (index, estimate) in enumerate(values):
+                y, right = top + gap / 2 + step * (place + 0.5), estimate.value
+                title = f"{series[index]}: {estimate.value:.1f} %"
+                if estimate.ci95:
+                    axes.plot(estimate.ci95, (y, y), color=colors[index], lw=2, solid_capstyle="butt")
+                    title += f", 95 % {estimate.ci95[0]:.1f} to {estimate.ci95[1]:.1f}"
+                    right = max(estimate.ci95)
+                axes.add_line(marker(index, [estimate.value], [y])).set_gid(f"title-{len(titles)}")
+                axes.annotate(f"{estimate.value:.1f}", (right, y), (8, 0), textcoords="offset pixels", va="center")
+                titles.append(title)
+            height = gap + step * len(values)
+            centers.append(top + height / 2)
+            top += height
+            axes.axhline(top, color=_GRID, lw=0.8 * (top < plot_height))
+        labels = [wrap(_printable(name), 36, max_lines=2, placeholder=" …", break_on_hyphens=False) for name, _ in rows]
+        axes.set_yticks(centers, ["\n".join(label) for label in labels])
+        axes.set(xlim=(low, high), ylim=(plot_height, 0))
+        axes.xaxis.set_major_locator(MaxNLocator(7, steps=[1, 2, 5, 10]))
+        axes.xaxis.set_major_formatter("{x:g} %")
+        axes.grid(axis="x")
+        axes.spines[:].set_visible(False)
+        handles = [marker(index, [], []) for index in range(len(series))]
+        figure.legend(handles, [_printable(name, 42) for name in series], loc="outside lower left", ncols=3)
+        return _to_svg(figure, "values with confidence intervals, in percent", titles)
 
 
-def _color_class(series: int, baseline_series: int | None, kind: str) -> str:
-    """The class of a series' stroke (kind "c") or filling ("f"); the baseline is grey and takes no colour."""
-    if series == baseline_series:
-        return f"{kind}-base"
-    return f"{kind}{(series - (baseline_series is not None and series > baseline_series)) % 5}"
+def _printable(text: str, max_chars: int = 200) -> str:
+    """Shorten a name, and escape lone surrogates, which matplotlib cannot measure."""
+    return shorten(text.encode("utf-8", "backslashreplace").decode(), max_chars, placeholder="…")
 
 
-def _truncate(text: str, max_chars: int) -> str:
-    return text if len(text) <= max_chars else text[: max_chars - 1] + "…"
+@contextmanager
+def _new_figure(width: float, height: float) -> Iterator[tuple[Figure, Axes]]:
+    with mpl.rc_context(_STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # the browser uses its own fonts
+        figure = Figure((width / 72, height / 72), layout="constrained", facecolor="none")
+        yield figure, figure.add_subplot(facecolor="none")
+
+
+def _to_svg(figure: Figure, label: str, titles: Sequence[str] = ()) -> Markup:
+    """Convert a figure to inline SVG. `titles` are the tooltips of the artists with the ids "title-0", "title-1" etc."""
+    file = StringIO()
+    figure.savefig(file, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+    svg = re.sub(r"\s*\n\s*", " ", file.getvalue().partition("</style>")[2].removeprefix("\n </defs>"))
+    svg = re.sub(r": #a0000(\d)", lambda found: f": var({_CSS_VARIABLES[int(found[1])]})", svg)
+    svg = re.sub(r'<g id="title-(\d+)">', lambda found: f"<g><title>{escape(titles[int(found[1])])}</title>", svg)
+    svg = svg.replace("xlink:href", "href")
+    svg = re.sub(r'<g id="[^"]*"', "<g", svg)  # the ids would repeat on a page with several charts
+    width, height = (72 * inches for inches in figure.get_size_inches())
+    return Markup(f'<svg viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{escape(label)}">{svg}')

@@ -1,4 +1,4 @@
-"""Explanations as a page: the frames, what fired when, and where the encoder looked."""
+"""Explanations as HTML: frames, attention, and descriptions over time."""
 
 from __future__ import annotations
 
@@ -15,71 +15,72 @@ from verbspace.reporting.images import data_uri, encode_jpeg
 from verbspace.reporting.templating import render_template
 from verbspace.utils.text import format_spans, format_timestamp
 
-MAX_ACTION_ROWS = 4  # actions whose course over time is shown
-_MIN_BRIGHTNESS = 0.25  # what is left of a picture's brightness where nothing was looked at
+MAX_ACTION_ROWS = 4  # actions whose probability over time is shown
+_MIN_BRIGHTNESS = 0.25  # brightness factor where attention is lowest
 
 
-def render_explanation_page(found: Sequence[Explanation], encoder: str) -> str:
-    """One self-contained HTML page. encoder: its name, as it was given."""
-    sections = [section_context(one) for one in found]
+def render_explanation_page(explanations: Sequence[Explanation], encoder: str) -> str:
+    """Render explanations as one self-contained HTML page. `encoder` is the name to show."""
+    sections = [section_context(explanation) for explanation in explanations]
     return render_template("explain.html.jinja", sections=sections, encoder=encoder)
 
 
-def section_context(found: Explanation) -> dict[str, Any]:
-    """What the template shows of one explanation."""
-    spotlit = highlight(found.frames, found.attention_map)
-    strongest = max(float(found.log_odds_contribution.abs().max()), 1e-9)
+def section_context(explanation: Explanation) -> dict[str, Any]:
+    """Return the template variables of one explanation."""
+    highlighted = highlight(explanation.frames, explanation.attention_map)
+    contributions = explanation.log_odds_contribution.tolist()
+    largest = max(*map(abs, contributions), 1e-9)
     frames = [
         {
-            "second": format_timestamp(float(second)),
-            "picture": data_uri(encode_jpeg(frame.permute(1, 2, 0).numpy())),
-            "looked": data_uri(encode_jpeg(seen)),
-            "pull": float(pull),
-            "height": 100 * abs(float(pull)) / strongest,
+            "second": format_timestamp(second),
+            "image": data_uri(encode_jpeg(frame.permute(1, 2, 0).numpy())),
+            "attention": data_uri(encode_jpeg(attention)),
+            "contribution": contribution,
+            "height": 100 * abs(contribution) / largest,
         }
-        for second, frame, seen, pull in zip(
-            found.seconds, found.frames, spotlit, found.log_odds_contribution, strict=True
+        for second, frame, attention, contribution in zip(
+            explanation.seconds.tolist(), explanation.frames, highlighted, contributions, strict=True
         )
     ]
-    courses = [
-        {"name": name, "share": share, "cells": found.frame_probabilities[:, found.action_names.index(name)].tolist()}
-        for name, share in found.ranking[:MAX_ACTION_ROWS]
-    ]
-    fired = [
-        {
-            "text": one.text,
-            "kind": one.kind,
-            "actions": ", ".join(one.actions),
-            "share": one.probability,
-            "when": format_spans(one.spans),
-            "cells": one.frame_probabilities.tolist(),
-        }
-        for one in found.activated_descriptions
-    ]
-    change = found.counterfactual
+    probs_by_action = dict(zip(explanation.action_names, explanation.frame_probabilities.T.tolist(), strict=True))
+    counterfactual = explanation.counterfactual
     return {
-        "path": found.path,
-        "part": f"{format_timestamp(found.window.start)} to {format_timestamp(found.window.end)}",
-        "ranked": found.ranking[:5],
+        "path": explanation.path,
+        "window": f"{format_timestamp(explanation.window.start)} to {format_timestamp(explanation.window.end)}",
+        "ranking": explanation.ranking[:5],
         "frames": frames,
-        "courses": courses,
-        "fired": fired,
-        "change": None if change is None else format_counterfactual(change),
-        "winner": None if change is None else change.winner,
-        "runner_up": None if change is None else change.runner_up,
-        "turns": [] if change is None else change.turns,
+        "action_rows": [(name, probs_by_action[name]) for name, _ in explanation.ranking[:MAX_ACTION_ROWS]],
+        "descriptions": [
+            {
+                "text": description.text,
+                "kind": description.kind,
+                "actions": ", ".join(description.actions),
+                "probability": description.probability,
+                "spans": format_spans(description.spans),
+                "frame_probabilities": description.frame_probabilities.tolist(),
+            }
+            for description in explanation.activated_descriptions
+        ],
+        "counterfactual": None if counterfactual is None else format_counterfactual(counterfactual),
+        "winner": None if counterfactual is None else counterfactual.winner,
+        "runner_up": None if counterfactual is None else counterfactual.runner_up,
     }
 
 
 def highlight(frames: Tensor, attention_map: Tensor) -> list[np.ndarray]:
-    """Frames (T, 3, S, S) uint8 as pictures (S, S, 3), bright where the share (T, G, G) of a patch is large.
+    """Darken frames where attention is low.
 
-    The brightest patch of the clip keeps its brightness, and the darkest goes down to a quarter; the shares themselves
-    are often nearly even. It reads in greyscale too.
+    Args:
+        frames: uint8, shape (T, 3, S, S).
+        attention_map: Attention of each patch, shape (T, G, G). The values are rescaled over the clip, because they
+            often differ little.
+
+    Returns:
+        T images, uint8, shape (S, S, 3).
     """
     size = frames.shape[-1]
     low, high = float(attention_map.min()), float(attention_map.max())
-    share = ((attention_map - low) / max(high - low, 1e-12)).sqrt()
-    smooth = F.interpolate(share[:, None], (size, size), mode="bilinear", align_corners=False).clamp(0, 1)
-    shown = frames.float() * (_MIN_BRIGHTNESS + (1 - _MIN_BRIGHTNESS) * smooth)
-    return list(shown.round().to(torch.uint8).permute(0, 2, 3, 1).numpy())
+    scaled = ((attention_map - low) / max(high - low, 1e-12)).sqrt()
+    smooth = F.interpolate(scaled[:, None], (size, size), mode="bilinear", align_corners=False).clamp(0, 1)
+    darkened = frames.float() * (_MIN_BRIGHTNESS + (1 - _MIN_BRIGHTNESS) * smooth)
+    return list(darkened.round().to(torch.uint8).permute(0, 2, 3, 1).numpy())

@@ -17,7 +17,6 @@ from verbspace.evaluation.multi_label import MultiLabelEvaluation
 from verbspace.evaluation.protocol import EvalProtocol
 from verbspace.models import hub
 from verbspace.models.hashing import encoder_hash
-from verbspace.models.model_card import encoder_card
 from verbspace.models.video_encoder import VideoEncoder
 
 AnyResult = Evaluation | MultiLabelEvaluation | BenchmarkResult
@@ -56,12 +55,11 @@ def results_card(
     results: Sequence[AnyResult],
     *,
     name: str = "verbspace encoder",
-    base_name: str | None = None,
     config_path: Path | None = None,
 ) -> str:
     """The README of an encoder with what was measured of it, also as the hub's `model-index`.
 
-    name: of the model. base_name: of the image checkpoint, in the place of the encoder's own. config: a run's
+    name: of the model. config: a run's
     `config.yaml`, for the training settings. Raises ValueError where a result is of another encoder.
     """
     own = encoder_hash(encoder)
@@ -76,7 +74,7 @@ def results_card(
     if config_path is not None:
         sections.append(_training_section(config_path))
     entries = [_eval_result(result) for result in results]
-    return encoder_card(encoder, base_name=base_name, name=name, results=entries, sections=sections)
+    return encoder.model_card(name=name, results=entries, sections=sections)
 
 
 def find_run_config(encoder: str | Path) -> Path | None:
@@ -210,10 +208,7 @@ def push_to_hub(
     loaded = VideoEncoder.from_pretrained(encoder)
     card: str | None = None
     if measured:
-        base = loaded.config.base_name
-        card = results_card(
-            loaded, measured, name=repo_id.split("/")[-1], base_name=base, config_path=find_run_config(encoder)
-        )
+        card = results_card(loaded, measured, name=repo_id.split("/")[-1], config_path=find_run_config(encoder))
     elif Path(encoder).is_dir() and (own := hub.resolve_checkpoint(encoder) / "README.md").is_file():
         card = own.read_text(encoding="utf-8")
     return loaded.push_to_hub(repo_id, private=private, card=card)

@@ -1,4 +1,4 @@
-"""The package's HTML templates, filled."""
+"""Rendering of the package's HTML templates."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ def _environment() -> Environment:
 
 
 def render_template(template: str, **context: Any) -> str:
-    """A template by its name, every text escaped; a name that is not in the context is an error."""
-    return _environment().get_template(template).render(context)
+    """Render a template by name. All text is escaped. A variable that is missing in the context is an error."""
+    return _environment().get_template(template).render(**context)
 
 
 def humanize(value: Any) -> str:
-    """A value as a page says it: yes or no, none, and what holds several as a row of them, with their names if any."""
+    """Format a value as text: "yes" or "no", "none", and the items of a list or dictionary separated by commas."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if value is None or value in ([], (), {}, ""):
         return "none"
     if isinstance(value, dict):
-        return ", ".join(f"{str(name).replace('_', ' ')} {humanize(one)}" for name, one in value.items())
+        return ", ".join(f"{str(name).replace('_', ' ')} {humanize(item)}" for name, item in value.items())
     if isinstance(value, list | tuple):
         return ", ".join(map(humanize, value))
     return str(value)

@@ -1,1 +1,1 @@
-"""Videos embedded once, window by window, and searched often."""
+"""Search in videos: an index of window embeddings in LanceDB, and text and example queries over it."""

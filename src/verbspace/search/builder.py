@@ -1,44 +1,44 @@
-"""Files embedded into an index: new and changed ones alone, committed as they come."""
+"""Create and update an index: embed new and changed files, and commit them at intervals."""
 
 from __future__ import annotations
 
+import math
+import os
 import time
 import zlib
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 
 import torch
 
-from verbspace.data.decoding.pyav import probe
 from verbspace.data.errors import DecodeError
-from verbspace.data.sources.inputs import localize
-from verbspace.inference.embedding import Embedder, embed_windows
-from verbspace.search.index import Index, IndexProgressCallback
-from verbspace.search.schema import (
-    FileRows,
-    FileSignature,
-    IndexManifest,
-    canonical_path,
-    file_signature,
-    try_signature,
-)
-from verbspace.utils.cpu import available_cpus
-from verbspace.utils.malloc import disable_malloc_trim
+from verbspace.inference.embedding import Precision, validate_num_frames, validate_precision
+from verbspace.models.hashing import encoder_hash
+from verbspace.models.video_encoder import VideoEncoder
+from verbspace.search.engine import Engine, local_engine
+from verbspace.search.index import Index, import_lancedb, lock_index
+from verbspace.search.ray_builder import ray_engine
+from verbspace.search.schema import FileRows, IndexManifest
+from verbspace.search.signatures import canonical_path, file_signature, try_signature
+from verbspace.utils.progress import ProgressCallback
 from verbspace.utils.text import is_utf8_encodable
 
-Engine = Callable[[Sequence[str]], Iterator[FileRows]]
-MAX_ROWS_PER_COMMIT = 50_000  # in one commit
+ENGINES = ("local", "ray")
+MAX_ROWS_PER_COMMIT = 50_000
 
 
 @dataclass
 class EmbedSummary:
-    """What one run did: files embedded, the windows of these, files that were there already, and those that could not
-    be read, with the reason; rows of files that are gone were dropped."""
+    """What an update did.
+
+    Attributes:
+        files: Files embedded.
+        windows: Windows of these files.
+        unchanged: Files that were in the index already.
+        removed: Files whose rows were removed, because the files no longer exist.
+        failures: Maps files that could not be read to the reason.
+    """
 
     files: int = 0
     windows: int = 0
@@ -47,89 +47,142 @@ class EmbedSummary:
     failures: dict[str, str] = field(default_factory=dict)
 
     def summary(self) -> str:
-        """For people."""
+        """Return the counts in one line."""
         parts = [f"{self.files} files embedded in {self.windows} windows", f"{self.unchanged} unchanged"]
-        parts += [f"{self.removed} gone and dropped"] if self.removed else []
+        parts += [f"{self.removed} missing and removed"] if self.removed else []
         parts += [f"{len(self.failures)} could not be read"] if self.failures else []
         return ", ".join(parts)
 
 
 @dataclass(frozen=True)
 class ShardSpec:
-    """The `number`th (from 1) of `count` parts of the files. Which part a file is in depends on its name alone."""
+    """One of several parts of a list of files. The part of a file depends only on its name.
+
+    Attributes:
+        number: Number of the part, from 1.
+        count: Number of parts.
+    """
 
     number: int
     count: int
 
     @staticmethod
     def parse(text: str) -> ShardSpec:
-        """From `3/16`. Raises ValueError."""
+        """Parse a text such as `3/16`.
+
+        Raises:
+            ValueError: If it is not of the form i/n.
+        """
         number, slash, count = text.partition("/")
         if not (slash and number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
-            raise ValueError(f"--shard {text}: write it as i/n, from 1/n to n/n")
+            raise ValueError(f"shard: {text!r} is not of the form i/n; give 1/n to n/n")
         return ShardSpec(int(number), int(count))
 
     def __contains__(self, path: str) -> bool:
+        """Whether a file belongs to this part."""
         return zlib.crc32(path.encode("utf-8", "surrogateescape")) % self.count == self.number - 1
 
     def index_dir(self, root: Path) -> Path:
-        """Where its own index is."""
+        """Return the folder of the shard's own index."""
         digits = len(str(self.count))
         return root / "shards" / f"{self.number:0{digits}}-of-{self.count}"
 
 
-def embed_file(encoder: Embedder, path: str, manifest: IndexManifest, batch_size: int = 16) -> FileRows:
-    """The windows of one file or URL. What cannot be read gives a reason and no error."""
-    try:
-        state = file_signature(path)  # before the decode: a file that changes meanwhile is done again next time
-        with ExitStack() as keep:
-            local = localize(path, keep)
-            try:
-                found = embed_windows(
-                    encoder,
-                    local,
-                    length=manifest.window,
-                    stride=manifest.stride,
-                    frames=manifest.frames,
-                    batch_size=batch_size,
-                    dtype=manifest.dtype,
-                )
-                rate = probe(local).fps
-            except DecodeError as error:
-                return FileRows(path, state, reason=f"{path}: {error.reason}")
-    except (OSError, ValueError) as error:  # out of reach for now: what is known of it stays
-        return FileRows(path, FileSignature(0, 0), reason=str(error))
-    starts, ends = ([getattr(one, name) for one in found.windows] for name in ("start", "end"))
-    return FileRows(path, state, rate, starts, ends, found.embeddings.numpy())
+def build_index(
+    encoder: str | Path,
+    files: Iterable[str],
+    index_dir: str | Path,
+    *,
+    window: float = 4.0,
+    stride: float | None = None,
+    frames: int = 8,
+    dtype: Precision = "fp32",
+    batch_size: int = 16,
+    num_workers: int | None = None,
+    device: str | None = None,
+    shard: str | None = None,
+    engine: str = "local",
+    gpus: float = 0.0,
+    commit_interval: float = 30.0,
+    remove_missing: bool = False,
+    on_progress: ProgressCallback | None = None,
+    on_failure: Callable[[DecodeError], None] | None = None,
+) -> EmbedSummary:
+    """Create an index, or update it: embed the files that are new or have changed.
 
+    Args:
+        encoder: Folder or hub id.
+        files: Paths and URLs of videos.
+        index_dir: Folder of the index.
+        window: Length of a window in seconds.
+        stride: Seconds between the starts of two windows; `window` if None.
+        frames: Number of frames per window.
+        dtype: Precision of the encoder's matrix products.
+        batch_size: Number of windows per forward pass.
+        num_workers: Number of threads (`local`) or actors (`ray`); one per CPU core, in threads at most 8, if None.
+        device: torch device; CUDA if available, otherwise the CPU, if None.
+        shard: `i/n`: embed only the i-th of n parts of the files, into a separate index below `index_dir`.
+        engine: `local` or `ray`.
+        gpus: GPUs per Ray actor.
+        commit_interval: Seconds between commits.
+        remove_missing: Remove the rows of files that no longer exist.
+        on_progress: Called after each file, with the stage "embedding".
+        on_failure: Called for each file that cannot be read.
 
-def local_engine(
-    encoder: Embedder, manifest: IndexManifest, *, num_workers: int | None = None, batch_size: int = 16
-) -> Engine:
-    """Files embedded in threads of this process, in order, a file each. workers: None is one for each CPU core that
-    this process may use, 8 at most; each computes in one thread, so that their number changes no result."""
-    count = num_workers or min(8, available_cpus())
-
-    def run(files: Sequence[str]) -> Iterator[FileRows]:
-        before = torch.get_num_threads()
-        if encoder.device.type == "cpu":
-            disable_malloc_trim()
-        pool = ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,))
-        waiting: deque[Future[FileRows]] = deque()
-        rest = iter(files)
-        try:
-            for path in islice(rest, 2 * count):
-                waiting.append(pool.submit(embed_file, encoder, path, manifest, batch_size))
-            while waiting:
-                done = waiting.popleft().result()
-                for path in islice(rest, 1):
-                    waiting.append(pool.submit(embed_file, encoder, path, manifest, batch_size))
-                yield done
-        finally:
-            pool.shutdown(cancel_futures=True)
-            torch.set_num_threads(before)
-
-    return run
+    Raises:
+        ValueError: If a setting is not valid, or the index was built with other settings.
+        OSError: If another process writes to the index.
+    """
+    if engine not in ENGINES:
+        raise ValueError(f"engine: {engine!r} is none of {', '.join(ENGINES)}")
+    if not math.isfinite(window) or window <= 0:
+        raise ValueError(f"window: {window:g} is not a positive number of seconds")
+    validate_precision(dtype)
+    if device is not None and not _is_available(device):
+        raise ValueError(f"device: {device} is not available; give cpu, or leave it out")
+    validate_num_frames(frames)
+    if stride is not None and not 0 < stride <= window:
+        raise ValueError(
+            f"stride: {stride:g} s must be above 0, and leaves gaps if it is longer than a window ({window:g} s)"
+        )
+    if gpus and engine != "ray":
+        raise ValueError("gpus: only --engine ray uses this setting; leave it out, or give --device")
+    root, part = Path(index_dir), None if shard is None else ShardSpec.parse(shard)
+    folder = root if part is None else part.index_dir(root)
+    import_lancedb()  # report a missing package before the model is loaded
+    model = VideoEncoder.from_pretrained(encoder)
+    manifest = IndexManifest(
+        encoder=_canonical_encoder_name(encoder),
+        encoder_hash=encoder_hash(model),
+        dim=model.embedding_dim,
+        window=window,
+        stride=window if stride is None else stride,
+        frames=frames,
+        dtype=dtype,
+    )
+    main_index = Index.open(root) if part is not None and (root / "index.json").exists() else None
+    if main_index is not None and len(main_index):
+        main_index.manifest.assert_compatible(manifest, str(root), "this command")
+    if engine == "ray":
+        run = ray_engine(manifest, num_workers=num_workers, batch_size=batch_size, gpus=gpus, device=device)
+    else:
+        model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        run = local_engine(model, manifest, num_workers=num_workers, batch_size=batch_size)
+    # List the files first, so that an error in the list leaves no empty index behind.
+    selected = [file for file in files if part is None or canonical_path(file) in part]
+    if not selected and not (folder / "index.json").exists():
+        return EmbedSummary()
+    with lock_index(folder):
+        return update_index(
+            Index.create(folder, manifest),
+            selected,
+            run,
+            main_index=main_index,
+            commit_interval=commit_interval,
+            remove_missing=remove_missing,
+            on_progress=on_progress,
+            on_failure=on_failure,
+        )
 
 
 def update_index(
@@ -140,89 +193,110 @@ def update_index(
     main_index: Index | None = None,
     commit_interval: float = 30.0,
     remove_missing: bool = False,
-    on_progress: IndexProgressCallback | None = None,
-    on_error: Callable[[str], None] | None = None,
+    on_progress: ProgressCallback | None = None,
+    on_failure: Callable[[DecodeError], None] | None = None,
 ) -> EmbedSummary:
-    """Embed what is new or has changed among files, and commit each `commit_every` seconds; the caller holds the lock.
+    """Embed the files that are new or have changed, and commit them at intervals. Call it inside `lock_index`.
 
-    also: another index whose files count as known. prune: drop the rows of files that are gone. on_bad is told why a
-    file cannot be read. An interruption commits what is done, and a kill costs what came after the last commit.
+    An interruption commits what is done. A process that is killed loses what came after the last commit.
+
+    Args:
+        index: The index.
+        files: Paths and URLs of videos.
+        engine: Embeds the files.
+        main_index: Another index, whose files are skipped as well.
+        commit_interval: Seconds between commits.
+        remove_missing: Remove the rows of files that no longer exist.
+        on_progress: Called after each file, with the stage "embedding".
+        on_failure: Called for each file that cannot be read.
     """
-    tally = EmbedSummary()
+    summary = EmbedSummary()
+
+    def add_failure(path: str, reason: str) -> None:
+        summary.failures[path] = reason
+        if on_failure is not None:
+            on_failure(DecodeError(path, reason))
+
     paths = []
     for path in dict.fromkeys(canonical_path(file) for file in files):
         if is_utf8_encodable(path):
             paths.append(path)
-            continue
-        named = path.encode("utf-8", "backslashreplace").decode()
-        tally.failures[named] = f"{named}: the name is not UTF-8; rename the file"
-        if on_error is not None:
-            on_error(tally.failures[named])
-    there = index.file_signatures(paths)
-    elsewhere = {} if main_index is None else main_index.file_signatures([path for path in paths if path not in there])
-    index.record_failures({}, there)  # what a run before embedded just before it died
-    todo = []
-    for path in paths:
-        known_as = there.get(path) or elsewhere.get(path)
-        if known_as is not None and known_as == try_signature(path):
-            tally.unchanged += 1
         else:
-            todo.append(path)
-    known = set(there)
+            add_failure(path.encode("utf-8", "backslashreplace").decode(), "the name is not UTF-8; rename the file")
+    signatures = index.file_signatures(paths)
+    existing = set(signatures)
+    index.record_failures({}, existing)  # for files that an earlier run embedded just before it was killed
+    if main_index is not None:
+        signatures = main_index.file_signatures(path for path in paths if path not in existing) | signatures
+    todo = [path for path in paths if path not in signatures or signatures[path] != try_signature(path)]
+    summary.unchanged = len(paths) - len(todo)
     pending: list[FileRows] = []
-    rows, last = 0, time.monotonic()
+    pending_rows, last_commit = 0, time.monotonic()
 
     def commit() -> None:
         batch = pending[:]
-        pending.clear()  # first: what could not be written is not tried again on the way out
-        index.write(batch, known)
+        pending.clear()  # before writing, so that a failed write is not repeated in `finally`
+        index.write(batch, existing)
 
-    done = 0
     try:
-        for found in engine(todo):
-            pending.append(found)
-            done += 1
-            rows += len(found.starts)
-            if found.reason is None:
-                tally.files, tally.windows = tally.files + 1, tally.windows + len(found.starts)
+        for done, file in enumerate(engine(todo), 1):
+            pending.append(file)
+            pending_rows += len(file.starts)
+            if file.reason is None:
+                summary.files, summary.windows = summary.files + 1, summary.windows + len(file.starts)
             else:
-                tally.failures[found.path] = found.reason
-                if on_error is not None:
-                    on_error(found.reason)
+                add_failure(file.path, file.reason)
             if on_progress is not None:
-                on_progress(done, len(todo), len(tally.failures))
-            if rows >= MAX_ROWS_PER_COMMIT or time.monotonic() - last >= commit_interval:
+                failed = len(summary.failures)
+                on_progress("embedding", done, len(todo), {"bad": failed} if failed else {})
+            if pending_rows >= MAX_ROWS_PER_COMMIT or time.monotonic() - last_commit >= commit_interval:
                 commit()
-                rows, last = 0, time.monotonic()
+                pending_rows, last_commit = 0, time.monotonic()
     finally:
         if pending:
             commit()
     if remove_missing:
-        tally.removed = remove_missing_files(index)
-    if todo or tally.removed:
+        summary.removed = remove_missing_files(index)
+    if todo or summary.removed:
         index.optimize()
-    return tally
+    return summary
 
 
 def remove_missing_files(index: Index) -> int:
-    """Drop the rows of files that are not there any more, and what is noted of such; returns how many files had rows.
+    """Remove the rows and the failure records of files that no longer exist. Files that are not reachable stay.
 
-    One that cannot be asked for stays. Raises ValueError where not one of the files is there: then a disk is missing
-    rather than the videos.
+    Returns:
+        The number of files whose rows were removed.
+
+    Raises:
+        ValueError: If none of the files exists, because then a disk is probably not mounted.
     """
     embedded = set(index.file_signatures())
-    paths = embedded | set(index.failed_files())
-    gone = []
-    for path in sorted(paths):
+    missing = []
+    for path in sorted(embedded | set(index.failed_files())):
         try:
-            file_signature(path)
-        except FileNotFoundError:
-            gone.append(path)
-        except OSError:
+            if file_signature(path) is None:
+                missing.append(path)
+        except DecodeError:
             continue
-    lost = embedded.intersection(gone)
-    if embedded and lost == embedded:
-        raise ValueError(f"{index.folder}: none of its {len(embedded)} files is there ({gone[0]}); is a disk missing?")
-    index.delete_rows(gone)
-    index.record_failures({}, gone)
-    return len(lost)
+    removed = embedded.intersection(missing)
+    if embedded and removed == embedded:
+        raise ValueError(
+            f"{index.folder}: none of its {len(embedded)} files exists (for example {missing[0]}); check that their "
+            "disk is mounted"
+        )
+    index.delete_rows(missing)
+    index.record_failures({}, missing)
+    return len(removed)
+
+
+def _canonical_encoder_name(encoder: str | Path) -> str:
+    return os.path.abspath(encoder) if Path(encoder).is_dir() else str(encoder)
+
+
+def _is_available(device: str) -> bool:
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError):  # torch without CUDA support raises AssertionError
+        return False
+    return True

@@ -1,17 +1,21 @@
-"""The grammar of queries: terms in quotes, joined by plus and minus.
+r"""Query grammar: terms in quotes, joined by plus and minus signs.
 
     query  =  [sign] term { sign term }  |  any other text, which is one term
     sign   =  "+" | "-" | "−" | "–"
-    term   =  '"' characters '"'         in which \\" and \\\\ stand for a quote and a backslash; “ and ” are quotes too
+    term   =  '"' characters '"'
 
-A text is read as terms where its first character, a sign aside, is a quote.
+In a term, \" and \\ are a quote and a backslash. The quotes “ and ” work as well. A text is parsed as terms if its
+first character, after an optional sign, is a quote.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
+
+from verbspace.utils.text import is_utf8_encodable
 
 _SIGNS = {"+": 1, "-": -1, "−": -1, "–": -1}
 _TERM = re.compile(r'\s*(?P<sign>[+\-−–])?\s*["“”](?P<text>(?:\\["\\]|[^"“”\\])*)["“”]\s*')
@@ -19,43 +23,77 @@ _QUOTED_START = re.compile(r'\s*[+\-−–]?\s*["“”]')
 
 
 class Term(NamedTuple):
-    """A text, and 1 or -1: whether it is looked for or looked away from."""
+    """A text, and its sign: 1 to add its vector, -1 to subtract it."""
 
     text: str
     sign: int = 1
 
 
 def parse_query(query: str) -> list[Term]:
-    """A query's terms. Raises ValueError that shows where it is not understood."""
+    """Parse a query into its terms.
+
+    Raises:
+        ValueError: If the query is empty or cannot be parsed. The message quotes the part that cannot be parsed.
+    """
     if not _QUOTED_START.match(query):
         text = query.strip()
         if not text:
-            raise ValueError("the query is empty; say what to look for")
+            raise ValueError("the query is empty; write what to search for")
         return [Term(text)]
     terms: list[Term] = []
-    place = 0
-    while place < len(query):
-        found = _TERM.match(query, place)
-        if found is None or (terms and found["sign"] is None):
+    position = 0
+    while position < len(query):
+        match = _TERM.match(query, position)
+        if match is None or (terms and match["sign"] is None):
             raise ValueError(
-                f"the query is not understood from {query[place:].strip()!r} on; put each term in quotes, with + or - "
-                'between: "running" - "outdoors"'
+                f"the query cannot be parsed from {query[position:].strip()!r} on; put each term in quotes, with + or "
+                '- between: "running" - "outdoors"'
             )
-        text = re.sub(r"\\(.)", r"\1", found["text"]).strip()
+        text = re.sub(r"\\(.)", r"\1", match["text"]).strip()
         if not text:
-            raise ValueError(f"the query {query.strip()!r} has an empty term; write something between the quotes")
-        terms.append(Term(text, _SIGNS[found["sign"] or "+"]))
-        place = found.end()
+            raise ValueError(f"the query {query.strip()!r} has an empty term; write a text between the quotes")
+        terms.append(Term(text, _SIGNS[match["sign"] or "+"]))
+        position = match.end()
     return terms
 
 
 def format_query(terms: Sequence[Term]) -> str:
-    """Terms as a query that `parse` reads back; one alone without quotes where that says the same."""
+    """Format terms as a query that `parse_query` parses back. A single term is not quoted unless it must be."""
     if len(terms) == 1 and terms[0].sign == 1 and not _QUOTED_START.match(terms[0].text):
         return terms[0].text
     parts = []
     for n, term in enumerate(terms):
         text = re.sub(r'(["\\])', r"\\\1", term.text.replace("“", '"').replace("”", '"'))
-        sign = "-" if term.sign < 0 else "+" if n else ""
-        parts.append(f'{sign} "{text}"' if sign else f'"{text}"')
+        sign = "- " if term.sign < 0 else "+ " if n else ""
+        parts.append(f'{sign}"{text}"')
     return " ".join(parts)
+
+
+def collect_terms(query: str | Sequence[Term], add: Sequence[str] = (), subtract: Sequence[str] = ()) -> list[Term]:
+    """Return the terms of a query, followed by further terms.
+
+    Args:
+        query: A query, or its terms.
+        add: Texts to add, one term each.
+        subtract: Texts to subtract, one term each.
+
+    Raises:
+        ValueError: If the query cannot be parsed, or a text is empty or not UTF-8.
+    """
+    for text in (*add, *subtract, query if isinstance(query, str) else ""):
+        if not is_utf8_encodable(text):
+            raise ValueError(f"the query {text!r} is not valid UTF-8; write it in UTF-8")
+    parsed = (parse_query(query) if query.strip() else []) if isinstance(query, str) else list(query)
+    more = [*(Term(text.strip()) for text in add), *(Term(text.strip(), -1) for text in subtract)]
+    if any(not term.text for term in more):
+        raise ValueError("a text to add or subtract is empty; write a text, or leave the option out")
+    return [*parsed, *more]
+
+
+def describe_query(terms: Sequence[Term], similar_to: Sequence[str | Path] = ()) -> str:
+    """Describe a query in one line, for headings."""
+    clips = " + ".join(f"like {Path(str(path)).name}" for path in similar_to)
+    if not (clips and terms):
+        return clips or format_query(terms)
+    text = format_query(terms)
+    return f"{clips} {text}" if terms[0].sign < 0 else f"{clips} + {text}"

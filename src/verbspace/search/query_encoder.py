@@ -1,16 +1,16 @@
-"""Words and clips to one vector to search with.
+"""Convert the texts and clips of a query to one vector.
 
-A text's vector is the normalised mean over the text as it stands and over the encoder's prompt templates: bare names
-of actions gain by the templates, whole sentences by themselves. From it goes the mean of many such texts (the
-encoder's own actions where there are ten or more, else those of Kinetics-400), and what is left is normalised. CLIP's
-texts lie in a narrow cone, far from its videos; that mean is what all of them share and says nothing about this one,
-and a sum of several terms would be mostly that. Subtracting a mean of the videos as well would change no order. A
-clip's vector is taken as it is.
+The vector of a text is the normalized mean over the text itself and over the encoder's prompt templates: names of
+actions gain from the templates, whole sentences from the text itself. The mean over many other texts is then
+subtracted (over the encoder's own actions if there are ten or more, otherwise over those of Kinetics-400), and the
+difference is normalized. CLIP's text embeddings lie in a narrow cone, far from its video embeddings; their mean is what
+all texts have in common, and a sum of several terms would consist mostly of it. Subtracting a mean of the videos as well
+would not change the order of the results. The vector of a clip is used unchanged.
 
-    q  =  normalise( Σ clips  +  Σ looked for  −  ½ Σ looked away from )
+    q = normalize(sum of clips + sum of added texts - 0.5 * sum of subtracted texts)
 
-A whole minus overshoots, since two actions that are taken for each other have nearly the same vector: it removes both.
-docs/search.md has the measurements behind each of these choices.
+Weight 1 for subtracted texts is too large: actions that are often confused have nearly the same vector, and subtracting
+one removes both. docs/search.md has the measurements behind these choices.
 """
 
 from __future__ import annotations
@@ -26,52 +26,68 @@ from verbspace.concepts.concept_set import DEFAULT_TEMPLATES, ConceptSet
 from verbspace.search.query import Term
 
 NEGATIVE_WEIGHT = 0.5
-MIN_BACKGROUND_ACTIONS = 10  # actions whose mean is that of texts in general, and not of these
+MIN_BACKGROUND_ACTIONS = 10  # fewer actions are too specific for a mean over texts in general
 
 
 class TextEncoder(Protocol):
-    """What is asked of an encoder here."""
+    """The part of a video encoder that queries need."""
 
     concept_set: ConceptSet | None
 
     def encode_text(self, texts: Sequence[str], /) -> Tensor:
-        """(N, D), normalised."""
+        """Return the normalized embeddings (N, D) of N texts."""
 
 
 class QueryEncoder:
-    """Texts as directions in an encoder's space."""
+    """Encodes texts as directions in an encoder's embedding space.
+
+    Args:
+        encoder: The encoder. Its concept set, if it has one, provides the templates and the background texts.
+
+    Attributes:
+        center: Mean text embedding (D,), which is subtracted from each text.
+    """
 
     def __init__(self, encoder: TextEncoder) -> None:
         self.encoder = encoder
-        own = encoder.concept_set
-        self.templates = tuple(DEFAULT_TEMPLATES if own is None else own.templates)
-        background = [] if own is None else own.action_names
+        concept_set = encoder.concept_set
+        self.templates = tuple(DEFAULT_TEMPLATES if concept_set is None else concept_set.templates)
+        background = [] if concept_set is None else concept_set.action_names
         if len(background) < MIN_BACKGROUND_ACTIONS:
             background = ConceptSet.load("k400").action_names
         self.center = self._mean_over_templates(background, self.templates).mean(0)
 
     def encode(self, texts: Sequence[str]) -> Tensor:
-        """(N, D), normalised: texts without what all texts share."""
+        """Return the normalized, centered embeddings (N, D) of N texts."""
         return F.normalize(self._mean_over_templates(texts, (*self.templates, "{}")) - self.center, dim=-1)
 
     def _mean_over_templates(self, texts: Sequence[str], templates: Sequence[str]) -> Tensor:
         prompts = [template.replace("{}", text) for text in texts for template in templates]
-        each = self.encoder.encode_text(prompts).view(len(texts), len(templates), -1)
-        return F.normalize(each.mean(1), dim=-1)
+        embeddings = self.encoder.encode_text(prompts).view(len(texts), len(templates), -1)
+        return F.normalize(embeddings.mean(1), dim=-1)
 
 
 def build_query_vector(query_encoder: QueryEncoder, terms: Sequence[Term], clips: Sequence[Tensor] = ()) -> Tensor:
-    """Terms and clips' embeddings (D,) to the vector (D,), normalised, to search with.
+    """Combine terms and clips into one query vector.
 
-    Raises ValueError where nothing is looked for, or where terms cancel out.
+    Args:
+        query_encoder: Encodes the terms.
+        terms: Texts to add or subtract.
+        clips: Embeddings (D,) of example clips.
+
+    Returns:
+        The normalized query vector (D,).
+
+    Raises:
+        ValueError: If there is nothing to search for, or the terms cancel each other out.
     """
     if not clips and not any(term.sign > 0 for term in terms):
-        raise ValueError("the query only says what to look away from; say what to look for as well")
+        raise ValueError("the query only subtracts; add a text or a clip to search for")
     parts = [F.normalize(clip, dim=-1) for clip in clips]
     if terms:
         weights = torch.tensor([1.0 if term.sign > 0 else -NEGATIVE_WEIGHT for term in terms])
         parts.append((weights[:, None] * query_encoder.encode([term.text for term in terms])).sum(0))
-    whole = torch.stack(parts).sum(0)
-    if float(whole.norm()) < 1e-6:
-        raise ValueError("the terms of the query cancel each other out; leave one of them out")
-    return F.normalize(whole, dim=-1)
+    total = torch.stack(parts).sum(0)
+    if float(total.norm()) < 1e-6:
+        raise ValueError("the terms of the query cancel each other out; remove one of them")
+    return F.normalize(total, dim=-1)

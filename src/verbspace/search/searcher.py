@@ -1,41 +1,43 @@
-"""Searching an index by words, by example, and by both."""
+"""Search an index by text, by example clips, or by both."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from verbspace.data.sources.inputs import localize
 from verbspace.inference.embedding import embed_windows
 from verbspace.models.hashing import encoder_hash
-from verbspace.search.hits import Hit
-from verbspace.search.index import Index
-from verbspace.search.query import Term, format_query, parse_query
+from verbspace.models.video_encoder import VideoEncoder
+from verbspace.search.filters import combine_filters, sql_quote
+from verbspace.search.index import Index, corrupt_index_error
+from verbspace.search.query import Term, collect_terms
 from verbspace.search.query_encoder import QueryEncoder, build_query_vector
-from verbspace.search.schema import IndexManifest
-from verbspace.search.vector_search import get_vector, validate_filter
-from verbspace.search.vector_search import path_glob_filter as path_filter
-from verbspace.utils.text import is_utf8_encodable
+from verbspace.search.schema import AnnConfig, Hit, IndexManifest, vectors_to_numpy
 
-if TYPE_CHECKING:
-    from verbspace.models.video_encoder import VideoEncoder
+HIT_COLUMNS = ("path", "window", "start", "end", "duration", "fps")
 
 
 class Searcher:
-    """An index and its encoder, opened once for many queries.
+    """An index and its encoder, loaded once for many queries.
 
-    encoder: the one that made the index, or what finds it; None looks where the index says. Raises FileNotFoundError
-    where index or encoder is not there, and ValueError for an encoder with other weights.
+    Args:
+        index: An index, or its folder.
+        encoder: The encoder that the index was built with, or its folder or hub id. If None, it is loaded from where
+            the index says.
+
+    Raises:
+        FileNotFoundError: If the index or the encoder is not found.
+        ValueError: If the encoder's weights differ from those that the index was built with.
     """
 
-    def __init__(self, folder: str | Path, encoder: VideoEncoder | str | Path | None = None) -> None:
-        self.index = Index.open(folder)
-        self.encoder = load_index_encoder(self.index.manifest, folder, encoder)
+    def __init__(self, index: Index | str | Path, encoder: VideoEncoder | str | Path | None = None) -> None:
+        self.index = index if isinstance(index, Index) else Index.open(index)
+        self.encoder = load_index_encoder(self.index.manifest, self.index.folder, encoder)
         self.query_encoder = QueryEncoder(self.encoder)
 
     def search(
@@ -53,108 +55,198 @@ class Searcher:
         per_video: bool = False,
         exact: bool = False,
     ) -> list[Hit]:
-        """The windows that fit best, best first.
+        """Return the windows that match a query best, best first.
 
-        query: text in the grammar of `query.parse`. like: clips to find more of. plus, minus: further terms. where: a
-        filter of Lance, SQL over the columns; path: a pattern (`*`, `?`) found anywhere in a path; shortest, longest:
-        seconds of the whole video. per_video: the best window of each video only. exact: leave an approximate index
-        aside. Raises ValueError, DecodeError.
+        Args:
+            query: Text in the grammar of `verbspace.search.query`, or its terms.
+            similar_to: Clips whose embeddings are added to the query.
+            add: Texts to add to the query.
+            subtract: Texts to subtract from the query.
+            top: Number of results.
+            where: SQL condition over the columns of the index.
+            path: Pattern (`*`, `?`) that the path must contain.
+            min_duration: Shortest video, in seconds.
+            max_duration: Longest video, in seconds.
+            per_video: Return only the best window of each video.
+            exact: Compare with all rows, even if there is an approximate index.
+
+        Raises:
+            ValueError: If the query or a filter is not valid, or a clip cannot be decoded (`DecodeError`).
         """
         terms = collect_terms(query, add, subtract)
         if not terms and not similar_to:
-            raise ValueError("say what to look for: words, a clip with --similar-to, or a text with --add")
+            raise ValueError("the query is empty; give a text, a text to add, or a clip to search for similar ones")
         if where is not None:
-            validate_filter(self.index, where)
+            self.index.validate_filter(where)
         vector = self.encode_query(terms, similar_to)
-        every = combine_filters(where, path, min_duration, max_duration)
-        return self.index.search(vector.numpy(), top, every, per_video=per_video, exact=exact)
+        condition = combine_filters(where, path, min_duration, max_duration)
+        return nearest_windows(self.index, vector.numpy(), top, condition, per_video=per_video, exact=exact)
 
     def find_similar(self, path: str, window: int, *, top: int = 10, per_video: bool = False) -> tuple[Hit, list[Hit]]:
-        """A window of the index, and those most like it by the vectors that are stored; no file is read. Itself is left
-        out, and with per_video its video. Raises ValueError for a window that the index does not have.
+        """Search with the stored vector of a window. No video is read.
+
+        Args:
+            path: Path of the video, as in the index.
+            window: Number of the window in the video.
+            top: Number of results.
+            per_video: Return only the best window of each video.
+
+        Returns:
+            The window, and the windows most similar to it. These exclude the window itself or, with `per_video`, its
+            video.
+
+        Raises:
+            ValueError: If the window is not in the index.
         """
-        found = get_vector(self.index, path, window)
-        if found is None:
-            raise ValueError("this window is not in the index any more; search again")
-        own, vector = found
-        hits = self.index.search(vector, top + 1, per_video=per_video)
-        others = [hit for hit in hits if hit.path != path or not (per_video or hit.window == window)]
-        return own, others[:top]
+        stored = get_window(self.index, path, window)
+        if stored is None:
+            raise ValueError("this window is no longer in the index; search again")
+        hit, vector = stored
+        hits = nearest_windows(self.index, vector, top + 1, per_video=per_video)
+        others = [other for other in hits if other.path != path or not (per_video or other.window == window)]
+        return hit, others[:top]
 
     def encode_query(self, terms: Sequence[Term], similar_to: Sequence[str | Path] = ()) -> Tensor:
-        """(D,), normalised: what terms and clips are looked for with."""
+        """Return the normalized query vector (D,) of terms and example clips."""
         return build_query_vector(self.query_encoder, terms, [self.embed_clip(path) for path in similar_to])
 
     def embed_clip(self, path: str | Path) -> Tensor:
-        """(D,): the mean of a clip's windows. Raises DecodeError, OSError."""
-        made = self.index.manifest
-        with ExitStack() as keep:
-            found = embed_windows(
+        """Return the mean embedding (D,) of a clip's windows.
+
+        Raises:
+            DecodeError: If the clip cannot be read.
+        """
+        manifest = self.index.manifest
+        with localize(str(path)) as local_path:
+            windows = embed_windows(
                 self.encoder,
-                localize(str(path), keep),
-                length=made.window,
-                stride=made.stride,
-                frames=made.frames,
-                dtype=made.dtype,
+                local_path,
+                length=manifest.window,
+                stride=manifest.stride,
+                frames=manifest.frames,
+                dtype=manifest.dtype,
             )
-        return found.embeddings.mean(0)
+        return windows.embeddings.mean(0)
 
 
-def collect_terms(query: str | Sequence[Term], add: Sequence[str] = (), subtract: Sequence[str] = ()) -> list[Term]:
-    """A query's terms and those added to it, each of which is one text."""
-    for text in (*add, *subtract, query if isinstance(query, str) else ""):
-        if not is_utf8_encodable(text):
-            raise ValueError(f"the query {text!r} holds bytes that are no text; write it in UTF-8")
-    first = (parse_query(query) if query.strip() else []) if isinstance(query, str) else list(query)
-    added = [*(Term(text.strip()) for text in add), *(Term(text.strip(), -1) for text in subtract)]
-    if any(not term.text for term in added):
-        raise ValueError("--add and --subtract need a text each; this one is empty")
-    return [*first, *added]
-
-
-def describe_query(terms: Sequence[Term], similar_to: Sequence[str | Path] = ()) -> str:
-    """A query in words, for headings."""
-    clips = [f"like {Path(str(path)).name}" for path in similar_to]
-    return " + ".join([*clips, format_query(terms)] if terms and (not clips or terms[0].sign > 0) else clips) + (
-        f" {format_query(terms)}" if terms and clips and terms[0].sign < 0 else ""
-    )
-
-
-def combine_filters(
+def nearest_windows(
+    index: Index,
+    vector: np.ndarray,
+    top: int = 10,
     where: str | None = None,
-    path: str | None = None,
-    min_duration: float | None = None,
-    max_duration: float | None = None,
-) -> str | None:
-    """Several filters as one. Raises ValueError."""
-    if not all(math.isfinite(seconds or 0) for seconds in (min_duration, max_duration)):
-        raise ValueError("--min-duration and --max-duration are numbers of seconds")
-    parts = [f"({where})"] if where is not None else []
-    parts += [path_filter(path)] if path else []
-    parts += [f"duration >= {float(min_duration)}"] if min_duration is not None else []
-    parts += [f"duration <= {float(max_duration)}"] if max_duration is not None else []
-    return " AND ".join(parts) or None
+    *,
+    per_video: bool = False,
+    exact: bool = False,
+    ann_config: AnnConfig | None = None,
+) -> list[Hit]:
+    """Return the windows whose vectors have the largest cosine similarity to a vector.
+
+    The search is exact, unless the index has an approximate index. That is not used with a filter, or if its searched
+    partitions have too few rows.
+
+    Args:
+        index: The index.
+        vector: Query vector (D,), of any length.
+        top: Number of results.
+        where: SQL condition over the columns.
+        per_video: Return only the best window of each video.
+        exact: Compare with all rows.
+        ann_config: Settings of the approximate search; those of the index if None.
+
+    Returns:
+        The results, best first. Equal scores are ordered by path and time.
+
+    Raises:
+        ValueError: If the vector, `top` or the filter is not valid.
+    """
+    query = np.asarray(vector, np.float32).reshape(-1)
+    if len(query) != index.manifest.dim or not np.isfinite(query).all() or not query.any():
+        raise ValueError(
+            f"the query vector has {len(query)} values; it must have {index.manifest.dim} finite values, not all 0"
+        )
+    if top < 1:
+        raise ValueError(f"top: {top} is less than 1")
+    query = query / np.linalg.norm(query)
+    config = None if exact or where is not None else ann_config or index.read_ann_config()
+    limit = top + 1  # one more, to see whether more rows have the same score as the last one
+    while True:
+        hits = _query_table(index, query, limit, where, config)
+        results = _best_per_video(hits) if per_video else hits
+        if len(hits) < limit:
+            if config is None:
+                return results[:top]
+            config = None  # the searched partitions have too few rows, so compare with all
+        elif len(results) > top and results[top - 1].score > hits[-1].score:
+            return results[:top]
+        else:
+            limit *= 4
+
+
+def get_window(index: Index, path: str, window: int) -> tuple[Hit, np.ndarray] | None:
+    """Return a window of the index and its vector (D,), or None if the index does not have it."""
+    where = f"path = {sql_quote(path)} AND `window` = {int(window)}"
+    for batch in index.scan((*HIT_COLUMNS, "vector"), where):
+        for row, vector in zip(batch.select(HIT_COLUMNS).to_pylist(), vectors_to_numpy(batch), strict=True):
+            return Hit(**row, score=1.0), vector
+    return None
+
+
+def _query_table(index: Index, query: np.ndarray, limit: int, where: str | None, config: AnnConfig | None) -> list[Hit]:
+    search: Any = index.table.search(query, vector_column_name="vector").distance_type("dot").limit(limit)
+    search = search.select([*HIT_COLUMNS, "_distance"])
+    if where is not None:
+        search = search.where(where, prefilter=True)
+    if config is None:
+        search = search.bypass_vector_index()
+    else:
+        search = search.nprobes(config.nprobes).refine_factor(config.refine_factor)
+    try:
+        rows = search.to_arrow().to_pylist()
+    except (RuntimeError, OSError) as error:
+        if where is None or not index.is_readable():
+            raise corrupt_index_error(index.folder) from error
+        raise ValueError(
+            f"the filter {where!r} fails for the values of some rows; correct its casts and divisions"
+        ) from error
+    hits = [Hit(score=1 - row.pop("_distance"), **row) for row in rows]
+    return sorted(hits, key=lambda hit: (-hit.score, hit.path, hit.start))
+
+
+def _best_per_video(hits: list[Hit]) -> list[Hit]:
+    best: dict[str, Hit] = {}
+    for hit in hits:
+        best.setdefault(hit.path, hit)
+    return list(best.values())
 
 
 def load_index_encoder(
     manifest: IndexManifest, folder: str | Path = "the index", encoder: VideoEncoder | str | Path | None = None
 ) -> VideoEncoder:
-    """The encoder that an index was made with, checked by its weights. Raises FileNotFoundError, ValueError."""
-    from verbspace.models.video_encoder import VideoEncoder
+    """Load the encoder that an index was built with, and compare the hash of its weights.
 
-    name = (
-        manifest.encoder if encoder is None else "the encoder given" if isinstance(encoder, VideoEncoder) else encoder
-    )
-    if not isinstance(encoder, VideoEncoder):
+    Args:
+        manifest: Manifest of the index.
+        folder: Name of the index, for error messages.
+        encoder: The encoder, or its folder or hub id; the one that the manifest names if None.
+
+    Raises:
+        FileNotFoundError: If the encoder is not found.
+        ValueError: If its weights differ from those that the index was built with.
+    """
+    if isinstance(encoder, VideoEncoder):
+        name = "the given encoder"
+    else:
+        name = str(encoder or manifest.encoder)
         try:
             encoder = VideoEncoder.from_pretrained(name)
         except FileNotFoundError as error:
-            reason = f"its encoder is not found ({error}); say where it is with --encoder"
-            raise FileNotFoundError(f"{folder}: {reason}") from None
-    found = encoder_hash(encoder)
-    if found != manifest.encoder_hash:
+            raise FileNotFoundError(
+                f"{folder}: its encoder is not found ({error}); give its path (--encoder)"
+            ) from None
+    actual = encoder_hash(encoder)
+    if actual != manifest.encoder_hash:
         raise ValueError(
-            f"{folder}: was made by the encoder {manifest.encoder} ({manifest.encoder_hash}), but {name} is not that one "
-            f"({found}); give the one it was made with, or embed the videos again"
+            f"{folder}: built with the encoder {manifest.encoder} ({manifest.encoder_hash}), but {name} has other "
+            f"weights ({actual}); give the original encoder, or embed the videos again"
         )
     return encoder

@@ -1,4 +1,4 @@
-"""Rows from elsewhere: shards merged, other indices and Parquet files taken in, an index written as Parquet."""
+"""Merge shards and other indices into an index, and export and import its rows as Parquet."""
 
 from __future__ import annotations
 
@@ -10,20 +10,28 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from verbspace.search.index import Index, list_index_shards, lock_index, remove_shard
-from verbspace.search.schema import COLUMNS, FileSignature, IndexManifest, index_schema, try_signature, vectors_to_numpy
+from verbspace.search.schema import COLUMNS, IndexManifest, index_schema, vectors_to_numpy
+from verbspace.search.signatures import FileSignature, try_signature
 from verbspace.utils.atomic_io import atomic_write
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-ScanFn = Callable[[Sequence[str]], Iterator["pa.RecordBatch"]]
-_ROW_GROUP_SIZE = 8192  # in a row group, and in memory
+ScanFn = Callable[[Sequence[str]], Iterator["pa.RecordBatch"]]  # reads the given columns of all rows
+_ROW_GROUP_SIZE = 8192
 
 
 @dataclass
 class MergeSummary:
-    """What was taken into an index: files and windows that were new, files that gave way to newer ones, files that
-    were there already, and files left out as the index knows them as ones that cannot be read."""
+    """What a merge or an import did.
+
+    Attributes:
+        files: Files added.
+        windows: Windows added, including those of replaced files.
+        replaced: Files whose rows were replaced by newer ones.
+        unchanged: Files that were in the index already.
+        skipped: Files that were not added, because the index has a record that they cannot be read.
+    """
 
     files: int = 0
     windows: int = 0
@@ -32,87 +40,103 @@ class MergeSummary:
     skipped: int = 0
 
     def summary(self, folder: Path) -> str:
-        """For people."""
-        changed = f"{self.replaced} replaced, {self.unchanged} there already"
-        left = f"; {self.skipped} left out, which could not be read here: embed them again" if self.skipped else ""
-        return f"{folder}: {self.windows} windows taken in, {self.files} files new, {changed}{left}"
+        """Return the counts in one line."""
+        changed = f"{self.replaced} replaced, {self.unchanged} unchanged"
+        skipped = f"; {self.skipped} skipped, because they could not be read: embed them again" if self.skipped else ""
+        return f"{folder}: {self.windows} windows added, {self.files} new files, {changed}{skipped}"
 
     def __add__(self, other: MergeSummary) -> MergeSummary:
+        """Return the sum of both counts."""
         return MergeSummary(*(getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__))
 
 
 def merge_rows(index: Index, scan: ScanFn) -> MergeSummary:
-    """Take the files of `scan(columns)` into an index whose lock the caller holds: new ones in one transaction, then
-    changed ones in another. Of a file that both have, the later one stays; of one that is known here as one that
-    cannot be read, nothing is taken, unless it is again what they had."""
+    """Add rows to an index: new files in one transaction, then changed files in another. Call it inside `lock_index`.
+
+    If both have rows of a file, those that match the file on disk stay, otherwise the later ones. A file with a record
+    that it cannot be read is skipped, unless it is again as it was when its rows were computed.
+
+    Args:
+        index: The index.
+        scan: Reads columns of the rows to add.
+    """
     import pyarrow as pa
     import pyarrow.compute as compute
 
-    theirs: dict[str, FileSignature] = {}
+    incoming: dict[str, FileSignature] = {}
     for batch in scan(("path", "size", "modified")):
-        each = (batch[name].to_pylist() for name in ("path", "size", "modified"))
-        theirs |= {path: FileSignature(size, when) for path, size, when in zip(*each, strict=True)}
-    broken = {
-        path for path in index.failed_files() if path in theirs and try_signature(path) not in (None, theirs[path])
+        columns = (batch[name].to_pylist() for name in ("path", "size", "modified"))
+        incoming |= {path: FileSignature(size, modified) for path, size, modified in zip(*columns, strict=True)}
+    unreadable = {
+        path for path in index.failed_files() if path in incoming and try_signature(path) not in (None, incoming[path])
     }
-    theirs = {path: state for path, state in theirs.items() if path not in broken}
-    mine = index.file_signatures(theirs)
-    changed = [path for path, state in theirs.items() if path in mine and _should_replace(path, state, mine[path])]
-    taken = MergeSummary(len(theirs.keys() - mine.keys()), 0, len(changed), len(mine) - len(changed), len(broken))
+    incoming = {path: signature for path, signature in incoming.items() if path not in unreadable}
+    current = index.file_signatures(incoming)
+    changed = [path for path in incoming if path in current and _is_newer(path, incoming[path], current[path])]
+    summary = MergeSummary(
+        files=len(incoming.keys() - current.keys()),
+        replaced=len(changed),
+        unchanged=len(current) - len(changed),
+        skipped=len(unreadable),
+    )
 
-    def filtered_batches(keep: pa.Array, inside: bool) -> Iterator[pa.RecordBatch]:
+    def filtered_batches(paths: pa.Array, include: bool) -> Iterator[pa.RecordBatch]:
         for batch in scan(COLUMNS):
-            chosen = compute.is_in(batch["path"], keep)
-            rows = batch.filter(chosen if inside else compute.invert(chosen))
-            taken.windows += len(rows)
+            mask = compute.is_in(batch["path"], paths)
+            rows = batch.filter(mask if include else compute.invert(mask))
+            summary.windows += len(rows)
             if len(rows):
                 yield rows
 
-    if taken.files:
-        index.add(filtered_batches(pa.array([*mine, *broken], pa.string()), inside=False))
+    if summary.files:
+        index.add(filtered_batches(pa.array([*current, *unreadable], pa.string()), include=False))
     if changed:
-        parts = list(filtered_batches(pa.array(changed, pa.string()), inside=True))
-        index.replace(pa.Table.from_batches(parts, index_schema(index.manifest)))
-    index.record_failures({}, theirs)
-    return taken
+        batches = list(filtered_batches(pa.array(changed, pa.string()), include=True))
+        index.replace(pa.Table.from_batches(batches, index_schema(index.manifest)))
+    index.record_failures({}, incoming)
+    return summary
 
 
-def _should_replace(path: str, incoming: FileSignature, current: FileSignature) -> bool:
-    """Whether rows of a file in one state should take the place of those in another: the file itself decides, as far as
-    it can be asked, and the later change elsewhere."""
+def _is_newer(path: str, incoming: FileSignature, current: FileSignature) -> bool:
+    """Whether incoming rows replace the current ones: the file on disk decides, otherwise the modification time."""
     if incoming == current:
         return False
-    now = try_signature(path)
-    return incoming == now if now in (incoming, current) else incoming.modified >= current.modified
+    on_disk = try_signature(path)
+    return incoming == on_disk if on_disk in (incoming, current) else incoming.modified >= current.modified
 
 
-def merge(folder: Path, other_indices: Sequence[Path] = ()) -> MergeSummary:
-    """Take an index's shards into it, each of which is removed once it is in, or other indices, which stay.
+def merge_indices(folder: Path, other_indices: Sequence[Path] = ()) -> MergeSummary:
+    """Merge an index's shards into it and remove them, or merge other indices, which stay.
 
-    A merge that is cut short goes on when it is run again. Raises FileNotFoundError where there is nothing to merge,
-    ValueError where encoder or window settings differ, OSError while a process still writes into one of them.
+    A merge that is interrupted continues when it is run again.
+
+    Args:
+        folder: Folder of the index.
+        other_indices: Indices to merge; the index's own shards if empty.
+
+    Raises:
+        FileNotFoundError: If there is nothing to merge.
+        ValueError: If the encoder or the window settings differ.
+        OSError: If another process writes to one of the indices.
     """
     if folder.resolve() in [other.resolve() for other in other_indices]:
         raise ValueError(f"{folder}: cannot be merged into itself; give other indices, or none for its own shards")
     if not other_indices and not list_index_shards(folder):
-        Index.open(folder)  # says what is missing before anything is made
+        Index.open(folder)  # raises if there is no index, before the lock creates the folder
     with lock_index(folder):
-        for left in (folder / "shards").glob(".*.merged-*"):  # by a merge that was killed as it cleared up
-            remove_shard(left)
+        for leftover in (folder / "shards").glob(".*.merged-*"):  # of a merge that was killed while removing shards
+            remove_shard(leftover)
         sources = list(other_indices) or list_index_shards(folder)
-        made = [Index.open(source).manifest for source in sources]
-        index = Index.create(folder, made[0], str(sources[0])) if made else Index.open(folder)
-        for source, one in zip(sources, made, strict=True):
-            index.manifest.assert_compatible(one, str(folder), str(source))
+        manifests = [Index.open(source).manifest for source in sources]
+        index = Index.create(folder, manifests[0], str(sources[0])) if sources else Index.open(folder)
+        for source, manifest in zip(sources, manifests, strict=True):
+            index.manifest.assert_compatible(manifest, str(folder), str(source))
         total = MergeSummary()
         for source in sources:
             with lock_index(source):
-                part = Index.open(source)
-                total += merge_rows(index, part.scan)
-                known = index.file_signatures(unread := part.failed_files())
-                spoilt = {path for path, state in known.items() if try_signature(path) not in (None, state)}
-                index.delete_rows(sorted(spoilt))
-                index.record_failures({p: why for p, why in unread.items() if p not in known or p in spoilt}, ())
+                other = Index.open(source)
+                total += merge_rows(index, other.scan)
+                _merge_failures(index, other)
                 if not other_indices:
                     remove_shard(source)
         if sources:
@@ -120,35 +144,56 @@ def merge(folder: Path, other_indices: Sequence[Path] = ()) -> MergeSummary:
     return total
 
 
+def _merge_failures(index: Index, other: Index) -> None:
+    """Take over the failures of another index, unless this index has rows that match the file on disk."""
+    failures = other.failed_files()
+    current = index.file_signatures(failures)
+    outdated = {path for path, signature in current.items() if try_signature(path) not in (None, signature)}
+    index.delete_rows(sorted(outdated))
+    index.record_failures(
+        {path: reason for path, reason in failures.items() if path not in current or path in outdated}, ()
+    )
+
+
 def export_parquet(index: Index, path: Path) -> int:
-    """Write all rows, with how they were made in the file's metadata; returns how many."""
+    """Write all rows to a Parquet file, with the manifest in its metadata. Returns the number of rows."""
     pq = _import_pyarrow_parquet()
     import pyarrow as pa
 
-    shape = index_schema(index.manifest)
+    schema = index_schema(index.manifest)
     count = 0
-    with atomic_write(path) as part, pq.ParquetWriter(part, shape, compression="zstd") as writer:
-        for batch in index.scan(shape.names):
+    with atomic_write(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+        for batch in index.scan(schema.names):
             count += len(batch)
-            writer.write_table(pa.Table.from_batches([batch]).cast(shape), row_group_size=_ROW_GROUP_SIZE)
+            writer.write_table(pa.Table.from_batches([batch]).cast(schema), row_group_size=_ROW_GROUP_SIZE)
     return count
 
 
 def import_parquet(folder: Path, path: Path) -> MergeSummary:
-    """Take what `export_parquet` wrote into an index of the same encoder and windows, or into a new one. Raises
-    FileNotFoundError, and ValueError for what is no such file, before anything is written.
+    """Add the rows of a file that `export_parquet` wrote to an index, or create an index of them.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is not valid. Nothing is written then.
     """
-    made, scan = read_parquet(path)
+    manifest, scan = read_parquet(path)
     with lock_index(folder):
-        index = Index.create(folder, made, str(path))
-        taken = merge_rows(index, scan)
+        index = Index.create(folder, manifest, str(path))
+        summary = merge_rows(index, scan)
         index.optimize()
-    return taken
+    return summary
 
 
 def read_parquet(path: Path) -> tuple[IndexManifest, ScanFn]:
-    """How the rows of a Parquet file were made, and what reads them; all of them are looked at first. Raises
-    FileNotFoundError, ValueError."""
+    """Open and check a file that `export_parquet` wrote.
+
+    Returns:
+        The manifest of the rows, and a function that reads columns of all rows.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is damaged, a column is missing or has another type, or the rows are not consistent.
+    """
     pq = _import_pyarrow_parquet()
     import pyarrow as pa
 
@@ -157,24 +202,22 @@ def read_parquet(path: Path) -> tuple[IndexManifest, ScanFn]:
     try:
         file = pq.ParquetFile(path)
     except (pa.ArrowInvalid, OSError) as error:
-        raise ValueError(f"{path}: is no Parquet file, or a damaged one ({_first_line(error)})") from None
-    noted = (file.schema_arrow.metadata or {}).get(b"verbspace")
-    if noted is None:
-        raise ValueError(
-            f"{path}: does not say how its rows were made; give a file that `verbspace index export` wrote"
-        )
-    made = IndexManifest.from_json(noted, str(path))
-    shape = index_schema(made)
-    for field in shape:
-        place = file.schema_arrow.get_field_index(field.name)
-        if place < 0 or not file.schema_arrow.field(place).type.equals(field.type):
-            found = "is missing" if place < 0 else f"is {file.schema_arrow.field(place).type}"
-            raise ValueError(f"{path}: the column {field.name} {found}; it must be {field.type}")
+        raise ValueError(f"{path}: not a Parquet file, or damaged ({_first_line(error)})") from None
+    metadata = (file.schema_arrow.metadata or {}).get(b"verbspace")
+    if metadata is None:
+        raise ValueError(f"{path}: has no verbspace metadata; give a file that `verbspace index export` wrote")
+    manifest = IndexManifest.from_json(metadata, str(path))
+    schema = index_schema(manifest)
+    for field in schema:
+        position = file.schema_arrow.get_field_index(field.name)
+        if position < 0 or not file.schema_arrow.field(position).type.equals(field.type):
+            actual = "is missing" if position < 0 else f"is {file.schema_arrow.field(position).type}"
+            raise ValueError(f"{path}: the column {field.name} {actual}; it must be {field.type}")
 
     def scan(columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         try:
             for batch in file.iter_batches(_ROW_GROUP_SIZE, columns=list(columns)):
-                fields = [shape.field(name) for name in columns]
+                fields = [schema.field(name) for name in columns]
                 arrays = [batch.column(batch.schema.get_field_index(name)) for name in columns]
                 yield pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields))
         except (pa.ArrowInvalid, OSError) as error:
@@ -183,33 +226,32 @@ def read_parquet(path: Path) -> tuple[IndexManifest, ScanFn]:
     try:
         _validate_batches(path, scan(COLUMNS))
     except UnicodeDecodeError:
-        raise ValueError(f"{path}: is damaged (a path in it is no text)") from None
-    return made, scan
+        raise ValueError(f"{path}: is damaged (a path is not valid UTF-8)") from None
+    return manifest, scan
 
 
 def _validate_batches(path: Path, batches: Iterable[pa.RecordBatch]) -> None:
-    """Raise ValueError unless each file's windows are 0, 1, … once each, in good order, with normalised vectors."""
-    last: dict[str, int] = {}
-    facts: dict[str, tuple[Any, ...]] = {}
+    """Raise ValueError unless the windows of each file are numbered 0, 1, … in order, with normalized vectors."""
+    last_window: dict[str, int] = {}
+    file_values: dict[str, tuple[Any, ...]] = {}
     row = 0
     for batch in batches:
-        empty = next((name for name, column in zip(COLUMNS, batch.columns, strict=True) if column.null_count), None)
-        if empty is not None or batch["vector"].flatten().null_count:
-            raise ValueError(f"{path}: the column {empty or 'vector'} has empty places")
+        column = next((name for name, values in zip(COLUMNS, batch.columns, strict=True) if values.null_count), None)
+        if column is not None or batch["vector"].flatten().null_count:
+            raise ValueError(f"{path}: the column {column or 'vector'} has missing values")
         with np.errstate(all="ignore"):
-            lengths = np.linalg.norm(vectors_to_numpy(batch).astype(np.float64), axis=1)
-        wrong = np.flatnonzero(~(np.abs(lengths - 1) < 1e-3))
-        if len(wrong):
-            raise ValueError(
-                f"{path}: row {row + int(wrong[0])}: the vector's length is {lengths[wrong[0]]:.4g}, not 1"
-            )
-        for name, window, *rest in zip(*(batch[name].to_pylist() for name in COLUMNS[:-1]), strict=True):
-            start, end, *whole = rest
-            if window != last.get(name, -1) + 1:
-                raise ValueError(f"{path}: row {row}: window {window} of {name} comes after {last.get(name, 'none')}")
-            if not 0 <= start <= end or facts.setdefault(name, tuple(whole)) != tuple(whole):
-                raise ValueError(f"{path}: row {row}: seconds or facts of {name} contradict each other")
-            last[name] = window
+            norms = np.linalg.norm(vectors_to_numpy(batch).astype(np.float64), axis=1)
+        invalid = np.flatnonzero(~(np.abs(norms - 1) < 1e-3))
+        if len(invalid):
+            raise ValueError(f"{path}: row {row + invalid[0]}: the vector's norm is {norms[invalid[0]]:.4g}, not 1")
+        for name, window, start, end, *rest in zip(*(batch[key].to_pylist() for key in COLUMNS[:-1]), strict=True):
+            if window != last_window.get(name, -1) + 1:
+                raise ValueError(
+                    f"{path}: row {row}: window {window} of {name} follows window {last_window.get(name, 'none')}"
+                )
+            if not 0 <= start <= end or file_values.setdefault(name, tuple(rest)) != tuple(rest):
+                raise ValueError(f"{path}: row {row}: times or file properties of {name} contradict each other")
+            last_window[name] = window
             row += 1
 
 

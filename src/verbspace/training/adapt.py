@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -228,7 +227,7 @@ def drop_known_bad(
     readable = [record for record in records if record.file not in failures]
     if not readable:
         raise NoReadableVideo(
-            f"{videos}: `verbspace data verify` found all {len(records)} videos unreadable; the first: {dropped[0].reason}"
+            f"{videos}: `verbspace data verify` found all {len(records)} videos unreadable; the first: {dropped[0]}"
         )
     return readable, dropped
 
@@ -256,12 +255,9 @@ def build_dataset(
     records: Sequence[Record], encoder: VideoEncoder, concepts: ConceptSet, settings: AdaptSettings
 ) -> ViewDataset:
     """Build the view dataset at the encoder's sizes. Directional concept sets are never flipped."""
-    view: dict[str, Any] = settings.views.model_dump()
-    size = view["global_size"] or encoder.image_size
-    patch = encoder.patch_size
-    view["global_size"] = size
-    view["local_size"] = view["local_size"] or max(patch, round(size * 3 / 7 / patch) * patch)
-    view["flip_prob"] = 0.0 if concepts.directional else view["flip_prob"]
     return ViewDataset(
-        records, seed=settings.training.seed, frame_cache_bytes=settings.training.frame_cache_mb * 2**20, **view
+        records,
+        settings.views.resolve(encoder.image_size, encoder.patch_size, directional=concepts.directional),
+        seed=settings.training.seed,
+        frame_cache_bytes=settings.training.frame_cache_mb * 2**20,
     )

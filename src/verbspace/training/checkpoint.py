@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from verbspace.models.video_encoder import VideoEncoder
 from verbspace.training.distiller import EMAState
 from verbspace.training.distributed import distribute_like, full_tensor, local_tensor
-from verbspace.utils.atomic_io import AtomicDirectory
+from verbspace.utils.atomic_io import atomic_directory
 
 logger = logging.getLogger(__name__)
 
@@ -123,7 +123,7 @@ def save_checkpoint(
     if target not in list_checkpoints(folder):
         _remove_incomplete(folder)
         try:
-            with AtomicDirectory(target) as temp_dir:
+            with atomic_directory(target) as temp_dir:
                 for part in PARTS:
                     save_file(state[part], temp_dir / f"{part}.safetensors")
                 content = {"format": FORMAT, "step": step, **metadata}

@@ -52,8 +52,9 @@ def training_flops(config: PretrainedConfig, settings: AdaptSettings) -> int:
         config: Configuration of an image checkpoint.
         settings: Settings of the run.
     """
-    views, training = settings.views, settings.training
+    training = settings.training
     student, teacher = _meta_encoder(config), _meta_encoder(config)
+    views = settings.views.resolve(student.image_size, student.patch_size)
     if training.trainable == "temporal":
         for parameter in student.spatial_parameters():
             parameter.requires_grad_(False)
@@ -63,12 +64,10 @@ def training_flops(config: PretrainedConfig, settings: AdaptSettings) -> int:
             encoder.to("meta")
     student.gradient_checkpointing = training.gradient_checkpointing
     student.train()
-    global_size = views.global_size or student.image_size
-    local_size = views.local_size or max(
-        student.patch_size, round(global_size * 3 / 7 / student.patch_size) * student.patch_size
-    )
-    global_views = (views.global_views, views.global_frames, global_size)
-    local_views = (views.local_views, views.local_frames, local_size)
+    assert views.global_size is not None
+    assert views.local_size is not None
+    global_views = (views.global_views, views.global_frames, views.global_size)
+    local_views = (views.local_views, views.local_frames, views.local_size)
     student_views = [global_views, local_views] if views.local_views else [global_views]
     with FlopCounterMode(display=False) as counter:
         with torch.no_grad():

@@ -1,1 +1,1 @@
-"""Atomic files, text, malloc settings."""
+"""Atomic files, text formatting, progress callbacks and memory allocation."""

@@ -5,22 +5,22 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-# Controls, and what sets the direction of writing.
+# Control characters, and characters that change the writing direction.
 _UNPRINTABLE = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\u200e\\u200f\\u2028-\\u202e\\u2066-\\u2069]")
 
 
 def sanitize(text: str) -> str:
-    """A text without what would move a terminal's cursor, set its title or turn letters round."""
-    return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+    """Escape characters that would move a terminal's cursor, set its title or change the writing direction."""
+    return _UNPRINTABLE.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
 def is_utf8_encodable(text: str) -> bool:
-    """Whether it has no lone surrogates, as JSON and names of files can, and tokenizers and tables cannot."""
-    return not any("\ud800" <= letter <= "\udfff" for letter in text)
+    """Whether a text has no unpaired surrogates. JSON and file names may have them; tokenizers and tables may not."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def format_timestamp(seconds: float) -> str:
-    """1:02:03.4, or 2:03.4 within the first hour."""
+    """Format seconds as 2:03.4, or as 1:02:03.4 from one hour on."""
     tenths = round(10 * seconds)
     minutes, rest = divmod(tenths, 600)
     hours, minutes = divmod(minutes, 60)
@@ -28,14 +28,14 @@ def format_timestamp(seconds: float) -> str:
 
 
 def format_spans(spans: Sequence[tuple[float, float]]) -> str:
-    """0.2–1.4, 3.0–3.5 s, or as on a clock beyond the first minute."""
+    """Format time spans in seconds as "0.2–1.4, 3.0–3.5 s", or as timestamps if the last one ends after a minute."""
     if spans and spans[-1][1] >= 60:
         return ", ".join(f"{format_timestamp(start)}–{format_timestamp(end)}" for start, end in spans)
     return ", ".join(f"{start:.1f}–{end:.1f}" for start, end in spans) + " s"
 
 
 def format_odds(odds: float) -> str:
-    """How many times likelier: 1.07, 4.9, 66, more than 1000."""
+    """Format odds with two to three significant digits, such as 1.07, 4.9 or 66; above 1000 as "more than 1000"."""
     if odds > 1000:
         return "more than 1000"
     return f"{odds:.{2 if odds < 2 else 1 if odds < 10 else 0}f}"

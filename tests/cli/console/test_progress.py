@@ -7,32 +7,34 @@ from rich.console import Console
 from verbspace.cli.console.progress import format_rate, format_values, progress
 
 
-def run(console: Console) -> None:
-    with progress(console) as say:
+def show(console: Console) -> None:
+    with progress(console) as on_progress:
         for done in range(101):
-            say("adapt", done, 100, {"loss": 2.5 - done / 100, "category_mean_entropy": 2.25} if done % 10 == 0 else {})
-        say("measure adapted", 0, 1, {})
-        say("measure adapted", 1, 1, {"top1": 0.5})
+            on_progress(
+                "adapt", done, 100, {"loss": 2.5 - done / 100, "category_mean_entropy": 2.25} if done % 10 == 0 else {}
+            )
+        on_progress("measure adapted", 0, 1, {})
+        on_progress("measure adapted", 1, 1, {"top1": 0.5})
 
 
-def test_a_log_gets_a_line_each_tenth() -> None:
+def test_logs_get_a_line_per_tenth() -> None:
     out = io.StringIO()
-    run(Console(file=out, width=40))
-    written = out.getvalue().splitlines()
-    assert [line.split("  ")[0] for line in written] == [
+    show(Console(file=out, width=40))
+    lines = out.getvalue().splitlines()
+    assert [line.split("  ")[0] for line in lines] == [
         *(f"adapt: {10 * tenth}/100" for tenth in range(11)),
         "measure adapted: 0/1",
         "measure adapted: 1/1",
     ]
-    assert written[5].endswith("loss 2.000  entropy 2.250")
-    assert "s left" in written[5]
-    assert "s left" not in written[10]
-    assert written[-1].endswith("top-1 0.500")
+    assert lines[5].endswith("loss 2.000  entropy 2.250")
+    assert "s left" in lines[5]
+    assert "s left" not in lines[10]
+    assert lines[-1].endswith("top-1 0.500")
 
 
-def test_a_terminal_of_80_columns_holds_a_stage_in_a_line() -> None:
+def test_each_stage_fits_on_one_line_of_80_columns() -> None:
     out = io.StringIO()
-    run(Console(file=out, width=80, force_terminal=True, color_system=None))
+    show(Console(file=out, width=80, force_terminal=True, color_system=None))
     last = [line for line in out.getvalue().replace("\r", "\n").splitlines() if "adapt" in line][-2:]
     assert "100/100" in last[0]
     assert "loss 1.500  entropy 2.250" in last[0]
@@ -40,9 +42,9 @@ def test_a_terminal_of_80_columns_holds_a_stage_in_a_line() -> None:
     assert "…" not in last[0] + last[1]
 
 
-def test_notes_leave_out_what_has_no_place() -> None:
+def test_values_without_a_label_are_not_shown() -> None:
     assert format_values({"loss": 1.0, "category_agreement": 0.5}) == "loss 1.000"
 
 
-def test_rates_below_one_a_second_are_told_as_seconds_each() -> None:
+def test_rates_below_one_per_second_are_shown_as_seconds_per_item() -> None:
     assert (format_rate(3.31), format_rate(1.0), format_rate(0.11)) == ("3.3/s", "1.0/s", "9.1s/it")

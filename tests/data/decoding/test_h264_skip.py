@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from support.video_files import numbered_frames, write_video
+from verbspace.data.decoding.container import open_video
 from verbspace.data.decoding.h264_skip import is_non_reference, required_packets
-from verbspace.data.decoding.pyav import decode_frames, frame_times, open_video
+from verbspace.data.decoding.pyav import decode_frames, frame_times
 
 
 def write(path: Path, codec: str = "libx264", **options: str) -> Path:
@@ -38,47 +39,46 @@ KINDS = {
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("skipping")
-    return {kind: write(folder / f"{n}.mp4", **how) for n, (kind, how) in enumerate(KINDS.items())}
+    return {kind: write(folder / f"{n}.mp4", **options) for n, (kind, options) in enumerate(KINDS.items())}
 
 
-def left_out(path: Path, wanted: set[int]) -> int:
-    """How many packets the decoder need not see."""
-    file = open_video(path)
-    packets = list(file.iter_packets())
-    stamps = sorted(packet.pts for packet in packets if packet.size)
-    expected, kept = required_packets(file.stream.codec_context, packets, stamps, wanted)
-    assert len(packets) - len(kept) == len(stamps) - len(expected)
-    file.close()
-    return len(packets) - len(kept)
+def count_skipped(path: Path, frame_indices: set[int]) -> int:
+    """Number of packets that are skipped for the given frames."""
+    with open_video(path) as file:
+        packets = list(file.iter_packets())
+        pts = sorted(packet.pts for packet in packets if packet.size)
+        numbers, required = required_packets(file.stream.codec_context, packets, pts, frame_indices)
+    assert len(packets) - len(required) == len(pts) - len(numbers)
+    return len(packets) - len(required)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @settings(deadline=None, max_examples=15)
-@given(wanted=st.lists(st.integers(0, 29), min_size=1, max_size=8))
-def test_frames_are_those_of_the_whole_decode(videos: dict[str, Path], kind: str, wanted: list[int]) -> None:
-    assert torch.equal(decode_frames(videos[kind], wanted), decode_frames(videos[kind])[wanted])
+@given(indices=st.lists(st.integers(0, 29), min_size=1, max_size=8))
+def test_frames_are_those_of_the_full_decode(videos: dict[str, Path], kind: str, indices: list[int]) -> None:
+    assert torch.equal(decode_frames(videos[kind], indices), decode_frames(videos[kind])[indices])
 
 
-def test_packets_are_left_out_where_nothing_needs_them(videos: dict[str, Path]) -> None:
+def test_unneeded_packets_are_skipped(videos: dict[str, Path]) -> None:
     assert len(frame_times(videos["no pyramid"])) == 30
-    assert left_out(videos["no pyramid"], {29}) >= 15
-    assert left_out(videos["no pyramid"], set(range(30))) == 0
-    assert left_out(videos["no B-frames"], {29}) == 0
-    assert 0 < left_out(videos["pyramid of B-frames"], {0}) < 30
+    assert count_skipped(videos["no pyramid"], {29}) >= 15
+    assert count_skipped(videos["no pyramid"], set(range(30))) == 0
+    assert count_skipped(videos["no B-frames"], {29}) == 0
+    assert 0 < count_skipped(videos["pyramid of B-frames"], {0}) < 30
 
 
-def test_other_codecs_lose_nothing(tmp_path: Path) -> None:
+def test_nothing_is_skipped_for_other_codecs(tmp_path: Path) -> None:
     other = write_video(tmp_path / "a.mp4", numbered_frames(12), codec="mpeg4")
-    assert left_out(other, {11}) == 0
+    assert count_skipped(other, {11}) == 0
 
 
 @pytest.mark.parametrize(
     ("packet", "expected"),
     [
         (b"\0\0\0\2\x01\xff", True),  # a slice, no reference
-        (b"\0\0\0\2\x41\xff", False),  # a slice that others need
-        (b"\0\0\0\2\x06\xff\0\0\0\2\x01\xff", True),  # a message before it
-        (b"\0\0\0\2\x01\xff\0\0\0\2\x21\xff", False),  # two fields, one of them needed
+        (b"\0\0\0\2\x41\xff", False),  # a reference slice
+        (b"\0\0\0\2\x06\xff\0\0\0\2\x01\xff", True),  # a message, then a slice
+        (b"\0\0\0\2\x01\xff\0\0\0\2\x21\xff", False),  # two fields, one of them a reference
         (b"\0\0\0\2\x06\xff", False),  # no picture
         (b"\0\0\0\x09\x01\xff", False),  # longer than the packet
         (b"\0\0\0\0\x01\xff", False),  # empty
@@ -86,10 +86,10 @@ def test_other_codecs_lose_nothing(tmp_path: Path) -> None:
         (b"", False),
     ],
 )
-def test_what_is_disposable(packet: bytes, expected: bool) -> None:
+def test_is_non_reference(packet: bytes, expected: bool) -> None:
     assert is_non_reference(packet, 4) == expected
 
 
-@given(packet=st.binary(max_size=40), prefix=st.integers(1, 4))
-def test_any_bytes_have_an_answer(packet: bytes, prefix: int) -> None:
-    assert is_non_reference(np.frombuffer(packet, np.uint8).tolist(), prefix) in (True, False)
+@given(packet=st.binary(max_size=40), length_size=st.integers(1, 4))
+def test_is_non_reference_accepts_any_bytes(packet: bytes, length_size: int) -> None:
+    assert is_non_reference(np.frombuffer(packet, np.uint8).tolist(), length_size) in (True, False)

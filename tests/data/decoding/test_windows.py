@@ -7,7 +7,8 @@ import torch
 
 from support.video_files import numbered_frames, write_video
 from verbspace.data.decoding import windows
-from verbspace.data.decoding.pyav import FrameTimestamps, TimestampMismatch, decode_frames, frame_times
+from verbspace.data.decoding.pyav import decode_frames, frame_times
+from verbspace.data.decoding.timestamps import FrameTimestamps, TimestampMismatch
 from verbspace.data.decoding.windows import stream_windows
 from verbspace.data.errors import DecodeError
 from verbspace.data.sampling import clip_duration, linspace_in_window, nearest_frame, plan_windows
@@ -22,15 +23,15 @@ plan = partial(plan_windows, length=1.0, stride=0.4)
 
 @pytest.fixture(scope="module", params=FORMATS)
 def video(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three seconds."""
+    """A video of three seconds."""
     path = tmp_path_factory.mktemp("streamed") / request.param
     return write_video(path, numbered_frames(60), FORMATS[request.param], rate=20)
 
 
-@pytest.mark.parametrize("trust", [True, False])
-def test_windows_hold_the_frames_that_a_whole_decode_has_there(video: Path, trust: bool) -> None:
+@pytest.mark.parametrize("use_packet_times", [True, False])
+def test_windows_have_the_frames_of_a_full_decode(video: Path, use_packet_times: bool) -> None:
     times, every = frame_times(video), decode_frames(video)
-    found = list(stream_windows(video, plan, num_frames=5, size=32, use_packet_times=trust))
+    found = list(stream_windows(video, plan, num_frames=5, size=32, use_packet_times=use_packet_times))
     assert [window for window, _, _ in found] == plan(times)
     assert len(found) > 4
     for window, clip, seconds in found:
@@ -39,29 +40,28 @@ def test_windows_hold_the_frames_that_a_whole_decode_has_there(video: Path, trus
         np.testing.assert_allclose(seconds.numpy(), times[places] - window.start, atol=1e-6)
 
 
-def test_memory_holds_the_open_windows_only(video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made: list[int] = []
-    views = windows._decode_views
+def test_memory_holds_only_the_open_windows(video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded: list[int] = []
+    original = windows._decode_crops
 
-    def counted(*args: object) -> object:
-        for number, view in views(*args):
-            made.append(number)
-            yield number, view
+    def record(*args: object) -> object:
+        for number, crop in original(*args):
+            decoded.append(number)
+            yield number, crop
 
-    monkeypatch.setattr(windows, "_decode_views", counted)
-    each = stream_windows(video, plan, num_frames=5, size=32)
-    next(each)
-    assert max(made) < 20  # of 60: the first window's alone
+    monkeypatch.setattr(windows, "_decode_crops", record)
+    next(stream_windows(video, plan, num_frames=5, size=32))
+    assert max(decoded) < 20  # of 60: only the first window
 
 
-def test_a_short_video_is_embedded_as_a_whole_one_is(video: Path, tiny_clip: Path) -> None:
+def test_a_short_video_has_the_embedding_of_embed_videos(video: Path, tiny_clip: Path) -> None:
     encoder = VideoEncoder.from_pretrained(tiny_clip)
     found = embed_windows(encoder, video, length=10.0)
     assert torch.equal(found.embeddings, embed_videos(encoder, [Record(video)]).embeddings)
     assert found.windows[0].end == pytest.approx(clip_duration(frame_times(video)))
 
 
-def test_batches_do_not_matter(video: Path, tiny_clip: Path) -> None:
+def test_batch_size_does_not_change_embeddings(video: Path, tiny_clip: Path) -> None:
     encoder = VideoEncoder.from_pretrained(tiny_clip)
     one, many = (embed_windows(encoder, video, length=1.0, stride=0.4, batch_size=size) for size in (1, 16))
     assert one.windows == many.windows
@@ -69,12 +69,14 @@ def test_batches_do_not_matter(video: Path, tiny_clip: Path) -> None:
     assert one.embeddings.norm(dim=-1).allclose(torch.ones(len(one.windows)))
 
 
-def test_where_the_packets_lie_the_decode_tells(video: Path, tiny_clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_packet_times_fall_back_to_a_full_decode(
+    video: Path, tiny_clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     encoder = VideoEncoder.from_pretrained(tiny_clip)
     right = embed_windows(encoder, video, length=1.0)
-    lies = FrameTimestamps(frame_times(video) * 1.5, 0), 0.0
-    monkeypatch.setattr(windows, "timestamps_from_packets", lambda file, size: lies)
-    if not video.name.endswith(".avi"):  # whose packets are not asked
+    wrong = FrameTimestamps(frame_times(video) * 1.5, 0), 0.0
+    monkeypatch.setattr(windows, "timestamps_from_packets", lambda file, size: wrong)
+    if not video.name.endswith(".avi"):  # whose packet times are not used
         with pytest.raises(TimestampMismatch):
             list(stream_windows(video, plan, num_frames=5, size=32))
     found = embed_windows(encoder, video, length=1.0)
@@ -82,7 +84,7 @@ def test_where_the_packets_lie_the_decode_tells(video: Path, tiny_clip: Path, mo
     assert torch.equal(found.embeddings, right.embeddings)
 
 
-def test_what_cannot_be_decoded_is_named(tmp_path: Path, tiny_clip: Path) -> None:
+def test_bad_files_raise_decode_errors(tmp_path: Path, tiny_clip: Path) -> None:
     encoder = VideoEncoder.from_pretrained(tiny_clip)
     (tmp_path / "words.mp4").write_text("not a video")
     with pytest.raises(DecodeError, match=r"words\.mp4: not decodable as video"):

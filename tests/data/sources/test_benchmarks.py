@@ -1,4 +1,4 @@
-"""The public data sets' own annotation files, in their exact format."""
+"""Annotation files of public data sets, in their exact format."""
 
 import json
 import subprocess
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from support.video_files import touch
 from verbspace.concepts.concept_set import ConceptSet
 from verbspace.data.sources.manifest import Record, detect_manifest, read_manifest
 
@@ -15,15 +16,8 @@ HMDB = ConceptSet.load("hmdb51").labels
 UCF_COUNTS = {"train": 9537, "test": 3783}  # of split 1, by Soomro et al., 2012
 
 
-def touch(folder: Path, *names: str) -> Path:
-    for name in names:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).touch()
-    return folder
-
-
 def ucf_clip(label: str, number: int) -> str:
-    """In one class letter case differs between the folder and its files."""
+    """In one class the letter case differs between the folder and its files."""
     stem = "HandStandPushups" if label == "HandstandPushups" else label
     return f"{label}/v_{stem}_g{1 + number // 8:02d}_c{1 + number % 8:02d}.avi"
 
@@ -59,14 +53,14 @@ def test_ucf101_split_1(split: str, tmp_path: Path) -> None:
     assert len(by_file) == UCF_COUNTS[split]
     assert {record.label for record in by_file} == set(UCF)
     assert by_file[0] == Record(tmp_path / ucf_clip(UCF[0], 0 if split == "train" else 500), UCF[0])
-    assert detect_manifest(lists, tmp_path, split=split).format == "UCF101's split 1"
+    assert detect_manifest(lists, tmp_path, split=split).format == "UCF101, fold 1"
 
 
-def test_ucf101_files_are_found_wherever_and_however_they_are_written(tmp_path: Path) -> None:
+def test_ucf101_files_are_found_in_any_folder_and_letter_case(tmp_path: Path) -> None:
     lists = ucf101(tmp_path / "lists")
     root = touch(
         tmp_path / "videos",
-        "HandStandPushups/v_HandstandPushups_g01_c01.avi",  # letter case of folder and file the other way round
+        "HandStandPushups/v_HandstandPushups_g01_c01.avi",  # letter case of folder and file swapped
         "flat/v_Archery_g01_c01.avi",
         "Biking/v_Biking_g01_c01.avi",
     )
@@ -75,35 +69,35 @@ def test_ucf101_files_are_found_wherever_and_however_they_are_written(tmp_path: 
     assert found[str(root / "flat/v_Archery_g01_c01.avi")] == "Archery"
     assert found[str(root / "Biking/v_Biking_g01_c01.avi")] == "Biking"
     assert sum(Path(file).is_file() for file in found) == 3
-    assert len(found) == UCF_COUNTS["train"]  # missing files have their record
+    assert len(found) == UCF_COUNTS["train"]  # missing files have a record
 
 
 @pytest.mark.parametrize(
     ("name", "text", "why"),
     [
-        ("trainlist01.txt", "Archery/v_Archery_g01_c01.avi 9\n", "line 1: class 9 is not that of classInd.txt"),
-        ("testlist01.txt", "\nArchry/v_x.avi\n", "line 2: folder 'Archry' is not that of classInd.txt"),
-        ("testlist01.txt", "\n", "there are no videos of that split"),
-        ("classInd.txt", "1 Archery\ntwo Biking\n", "classInd.txt: line 2: 'two Biking' is not a number and a class"),
+        ("trainlist01.txt", "Archery/v_Archery_g01_c01.avi 9\n", "line 1: class 9 does not match classInd.txt"),
+        ("testlist01.txt", "\nArchry/v_x.avi\n", "line 2: folder 'Archry' does not match classInd.txt"),
+        ("testlist01.txt", "\n", "no videos of this split"),
+        ("classInd.txt", "1 Archery\ntwo Biking\n", "classInd.txt: line 2: 'two Biking' is not an index and a class"),
     ],
 )
-def test_ucf101_mistakes_name_file_and_line(name: str, text: str, why: str, tmp_path: Path) -> None:
+def test_ucf101_errors_have_file_and_line(name: str, text: str, why: str, tmp_path: Path) -> None:
     lists = ucf101(tmp_path / "lists")
     (lists / name).write_text(text)
     with pytest.raises(ValueError, match=why):
         read_manifest(lists / (name if "list" in name else "trainlist01.txt"))
 
 
-def test_folders_of_split_files_ask_which_split(tmp_path: Path) -> None:
+def test_folders_of_split_files_need_a_split(tmp_path: Path) -> None:
     for folder in (ucf101(tmp_path / "ucf"), hmdb51(tmp_path / "hmdb")):
-        with pytest.raises(ValueError, match=r"say which one \(--split train or test\)"):
+        with pytest.raises(ValueError, match=r"choose one with --split train or test"):
             read_manifest(folder)
-    with pytest.raises(FileNotFoundError, match=r"trainlist03.txt: there is no such split file"):
+    with pytest.raises(FileNotFoundError, match=r"trainlist03.txt: there is no such file"):
         read_manifest(tmp_path / "ucf", split="train", fold=3)
 
 
 @pytest.mark.parametrize("fold", [1, 2, 3])
-def test_hmdb51_splits(fold: int, tmp_path: Path) -> None:
+def test_hmdb51_folds(fold: int, tmp_path: Path) -> None:
     lists = hmdb51(tmp_path / "lists")
     name = "#20_[x]!_(y)&_wave_u_cm_np1_fr_med_0.avi"
     root = touch(tmp_path / "videos", f"wave/{name}")
@@ -112,13 +106,13 @@ def test_hmdb51_splits(fold: int, tmp_path: Path) -> None:
     assert {record.label for record in train} == set(HMDB) == {record.label for record in test}
     assert not {record.file for record in train} & {record.file for record in test}
     assert Record(root / "wave" / name, "wave") in train
-    assert detect_manifest(lists, root, split="test", fold=fold).format == f"HMDB51's split {fold}"
+    assert detect_manifest(lists, root, split="test", fold=fold).format == f"HMDB51, fold {fold}"
 
 
-def test_hmdb51_mistakes_name_file_and_line(tmp_path: Path) -> None:
+def test_hmdb51_errors_have_file_and_line(tmp_path: Path) -> None:
     lists = hmdb51(tmp_path / "lists")
     (lists / "wave_test_split1.txt").write_text("a.avi 1\nb.avi 7\n")
-    with pytest.raises(ValueError, match=r"wave_test_split1.txt: line 2: 'b.avi 7' is not a file and 0, 1 or 2"):
+    with pytest.raises(ValueError, match=r"wave_test_split1.txt: line 2: 'b.avi 7' is not a file name and 0, 1 or 2"):
         read_manifest(lists, split="train")
 
 
@@ -140,7 +134,7 @@ def test_kinetics_csv(tmp_path: Path) -> None:
         Record(root / "train/zumba/__NrybzYzUg_000415_000425.mkv", "zumba"),
     ]
     assert [record.label for record in read_manifest(source, root=root, split="val")] == ["testifying, in court"]
-    assert detect_manifest(source, root).format == "Kinetics' CSV"
+    assert detect_manifest(source, root).format == "CSV file of Kinetics"
 
 
 def test_kinetics_test_list_has_no_labels(tmp_path: Path) -> None:
@@ -148,9 +142,9 @@ def test_kinetics_test_list_has_no_labels(tmp_path: Path) -> None:
     assert read_manifest(tmp_path / "test.csv") == [Record(tmp_path / "abc_000001_000011.mp4")]
 
 
-def test_kinetics_mistakes_name_file_and_line(tmp_path: Path) -> None:
+def test_kinetics_errors_have_file_and_line(tmp_path: Path) -> None:
     (tmp_path / "train.csv").write_text(KINETICS + "zumba,abc,soon,later,train\n")
-    with pytest.raises(ValueError, match=r"train.csv: line 5: no id and times in 'zumba,abc,soon,later,train'"):
+    with pytest.raises(ValueError, match=r"train.csv: line 5: no id, start and end in 'zumba,abc,soon,later,train'"):
         read_manifest(tmp_path / "train.csv")
 
 
@@ -171,12 +165,12 @@ def test_something_something(tmp_path: Path) -> None:
     (tmp_path / "test.json").write_text('[{"id": "1420"}]')
     assert read_manifest(tmp_path / "test.json") == [Record(tmp_path / "1420.webm")]
     (tmp_path / "bad.json").write_text('[{"id": "1"}, {"name": 2}]')
-    with pytest.raises(ValueError, match=r"bad.json: entry 1: has no id"):
+    with pytest.raises(ValueError, match=r"bad.json: entry 1: no id"):
         read_manifest(tmp_path / "bad.json")
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
-def test_hub_folders(kind: str, tmp_path: Path) -> None:
+def test_hub_metadata(kind: str, tmp_path: Path) -> None:
     rows = [{"file_name": "clips/a b.mp4", "label": "wave"}, {"file_name": "c.mp4", "label": "clap, twice"}]
     path = tmp_path / f"metadata.{kind}"
     if kind == "csv":
@@ -192,23 +186,23 @@ def test_hub_folders(kind: str, tmp_path: Path) -> None:
     assert read_manifest(tmp_path) == expected == read_manifest(path)
 
 
-def test_hub_folders_without_labels_and_with_mistakes(tmp_path: Path) -> None:
+def test_hub_metadata_without_labels_and_with_errors(tmp_path: Path) -> None:
     path = tmp_path / "metadata.jsonl"
     path.write_text('{"file_name": "a.mp4", "text": "a man waves"}\n')
     assert read_manifest(tmp_path) == [Record(tmp_path / "a.mp4")]
     path.write_text('{"file_name": "a.mp4"}\n{"name": "b"}\n')
-    with pytest.raises(ValueError, match=r"metadata.jsonl: row 2: has no file_name"):
+    with pytest.raises(ValueError, match=r"metadata.jsonl: row 2: no file_name"):
         read_manifest(tmp_path)
     path.write_text("{")
-    with pytest.raises(ValueError, match=r"metadata.jsonl: line 1: is not JSON"):
+    with pytest.raises(ValueError, match=r"metadata.jsonl: line 1: not valid JSON"):
         read_manifest(tmp_path)
 
 
-def test_numbers_in_lists_are_named_by_a_label_list(tmp_path: Path) -> None:
+def test_label_list_gives_names_to_class_indices(tmp_path: Path) -> None:
     (tmp_path / "val.csv").write_text("some dir/a.mp4 1\nb.mp4 0\n")
     found = read_manifest(tmp_path / "val.csv", labels=["abseiling", "zumba"])
     assert [record.label for record in found] == ["zumba", "abseiling"]
-    with pytest.raises(ValueError, match=r"val.csv: line 1: class 1, but there are 1 labels"):
+    with pytest.raises(ValueError, match=r"val.csv: line 1: class 1, but the label list has 1 names"):
         read_manifest(tmp_path / "val.csv", labels=["abseiling"])
 
 
@@ -220,7 +214,7 @@ def test_a_million_rows_load_in_seconds(tmp_path: Path) -> None:
     rows = (f"label {n % 400},id{n:09d},{n % 90},{n % 90 + 10},train\n" for n in range(1_000_000))
     csv.write_text("label,youtube_id,time_start,time_end,split\n" + "".join(rows))
     for source in (listed, csv):
-        # In a process of its own: what else a process holds makes Python's garbage collector slower.
+        # In a new process: other objects would slow down Python's garbage collector.
         command = [sys.executable, "-c", ROWS, str(source)]
         seconds, peak = map(float, subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
         assert seconds <= 5.0, source

@@ -6,22 +6,16 @@ from pathlib import Path
 
 import pytest
 
+from support.video_files import touch
 from verbspace.data.sources.manifest import Record, read_manifest
 
 
-def touch(folder: Path, *names: str) -> Path:
-    for name in names:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).touch()
-    return folder
-
-
-def listed(folder: Path, text: str) -> Path:
+def write_list(folder: Path, text: str) -> Path:
     (folder / "list.txt").write_text(text, encoding="utf-8")
     return folder / "list.txt"
 
 
-def test_folders_are_classes(tmp_path: Path) -> None:
+def test_labels_are_folder_names(tmp_path: Path) -> None:
     touch(tmp_path, "b/2.mp4", "b/1.MP4", "a/x.avi", "a/notes.txt", "a/.hidden.mp4", ".cache/y.mp4", "c/d/z.mkv")
     assert read_manifest(tmp_path) == [
         Record(tmp_path / "a/x.avi", "a"),
@@ -31,12 +25,12 @@ def test_folders_are_classes(tmp_path: Path) -> None:
     ]
 
 
-def test_a_flat_folder_has_no_labels(tmp_path: Path) -> None:
+def test_videos_directly_in_the_folder_have_no_label(tmp_path: Path) -> None:
     touch(tmp_path, "2.mp4", "1 [x] #!.webm")
     assert read_manifest(tmp_path) == [Record(tmp_path / "1 [x] #!.webm"), Record(tmp_path / "2.mp4")]
 
 
-def test_links_to_folders_are_followed_but_not_in_circles(tmp_path: Path) -> None:
+def test_symbolic_links_are_followed_except_in_cycles(tmp_path: Path) -> None:
     touch(tmp_path, "elsewhere/1.mp4", "data/own/2.mp4")
     os.symlink(tmp_path / "elsewhere", tmp_path / "data/linked")
     os.symlink(tmp_path / "data", tmp_path / "data/own/circle")
@@ -64,12 +58,12 @@ def test_links_to_folders_are_followed_but_not_in_circles(tmp_path: Path) -> Non
         ("Ünïcode/каша.mkv варить", "Ünïcode/каша.mkv", "варить"),
     ],
 )
-def test_lines_of_a_list(tmp_path: Path, line: str, path: str, label: str | None) -> None:
-    assert read_manifest(listed(tmp_path, f"\n{line}\r\n\n")) == [Record(tmp_path / path, label)]
+def test_list_lines(tmp_path: Path, line: str, path: str, label: str | None) -> None:
+    assert read_manifest(write_list(tmp_path, f"\n{line}\r\n\n")) == [Record(tmp_path / path, label)]
 
 
-def test_a_list_keeps_its_order_and_takes_a_root(tmp_path: Path) -> None:
-    source = listed(tmp_path, "\ufeffpath,label\nz.mp4,1\na.mp4,0\n/abs/b.mp4,1\n")
+def test_list_order_header_and_root(tmp_path: Path) -> None:
+    source = write_list(tmp_path, "\ufeffpath,label\nz.mp4,1\na.mp4,0\n/abs/b.mp4,1\n")
     expected = [
         Record(Path("/data/z.mp4"), "1"),
         Record(Path("/data/a.mp4"), "0"),
@@ -87,32 +81,34 @@ def test_a_list_keeps_its_order_and_takes_a_root(tmp_path: Path) -> None:
         ("\n\n", r"list\.txt: no videos in this list"),
     ],
 )
-def test_wrong_lists_are_named_with_the_line(tmp_path: Path, text: str, message: str) -> None:
+def test_list_errors_have_the_line_number(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        read_manifest(listed(tmp_path, text))
+        read_manifest(write_list(tmp_path, text))
 
 
-def test_wrong_sources(tmp_path: Path) -> None:
+def test_invalid_sources(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="nowhere: there is no such folder or list"):
         read_manifest(tmp_path / "nowhere")
     with pytest.raises(ValueError, match="no videos in this folder"):
         read_manifest(tmp_path)
     touch(tmp_path, "one.mp4")
-    with pytest.raises(ValueError, match=r"one\.mp4: this is a video; give a folder"):
+    with pytest.raises(ValueError, match=r"one\.mp4: this is a video; pass a folder"):
         read_manifest(tmp_path / "one.mp4")
     (tmp_path / "bytes.txt").write_bytes(b"a.mp4 \xff\xfe")
     with pytest.raises(ValueError, match=r"bytes\.txt: not a text file in UTF-8"):
         read_manifest(tmp_path / "bytes.txt")
 
 
-def test_a_long_list_loads_in_a_moment(tmp_path: Path) -> None:
-    source = listed(tmp_path, "".join(f"some_class/video_{n:07d}.mp4 {n % 400}\n" for n in range(50_000)))
+def test_a_long_list_loads_quickly(tmp_path: Path) -> None:
+    source = write_list(tmp_path, "".join(f"some_class/video_{n:07d}.mp4 {n % 400}\n" for n in range(50_000)))
     began = time.process_time()
     assert len(read_manifest(source)) == 50_000
     assert time.process_time() - began < 2.5
 
 
 @pytest.mark.parametrize("line", ["a.mp4 120 5", "a.mp4 3 7 9", "a.mp4,120,5"])
-def test_several_numbers_are_not_guessed_at(tmp_path: Path, line: str) -> None:
-    with pytest.raises(ValueError, match=r"list\.txt: line 2: several numbers behind the path, .*; keep the one"):
-        read_manifest(listed(tmp_path, f"\n{line}\n"))
+def test_several_numbers_are_ambiguous(tmp_path: Path, line: str) -> None:
+    with pytest.raises(
+        ValueError, match=r"list\.txt: line 2: several numbers after the path, .*; keep only the class index"
+    ):
+        read_manifest(write_list(tmp_path, f"\n{line}\n"))

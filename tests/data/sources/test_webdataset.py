@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from support.video_files import numbered_frames, read_frame_numbers, shard, write_video
+from support.video_files import numbered_frames, read_frame_numbers, write_shard, write_video
+from verbspace.config.settings import ViewSettings
 from verbspace.data.datasets import ClipDataset, ViewDataset, collate
 from verbspace.data.decoding.pyav import decode_frames, frame_times
 from verbspace.data.errors import DecodeError
@@ -18,33 +19,33 @@ from verbspace.data.summary import summarize_dataset
 from verbspace.data.verify import CHECK_LOG_NAME, verify_files
 
 
-def encoded(folder: Path, kind: str = "mp4", seed: int = 0, count: int = 12) -> bytes:
+def encode_video(folder: Path, kind: str = "mp4", seed: int = 0, count: int = 12) -> bytes:
     codec, extra = ("mpeg4", {"bf": "2"}) if kind == "avi" else ("libx264", {})
     return write_video(folder / f"{seed}.{kind}", numbered_frames(count, seed=seed), codec, **extra).read_bytes()
 
 
 @pytest.fixture
 def shards(tmp_path: Path) -> Path:
-    """As video2dataset leaves them: of four downloads one failed."""
+    """Shards as video2dataset writes them, with one failed download of four."""
     note = {"caption": "two people", "label": "waving", "status": "success"}
     failed = {"caption": "gone", "label": "clapping", "status": "failed_to_download"}
     root = tmp_path / "shards, all"
-    shard(
+    write_shard(
         root / "00000.tar",
         {
-            "00000000.mp4": encoded(tmp_path, seed=0),
+            "00000000.mp4": encode_video(tmp_path, seed=0),
             "00000000.txt": b"two people",
             "00000000.json": json.dumps(note).encode(),
             "00000001.txt": b"gone",
             "00000001.json": json.dumps(failed).encode(),
         },
     )
-    shard(
+    write_shard(
         root / "00001.tar",
         {
-            "./deep/00000002.avi": encoded(tmp_path, "avi", seed=2),
+            "./deep/00000002.avi": encode_video(tmp_path, "avi", seed=2),
             "./deep/00000002.cls": b"clapping\n",
-            "00000003.mp4": encoded(tmp_path, seed=3),
+            "00000003.mp4": encode_video(tmp_path, seed=3),
             "LICENSE": b"free",
             "00000004.jpg": b"a picture",
         },
@@ -53,7 +54,7 @@ def shards(tmp_path: Path) -> Path:
     return root
 
 
-def test_shards_are_read_as_they_are(shards: Path) -> None:
+def test_read_shards(shards: Path) -> None:
     expected = [
         Record(shards / "00000.tar/00000000.mp4", "waving"),
         Record(shards / "00000.tar/00000001.mp4", "clapping"),
@@ -62,22 +63,22 @@ def test_shards_are_read_as_they_are(shards: Path) -> None:
     ]
     assert read_manifest(shards) == expected
     assert read_manifest(shards / "00001.tar") == expected[2:]
-    assert detect_manifest(shards).format == "WebDataset shards, 2"
+    assert detect_manifest(shards).format == "WebDataset, 2 shards"
 
 
 @pytest.mark.parametrize("kind", ["mp4", "avi"])
-def test_members_decode_as_files_do(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    content = encoded(tmp_path, kind, seed=1)
-    inside = shard(tmp_path / "a.tar/b, c.tar", {"filler.txt": b"x" * 700, f"v.{kind}": content}) / f"v.{kind}"
+def test_videos_in_shards_decode_as_files(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = encode_video(tmp_path, kind, seed=1)
+    inside = write_shard(tmp_path / "a.tar/b, c.tar", {"filler.txt": b"x" * 700, f"v.{kind}": content}) / f"v.{kind}"
     outside = tmp_path / f"1.{kind}"
     assert np.array_equal(decode_frames(inside).numpy(), decode_frames(outside).numpy())
     assert np.array_equal(frame_times(inside), frame_times(outside))
     assert read_frame_numbers(decode_frames(inside, [7, 2]).numpy()) == [7, 2]
-    monkeypatch.setattr("verbspace.data.decoding.pyav.MAX_BUFFER_BYTES", 100)
+    monkeypatch.setattr("verbspace.data.decoding.container.VideoFile.max_buffer_bytes", 100)
     assert read_frame_numbers(decode_frames(inside, [7, 2]).numpy()) == [7, 2]
 
 
-def test_what_failed_to_download_counts_as_missing(shards: Path) -> None:
+def test_failed_downloads_count_as_missing(shards: Path) -> None:
     found = detect_manifest(shards)
     info = summarize_dataset(shards, found)
     assert (info.num_videos, [path.name for path in info.missing], info.num_probed) == (4, ["00000001.mp4"], 3)
@@ -85,17 +86,17 @@ def test_what_failed_to_download_counts_as_missing(shards: Path) -> None:
         decode_frames(found.records[1].path)
 
 
-def test_training_and_evaluation_read_shards(shards: Path) -> None:
+def test_datasets_read_shards(shards: Path) -> None:
     records = read_manifest(shards)
     batch = collate([ClipDataset(records, num_frames=2, size=32)[n] for n in range(4)])
     assert batch["index"].tolist() == [0, 2, 3]
     assert [bad.path.name for bad in batch["bad"]] == ["00000001.mp4"]
-    item = ViewDataset(records, global_size=32, local_size=16)[1]
+    item = ViewDataset(records, ViewSettings(global_size=32, local_size=16))[1]
     assert item["index"] != 1
     assert [bad.index for bad in item["bad"]] == [1]
 
 
-def test_checks_go_by_member(shards: Path) -> None:
+def test_verify_checks_each_member(shards: Path) -> None:
     files = [record.file for record in read_manifest(shards)]
     outcomes = verify_files(files, shards / CHECK_LOG_NAME)
     assert [outcome.frames for outcome in outcomes] == [12, 0, 12, 12]
@@ -106,48 +107,50 @@ def test_checks_go_by_member(shards: Path) -> None:
     assert len((shards / CHECK_LOG_NAME).read_text().splitlines()) == 4
 
 
-def test_the_hash_tells_members_apart(shards: Path) -> None:
+def test_data_hash_depends_on_the_members(shards: Path) -> None:
     records = read_manifest(shards)
     first = data_hash(records)
     content = {"00000003.mp4": b"longer than it was"}
-    shard(shards / "00001.tar", content)
+    write_shard(shards / "00001.tar", content)
     second = data_hash(records)
     assert second != first
-    (shards / "00001.tar").write_bytes(b"cut short")  # which its readers say, video by video
+    (shards / "00001.tar").write_bytes(b"cut short")  # reported when the videos are decoded
     assert data_hash(records) not in (first, second)
 
 
-def test_numbers_take_names(tmp_path: Path) -> None:
-    source = shard(tmp_path / "a.tar", {"0.mp4": b"x", "0.cls": b"1", "1.mp4": b"x", "1.json": b'{"label": 0}'})
+def test_label_list_gives_names_to_class_indices(tmp_path: Path) -> None:
+    source = write_shard(tmp_path / "a.tar", {"0.mp4": b"x", "0.cls": b"1", "1.mp4": b"x", "1.json": b'{"label": 0}'})
     assert [record.label for record in read_manifest(source, labels=["wave", "clap"])] == ["clap", "wave"]
-    with pytest.raises(ValueError, match=r"a\.tar: entry 0: class 1, but there are 1 labels"):
+    with pytest.raises(ValueError, match=r"a\.tar: entry 0: class 1, but the label list has 1 names"):
         read_manifest(source, labels=["wave"])
 
 
-def test_what_is_no_shard_is_one_sentence(tmp_path: Path, shards: Path) -> None:
+def test_damaged_shards_are_errors(tmp_path: Path, shards: Path) -> None:
     text = tmp_path / "a.tar"
     text.write_text("no tar at all " * 100)
-    with pytest.raises(ValueError, match=r"a\.tar: not a whole tar file .*; fetch it again, or move it away"):
+    with pytest.raises(
+        ValueError, match=r"a\.tar: not a complete, uncompressed tar file .*; download it again or remove it"
+    ):
         read_manifest(text)
     whole = (shards / "00000.tar").read_bytes()
     (shards / "00000.tar").write_bytes(whole[: len(whole) // 3])
-    with pytest.raises(ValueError, match=r"00000\.tar: not a whole tar file"):
+    with pytest.raises(ValueError, match=r"00000\.tar: not a complete, uncompressed tar file"):
         read_manifest(shards)
-    with pytest.raises(DecodeError, match=r"00000\.tar: not a whole tar file"):
+    with pytest.raises(DecodeError, match=r"00000\.tar: not a complete, uncompressed tar file"):
         decode_frames(shards / "00000.tar/00000000.mp4")
     with pytest.raises(ValueError, match=r"no videos in these shards"):
-        read_manifest(shard(tmp_path / "b.tar", {"x.jpg": b"picture"}))
-    with pytest.raises(ValueError, match=r"c\.tar: 0\.json: is not JSON"):
-        read_manifest(shard(tmp_path / "c.tar", {"0.mp4": b"x", "0.json": b"{"}))
+        read_manifest(write_shard(tmp_path / "b.tar", {"x.jpg": b"picture"}))
+    with pytest.raises(ValueError, match=r"c\.tar: 0\.json: not valid JSON"):
+        read_manifest(write_shard(tmp_path / "c.tar", {"0.mp4": b"x", "0.json": b"{"}))
 
 
-def test_shards_beside_videos_are_not_guessed_at(shards: Path, tmp_path: Path) -> None:
-    encoded(shards / "more", seed=5)
-    with pytest.raises(ValueError, match=r"holds shards \(00000\.tar\) and videos"):
+def test_shards_and_videos_in_one_folder_are_an_error(shards: Path, tmp_path: Path) -> None:
+    encode_video(shards / "more", seed=5)
+    with pytest.raises(ValueError, match=r"contains shards \(00000\.tar\) and videos"):
         read_manifest(shards)
 
 
-def test_links_and_folders_in_a_shard_are_not_followed(tmp_path: Path) -> None:
+def test_links_and_folders_in_a_shard_are_ignored(tmp_path: Path) -> None:
     path = tmp_path / "a.tar"
     with tarfile.open(path, "w") as archive:
         for name, kind in (("0.mp4", tarfile.SYMTYPE), ("1.mp4", tarfile.LNKTYPE), ("2.mp4", tarfile.DIRTYPE)):
@@ -157,8 +160,8 @@ def test_links_and_folders_in_a_shard_are_not_followed(tmp_path: Path) -> None:
     assert storage.tar_index(str(path)) == {}
 
 
-def test_names_that_ffmpeg_would_take_for_a_scheme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "concat:a.mp4").write_bytes(encoded(tmp_path, seed=4))
+def test_file_names_that_look_like_a_url_scheme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "concat:a.mp4").write_bytes(encode_video(tmp_path, seed=4))
     monkeypatch.chdir(tmp_path)
     assert len(decode_frames("concat:a.mp4")) == 12
 
@@ -166,7 +169,7 @@ def test_names_that_ffmpeg_would_take_for_a_scheme(tmp_path: Path, monkeypatch: 
 def test_ten_thousand_entries(tmp_path: Path) -> None:
     note = b'{"label": "waving"}'
     parts = {f"{n:08d}.{kind}": note for n in range(10_000) for kind in ("mp4", "json")}
-    source = shard(tmp_path / "a.tar", parts)
+    source = write_shard(tmp_path / "a.tar", parts)
     began = time.perf_counter()
     records = read_manifest(source)
     assert time.perf_counter() - began < 10

@@ -1,4 +1,4 @@
-"""How a run goes, live: a bar with rate and time left, and a table of what its figures are and were."""
+"""Live display of a training run: a progress bar and a table of metrics."""
 
 from __future__ import annotations
 
@@ -14,88 +14,104 @@ from rich.table import Table
 
 from verbspace.cli.console.progress import format_rate, plain_progress
 
-OnStep = Callable[[int, int, dict[str, float]], None]
+StepCallback = Callable[[int, int, dict[str, float]], None]  # step, total steps, metrics
 _BARS = " ▁▂▃▄▅▆▇█"
 _WIDTH = 24
-# Rows: what they are called, the figure in each space, and how it is written.
-PER_SPACE_ROWS: tuple[tuple[str, str, str], ...] = (
+# Rows with one cell per concept space: label, metric name with a place for the space, format.
+PER_SPACE_ROWS = (
     ("distillation", "loss/{}", "{:.3f}"),
     ("prior", "loss/{}_prior", "{:.3f}"),
-    ("entropy of a clip, nats", "{}_entropy", "{:.2f}"),
+    ("entropy per clip, nats", "{}_entropy", "{:.2f}"),
     ("entropy of the mean, nats", "{}_mean_entropy", "{:.2f}"),
-    ("teacher and student agree", "{}_agreement", "{:.0%}"),
+    ("teacher-student agreement", "{}_agreement", "{:.0%}"),
 )
-SCALAR_ROWS = (("loss", "loss", "{:.3f}"), ("alignment", "loss/alignment", "{:.3f}"),
-         ("actions ever nearest", "concepts_used", "{:.0%}"), ("zero-shot check", "val/top1", "{:.1%}"),
-         ("the same, frozen", "val/frozen", "{:.1%}"), ("gradient norm", "gradient_norm", "{:.2f}"),
-         ("clips a second", "clips_per_second", "{:.1f}"), ("memory, GB", "memory_gb", "{:.2f}"))  # fmt: skip
+# Rows with one cell: label, metric name, format.
+SCALAR_ROWS = (
+    ("loss", "loss", "{:.3f}"),
+    ("alignment", "loss/alignment", "{:.3f}"),
+    ("actions used", "concepts_used", "{:.0%}"),
+    ("validation top-1", "val/top1", "{:.1%}"),
+    ("frozen baseline", "val/frozen", "{:.1%}"),
+    ("gradient norm", "gradient_norm", "{:.2f}"),
+    ("clips per second", "clips_per_second", "{:.1f}"),
+    ("memory, GB", "memory_gb", "{:.2f}"),
+)
 
 
 def sparkline(values: list[float], width: int = _WIDTH) -> str:
-    """A row of bars, lowest to highest value; of more than `width` values, means of equal parts."""
+    """Draw values as a row of bars from the lowest to the highest; more than `width` values are averaged in groups."""
     if len(values) > width:
-        cuts = [len(values) * n // width for n in range(width + 1)]
-        values = [sum(values[a:b]) / (b - a) for a, b in pairwise(cuts)]
+        bounds = [len(values) * n // width for n in range(width + 1)]
+        values = [sum(values[a:b]) / (b - a) for a, b in pairwise(bounds)]
     low, high = min(values), max(values)
     scale = (len(_BARS) - 2) / (high - low) if high > low else 0.0
     return "".join(_BARS[1 + round((value - low) * scale)] for value in values)
 
 
 class LiveMetrics:
-    """The last values by name, and the history of the loss."""
+    """The latest value of each metric, and the history of the loss."""
 
     def __init__(self) -> None:
         self.latest_values: dict[str, float] = {}
         self.loss_history: list[float] = []
 
     def update(self, values: Mapping[str, float]) -> None:
-        """Take in what a step has told."""
+        """Add the metrics of a step."""
         self.latest_values |= values
         if "loss" in values:
             self.loss_history.append(values["loss"])
 
     def to_table(self) -> Table:
-        """As it stands."""
+        """Make a table of the metrics that have a value."""
         table = Table(box=None, pad_edge=False, padding=(0, 2), header_style="bold")
-        for name, justify in (("", "left"), ("category", "right"), ("description", "right")):
-            table.add_column(name, justify=justify, no_wrap=True)  # type: ignore[arg-type]
-        for name, key, form in PER_SPACE_ROWS:
-            cells = [self._format_cell(key.format(space), form) for space in ("category", "description")]
+        table.add_column("", no_wrap=True)
+        for name in ("category", "description"):
+            table.add_column(name, justify="right", no_wrap=True)
+        for label, key, number_format in PER_SPACE_ROWS:
+            cells = [self._format_cell(key.format(space), number_format) for space in ("category", "description")]
             if any(cells):
-                table.add_row(name, *cells)
-        for name, key, form in SCALAR_ROWS:
-            if cell := self._format_cell(key, form):
-                table.add_row(name, cell, f"[dim]{sparkline(self.loss_history)}[/]" if key == "loss" else "")
+                table.add_row(label, *cells)
+        for label, key, number_format in SCALAR_ROWS:
+            if cell := self._format_cell(key, number_format):
+                table.add_row(label, cell, f"[dim]{sparkline(self.loss_history)}[/]" if key == "loss" else "")
         return table
 
-    def _format_cell(self, key: str, form: str) -> str:
-        return form.format(self.latest_values[key]) if key in self.latest_values else ""
+    def _format_cell(self, key: str, number_format: str) -> str:
+        return number_format.format(self.latest_values[key]) if key in self.latest_values else ""
 
 
 @contextmanager
-def live_display(console: Console | None = None) -> Iterator[OnStep]:
-    """A function to tell (steps done, of how many, figures). Where there is no terminal, a line now and then."""
+def live_display(console: Console | None = None) -> Iterator[StepCallback]:
+    """Show a bar and a table of metrics while the context is open; without a terminal, print progress lines.
+
+    Args:
+        console: Where to show it. Default: standard error.
+
+    Yields:
+        The callback, to be called after every step.
+    """
     console = console or Console(stderr=True)
     if not console.is_terminal:
-        say = plain_progress(console)
-        yield lambda done, steps, values: say("adapt", done, steps, values)
+        on_progress = plain_progress(console)
+        yield lambda step, steps, values: on_progress("adapt", step, steps, values)
         return
-    figures, began = LiveMetrics(), time.monotonic()
+    metrics, start_time = LiveMetrics(), time.monotonic()
     bar = Progress(
         TextColumn("adapt"), BarColumn(bar_width=24), MofNCompleteColumn(), TextColumn("{task.fields[rate]:>8}"),
-        TimeRemainingColumn(compact=True, elapsed_when_finished=True), TextColumn("{task.fields[what]}"),
+        TimeRemainingColumn(compact=True, elapsed_when_finished=True), TextColumn("{task.fields[suffix]}"),
         console=console,
     )  # fmt: skip
-    task = bar.add_task("adapt", total=None, rate="", what="left")
-    with Live(bar, console=console, refresh_per_second=4) as shown:
-        first: list[int] = []
+    task = bar.add_task("adapt", total=None, rate="", suffix="left")
+    with Live(bar, console=console, refresh_per_second=4) as display:
+        first_step: int | None = None  # a resumed run does not start at 1
 
-        def on_step(done: int, steps: int, values: dict[str, float]) -> None:
-            first[:] = first or [done - 1]
-            rate = (done - first[0]) / max(time.monotonic() - began, 1e-9)
-            what = "left" if done < steps else "taken"
-            bar.update(task, completed=done, total=steps, rate=format_rate(rate), what=what)
-            figures.update(values)
-            shown.update(Group(bar, figures.to_table()))
+        def on_step(step: int, steps: int, values: dict[str, float]) -> None:
+            nonlocal first_step
+            first_step = step - 1 if first_step is None else first_step
+            rate = (step - first_step) / max(time.monotonic() - start_time, 1e-9)
+            suffix = "left" if step < steps else "elapsed"
+            bar.update(task, completed=step, total=steps, rate=format_rate(rate), suffix=suffix)
+            metrics.update(values)
+            display.update(Group(bar, metrics.to_table()))
 
         yield on_step

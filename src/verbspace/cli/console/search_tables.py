@@ -1,4 +1,4 @@
-"""Hits and facts of an index, for eyes and for programs."""
+"""Print search results, and the contents of an index."""
 
 from __future__ import annotations
 
@@ -8,64 +8,85 @@ from dataclasses import asdict
 from pathlib import Path
 
 from verbspace.reporting.found_clips import display_path, render_search_page
-from verbspace.search.hits import Hit
 from verbspace.search.index import Index, list_index_shards
-from verbspace.search.vector_search import read_ann_config
+from verbspace.search.schema import Hit
 from verbspace.utils.atomic_io import write_text
 from verbspace.utils.text import format_timestamp, sanitize
 
-_MAX_LISTED = 20  # files that could not be read, named by `info`
+_MAX_LISTED_FAILURES = 20
 
 
 def print_hits(
-    hits: Sequence[Hit], output_format: str, out: Path | None, *, query: str, index: Path, embed_clips: bool = False
+    hits: Sequence[Hit], output_format: str, out: Path | None, *, query: str, index: Index, embed_clips: bool = False
 ) -> None:
-    """Print hits as a table or as JSON lines, or write the page `out`."""
+    """Print results as a table or as JSON lines, or write an HTML page.
+
+    Args:
+        hits: The results.
+        output_format: `table` or `jsonl`. Ignored if `out` is given.
+        out: HTML page to write.
+        query: Description of the query, for the page.
+        index: The index.
+        embed_clips: Store the clips inside the page.
+    """
     if out is not None:
-        page = render_search_page(hits, query, out.parent, index=index.resolve().name, embed_clips=embed_clips)
-        write_text(out, page)
-        print(f"{out}: {len(hits)} hits")
+        name = index.folder.resolve().name
+        write_text(out, render_search_page(hits, query, out.parent, index=name, embed_clips=embed_clips))
+        print(f"{out}: {len(hits)} results")
     elif output_format == "jsonl":
         for hit in hits:
             print(json.dumps(asdict(hit)), flush=True)
     else:
         for line in format_hits(hits):
             print(line)
-        if not hits and not len(Index.open(index)):
-            print(f"{index}: the index is empty")
+        if not hits and not len(index):
+            print(f"{index.folder}: the index is empty")
 
 
 def format_hits(hits: Sequence[Hit]) -> Iterator[str]:
-    """A line for each hit: score, when, path."""
+    """Format each result as a line with score, time and path."""
     for hit in hits:
-        yield f"{hit.score:6.3f}  {format_timestamp(hit.start):>9} – {format_timestamp(hit.end):<9} {sanitize(display_path(hit.path))}"
+        times = f"{format_timestamp(hit.start):>9} – {format_timestamp(hit.end):<9}"
+        yield f"{hit.score:6.3f}  {times} {sanitize(display_path(hit.path))}"
     if not hits:
-        yield "nothing found"
+        yield "no results"
 
 
 def index_info_lines(folder: Path, checksum: bool = False) -> Iterator[str]:
-    """What there is to say about an index, line by line. Raises FileNotFoundError, ValueError."""
-    if not (folder / "index.json").exists() and (waiting := list_index_shards(folder)):
-        yield f"{folder}: shards only; run `verbspace index merge {folder}` when all are done"
-        for shard in waiting:
+    """Describe an index, line by line.
+
+    Args:
+        folder: Folder of the index.
+        checksum: Include a checksum of all rows.
+
+    Raises:
+        FileNotFoundError: If there is no index.
+        ValueError: If the index is damaged.
+    """
+    shards = list_index_shards(folder)
+    if shards and not (folder / "index.json").exists():
+        yield f"{folder}: contains only shards; run `verbspace index merge {folder}` when all are complete"
+        for shard in shards:
             part = Index.open(shard)
-            yield f"shard    {shard.name}: {len(part)} windows, {len(part.failed_files())} files that could not be read"
+            yield f"shard     {shard.name}: {len(part)} windows, {len(part.failed_files())} files that could not be read"
         return
     index = Index.open(folder)
-    made, states, unread, tuned = index.manifest, index.file_signatures(), index.failed_files(), read_ann_config(index)
-    yield f"{folder}: {len(index)} windows of {len(states)} files"
-    yield f"encoder  {made.encoder} ({made.encoder_hash}), D = {made.dim}"
-    yield f"windows  {made.window:g} s every {made.stride:g} s, {made.frames} frames each, {made.dtype}"
-    if tuned is None:
-        yield "search   exact"
+    manifest, failures, ann = index.manifest, index.failed_files(), index.read_ann_config()
+    yield f"{folder}: {len(index)} windows of {len(index.file_signatures())} files"
+    yield f"encoder   {manifest.encoder} ({manifest.encoder_hash}), D = {manifest.dim}"
+    yield (
+        f"windows   {manifest.window:g} s every {manifest.stride:g} s, {manifest.frames} frames each, {manifest.dtype}"
+    )
+    if ann is None:
+        yield "search    exact"
     else:
-        grown = f", {len(index) - tuned.rows} rows since" if len(index) > tuned.rows else ""
-        yield f"search   {tuned.nprobes} of {tuned.num_partitions} lists, recall {tuned.recall} when tuned{grown}"
-    for shard in list_index_shards(folder):
-        yield f"shard    {shard.name}, not merged yet"
+        new_rows = f"; {len(index) - ann.rows} rows added since" if len(index) > ann.rows else ""
+        yield f"search    approximate, {ann.nprobes} of {ann.num_partitions} partitions, recall {ann.recall}{new_rows}"
+    for shard in shards:
+        yield f"shard     {shard.name}, not merged yet"
     if checksum:
-        yield f"digest   {index.checksum()}"
-    for path, reason in list(sorted(unread.items()))[:_MAX_LISTED]:
-        yield f"unread   {sanitize(reason if path in reason else f'{path}: {reason}')}"
-    if len(unread) > _MAX_LISTED:
-        yield f"         and {len(unread) - _MAX_LISTED} more that could not be read"
+        yield f"checksum  {index.checksum()}"
+    for path, reason in sorted(failures.items())[:_MAX_LISTED_FAILURES]:
+        yield f"failed    {sanitize(f'{path}: {reason}')}"
+    if len(failures) > _MAX_LISTED_FAILURES:
+        yield f"          and {len(failures) - _MAX_LISTED_FAILURES} more"

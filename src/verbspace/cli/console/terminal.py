@@ -2,40 +2,55 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 
 from verbspace.utils.text import sanitize
 
 
 def print_error(message: str, prefix: str = "error") -> None:
-    """A line, or several, on standard error."""
+    """Print `prefix: message` on standard error, with control characters escaped."""
     print(f"{prefix}: " + "\n".join(map(sanitize, message.split("\n"))), file=sys.stderr, flush=True)
 
 
 class ErrorCounter:
-    """Says on standard error why something cannot be read, and counts."""
+    """Prints error messages on standard error and counts them."""
 
     def __init__(self) -> None:
         self.count = 0
 
     def __call__(self, message: str) -> None:
-        """Takes the reason, which names what cannot be read."""
+        """Print and count one message."""
         self.count += 1
         print_error(message)
 
 
 def format_os_error(error: Exception) -> str:
-    """An error's text; of one that the system gave, what it is about and no number."""
+    """Format an exception. For an operating system error: its path and reason, without the error number."""
     if not isinstance(error, OSError) or not error.strerror:
         return str(error)
     return ": ".join([*([str(error.filename)] if error.filename else []), error.strerror.lower()])
 
 
 def encode_fallback(error: UnicodeError) -> tuple[str | bytes, int]:
-    """What stands for a letter that a terminal's encoding lacks: names of files go out as the bytes that they are."""
+    """Codec error handler for characters that the terminal's encoding lacks. File names keep their original bytes."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
-    letter = error.object[error.start]
-    if "\udc80" <= letter <= "\udcff":
-        return bytes([ord(letter) - 0xDC00]), error.start + 1
-    return {"█": "#", "–": "-", "…": "..."}.get(letter, "?"), error.start + 1
+    char = error.object[error.start]
+    if "\udc80" <= char <= "\udcff":
+        return bytes([ord(char) - 0xDC00]), error.start + 1
+    return {"█": "#", "–": "-", "…": "..."}.get(char, "?"), error.start + 1
+
+
+class _StderrHandler(logging.Handler):
+    """Prints the package's log records on standard error as `warning: …`, without control characters."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print_error(record.getMessage(), record.levelname.lower())
+
+
+def configure_logging() -> None:
+    """Print the package's log records of level INFO and above on standard error."""
+    logger = logging.getLogger("verbspace")
+    logger.handlers = [_StderrHandler()]
+    logger.setLevel(logging.INFO)

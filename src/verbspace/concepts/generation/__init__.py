@@ -1,1 +1,1 @@
-"""Concept descriptions written by a language model."""
+"""Generation of concept descriptions with a language model."""

@@ -1,4 +1,4 @@
-"""Language models that write: any OpenAI-compatible endpoint, or a local `transformers` checkpoint."""
+"""Language model clients: any OpenAI-compatible endpoint, or a local `transformers` checkpoint."""
 
 from __future__ import annotations
 
@@ -10,32 +10,51 @@ from typing import Any, Literal, Protocol
 
 from verbspace.concepts.generation.reply_parser import InvalidReplyError
 
-Message = dict[str, str]  # role, content
-RESPONSE_FORMATS = ("json_schema", "json_object", "text")  # how the form of a reply is asked for, strictest first
+Message = dict[str, str]  # keys: role, content
+RESPONSE_FORMATS = ("json_schema", "json_object", "text")  # strictest first
 
 
 class LanguageModel(Protocol):
-    """What writes. `name` and `parameters` are all that its answers depend on, besides the messages."""
+    """A chat model.
+
+    Attributes:
+        name: Name of the model.
+        parameters: Generation parameters. Name and parameters are part of the cache key of a reply.
+    """
 
     name: str
     parameters: Mapping[str, Any]
 
     async def complete(self, messages: Sequence[Message], schema: Mapping[str, Any]) -> str:
-        """A reply in JSON. Raises BadReply where this reply failed, and ValueError where every one would."""
+        """Return a reply in JSON.
+
+        Raises:
+            InvalidReplyError: This request failed; another one may succeed.
+            ValueError: Every request would fail.
+        """
         ...
 
     async def close(self) -> None:
-        """Let go of connections."""
+        """Close connections."""
         ...
 
 
 class OpenAIClient:
     """A model behind an OpenAI-compatible API: OpenAI, vLLM, llama.cpp, Ollama, `transformers serve` and others.
 
-    model: its name there. base_url: where, with the `/v1`; OpenAI's own if None. The key is taken from the environment
-    variable OPENAI_API_KEY. retries: of a request that failed or ran into `timeout` (seconds), with growing pauses.
-    The reply's form is asked for by JSON schema; from a server that rejects it, as any JSON object, and at last in
-    words only.
+    The API key is read from the environment variable OPENAI_API_KEY. Replies are requested with a JSON schema. If the
+    server rejects it, any JSON object is requested, and then plain text.
+
+    Args:
+        model: Name of the model on the server.
+        base_url: URL of the API, usually ending in `/v1`; None for OpenAI.
+        temperature: Sampling temperature.
+        max_tokens: Maximum length of a reply.
+        timeout: Seconds without data after which a request is retried.
+        max_retries: Retries of a failed request, with exponential backoff.
+
+    Raises:
+        ValueError: The openai package is missing, or no API key is set for OpenAI.
     """
 
     def __init__(
@@ -51,12 +70,12 @@ class OpenAIClient:
         try:
             from openai import AsyncOpenAI
         except ImportError:
-            raise ValueError("writing concepts needs the openai package; pip install 'verbspace[llm]'") from None
+            raise ValueError("generating concepts requires openai; run: pip install 'verbspace[llm]'") from None
         key = os.environ.get("OPENAI_API_KEY")
         if not key and base_url is None:
             raise ValueError(
-                "there is no key: set the environment variable OPENAI_API_KEY, "
-                "or give --base-url of a server that needs none, or --local-model"
+                "no API key: set the environment variable OPENAI_API_KEY, "
+                "or use --base-url with a server that needs no key, or --local-model"
             )
         self.name, self.base_url = model, base_url
         self.parameters: Mapping[str, Any] = {
@@ -71,46 +90,23 @@ class OpenAIClient:
         self._send_temperature = True
 
     async def complete(self, messages: Sequence[Message], schema: Mapping[str, Any]) -> str:
-        """One chat completion."""
+        """Request one chat completion."""
         import openai
 
-        where, tries = self.base_url or "OpenAI", self._client.max_retries + 1
+        # The client's timeout limits the wait for data, so it does not stop a server that sends one byte at a time.
+        total_timeout = (self._client.max_retries + 1) * (self._timeout + 10)
         while True:
-            form = self._format_index
+            format_index = self._format_index
             request = self._build_request(messages, schema)
             try:
-                # The client's own time-out is that of a silence; a server that trickles is ended by this one.
-                async with asyncio.timeout(tries * (self._timeout + 10)):
-                    reply = await self._client.chat.completions.create(**request)
-                return _completion_text(reply)
-            except openai.BadRequestError as error:
-                if not self._relax_request(str(error), form):
-                    raise ValueError(f"{where} refuses the request: {_shorten(error)}") from None
-            except openai.UnprocessableEntityError as error:
-                if not self._relax_request(str(error), form):
-                    raise ValueError(f"{where} refuses the request: {_shorten(error)}") from None
-            except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
-                raise ValueError(f"{where} refuses the key: {_shorten(error)}; check OPENAI_API_KEY") from None
-            except openai.NotFoundError as error:
-                raise ValueError(
-                    f"{where} does not know the model {self.name!r} or the path: {_shorten(error)}; "
-                    "check --model, and that --base-url ends as the server says (often /v1)"
-                ) from None
-            except (openai.APITimeoutError, TimeoutError):
-                raise InvalidReplyError(
-                    f"no reply within {self._timeout:g} s, tried {self._client.max_retries + 1} times"
-                ) from None
-            except openai.APIConnectionError as error:
-                cause = error.__cause__ or error
-                raise ValueError(
-                    f"{where} cannot be reached: {_shorten(cause)}; check --base-url and the network"
-                ) from None
-            except openai.APIStatusError as error:
-                raise InvalidReplyError(f"the server failed with {error.status_code}: {_shorten(error)}") from None
-            except (openai.APIError, ValueError) as error:  # a body that is no completion
-                if isinstance(error, InvalidReplyError):
-                    raise
-                raise InvalidReplyError(f"the server sent no chat completion: {_shorten(error)}") from None
+                async with asyncio.timeout(total_timeout):
+                    return _completion_text(await self._client.chat.completions.create(**request))
+            except InvalidReplyError:
+                raise
+            except (openai.OpenAIError, TimeoutError, ValueError) as error:
+                rejected = isinstance(error, (openai.BadRequestError, openai.UnprocessableEntityError))
+                if not (rejected and self._relax_request(str(error), request, format_index)):
+                    raise self._translate_error(error) from None
 
     def _build_request(self, messages: Sequence[Message], schema: Mapping[str, Any]) -> dict[str, Any]:
         request: dict[str, Any] = {"model": self.name, "messages": list(messages)}
@@ -119,31 +115,72 @@ class OpenAIClient:
             request["temperature"] = self.parameters["temperature"]
         match RESPONSE_FORMATS[self._format_index]:
             case "json_schema":
-                named = {"name": "words", "strict": True, "schema": dict(schema)}
-                request["response_format"] = {"type": "json_schema", "json_schema": named}
+                json_schema = {"name": "words", "strict": True, "schema": dict(schema)}
+                request["response_format"] = {"type": "json_schema", "json_schema": json_schema}
             case "json_object":
                 request["response_format"] = {"type": "json_object"}
         return request
 
-    def _relax_request(self, message: str, format_index: int) -> bool:
-        """Ask for less after a refusal. False where there is nothing left to leave out."""
-        if "max_completion_tokens" in message and self._max_tokens_key == "max_tokens":
+    def _relax_request(self, message: str, request: Mapping[str, Any], format_index: int) -> bool:
+        """Drop what the server rejected in `request`. Return False if nothing is left to drop.
+
+        The decision depends on the rejected request and not on the current state, because a concurrent request may
+        have changed the state in the meantime.
+        """
+        if "max_completion_tokens" in message and "max_tokens" in request:
             self._max_tokens_key = "max_completion_tokens"
-        elif "temperature" in message and self._send_temperature:
+        elif "temperature" in message and "temperature" in request:
             self._send_temperature = False
-        elif self._format_index + 1 < len(RESPONSE_FORMATS):
+        elif format_index + 1 < len(RESPONSE_FORMATS):
             self._format_index = max(self._format_index, format_index + 1)
         else:
             return False
         return True
 
+    def _translate_error(self, error: Exception) -> ValueError:
+        """Convert to InvalidReplyError if another request may succeed, else to ValueError."""
+        import openai
+
+        server, reason = self.base_url or "OpenAI", _shorten(error)
+        match error:
+            case openai.BadRequestError() | openai.UnprocessableEntityError():
+                return ValueError(f"{server}: rejected the request: {reason}")
+            case openai.AuthenticationError() | openai.PermissionDeniedError():
+                return ValueError(f"{server}: rejected the API key: {reason}; check OPENAI_API_KEY")
+            case openai.NotFoundError():
+                return ValueError(
+                    f"{server}: model {self.name!r} or URL not found: {reason}; "
+                    "check --model, and whether --base-url must end in /v1"
+                )
+            case openai.APITimeoutError() | TimeoutError():
+                return InvalidReplyError(
+                    f"no reply within {self._timeout:g} s in {self._client.max_retries + 1} attempts"
+                )
+            case openai.APIConnectionError():
+                cause = _shorten(error.__cause__ or error)
+                return ValueError(f"{server}: connection failed: {cause}; check --base-url and the network")
+            case openai.APIStatusError():
+                return InvalidReplyError(f"the server returned status {error.status_code}: {reason}")
+            case _:
+                return InvalidReplyError(f"the server returned no chat completion: {reason}")
+
     async def close(self) -> None:
-        """Close the connections."""
+        """Close connections."""
         await self._client.close()
 
 
 class TransformersClient:
-    """A text-generation checkpoint of `transformers`, a folder or hub id, in safetensors; one action at a time."""
+    """A local text-generation checkpoint of `transformers`. It processes one request at a time.
+
+    Args:
+        name: Folder or hub id of a checkpoint with safetensors weights.
+        temperature: Sampling temperature; 0 for greedy decoding.
+        max_tokens: Maximum length of a reply.
+        device: Device; defaults to CUDA if available.
+
+    Raises:
+        ValueError: The checkpoint cannot be loaded.
+    """
 
     def __init__(
         self, name: str | Path, *, temperature: float = 0.7, max_tokens: int = 2000, device: str | None = None
@@ -155,7 +192,9 @@ class TransformersClient:
             self._tokenizer = AutoTokenizer.from_pretrained(name)
             self._model = AutoModelForCausalLM.from_pretrained(name, use_safetensors=True, dtype="auto")
         except (OSError, ValueError) as error:
-            raise ValueError(f"{name}: is not a text-generation checkpoint in safetensors: {_shorten(error)}") from None
+            raise ValueError(
+                f"{name}: not a text-generation checkpoint with safetensors weights: {_shorten(error)}"
+            ) from None
         self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self._model.to(self._device).eval()
         self.name = str(name)
@@ -163,52 +202,55 @@ class TransformersClient:
         self._lock = asyncio.Lock()
 
     async def complete(self, messages: Sequence[Message], schema: Mapping[str, Any]) -> str:
-        """Generate; the lock keeps one generation at a time."""
+        """Generate a reply. `schema` is not used."""
         async with self._lock:
             return await asyncio.to_thread(self._generate, list(messages))
 
     def _generate(self, messages: list[Message]) -> str:
         import torch
 
-        if self._tokenizer.chat_template:
+        has_template = bool(self._tokenizer.chat_template)
+        if has_template:
             text = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         else:
             text = "\n\n".join(message["content"] for message in messages) + "\n\n"
-        inputs = self._tokenizer(text, return_tensors="pt", add_special_tokens=not self._tokenizer.chat_template)
-        size = inputs["input_ids"].shape[1]
-        longest = getattr(self._model.config, "max_position_embeddings", None)
-        if longest is not None and size >= longest:
-            raise ValueError(f"{self.name}: reads {longest} tokens, and the question has {size}; take another model")
-        warmth = float(self.parameters["temperature"])
-        how: dict[str, Any] = {"do_sample": True, "temperature": warmth} if warmth > 0 else {"do_sample": False}
-        limit = self.parameters["max_tokens"]
-        if longest is not None:
-            limit = min(limit, longest - size)
+        inputs = self._tokenizer(text, return_tensors="pt", add_special_tokens=not has_template)
+        prompt_length = inputs["input_ids"].shape[1]
+        max_new_tokens, temperature = self.parameters["max_tokens"], float(self.parameters["temperature"])
+        context_length = getattr(self._model.config, "max_position_embeddings", None)
+        if context_length is not None:
+            if prompt_length >= context_length:
+                raise ValueError(
+                    f"{self.name}: the prompt has {prompt_length} tokens, the context length is {context_length}; "
+                    "use another model"
+                )
+            max_new_tokens = min(max_new_tokens, context_length - prompt_length)
+        sampling = {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
         with torch.inference_mode():
-            out = self._model.generate(
+            tokens = self._model.generate(
                 input_ids=inputs["input_ids"].to(self._device),
                 attention_mask=inputs["attention_mask"].to(self._device),
-                max_new_tokens=limit,
+                max_new_tokens=max_new_tokens,
                 pad_token_id=self._tokenizer.pad_token_id or self._tokenizer.eos_token_id or 0,
-                **how,
+                **sampling,
             )
-        return str(self._tokenizer.decode(out[0, size:], skip_special_tokens=True))
+        return str(self._tokenizer.decode(tokens[0, prompt_length:], skip_special_tokens=True))
 
     async def close(self) -> None:
-        """Nothing to let go of."""
+        """Do nothing."""
 
 
-def _completion_text(reply: Any) -> str:
-    """The text of a chat completion. Raises BadReply where there is none, or where it was cut off."""
+def _completion_text(completion: Any) -> str:
+    """Return the text of a chat completion, or raise InvalidReplyError if it is missing or truncated."""
     try:
-        choice = reply.choices[0]
+        choice = completion.choices[0]
         content, refusal = choice.message.content, getattr(choice.message, "refusal", None)
     except (AttributeError, IndexError, TypeError):
-        raise InvalidReplyError("the server sent no chat completion") from None
+        raise InvalidReplyError("the server returned no chat completion") from None
     if refusal:
-        raise InvalidReplyError(f"the model refused: {str(refusal)[:200]}")
+        raise InvalidReplyError(f"the model refused: {_shorten(refusal)}")
     if choice.finish_reason == "length":
-        raise InvalidReplyError("the reply was cut off at its longest; raise --max-tokens")
+        raise InvalidReplyError("the reply was truncated; increase --max-tokens")
     if not isinstance(content, str) or not content.strip():
         raise InvalidReplyError("the reply is empty")
     return content

@@ -1,7 +1,6 @@
-"""What a language model is to send for an action, and what is kept of what it sent.
+"""Schema of a language model's reply, and its validation.
 
-A reply is text from a stranger: it is parsed as JSON, checked, and stored as plain sentences. Nothing in it is
-followed or run.
+A reply is untrusted text. It is parsed as JSON, filtered and stored as plain sentences; nothing in it is executed.
 """
 
 from __future__ import annotations
@@ -10,35 +9,28 @@ import json
 import re
 import unicodedata
 from collections.abc import Iterable
-from typing import Any, get_args
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from verbspace.concepts.concept_set import DescriptionKind
-from verbspace.concepts.labels import label_to_phrase, normalize_sentence, stem, tokenize_words
+from verbspace.concepts.concept_set import DESCRIPTION_KINDS, DescriptionKind
+from verbspace.concepts.labels import label_to_phrase
+from verbspace.concepts.lint import MIN_CONTENT_WORDS, MIN_PER_KIND
+from verbspace.concepts.text import clean_sentence, content_words, normalize_sentence, tokenize_words
 
-DESCRIPTION_KINDS: tuple[DescriptionKind, ...] = get_args(DescriptionKind)
-MIN_PER_KIND: dict[DescriptionKind, int] = {"motion": 2, "pose": 1, "objects": 1, "scene": 1}
-MAX_REPLY_CHARS = 20_000  # characters
-WORD_RANGE = (5, 45)  # of a sentence; 45 stay below CLIP's 77 tokens
+MAX_REPLY_CHARS = 20_000
+WORD_RANGE = (5, 45)  # words of a sentence; 45 words fit into CLIP's 77 tokens
 ALLOWED_CHARS = "A-Za-z0-9À-ÿ ,;:()'’%/-"
 SENTENCE_PATTERN = f"^[A-Z][{ALLOWED_CHARS}]{{15,240}}\\.$"
 NAME_PATTERN = f"^[a-zA-Z][{ALLOWED_CHARS}]{{2,60}}$"
-STOP_WORDS = frozenset(
-    tokenize_words(
-        """a an the of in on at to and or with by for from into onto over under up down off out as is are be being its
-        it their his her them they he she one two person people someone somebody man woman body video camera while then
-        this that there not no"""
-    )
-)
 
 
 class InvalidReplyError(ValueError):
-    """A reply that cannot be used; the message says why, in words that the model is told as well."""
+    """A reply that cannot be used. The message gives the reason and is also sent to the model."""
 
 
 class Reply(BaseModel):
-    """A readable name, and sentences by kind."""
+    """A readable action name, and sentences by kind."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
     name: str
@@ -48,124 +40,124 @@ class Reply(BaseModel):
     scene: list[str] = Field(max_length=50)
 
     def sentences(self) -> Iterable[tuple[DescriptionKind, str]]:
-        """Kind and text of each sentence, kind by kind."""
+        """Yield kind and text of each sentence, grouped by kind."""
         for kind in DESCRIPTION_KINDS:
             for text in getattr(self, kind):
                 yield kind, text
 
 
-def reply_schema(min_per_kind: int) -> dict[str, Any]:
-    """JSON schema of a reply, within what OpenAI's structured outputs and llama.cpp's grammars understand."""
+def sentence_counts(min_per_kind: int) -> dict[DescriptionKind, int]:
+    """Return how many sentences of each kind to request."""
+    return {kind: max(minimum, min_per_kind) for kind, minimum in MIN_PER_KIND.items()}
 
-    def sentence_array(min_items: int, max_items: int) -> dict[str, Any]:
-        return {
+
+def reply_schema(min_per_kind: int) -> dict[str, Any]:
+    """Return the JSON schema of a reply, in the subset that OpenAI and llama.cpp's grammars support."""
+    sentence_lists = {
+        kind: {
             "type": "array",
-            "minItems": min_items,
-            "maxItems": max_items,
+            "minItems": count,
+            "maxItems": count + 1,
             "items": {"type": "string", "pattern": SENTENCE_PATTERN},
         }
-
-    lists = {
-        kind: sentence_array(max(MIN_PER_KIND[kind], min_per_kind), max(MIN_PER_KIND[kind], min_per_kind) + 1)
-        for kind in DESCRIPTION_KINDS
+        for kind, count in sentence_counts(min_per_kind).items()
     }
     return {
         "type": "object",
         "additionalProperties": False,
         "required": ["name", *DESCRIPTION_KINDS],
-        "properties": {"name": {"type": "string", "pattern": NAME_PATTERN}, **lists},
+        "properties": {"name": {"type": "string", "pattern": NAME_PATTERN}, **sentence_lists},
     }
 
 
 def parse_reply(content: str, label: str, labels: Iterable[str]) -> tuple[Reply, list[str]]:
-    """The usable part of a reply about the action `label` of a vocabulary `labels`, and what was left out of it.
+    """Validate a reply and clean its sentences.
 
-    White space is made plain, list marks and quotes are taken off, and repeated sentences go, as do those that hold
-    markup, name another action, or say nothing beyond the name. Raises BadReply where too little is left.
+    Sentences are dropped if they are duplicates, contain markup, name another action, or add nothing to the action's
+    name.
+
+    Args:
+        content: The reply.
+        label: The action that it describes.
+        labels: All actions of the vocabulary.
+
+    Returns:
+        The usable part of the reply, and a message for each dropped sentence.
+
+    Raises:
+        InvalidReplyError: The reply is malformed, or has too few usable sentences.
     """
     if len(content) > MAX_REPLY_CHARS:
         raise InvalidReplyError(f"the reply has {len(content):,} characters, more than {MAX_REPLY_CHARS:,}")
     reply = _parse_json(content)
-    others = [phrase for other in labels if other != label for phrase in _name_phrases(other)]
-    own = {word for phrase in (label, reply.name) for word in tokenize_words(label_to_phrase(phrase))}
-    others = [phrase for phrase in others if not set(phrase) <= own]
-    kept: dict[str, list[str]] = {kind: [] for kind in DESCRIPTION_KINDS}
-    faults: list[str] = []
+    own_words = {word for name in (label, reply.name) for word in tokenize_words(label_to_phrase(name))}
+    other_phrases = [phrase for other in labels if other != label for phrase in _name_phrases(other)]
+    other_phrases = [phrase for phrase in other_phrases if not own_words.issuperset(phrase)]
+    sentences: dict[str, list[str]] = {kind: [] for kind in DESCRIPTION_KINDS}
+    issues: list[str] = []
     seen: set[str] = set()
     for kind, raw in reply.sentences():
         text = clean_sentence(raw)
-        fault = _find_issue(text, own, others)
-        if normalize_sentence(text) in seen:
-            fault = "stands twice"
-        if fault:
-            faults.append(f"{kind}: {text[:80]!r} {fault}")
-            continue
-        seen.add(normalize_sentence(text))
-        kept[kind].append(text)
-    few = [f"{len(kept[kind])} of {least} {kind}" for kind, least in MIN_PER_KIND.items() if len(kept[kind]) < least]
-    if few:
-        why = f": {'; '.join(faults[:4])}" if faults else ""
-        raise InvalidReplyError(f"too few usable sentences ({', '.join(few)}){why}")
-    return Reply(name=_clean_name(reply.name, label), **kept), faults
-
-
-def clean_sentence(text: str) -> str:
-    """A sentence with single spaces, a capital and a full stop, and without list marks or quotes around it."""
-    text = " ".join(unicodedata.normalize("NFC", text).split())
-    text = re.sub(r"^(?:[-*•]|\d{1,2}[.)])\s+", "", text).strip("\"'“”‘’ ")
-    if not text:
-        return text
-    text = text[0].upper() + text[1:]
-    return text if text[-1] in ".!?" else text.rstrip(",;:") + "."
+        key = normalize_sentence(text)
+        issue = "is a duplicate" if key in seen else _find_issue(text, own_words, other_phrases)
+        if issue:
+            issues.append(f"{kind}: {text[:80]!r} {issue}")
+        else:
+            seen.add(key)
+            sentences[kind].append(text)
+    missing = [
+        f"{len(sentences[kind])} of {minimum} {kind}"
+        for kind, minimum in MIN_PER_KIND.items()
+        if len(sentences[kind]) < minimum
+    ]
+    if missing:
+        reasons = f": {'; '.join(issues[:4])}" if issues else ""
+        raise InvalidReplyError(f"too few usable sentences ({', '.join(missing)}){reasons}")
+    return Reply(name=_clean_name(reply.name, label), **sentences), issues
 
 
 def _parse_json(content: str) -> Reply:
-    """The JSON object in a reply, also where fences or words stand around it."""
+    """Parse the first JSON object of a reply; text or code fences around it are ignored."""
     start = content.find("{")
     if start < 0:
-        raise InvalidReplyError(f"the reply holds no JSON object: {content[:80]!r}")
+        raise InvalidReplyError(f"the reply contains no JSON object: {content[:80]!r}")
     try:
-        found, _ = json.JSONDecoder().raw_decode(content[start:])
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise InvalidReplyError(f"the reply is not whole JSON ({error})") from None
-    try:
-        return Reply.model_validate(found)
+        decoded, _ = json.JSONDecoder().raw_decode(content, start)
+        return Reply.model_validate(decoded)
     except ValidationError as error:
         first = error.errors()[0]
-        field = ".".join(map(str, first["loc"])) or "the whole"
-        raise InvalidReplyError(f"the reply has another form than asked for: {field}: {first['msg']}") from None
+        field = ".".join(map(str, first["loc"])) or "the object"
+        raise InvalidReplyError(f"the reply does not match the schema: {field}: {first['msg']}") from None
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise InvalidReplyError(f"the reply is not valid JSON ({error})") from None
 
 
 def _name_phrases(label: str) -> list[tuple[str, ...]]:
-    """What counts as naming an action: its words in a row, one word only where it is a long one."""
+    """Return the words whose sequence counts as naming an action; a single word only if it has six letters or more."""
     words = tuple(tokenize_words(re.sub(r"\(.*?\)", "", label_to_phrase(label))))
     return [words] if len(words) > 1 or (words and len(words[0]) >= 6) else []
 
 
 def _find_issue(text: str, own_words: set[str], other_phrases: list[tuple[str, ...]]) -> str | None:
-    """What makes a sentence unusable, or None."""
+    """Return why a sentence is unusable, or None."""
     words = tokenize_words(text)
     if re.search(r"[<>{}\[\]`\\|\x00-\x1f\x7f]|https?:", text) or any(unicodedata.category(c) == "Cf" for c in text):
-        return "holds markup"
+        return "contains markup"
     if not WORD_RANGE[0] <= len(words) <= WORD_RANGE[1]:
-        return f"has {len(words)} words, not {WORD_RANGE[0]} to {WORD_RANGE[1]}"
-    if len(content_words(text, own_words)) < 2:
-        return "says nothing beyond the action's name"
-    for phrase in other_phrases:
-        size = len(phrase)
-        if any(tuple(words[i : i + size]) == phrase for i in range(len(words) - size + 1)):
-            return f"names another action ({' '.join(phrase)})"
+        return f"has {len(words)} words, expected {WORD_RANGE[0]} to {WORD_RANGE[1]}"
+    if len(content_words(text, own_words)) < MIN_CONTENT_WORDS:
+        return "adds nothing to the action's name"
+    joined = f" {' '.join(words)} "
+    for phrase in map(" ".join, other_phrases):
+        if f" {phrase} " in joined:
+            return f"names another action ({phrase})"
     return None
 
 
-def content_words(text: str, exclude: Iterable[str]) -> set[str]:
-    """Stems of the words of a sentence that carry meaning and are not the action's own."""
-    known = {stem(word) for word in exclude}
-    return {stem(word) for word in tokenize_words(text) if word not in STOP_WORDS} - known
-
-
 def _clean_name(name: str, label: str) -> str:
-    """The reply's name where it can stand in a prompt, else the label's own words."""
+    """Return the name of a reply if it is suitable for a prompt, else the words of the label."""
     name = " ".join(name.split()).strip("\"'“”.")
-    fine = 1 <= len(tokenize_words(name)) <= 8 and len(name) <= 60 and re.fullmatch(f"[{ALLOWED_CHARS}]+", name)
-    return (name[0].lower() + name[1:] if name[1:2].islower() else name) if fine else label_to_phrase(label)
+    words = tokenize_words(name)
+    if not (1 <= len(words) <= 8 and len(name) <= 60 and re.fullmatch(f"[{ALLOWED_CHARS}]+", name)):
+        return label_to_phrase(label)
+    return name[0].lower() + name[1:] if name[1:2].islower() else name

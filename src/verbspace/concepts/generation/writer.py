@@ -1,4 +1,4 @@
-"""Descriptions of actions, written by a language model: asked for, checked, kept, and resumed where it stopped."""
+"""Generation of a concept set with a language model: requests, validation, cache and resumption."""
 
 from __future__ import annotations
 
@@ -6,28 +6,27 @@ import asyncio
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
-from verbspace.concepts.concept_set import ConceptSet, concept_set_from_dict
+from verbspace.concepts.concept_set import DESCRIPTION_KINDS, ConceptSet, action_entry, concept_set_from_dict
 from verbspace.concepts.generation.llm_clients import LanguageModel, Message
 from verbspace.concepts.generation.reply_parser import (
-    DESCRIPTION_KINDS,
-    MIN_PER_KIND,
     InvalidReplyError,
     Reply,
     parse_reply,
     reply_schema,
+    sentence_counts,
 )
-from verbspace.concepts.labels import label_to_phrase, needs_expansion, normalize_label, normalize_sentence
+from verbspace.concepts.labels import label_to_phrase, needs_expansion, normalize_label
+from verbspace.concepts.text import normalize_sentence
 from verbspace.utils.atomic_io import write_text
+from verbspace.utils.progress import ProgressCallback
 
-PROMPT_VERSION = 1
+PROMPT_VERSION = 1  # part of the cache key; increase it whenever SYSTEM_PROMPT changes
 SYSTEM_PROMPT = """\
 You describe actions for a model that recognises them in short, silent videos. The whole list of actions is:
 
@@ -53,41 +52,31 @@ Answer with one JSON object and nothing else:
 
 @dataclass
 class GenerationResult:
-    """What came of writing: the set of all actions that were described, and why others were not."""
+    """Result of `generate_concepts`.
 
-    concepts: ConceptSet | None
-    failures: dict[str, str] = field(default_factory=dict)
-    num_requests: int = 0  # requests sent
-    num_cached: int = 0  # actions that had been written before
-    num_dropped_sentences: int = 0  # sentences that were not used
-
-
-def read_actions(path: str | Path) -> list[str]:
-    """Action names, one a line; empty lines and lines that begin with # are skipped.
-
-    Raises ValueError that names the file and the line of a name that stands twice.
+    Attributes:
+        concepts: Concept set of the actions that succeeded; None if all failed.
+        failures: Reason of the failure, by action.
+        num_requests: Requests sent.
+        num_cached: Actions whose reply was in the cache.
+        num_dropped_sentences: Sentences of replies that were not used.
     """
-    path = Path(path)
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError:
-        raise ValueError(f"{path}: is not text in UTF-8; give a file with an action a line") from None
-    found: dict[str, int] = {}
-    for number, line in enumerate(lines, 1):
-        name = " ".join(line.split())
-        if not name or name.startswith("#"):
-            continue
-        if len(name) > 200:
-            raise ValueError(f"{path}: line {number}: has {len(name)} characters; give an action's name a line")
-        if (first := found.setdefault(name, number)) != number:
-            raise ValueError(f"{path}: line {number}: {name!r} stands in line {first} already; keep one")
-    if not found:
-        raise ValueError(f"{path}: holds no action; give an action's name a line")
-    return list(found)
+
+    concepts: ConceptSet | None = None
+    failures: dict[str, str] = field(default_factory=dict)
+    num_requests: int = 0
+    num_cached: int = 0
+    num_dropped_sentences: int = 0
 
 
 class ReplyCache:
-    """Replies on disk, one small JSON file each, by model, prompt version, action and parameters."""
+    """Cache of replies on disk: one JSON file per model, prompt version, action and generation parameters.
+
+    Args:
+        folder: Folder of the files.
+        model: Language model.
+        min_per_kind: Requested sentences of each kind.
+    """
 
     def __init__(self, folder: Path, model: LanguageModel, min_per_kind: int) -> None:
         self.folder = folder
@@ -98,28 +87,31 @@ class ReplyCache:
         }
 
     def path_for(self, action: str) -> Path:
-        """Where the reply about an action is kept."""
+        """Return the file of the reply about an action."""
         content = json.dumps({**self.key_fields, "action": action}, sort_keys=True)
         return self.folder / f"{hashlib.sha256(content.encode()).hexdigest()[:32]}.json"
 
     def get(self, action: str, actions: Sequence[str]) -> Reply | None:
-        """A reply that is still usable beside the other actions, or None."""
+        """Return the cached reply, or None if it is missing, damaged or not valid for this list of actions."""
         try:
             content = json.loads(self.path_for(action).read_text(encoding="utf-8"))
             return parse_reply(json.dumps(content["reply"]), action, actions)[0]
-        except (OSError, ValueError, KeyError, TypeError, ValidationError):
-            return None  # not there, or not whole: it is asked for again
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
 
     def put(self, action: str, reply: Reply) -> None:
-        """Write under a temporary name, then rename."""
+        """Write a reply, atomically."""
         content = {**self.key_fields, "action": action, "reply": reply.model_dump()}
         write_text(self.path_for(action), json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
 def default_cache_dir() -> Path:
-    """Folder of replies: VERBSPACE_CACHE, or `verbspace` in XDG_CACHE_HOME or the home folder's `.cache`."""
-    if own := os.environ.get("VERBSPACE_CACHE"):
-        return Path(own) / "replies"
+    """Return the folder of the reply cache.
+
+    This is `replies` in the folder VERBSPACE_CACHE, which defaults to `verbspace` in XDG_CACHE_HOME or `~/.cache`.
+    """
+    if folder := os.environ.get("VERBSPACE_CACHE"):
+        return Path(folder) / "replies"
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "verbspace" / "replies"
 
 
@@ -132,64 +124,68 @@ def generate_concepts(
     max_attempts: int = 3,
     concurrency: int = 8,
     cache: Path | None = None,
-    on_progress: Callable[[int, int, str], None] = lambda done, total, action: None,
+    on_progress: ProgressCallback | None = None,
 ) -> GenerationResult:
-    """Have `model` describe every action.
+    """Generate descriptions of actions with a language model.
 
-    Replies are checked; a bad one is told what is wrong with it and asked again, `attempts` times in all. Good ones
-    are kept under `cache` at once, so that the same call asks only for what is missing. An action that fails is
-    named in the result with its reason, and the rest is kept. on_done hears how many actions are done, of how many.
+    Valid replies are cached at once, so a repeated call requests only the missing ones. After an invalid reply the
+    model is asked again, with the reason. An action that fails is reported in the result and left out of the set.
 
-    Raises ValueError where no request can succeed: no server, no model, no key.
+    Args:
+        actions: Action names or class labels.
+        model: Language model. It is closed at the end.
+        name: Name of the concept set.
+        min_per_kind: Sentences of each kind to request.
+        max_attempts: Requests per action until it fails.
+        concurrency: Maximum number of concurrent requests.
+        cache: Folder of the reply cache; defaults to `default_cache_dir()`.
+        on_progress: Progress callback; the stage is "write", the unit is an action.
+
+    Raises:
+        ValueError: No request can succeed, for example because the server cannot be reached.
+        KeyboardInterrupt: The call was interrupted. The message says how many actions are cached.
     """
-    kept = ReplyCache(cache or default_cache_dir(), model, min_per_kind)
-    result = GenerationResult(None)
-    replies: dict[str, Reply] = {}
-    for action in actions:
-        if (found := kept.get(action, actions)) is not None:
-            replies[action] = found
-    result.num_cached = len(replies)
-    on_progress(len(replies), len(actions), "")
-    missing = [action for action in actions if action not in replies]
+    reply_cache = ReplyCache(cache or default_cache_dir(), model, min_per_kind)
+    cached = {action: reply_cache.get(action, actions) for action in actions}
+    replies = {action: reply for action, reply in cached.items() if reply is not None}
+    result = GenerationResult(num_cached=len(replies))
+
+    def report_progress() -> None:
+        if on_progress is not None:
+            on_progress("write", len(replies) + len(result.failures), len(actions), {})
 
     async def generate_missing() -> None:
-        gate = asyncio.Semaphore(concurrency)
+        slots = asyncio.Semaphore(concurrency)
 
         async def generate_one(action: str) -> None:
-            async with gate:
+            async with slots:
                 try:
-                    replies[action] = await _request_reply(model, action, actions, min_per_kind, max_attempts, result)
-                    kept.put(action, replies[action])
+                    reply = await _request_reply(model, action, actions, min_per_kind, max_attempts, result)
+                    replies[action] = reply
+                    reply_cache.put(action, reply)
                 except InvalidReplyError as error:
                     result.failures[action] = str(error)
-            on_progress(len(replies) + len(result.failures), len(actions), action)
+            report_progress()
 
         try:
-            async with asyncio.TaskGroup() as group:
-                for action in missing:
-                    group.create_task(generate_one(action))
+            await asyncio.gather(*(generate_one(action) for action in actions if action not in replies))
         finally:
             await model.close()
 
-    def run_event_loop() -> None:
-        try:
-            asyncio.run(generate_missing())
-        except KeyboardInterrupt:
-            kept_now = f"{len(replies)} of {len(actions)} actions are kept"
-            raise KeyboardInterrupt(f"stopped: {kept_now}; run the same command again to go on") from None
-
+    report_progress()
     try:
-        run_event_loop()
-    except* ValueError as group:
-        first = group.exceptions[0]
-        while isinstance(first, BaseExceptionGroup):
-            first = first.exceptions[0]
-        done = f" ({len(replies)} of {len(actions)} actions are kept)" if replies else ""
-        raise ValueError(f"{first}{done}") from None
-    described = [action for action in actions if action in replies]
-    if described:
-        result.concepts, doubled = build_concept_set({a: replies[a] for a in described}, name, model.name)
-        result.num_dropped_sentences += doubled
+        asyncio.run(generate_missing())
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            f"interrupted: {len(replies)} of {len(actions)} actions are cached; run the same command again to resume"
+        ) from None
+    except ValueError as error:
+        done = f" ({len(replies)} of {len(actions)} actions are cached)" if replies else ""
+        raise ValueError(f"{error}{done}") from None
+    if replies:
+        ordered = {action: replies[action] for action in actions if action in replies}
+        result.concepts, num_duplicates = build_concept_set(ordered, name, model.name)
+        result.num_dropped_sentences += num_duplicates
     return result
 
 
@@ -201,66 +197,66 @@ async def _request_reply(
     max_attempts: int,
     result: GenerationResult,
 ) -> Reply:
-    """Ask until a reply is usable. Raises the last BadReply."""
-    # The list comes first and is the same in each request, so that servers can keep what they made of it.
-    counts = {kind: max(least, min_per_kind) for kind, least in MIN_PER_KIND.items()}
+    """Request until a reply is valid, and count requests in `result`. Raise the last InvalidReplyError."""
+    # The system message is the same in each request, so that servers can reuse its key-value cache.
     listed = json.dumps(list(actions), ensure_ascii=False)
-    messages: list[Message] = [
-        {"role": "system", "content": SYSTEM_PROMPT.format(actions=listed, **counts)},
+    prompt: list[Message] = [
+        {"role": "system", "content": SYSTEM_PROMPT.format(actions=listed, **sentence_counts(min_per_kind))},
         {"role": "user", "content": f"The action: {json.dumps(action, ensure_ascii=False)}"},
     ]
-    turns = list(messages)
-    for attempt in range(max_attempts):
+    messages = prompt
+    for remaining in reversed(range(max_attempts)):
         result.num_requests += 1
+        content: str | None = None
         try:
-            content = await model.complete(turns, reply_schema(min_per_kind))
-        except InvalidReplyError:
-            if attempt + 1 == max_attempts:
-                raise
-            turns = list(messages)
-            continue
-        try:
-            reply, faults = parse_reply(content, action, actions)
+            content = await model.complete(messages, reply_schema(min_per_kind))
+            reply, issues = parse_reply(content, action, actions)
         except InvalidReplyError as error:
-            if attempt + 1 == max_attempts:
+            if not remaining:
                 raise
-            turns = [
-                *messages,
-                {"role": "assistant", "content": content[:4000]},
-                {"role": "user", "content": f"That cannot be used: {error}. Answer again, with the whole object."},
-            ]
+            messages = prompt
+            if content is not None:
+                messages = [
+                    *prompt,
+                    {"role": "assistant", "content": content[:4000]},
+                    {"role": "user", "content": f"That cannot be used: {error}. Answer again, with the whole object."},
+                ]
             continue
-        result.num_dropped_sentences += len(faults)
+        result.num_dropped_sentences += len(issues)
         return reply
-    raise InvalidReplyError("no attempt was allowed")
+    raise ValueError(f"max_attempts: must be at least 1, got {max_attempts}")
 
 
 def build_concept_set(replies: Mapping[str, Reply], name: str, author: str) -> tuple[ConceptSet, int]:
-    """A concept set of replies by class label, and how many sentences were dropped because an action before had them.
+    """Build a concept set of replies by class label.
 
-    A label that is no phrase gets the reply's name, unless another action has that name already.
+    A label that is not a readable phrase is replaced by the name in the reply, unless another action has that name.
+
+    Returns:
+        The set, and the number of sentences dropped because an earlier action has them.
     """
     names: dict[str, str] = {}
+    used: set[str] = set()
     for label, reply in replies.items():
-        wished = reply.name if needs_expansion(label) else label_to_phrase(label) if label.islower() else label
-        taken = {normalize_label(other) for other in names.values()}
-        names[label] = wished if normalize_label(wished) not in taken else label
-    actions = [{"name": names[label]} | ({"label": label} if names[label] != label else {}) for label in replies]
-    descriptions: list[dict[str, Any]] = []
-    seen: set[str] = set()
-    dropped = 0
+        readable = reply.name if needs_expansion(label) else label_to_phrase(label) if label.islower() else label
+        names[label] = readable if normalize_label(readable) not in used else label
+        used.add(normalize_label(names[label]))
+    descriptions: dict[str, dict[str, Any]] = {}  # by normalized sentence
+    num_sentences = 0
     for label, reply in replies.items():
         for kind, text in reply.sentences():
-            if normalize_sentence(text) in seen:
-                dropped += 1
-                continue
-            seen.add(normalize_sentence(text))
-            descriptions.append({"text": text, "kind": kind, "actions": [names[label]]})
-    provenance = {
-        "author": author,
-        "method": f"written by a language model, prompt version {PROMPT_VERSION}; kinds {', '.join(DESCRIPTION_KINDS)}",
-        "prompt": SYSTEM_PROMPT,
-        "created": date.today().isoformat(),
+            num_sentences += 1
+            descriptions.setdefault(normalize_sentence(text), {"text": text, "kind": kind, "actions": [names[label]]})
+    content = {
+        "name": name,
+        "actions": [action_entry(names[label], label) for label in replies],
+        "descriptions": list(descriptions.values()),
+        "provenance": {
+            "author": author,
+            "method": f"written by a language model, prompt version {PROMPT_VERSION}; "
+            f"kinds {', '.join(DESCRIPTION_KINDS)}",
+            "prompt": SYSTEM_PROMPT,
+            "created": date.today().isoformat(),
+        },
     }
-    content = {"name": name, "actions": actions, "descriptions": descriptions, "provenance": provenance}
-    return concept_set_from_dict(content, name), dropped
+    return concept_set_from_dict(content, name), num_sentences - len(descriptions)

@@ -1,1 +1,1 @@
-"""Video decoding and encoding."""
+"""Video decoding with PyAV or torchcodec, and MP4 encoding."""

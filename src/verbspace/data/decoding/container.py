@@ -1,35 +1,44 @@
-"""A video file, opened: what FFmpeg may take it for, its video stream, its packets and frames (PyAV)."""
+"""Opening a video file with PyAV: allowed formats, stream information, packets and frames."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 import av
 
 from verbspace.data.errors import DecodeError
 from verbspace.data.sources import storage
 
-# One packet shows exactly one frame, at the packet's time, for these codecs in these containers.
+# For these codecs in these containers, each packet holds exactly one frame and its presentation time.
 RELIABLE_PTS_FORMATS = {"mov", "mp4", "matroska", "webm"}
 RELIABLE_PTS_CODECS = {"h264", "hevc", "vp9", "libvpx-vp9", "av1", "libdav1d", "mpeg4", "mjpeg", "ffv1"}
-# What FFmpeg may take a file for: formats whose pictures lie in the file itself. Playlists and the like (HLS, DASH,
-# concat, SDP, numbered pictures) name other files, and who wrote one would say which files of this machine are read.
+# FFmpeg may only open formats that contain their own frames. Playlists and similar formats (HLS, DASH, concat, SDP,
+# image sequences) refer to other files, so a malicious video could make us read any file of this machine.
 ALLOWED_FORMATS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,asf,asf_o,flv,kux,live_flv,mpegts,mpegtsraw,mpeg,mpegvideo,m4v,mjpeg,"
     "mjpeg_2000,h261,h263,h264,hevc,vvc,av1,obu,ivf,vc1,vc1test,dirac,ogg,nut,mxf,gxf,dv,rm,wtv,swf,nsv,pva,vob,"
     "yuv4mpegpipe,gif,apng,png_pipe,jpeg_pipe,webp_pipe,bmp_pipe,tiff_pipe"
 )
 ALLOWED_PROTOCOLS = "file,subfile"
-MAX_FRAME_PIXELS = 4096 * 2304  # pixels of a frame, where the header promises no larger ones
+MAX_FRAME_PIXELS = 4096 * 2304  # limit for a frame, unless the header already announces larger ones
 
 
 @dataclass(frozen=True)
 class StreamInfo:
-    """What a file's header says, which nothing has checked: codec, container, pixels, frames a second, seconds."""
+    """Properties of a video as its header states them. They are not checked against the frames.
+
+    Attributes:
+        codec: FFmpeg's name of the codec.
+        container: FFmpeg's name of the container format.
+        width: Pixels.
+        height: Pixels.
+        fps: Frames per second, 0 if unknown.
+        duration: Seconds, None if unknown.
+    """
 
     codec: str
     container: str
@@ -40,50 +49,78 @@ class StreamInfo:
 
 
 class VideoFile:
-    """An open file and its video stream, decoded in one thread."""
+    """An open video file, decoded in one thread. Use it as a context manager.
+
+    Errors of FFmpeg inside the ``with`` block are raised as DecodeError.
+
+    Args:
+        path: The path that error messages show.
+        byte_range: The bytes to read.
+
+    Raises:
+        DecodeError: If FFmpeg cannot open the file, or there is no video stream in it.
+    """
+
+    max_buffer_bytes = 256 << 20  # packets or decoded frames kept in memory; larger videos are read twice
 
     def __init__(self, path: Path, byte_range: storage.ByteRange) -> None:
         self.path = path
-        # Tags in unknown encodings are no reason to refuse a file: we do not read them.
         allowed = {"format_whitelist": ALLOWED_FORMATS, "protocol_whitelist": ALLOWED_PROTOCOLS}
         try:
+            # Metadata is not used, so its encoding errors do not matter.
             self.container = av.open(storage.ffmpeg_url(byte_range), metadata_errors="ignore", options=allowed)
-        except av.ArgumentError:  # what FFmpeg answers where a format is not among these
-            raise DecodeError(path, "not decodable as video: it is no container of video, or a list of files") from None
+        except av.ArgumentError:  # FFmpeg's error for a format outside the whitelist
+            raise DecodeError(path, "not decodable as video: not a video container, or a playlist of files") from None
+        except av.FFmpegError as error:
+            raise _not_decodable(path, error) from None
         try:
-            streams = [s for s in self.container.streams.video if not s.disposition & s.disposition.attached_pic]
-            if not streams:
-                kinds = sorted({stream.type for stream in self.container.streams}) or ["nothing"]
-                raise DecodeError(path, f"there is no video in this file, only {' and '.join(kinds)}")
-            self.stream = streams[0]
-            if self.stream.codec_context is None:
-                raise DecodeError(path, "the video is of an unknown codec, or the file is damaged")
-            context = self.stream.codec_context
-            context.thread_count = 1  # data loading runs one worker per core
-            # Frames may grow within a stream; not so far that a small file fills the memory.
-            context.options = {
-                **context.options,
-                "max_pixels": str(max(4 * context.width * context.height, MAX_FRAME_PIXELS)),
-            }
+            self.stream = self._find_video_stream()
         except BaseException:
             self.container.close()
             raise
 
+    def _find_video_stream(self) -> Any:
+        streams = [s for s in self.container.streams.video if not s.disposition & s.disposition.attached_pic]
+        if not streams:
+            kinds = sorted({stream.type for stream in self.container.streams}) or ["nothing"]
+            raise DecodeError(self.path, f"no video stream found, only {' and '.join(kinds)}")
+        context = streams[0].codec_context
+        if context is None:
+            raise DecodeError(self.path, "the video codec is unknown, or the file is damaged")
+        context.thread_count = 1  # data loading runs one worker per core
+        # The frame size may change within a stream, but must not fill the memory.
+        max_pixels = max(4 * context.width * context.height, MAX_FRAME_PIXELS)
+        context.options = {**context.options, "max_pixels": str(max_pixels)}
+        return streams[0]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+        if isinstance(error, av.FFmpegError):
+            raise _not_decodable(self.path, error) from None
+
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self.container.close()
 
     @property
     def has_reliable_pts(self) -> bool:
-        """Whether packets tell the frames' times."""
+        """Whether the presentation times of the packets are those of the frames."""
         formats = set(self.container.format.name.split(","))
         return bool(formats & RELIABLE_PTS_FORMATS) and self.stream.codec_context.codec.name in RELIABLE_PTS_CODECS
 
     def iter_frames(self, packets: Sequence[Any] | None = None) -> Iterator[Any]:
-        """Decoded frames in display order, from packets already read or from the file.
+        """Yield the decoded frames in display order.
 
-        What the decoder guesses in place of lost data is no frame of the video: such a frame raises
-        DecodeError.
+        Args:
+            packets: Packets that were already read. By default they are read from the file.
+
+        Raises:
+            DecodeError: If the decoder had to conceal lost data in a frame.
         """
         count = 0
         for packet in self.iter_packets() if packets is None else packets:
@@ -94,57 +131,68 @@ class VideoFile:
                 count += 1
 
     def iter_packets(self) -> Iterator[Any]:
-        """The video stream's packets, in decoding order; the last is empty and flushes the decoder."""
+        """Yield the packets of the video stream in decoding order. The last one is empty and flushes the decoder."""
         for count, packet in enumerate(self.container.demux(self.stream)):
             if packet.is_corrupt:
-                raise DecodeError(self.path, f"cut short or damaged at packet {count}")
+                raise DecodeError(self.path, f"truncated or damaged at packet {count}")
             yield packet
 
     def frame_bytes(self, max_short_side: int | None) -> int:
-        """Bytes of one RGB frame after shrinking."""
+        """Return the size in bytes of one RGB frame after `fit_short_side`."""
         context = self.stream.codec_context
         height, width = fit_short_side(context.height, context.width, max_short_side)
         return height * width * 3
 
 
+def _not_decodable(path: Path, error: av.FFmpegError) -> DecodeError:
+    return DecodeError(path, f"not decodable as video: {error.strerror or error}")
+
+
 def open_video(path: Path) -> VideoFile:
-    """Raises DecodeError, and what PyAV raises for a file that is no video."""
+    """Open a video file, or a video in a tar shard.
+
+    Raises:
+        DecodeError: If there is no such file, or it is not a video.
+    """
     try:
-        where = storage.locate(str(path))
-        exists = where is not None or path.exists()
-    except OSError as error:  # a folder on the way may not be entered, or a name is too long
+        byte_range = storage.locate(str(path))
+        is_other = byte_range is None and path.exists()
+    except OSError as error:  # no permission for a parent folder, or the name is too long
         raise DecodeError(path, f"cannot be read: {(error.strerror or str(error)).lower()}") from None
     except ValueError as error:
         raise DecodeError(path, str(error)) from None
-    if where is None:
-        raise DecodeError(path, "not a file" if exists else "there is no such file")
-    if where.size == 0:
+    if byte_range is None:
+        raise DecodeError(path, "not a file" if is_other else "there is no such file")
+    if byte_range.size == 0:
         raise DecodeError(path, "the file is empty")
-    return VideoFile(path, where)
+    return VideoFile(path, byte_range)
 
 
 def probe(path: str | Path) -> StreamInfo:
-    """Open a file and read its header; nothing is decoded. Raises DecodeError."""
-    path = Path(path)
-    try:
-        with closing(open_video(path)) as file:
-            stream, context = file.stream, file.stream.codec_context
-            unit = stream.time_base if stream.duration else 1 / av.time_base if file.container.duration else None
-            ticks = stream.duration or file.container.duration
-            return StreamInfo(
-                context.codec.name,
-                file.container.format.name.split(",")[0],
-                context.width,
-                context.height,
-                float(stream.average_rate or stream.guessed_rate or 0),
-                None if unit is None else float(ticks * unit),
-            )
-    except av.FFmpegError as error:
-        raise DecodeError(path, f"not decodable as video: {error.strerror or error}") from None
+    """Read the header of a video file without decoding frames.
+
+    Raises:
+        DecodeError: If the file cannot be opened as a video.
+    """
+    with open_video(Path(path)) as file:
+        stream, context = file.stream, file.stream.codec_context
+        duration: float | None = None
+        if stream.duration:
+            duration = float(stream.duration * stream.time_base)
+        elif file.container.duration:
+            duration = float(file.container.duration * (1 / av.time_base))
+        return StreamInfo(
+            codec=context.codec.name,
+            container=file.container.format.name.split(",")[0],
+            width=context.width,
+            height=context.height,
+            fps=float(stream.average_rate or stream.guessed_rate or 0),
+            duration=duration,
+        )
 
 
 def fit_short_side(height: int, width: int, max_short_side: int | None) -> tuple[int, int]:
-    """Height and width with the short side at most `size`, in the same shape."""
+    """Scale (height, width) down so that the short side is at most `max_short_side`; never scale up."""
     short = min(height, width)
     if max_short_side is None or short <= max_short_side:
         return height, width

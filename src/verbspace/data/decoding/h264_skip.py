@@ -1,7 +1,7 @@
-"""Which packets a decoder need not see.
+"""Skipping H.264 packets that the requested frames do not need.
 
-H.264 says in each picture's header whether others are predicted from it (nal_ref_idc, ITU-T H.264, 7.4.1). One that no
-other needs, and that nobody asked for, can be left out: what is shown of the rest stays the same to the bit.
+The header of each NAL unit states whether other pictures are predicted from it (nal_ref_idc, ITU-T H.264, 7.4.1). A
+picture that is neither requested nor a reference can be skipped: the other frames stay bit-identical.
 """
 
 from __future__ import annotations
@@ -9,35 +9,42 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-_SLICE_NAL_TYPES = range(1, 6)  # NAL unit types that hold parts of a picture
+_SLICE_NAL_TYPES = range(1, 6)  # NAL unit types that hold slices of a picture
+_REFERENCE_NAL_HEADER = 0x65  # a slice that other pictures are predicted from
 
 
 def required_packets(
     context: Any, packets: Sequence[Any], pts: Sequence[int], frame_indices: set[int]
 ) -> tuple[list[int], list[Any]]:
-    """The frames that a decode shows when it is only given the packets that the wanted frames need, and these packets.
+    """Return the packets that a decoder needs for the given frames.
 
-    context: the stream's codec context. packets: all of the stream's, in decoding order, each showing one frame.
-    stamps: their presentation stamps, ascending. wanted: numbers of frames, in the order in which they show.
+    Args:
+        context: PyAV's codec context of the stream.
+        packets: All packets of the stream in decoding order, each with one frame.
+        pts: Presentation times of all frames, ascending.
+        frame_indices: Indices of the requested frames, in display order.
+
+    Returns:
+        The indices of the frames that decoding gives, and the packets to decode.
     """
-    number = {stamp: place for place, stamp in enumerate(pts)}
-    prefix = _length_size(context)
-    kept: list[Any] = []
-    left_out: set[int] = set()
+    index_of = {value: index for index, value in enumerate(pts)}
+    length_size = _nal_length_size(context)
+    required: list[Any] = []
+    skipped: set[int] = set()
     for packet in packets:
         if (
-            prefix
+            length_size
             and packet.size
-            and number[packet.pts] not in frame_indices
-            and is_non_reference(memoryview(packet), prefix)
+            and index_of[packet.pts] not in frame_indices
+            and is_non_reference(memoryview(packet), length_size)
         ):
-            left_out.add(number[packet.pts])
+            skipped.add(index_of[packet.pts])
         else:
-            kept.append(packet)
-    return [place for place in range(len(pts)) if place not in left_out], kept
+            required.append(packet)
+    return [index for index in range(len(pts)) if index not in skipped], required
 
 
-def _length_size(context: Any) -> int:
+def _nal_length_size(context: Any) -> int:
     """Bytes of the length before each NAL unit in MP4 and Matroska (ISO 14496-15, 5.3.3.1); 0 for other streams."""
     extra = context.extradata
     if context.codec.name != "h264" or not extra or len(extra) < 7 or extra[0] != 1:
@@ -46,20 +53,25 @@ def _length_size(context: Any) -> int:
 
 
 def is_non_reference(packet: Sequence[int], length_size: int) -> bool:
-    """Whether a packet holds a picture that no other is predicted from. What cannot be read is not."""
-    pictures = [header for header in _nal_headers(packet, length_size) if header & 31 in _SLICE_NAL_TYPES]
-    return bool(pictures) and not any(header >> 5 & 3 for header in pictures)
+    """Return whether a packet holds a picture that no other picture is predicted from.
+
+    Args:
+        packet: The bytes of an H.264 packet. False if they cannot be parsed.
+        length_size: Bytes of the length before each NAL unit.
+    """
+    slices = [header for header in _nal_headers(packet, length_size) if header & 31 in _SLICE_NAL_TYPES]
+    return bool(slices) and not any(header >> 5 & 3 for header in slices)
 
 
 def _nal_headers(packet: Sequence[int], length_size: int) -> Iterator[int]:
-    """The first byte of each NAL unit; one that marks a reference where the lengths do not fit together."""
-    at, end = 0, len(packet)
-    while at < end:
+    """First byte of each NAL unit; the header of a reference slice if the lengths are inconsistent."""
+    offset, end = 0, len(packet)
+    while offset < end:
         length = 0
-        for byte in packet[at : at + length_size]:
+        for byte in packet[offset : offset + length_size]:
             length = length << 8 | byte
-        if at + length_size >= end or not length or at + length_size + length > end:
-            yield 0x65
+        if offset + length_size >= end or not length or offset + length_size + length > end:
+            yield _REFERENCE_NAL_HEADER
             return
-        yield packet[at + length_size]
-        at += length_size + length
+        yield packet[offset + length_size]
+        offset += length_size + length

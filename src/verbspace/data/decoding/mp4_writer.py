@@ -1,4 +1,4 @@
-"""Pictures with times to an H.264 file that plays everywhere."""
+"""Encoding frames as an H.264 MP4 file that plays everywhere."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-TICKS_PER_SECOND = 90_000  # ticks a second of the files written, as in MPEG
+TICKS_PER_SECOND = 90_000  # time base of the written files, as in MPEG
 
 
 def write_mp4(
@@ -22,10 +22,20 @@ def write_mp4(
     preset: str = "veryfast",
     faststart: bool = False,
 ) -> int:
-    """Encode uint8 RGB (H, W, 3), each with the seconds at which it shows. Returns how many there were.
+    """Encode frames with their times as H.264 without B-frames.
 
-    step: the usual seconds between two. Odd sides lose a row or column: yuv420p has even ones. gop: frames from key
-    frame to key frame. faststart: a browser can begin before it has the whole file.
+    Args:
+        path: The file to write.
+        timed_frames: Frames, uint8 RGB (H, W, 3), each with its time in seconds. The last row or column of an odd size
+            is dropped, because yuv420p needs even sizes.
+        frame_interval: Usual time between two frames, in seconds.
+        gop: Frames from key frame to key frame.
+        crf: Quality of x264; lower is better and larger.
+        preset: Preset of x264.
+        faststart: Whether a browser can start playing before it has the whole file.
+
+    Returns:
+        The number of frames.
     """
     options = {"movflags": "faststart"} if faststart else {}
     with av.open(str(path), "w", format="mp4", options=options) as container:
@@ -37,12 +47,12 @@ def write_mp4(
         stream.gop_size, stream.pix_fmt = gop, "yuv420p"
         stream.codec_context.time_base = stream.time_base = Fraction(1, TICKS_PER_SECOND)
         count = 0
-        for picture, when in timed_frames:
-            height, width = picture.shape[0] // 2 * 2, picture.shape[1] // 2 * 2
+        for rgb, seconds in timed_frames:
+            height, width = rgb.shape[0] // 2 * 2, rgb.shape[1] // 2 * 2
             if not count:
                 stream.width, stream.height = width, height
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture[:height, :width]), format="rgb24")
-            frame.pts, frame.time_base = round(when * TICKS_PER_SECOND), Fraction(1, TICKS_PER_SECOND)
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb[:height, :width]), format="rgb24")
+            frame.pts, frame.time_base = round(seconds * TICKS_PER_SECOND), Fraction(1, TICKS_PER_SECOND)
             container.mux(stream.encode(frame))
             count += 1
         container.mux(stream.encode(None))

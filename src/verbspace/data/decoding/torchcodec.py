@@ -1,89 +1,81 @@
-"""torchcodec as a second decoder: it seeks, which pays for few frames out of a long video.
+"""Decoding with torchcodec, which can seek. It is faster than PyAV for a few frames of a long video.
 
-It is asked only for what it gets right (docs/data.md has the table): containers and codecs whose packets tell the
-frames' times, in its exact mode. There the number of frames and the time of each that it returns must be those of the
-packets; everywhere else, and where they are not, PyAV decodes. What it cannot do is to say that a frame was guessed in
-place of damaged data: use it on files that `verbspace data verify` has found to be whole.
+torchcodec is only used, in its exact mode, for containers and codecs with reliable packet times. Its number of frames
+and their times must match the packets; otherwise PyAV decodes the video (docs/data.md has a comparison). torchcodec
+does not report frames that were concealed in place of damaged data, so check files with ``verbspace data verify``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import closing
 from functools import lru_cache
-from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import av
 import numpy as np
-import torch
 from torch import Tensor
 
-from verbspace.data.decoding.pyav import FrameTimestamps, open_video, read_video, timestamps_from_packets
+from verbspace.data.decoding.container import fit_short_side, open_video
+from verbspace.data.decoding.pyav import FrameSelector, read_video, restore_order
+from verbspace.data.decoding.timestamps import FrameTimestamps, timestamps_from_packets
 from verbspace.data.sources import storage
 from verbspace.data.transforms import resize
-
-Decoder = Literal["pyav", "torchcodec"]
 
 
 @lru_cache(maxsize=1)
 def torchcodec_decoder() -> Any:
-    """torchcodec's VideoDecoder. Raises ValueError where it is not installed, or finds no FFmpeg."""
+    """Import torchcodec's VideoDecoder.
+
+    Raises:
+        ValueError: If torchcodec is not installed, or does not find FFmpeg.
+    """
     try:
         from torchcodec.decoders import VideoDecoder
     except (ImportError, OSError, RuntimeError) as error:
         reason = (str(error).strip().splitlines() or ["no reason given"])[0]
-        raise ValueError(f"decoder: torchcodec does not load ({reason}); install it and FFmpeg, or use pyav") from None
+        raise ValueError(
+            f"decoder: torchcodec cannot be imported ({reason}); install torchcodec and FFmpeg, or use pyav"
+        ) from None
     return VideoDecoder
 
 
-def require_backend(decoder: Decoder) -> None:
-    """Raise ValueError where a decoder is not known or does not load."""
-    if decoder not in ("pyav", "torchcodec"):
-        raise ValueError(f'decoder: {decoder!r} is none of "pyav", "torchcodec"')
-    if decoder == "torchcodec":
-        torchcodec_decoder()
-
-
-def decoder_version(decoder: Decoder) -> str:
-    """A decoder with its version, for protocols."""
-    pyav = f"PyAV {metadata.version('av')}"
-    return pyav if decoder == "pyav" else f"torchcodec {metadata.version('torchcodec')} or {pyav}, by container"
-
-
 def read_with_torchcodec(
-    path: str | Path, select_frames: Callable[[FrameTimestamps], Sequence[int]], max_short_side: int | None = None
+    path: str | Path, select_frames: FrameSelector, max_short_side: int | None = None
 ) -> tuple[FrameTimestamps, Tensor]:
-    """As `read_video`, by torchcodec where it is right. Larger frames are shrunk after the decode, not in it."""
-    path = Path(path)
+    """Decode selected frames with torchcodec where it is reliable, else with PyAV.
+
+    Arguments, results and errors are those of `verbspace.data.decoding.pyav.read_video`. Large frames are scaled down
+    after they are decoded.
+    """
+    found = _seek(Path(path), select_frames, max_short_side)
+    return read_video(path, select_frames, max_short_side) if found is None else found
+
+
+def _seek(
+    path: Path, select_frames: FrameSelector, max_short_side: int | None
+) -> tuple[FrameTimestamps, Tensor] | None:
+    """Timestamps and frames; None if torchcodec is not reliable for this video."""
+    with open_video(path) as file:
+        found = timestamps_from_packets(file, max_short_side) if file.has_reliable_pts else None
+    byte_range = storage.locate(str(path))
+    if found is None or byte_range is None:
+        return None
+    timestamps, start = found
+    indices = np.asarray(select_frames(timestamps), dtype=np.int64)
+    if not len(indices) or indices.min() < 0 or indices.max() >= len(timestamps.times):
+        return None
+    unique, inverse = np.unique(indices, return_inverse=True)
     try:
-        with closing(open_video(path)) as file:
-            known = timestamps_from_packets(file, max_short_side) if file.has_reliable_pts else None
-    except av.FFmpegError:
-        known = None  # PyAV says what is wrong
-    if known is None:
-        return read_video(path, select_frames, max_short_side)
-    timeline, start = known
-    wanted = np.asarray(select_frames(timeline), dtype=np.int64)
-    where = storage.locate(str(path))
-    if not len(wanted) or wanted.min() < 0 or wanted.max() >= len(timeline.times) or where is None:
-        return read_video(path, select_frames, max_short_side)
-    unique, inverse = np.unique(wanted, return_inverse=True)
-    try:
-        decoder = torchcodec_decoder()(storage.ffmpeg_url(where), seek_mode="exact", num_ffmpeg_threads=1)
-        if len(decoder) != len(timeline.times):
-            return read_video(path, select_frames, max_short_side)
-        found = decoder.get_frames_at(unique.tolist())
+        decoder = torchcodec_decoder()(storage.ffmpeg_url(byte_range), seek_mode="exact", num_ffmpeg_threads=1)
+        if len(decoder) != len(timestamps.times):
+            return None
+        batch = decoder.get_frames_at(unique.tolist())
     except (RuntimeError, ValueError, IndexError):
-        return read_video(path, select_frames, max_short_side)
-    if not np.allclose(found.pts_seconds.numpy() - start, timeline.times[unique], atol=1e-6):
-        return read_video(path, select_frames, max_short_side)
-    frames: Tensor = found.data
+        return None
+    if not np.allclose(batch.pts_seconds.numpy() - start, timestamps.times[unique], atol=1e-6):
+        return None
+    frames: Tensor = batch.data
     height, width = frames.shape[-2:]
-    if max_short_side is not None and min(height, width) > max_short_side:
-        scale = max_short_side / min(height, width)
-        frames = resize(frames, (max(1, round(height * scale)), max(1, round(width * scale))))
-    if len(unique) != len(wanted) or (inverse[1:] < inverse[:-1]).any():
-        frames = frames[torch.from_numpy(inverse)]
-    return timeline, frames
+    target = fit_short_side(height, width, max_short_side)
+    if target != (height, width):
+        frames = resize(frames, target)
+    return timestamps, restore_order(frames, inverse)

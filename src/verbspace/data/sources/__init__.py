@@ -1,1 +1,1 @@
-"""Where videos and labels come from: annotation formats, shards, storage."""
+"""Lists of videos with their labels: folders, list files, annotation files of benchmarks, tar shards, URLs."""

@@ -1,4 +1,4 @@
-"""Folders of videos, and lists with a video a line."""
+"""Folders of videos, and list files with one video per line."""
 
 from __future__ import annotations
 
@@ -8,18 +8,21 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from verbspace.data.sources.record import VIDEO_EXTENSIONS, Record, is_video, label_from_index
+from verbspace.data.sources.text_files import numbered_lines
 
 _HEADER_NAMES = {"path", "video", "video_path", "file", "filename", "file_name"}
-# The path runs to the last video extension that a separator or the end follows: paths may hold spaces and commas.
+# The path ends at the last video extension before a separator or the end: paths may contain spaces and commas.
 _LINE_PATTERN = re.compile(rf"(.*(?:{'|'.join(map(re.escape, VIDEO_EXTENSIONS))}))(?:[ ,\t]+(.*))?", re.IGNORECASE)
-
-_SEVERAL_NUMBERS = re.compile(r"\d+([ ,\t]+\d+)+")  # a count of frames and a class, or classes: which is not said
+_SEVERAL_NUMBERS = re.compile(r"\d+([ ,\t]+\d+)+")  # frame count and class, or several classes: ambiguous
 
 
 class FileLocator:
-    """The videos under a folder, found by name: lists and disks disagree on folders, extensions and letter case.
+    """Finds videos below a folder by name, because annotation files often have other folders or another letter case.
 
-    The folder is walked once, when the first name is not just where the list says.
+    The folder is searched once, when the first file is not where the annotation file says.
+
+    Args:
+        root: The folder.
     """
 
     def __init__(self, root: Path) -> None:
@@ -28,9 +31,11 @@ class FileLocator:
         self._by_name: dict[str, str] | None = None
 
     def locate(self, *names: str) -> str:
-        """The first of the names that is there: as given, or anywhere below by its last part, letter case aside.
+        """Find a video by any of several relative paths.
 
-        Where none is, the path at which the first should be.
+        Returns:
+            The first path that exists; else the first video at any depth whose file name is that of one of the paths,
+            ignoring case; else the path where the first name would be.
         """
         if self._by_name is None:
             for name in names:
@@ -45,72 +50,78 @@ class FileLocator:
 
 
 def iter_videos(folder: Path) -> Iterator[tuple[str, str]]:
-    """Videos at any depth and the folder that each is in, links followed but not in circles; hidden ones left out."""
-    seen: set[str] = set()
-    for here, folders, files in os.walk(folder, followlinks=True):
-        real = os.path.realpath(here)
-        if real in seen:
+    """Yield each video at any depth, with the folder it is in.
+
+    Symbolic links are followed, except in cycles. Hidden files and folders are skipped.
+    """
+    visited: set[str] = set()
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(parent)
+        if real in visited:
             folders.clear()
             continue
-        seen.add(real)
+        visited.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in folders:  # a folder that passes for a video and holds none is named, not overlooked
-            if is_video(name) and next(iter_videos(Path(here, name)), None) is None:
-                yield os.path.join(here, name), here
+        for name in folders:  # a folder with the name of a video is a mistake that decoding will report
+            if is_video(name) and next(iter_videos(Path(parent, name)), None) is None:
+                yield os.path.join(parent, name), parent
         for name in files:
             if is_video(name) and not name.startswith("."):
-                yield os.path.join(here, name), here
+                yield os.path.join(parent, name), parent
 
 
 def read_folder(folder: Path) -> list[Record]:
-    """A video's label is the name of the folder that holds it; None for one right in `folder`. In sorted order."""
+    """Read a folder of videos in sorted order. The label is the name of the parent folder, None directly in `folder`.
+
+    Raises:
+        ValueError: If there are no videos.
+    """
     top = os.fspath(folder)
-    found = [Record(file, None if here == top else os.path.basename(here)) for file, here in iter_videos(folder)]
-    if not found:
-        raise ValueError(f"{folder}: no videos in this folder (looked for {' '.join(VIDEO_EXTENSIONS)})")
-    return sorted(found, key=lambda record: record.file.split(os.sep))
-
-
-def read_lines(source: Path) -> list[str]:
-    """A text file's lines. Raises ValueError that names the file."""
-    try:
-        return source.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{source}: not a text file in UTF-8 ({error.reason} at byte {error.start})") from None
+    records = [
+        Record(file, None if parent == top else os.path.basename(parent)) for file, parent in iter_videos(folder)
+    ]
+    if not records:
+        raise ValueError(f"{folder}: no videos in this folder (extensions: {' '.join(VIDEO_EXTENSIONS)})")
+    return sorted(records, key=lambda record: record.file.split(os.sep))
 
 
 def read_list(source: Path, root: Path, labels: Sequence[str] | None = None) -> list[Record]:
-    """A path a line, alone or followed by a label after a space, comma or tab; paths are relative to `root`.
+    """Read a list file: one path per line, alone or followed by a label after a space, comma or tab.
 
-    labels: class names for numbers in the list, the first that of 0.
+    Args:
+        source: The list file.
+        root: The folder that paths are relative to.
+        labels: Class names, for lists with class indices that count from 0.
+
+    Raises:
+        ValueError: If a line cannot be parsed, or there are no videos. The message has the line number.
     """
     if is_video(source.name):
-        raise ValueError(f"{source}: this is a video; give a folder, or a text file with one video a line")
+        raise ValueError(f"{source}: this is a video; pass a folder, or a text file with one video per line")
     records: list[Record] = []
-    labelled: bool | None = None
+    has_labels: bool | None = None
     base = os.fspath(root)
-    for number, line in enumerate(read_lines(source), 1):
-        line = line.strip()
-        if not line or (number == 1 and re.split(r"[ ,\t]", line)[0].lower() in _HEADER_NAMES):
+    for number, line in numbered_lines(source):
+        if number == 1 and re.split(r"[ ,\t]", line)[0].lower() in _HEADER_NAMES:
             continue
         match = _LINE_PATTERN.fullmatch(line)
         if match is None:
             raise ValueError(f"{source}: line {number}: no path of a video ({', '.join(VIDEO_EXTENSIONS)}) in {line!r}")
         path, label = match[1], match[2] or None
-        if labelled is None:
-            labelled = label is not None
-        elif labelled != (label is not None):
+        if has_labels is None:
+            has_labels = label is not None
+        elif has_labels != (label is not None):
             raise ValueError(
-                f"{source}: line {number}: {'no label' if labelled else 'a label'}, unlike the lines before; "
+                f"{source}: line {number}: {'no label' if has_labels else 'a label'}, unlike the lines before; "
                 "label all videos or none"
             )
         if label is not None and _SEVERAL_NUMBERS.fullmatch(label):
             raise ValueError(
-                f"{source}: line {number}: several numbers behind the path, {label!r}; keep the one that is the class"
+                f"{source}: line {number}: several numbers after the path, {label!r}; keep only the class index"
             )
         if labels is not None and label is not None:
             label = label_from_index(label, labels, f"{source}: line {number}")
         records.append(Record(os.path.join(base, path), label))
     if not records:
-        raise ValueError(f"{source}: no videos in this list; write one path a line, with a label behind it or none")
+        raise ValueError(f"{source}: no videos in this list; write one path per line, optionally followed by a label")
     return records

@@ -1,4 +1,4 @@
-"""Every annotation format to records, with one function."""
+"""Records from any description of a data set: folder, list file, annotation file or shards."""
 
 from __future__ import annotations
 
@@ -18,7 +18,12 @@ __all__ = ["VIDEO_EXTENSIONS", "Manifest", "Record", "data_hash", "detect_manife
 
 @dataclass(frozen=True)
 class Manifest:
-    """Records, and what their source was taken for."""
+    """The records of a data set.
+
+    Attributes:
+        records: One per video.
+        format: Description of the format that was detected.
+    """
 
     records: list[Record]
     format: str
@@ -32,21 +37,27 @@ def read_manifest(
     fold: int = 1,
     labels: Sequence[str] | None = None,
 ) -> list[Record]:
-    """Records of whatever describes the videos. What it is, is seen from its name and first lines.
+    """Read the records of a data set. The format is detected from the name and the first lines.
 
-    * a folder of videos: a video's label is the name of the folder that holds it, None right in `source`;
-    * a folder with `metadata.csv`, `.jsonl` or `.parquet` (Hugging Face);
-    * a list with a path a line, alone or followed by a label (SlowFast, VideoMAE, mmaction2), in the file's order;
-      `labels` are the names for class numbers in it;
-    * UCF101's `trainlist01.txt` or `testlist01.txt`, or their folder with `split` and `fold`;
-    * HMDB51's folder of `<class>_test_split1.txt`, with `split` (train, test) and `fold` (1 to 3);
-    * Kinetics' CSV, all of it or one `split`; Something-Something's JSON; Charades'
-      CSV, whose records have `labels`;
-    * a WebDataset shard or a folder of them, as video2dataset writes them.
+    * A folder of videos: the label is the name of the parent folder, None directly in `source`.
+    * A folder with ``metadata.csv``, ``.jsonl`` or ``.parquet`` (Hugging Face Hub).
+    * A list file with one path per line, alone or followed by a label (SlowFast, VideoMAE, mmaction2), in its order.
+    * ``trainlist01.txt`` or ``testlist01.txt`` of UCF101, or their folder with `split` and `fold`.
+    * The folder of ``<class>_test_split1.txt`` of HMDB51, with `split` and `fold`.
+    * The CSV file of Kinetics, the JSON file of Something-Something, the CSV file of Charades (records with `labels`).
+    * A WebDataset shard, or a folder of them, as video2dataset writes them.
 
-    root: where the videos are, if not beside the source. The data sets' own lists are matched with the files there by
-    name, whatever folders they are in; a listed file that is missing has a record all the same. Raises
-    FileNotFoundError, and ValueError that names file and line.
+    Args:
+        source: A folder or file of one of these formats.
+        root: The folder of the videos, if they are not beside `source`. Annotation files of public data sets are
+            matched with the files below it by name. A missing file has a record, too.
+        split: ``train``, ``test`` or ``validation``. None keeps all rows, where the format allows it.
+        fold: Fold of UCF101 and HMDB51, 1 to 3.
+        labels: Class names, for class indices in a list file or in shards.
+
+    Raises:
+        FileNotFoundError: If `source` does not exist.
+        ValueError: If the source cannot be parsed. The message has the file and the line.
     """
     return detect_manifest(source, root, split=split, fold=fold, labels=labels).records
 
@@ -59,48 +70,53 @@ def detect_manifest(
     fold: int = 1,
     labels: Sequence[str] | None = None,
 ) -> Manifest:
-    """`read_manifest`, which also says what the source was taken for."""
+    """Read the records of a data set as `read_manifest` does, and return the detected format with them."""
     source = Path(source)
     if not source.exists():
         raise FileNotFoundError(f"{source}: there is no such folder or list of videos")
-    where = Path(root) if root is not None else source if source.is_dir() else source.parent
+    video_root = Path(root) if root is not None else source if source.is_dir() else source.parent
+    locator = FileLocator(video_root)
+    shards = list_shards(source)
     if benchmarks.is_ucf101(source):
-        return Manifest(benchmarks.read_ucf101(source, FileLocator(where), split, fold), f"UCF101's split {fold}")
+        return Manifest(benchmarks.read_ucf101(source, locator, split, fold), f"UCF101, fold {fold}")
     if benchmarks.is_hmdb51(source):
-        return Manifest(benchmarks.read_hmdb51(source, FileLocator(where), split, fold), f"HMDB51's split {fold}")
+        return Manifest(benchmarks.read_hmdb51(source, locator, split, fold), f"HMDB51, fold {fold}")
     if source.is_dir():
         if (metadata := hf_metadata.find_metadata_file(source)) is not None:
             return Manifest(hf_metadata.read_metadata(metadata, split), f"a folder with {metadata.name}")
-        if shards := list_shards(source):
-            if (video := next(iter_videos(source), None)) is not None:
-                raise ValueError(f"{source}: holds shards ({shards[0].name}) and videos ({video[0]}); give one kind")
-            return Manifest(read_shards(shards, labels), f"WebDataset shards, {len(shards)}")
-        return Manifest(read_folder(source), "a folder of videos")
-    if shards := list_shards(source):
-        return Manifest(read_shards(shards, labels), "a WebDataset shard")
+        if not shards:
+            return Manifest(read_folder(source), "a folder of videos")
+        if (video := next(iter_videos(source), None)) is not None:
+            raise ValueError(f"{source}: contains shards ({shards[0].name}) and videos ({video[0]}); separate them")
+        return Manifest(read_shards(shards, labels), f"WebDataset, {len(shards)} shards")
+    if shards:
+        return Manifest(read_shards(shards, labels), "WebDataset, 1 shard")
     if source.name in hf_metadata.METADATA_FILENAMES:
         return Manifest(hf_metadata.read_metadata(source, split), source.name)
     if benchmarks.is_kinetics(source):
-        return Manifest(benchmarks.read_kinetics(source, FileLocator(where), split), "Kinetics' CSV")
+        return Manifest(benchmarks.read_kinetics(source, locator, split), "CSV file of Kinetics")
     if benchmarks.is_charades(source):
-        return Manifest(benchmarks.read_charades(source, FileLocator(where)), "Charades' CSV")
+        return Manifest(benchmarks.read_charades(source, locator), "CSV file of Charades")
     if benchmarks.is_ssv2(source):
-        return Manifest(benchmarks.read_ssv2(source, FileLocator(where)), "Something-Something's JSON")
-    return Manifest(read_list(source, where, labels), "a list of videos")
+        return Manifest(benchmarks.read_ssv2(source, locator), "JSON file of Something-Something")
+    return Manifest(read_list(source, video_root, labels), "a list of videos")
 
 
 def data_hash(records: Iterable[Record]) -> str:
-    """16 hex digits of which videos there are and their labels, in any order and on any machine.
+    """Hash the videos of a data set and their labels, independently of their order and of the machine.
 
-    A video counts by its name, the name of its folder and its size in bytes; contents are not read.
+    A video is identified by its name, the name of its folder and its size in bytes; its content is not read.
+
+    Returns:
+        16 hexadecimal digits.
     """
     lines = []
     for record in records:
         try:
-            found = storage.locate(record.file)
-        except (OSError, ValueError):  # out of reach, or in a damaged shard: it has a name, and no size
-            found = None
-        size = None if found is None else found.size
+            byte_range = storage.locate(record.file)
+        except (OSError, ValueError):  # not accessible, or in a damaged shard: hashed without its size
+            byte_range = None
+        size = None if byte_range is None else byte_range.size
         label = record.label if record.labels is None else list(record.labels)
         lines.append(json.dumps([label, record.path.parent.name, record.path.name, size]))
     return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""One video of a data set, as every annotation format is read to."""
+"""Record: one video of a data set with its label."""
 
 from __future__ import annotations
 
@@ -8,25 +8,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 VIDEO_EXTENSIONS = (
-    ".mp4",
-    ".avi",
-    ".mkv",
-    ".webm",
-    ".mov",
-    ".m4v",
-    ".mpg",
-    ".mpeg",
-    ".wmv",
-    ".flv",
-    ".ts",
-    ".3gp",
-    ".ogv",
-    ".gif",
-)
-
-
-# Where tables and notes have the name of a video's class.
-LABEL_COLUMNS = ("label", "class", "class_name", "action", "category", "label_name")
+    ".mp4", ".avi", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".ts", ".3gp", ".ogv", ".gif",
+)  # fmt: skip
+LABEL_COLUMNS = ("label", "class", "class_name", "action", "category", "label_name")  # tried in this order
 
 
 class _RecordFields(NamedTuple):
@@ -36,17 +20,25 @@ class _RecordFields(NamedTuple):
 
 
 class Record(_RecordFields):
-    """A video's file and, where it is known, the name of its class as the data set writes it.
+    """One video of a data set.
 
-    labels: its classes, or none, in a data set whose videos may have several; None in the others.
+    A tuple of strings, because a million records must be created in about a second and fit into some 200 MB.
 
-    A tuple of texts: a million of them take a second to make, and some 200 MB.
+    Args:
+        path: The file. A video in a tar shard has the path ``shard.tar/member.mp4``.
+        label: Name of the class as the data set writes it, None if unknown.
+        labels: Names of all classes, in a data set whose videos may have several; None in other data sets.
+
+    Attributes:
+        file: The path as a string.
+        label: See above.
+        labels: See above.
     """
 
     __slots__ = ()
 
     def __new__(cls, path: str | Path, label: str | None = None, labels: tuple[str, ...] | None = None) -> Record:
-        """From a path in either form."""
+        """Create a record from a path or a string."""
         return tuple.__new__(cls, (os.fspath(path), label, labels))
 
     @property
@@ -56,23 +48,46 @@ class Record(_RecordFields):
 
 
 def is_video(name: str) -> bool:
-    """Whether a file's name ends like a video's."""
+    """Return whether a file name has a video extension."""
     return name.lower().endswith(VIDEO_EXTENSIONS)
 
 
 def label_from_row(row: Mapping[str, Any]) -> str | None:
-    """The class in a row of a table, from the first of LABELS that is there and not empty."""
+    """Return the class name in a row of a table, from the first of `LABEL_COLUMNS` that is not empty."""
     label = next((row[key] for key in LABEL_COLUMNS if row.get(key) not in (None, "")), None)
     return None if label is None else str(label)
 
 
 def label_from_index(label: str, labels: Sequence[str], location: str) -> str:
-    """The name for a class number, counted from 0; a label that is no number stays. Raises ValueError with `where`."""
+    """Replace a class index by its name.
+
+    Args:
+        label: A class index that counts from 0, or a class name, which is returned unchanged.
+        labels: The class names.
+        location: File and line, for the error message.
+
+    Raises:
+        ValueError: If the index is out of range.
+    """
     if not label.isdigit():
         return label
     if int(label) >= len(labels):
         raise ValueError(
-            f"{location}: class {label}, but there are {len(labels)} labels, counted from 0; "
-            "give the label list that this is for"
+            f"{location}: class {label}, but the label list has {len(labels)} names, counted from 0; "
+            "use the label list of this data set"
         )
     return labels[int(label)]
+
+
+def is_in_split(value: str | None, split: str | None) -> bool:
+    """Return whether a row with the split `value` belongs to `split`.
+
+    Rows without a split belong to every split, and ``split=None`` selects all rows. Spellings of the validation split
+    (``val``, ``validate``) are equal.
+    """
+    return not value or split is None or _normalize_split(value) == _normalize_split(split)
+
+
+def _normalize_split(name: str) -> str:
+    name = name.strip().lower()
+    return "validation" if name in ("val", "validate") else name

@@ -1,7 +1,7 @@
-"""Where a video's bytes are: a file of its own, or a member of a tar shard, by the path `shard.tar/member.mp4`.
+"""Where the bytes of a video are: in a file, or in a tar shard, with the path ``shard.tar/member.mp4``.
 
-A shard is never unpacked: its table of contents is read once a process, and FFmpeg then reads the member's stretch of
-the shard as if it were a file.
+Shards are not unpacked. The table of contents of a shard is read once per process, and FFmpeg then reads the byte range
+of the member as if it were a file.
 """
 
 from __future__ import annotations
@@ -16,7 +16,13 @@ _SHARD_PATTERN = re.compile(r"\.tar(?=/)", re.IGNORECASE)
 
 
 class ByteRange(NamedTuple):
-    """`size` bytes of `file`, from byte `start` on."""
+    """Part of a file.
+
+    Attributes:
+        file: The file.
+        start: Offset of the first byte.
+        size: Number of bytes.
+    """
 
     file: str
     start: int
@@ -24,17 +30,21 @@ class ByteRange(NamedTuple):
 
 
 def split_shard_path(file: str) -> tuple[str, str] | None:
-    """The shard and the member that a path is made of, or None where it is not in a shard."""
-    for mark in _SHARD_PATTERN.finditer(file):
-        if os.path.isfile(shard := file[: mark.end()]):
-            return shard, file[mark.end() + 1 :]
+    """Split a path into the shard and the name of its member; None if the path is not in a shard."""
+    for match in _SHARD_PATTERN.finditer(file):
+        if os.path.isfile(shard := file[: match.end()]):
+            return shard, file[match.end() + 1 :]
     return None
 
 
 def tar_index(shard: str) -> dict[str, ByteRange]:
-    """A shard's regular files by name, in its order. Raises ValueError where it is not a whole, uncompressed tar."""
-    seen = os.stat(shard)
-    return _tar_index(shard, seen.st_size, seen.st_mtime_ns)
+    """Return the regular files of a tar shard by name, in the order of the shard.
+
+    Raises:
+        ValueError: If the file is truncated, or not an uncompressed tar file.
+    """
+    stat = os.stat(shard)
+    return _tar_index(shard, stat.st_size, stat.st_mtime_ns)
 
 
 @lru_cache(maxsize=1024)
@@ -42,42 +52,48 @@ def _tar_index(shard: str, size: int, mtime_ns: int) -> dict[str, ByteRange]:
     try:
         with tarfile.open(shard, "r:") as archive:
             return {
-                one.name.removeprefix("./"): ByteRange(shard, one.offset_data, one.size)
-                for one in archive
-                if one.isreg() and not one.issparse()
+                member.name.removeprefix("./"): ByteRange(shard, member.offset_data, member.size)
+                for member in archive
+                if member.isreg() and not member.issparse()
             }
     except (tarfile.TarError, EOFError, ValueError) as error:
-        raise ValueError(f"{shard}: not a whole tar file ({error}); fetch it again, or move it away") from None
+        raise ValueError(
+            f"{shard}: not a complete, uncompressed tar file ({error}); download it again or remove it"
+        ) from None
 
 
 def locate(file: str) -> ByteRange | None:
-    """Where a video's bytes are, or None where there is no such file or member. Raises ValueError."""
-    inside = split_shard_path(file)
-    if inside is not None:
-        return tar_index(inside[0]).get(inside[1])
+    """Return where the bytes of a video are; None if there is no such file or member.
+
+    Raises:
+        ValueError: If the shard of the video is damaged.
+    """
+    parts = split_shard_path(file)
+    if parts is not None:
+        return tar_index(parts[0]).get(parts[1])
     return ByteRange(file, 0, os.path.getsize(file)) if os.path.isfile(file) else None
 
 
 def exists(file: str) -> bool:
-    """Whether there is such a file or member."""
+    """Return whether there is such a file or member of a shard."""
     return os.path.isfile(file) or (split_shard_path(file) is not None and locate(file) is not None)
 
 
 def file_signature(file: str) -> list[int]:
-    """Size and time of change, to see later whether the file is still the same; -1 where there is none."""
-    inside = split_shard_path(file)
+    """Return the size in bytes and the modification time in ns, to detect changes; -1 for what is missing."""
+    parts = split_shard_path(file)
     try:
-        seen = os.lstat(file if inside is None else inside[0])
-        found = None if inside is None else locate(file)
+        stat = os.lstat(file if parts is None else parts[0])
+        member = None if parts is None else locate(file)
     except (OSError, ValueError):
         return [-1, -1]
-    if inside is None:
-        return [seen.st_size, seen.st_mtime_ns]
-    return [-1 if found is None else found.size, seen.st_mtime_ns]
+    if parts is None:
+        return [stat.st_size, stat.st_mtime_ns]
+    return [-1 if member is None else member.size, stat.st_mtime_ns]
 
 
 def ffmpeg_url(byte_range: ByteRange) -> str:
-    """What FFmpeg opens. The scheme is spelt out, so that no name of a file is taken for one."""
+    """Return a URL that FFmpeg opens. The scheme is explicit, because a file name may look like one."""
     if byte_range.start == 0:
         return f"file:{byte_range.file}"
     return f"subfile,,start,{byte_range.start},end,{byte_range.start + byte_range.size},,:file:{byte_range.file}"

@@ -1,4 +1,4 @@
-"""WebDataset shards, as video2dataset writes them: tar files of `key.mp4` beside `key.json`, `key.txt` or `key.cls`."""
+"""WebDataset shards as video2dataset writes them: ``key.mp4`` beside ``key.json``, ``key.txt``, ``key.cls``."""
 
 from __future__ import annotations
 
@@ -12,35 +12,42 @@ from verbspace.data.sources.record import Record, is_video, label_from_index, la
 from verbspace.data.sources.storage import ByteRange, tar_index
 
 _SIDECAR_EXTENSIONS = {"json", "cls"}
-_MAX_SIDECAR_BYTES = 1 << 24  # bytes of a note: what is larger is none
+_MAX_SIDECAR_BYTES = 1 << 24
 
 
 def list_shards(source: Path) -> list[Path]:
-    """The shard itself, or a folder's own in sorted order; empty where there is none."""
+    """Return the tar files of a folder in sorted order, or the tar file itself; an empty list for other sources."""
     if source.is_dir():
         return sorted(path for path in source.iterdir() if path.suffix.lower() == ".tar" and path.is_file())
     return [source] if source.suffix.lower() == ".tar" else []
 
 
 def read_shards(shards: Sequence[Path], labels: Sequence[str] | None = None) -> list[Record]:
-    """One record an entry. The label is `key.cls`, or what `key.json` holds in one of the LABELS; captions are none.
+    """Read one record per entry. The label is ``key.cls``, or a column of `LABEL_COLUMNS` in ``key.json``.
 
-    An entry with nothing but its notes, as a failed download leaves it, has a record whose file is missing. labels:
-    class names for numbers, the first that of 0. Raises ValueError that names the shard.
+    An entry with a sidecar but no video, as a failed download leaves it, has a record whose file is missing. Captions
+    are not labels.
+
+    Args:
+        shards: Tar files.
+        labels: Class names, for shards with class indices that count from 0.
+
+    Raises:
+        ValueError: If a shard is damaged, or there are no videos.
     """
     records: list[Record] = []
     for shard in shards:
-        entries: dict[str, dict[str, tuple[str, ByteRange]]] = {}
-        for name, where in tar_index(os.fspath(shard)).items():
+        entries: dict[str, dict[str, tuple[str, ByteRange]]] = {}  # by key, then by extension
+        for name, byte_range in tar_index(os.fspath(shard)).items():
             folder, _, base = name.rpartition("/")
-            key, _, kind = base.partition(".")
-            if key:  # of hidden files there is none
-                entries.setdefault(f"{folder}/{key}".lstrip("/"), {})[kind.lower()] = (name, where)
-        for key, parts in entries.items():
-            videos = [name for name, _ in parts.values() if is_video(name)]
-            if not videos and not _SIDECAR_EXTENSIONS & parts.keys():
-                continue  # pictures, sound, a licence
-            label = _read_label(shard, key, parts)
+            key, _, extension = base.partition(".")
+            if key:  # not a hidden file
+                entries.setdefault(f"{folder}/{key}".lstrip("/"), {})[extension.lower()] = (name, byte_range)
+        for key, members in entries.items():
+            videos = [name for name, _ in members.values() if is_video(name)]
+            if not videos and not _SIDECAR_EXTENSIONS & members.keys():
+                continue  # images, sound, a license
+            label = _read_label(shard, members)
             if labels is not None and label is not None:
                 label = label_from_index(label, labels, f"{shard}: entry {key}")
             records += [Record(f"{shard}/{name}", label) for name in videos or [f"{key}.mp4"]]
@@ -49,21 +56,21 @@ def read_shards(shards: Sequence[Path], labels: Sequence[str] | None = None) -> 
     return records
 
 
-def _read_label(shard: Path, key: str, parts: Mapping[str, tuple[str, ByteRange]]) -> str | None:
-    if "cls" in parts:
-        return _read_text(shard, parts["cls"][1]).strip() or None
-    if "json" not in parts:
+def _read_label(shard: Path, members: Mapping[str, tuple[str, ByteRange]]) -> str | None:
+    if "cls" in members:
+        return _read_sidecar(shard, *members["cls"]).strip() or None
+    if "json" not in members:
         return None
     try:
-        note: Any = json.loads(_read_text(shard, parts["json"][1]))
+        row: Any = json.loads(_read_sidecar(shard, *members["json"]))
     except ValueError as error:
-        raise ValueError(f"{shard}: {parts['json'][0]}: is not JSON: {error}") from None
-    return label_from_row(note) if isinstance(note, dict) else None
+        raise ValueError(f"{shard}: {members['json'][0]}: not valid JSON: {error}") from None
+    return label_from_row(row) if isinstance(row, dict) else None
 
 
-def _read_text(shard: Path, byte_range: ByteRange) -> str:
+def _read_sidecar(shard: Path, name: str, byte_range: ByteRange) -> str:
     if byte_range.size > _MAX_SIDECAR_BYTES:
-        raise ValueError(f"{shard}: a note of {byte_range.size:,} bytes; more than {_MAX_SIDECAR_BYTES:,} are not read")
+        raise ValueError(f"{shard}: {name}: {byte_range.size:,} bytes; at most {_MAX_SIDECAR_BYTES:,} are read")
     with shard.open("rb") as file:
         file.seek(byte_range.start)
         return file.read(byte_range.size).decode("utf-8", errors="replace")

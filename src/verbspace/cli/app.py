@@ -1,0 +1,58 @@
+"""The `app` command."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from verbspace.cli.options import ActionsOption, CalibrationOption, ConceptsOption, FramesOption, StrideOption
+from verbspace.cli.predict import parse_action_list
+
+app = typer.Typer(rich_markup_mode=None)
+
+
+@app.command("app")
+def serve_app(
+    encoder: Annotated[str, typer.Argument(help="Run or encoder: a folder or a hub id.")],
+    index: Annotated[Path | None, typer.Option(help="Index to search, from `verbspace embed`.")] = None,
+    clips: Annotated[
+        list[str] | None, typer.Option(help="Example videos to offer: files or folders. Repeatable.")
+    ] = None,
+    actions: ActionsOption = None,
+    concepts: ConceptsOption = None,
+    window: Annotated[float, typer.Option(min=0.1, help="Window length of timelines, in seconds.")] = 4.0,
+    stride: StrideOption = None,
+    frames: FramesOption = 8,
+    calibration: CalibrationOption = None,
+    show_baseline: Annotated[bool, typer.Option(help="Also show the predictions of the frozen checkpoint.")] = True,
+    max_upload_mb: Annotated[float, typer.Option(min=1, help="Largest upload, in MB.")] = 200.0,
+    max_duration: Annotated[float, typer.Option(min=1, help="Longest clip, in seconds.")] = 600.0,
+    host: Annotated[str, typer.Option(help="Address to listen on. Default: this machine only.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 7860,
+) -> None:
+    """Serve a web page: upload a clip, see its predicted actions and the reasons, search an index, edit the actions."""
+    from verbspace.app.controller import AppController, resolve_clips
+    from verbspace.app.limits import InputLimits
+    from verbspace.app.server import serve
+    from verbspace.inference.calibration import Calibration, resolve_reference
+    from verbspace.inference.predictor import WindowConfig, resolve_concepts
+    from verbspace.models.video_encoder import VideoEncoder
+
+    clip_paths = resolve_clips(clips or [])
+    loaded = VideoEncoder.from_pretrained(encoder)
+    vocabulary = resolve_concepts(loaded, parse_action_list(actions), concepts)
+    reference = resolve_reference(loaded) if show_baseline else None
+    encoders = {"encoder": loaded} if reference is None else {"adapted": loaded, "frozen CLIP": reference}
+    searcher = None
+    if index is not None:
+        from verbspace.search.searcher import Searcher
+
+        searcher = Searcher(index, loaded)
+    controller = AppController(
+        encoders, vocabulary, window_config=WindowConfig(window, stride), frames=frames, searcher=searcher,
+        calibration=None if calibration is None else Calibration.load(calibration),
+        clips=clip_paths, limits=InputLimits(max_upload_mb, max_duration),
+    )  # fmt: skip
+    serve(controller, host, port)

@@ -1,0 +1,69 @@
+"""The `evaluate` command."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from verbspace.cli.options import ConceptsOption, EncoderOption, ScoringOption
+
+if TYPE_CHECKING:
+    from verbspace.evaluation.benchmarks import BenchmarkResult
+    from verbspace.evaluation.evaluate import Evaluation
+
+app = typer.Typer(rich_markup_mode=None)
+
+
+@app.command()
+def evaluate(
+    encoder: EncoderOption,
+    data: Annotated[
+        Path | None, typer.Option(help="Labeled videos: a folder with one subfolder per class, or a list file.")
+    ] = None,
+    protocol: Annotated[
+        str, typer.Option(help="zero-shot, linear-probe or knn; with --root a benchmark, for example ucf101/zero-shot.")
+    ] = "zero-shot",
+    root: Annotated[
+        Path | None, typer.Option(help="Folder of a benchmark: its videos and its own annotation files.")
+    ] = None,
+    train: Annotated[Path | None, typer.Option(help="Labeled training videos, for linear-probe and knn.")] = None,
+    concepts: ConceptsOption = None,
+    scoring: ScoringOption = "category",
+    frames: Annotated[int | None, typer.Option(min=1, help="Frames per clip. Default: the protocol's, else 8.")] = None,
+    clips: Annotated[int | None, typer.Option(min=1, help="Clips per video. Default: the protocol's, else 1.")] = None,
+    crops: Annotated[int | None, typer.Option(min=1, help="Crops per clip. Default: the protocol's, else 1.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Videos per batch.")] = 16,
+    workers: Annotated[int, typer.Option(min=0, help="Decoding processes; 0 decodes in this one.")] = 0,
+    decoder: Annotated[
+        str, typer.Option(help="pyav, or torchcodec (PyAV is used where torchcodec is not exact).")
+    ] = "pyav",
+    dtype: Annotated[str, typer.Option(help="fp32, or bf16 (faster, less exact).")] = "fp32",
+    baseline: Annotated[bool, typer.Option(help="Also evaluate the frozen, frame-averaged base CLIP.")] = True,
+    max_missing: Annotated[
+        float, typer.Option(min=0, max=1, help="Largest fraction of videos that may be missing or unreadable.")
+    ] = 0.01,
+    out: Annotated[Path | None, typer.Option(help="JSON file for the result.")] = None,
+) -> None:
+    """Evaluate an encoder, and the frozen frame-averaged base CLIP under the same protocol."""
+    from verbspace.evaluation.benchmarks import evaluate_benchmark
+    from verbspace.evaluation.evaluate import evaluate as run
+    from verbspace.utils.atomic_io import write_text
+
+    if (root is None) == (data is None):
+        raise ValueError("give either --data with your own videos or --root with a benchmark's folder")
+    options: dict[str, Any] = {
+        "concepts": concepts, "scoring": scoring, "baseline": baseline, "max_missing": max_missing, "decoder": decoder,
+        "dtype": dtype, "batch_size": batch_size, "num_workers": workers,
+    }  # fmt: skip
+    result: Evaluation | BenchmarkResult
+    if root is not None:
+        result = evaluate_benchmark(encoder, protocol, root, frames=frames, clips=clips, crops=crops, **options)
+    else:
+        assert data is not None
+        views = {"frames": frames or 8, "clips": clips or 1, "crops": crops or 1}
+        result = run(encoder, data, protocol, train=train, **views, **options)  # type: ignore[arg-type]
+    if out:
+        write_text(out, json.dumps(result.to_json(), indent=2) + "\n")

@@ -1,0 +1,79 @@
+"""Command-line options that several commands share, and how their values are parsed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from verbspace.config.settings import AdaptSettings
+
+EncoderArgument = Annotated[str, typer.Argument(help="Encoder: a folder or a hub id.")]
+EncoderOption = Annotated[str, typer.Option("--encoder", help="Encoder: a folder or a hub id.")]
+ConceptsOption = Annotated[
+    str | None,
+    typer.Option("--concepts", help="Concept set: a bundled name or a JSON file. Default: the encoder's own."),
+]
+ActionsOption = Annotated[str | None, typer.Option("--actions", help="Action names, separated by commas.")]
+ScoringOption = Annotated[str, typer.Option("--scoring", help="Score by category, description or both.")]
+VideosArgument = Annotated[
+    list[str], typer.Argument(help="Videos: files, folders, glob patterns or URLs; - reads a list.")
+]
+DataArgument = Annotated[Path, typer.Argument(help="Video folder, list file, or a data set's own annotation file.")]
+RootOption = Annotated[
+    Path | None, typer.Option("--root", help="Folder of the videos. Default: the folder of the list file.")
+]
+SplitOption = Annotated[
+    str | None, typer.Option("--split", help="Split of a data set's annotation files: train, test or validation.")
+]
+FoldOption = Annotated[int, typer.Option("--fold", min=1, max=3, help="UCF101 and HMDB51: which official split.")]
+FramesOption = Annotated[int, typer.Option("--frames", min=1, help="Frames per video or per window.")]
+StrideOption = Annotated[
+    float | None, typer.Option("--stride", help="Seconds between window starts. Default: half a window.")
+]
+CalibrationOption = Annotated[
+    Path | None,
+    typer.Option("--calibration", help="File from `verbspace calibrate`, for the same encoder and actions."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Same as --format jsonl.")]
+ConfigOption = Annotated[Path | None, typer.Option("--config", help="YAML or TOML file with settings.")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", help="Override one setting: group.key=value. Repeatable.")
+]
+
+
+def parse_overrides(config: Path | None, overrides: list[str], base: AdaptSettings | None = None) -> AdaptSettings:
+    """Merge a settings file with `--set group.key=value` overrides.
+
+    Args:
+        config: YAML or TOML file. Takes precedence over `base`.
+        overrides: Values of `--set`. They take precedence over the file.
+        base: Settings to start from if there is no file. Default: the default settings.
+
+    Raises:
+        ValueError: An override has no value, names no setting, or has a value of the wrong type.
+    """
+    import yaml
+
+    from verbspace.config.settings import AdaptSettings, load_settings, parse_settings
+
+    content = (load_settings(config) if config else base or AdaptSettings()).model_dump(mode="json")
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        *groups, field = key.strip().split(".")
+        if not equals:
+            raise ValueError(f"--set {override}: write it as group.key=value, for example training.steps=500")
+        target = content
+        for group in groups:
+            if not isinstance(target.get(group), dict):
+                raise ValueError(f"--set {override}: there is no group of settings named {group!r}")
+            target = target[group]
+        try:
+            target[field] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise ValueError(
+                f"--set {override}: {value!r} is not a YAML value; quote it or close its brackets"
+            ) from None
+    return parse_settings(content, "--set" if overrides else str(config or "settings"))

@@ -1,0 +1,235 @@
+"""Captioned images: the pretraining data of the small CLIP, and its test data.
+
+A caption consists of true statements about the image: the action or a paraphrase of it, the position of the limbs
+(computed from the joints), objects, clothes and the scene. Captions say nothing about motion.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from verbspace.playground.actions import ACTIONS, MOTIONS, Style
+from verbspace.playground.figure import Pose, compute_joints
+from verbspace.playground.render import SCENES, Appearance, Camera, CameraEffects, apply_camera_effects, render_frames
+
+SCENE_PHRASES = {"park": "in a park", "street": "on a street", "gym": "in a gym", "room": "in a room"}
+TYPICAL_SCENES = {
+    "waving": "street", "doing jumping jacks": "gym", "squatting": "gym", "sitting down": "room", "standing up": "room",
+    "walking": "street", "running": "park", "kicking a ball": "park", "throwing a ball": "park",
+    "catching a ball": "park", "punching": "gym", "dribbling a ball": "gym", "drinking from a cup": "room",
+    "lifting a box": "room", "putting down a box": "room", "bowing": "room",
+}  # fmt: skip
+CLEAN_EFFECTS = CameraEffects(
+    blur_passes=(0.0, 0.5), haze=(0.0, 0.12), warmth=(-0.08, 0.08), exposure=(0.7, 1.1), noise_std=(0.0, 0.02)
+)
+ACTION_PARAPHRASES: dict[str, tuple[str, ...]] = {
+    "waving": (
+        "swinging a raised forearm from side to side",
+        "greeting with one open hand",
+        "saying hello with a hand",
+    ),
+    "clapping": (
+        "bringing both palms together",
+        "applauding with the hands at the chest",
+        "striking the hands together",
+    ),
+    "doing jumping jacks": (
+        "spreading arms and legs wide with a hop",
+        "hopping with arms and legs apart",
+        "exercising",
+    ),
+    "squatting": (
+        "lowering the hips with bent knees",
+        "sinking down with the arms forward",
+        "exercising the legs",
+    ),
+    "sitting down": ("lowering onto a chair", "taking a seat", "reaching back for the seat of a chair"),
+    "standing up": (
+        "rising from a chair",
+        "getting up from a seat",
+        "pushing up from the knees out of a chair",
+    ),
+    "walking": ("taking easy steps", "strolling with swinging arms", "stepping along slowly"),
+    "running": ("taking long fast strides", "sprinting with bent elbows", "jogging fast and leaning forward"),
+    "jumping": (
+        "leaping up into the air",
+        "springing off the ground with both feet",
+        "bouncing up from a crouch",
+    ),
+    "kicking a ball": (
+        "swinging a leg at a ball",
+        "striking a ball with the foot",
+        "shooting a ball along the ground",
+    ),
+    "throwing a ball": (
+        "hurling a ball with one arm",
+        "winding up to pitch a ball",
+        "letting a ball fly from the hand",
+    ),
+    "catching a ball": (
+        "receiving a ball with both hands",
+        "grabbing a flying ball",
+        "holding out both hands for a ball",
+    ),
+    "lifting a box": (
+        "picking a box up from the floor",
+        "hoisting a box to the chest",
+        "raising a box off the floor",
+    ),
+    "putting down a box": ("placing a box on the floor", "lowering a box to the floor", "setting a box down"),
+    "punching": ("shooting one fist forward", "boxing with raised fists", "striking with the fists in turn"),
+    "swinging a bat": ("sweeping a bat with both hands", "hitting with a bat", "batting"),
+    "raising a hand": ("holding one arm straight up", "putting a hand up", "asking with a lifted hand"),
+    "bowing": (
+        "folding the upper body forward",
+        "bending at the hips with straight legs",
+        "lowering the head in respect",
+    ),
+    "dribbling a ball": (
+        "bouncing a ball on the floor",
+        "patting a ball with one hand",
+        "pushing a ball to the ground",
+    ),
+    "drinking from a cup": (
+        "bringing a cup to the mouth",
+        "sipping with the head tipped back",
+        "taking a drink",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class CaptionedImages:
+    """Images with captions and labels.
+
+    Attributes:
+        images: uint8, shape (N, S, S, 3).
+        captions: N captions.
+        labels: Indices into `ACTIONS`, shape (N,).
+    """
+
+    images: NDArray[np.uint8]
+    captions: list[str]
+    labels: NDArray[np.int64]
+
+
+def sample_scene(action: str, rng: np.random.Generator) -> str:
+    """Sample a scene: with probability 0.4 the typical scene of the action, otherwise any."""
+    return (
+        TYPICAL_SCENES[action]
+        if action in TYPICAL_SCENES and rng.uniform() < 0.4
+        else SCENES[rng.integers(len(SCENES))]
+    )
+
+
+def visible_facts(pose: Pose) -> list[str]:
+    """List true statements about the first frame of a pose."""
+    at = {name: place[0] for name, place in compute_joints(pose).items()}
+    out: list[str] = []
+    above = [at[f"hand{side}"][1] > at["head"][1] for side in (0, 1)]
+    if all(above):
+        out.append("both arms raised above the head")
+    elif any(above):
+        out.append("one arm raised above the head")
+    elif all(at[f"hand{side}"][1] < at["pelvis"][1] + 0.06 and abs(pose.arm[side][0]) < 25 for side in (0, 1)):
+        out.append("arms hanging at the sides")
+    forward = [at[f"hand{side}"][0] > at["neck"][0] + 0.3 for side in (0, 1)]
+    if pose.front < 0.5 and all(forward):
+        out.append("both hands reaching forward")
+    elif pose.front < 0.5 and any(forward):
+        out.append("one hand reaching forward")
+    if pose.front > 0.5 and np.hypot(*(at["hand0"] - at["hand1"])) < 0.14:
+        out.append("palms together")
+    if abs(at["hand0"][0] - at["hand1"][0]) > 0.95:
+        out.append("arms spread wide")
+    bend = max(pose.knee[0][0], pose.knee[1][0])
+    if min(pose.knee[0][0], pose.knee[1][0]) > 60:
+        out.append("knees bent deeply")
+    elif bend < 12 and pose.lift[0] < 0.03:
+        out.append("legs straight")
+    if abs(at["foot0"][0] - at["foot1"][0]) > 0.5:
+        out.append("legs apart")
+    if max(at["foot0"][1], at["foot1"][1]) > min(at["foot0"][1], at["foot1"][1]) + 0.2:
+        out.append("one foot lifted")
+    if pose.lift[0] > 0.05:
+        out.append("both feet off the ground")
+    if pose.lean[0] > 45:
+        out.append("the upper body folded forward")
+    elif pose.lean[0] > 14:
+        out.append("leaning forward")
+    elif pose.lean[0] < -7:
+        out.append("leaning back")
+    if max(pose.elbow[0][0], pose.elbow[1][0]) > 60:
+        out.append("elbows bent")
+    for prop in pose.props:
+        if prop.visibility is not None and prop.visibility[0] < 0.5:
+            continue
+        if prop.kind == "ball":
+            low = prop.hand is None and prop.a[0, 1] < 0.2
+            out.append(
+                "a ball in the hands"
+                if prop.hand is not None
+                else "a ball on the ground"
+                if low
+                else "a ball in the air"
+            )
+        elif prop.kind == "box":
+            out.append("a box in the hands" if prop.hand is not None else "a box on the floor")
+        elif prop.kind == "chair":
+            out.append("seated on a chair" if pose.thigh[0][0] > 70 else "a chair behind")
+            return out
+        else:
+            out.append(f"a {prop.kind} in the hand" if prop.kind == "cup" else "a bat in the hands")
+    return out
+
+
+def make_caption(action: str, pose: Pose, appearance: Appearance, rng: np.random.Generator) -> str:
+    """Compose a caption: the person, in most captions the action or a paraphrase, then some visible facts."""
+    prefix = ("a photo of ", "a picture of ", "")[rng.integers(3)]
+    person = (
+        "a person",
+        "someone",
+        f"a person in a {appearance.shirt} shirt",
+        f"a person in {appearance.trousers} trousers",
+    )[rng.integers(4)]
+    draw = rng.uniform()
+    paraphrases = ACTION_PARAPHRASES[action]
+    doing = action if draw < 0.5 else paraphrases[rng.integers(len(paraphrases))] if draw < 0.85 else ""
+    facts = visible_facts(pose)
+    rng.shuffle(facts)
+    parts = facts[: int(rng.integers(0 if doing else 1, 4))]
+    if rng.uniform() < 0.35:
+        parts.append(SCENE_PHRASES[appearance.scene])
+    verb = f" {doing}" if doing else ""
+    details = (", " if doing else " with ") + ", ".join(parts) if parts else ""
+    return f"{prefix}{person}{verb}{details}"
+
+
+def render_captioned_images(count: int, seed: int, size: int = 48) -> CaptionedImages:
+    """Render images of people at random moments of the actions, in clean conditions.
+
+    Args:
+        count: Number of images. The actions take turns.
+        seed: Seed. The first images do not depend on `count`.
+        size: Height and width in pixels.
+    """
+    rng = np.random.default_rng([seed, 7])
+    images = np.empty((count, size, size, 3), np.uint8)
+    captions: list[str] = []
+    labels = np.arange(count) % len(ACTIONS)
+    for index, label in enumerate(labels):
+        action = ACTIONS[label]
+        moment = np.array([rng.uniform(0, 2.4)], np.float32)
+        pose = MOTIONS[action](moment, Style.sample(rng))
+        appearance = Appearance.sample(rng, sample_scene(action, rng))
+        camera = Camera.make_static(
+            1, size, zoom=rng.uniform(0.95, 1.35), x=rng.uniform(-0.2, 0.2), y=rng.uniform(0.85, 1.05)
+        )
+        images[index] = apply_camera_effects(render_frames(pose, appearance, camera, (size, size)), CLEAN_EFFECTS, rng)[
+            0
+        ]
+        captions.append(make_caption(action, pose, appearance, rng))
+    return CaptionedImages(images, captions, labels)

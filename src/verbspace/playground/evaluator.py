@@ -1,0 +1,170 @@
+"""Evaluation of an encoder on the generated world."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from verbspace.concepts.concept_set import ConceptSet
+from verbspace.data.datasets import ClipDataset
+from verbspace.data.sources.manifest import read_manifest
+from verbspace.evaluation.knn import knn_scores
+from verbspace.evaluation.linear_probe import linear_probe
+from verbspace.evaluation.metrics import ClassificationMetrics, classification_metrics
+from verbspace.evaluation.zero_shot import zero_shot_scores
+from verbspace.models.video_encoder import VideoEncoder
+from verbspace.playground.actions import ACTIONS, HELD_OUT_ACTIONS
+from verbspace.playground.captioned_images import render_captioned_images
+from verbspace.utils.progress import ProgressCallback
+
+METRIC_NAMES = ("zero_shot", "linear_probe", "knn", "reserved_actions", "stills")  # keys of results.json
+IMAGE_SEED, NUM_IMAGES = 900_000, 1000  # the images of world n have the seed IMAGE_SEED + n
+# Pairs of actions that share most of their frames and differ in the order of the frames.
+ORDER_SENSITIVE_ACTIONS = (
+    "sitting down", "standing up", "lifting a box", "putting down a box", "throwing a ball", "catching a ball",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class LabeledClips:
+    """Labeled clips in memory.
+
+    Attributes:
+        video: Frames, uint8, shape (N, T, 3, S, S).
+        times: Timestamps in seconds, shape (N, T).
+        labels: Indices into `ACTIONS`, shape (N,).
+        paths: The video files, N of them.
+    """
+
+    video: Tensor
+    times: Tensor
+    labels: Tensor
+    paths: list[Path]
+
+
+def load_labeled_clips(folder: Path, size: int, num_frames: int = 8) -> LabeledClips:
+    """Read all clips of a labeled split: one center crop of `size` pixels and `num_frames` frames per clip."""
+    records = read_manifest(folder)
+    dataset = ClipDataset(records, num_frames=num_frames, size=size)
+    items: list[Any] = [dataset[index] for index in range(len(dataset))]
+    return LabeledClips(
+        video=torch.cat([item["video"] for item in items]),
+        times=torch.cat([item["times"] for item in items]),
+        labels=_action_indices(*(str(record.label) for record in records)),
+        paths=[record.path for record in records],
+    )
+
+
+def _action_indices(*names: str) -> Tensor:
+    return torch.tensor([ACTIONS.index(name) for name in names])
+
+
+class WorldEvaluator:
+    """Evaluate encoders on one world.
+
+    All labels of the world are read here. Adaptation does not use this class.
+
+    Args:
+        world: Folder that `make_world` wrote.
+        size: Crop size of clips and images, in pixels.
+        split: Labeled split to evaluate on: "test" or "validation".
+        seed: Seed of the world. It also selects the images.
+    """
+
+    def __init__(self, world: Path, size: int, split: str = "test", seed: int = 0) -> None:
+        self.concepts = ConceptSet.load("playground")
+        self.test_clips = load_labeled_clips(world / split, size)
+        self.probe_clips = load_labeled_clips(world / "probe", size)
+        captioned = render_captioned_images(NUM_IMAGES, IMAGE_SEED + seed, size)
+        self.images = torch.from_numpy(captioned.images).permute(0, 3, 1, 2)[:, None].contiguous()
+        self.image_labels = torch.from_numpy(captioned.labels)
+        self.held_out_mask = torch.isin(self.test_clips.labels, _action_indices(*HELD_OUT_ACTIONS))
+
+    def zero_shot_scores(self, encoder: VideoEncoder, video: Tensor, times: Tensor | None) -> Tensor:
+        """Compute category scores of all actions for clips (N, T, 3, S, S); returns shape (N, 20)."""
+        space = encoder.build_concept_space(self.concepts)
+        return zero_shot_scores(encoder.encode_video(video, times, batch_size=64), space, "category")
+
+    def evaluate(
+        self,
+        encoder: VideoEncoder,
+        *,
+        include_probes: bool = True,
+        stage: str = "evaluate",
+        on_progress: ProgressCallback | None = None,
+    ) -> dict[str, ClassificationMetrics]:
+        """Compute the metrics in `METRIC_NAMES`.
+
+        Args:
+            encoder: Encoder to evaluate.
+            include_probes: Whether to include the linear probe and k-NN.
+            stage: Stage name that `on_progress` receives.
+            on_progress: Called after each metric. The last call has the zero-shot accuracy as `top1`.
+        """
+        total = 4 if include_probes else 2
+        metrics: dict[str, ClassificationMetrics] = {}
+
+        def report(done: int) -> None:
+            if on_progress is not None:
+                on_progress(stage, done, total, {"top1": metrics["zero_shot"].top1} if done == total else {})
+
+        report(0)
+        test, probe = self.test_clips, self.probe_clips
+        space = encoder.build_concept_space(self.concepts)
+        embeddings = encoder.encode_video(test.video, test.times, batch_size=64)
+        scores = zero_shot_scores(embeddings, space, "category")
+        metrics["zero_shot"] = classification_metrics(scores, test.labels)
+        metrics["reserved_actions"] = classification_metrics(
+            scores[self.held_out_mask], test.labels[self.held_out_mask]
+        )
+        report(1)
+        metrics["stills"] = classification_metrics(self.zero_shot_scores(encoder, self.images, None), self.image_labels)
+        report(2)
+        if include_probes:
+            train = encoder.encode_video(probe.video, probe.times, batch_size=64)
+            neighbors = knn_scores(train, probe.labels, embeddings, len(ACTIONS))
+            metrics["knn"] = classification_metrics(neighbors, test.labels)
+            report(3)
+            classifier = linear_probe(train, probe.labels, len(ACTIONS)).model
+            metrics["linear_probe"] = classification_metrics(classifier.scores(embeddings), test.labels)
+            report(4)
+        return metrics
+
+    def static_clip_accuracy(self, encoder: VideoEncoder) -> float:
+        """Compute zero-shot top-1 on static clips: each image repeated as eight frames over one second."""
+        video = self.images.expand(-1, 8, -1, -1, -1)
+        return _accuracy(self.zero_shot_scores(encoder, video, None), self.image_labels)
+
+    def temporal_order_ablation(self, encoder: VideoEncoder) -> dict[str, dict[str, float]]:
+        """Compute zero-shot top-1 with the frames in order, shuffled, reversed, and one at a time.
+
+        Returns:
+            Accuracies by frame order, for all clips ("all") and for `ORDER_SENSITIVE_ACTIONS` ("ordered"). With
+            "single frames", each frame is encoded alone and the scores are averaged over the clip.
+        """
+        video, times, labels = self.test_clips.video, self.test_clips.times, self.test_clips.labels
+        shuffled = torch.stack(
+            [
+                clip[torch.randperm(len(clip), generator=torch.Generator().manual_seed(index))]
+                for index, clip in enumerate(video)
+            ]
+        )
+        scores = {
+            name: self.zero_shot_scores(encoder, frames, times)
+            for name, frames in (("as filmed", video), ("shuffled", shuffled), ("reversed", video.flip(1)))
+        }
+        single = self.zero_shot_scores(encoder, video.flatten(0, 1)[:, None], None)
+        scores["single frames"] = single.view(*video.shape[:2], -1).mean(1)
+        ordered = torch.isin(labels, _action_indices(*ORDER_SENSITIVE_ACTIONS))
+        return {
+            "all": {name: _accuracy(each, labels) for name, each in scores.items()},
+            "ordered": {name: _accuracy(each[ordered], labels[ordered]) for name, each in scores.items()},
+        }
+
+
+def _accuracy(scores: Tensor, labels: Tensor) -> float:
+    return float((scores.argmax(1) == labels).float().mean())

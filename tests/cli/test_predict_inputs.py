@@ -1,0 +1,148 @@
+"""Which inputs `verbspace predict` reads, and what it prints for bad ones."""
+
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import fsspec
+import pytest
+from typer.testing import CliRunner
+
+from support.video_files import numbered_frames, write_video
+from verbspace.cli import main
+from verbspace.cli.console.predictions import make_printer
+from verbspace.cli.main import app
+from verbspace.data.errors import DecodeError
+from verbspace.inference.predictor import Predictor
+
+NAMES = ["waving", "bowing"]
+PREDICT = [sys.executable, "-m", "verbspace", "predict", "--encoder", "playground"]
+ODD_NAME = b"c\x1b]0;own\x07\x1b[2J\xff\r.mp4"  # escape sequences, invalid UTF-8
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in ("b.mp4", "a.mp4", "deep/c.mp4"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        write_video(tmp_path / name, numbered_frames(4))
+    (tmp_path / "notes.txt").write_text("no video")
+    return tmp_path
+
+
+def test_predict_stream_continues_after_bad_files(folder: Path) -> None:
+    store = fsspec.filesystem("memory")
+    store.pipe_file("/clips/x.mp4", (folder / "b.mp4").read_bytes())
+    store.pipe_file("/clips/text.mp4", b"no video")
+    (folder / "text.mp4").write_text("no video")
+    files = [str(folder / "a.mp4"), str(folder / "text.mp4"), "memory://clips/x.mp4", "memory://clips/gone.mp4",
+             "memory://clips/text.mp4", str(folder / "a.mp4"), str(folder / "gone.mp4")]  # fmt: skip
+    predictor = Predictor("playground", NAMES)
+    for batch_size in (1, 3, 16):
+        found = list(predictor.predict_stream(files, batch_size=batch_size))
+        assert [name for name, _ in found] == files
+        kinds = [isinstance(one, DecodeError) for _, one in found]
+        assert kinds == [False, True, False, True, True, False, True]
+        assert all(str(one).startswith(name) for name, one in found if isinstance(one, DecodeError))
+        assert found[0][1] == found[5][1]
+        whole = predictor.rank([files[0]], predictor.encoder.encode_video(files[0]))[0]
+        first = found[0][1]
+        assert not isinstance(first, DecodeError)
+        assert dict(first.ranking) == pytest.approx(dict(whole.ranking), abs=1e-5)
+
+
+def test_every_output_format_has_every_action(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ((name, found),) = Predictor("playground", NAMES).predict_stream([str(folder / "a.mp4")])
+    assert not isinstance(found, DecodeError)
+    for form in ("jsonl", "csv", "table"):
+        make_printer(form)(name, found)
+    json_line, head, *rest = capsys.readouterr().out.splitlines()
+    assert json.loads(json_line) == {"path": name, "actions": dict(found.ranking), "descriptions": []}
+    assert head == "path,rank,action,probability"
+    assert rest[0] == f"{name},1,{found.ranking[0][0]},{found.ranking[0][1]:.6f}"
+    assert rest[1].split(",")[1:3] == ["2", found.ranking[1][0]]
+    assert found.ranking[1][0] in rest[-1]
+    with pytest.raises(ValueError, match="format: 'xml' is none of table, jsonl, csv"):
+        make_printer("xml")
+
+
+def test_predict_reads_standard_input_and_reports_bad_files(folder: Path) -> None:
+    done = subprocess.run(
+        [*PREDICT, "-", "--actions", "waving,bowing", "--format", "csv"],
+        input=f"{folder}/gone.mp4\n{folder}/*.mp4\n", capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == f"error: {folder}/gone.mp4: there is no such file"
+    assert [line.split(",")[:2] for line in done.stdout.splitlines()[1:]] == [
+        [f"{folder}/{name}.mp4", rank] for name in "ab" for rank in "12"
+    ]
+
+
+@pytest.mark.parametrize("form", ["jsonl", "table"])
+def test_predict_ends_quietly_when_the_pipe_is_closed(folder: Path, form: str) -> None:
+    """As with ``| head -1``."""
+    command = [*PREDICT, *(20 * [str(folder / "a.mp4")]), "--actions", "a,b", "--format", form]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+        assert running.stdout is not None
+        assert running.stderr is not None
+        assert running.stdout.readline()
+        running.stdout.close()
+        assert "roken pipe" not in running.stderr.read()
+    assert running.returncode == main.EXIT_SIGPIPE
+
+
+def test_ascii_terminals(folder: Path) -> None:
+    done = subprocess.run(
+        [*PREDICT, str(folder / "a.mp4"), "--actions", "waving,bowing é"], capture_output=True, check=False,
+        env={**os.environ, "LC_ALL": "C", "PYTHONIOENCODING": "ascii", "COLUMNS": "40"},
+    )  # fmt: skip
+    assert done.returncode == 0
+    rows = done.stdout.decode("ascii").splitlines()
+    assert rows[0] == str(folder / "a.mp4")
+    assert len(rows) == 3
+    assert any("#" in row for row in rows[1:])
+    assert any("bowing ?" in row for row in rows[1:])
+
+
+def test_predict_continues_after_a_bad_source(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    sources = [str(folder / "a.mp4"), "nothing*.mp4", str(tmp_path / "empty"), "x" * 5000, "nosuch://x/*", "-"]
+    lines = ["nothing?.mp4", str(folder / "b.mp4")]
+    command = ["predict", *sources, "--encoder", "playground", "--actions", "waving,bowing", "--format", "csv"]
+    found = CliRunner().invoke(app, command, input="\n".join(lines))
+    assert found.exit_code == 1
+    named = [line.split(",")[0] for line in found.stdout.splitlines()[1::2]]
+    assert named == [str(folder / "a.mp4"), str(folder / "b.mp4")]
+    assert found.stderr.count("error: ") == 5
+
+
+def test_file_names_with_control_characters_or_invalid_utf8(folder: Path, tmp_path: Path) -> None:
+    odd = tmp_path / "odd"
+    odd.mkdir()
+    name = os.fsencode(odd) + b"/" + ODD_NAME
+    Path(os.fsdecode(name)).write_bytes((folder / "a.mp4").read_bytes())
+    (odd / "bad\x1b[2J.mp4").write_bytes(b"no video")
+    command = [*PREDICT, str(odd), "--actions", "waving,bowing"]
+    options = {"capture_output": True, "check": False, "env": {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}}
+    for form in ("table", "csv", "jsonl"):
+        done = subprocess.run([*command, "--format", form], **options)  # type: ignore[call-overload]
+        assert done.returncode == 1
+        assert done.stderr.count(b"\x1b") == 0
+        assert b"bad\\x1b[2J.mp4: not decodable" in done.stderr
+        if form == "csv":  # the original bytes, for other programs
+            text = io.StringIO(done.stdout.decode("utf-8", "surrogateescape"), newline="")
+            rows = list(csv.reader(text))
+            assert [os.fsencode(row[0]) for row in rows[1:]] == [name] * 2
+        elif form == "jsonl":
+            assert os.fsencode(json.loads(done.stdout)["path"]) == name
+        else:
+            assert done.stdout.count(b"\x1b") == 0
+            assert rb"c\x1b]0;own\x07\x1b[2J" in done.stdout
+    page = tmp_path / "page.html"
+    explain = [sys.executable, "-m", "verbspace", "explain", os.fsdecode(name), "--encoder", "playground"]
+    explain += ["--actions", "waving,bowing", "--out", str(page)]
+    assert subprocess.run(explain, **options).returncode == 0  # type: ignore[call-overload]
+    assert "2J" in page.read_text(encoding="utf-8")

@@ -1,0 +1,56 @@
+"""The `search` command and its output."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+from typer.testing import CliRunner
+
+from verbspace.cli.console.search_tables import format_hits
+from verbspace.cli.main import app
+from verbspace.search.schema import (
+    Hit,
+)
+from verbspace.search.searcher import Searcher
+
+
+def run_search(*arguments: object) -> tuple[int, str, str]:
+    found = CliRunner().invoke(app, ["search", *(str(one) for one in arguments)])
+    return found.exit_code, found.stdout, f"{found.stderr}{found.exception or ''}"
+
+
+def test_search_prints_tables_and_json_lines(clips: Path, searcher: Searcher) -> None:
+    folder = searcher.index.folder
+    code, lines, _ = run_search(folder, "waving", "--top", 3, "--format", "jsonl")
+    hits = searcher.search("waving", top=3)
+    assert code == 0
+    assert [Hit(**json.loads(line)) for line in lines.splitlines()] == hits
+    code, text, _ = run_search(folder, "waving", "--top", 1)
+    assert re.fullmatch(r" *-?\d\.\d{3}  +\d:\d\d\.\d – \d:\d\d\.\d +\S*0\d\.mp4\n", text)
+    assert run_search(folder, "waving", "--where", "start > 99")[1] == "no results\n"
+    assert "the query only subtracts" in run_search(folder, "--subtract", "waving")[2]
+    assert "must be given together" in run_search(folder, "x", "--format", "html")[2]
+    assert "none of table, jsonl, html" in run_search(folder, "x", "--format", "csv")[2]
+    assert run_search(folder, "--similar-to", clips / "01.mp4", "--subtract", "waving", "--per-video")[0] == 0
+    (folder / "shards" / "1-of-2").mkdir(parents=True)
+    try:
+        assert "not merged yet" not in run_search(folder, "x")[2]
+        (folder / "shards" / "1-of-2" / "index.json").touch()
+        assert "1 shards are not merged yet and are not searched" in run_search(folder, "x")[2]
+    finally:
+        shutil.rmtree(folder / "shards")
+
+
+def test_control_characters_in_paths_are_escaped(tmp_path: Path) -> None:
+    hits = [Hit("/v/red\x1b[31m\nbox.mp4", 0.0, 1.0, 0.5, 0, 1.0, 25.0)]
+    assert list(format_hits(hits)) == [" 0.500     0:00.0 – 0:01.0    /v/red\\x1b[31m\\nbox.mp4"]
+
+
+def test_unquoted_plus_or_minus_gives_a_hint(searcher: Searcher) -> None:
+    folder = searcher.index.folder
+    code, _, message = run_search(folder, "running - outdoors")
+    assert (code, message.count("the query is one text; for a sum or a difference put each term in quotes")) == (0, 1)
+    assert "info:" not in run_search(folder, '"running" - "outdoors"')[2]

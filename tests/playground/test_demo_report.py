@@ -1,0 +1,166 @@
+import json
+import os
+import re
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import pytest
+import torch
+
+from support.browser import find_chromium, launch_chromium
+from support.pages import HOSTILE_TEXT, ParsedPage
+from support.playground_files import tiny_world
+from verbspace.config.settings import AdaptSettings
+from verbspace.evaluation.metrics import classification_metrics
+from verbspace.playground import demo_report as report_module
+from verbspace.playground import evaluator as evaluator_module
+from verbspace.playground.actions import ACTIONS
+from verbspace.playground.demo import load_playground_encoder
+from verbspace.playground.demo_report import render_demo_report
+from verbspace.playground.evaluator import METRIC_NAMES, WorldEvaluator
+from verbspace.reporting.templating import humanize
+
+
+def entry(top1: float, **more: object) -> dict[str, object]:
+    return {"top1": top1, "ci95": [top1 - 0.05, top1 + 0.05], "seeds": [0], "n": 40, **more}
+
+
+def results() -> dict[str, object]:
+    found: dict[str, object] = {
+        name: {"frozen": entry(0.4 + 0.0111 * i), "adapted": entry(0.5 + 0.0222 * i)}
+        for i, name in enumerate(METRIC_NAMES)
+    }
+    kinds = {"as filmed": 0.512, "shuffled": 0.434, "reversed": 0.413, "single frames": 0.391}
+    found["order"] = {side: {"all": kinds, "ordered": kinds} for side in ("frozen", "adapted")}
+    found["protocol"] = {
+        "task": "zero-shot",
+        "world": {"seed": 0, "train": 16, "probe": 40, "test": 40, "long_tail": False},
+        "vocabulary": {"actions": 16, "descriptions": 99, "hash": "0123456789abcdef"},
+        "reserved": ["clapping"],
+        "views": "1 clip of 8 frames",
+        "templates": ["a person {}."],
+        "decoder": "PyAV",
+        "checkpoint": {"frozen": "f0f0", "adapted": "a1a1"},
+        "training_seeds": [0],
+        "settings": AdaptSettings().model_dump(mode="json"),
+        "machine": HOSTILE_TEXT,
+    }
+    found["seconds"] = {"all": 12.3}
+    return found
+
+
+@pytest.fixture(scope="module")
+def evaluator(tmp_path_factory: pytest.TempPathFactory) -> WorldEvaluator:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluator_module, "NUM_IMAGES", 20)
+        return WorldEvaluator(tiny_world(tmp_path_factory), 48)
+
+
+@pytest.fixture
+def metrics(tmp_path: Path) -> Path:
+    rows = [
+        {"step": step, "loss/category": 2 - 0.01 * step, "category_mean_entropy": 2.5, "category_entropy": 1.0}
+        for step in (1, 10, 20)
+    ]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return tmp_path / "metrics.jsonl"
+
+
+def render(found: dict[str, object], metrics: Path, evaluator: WorldEvaluator) -> str:
+    encoder, guess = (
+        load_playground_encoder(),
+        classification_metrics(torch.eye(20).repeat(2, 1), evaluator.test_clips.labels, num_resamples=10),
+    )
+    return render_demo_report(found, metrics, evaluator, encoder, encoder, guess, guess)
+
+
+def test_report_is_self_contained_and_has_the_results(metrics: Path, evaluator: WorldEvaluator) -> None:
+    found = results()
+    page = render(found, metrics, evaluator)
+    seen = ParsedPage(page)
+    assert seen.loaded_urls
+    assert all(place.startswith("data:video/mp4;base64,") for place in seen.loaded_urls)
+    assert not {"script", "link", "iframe", "object", "embed", "base", "img"} & set(seen.tags)
+    assert not seen.event_attributes
+    assert "@import" not in page
+    assert not re.search(r"url\((?!#)", page)  # only references within the page
+    assert not seen.open_tags  # every tag is closed
+    assert "prefers-color-scheme: dark" in page
+    assert "color-scheme: light dark" in page
+    words = " ".join(seen.visible_text)
+    for index in range(len(METRIC_NAMES)):
+        assert f"{40 + 1.11 * index:.1f}" in words
+        assert f"{50 + 2.22 * index:.1f}" in words
+    for value in ("51.2", "43.4", "41.3", "39.1", "0123456789abcdef", "f0f0", "a1a1", "n = 40"):
+        assert value in words
+    assert "supervised upper bound" not in seen.visible_text
+    assert seen.tags.count("svg") == 4
+    for svg in re.findall(r"<svg.*?</svg>", page, re.DOTALL):
+        ElementTree.fromstring(svg)
+
+
+def test_report_shows_upper_bound_and_standard_deviation_if_present(metrics: Path, evaluator: WorldEvaluator) -> None:
+    found = results()
+    for name in METRIC_NAMES:
+        found[name]["oracle"] = entry(0.777)  # type: ignore[index]
+        found[name]["adapted"] |= {"std_over_seeds": 0.0123, "by_seed": [0.5, 0.51], "seeds": [0, 1]}  # type: ignore[index]
+    seen = ParsedPage(render(found, metrics, evaluator))
+    assert sum(text == "77.7" for text in seen.visible_text) == len(METRIC_NAMES)
+    assert sum("± 1.2 over 2 seeds" in text for text in seen.visible_text) == len(METRIC_NAMES)
+    assert "supervised upper bound" in seen.visible_text
+
+
+def test_report_formats_the_protocol_as_text(metrics: Path, evaluator: WorldEvaluator) -> None:
+    found = results()
+    found["protocol"]["reserved"] = []  # type: ignore[index]
+    seen = ParsedPage(render(found, metrics, evaluator))
+    assert "seed 0, train 16, probe 40, test 40, long tail no" in seen.visible_text
+    assert "frozen f0f0, adapted a1a1" in seen.visible_text
+    assert seen.visible_text[seen.visible_text.index("held-out actions") + 1] == "none"
+    told = " ".join(seen.visible_text[seen.visible_text.index("Protocol and timings") :])
+    assert not {"False", "None", "long_tail"} & set(re.findall(r"\w+", told))
+    assert humanize({"a_b": True, "c": None, "d": [1, "x"]}) == "a b yes, c none, d 1, x"
+
+
+@pytest.mark.skipif(
+    find_chromium() is None and not os.environ.get("CI"), reason="there is no Chromium; install it, or set CHROMIUM"
+)
+def test_report_fits_a_phone_without_horizontal_scrolling(
+    metrics: Path, evaluator: WorldEvaluator, tmp_path: Path
+) -> None:
+    found = results()
+    for name in METRIC_NAMES:
+        found[name]["oracle"] = entry(0.777)  # type: ignore[index]
+    found["order"]["oracle"] = found["order"]["frozen"]  # type: ignore[index]
+    (tmp_path / "page.html").write_text(render(found, metrics, evaluator))
+    with launch_chromium() as browser:
+        page = browser.new_page(viewport={"width": 360, "height": 800})
+        page.goto((tmp_path / "page.html").as_uri())
+        assert page.evaluate("document.documentElement.scrollWidth") <= 360
+        tables = page.locator("table")
+        assert tables.count() == 2
+        for n in range(2):
+            box = tables.nth(n).evaluate("t => [t.parentElement.scrollWidth, t.parentElement.clientWidth]")
+            assert box[0] <= box[1]
+        # A value stands under its column's head, as many to a row as there are.
+        for table, count in ((tables.nth(0), 3), (tables.nth(1), 4)):
+            head, first = (
+                table.locator(place).evaluate_all("all => all.map(e => Math.round(e.getBoundingClientRect().x))")
+                for place in ("th:not(:first-child)", "tbody tr:first-child td:not(:first-child)")
+            )
+            assert head == first == sorted(set(head))
+            assert len(head) == count
+
+
+def test_report_escapes_names(metrics: Path, evaluator: WorldEvaluator, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = (HOSTILE_TEXT, *ACTIONS[1:])
+    monkeypatch.setattr(report_module, "ACTIONS", names)
+    found = results()
+    found["protocol"]["reserved"] = [HOSTILE_TEXT, '"><img src=x onerror=y>']  # type: ignore[index]
+    page = render(found, metrics, evaluator)
+    seen = ParsedPage(page)
+    assert "<script" not in page
+    assert not {"script", "img"} & set(seen.tags)
+    assert not seen.event_attributes
+    assert seen.visible_text.count(HOSTILE_TEXT) >= 2  # as the clip's name, and the machine's
+    assert any('"><img src=x onerror=y>' in text for text in seen.visible_text)

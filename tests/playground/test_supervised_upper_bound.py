@@ -1,0 +1,98 @@
+import statistics
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+from support.playground_files import tiny_world
+from support.training_fixtures import deterministic_metrics
+from verbspace.concepts.concept_set import ConceptSet
+from verbspace.concepts.space import ConceptSpace
+from verbspace.data.dataloader import load_views
+from verbspace.evaluation.linear_probe import linear_probe
+from verbspace.models.hashing import encoder_hash
+from verbspace.playground import evaluator as evaluator_module
+from verbspace.playground.actions import TRAIN_ACTIONS
+from verbspace.playground.demo import (
+    PLAYGROUND_SETTINGS,
+    load_playground_encoder,
+)
+from verbspace.playground.evaluator import WorldEvaluator
+from verbspace.playground.supervised_upper_bound import (
+    SupervisedMethod,
+    read_labeled_train_records,
+    train_supervised_upper_bound,
+)
+from verbspace.training.adapt import build_dataset, build_distiller
+
+TRAINING = PLAYGROUND_SETTINGS.training.model_copy(
+    update={"steps": 3, "batch_size": 4, "log_interval": 1, "save_interval": 1, "learning_rate": 1e-3}
+)
+SETTINGS = PLAYGROUND_SETTINGS.model_copy(update={"training": TRAINING})
+NUM_IMAGES = 60
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _small_measures() -> Iterator[None]:
+    """Fewer stills, and one C for the linear probe: the full sweep takes ten seconds a measure."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluator_module, "NUM_IMAGES", NUM_IMAGES)
+        patch.setattr(evaluator_module, "linear_probe", partial(linear_probe, Cs=(1.0,)))
+        yield
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_world(tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def evaluator(world: Path) -> WorldEvaluator:
+    return WorldEvaluator(world, 48)
+
+
+def test_labeled_read_labeled_train_records_match_the_train_split(world: Path) -> None:
+    records = read_labeled_train_records(world)
+    assert [record.path for record in records] == sorted((world / "train").glob("*.mp4"))
+    assert {record.label for record in records} == set(TRAIN_ACTIONS)  # sixteen clips, one of each
+
+
+@pytest.mark.parametrize("local_views", [3, 0])
+def test_supervised_loss_is_the_mean_cross_entropy_over_views(local_views: int, world: Path) -> None:
+    settings = SETTINGS.model_copy(
+        update={"views": PLAYGROUND_SETTINGS.views.model_copy(update={"local_views": local_views})}
+    )
+    concepts, records = ConceptSet.load("playground").subset(TRAIN_ACTIONS), read_labeled_train_records(world)
+    distiller = build_distiller(load_playground_encoder(), concepts, settings, torch.device("cpu"))
+    labels = torch.tensor([TRAIN_ACTIONS.index(str(record.label)) for record in records])
+    views = next(iter(load_views(build_dataset(records, distiller.student, concepts, settings), batch_size=3)))
+    outcome = SupervisedMethod(distiller, labels)(views, distiller.init_state())
+    student, losses = distiller.student, []
+    space = ConceptSpace.build(concepts, student.encode_text)
+    with torch.no_grad():
+        for kind in ("global", "local"):
+            for clip, index in enumerate(views["index"].tolist()):
+                for view in range(views[kind].shape[1] if kind in views else 0):
+                    frames = student.normalize(views[kind][clip, view])[None]
+                    z = student(frames, views[f"{kind}_times"][clip, view][None])[0]
+                    rates = (space.categories @ z / 0.1).log_softmax(-1)
+                    losses.append(-rates[labels[index]])
+    assert len(losses) == 3 * (2 + local_views)
+    torch.testing.assert_close(outcome.total.detach(), torch.stack(losses).mean(), atol=1e-5, rtol=1e-5)
+    outcome.total.backward()
+    assert any(parameter.grad is not None and parameter.grad.abs().sum() > 0 for parameter in student.parameters())
+
+
+def test_supervised_training_reduces_the_loss(world: Path, tmp_path: Path) -> None:
+    training = TRAINING.model_copy(update={"steps": 16, "batch_size": 8, "learning_rate": 3e-4, "save_interval": 100})
+    views = PLAYGROUND_SETTINGS.views.model_copy(update={"local_views": 0})
+    settings = PLAYGROUND_SETTINGS.model_copy(update={"training": training, "views": views})
+    start, concepts = load_playground_encoder(), ConceptSet.load("playground").subset(TRAIN_ACTIONS)
+    before = encoder_hash(start)
+    taught = train_supervised_upper_bound(start, read_labeled_train_records(world), concepts, tmp_path, settings)
+    assert encoder_hash(start) == before
+    assert encoder_hash(taught) != before
+    losses = [row["loss/supervised"] for row in deterministic_metrics(tmp_path)]
+    assert statistics.fmean(losses[-4:]) < 0.7 * statistics.fmean(losses[:4])

@@ -1,0 +1,93 @@
+"""The query grammar."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from verbspace.search.query import Term, collect_terms, describe_query, format_query, parse_query
+
+
+@pytest.mark.parametrize(
+    ("query", "terms"),
+    [
+        ("a person running", [Term("a person running")]),
+        ("  running - outdoors ", [Term("running - outdoors")]),  # no quotes: one term
+        ('says "hello"', [Term('says "hello"')]),
+        ('"running"', [Term("running")]),
+        ('"running" - "outdoors"', [Term("running"), Term("outdoors", -1)]),
+        ('"a"+"b" − "c" – "d"', [Term("a"), Term("b"), Term("c", -1), Term("d", -1)]),
+        ('- "a" + " b "', [Term("a", -1), Term("b")]),
+        ("“a” - “b”", [Term("a"), Term("b", -1)]),
+        (r'"say \"hi\"" - "\\"', [Term('say "hi"'), Term("\\", -1)]),
+    ],
+)
+def test_parse_query(query: str, terms: list[Term]) -> None:
+    assert parse_query(query) == terms
+
+
+@pytest.mark.parametrize(
+    ("query", "message"),
+    [
+        ("", r"the query is empty"),
+        ("  ", r"the query is empty"),
+        ('"a" "b"', r"cannot be parsed from '\"b\"' on"),
+        ('"a" - b', r"cannot be parsed from '- b' on"),
+        ('"a" - ', r"cannot be parsed from '-' on"),
+        ('"a', r"cannot be parsed from '\"a' on"),
+        ('"a" - ""', r"has an empty term"),
+        ('"a" * "b"', r"cannot be parsed"),
+    ],
+)
+def test_parse_query_errors(query: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        parse_query(query)
+
+
+TEXT = st.text(min_size=1).map(lambda text: re.sub("[“”]", '"', text).strip()).filter(bool)
+
+
+TERMS = st.lists(st.builds(Term, TEXT, st.sampled_from([1, -1])), min_size=1, max_size=5)
+
+
+@given(terms=TERMS)
+@settings(max_examples=300)
+def test_format_query_round_trip(terms: list[Term]) -> None:
+    assert parse_query(format_query(terms)) == terms
+
+
+@given(query=st.text())
+@settings(max_examples=500)
+def test_any_text_is_parsed_or_gives_an_error(query: str) -> None:
+    message, terms = "", []
+    try:
+        terms = parse_query(query)
+    except ValueError as error:
+        message = str(error)
+    assert bool(terms) != message.startswith("the query ")
+    assert all(term.text.strip() == term.text != "" for term in terms)
+    assert all(term.sign in (1, -1) for term in terms)
+
+
+@given(
+    parts=st.lists(st.tuples(TEXT, st.sampled_from("+-−–")), min_size=1, max_size=4),
+    space=st.sampled_from(["", " ", "\t "]),
+)
+def test_signs_with_any_spacing(parts: list[tuple[str, str]], space: str) -> None:
+    escaped = [(text, sign, re.sub(r'(["\\])', r"\\\1", text)) for text, sign in parts]
+    query = space.join(f'{sign}{space}"{inside}"' for _, sign, inside in escaped)
+    assert parse_query(query) == [Term(text, 1 if sign == "+" else -1) for text, sign in parts]
+
+
+def test_collect_and_describe_terms() -> None:
+    assert collect_terms('"a" - "b"', ["c - d"], ["e"]) == [Term("a"), Term("b", -1), Term("c - d"), Term("e", -1)]
+    assert collect_terms("", ["a"]) == [Term("a")]
+    with pytest.raises(ValueError, match=r"a text to add or subtract is empty"):
+        collect_terms("a", [" "])
+    assert describe_query(collect_terms("a")) == "a"
+    assert describe_query([Term("a"), Term("b", -1)], ["x/y.mp4"]) == 'like y.mp4 + "a" - "b"'
+    assert describe_query([Term("b", -1)], ["x/y.mp4"]) == 'like y.mp4 - "b"'
+    assert describe_query([], ["x/y.mp4"]) == "like y.mp4"
