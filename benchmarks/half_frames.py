@@ -18,7 +18,8 @@ from harness import Row, main
 
 from verbspace.cli.options import parse_overrides
 from verbspace.concepts.concept_set import ConceptSet
-from verbspace.evaluation.evaluate import Evaluation, evaluate
+from verbspace.evaluation.evaluate import evaluate
+from verbspace.evaluation.results import Evaluation
 from verbspace.playground.actions import TRAIN_ACTIONS
 from verbspace.playground.demo import PLAYGROUND_SETTINGS, load_playground_encoder
 from verbspace.playground.world import WorldSettings, make_world
@@ -33,7 +34,7 @@ def train_and_evaluate(world: Path, out: Path, seed: int, overrides: list[str]) 
     words = ConceptSet.load("playground")
     adapted = adapt(load_playground_encoder(), world / "train", words.subset(TRAIN_ACTIONS), out, settings)
     log = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    found = evaluate(adapted, world / "test", concepts=words, baseline=False, quiet=True)
+    found = evaluate(adapted, world / "test", concepts=words, baseline=False)
     return statistics.median(line["clips_per_second"] for line in log), found
 
 

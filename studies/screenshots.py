@@ -32,7 +32,7 @@ def main() -> None:
         index, fitted = f"{folder}/index", f"{folder}/calibration.json"
         test = str(given.world / "test")
         subprocess.run(
-            [*VERBSPACE_COMMAND, "embed", test, "--to", index, "--encoder", given.run, "--window", "1.5"], check=True
+            [*VERBSPACE_COMMAND, "embed", test, "--index", index, "--encoder", given.run, "--window", "1.5"], check=True
         )
         train = str(given.world / "train")
         subprocess.run(
@@ -77,12 +77,12 @@ def _take_screenshots(address: str, test: Path, out: Path, chromium: str) -> Non
 
         page = open_page(1280, 900)
         page.set_input_files("#clip input[type=file]", str(wrong))
-        page.wait_for_selector("#why .strip")
+        page.wait_for_selector("#explanation .strip")
         time.sleep(2)
         page.screenshot(path=str(out / "app-clip.png"), full_page=True)
         page.fill("#actions textarea", "kicking a ball\nstanding still\nwaving")
-        page.wait_for_function("document.querySelector('#answers').innerText.includes('standing still')")
-        page.wait_for_selector("#why .strip")
+        page.wait_for_function("document.querySelector('#predictions').innerText.includes('standing still')")
+        page.wait_for_selector("#explanation .strip")
         time.sleep(2)
         page.screenshot(path=str(out / "app-edit.png"))
         page.get_by_role("tab", name="Search").click()
@@ -95,9 +95,9 @@ def _take_screenshots(address: str, test: Path, out: Path, chromium: str) -> Non
         page.screenshot(path=str(out / "app-search.png"))
         phone = open_page(390, 844, "dark")
         phone.set_input_files("#clip input[type=file]", str(test / "bowing" / "00017.mp4"))
-        phone.wait_for_selector("#why .strip")
-        phone.locator("#answers").scroll_into_view_if_needed()
-        phone.evaluate("document.querySelector('#answers').scrollIntoView()")
+        phone.wait_for_selector("#explanation .strip")
+        phone.locator("#predictions").scroll_into_view_if_needed()
+        phone.evaluate("document.querySelector('#predictions').scrollIntoView()")
         time.sleep(1)
         phone.screenshot(path=str(out / "app-phone.png"))
         browser.close()

@@ -17,7 +17,7 @@ from support.playground_files import tiny_world
 from verbspace.cli import main
 from verbspace.cli.options import parse_overrides
 from verbspace.data.sources.manifest import read_manifest
-from verbspace.evaluation.evaluate import Evaluation
+from verbspace.evaluation.results import Evaluation
 from verbspace.inference.predictor import predict
 from verbspace.models.video_encoder import VideoEncoder
 from verbspace.playground.actions import ACTIONS

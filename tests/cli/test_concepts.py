@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from verbspace.playground.actions import ACTIONS
 def _environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     monkeypatch.setenv("VERBSPACE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
 
 def run(*arguments: object, width: int = 200) -> str:
@@ -27,14 +29,19 @@ def run(*arguments: object, width: int = 200) -> str:
     return result.stdout
 
 
-def run_failing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+@pytest.fixture
+def run_failing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
     """Run a command that exits with code 1 and return its standard error."""
-    monkeypatch.setattr(sys, "argv", ["verbspace", "concepts", *map(str, arguments)])
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as caught:
-        main.main()
-    assert caught.value.code == 1
-    return capsys.readouterr().err
+
+    def run_failing(*arguments: object) -> str:
+        monkeypatch.setattr(sys, "argv", ["verbspace", "concepts", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as caught:
+            main.main()
+        assert caught.value.code == 1
+        return capsys.readouterr().err
+
+    return run_failing
 
 
 def respond(request: dict[str, Any], number: int) -> Any:
@@ -57,9 +64,7 @@ def test_write_saves_a_set_and_prints_a_summary(tmp_path: Path) -> None:
     assert (tmp_path / "cache" / "replies").is_dir()
 
 
-def test_write_reports_failed_actions_and_saves_the_others(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_write_reports_failed_actions_and_saves_the_others(tmp_path: Path, run_failing: Callable[..., str]) -> None:
     (tmp_path / "actions.txt").write_text("waving\nbowing\n")
     out = tmp_path / "mine.json"
 
@@ -68,7 +73,7 @@ def test_write_reports_failed_actions_and_saves_the_others(
 
     with ScriptedServer(fail_bowing) as server:
         arguments = ("write", tmp_path / "actions.txt", "--out", out, "--model", "m", "--base-url", server.url)
-        error = run_failing(monkeypatch, capsys, *arguments, "--max-attempts", 1)
+        error = run_failing(*arguments, "--max-attempts", 1)
     assert "1 of 2 actions failed; run the same command again to retry:\n  bowing: the reply contains no JSON" in error
     assert ConceptSet.load(out).action_names == ["waving"]
 
@@ -83,23 +88,14 @@ def test_write_reports_failed_actions_and_saves_the_others(
     ],
 )
 def test_write_requires_one_model(
-    arguments: tuple[str, ...],
-    message: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    arguments: tuple[str, ...], message: str, tmp_path: Path, run_failing: Callable[..., str]
 ) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     (tmp_path / "actions.txt").write_text("waving\n")
-    assert message in run_failing(
-        monkeypatch, capsys, "write", tmp_path / "actions.txt", "--out", tmp_path / "mine.json", *arguments
-    )
+    assert message in run_failing("write", tmp_path / "actions.txt", "--out", tmp_path / "mine.json", *arguments)
     assert not (tmp_path / "mine.json").exists()
 
 
-def test_import_with_kinds_and_labels(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_import_with_kinds_and_labels(tmp_path: Path, run_failing: Callable[..., str]) -> None:
     (tmp_path / "labels.txt").write_text("YoYo\nWritingOnBoard\n")
     (tmp_path / "spatial.json").write_text(json.dumps({"0": ["a string"], "1": ["a board"]}))
     (tmp_path / "temporal.json").write_text(json.dumps({"0": ["it drops"], "1": ["chalk moves"]}))
@@ -109,13 +105,11 @@ def test_import_with_kinds_and_labels(
     concepts = ConceptSet.load(out)
     assert concepts.labels == ["YoYo", "WritingOnBoard"]
     assert {d.text: d.kind for d in concepts.descriptions}["It drops."] == "motion"
-    error = run_failing(monkeypatch, capsys, "import", f"{tmp_path / 'spatial.json'}=taste", "--out", out)
+    error = run_failing("import", f"{tmp_path / 'spatial.json'}=taste", "--out", out)
     assert "'taste' is not a kind; write FILE=KIND with one of motion, pose, objects, scene" in error
 
 
-def test_show_prints_all_or_matching_entries(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_show_prints_all_or_matching_entries(run_failing: Callable[..., str]) -> None:
     everything = run("show", "playground")
     concepts = ConceptSet.load("playground")
     assert all(name in everything for name in ACTIONS)
@@ -127,9 +121,7 @@ def test_show_prints_all_or_matching_entries(
     assert "clapping" not in matches
     by_name = run("show", "playground", "waving")
     assert by_name.count("motion") == sum(d.kind == "motion" and "waving" in d.actions for d in concepts.descriptions)
-    assert "no action or description contains 'zebra'" in run_failing(
-        monkeypatch, capsys, "show", "playground", "zebra"
-    )
+    assert "no action or description contains 'zebra'" in run_failing("show", "playground", "zebra")
 
 
 def test_show_and_lint_do_not_interpret_markup(tmp_path: Path) -> None:

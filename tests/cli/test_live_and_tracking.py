@@ -40,7 +40,7 @@ def test_validation_is_logged_with_the_frozen_baseline(clips: Path, tiny_clip: P
     )  # fmt: skip
     rows = deterministic_metrics(tmp_path)
     assert [row["step"] for row in rows if "val/top1" in row] == [3, 6]
-    frozen = evaluate(start, clips, concepts=make_concept_set(), frames=4, baseline=False, quiet=True).result.top1
+    frozen = evaluate(start, clips, concepts=make_concept_set(), frames=4, baseline=False).result.top1
     assert [row["val/frozen"] for row in rows if "val/frozen" in row] == [pytest.approx(frozen, abs=1e-6)] * 2
 
 

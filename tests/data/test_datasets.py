@@ -267,7 +267,7 @@ def test_clips_for_evaluation(records: list[Record]) -> None:
     for n, record in enumerate(records):
         item = dataset[n]
         assert isinstance(item, dict)
-        plans = plan_eval(frame_times(record.path), 4, 2, 32)
+        plans = plan_eval(frame_times(record.path), 4, 2)
         for clip, seconds, plan in zip(item["video"], item["times"], plans, strict=True):
             assert torch.equal(clip, center_crop(decode_frames(record.path, plan.frame_indices), 32))
             assert torch.equal(seconds, torch.tensor(plan.times, dtype=torch.float32))

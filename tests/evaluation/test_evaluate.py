@@ -1,4 +1,7 @@
+"""Evaluation on labeled videos."""
+
 import json
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -8,19 +11,21 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import CLIPConfig, CLIPModel, PreTrainedTokenizerFast
 
 from support.video_files import write_video
+from verbspace.cli.console.results import print_results
 from verbspace.concepts.concept_set import ConceptSet, concept_set_from_dict
 from verbspace.concepts.space import ConceptSpace
-from verbspace.evaluation.evaluate import Evaluation, evaluate
+from verbspace.evaluation.evaluate import evaluate
 from verbspace.evaluation.labels import concept_set_from_labels, label_to_phrase, labels_to_indices
 from verbspace.evaluation.protocol import are_comparable
+from verbspace.evaluation.results import Evaluation
 from verbspace.models.hashing import encoder_hash
 from verbspace.models.video_encoder import VideoEncoder
 
 FEATURES = "projected and L2-normalised"
-COLOURS = {"brush_teeth": (200, 40, 40), "jump": (40, 200, 40), "wave": (40, 40, 200)}
+COLORS = {"brush_teeth": (200, 40, 40), "jump": (40, 200, 40), "wave": (40, 40, 200)}
 CONCEPTS = concept_set_from_dict(
     {
-        "name": "colours",
+        "name": "colors",
         "actions": [
             {"name": "waving", "label": "Wave"},
             {"name": "jumping", "label": "Jump"},
@@ -37,7 +42,7 @@ CONCEPTS = concept_set_from_dict(
         ],
         "provenance": {"author": "the tests"},
     },
-    "colours",
+    "colors",
 )
 
 
@@ -46,7 +51,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("clip")
     text = " ".join(t for t in CONCEPTS.templates) + " ".join(d.text for d in CONCEPTS.descriptions)
     words = sorted({*text.replace("{}.", " . ").split(), *" ".join(CONCEPTS.action_names).split()})
-    vocabulary = {word: place for place, word in enumerate(["<pad>", "<unk>", "<start>", "<end>", *words])}
+    vocabulary = {word: index for index, word in enumerate(["<pad>", "<unk>", "<start>", "<end>", *words])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.post_processor = processors.TemplateProcessing(
@@ -84,9 +89,9 @@ def encoder(checkpoint: Path) -> VideoEncoder:
 
 def write_split(root: Path, each: int, seed: int) -> Path:
     rng = np.random.default_rng(seed)
-    for action, colour in COLOURS.items():
+    for action, color in COLORS.items():
         for n in range(each):
-            frames = np.clip(np.array(colour) + rng.normal(0, 25, (10, 24, 32, 3)), 0, 255)
+            frames = np.clip(np.array(color) + rng.normal(0, 25, (10, 24, 32, 3)), 0, 255)
             write_video(root / action / f"{n}.mp4", frames.astype(np.uint8))
     return root
 
@@ -100,13 +105,14 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def test_zero_shot_is_the_ranking_by_text(
-    encoder: VideoEncoder, data: Path, capsys: pytest.CaptureFixture[str]
+def test_zero_shot_ranks_actions_by_text(
+    encoder: VideoEncoder, data: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = evaluate(encoder, data / "test", concepts=CONCEPTS, frames=4, max_missing=0.5)
+    with caplog.at_level(logging.WARNING, "verbspace"):
+        found = evaluate(encoder, data / "test", concepts=CONCEPTS, frames=4, max_missing=0.5)
     space = ConceptSpace.build(CONCEPTS, encoder.encode_text)
     guesses: dict[str, list[int]] = {}
-    for action in COLOURS:
+    for action in COLORS:
         z = encoder.encode_video([data / f"test/{action}/{n}.mp4" for n in range(4)], frames=4)
         guesses[action] = space.action_scores(z).argmax(1).tolist()
     rows = [np.bincount(guesses[a], minlength=4).tolist() for a in ("wave", "jump", "brush_teeth")]
@@ -117,35 +123,33 @@ def test_zero_shot_is_the_ranking_by_text(
     assert protocol.concepts == CONCEPTS.hash
     assert protocol.templates == CONCEPTS.templates
     assert protocol.checkpoint == encoder_hash(encoder)
+    assert "broken.mp4" in caplog.text
+    assert capsys.readouterr().out == ""
+    print_results(found)
     printed = capsys.readouterr().out
     assert f"encoder: {protocol.summary()}\n" in printed
     assert "12 of 13 clips" in printed
-    assert "broken.mp4" in printed
     assert found.frozen is not None
     assert f"frozen: {found.frozen.protocol.summary()}\n" in printed
 
 
-def test_frozen_stands_beside_under_the_same_protocol(
-    encoder: VideoEncoder, checkpoint: Path, data: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    found = evaluate(encoder, data / "test", concepts=CONCEPTS, frames=4, quiet=True, max_missing=0.5)
-    assert capsys.readouterr().out == ""
+def test_baseline_is_measured_under_the_same_protocol(encoder: VideoEncoder, checkpoint: Path, data: Path) -> None:
+    found = evaluate(encoder, data / "test", concepts=CONCEPTS, frames=4, max_missing=0.5)
     assert found.frozen is not None
     assert are_comparable(found.result.protocol, found.frozen.protocol)
     assert found.frozen.protocol.checkpoint != found.result.protocol.checkpoint
     image = VideoEncoder.from_pretrained(checkpoint, temporal=False)
-    alone = evaluate(image, data / "test", concepts=CONCEPTS, frames=4, baseline=False, quiet=True, max_missing=0.5)
+    alone = evaluate(image, data / "test", concepts=CONCEPTS, frames=4, baseline=False, max_missing=0.5)
     assert alone.frozen is None
     assert alone.result == found.frozen
-    assert found.adapted is found.result
     assert Evaluation.model_validate(json.loads(json.dumps(found.to_json()))) == found
     encoder.config.base_name = "gone"
-    again = evaluate(encoder, data / "test", concepts=CONCEPTS, frames=4, baseline=image, quiet=True, max_missing=0.5)
+    again = evaluate(encoder, data / "test", concepts=CONCEPTS, frames=4, baseline=image, max_missing=0.5)
     assert again == found
 
 
 @pytest.mark.parametrize("task", ["linear-probe", "knn"])
-def test_supervised_tasks_tell_colours_apart(
+def test_supervised_tasks_separate_colors(
     encoder: VideoEncoder, data: Path, task: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(data / "test")
@@ -157,7 +161,6 @@ def test_supervised_tasks_tell_colours_apart(
         frames=4,
         k=3,
         Cs=(1e4, 1e2),
-        quiet=True,
         max_missing=0.5,
     )
     for result in (found.result, found.frozen):
@@ -174,57 +177,53 @@ def test_supervised_tasks_tell_colours_apart(
             assert protocol.chosen["C"] in (1e2, 1e4)
 
 
-def test_encoder_by_path_brings_its_concepts(
+def test_encoder_from_a_path_has_its_own_concepts(
     encoder: VideoEncoder, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bare = evaluate(encoder, data / "test", baseline=False, quiet=True, frames=2, max_missing=0.5)
-    assert bare.result.protocol.concepts == concept_set_from_labels(COLOURS).hash
+    bare = evaluate(encoder, data / "test", baseline=False, frames=2, max_missing=0.5)
+    assert bare.result.protocol.concepts == concept_set_from_labels(COLORS).hash
     encoder.concept_set = CONCEPTS
     encoder.save_pretrained(tmp_path / "adapted")
-    found = evaluate(tmp_path / "adapted", data / "test", quiet=True, frames=2, max_missing=0.5)
+    found = evaluate(tmp_path / "adapted", data / "test", frames=2, max_missing=0.5)
     assert found.result.protocol.concepts == CONCEPTS.hash
     CONCEPTS.save(tmp_path / "set.json")
     encoder.concept_set = None
-    assert (
-        evaluate(encoder, data / "test", concepts=tmp_path / "set.json", quiet=True, frames=2, max_missing=0.5) == found
-    )
+    assert evaluate(encoder, data / "test", concepts=tmp_path / "set.json", frames=2, max_missing=0.5) == found
 
 
 def test_list_file_and_clips(encoder: VideoEncoder, data: Path, tmp_path: Path) -> None:
     listed = tmp_path / "test.txt"
     listed.write_text(f"{data}/test/wave/0.mp4 WAVE\n{data}/test/brush_teeth/1.mp4 Brush-Teeth\n")
-    found = evaluate(
-        encoder, listed, concepts=CONCEPTS, clips=3, frames=2, baseline=False, quiet=True, max_missing=0.5
-    ).result
+    found = evaluate(encoder, listed, concepts=CONCEPTS, clips=3, frames=2, baseline=False, max_missing=0.5).result
     assert [sum(row) for row in found.confusion] == [1, 0, 1, 0]
     assert found.protocol.views == (3, 1)
     assert found.protocol.data == "test.txt"
 
 
 @pytest.fixture
-def unread(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
-        raise AssertionError("a video was read before the mistake was told")
+        raise AssertionError("a video was read before the error was raised")
 
     monkeypatch.setattr("verbspace.evaluation.runner.embed_videos", refuse)
 
 
-@pytest.mark.usefixtures("unread")
-def test_mistakes_are_told_before_videos_are_read(
+@pytest.mark.usefixtures("no_decoding")
+def test_errors_are_raised_before_videos_are_read(
     encoder: VideoEncoder, checkpoint: Path, data: Path, tmp_path: Path
 ) -> None:
     test = data / "test"
-    with pytest.raises(ValueError, match="none of"):
+    with pytest.raises(ValueError, match="is not one of"):
         evaluate(encoder, test, "probe")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="by: 'name'"):
+    with pytest.raises(ValueError, match="'name'"):
         evaluate(encoder, test, scoring="name")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"train: knn learns"):
         evaluate(encoder, test, "knn")
-    with pytest.raises(ValueError, match=r"1 class of .*'brush_teeth' \(close: 'brush tooth'\); rename"):
+    with pytest.raises(ValueError, match=r"1 class of .*'brush_teeth' \(similar: 'brush tooth'\); rename"):
         evaluate(encoder, test, concepts=ConceptSet.from_actions(["brush tooth", "jump", "wave"]))
     with pytest.raises(ValueError, match="no description of sitting down"):
         evaluate(encoder, test, concepts=CONCEPTS, scoring="description")
-    with pytest.raises(ValueError, match=r"by: 'both' needs descriptions, .* 'folder names' has none"):
+    with pytest.raises(ValueError, match=r"scoring: 'both' needs descriptions, .* 'folder names' has none"):
         evaluate(encoder, test, scoring="both")
     with pytest.raises(ValueError, match=r"0\.mp4: this video has no label"):
         evaluate(encoder, test / "wave")
@@ -236,35 +235,35 @@ def test_mistakes_are_told_before_videos_are_read(
         evaluate(encoder, test, "linear-probe", train=short)
     small = VideoEncoder.from_pretrained(checkpoint, temporal=False)
     small.base.config.vision_config.image_size = 8
-    with pytest.raises(ValueError, match="baseline: its image_size is 8 and the encoder's is 16"):
+    with pytest.raises(ValueError, match="baseline: its image_size is 8, and the encoder's is 16"):
         evaluate(encoder, test, baseline=small)
     overlapping = tmp_path / "overlapping.csv"
-    overlapping.write_text("\n".join(f"{test}/{a}/{n}.mp4,{a}" for a in COLOURS for n in range(2)))
-    with pytest.raises(ValueError, match=r"brush_teeth/0\.mp4: this video is in train and .*\(6 such\)"):
+    overlapping.write_text("\n".join(f"{test}/{a}/{n}.mp4,{a}" for a in COLORS for n in range(2)))
+    with pytest.raises(ValueError, match=r"brush_teeth/0\.mp4: this video is in the train and .*\(6 such\)"):
         evaluate(encoder, test, "knn", train=overlapping)
     encoder.config.base_name = str(tmp_path / "gone")
-    with pytest.raises(ValueError, match=r"frozen baseline is out of reach: .*gone.*baseline=False"):
+    with pytest.raises(ValueError, match=r"frozen baseline cannot be loaded: .*gone.*baseline=False"):
         evaluate(encoder, test)
     encoder.config.base_name = ""
-    with pytest.raises(ValueError, match="frozen baseline is out of reach"):
+    with pytest.raises(ValueError, match="frozen baseline cannot be loaded"):
         evaluate(encoder, test)
 
 
-def test_class_whose_train_videos_are_all_unreadable(encoder: VideoEncoder, data: Path, tmp_path: Path) -> None:
+def test_class_without_readable_train_videos(encoder: VideoEncoder, data: Path, tmp_path: Path) -> None:
     broken = tmp_path / "broken.mp4"
     broken.write_bytes(b"no video")
     train = tmp_path / "train.csv"
     lines = [f"{data}/train/{a}/{n}.mp4,{a}" for a in ("jump", "wave") for n in range(2)]
     train.write_text("\n".join([*lines, f"{broken},brush_teeth"]))
     with pytest.raises(ValueError, match="no readable train video of 'brush teeth'"):
-        evaluate(encoder, data / "test", "knn", train=train, frames=2, quiet=True, baseline=False, max_missing=0.5)
+        evaluate(encoder, data / "test", "knn", train=train, frames=2, baseline=False, max_missing=0.5)
 
 
-def test_labels_to_actions() -> None:
+def test_labels_match_actions() -> None:
     assert labels_to_indices(["brush teeth", "BRUSH_TEETH", "sitting-down", "waving", "Wave"], CONCEPTS) == [
         2, 2, 3, 0, 0,
     ]  # fmt: skip
-    # One action's label is another's name: the label counts. Two that only spelling tells apart need it.
+    # A class label takes precedence over another action's name. Names that differ in spelling need an exact match.
     crossed = [{"name": "a", "label": "b"}, {"name": "b", "label": "c"}]
     content = {"name": "crossed", "actions": crossed, "provenance": {"author": "x"}}
     assert labels_to_indices(["b", "c", "a"], concept_set_from_dict(json.loads(json.dumps(content)), "x")) == [0, 1, 0]
@@ -276,7 +275,7 @@ def test_labels_to_actions() -> None:
         labels_to_indices([str(n) for n in range(7)], CONCEPTS)
 
 
-def test_readable_names() -> None:
+def test_labels_become_phrases() -> None:
     assert label_to_phrase("ApplyEyeMakeup") == "apply eye makeup"
     assert label_to_phrase("brush_hair") == "brush hair"
     assert label_to_phrase("playing guitar") == "playing guitar"
@@ -284,3 +283,12 @@ def test_readable_names() -> None:
     names = concept_set_from_labels(["brush_hair", "BrushHair", "YoYo"])
     assert names.action_names == ["brush hair", "yo yo"]
     assert labels_to_indices(["YoYo", "BrushHair", "brush_hair"], names) == [1, 0, 0]
+
+
+def test_progress_names_encoder_and_split(encoder: VideoEncoder, data: Path) -> None:
+    calls: list[tuple[str, int, int]] = []
+    evaluate(
+        encoder, data / "test", concepts=CONCEPTS, frames=2, max_missing=0.5, batch_size=8,
+        on_progress=lambda stage, done, total, values: calls.append((stage, done, total)),
+    )  # fmt: skip
+    assert calls == [(f"{name}: test", done, 13) for name in ("frozen", "encoder") for done in (8, 13)]

@@ -1,3 +1,5 @@
+"""Linear probe against scikit-learn."""
+
 import time
 from typing import Any
 
@@ -12,12 +14,12 @@ from verbspace.evaluation.linear_probe import fit_logistic_regression, linear_pr
 
 
 def clips(n: int, classes: int, size: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Like CLIP's embeddings: normalised, in a narrow cone."""
+    """Sample embeddings that resemble CLIP's: normalized, in a narrow cone."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.randint(classes, (n,), generator=generator)
     fixed = torch.Generator().manual_seed(0)
-    cone, centres = 4 * torch.randn(size, generator=fixed), torch.randn(classes, size, generator=fixed)
-    return functional.normalize(cone + centres[labels] + 1.2 * torch.randn(n, size, generator=generator), dim=1), labels
+    cone, centers = 4 * torch.randn(size, generator=fixed), torch.randn(classes, size, generator=fixed)
+    return functional.normalize(cone + centers[labels] + 1.2 * torch.randn(n, size, generator=generator), dim=1), labels
 
 
 @pytest.mark.parametrize("C", [0.1, 1.0, 100.0, 1e4])
@@ -29,7 +31,7 @@ def test_agrees_with_sklearn(C: float) -> None:
     ours = fit_logistic_regression(train, labels, 6, C)
     size = np.abs(reference.coef_).max()
     np.testing.assert_allclose(ours.weight, reference.coef_, atol=1e-4 * size)
-    # Only differences of biases mean something.
+    # Biases are defined up to a constant.
     np.testing.assert_allclose(
         ours.bias - ours.bias.mean(), reference.intercept_ - reference.intercept_.mean(), atol=1e-4 * size
     )
@@ -39,7 +41,7 @@ def test_agrees_with_sklearn(C: float) -> None:
     )
 
 
-def test_two_classes_are_sklearns_at_twice_c() -> None:
+def test_two_classes_equal_sklearn_at_twice_c() -> None:
     train, labels = clips(80, 2, 8, 1)
     reference = LogisticRegression(C=6.0, tol=1e-10, max_iter=10_000).fit(train.double().numpy(), labels.numpy())
     ours = fit_logistic_regression(train, labels, 2, 3.0)
@@ -55,28 +57,28 @@ def test_more_dimensions_than_clips_and_a_class_without_clips() -> None:
     assert torch.isneginf(ours.scores(train)[:, 2]).all()
 
 
-def test_c_is_chosen_on_held_out_clips_only(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_c_is_selected_on_held_out_clips_only(monkeypatch: pytest.MonkeyPatch) -> None:
     train, labels = clips(150, 5, 16, 4)
     fitted: list[int] = []
 
-    class Noted(module.LogisticRegressionPath):
+    class RecordingPath(module.LogisticRegressionPath):
         def __init__(self, features: torch.Tensor, labels: torch.Tensor, *rest: Any) -> None:
             fitted.append(len(features))
             super().__init__(features, labels, *rest)
 
-    monkeypatch.setattr(module, "LogisticRegressionPath", Noted)
+    monkeypatch.setattr(module, "LogisticRegressionPath", RecordingPath)
     probe = linear_probe(train, labels, 5, Cs=[100.0, 0.01, 1.0], seed=7)
     fold = stratified_folds(labels, seed=7)
-    kept = [int((fold != part).sum()) for part in range(5)]
-    assert fitted == [*kept, 150]
+    sizes = [int((fold != part).sum()) for part in range(5)]
+    assert fitted == [*sizes, 150]
     assert probe.best_C == max(probe.held_out_accuracy, key=lambda C: (probe.held_out_accuracy[C], -C))
     assert list(probe.held_out_accuracy) == [0.01, 1.0, 100.0]
-    right = 0
+    correct = 0
     for part in range(5):
         held = fold == part
         again = module.fit_logistic_regression(train[~held], labels[~held], 5, 1.0)
-        right += int((again.scores(train[held]).argmax(dim=1) == labels[held]).sum())
-    assert probe.held_out_accuracy[1.0] == pytest.approx(right / 150)
+        correct += int((again.scores(train[held]).argmax(dim=1) == labels[held]).sum())
+    assert probe.held_out_accuracy[1.0] == pytest.approx(correct / 150)
     cold = module.fit_logistic_regression(train, labels, 5, probe.best_C)
     torch.testing.assert_close(probe.model.weight, cold.weight, rtol=1e-3, atol=1e-4)
     assert torch.equal(probe.model.scores(train).argmax(1), cold.scores(train).argmax(1))
@@ -97,22 +99,22 @@ def test_fast_enough_for_the_demo() -> None:
     train, labels = clips(400, 20, 96, 5)
     began = time.process_time()
     linear_probe(train, labels, 20)
-    assert time.process_time() - began < 30  # about three seconds on an idle core
+    assert time.process_time() - began < 30  # takes about three seconds on an idle core
 
 
-def test_warns_when_it_has_not_converged(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_warns_without_convergence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_MAX_ITERATIONS", 2)
     with pytest.warns(UserWarning, match="stopped with a gradient"):
         fit_logistic_regression(*clips(50, 3, 8, 1), 3, 10.0)
 
 
-def test_refusals() -> None:
+def test_invalid_arguments() -> None:
     train, labels = clips(10, 3, 4, 1)
     with pytest.raises(ValueError, match="above 0"):
         fit_logistic_regression(train, labels, 3, 0.0)
     with pytest.raises(ValueError, match="finite"):
         fit_logistic_regression(train * torch.nan, labels, 3, 1.0)
-    with pytest.raises(ValueError, match="do not fit"):
+    with pytest.raises(ValueError, match=r"need labels of shape \(N,\)"):
         fit_logistic_regression(train, labels[1:], 3, 1.0)
     with pytest.raises(ValueError, match="2 classes"):
         fit_logistic_regression(train, labels, 2, 1.0)
@@ -127,11 +129,11 @@ def test_many_rows_are_fitted_in_single_precision(monkeypatch: pytest.MonkeyPatc
     kinds: set[torch.dtype] = set()
     real = module.cross_entropy_with_grad
 
-    def noted(x: torch.Tensor, *rest: torch.Tensor) -> tuple[float, torch.Tensor, torch.Tensor]:
+    def record_dtype(x: torch.Tensor, *rest: torch.Tensor) -> tuple[float, torch.Tensor, torch.Tensor]:
         kinds.add(x.dtype)
         return real(x, *rest)
 
-    monkeypatch.setattr(module, "cross_entropy_with_grad", noted)
+    monkeypatch.setattr(module, "cross_entropy_with_grad", record_dtype)
     reference = LogisticRegression(C=10.0, tol=1e-10, max_iter=10_000).fit(train.double().numpy(), labels.numpy())
     ours = fit_logistic_regression(train, labels, 5, 10.0)
     assert kinds == {torch.float32}
@@ -139,7 +141,7 @@ def test_many_rows_are_fitted_in_single_precision(monkeypatch: pytest.MonkeyPatc
     assert (ours.scores(train).argmax(1).numpy() == reference.predict(train.double().numpy())).mean() > 0.998
 
 
-def test_a_fit_that_goes_on_from_another_c_ends_at_the_same_place() -> None:
+def test_warm_started_fit_at_another_c_reaches_the_same_optimum() -> None:
     train, labels = clips(150, 5, 16, 4)
     fits = module.LogisticRegressionPath(train, labels, 5)
     for C in (0.01, 100.0, 1.0):
@@ -148,28 +150,26 @@ def test_a_fit_that_goes_on_from_another_c_ends_at_the_same_place() -> None:
         )
 
 
-def test_loss_and_gradient_are_autograds(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_loss_and_gradient_match_autograd(monkeypatch: pytest.MonkeyPatch) -> None:
     train, labels = clips(50, 5, 8, 4)
     weight, bias = torch.randn(5, 8, dtype=torch.float64, requires_grad=True), torch.randn(5, dtype=torch.float64)
     bias.requires_grad_()
     torch.nn.functional.cross_entropy(train.double() @ weight.T + bias, labels).backward()
     monkeypatch.setattr(module, "_CHUNK", 16)
-    _, by_weight, by_bias = module.cross_entropy_with_grad(train.double(), labels, weight.detach(), bias.detach())
-    torch.testing.assert_close(by_weight, weight.grad)
-    torch.testing.assert_close(by_bias, bias.grad)
+    _, weight_grad, bias_grad = module.cross_entropy_with_grad(train.double(), labels, weight.detach(), bias.detach())
+    torch.testing.assert_close(weight_grad, weight.grad)
+    torch.testing.assert_close(bias_grad, bias.grad)
 
 
-def test_a_fit_that_begins_at_another_one_ends_at_the_same_place() -> None:
+def test_fit_initialized_with_another_fit_reaches_the_same_optimum() -> None:
     train, labels = clips(300, 5, 16, 4)
     labels[200:][labels[200:] == 2] = 3
     first = fit_logistic_regression(train[:200], labels[:200], 5, 10.0)
     cold = fit_logistic_regression(train, labels, 5, 10.0)
     warm = module.LogisticRegressionPath(train, labels, 5, first).fit(10.0)
     np.testing.assert_allclose(warm.scores(train).softmax(1), cold.scores(train).softmax(1), atol=1e-4)
-    start = module.LogisticRegressionPath(
-        train, labels, 5, cold
-    )  # in its own variables, the very fit that it begins at
+    start = module.LogisticRegressionPath(train, labels, 5, cold)
     torch.testing.assert_close(start.weight @ start.eigenvectors.T, cold.weight)
     torch.testing.assert_close(start.bias - cold.weight @ start.feature_mean, cold.bias)
-    unseen = fit_logistic_regression(train[labels != 2], labels[labels != 2], 5, 10.0)  # no place to begin class 2 at
+    unseen = fit_logistic_regression(train[labels != 2], labels[labels != 2], 5, 10.0)  # class 2 has no initial value
     assert not module.LogisticRegressionPath(train, labels, 5, unseen).weight.any()

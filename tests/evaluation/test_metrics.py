@@ -1,3 +1,5 @@
+"""Classification metrics against scikit-learn."""
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,7 @@ from verbspace.evaluation.metrics import ClassificationMetrics, bootstrap_ci95, 
 
 def random_problem(n: int = 300, classes: int = 9) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(3)
-    labels = torch.randint(classes - 1, (n,), generator=generator)  # the last class never occurs
+    labels = torch.randint(classes - 1, (n,), generator=generator)  # the last class has no clips
     values = torch.randn(n, classes, generator=generator)
     values[torch.arange(n), labels] += 1
     return values, labels
@@ -21,7 +23,7 @@ def test_agrees_with_sklearn() -> None:
     every = range(9)
     assert result.top1 == pytest.approx((best == labels).double().mean().item())
     assert result.top5 == pytest.approx(top_k_accuracy_score(labels, values, k=5, labels=every))
-    kept = best != 8  # sklearn warns of predicted classes that never occur; recall does not need them
+    kept = best != 8  # sklearn warns about predicted classes without clips
     assert result.confusion == confusion_matrix(labels, best, labels=every).tolist()
     assert not kept.all()
     recalls = [(best[labels == c] == c).double().mean().item() for c in range(8)]
@@ -32,7 +34,7 @@ def test_agrees_with_sklearn() -> None:
     assert result.n == 300
 
 
-def test_mean_class_does_not_follow_the_large_class() -> None:
+def test_mean_class_weights_classes_equally() -> None:
     values = torch.eye(2)[torch.zeros(10, dtype=torch.long)]  # always class 0
     labels = torch.tensor([0] * 9 + [1])
     result = classification_metrics(values, labels)
@@ -42,7 +44,7 @@ def test_mean_class_does_not_follow_the_large_class() -> None:
     assert result.confusion == [[9, 0], [1, 0]]
 
 
-def test_interval_is_the_binomial_one_and_seeded() -> None:
+def test_interval_matches_the_binomial_interval_and_is_seeded() -> None:
     hits = torch.arange(400) < 300
     low, high = bootstrap_ci95(hits)
     half = 1.96 * (0.75 * 0.25 / 400) ** 0.5
@@ -52,14 +54,14 @@ def test_interval_is_the_binomial_one_and_seeded() -> None:
     assert bootstrap_ci95(hits, seed=1) != (low, high)
 
 
-def test_interval_does_not_depend_on_the_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interval_does_not_depend_on_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     hits = torch.arange(50) < 20
-    whole = bootstrap_ci95(hits, num_resamples=100)
+    at_once = bootstrap_ci95(hits, num_resamples=100)
     monkeypatch.setattr("verbspace.evaluation.metrics._MAX_RESAMPLED_CLIPS", 350)
-    assert bootstrap_ci95(hits, num_resamples=100) == whole
+    assert bootstrap_ci95(hits, num_resamples=100) == at_once
 
 
-def test_global_random_state_is_left_alone() -> None:
+def test_global_random_state_does_not_change() -> None:
     torch.manual_seed(0)
     before = torch.get_rng_state()
     bootstrap_ci95(torch.ones(5))
@@ -81,6 +83,6 @@ def test_round_trip() -> None:
         (torch.full((2, 3), torch.nan), torch.tensor([0, 1]), "NaN"),
     ],
 )
-def test_refusals(values: torch.Tensor, labels: torch.Tensor, message: str) -> None:
+def test_invalid_arguments(values: torch.Tensor, labels: torch.Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         classification_metrics(values, labels)

@@ -1,4 +1,4 @@
-"""Average precision against scikit-learn's, and Charades' protocol on a small data set in its layout."""
+"""Average precision against scikit-learn, and the Charades benchmark on a small data set in its layout."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from support.video_files import numbered_frames, write_video
 from verbspace.concepts.concept_set import ConceptSet
 from verbspace.data.sources.manifest import Record, detect_manifest, read_manifest
 from verbspace.data.summary import summarize_dataset
-from verbspace.evaluation.benchmarks import BenchmarkResult, evaluate_benchmark
+from verbspace.evaluation.benchmarks import evaluate_benchmark
 from verbspace.evaluation.evaluate import evaluate
 from verbspace.evaluation.multi_label import average_precisions, multi_label_metrics
+from verbspace.evaluation.results import BenchmarkResult
 from verbspace.inference.embedding import embed_videos
 from verbspace.models.video_encoder import VideoEncoder
 
@@ -33,7 +34,7 @@ CLASSES = ("Holding some clothes", "Closing a door", "Someone is sneezing", "Sit
     )
 )
 @settings(max_examples=200, deadline=None)
-def test_average_precision_is_scikit_learns_with_ties_too(case: tuple[list[int], list[bool]]) -> None:
+def test_average_precision_matches_scikit_learn_with_ties(case: tuple[list[int], list[bool]]) -> None:
     scores, positive = (np.array(part) for part in case)
     found = average_precisions(torch.tensor(scores)[:, None].float(), torch.tensor(positive)[:, None]).item()
     if not positive.any():
@@ -42,7 +43,7 @@ def test_average_precision_is_scikit_learns_with_ties_too(case: tuple[list[int],
         assert found == pytest.approx(average_precision_score(positive, scores), abs=1e-12)
 
 
-def test_weights_are_repetitions() -> None:
+def test_weights_equal_repetitions() -> None:
     rng = np.random.default_rng(0)
     scores, positive = torch.tensor(rng.integers(0, 5, (20, 3))).float(), torch.tensor(rng.random((20, 3)) < 0.4)
     weights = torch.tensor(rng.integers(0, 3, (4, 20)))
@@ -52,7 +53,7 @@ def test_weights_are_repetitions() -> None:
         torch.testing.assert_close(found[round_], average_precisions(scores[repeated], positive[repeated]))
 
 
-def test_the_mean_is_over_classes_that_occur() -> None:
+def test_mean_is_over_classes_with_videos() -> None:
     scores = torch.tensor([[0.9, 0.1, 0.5], [0.1, 0.9, 0.5], [0.8, 0.2, 0.5]])
     positive = torch.tensor([[True, False, False], [False, True, False], [False, True, False]])
     found = multi_label_metrics(scores, positive)
@@ -63,8 +64,8 @@ def test_the_mean_is_over_classes_that_occur() -> None:
     assert multi_label_metrics(scores, positive, seed=1) == multi_label_metrics(scores, positive, seed=1)
 
 
-def test_nothing_to_measure() -> None:
-    with pytest.raises(ValueError, match="some of them positive"):
+def test_invalid_arguments() -> None:
+    with pytest.raises(ValueError, match="one positive target or more"):
         multi_label_metrics(torch.zeros(2, 3), torch.zeros(2, 3, dtype=torch.bool))
     with pytest.raises(ValueError, match="NaN"):
         multi_label_metrics(torch.full((1, 1), torch.nan), torch.ones(1, 1, dtype=torch.bool))
@@ -86,7 +87,7 @@ def charades(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def test_the_annotations_are_read_as_they_are(charades: Path) -> None:
+def test_annotations_are_read(charades: Path) -> None:
     found = detect_manifest(charades / "Charades_v1_test.csv")
     assert found.format == "Charades' CSV"
     videos = charades / "Charades_v1_480"
@@ -99,13 +100,13 @@ def test_the_annotations_are_read_as_they_are(charades: Path) -> None:
     assert (info.class_counts[CLASSES[1]], len(info.class_counts), info.num_unlabeled) == (1, 3, 1)
 
 
-def test_the_protocol_is_mean_average_precision(charades: Path, tiny_clip: Path) -> None:
+def test_charades_metric_is_mean_average_precision(charades: Path, tiny_clip: Path) -> None:
     encoder = VideoEncoder.from_pretrained(tiny_clip)
-    found = evaluate_benchmark(encoder, "charades/zero-shot", charades, quiet=True)
+    found = evaluate_benchmark(encoder, "charades/zero-shot", charades)
     fold = found.folds[1]
     records = read_manifest(charades / "Charades_v1_test.csv")[:2]
-    words = ConceptSet.from_actions([name.lower() for name in CLASSES], "charades/zero-shot")
-    space = encoder.build_concept_space(words)
+    concepts = ConceptSet.from_actions([name.lower() for name in CLASSES], "charades/zero-shot")
+    space = encoder.build_concept_space(concepts)
     scores = (embed_videos(encoder, records).embeddings @ space.categories.T).numpy()
     positive = np.array([[name in (record.labels or ()) for name in CLASSES] for record in records])
     expected = average_precision_score(positive[:, :3], scores[:, :3], average="macro")
@@ -118,12 +119,12 @@ def test_the_protocol_is_mean_average_precision(charades: Path, tiny_clip: Path)
     assert BenchmarkResult.model_validate(found.model_dump(mode="json")) == found
 
 
-def test_other_measures_say_what_they_cannot(charades: Path, tiny_clip: Path) -> None:
-    with pytest.raises(ValueError, match=r"several classes at once; measure them under .* charades/zero-shot"):
-        evaluate(str(tiny_clip), charades / "Charades_v1_test.csv", quiet=True)
+def test_single_label_protocols_reject_multi_label_data(charades: Path, tiny_clip: Path) -> None:
+    with pytest.raises(ValueError, match=r"several classes; use a multi-label benchmark, such as charades/zero-shot"):
+        evaluate(str(tiny_clip), charades / "Charades_v1_test.csv")
 
 
-def test_mistakes_name_file_and_line(charades: Path, tmp_path: Path) -> None:
+def test_errors_name_file_and_line(charades: Path, tmp_path: Path) -> None:
     source = tmp_path / "Charades_v1_test.csv"
     source.write_text("id,script,actions\nABC,x,c900 0 1\n")
     with pytest.raises(FileNotFoundError, match=r"Charades_v1_classes\.txt is not beside it"):

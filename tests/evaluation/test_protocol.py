@@ -1,3 +1,5 @@
+"""Protocols: summary, comparability, and hashes of data."""
+
 from pathlib import Path
 
 import pytest
@@ -6,7 +8,8 @@ from pydantic import ValidationError
 
 from verbspace.data.sources.manifest import Record, data_hash
 from verbspace.evaluation.metrics import classification_metrics
-from verbspace.evaluation.protocol import EvalProtocol, Result, are_comparable
+from verbspace.evaluation.protocol import EvalProtocol, are_comparable
+from verbspace.evaluation.results import Result
 
 PROBE = EvalProtocol(
     task="linear-probe",
@@ -30,7 +33,7 @@ PROBE = EvalProtocol(
 )
 
 
-def test_line() -> None:
+def test_summary() -> None:
     assert PROBE.summary() == (
         "linear-probe · test (0123) · 98 of 100 clips · train train (89ab), 400 clips · 5 actions (4567) · "
         "8 frames · 2x1 views · 56 px · PyAV 18.1.0 · float32 · C of 0.1/1 · C 0.1 · seed 3 · checkpoint cdef"
@@ -51,7 +54,7 @@ def test_line() -> None:
     assert "\n" not in other.summary()
 
 
-def test_only_the_encoder_may_differ() -> None:
+def test_comparable_protocols_differ_in_the_encoder_only() -> None:
     assert are_comparable(PROBE, PROBE.model_copy(update={"checkpoint": "other", "chosen": {"C": 1.0}}))
     changes = {
         "task": "knn",

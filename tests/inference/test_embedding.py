@@ -1,3 +1,5 @@
+"""Embeddings of videos, with failures as values."""
+
 from pathlib import Path
 
 import pytest
@@ -25,9 +27,9 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> list[Record]:
     return [made[0], Record(broken, "wave"), *made[1:], Record(root / "missing.mp4", "clap")]
 
 
-def test_readable_videos_in_order_and_the_bad_ones_named(records: list[Record]) -> None:
+def test_result_has_readable_videos_in_order_and_failures(records: list[Record]) -> None:
     encoder = ColorEncoder()
-    steps: list[tuple[int, int]] = []
+    steps: list[tuple[object, ...]] = []
     found = embed_videos(encoder, records, frames=4, batch_size=2, on_progress=lambda *step: steps.append(step))
     assert found.embeddings.shape == (3, 5)
     assert found.embeddings.dtype == torch.float32
@@ -35,21 +37,22 @@ def test_readable_videos_in_order_and_the_bad_ones_named(records: list[Record]) 
     assert not found.embeddings.requires_grad
     torch.testing.assert_close(found.embeddings.norm(dim=1), torch.ones(3))
     assert found.labels == ["wave", "clap", None]
-    assert found.paths == [records[i].path for i in (0, 2, 3)]
+    assert found.records == [records[i] for i in (0, 2, 3)]
+    assert found.paths == [record.path for record in found.records]
     assert set(found.failures.by_path) == {records[1].path, records[4].path}
     assert found.failures.fraction == pytest.approx(0.4)
-    assert steps == [(2, 5), (4, 5), (5, 5)]
+    assert steps == [("embed", done, 5, {}) for done in (2, 4, 5)]
     assert encoder.batches == [1, 2]
     assert encoder.training
 
 
-def test_mean_of_normalised_clips(records: list[Record]) -> None:
+def test_embedding_is_the_mean_of_normalized_clips(records: list[Record]) -> None:
     encoder = ColorEncoder().eval()
     found = embed_videos(encoder, [records[0]], frames=3, clips=4)
     item = ClipDataset([records[0]], num_frames=3, num_clips=4, size=32)[0]
     assert isinstance(item, dict)
     with torch.no_grad():
-        each = functional.normalize(encoder(encoder.normalise(item["video"]), item["times"]), dim=1)
+        each = functional.normalize(encoder(encoder.normalize(item["video"]), item["times"]), dim=1)
     expected = functional.normalize(each.mean(0), dim=0)
     torch.testing.assert_close(found.embeddings[0], expected)
     assert not encoder.training
@@ -60,7 +63,7 @@ def test_batches_and_workers_change_nothing(records: list[Record]) -> None:
     before = torch.get_rng_state()
     other = embed_videos(ColorEncoder(), records, frames=4, clips=2, batch_size=16, num_workers=1)
     torch.testing.assert_close(one.embeddings, other.embeddings)
-    assert one.paths == other.paths
+    assert one.records == other.records
     assert set(one.failures.by_path) == set(other.failures.by_path)
     assert torch.equal(torch.get_rng_state(), before)
 
@@ -70,37 +73,40 @@ def test_nothing_to_embed(records: list[Record]) -> None:
         embed_videos(ColorEncoder(), [])
     with pytest.raises(NoReadableVideo, match=r"none of the 1 videos.*broken\.mp4"):
         embed_videos(ColorEncoder(), [records[1]])
+    empty = embed_videos(ColorEncoder(), [records[1]], allow_empty=True)
+    assert (empty.records, len(empty.embeddings)) == ([], 0)
+    assert list(empty.failures.by_path) == [records[1].path]
 
 
-def test_crops_and_clips_are_all_averaged(records: list[Record]) -> None:
+def test_crops_and_clips_are_averaged(records: list[Record]) -> None:
     found = embed_videos(ColorEncoder(), [records[0]], frames=3, clips=2, crops=3)
     item = ClipDataset([records[0]], num_frames=3, num_clips=2, num_crops=3, size=32)[0]
     assert isinstance(item, dict)
     assert item["video"].shape == (6, 3, 3, 32, 32)
     assert torch.equal(item["times"][0], item["times"][4])
     encoder = ColorEncoder().eval()
-    each = functional.normalize(encoder(encoder.normalise(item["video"]), item["times"]), dim=-1)
+    each = functional.normalize(encoder(encoder.normalize(item["video"]), item["times"]), dim=-1)
     torch.testing.assert_close(found.embeddings[0], functional.normalize(each.mean(0), dim=-1))
 
 
-def test_what_is_known_is_not_embedded_again(records: list[Record]) -> None:
+def test_cached_videos_are_not_embedded_again(records: list[Record]) -> None:
     encoder = ColorEncoder()
-    known = EmbeddingCache()
-    first = embed_videos(encoder, records[:3], frames=2, cache=known)
-    seen: list[tuple[int, int]] = []
-    both = embed_videos(encoder, records, frames=2, cache=known, on_progress=lambda *step: seen.append(step))
-    assert sum(encoder.batches) == 3  # readable ones, each once
-    assert seen[-1] == (5, 5)
+    cache = EmbeddingCache()
+    first = embed_videos(encoder, records[:3], frames=2, cache=cache)
+    seen: list[tuple[object, ...]] = []
+    both = embed_videos(encoder, records, frames=2, cache=cache, on_progress=lambda *step: seen.append(step))
+    assert sum(encoder.batches) == 3  # each readable video once
+    assert seen[-1] == ("embed", 5, 5, {})
     assert torch.equal(both.embeddings[:2], first.embeddings)
     assert both.failures.by_path.keys() == {records[1].path, records[4].path}
-    again = embed_videos(encoder, [records[3], records[1]], frames=2, cache=known)
+    again = embed_videos(encoder, [records[3], records[1]], frames=2, cache=cache)
     assert sum(encoder.batches) == 3
     assert (len(again.embeddings), list(again.failures.by_path)) == (1, [records[1].path])
     doubled = embed_videos(encoder, [records[0], records[0]], frames=2)
     assert len(doubled.embeddings) == 2
 
 
-def test_bf16_products_give_nearly_the_same(tmp_path: Path, tiny_clip: Path) -> None:
+def test_bf16_products_are_close_to_fp32(tmp_path: Path, tiny_clip: Path) -> None:
     encoder = VideoEncoder.from_pretrained(tiny_clip)
     records = [Record(write_video(tmp_path / f"{n}.mp4", numbered_frames(8, seed=n))) for n in range(3)]
     exact = embed_videos(encoder, records, frames=4).embeddings
@@ -108,19 +114,19 @@ def test_bf16_products_give_nearly_the_same(tmp_path: Path, tiny_clip: Path) -> 
     assert rough.dtype == torch.float32
     assert not torch.equal(exact, rough)
     assert (exact * rough).sum(1).min() > 0.999
-    with pytest.raises(ValueError, match=r"dtype: 'fp8' is none of fp32, bf16"):
+    with pytest.raises(ValueError, match=r"dtype: 'fp8' is not one of fp32, bf16"):
         embed_videos(encoder, records, dtype="fp8")  # type: ignore[arg-type]
 
 
-def test_known_keeps_every_embedding_and_reason() -> None:
-    known = EmbeddingCache()
-    rows = torch.randn(9000, 3, generator=torch.Generator().manual_seed(0))  # more than a block or two
+def test_cache_returns_every_embedding() -> None:
+    cache = EmbeddingCache()
+    rows = torch.randn(9000, 3, generator=torch.Generator().manual_seed(0))  # more than two blocks
     files = [str(n) for n in range(9000)]
-    for at in range(0, 9000, 7):
-        known.add(files[at : at + 7], rows[at : at + 7])
-    known.failures["x"] = DecodeFailure(0, Path("x"), "why")
-    assert torch.equal(known.get_embeddings(files), rows)
-    assert torch.equal(known.get_embeddings(["8999", "0"]), rows[[8999, 0]])
-    assert len(known) == 9001
-    assert "x" in known
-    assert "y" not in known
+    for start in range(0, 9000, 7):
+        cache.add(files[start : start + 7], rows[start : start + 7])
+    cache.failures["x"] = DecodeFailure(0, Path("x"), "why")
+    assert torch.equal(cache.get_embeddings(files), rows)
+    assert torch.equal(cache.get_embeddings(["8999", "0"]), rows[[8999, 0]])
+    assert len(cache) == 9001
+    assert "x" in cache
+    assert "y" not in cache

@@ -1,3 +1,5 @@
+"""Explanations of predictions."""
+
 import io
 import json
 import math
@@ -6,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -32,7 +33,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 @pytest.fixture(scope="module")
 def encoder() -> VideoEncoder:
     encoder = VideoEncoder.from_pretrained("playground")
-    with torch.no_grad():  # as if adapted: time counts
+    with torch.no_grad():  # as if adapted: frames depend on each other
         for parameter in encoder.temporal_parameters():
             parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
     return encoder
@@ -44,91 +45,67 @@ def predictor(request: pytest.FixtureRequest, encoder: VideoEncoder) -> Predicto
 
 
 @pytest.fixture(scope="module")
-def each(predictor: Predictor, files: list[str]) -> list[Explanation]:
+def explanations(predictor: Predictor, files: list[str]) -> list[Explanation]:
     return [explain(predictor, file) for file in files]
 
 
-def test_it_explains_the_prediction_itself(predictor: Predictor, files: list[str], each: list[Explanation]) -> None:
-    for file, found in zip(files, each, strict=True):
+def test_explanation_matches_the_prediction(
+    predictor: Predictor, files: list[str], explanations: list[Explanation]
+) -> None:
+    for file, found in zip(files, explanations, strict=True):
         (expected,) = predict(predictor.encoder, file, concepts="playground", scoring=predictor.scoring, top=20)
         assert dict(found.ranking) == pytest.approx(dict(expected.ranking), abs=1e-5)
         assert [one.text for one in found.activated_descriptions[:3]] == expected.descriptions
 
 
-def test_the_frames_parts_sum_to_the_log_of_the_odds(each: list[Explanation]) -> None:
-    for found in each:
+def test_frame_contributions_sum_to_the_log_odds(explanations: list[Explanation]) -> None:
+    for found in explanations:
         assert found.counterfactual is not None
         (_, first), (_, second) = found.ranking[:2]
         assert float(found.log_odds_contribution.sum()) == pytest.approx(math.log(first / second), abs=1e-3)
         assert found.counterfactual.odds == pytest.approx(first / second, rel=1e-3)
 
 
-def test_without_those_frames_the_runner_up_wins(
-    predictor: Predictor, files: list[str], each: list[Explanation]
+def test_runner_up_wins_without_the_dropped_spans(
+    predictor: Predictor, files: list[str], explanations: list[Explanation]
 ) -> None:
-    encoder, turned = predictor.encoder, 0
-    for file, found in zip(files, each, strict=True):
+    encoder, checked = predictor.encoder, 0
+    for file, found in zip(files, explanations, strict=True):
         assert found.counterfactual is not None
         if found.counterfactual.spans_to_drop is None:
             continue
-        turned += 1
+        checked += 1
         item = ClipDataset([Record(file)], num_frames=8, size=encoder.image_size)[0]
-        kept = [
-            n for n, when in enumerate(found.seconds.tolist())
-            if not any(start <= when < end for start, end in found.counterfactual.spans_to_drop)
+        remaining = [
+            n for n, second in enumerate(found.seconds.tolist())
+            if not any(start <= second < end for start, end in found.counterfactual.spans_to_drop)
         ]  # fmt: skip
-        assert 0 < len(kept) < 8
-        z = encoder.encode_video(item["video"][:, kept], item["times"][:, kept])
+        assert 0 < len(remaining) < 8
+        z = encoder.encode_video(item["video"][:, remaining], item["times"][:, remaining])
         best = int(predictor.probabilities(z)[0].argmax())
         assert found.action_names[best] == found.counterfactual.runner_up == found.ranking[1][0]
-    assert turned
-
-
-def test_turning_so_far_makes_a_draw(predictor: Predictor, files: list[str], each: list[Explanation]) -> None:
-    space, checked = predictor.space, 0
-    for file, found in zip(files, each, strict=True):
-        assert found.counterfactual is not None
-        z = predictor.encoder.encode_video(file)[0]
-        degrees = [turn.degrees for turn in found.counterfactual.turns]
-        assert degrees == sorted(degrees)
-        for turn in found.counterfactual.turns:
-            row = space.description_texts.index(turn.text)
-            owners = {
-                name for name, owned in zip(space.action_names, space.description_action_mask[row].tolist()) if owned
-            }
-            assert (found.counterfactual.runner_up if turn.towards else found.counterfactual.winner) in owners
-            d = space.descriptions[row] * (1 if turn.towards else -1)
-            aside = F.normalize(d - (d @ z) * z, dim=-1)
-            angle = math.radians(turn.degrees)
-            scores = space.action_scores((math.cos(angle) * z + math.sin(angle) * aside)[None], predictor.scoring)[0]
-            pair = [
-                float(scores[found.action_names.index(n)])
-                for n in (found.counterfactual.winner, found.counterfactual.runner_up)
-            ]
-            assert pair[0] == pytest.approx(pair[1], abs=0.02)
-            checked += 1
     assert checked
 
 
-def test_descriptions_fire_in_the_frames_where_they_are_likely(each: list[Explanation]) -> None:
-    for found in each:
+def test_description_spans_cover_frames_with_high_probability(explanations: list[Explanation]) -> None:
+    for found in explanations:
         for one in found.activated_descriptions:
-            lit_frames = [bool(value >= 0.5 * one.frame_probabilities.max()) for value in one.frame_probabilities]
+            is_active = [bool(value >= 0.5 * one.frame_probabilities.max()) for value in one.frame_probabilities]
             middles = [(a + b) / 2 for a, b in found.spans]
-            inside = [any(start <= when <= end for start, end in one.spans) for when in middles]
-            assert inside == lit_frames
+            inside = [any(start <= middle <= end for start, end in one.spans) for middle in middles]
+            assert inside == is_active
         assert found.attention_map.shape == (8, 6, 6)
         assert float(found.attention_map.sum()) <= 1 + 1e-5
 
 
-def test_stretches_tile_the_window() -> None:
+def test_frame_spans_tile_the_window() -> None:
     spans = frame_spans(torch.tensor([2.25, 2.5, 3.5]), Window(2.0, 4.0))
     assert spans == [(2.0, 2.375), (2.375, 3.0), (3.0, 4.0)]
     assert merge_spans([(0, 1), (1, 2), (3, 4)]) == [(0, 2), (3, 4)]
     assert merge_spans([]) == []
 
 
-def test_a_part_of_a_video_is_explained_alone(encoder: VideoEncoder, files: list[str]) -> None:
+def test_part_of_a_video(encoder: VideoEncoder, files: list[str]) -> None:
     predictor = Predictor(encoder, concepts="playground")
     part = explain(predictor, files[0], start=0.5, end=1.5)
     assert part.window == Window(0.5, 1.5)
@@ -136,28 +113,29 @@ def test_a_part_of_a_video_is_explained_alone(encoder: VideoEncoder, files: list
     assert part.ranking != explain(predictor, files[0]).ranking
     whole = explain(predictor, files[0]).window.end
     assert explain(predictor, files[0], end=99.0).window == Window(0.0, whole)
-    with pytest.raises(ValueError, match=r"from 50 to .* s is no part of a video of"):
+    with pytest.raises(ValueError, match=r"from 50 to .* s is not a part of this video of"):
         explain(predictor, files[0], start=50.0)
-    with pytest.raises(ValueError, match=r"from 1 to 0.5 s is no part"):
+    with pytest.raises(ValueError, match=r"from 1 to 0.5 s is not a part"):
         explain(predictor, files[0], start=1.0, end=0.5)
     with pytest.raises(DecodeError, match=r"gone\.mp4: there is no such file"):
         explain(predictor, "gone.mp4")
 
 
-def test_one_action_has_no_runner_up_and_bare_actions_no_descriptions(encoder: VideoEncoder, files: list[str]) -> None:
+def test_single_action_has_no_runner_up_and_action_names_have_no_descriptions(
+    encoder: VideoEncoder, files: list[str]
+) -> None:
     one = explain(Predictor(encoder, ["waving"]), files[0])
     assert one.counterfactual is None
     assert one.ranking == [("waving", 1.0)]
     two = explain(Predictor(encoder, ["waving", "bowing"]), files[0])
     assert two.activated_descriptions == []
     assert two.counterfactual is not None
-    assert two.counterfactual.turns == []
     for found in (one, two):
         json.dumps(to_json(found))
         assert "waving" in render_explanation_page([found], "playground")
 
 
-def test_pictures_are_what_they_say() -> None:
+def test_image_encoding() -> None:
     rgb = np.linspace(0, 255, 40 * 30 * 3).reshape(40, 30, 3).astype(np.uint8)
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(encode_png(rgb)))), rgb)
     lossy = np.asarray(Image.open(io.BytesIO(encode_jpeg(rgb)))).astype(int)
@@ -166,19 +144,19 @@ def test_pictures_are_what_they_say() -> None:
     assert data_uri(encode_jpeg(rgb)).startswith("data:image/jpeg;base64,/9j/")
 
 
-def test_what_was_looked_at_is_bright() -> None:
-    looked = torch.zeros(2, 4, 4)
-    looked[1, 0, 0] = 1.0
-    dark, bright = highlight(torch.full((2, 3, 32, 32), 200, dtype=torch.uint8), looked)
+def test_attended_patches_are_bright() -> None:
+    attention = torch.zeros(2, 4, 4)
+    attention[1, 0, 0] = 1.0
+    dark, bright = highlight(torch.full((2, 3, 32, 32), 200, dtype=torch.uint8), attention)
     assert (dark == 50).all()
     assert bright[0, 0, 0] == 200
     assert bright[-1, -1, 0] == 50
 
 
-def test_the_page_is_whole_and_harmless(encoder: VideoEncoder, files: list[str]) -> None:
-    evil = "<script>alert(1)</script>"
-    found = explain(Predictor(encoder, [f"waving {evil}", "bowing"]), files[0])
-    page = render_explanation_page([found], evil)
+def test_page_is_self_contained_and_escaped(encoder: VideoEncoder, files: list[str]) -> None:
+    hostile = "<script>alert(1)</script>"
+    found = explain(Predictor(encoder, [f"waving {hostile}", "bowing"]), files[0])
+    page = render_explanation_page([found], hostile)
     assert "<script" not in page
     assert page.count("&lt;script&gt;") >= 2
     assert page.count("data:image/jpeg") == 16
@@ -186,26 +164,26 @@ def test_the_page_is_whole_and_harmless(encoder: VideoEncoder, files: list[str])
     assert page.count("alt=") == 16
 
 
-def test_the_command_goes_on_after_a_bad_file(files: list[str], tmp_path: Path) -> None:
+def test_command_continues_after_an_unreadable_file(files: list[str], tmp_path: Path) -> None:
     out = tmp_path / "why.html"
     command = ["explain", str(tmp_path / "gone.mp4"), files[0], "--encoder", "playground", "--concepts", "playground"]
-    done = CliRunner().invoke(app, [*command, "--out", str(out)])
-    assert done.exit_code == 1
-    assert "gone.mp4: there is no such file" in done.output
-    assert "descriptions that fired, and when" in done.output
+    outcome = CliRunner().invoke(app, [*command, "--out", str(out)])
+    assert outcome.exit_code == 1
+    assert "gone.mp4: there is no such file" in outcome.output
+    assert "activated descriptions" in outcome.output
     assert files[0] in out.read_text()
-    done = CliRunner().invoke(app, [*command[:1], *command[2:], "--json"])
-    assert done.exit_code == 0
-    assert json.loads(done.output)["path"] == files[0]
+    outcome = CliRunner().invoke(app, [*command[:1], *command[2:], "--json"])
+    assert outcome.exit_code == 0
+    assert json.loads(outcome.output)["path"] == files[0]
 
 
-def test_figures_read_well() -> None:
+def test_odds_and_spans_are_formatted() -> None:
     assert [format_odds(value) for value in (1.071, 4.94, 66.4, 3893)] == ["1.07", "4.9", "66", "more than 1000"]
     assert format_spans([(0.25, 1.0), (2.0, 2.5)]) == "0.2–1.0, 2.0–2.5 s"
     assert format_spans([(59.0, 61.0)]) == "0:59.0–1:01.0"
 
 
-def test_spans_never_run_backwards(predictor: Predictor, files: list[str]) -> None:
+def test_spans_ascend_in_short_windows(predictor: Predictor, files: list[str]) -> None:
     for start, end in ((0.31, 0.33), (0.0, 0.02), (0.5, 0.9)):
         found = explain(predictor, files[0], start=start, end=end)
         edges = [edge for span in found.spans for edge in span]
@@ -213,7 +191,7 @@ def test_spans_never_run_backwards(predictor: Predictor, files: list[str]) -> No
         assert (edges[0], edges[-1]) == (start, end)
 
 
-def test_a_url_that_is_no_video_is_called_by_its_name(tmp_path: Path) -> None:
+def test_error_names_the_url(tmp_path: Path) -> None:
     path = tmp_path / "words.mp4"
     path.write_text("no video")
     command = ["explain", f"file://{path}", "--encoder", "playground", "--concepts", "playground"]

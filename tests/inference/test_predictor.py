@@ -1,3 +1,5 @@
+"""Ranked actions for videos."""
+
 from pathlib import Path
 
 import pytest
@@ -19,7 +21,7 @@ NAMES = ["waving", "bowing", "kicking a ball"]
 @pytest.fixture(scope="module")
 def encoder() -> VideoEncoder:
     encoder = load_playground_encoder()
-    with torch.no_grad():  # as if adapted: time counts
+    with torch.no_grad():  # as if adapted: frames depend on each other
         for parameter in encoder.temporal_parameters():
             parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
     return encoder
@@ -30,8 +32,10 @@ def paths(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return [record.path for record in read_manifest(tiny_world(tmp_path_factory) / "test")][:6]
 
 
-def by_hand(encoder: VideoEncoder, paths: list[Path], concepts: ConceptSet) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cosines times the checkpoint's scale: with each action's mean prompt (N, K), with each description (N, M)."""
+def reference_logits(
+    encoder: VideoEncoder, paths: list[Path], concepts: ConceptSet
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Compute scaled cosines with each action's mean prompt (N, K) and with each description (N, M)."""
     z = F.normalize(encoder.encode_video(paths), dim=-1)
     columns = []
     for name in concepts.action_names:
@@ -45,10 +49,10 @@ def by_hand(encoder: VideoEncoder, paths: list[Path], concepts: ConceptSet) -> t
 @pytest.mark.parametrize(
     "concepts", [ConceptSet.from_actions(NAMES), ConceptSet.load("playground")], ids=["bare", "set"]
 )
-def test_probabilities_are_the_softmax_of_cosines_and_ranked(
+def test_ranking_is_the_softmax_of_scaled_cosines(
     encoder: VideoEncoder, paths: list[Path], concepts: ConceptSet
 ) -> None:
-    cosines, near = by_hand(encoder, paths, concepts)
+    cosines, near = reference_logits(encoder, paths, concepts)
     found = predict(encoder, paths, concepts=concepts, top=100)
     assert [one.path for one in found] == [str(path) for path in paths]
     for one, row, close in zip(found, cosines.softmax(-1), near, strict=True):
@@ -61,26 +65,26 @@ def test_probabilities_are_the_softmax_of_cosines_and_ranked(
     assert len(found[0].descriptions) == (3 if concepts.descriptions else 0)
 
 
-def test_descriptions_can_rank_too(encoder: VideoEncoder, paths: list[Path]) -> None:
+def test_scoring_by_description_and_both(encoder: VideoEncoder, paths: list[Path]) -> None:
     concepts = ConceptSet.load("playground")
-    cosines, near = by_hand(encoder, paths, concepts)
-    owned = concepts.description_action_mask().float()
-    described = torch.stack([near[:, owned[:, k].bool()].mean(1) for k in range(20)], 1)
+    cosines, near = reference_logits(encoder, paths, concepts)
+    mask = concepts.description_action_mask().float()
+    described = torch.stack([near[:, mask[:, k].bool()].mean(1) for k in range(20)], 1)
     for by, expected in (("description", described), ("both", (described + cosines) / 2)):
         found = predict(encoder, paths, concepts=concepts, scoring=by, top=20)  # type: ignore[arg-type]
         for one, row in zip(found, expected.softmax(-1), strict=True):
             assert dict(one.ranking) == pytest.approx(dict(zip(ACTIONS, row.tolist(), strict=True)), abs=1e-4)
 
 
-def test_top_cuts_the_ranking_and_not_the_probabilities(encoder: VideoEncoder, paths: list[Path]) -> None:
-    (whole,) = predict(encoder, paths[0], list(ACTIONS), top=20)
-    (cut,) = predict(encoder, str(paths[0]), list(ACTIONS), top=2)
-    assert cut.ranking == whole.ranking[:2]
+def test_top_truncates_the_ranking_without_renormalizing(encoder: VideoEncoder, paths: list[Path]) -> None:
+    (full,) = predict(encoder, paths[0], list(ACTIONS), top=20)
+    (truncated,) = predict(encoder, str(paths[0]), list(ACTIONS), top=2)
+    assert truncated.ranking == full.ranking[:2]
     assert len(predict(encoder, paths[0], list(ACTIONS))[0].ranking) == 5
     assert [name for name, _ in predict(encoder, paths[0], ["waving"])[0].ranking] == ["waving"]
 
 
-def test_frames_are_taken_as_asked(encoder: VideoEncoder, paths: list[Path]) -> None:
+def test_number_of_frames(encoder: VideoEncoder, paths: list[Path]) -> None:
     concepts = ConceptSet.from_actions(NAMES)
     (few,) = predict(encoder, paths[0], NAMES, frames=2)
     z = encoder.encode_video([paths[0]], frames=2)
@@ -90,7 +94,7 @@ def test_frames_are_taken_as_asked(encoder: VideoEncoder, paths: list[Path]) -> 
     assert few.ranking != predict(encoder, paths[0], NAMES)[0].ranking
 
 
-def test_concepts_come_by_object_name_or_file_and_from_the_encoder(
+def test_concepts_from_an_object_a_name_a_file_or_the_encoder(
     encoder: VideoEncoder, paths: list[Path], tmp_path: Path
 ) -> None:
     concepts = ConceptSet.load("playground").subset(NAMES)
@@ -98,23 +102,25 @@ def test_concepts_come_by_object_name_or_file_and_from_the_encoder(
     expected = predict(encoder, paths[:2], concepts=concepts)
     assert predict(encoder, paths[:2], concepts=tmp_path / "set.json") == expected
     assert [name for name, _ in predict(encoder, paths[0], concepts="playground", top=20)[0].ranking] != list(ACTIONS)
-    own = encoder.copy()
-    own.concept_set = concepts
-    assert predict(own, paths[:2]) == expected
-    own.save_pretrained(tmp_path / "encoder")
-    assert predict(tmp_path / "encoder", paths[:2]) == expected  # from a folder, with the set that lies in it
-    bare = predict(own, paths[:2], list(reversed(NAMES)))  # actions given go before the encoder's own
-    assert [one.descriptions for one in bare] == [[], []]
+    copy = encoder.copy()
+    copy.concept_set = concepts
+    assert predict(copy, paths[:2]) == expected
+    copy.save_pretrained(tmp_path / "encoder")
+    assert predict(tmp_path / "encoder", paths[:2]) == expected
+    without_descriptions = predict(
+        copy, paths[:2], list(reversed(NAMES))
+    )  # actions take precedence over the encoder's own set
+    assert [one.descriptions for one in without_descriptions] == [[], []]
 
 
-def test_the_frozen_clip_is_better_than_chance_on_the_world(tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_frozen_clip_is_better_than_chance_on_the_synthetic_dataset(tmp_path_factory: pytest.TempPathFactory) -> None:
     records = read_manifest(tiny_world(tmp_path_factory) / "test")
     found = predict("playground", [record.path for record in records], list(ACTIONS))
     hits = sum(one.ranking[0][0] == record.label for one, record in zip(found, records, strict=True))
     assert hits / len(records) > 0.2  # chance is 0.05
 
 
-def test_what_cannot_be_done_is_said(encoder: VideoEncoder, paths: list[Path], tmp_path: Path) -> None:
+def test_errors_name_the_cause(encoder: VideoEncoder, paths: list[Path], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="this encoder has no concept set of its own; give actions or concepts"):
         predict(encoder, paths)
     with pytest.raises(ValueError, match="give actions or concepts, not both"):

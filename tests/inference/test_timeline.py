@@ -1,3 +1,5 @@
+"""Timelines of long videos."""
+
 import json
 from itertools import pairwise
 from pathlib import Path
@@ -23,39 +25,39 @@ NAMES = ["waving", "bowing", "kicking a ball"]
 
 @settings(deadline=None, max_examples=200)
 @given(st.integers(1, 400), st.floats(0.2, 9), st.floats(0.1, 1), st.integers(0, 2**32 - 1))
-def test_stretches_tile_the_video(frames: int, length: float, share: float, seed: int) -> None:
-    windows = plan_windows(np.arange(frames) / 25, length, share * length)
+def test_segments_tile_the_video(frames: int, length: float, overlap: float, seed: int) -> None:
+    windows = plan_windows(np.arange(frames) / 25, length, overlap * length)
     probabilities = torch.rand(len(windows), 3, generator=torch.Generator().manual_seed(seed)).softmax(1)
-    cells = merge_windows(windows, probabilities)
-    found = extract_segments(cells, NAMES)
+    grid = merge_windows(windows, probabilities)
+    found = extract_segments(grid, NAMES)
     assert found[0].start == 0
     assert found[-1].end == pytest.approx(windows[-1].end)
     for before, after in pairwise(found):
         assert before.end == after.start
         assert before.action != after.action
     assert all(part.end > part.start for part in found) or frames == 1
-    assert all(1 / 3 <= part.score <= 1 for part in found)  # the likeliest of three
-    assert float(cells.mean_probabilities().sum()) == pytest.approx(1, abs=1e-5)
+    assert all(1 / 3 <= part.score <= 1 for part in found)  # the most probable of three
+    assert float(grid.mean_probabilities().sum()) == pytest.approx(1, abs=1e-5)
 
 
-def test_a_cell_is_the_mean_of_the_windows_that_cover_it() -> None:
+def test_cells_are_means_of_the_windows_that_cover_them() -> None:
     windows = [Window(0, 2), Window(1, 3), Window(2.5, 4.5)]
     rows = torch.tensor([[0.9, 0.1], [0.2, 0.8], [0.4, 0.6]])
-    cells = merge_windows(windows, rows)
-    assert cells.edges == [0, 1, 2, 2.5, 3, 4.5]
-    torch.testing.assert_close(cells.probabilities[:, 0], torch.tensor([0.9, 0.55, 0.2, 0.3, 0.4]))
-    first, second = extract_segments(cells, ["a", "b"])
+    grid = merge_windows(windows, rows)
+    assert grid.edges == [0, 1, 2, 2.5, 3, 4.5]
+    torch.testing.assert_close(grid.probabilities[:, 0], torch.tensor([0.9, 0.55, 0.2, 0.3, 0.4]))
+    first, second = extract_segments(grid, ["a", "b"])
     assert (first.start, first.end, first.action) == (0, 2, "a")
     assert first.score == pytest.approx((0.9 + 0.55) / 2)
     assert second.score == pytest.approx((0.5 * 0.8 + 0.5 * 0.7 + 1.5 * 0.6) / 2.5)
-    assert float(cells.mean_probabilities()[0]) == pytest.approx((0.9 + 0.55 + 0.5 * 0.2 + 0.5 * 0.3 + 1.5 * 0.4) / 4.5)
+    assert float(grid.mean_probabilities()[0]) == pytest.approx((0.9 + 0.55 + 0.5 * 0.2 + 0.5 * 0.3 + 1.5 * 0.4) / 4.5)
 
 
-def test_what_is_not_likely_enough_is_a_gap() -> None:
-    cells = TimelineGrid([0.0, 1.0, 2.0, 3.0], torch.tensor([[0.9, 0.1], [0.55, 0.45], [0.8, 0.2]]))
-    assert [(part.start, part.end) for part in extract_segments(cells, ["a", "b"], 0.6)] == [(0, 1), (2, 3)]
-    assert [(part.start, part.end) for part in extract_segments(cells, ["a", "b"])] == [(0, 3)]
-    assert extract_segments(cells, ["a", "b"], 0.95) == []
+def test_cells_below_min_score_are_gaps() -> None:
+    grid = TimelineGrid([0.0, 1.0, 2.0, 3.0], torch.tensor([[0.9, 0.1], [0.55, 0.45], [0.8, 0.2]]))
+    assert [(part.start, part.end) for part in extract_segments(grid, ["a", "b"], 0.6)] == [(0, 1), (2, 3)]
+    assert [(part.start, part.end) for part in extract_segments(grid, ["a", "b"])] == [(0, 3)]
+    assert extract_segments(grid, ["a", "b"], 0.95) == []
 
 
 @pytest.fixture(scope="module")
@@ -63,38 +65,38 @@ def long_video(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_video(tmp_path_factory.mktemp("long") / "long.mp4", numbered_frames(64), rate=16)
 
 
-def test_a_long_video_has_a_timeline(long_video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_timeline_of_a_long_video(long_video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     predictor = Predictor("playground", NAMES)
-    sliding = WindowConfig(1.0, 0.5)
-    ((name, found),) = predictor.predict_stream([str(long_video)], sliding)
+    window_config = WindowConfig(1.0, 0.5)
+    ((name, found),) = predictor.predict_stream([str(long_video)], window_config)
     assert not isinstance(found, DecodeError)
     windows = embed_windows(predictor.encoder, long_video, length=1.0, stride=0.5)
     assert len(windows.windows) == 7
-    cells = merge_windows(windows.windows, predictor.probabilities(windows.embeddings))
-    assert found.timeline == extract_segments(cells, NAMES)
-    assert dict(found.ranking) == pytest.approx(dict(zip(NAMES, cells.mean_probabilities().tolist(), strict=True)))
-    assert predict("playground", long_video, NAMES, window_config=sliding) == [found]
-    for form in ("jsonl", "csv", "table"):
-        make_printer(form, timeline=True)(name, found)
-    line, head, *rest = capsys.readouterr().out.splitlines()
+    grid = merge_windows(windows.windows, predictor.probabilities(windows.embeddings))
+    assert found.timeline == extract_segments(grid, NAMES)
+    assert dict(found.ranking) == pytest.approx(dict(zip(NAMES, grid.mean_probabilities().tolist(), strict=True)))
+    assert predict("playground", long_video, NAMES, window_config=window_config) == [found]
+    for output_format in ("jsonl", "csv", "table"):
+        make_printer(output_format, timeline=True)(name, found)
+    line, header, *rows = capsys.readouterr().out.splitlines()
     assert [part["action"] for part in json.loads(line)["timeline"]] == [part.action for part in found.timeline]
-    assert head == "path,start,end,action,score"
+    assert header == "path,start,end,action,score"
     first = found.timeline[0]
-    assert rest[0] == f"{name},{first.start:.3f},{first.end:.3f},{first.action},{first.score:.6f}"
-    assert len(rest) == 2 * len(found.timeline) + 1
+    assert rows[0] == f"{name},{first.start:.3f},{first.end:.3f},{first.action},{first.score:.6f}"
+    assert len(rows) == 2 * len(found.timeline) + 1
 
 
-def test_a_video_no_longer_than_a_window_is_predicted_as_a_whole(long_video: Path) -> None:
+def test_video_shorter_than_a_window_is_one_window(long_video: Path) -> None:
     concepts = ConceptSet.load("playground")
-    (whole,) = predict("playground", long_video, concepts=concepts)
+    (expected,) = predict("playground", long_video, concepts=concepts)
     (windowed,) = predict("playground", long_video, concepts=concepts, window_config=WindowConfig(60))
-    assert dict(windowed.ranking) == pytest.approx(dict(whole.ranking), abs=1e-6)
-    assert windowed.descriptions == whole.descriptions
+    assert dict(windowed.ranking) == pytest.approx(dict(expected.ranking), abs=1e-6)
+    assert windowed.descriptions == expected.descriptions
     assert windowed.timeline is not None
     assert [(part.start, part.end) for part in windowed.timeline] == [(0, pytest.approx(4.0))]
 
 
-def test_a_bad_file_does_not_stop_the_others(long_video: Path, tmp_path: Path) -> None:
+def test_unreadable_file_does_not_stop_the_stream(long_video: Path, tmp_path: Path) -> None:
     (tmp_path / "words.mp4").write_text("no video")
     files = [str(tmp_path / "words.mp4"), str(long_video)]
     bad, good = Predictor("playground", NAMES).predict_stream(files, WindowConfig(2.0))
@@ -106,7 +108,7 @@ def test_a_bad_file_does_not_stop_the_others(long_video: Path, tmp_path: Path) -
         predict("playground", long_video, NAMES, window_config=WindowConfig(2.0, 3.0))
 
 
-def test_times_are_written_as_on_a_clock() -> None:
+def test_timestamps_are_formatted() -> None:
     assert [format_timestamp(s) for s in (0, 9.96, 61.04, 3599.99, 3661.5)] == [
         "0:00.0",
         "0:10.0",
@@ -118,12 +120,12 @@ def test_times_are_written_as_on_a_clock() -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(st.floats(0.1, 30), st.floats(0.2, 5), st.floats(0.1, 1), st.integers(0, 9))
-def test_each_cell_is_the_mean_of_all_windows_over_it(whole: float, length: float, share: float, seed: int) -> None:
-    times = np.arange(max(2, round(whole * 10))) / 10
-    windows = plan_windows(times, length, length * share)
+def test_cells_are_means_of_all_covering_windows(duration: float, length: float, overlap: float, seed: int) -> None:
+    times = np.arange(max(2, round(duration * 10))) / 10
+    windows = plan_windows(times, length, length * overlap)
     rows = torch.rand(len(windows), 3, generator=torch.Generator().manual_seed(seed))
-    cells = merge_windows(windows, rows)
-    for n, (start, end) in enumerate(pairwise(cells.edges)):
+    grid = merge_windows(windows, rows)
+    for n, (start, end) in enumerate(pairwise(grid.edges)):
         middle = (start + end) / 2
-        over = [row for window, row in zip(windows, rows, strict=True) if window.start <= middle <= window.end]
-        torch.testing.assert_close(cells.probabilities[n], torch.stack(over).mean(0))
+        covering = [row for window, row in zip(windows, rows, strict=True) if window.start <= middle <= window.end]
+        torch.testing.assert_close(grid.probabilities[n], torch.stack(covering).mean(0))

@@ -73,7 +73,7 @@ def test_upload_and_download(hub: FakeHub, encoder: VideoEncoder, tmp_path: Path
         name = f"{'waving' if number % 2 else 'jumping'}/{number}.mp4"
         write_video(tmp_path / "clips" / name, numbered_frames(10, seed=number))
     encoder.save_pretrained(tmp_path / "encoder")
-    measured = evaluate(encoder, tmp_path / "clips", quiet=True)
+    measured = evaluate(encoder, tmp_path / "clips")
     (tmp_path / "result.json").write_text(json.dumps(measured.to_json()))
     process = push(hub, tmp_path, tmp_path / "encoder", "ada/waves", "--private", "--result", tmp_path / "result.json")
     assert not process.returncode, process.stderr

@@ -35,8 +35,8 @@ def test_captions_name_only_their_own_action() -> None:
     captioned = render_captioned_images(400, 11, size=8)
     named = 0
     for label, text in zip(captioned.labels, captioned.captions, strict=True):
-        own = (ACTIONS[label], *ACTION_PARAPHRASES[ACTIONS[label]])
-        named += any(words in text for words in own)
+        own_phrases = (ACTIONS[label], *ACTION_PARAPHRASES[ACTIONS[label]])
+        named += any(phrase in text for phrase in own_phrases)
         rest = text.replace(ACTIONS[label], "")  # jumping is in "doing jumping jacks"
         others = [name for name in ACTIONS if name != ACTIONS[label] and name in rest]
         assert not others, text
@@ -54,10 +54,10 @@ def test_captions_are_true_for_clothes_scene_and_limbs() -> None:
         seen = {f"{color} {what}" for color in COLORS for what in ("shirt", "trousers") if f"{color} {what}" in text}
         assert seen <= {f"{appearance.shirt} shirt", f"{appearance.trousers} trousers"}
         assert {place for place in SCENE_PHRASES.values() if place in text} <= {SCENE_PHRASES[appearance.scene]}
-        said = visible_facts(pose)
+        facts = visible_facts(pose)
         for claim in ("above the head", "on the floor", "seated on a chair", "in the hand", "feet off the ground"):
             words = [words for words in (action, *ACTION_PARAPHRASES[action]) if claim in words]
-            assert claim not in text or words or any(claim in statement for statement in said)
+            assert claim not in text or words or any(claim in statement for statement in facts)
 
 
 def test_visible_facts_follow_from_the_joints() -> None:

@@ -3,25 +3,20 @@ import os
 import shutil
 import signal
 import statistics
-from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from support.playground_files import TINY_WORLD_SETTINGS, tiny_world
+from support.playground_files import TINY_NUM_IMAGES, TINY_SETTINGS, TINY_TRAINING, TINY_WORLD_SETTINGS
 from support.training_fixtures import deterministic_metrics
 from verbspace.concepts.concept_set import ConceptSet
 from verbspace.config.settings import AdaptSettings
-from verbspace.evaluation.linear_probe import linear_probe
 from verbspace.evaluation.metrics import ClassificationMetrics
 from verbspace.models.hashing import encoder_hash
 from verbspace.models.video_encoder import VideoEncoder
-from verbspace.playground import evaluator as evaluator_module
 from verbspace.playground.actions import HELD_OUT_ACTIONS, TRAIN_ACTIONS
 from verbspace.playground.demo import (
-    PLAYGROUND_SETTINGS,
     load_playground_encoder,
     run_demo,
     summarize_seeds,
@@ -29,45 +24,16 @@ from verbspace.playground.demo import (
 from verbspace.playground.evaluator import METRIC_NAMES, WorldEvaluator
 from verbspace.utils.progress import ProgressCallback
 
-TRAINING = PLAYGROUND_SETTINGS.training.model_copy(
-    update={"steps": 3, "batch_size": 4, "log_interval": 1, "save_interval": 1, "learning_rate": 1e-3}
-)
-SETTINGS = PLAYGROUND_SETTINGS.model_copy(update={"training": TRAINING})
-NUM_IMAGES = 60
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _small_measures() -> Iterator[None]:
-    """Fewer stills, and one C for the linear probe: the full sweep takes ten seconds a measure."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluator_module, "NUM_IMAGES", NUM_IMAGES)
-        patch.setattr(evaluator_module, "linear_probe", partial(linear_probe, Cs=(1.0,)))
-        yield
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_world(tmp_path_factory)
-
-
-@pytest.fixture(scope="module")
-def evaluator(world: Path) -> WorldEvaluator:
-    return WorldEvaluator(world, 48)
-
-
-def ignore_progress(stage: str, done: int, total: int, values: dict[str, float]) -> None:
-    pass
-
 
 def run_tiny_demo(
-    world: Path, out: Path, on_progress: ProgressCallback = ignore_progress, **options: Any
+    world: Path, out: Path, on_progress: ProgressCallback | None = None, **options: Any
 ) -> dict[str, Any]:
-    """run_demo in a folder where that world is filmed already, which is let be where the folder is there."""
+    """Run the demo with tiny settings, in a folder with a copy of the world unless the folder exists."""
     if not out.exists():
         shutil.copytree(world, out / "world")
     return run_demo(
         out,
-        settings=options.pop("settings", SETTINGS),
+        settings=TINY_SETTINGS,
         world_settings=TINY_WORLD_SETTINGS,
         on_progress=on_progress,
         **options,
@@ -75,8 +41,10 @@ def run_tiny_demo(
 
 
 @pytest.fixture(scope="module")
-def run(world: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any], list[Any]]:
-    """A whole demo with the oracle; its probe split it has to film itself."""
+def run(
+    world: Path, _fast_evaluation: None, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, dict[str, Any], list[Any]]:
+    """A complete demo with the supervised upper bound. It has to render the probe split."""
     out = tmp_path_factory.mktemp("demo") / "run"
     shutil.copytree(world, out / "world")
     shutil.rmtree(out / "world" / "probe")
@@ -85,15 +53,18 @@ def run(world: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, di
     return out, results, events
 
 
-def without_timings(results: dict[str, Any], but: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Results without what differs from run to run: times, and the entries named."""
-    kept = {key: value for key, value in results.items() if key != "seconds"}
-    sided = (*METRIC_NAMES, "order")
-    return {k: {s: e for s, e in v.items() if s not in but} if k in sided else v for k, v in kept.items()}
+def without_timings(results: dict[str, Any], exclude: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Return results without timings and without the entries of some encoders."""
+    by_encoder = (*METRIC_NAMES, "order")
+    return {
+        key: {name: entry for name, entry in value.items() if name not in exclude} if key in by_encoder else value
+        for key, value in results.items()
+        if key != "seconds"
+    }
 
 
-def without_order(monkeypatch: pytest.MonkeyPatch, results: dict[str, Any]) -> None:
-    """Spare a run the measure that takes longest."""
+def skip_order_ablation(monkeypatch: pytest.MonkeyPatch, results: dict[str, Any]) -> None:
+    """Replace the slowest measurement by the results of another run."""
     sides = iter((results["order"]["frozen"], results["order"]["adapted"]) * 2)
     monkeypatch.setattr(WorldEvaluator, "temporal_order_ablation", lambda *_: next(sides))
 
@@ -102,7 +73,7 @@ def test_results_have_every_metric_of_every_encoder(run: tuple[Path, dict[str, A
     out, results, _ = run
     assert json.loads((out / "results.json").read_text()) == results
     assert set(results) == {*METRIC_NAMES, "order", "protocol", "seconds"}
-    sizes = {"zero_shot": 40, "linear_probe": 40, "knn": 40, "reserved_actions": 8, "stills": NUM_IMAGES}
+    sizes = {"zero_shot": 40, "linear_probe": 40, "knn": 40, "reserved_actions": 8, "stills": TINY_NUM_IMAGES}
     for name in METRIC_NAMES:
         assert set(results[name]) == {"frozen", "adapted", "oracle"}
         for entry in results[name].values():
@@ -124,17 +95,17 @@ def test_results_have_every_metric_of_every_encoder(run: tuple[Path, dict[str, A
 def test_protocol_describes_the_run(run: tuple[Path, dict[str, Any], Any], world: Path) -> None:
     out, results, _ = run
     protocol = results["protocol"]
-    vocabulary = ConceptSet.load("playground").subset(TRAIN_ACTIONS)
+    concepts = ConceptSet.load("playground").subset(TRAIN_ACTIONS)
     assert protocol["world"] == {"seed": 0, "train": 16, "probe": 40, "test": 40, "long_tail": False}
     assert protocol["vocabulary"]["actions"] == 16
-    assert protocol["vocabulary"]["hash"] == vocabulary.hash
+    assert protocol["vocabulary"]["hash"] == concepts.hash
     assert protocol["reserved"] == list(HELD_OUT_ACTIONS)
-    assert AdaptSettings.model_validate(protocol["settings"]) == SETTINGS
+    assert AdaptSettings.model_validate(protocol["settings"]) == TINY_SETTINGS
     assert protocol["checkpoint"]["frozen"] == encoder_hash(load_playground_encoder())
     saved = VideoEncoder.from_pretrained(out / "encoder")
     assert protocol["checkpoint"]["adapted"] == encoder_hash(saved) != protocol["checkpoint"]["frozen"]
-    assert saved.concept_set == vocabulary
-    for name in ("results.json", "report.html"):  # shared as they are: nothing of the machine's folders in them
+    assert saved.concept_set == concepts
+    for name in ("results.json", "report.html"):  # no local paths
         assert str(out) not in (out / name).read_text()
 
 
@@ -148,7 +119,7 @@ def test_run_writes_report_metrics_and_config_and_reports_progress(run: tuple[Pa
     assert [row["step"] for row in deterministic_metrics(out / "supervised-upper-bound")] == [1, 2, 3]
     assert {"loss", "loss/category", "loss/description", "loss/alignment"} <= set(deterministic_metrics(out)[0])
     assert "loss/supervised" in deterministic_metrics(out / "supervised-upper-bound")[0]
-    assert f"steps: {TRAINING.steps}\n" in (out / "config.yaml").read_text()
+    assert f"steps: {TINY_TRAINING.steps}\n" in (out / "config.yaml").read_text()
     assert [event[1:3] for event in events if event[0] == "render clips"] == [(done, 40) for done in range(1, 41)]
     assert [event[1:3] for event in events if event[0] == "adapt"] == [(1, 3), (2, 3), (3, 3)]
     assert all("loss" in event[3] for event in events if event[0] == "adapt")
@@ -166,10 +137,10 @@ def test_finished_run_called_again_gives_the_same_results(
     run: tuple[Path, dict[str, Any], Any], world: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, results, _ = run
-    without_order(monkeypatch, results)
+    skip_order_ablation(monkeypatch, results)
     events: list[Any] = []
     again = run_tiny_demo(world, out, lambda *event: events.append(event), supervised_upper_bound=False)
-    assert without_timings(again) == without_timings(results, but=("oracle",))
+    assert without_timings(again) == without_timings(results, exclude=("oracle",))
     assert not [event for event in events if event[0] in ("render clips", "adapt")]
 
 
@@ -177,7 +148,7 @@ def test_finished_run_called_again_gives_the_same_results(
 def test_interrupted_run_resumes_to_the_same_results(
     by_signal: bool, run: tuple[Path, dict[str, Any], Any], world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    without_order(monkeypatch, run[1])
+    skip_order_ablation(monkeypatch, run[1])
     handler = signal.getsignal(signal.SIGINT)
 
     def stop(stage: str, done: int, total: int, values: dict[str, float]) -> None:
@@ -197,7 +168,7 @@ def test_interrupted_run_resumes_to_the_same_results(
     results = run_tiny_demo(world, out, lambda *event: events.append(event), supervised_upper_bound=False)
     steps = [event[1] for event in events if event[0] == "adapt"]
     assert steps == ([3] if by_signal else [2, 3])
-    assert without_timings(results) == without_timings(run[1], but=("oracle",))
+    assert without_timings(results) == without_timings(run[1], exclude=("oracle",))
     assert deterministic_metrics(out) == deterministic_metrics(run[0])
     weights = [(folder / "encoder" / "model.safetensors").read_bytes() for folder in (out, run[0])]
     assert weights[0] == weights[1]
@@ -207,7 +178,7 @@ def test_interrupted_run_resumes_to_the_same_results(
 def test_two_seeds_add_the_standard_deviation(
     run: tuple[Path, dict[str, Any], Any], world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    without_order(monkeypatch, run[1])
+    skip_order_ablation(monkeypatch, run[1])
     out = tmp_path / "run"
     results = run_tiny_demo(world, out, num_seeds=2, supervised_upper_bound=False)
     for name in METRIC_NAMES:
@@ -227,7 +198,7 @@ def test_two_seeds_add_the_standard_deviation(
 
 def test_folder_with_another_world_is_rejected(run: tuple[Path, dict[str, Any], Any]) -> None:
     with pytest.raises(ValueError, match="the folder holds a world with other settings"):
-        run_demo(run[0], world_seed=5, settings=SETTINGS)
+        run_demo(run[0], world_seed=5, settings=TINY_SETTINGS)
 
 
 def score(top1: float, low: float, high: float) -> ClassificationMetrics:
@@ -236,9 +207,9 @@ def score(top1: float, low: float, high: float) -> ClassificationMetrics:
 
 def test_summarize_seeds_computes_mean_and_standard_deviation() -> None:
     assert summarize_seeds([score(0.5, 0.4, 0.6)], [3]) == {"top1": 0.5, "ci95": [0.4, 0.6], "seeds": [3], "n": 50}
-    found = summarize_seeds([score(0.5, 0.4, 0.6), score(0.7, 0.5, 0.8), score(0.6, 0.6, 0.7)], range(3))
-    assert found["top1"] == pytest.approx(0.6)
-    assert found["ci95"] == pytest.approx([0.5, 0.7])
-    assert found["std_over_seeds"] == pytest.approx(0.1)
-    assert found["by_seed"] == [0.5, 0.7, 0.6]
-    assert found["seeds"] == [0, 1, 2]
+    summary = summarize_seeds([score(0.5, 0.4, 0.6), score(0.7, 0.5, 0.8), score(0.6, 0.6, 0.7)], range(3))
+    assert summary["top1"] == pytest.approx(0.6)
+    assert summary["ci95"] == pytest.approx([0.5, 0.7])
+    assert summary["std_over_seeds"] == pytest.approx(0.1)
+    assert summary["by_seed"] == [0.5, 0.7, 0.6]
+    assert summary["seeds"] == [0, 1, 2]

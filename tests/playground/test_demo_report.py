@@ -3,17 +3,16 @@ import os
 import re
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from support.browser import find_chromium, launch_chromium
 from support.pages import HOSTILE_TEXT, ParsedPage
-from support.playground_files import tiny_world
 from verbspace.config.settings import AdaptSettings
 from verbspace.evaluation.metrics import classification_metrics
 from verbspace.playground import demo_report as report_module
-from verbspace.playground import evaluator as evaluator_module
 from verbspace.playground.actions import ACTIONS
 from verbspace.playground.demo import load_playground_encoder
 from verbspace.playground.demo_report import render_demo_report
@@ -21,18 +20,18 @@ from verbspace.playground.evaluator import METRIC_NAMES, WorldEvaluator
 from verbspace.reporting.templating import humanize
 
 
-def entry(top1: float, **more: object) -> dict[str, object]:
+def entry(top1: float, **more: object) -> dict[str, Any]:
     return {"top1": top1, "ci95": [top1 - 0.05, top1 + 0.05], "seeds": [0], "n": 40, **more}
 
 
-def results() -> dict[str, object]:
-    found: dict[str, object] = {
+def make_results() -> dict[str, Any]:
+    demo_results: dict[str, Any] = {
         name: {"frozen": entry(0.4 + 0.0111 * i), "adapted": entry(0.5 + 0.0222 * i)}
         for i, name in enumerate(METRIC_NAMES)
     }
-    kinds = {"as filmed": 0.512, "shuffled": 0.434, "reversed": 0.413, "single frames": 0.391}
-    found["order"] = {side: {"all": kinds, "ordered": kinds} for side in ("frozen", "adapted")}
-    found["protocol"] = {
+    accuracies = {"as filmed": 0.512, "shuffled": 0.434, "reversed": 0.413, "single frames": 0.391}
+    demo_results["order"] = {side: {"all": accuracies, "ordered": accuracies} for side in ("frozen", "adapted")}
+    demo_results["protocol"] = {
         "task": "zero-shot",
         "world": {"seed": 0, "train": 16, "probe": 40, "test": 40, "long_tail": False},
         "vocabulary": {"actions": 16, "descriptions": 99, "hash": "0123456789abcdef"},
@@ -45,15 +44,8 @@ def results() -> dict[str, object]:
         "settings": AdaptSettings().model_dump(mode="json"),
         "machine": HOSTILE_TEXT,
     }
-    found["seconds"] = {"all": 12.3}
-    return found
-
-
-@pytest.fixture(scope="module")
-def evaluator(tmp_path_factory: pytest.TempPathFactory) -> WorldEvaluator:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluator_module, "NUM_IMAGES", 20)
-        return WorldEvaluator(tiny_world(tmp_path_factory), 48)
+    demo_results["seconds"] = {"all": 12.3}
+    return demo_results
 
 
 @pytest.fixture
@@ -66,59 +58,59 @@ def metrics(tmp_path: Path) -> Path:
     return tmp_path / "metrics.jsonl"
 
 
-def render(found: dict[str, object], metrics: Path, evaluator: WorldEvaluator) -> str:
-    encoder, guess = (
+def render(demo_results: dict[str, Any], metrics: Path, evaluator: WorldEvaluator) -> str:
+    encoder, zero_shot = (
         load_playground_encoder(),
         classification_metrics(torch.eye(20).repeat(2, 1), evaluator.test_clips.labels, num_resamples=10),
     )
-    return render_demo_report(found, metrics, evaluator, encoder, encoder, guess, guess)
+    return render_demo_report(demo_results, metrics, evaluator, encoder, encoder, zero_shot, zero_shot)
 
 
 def test_report_is_self_contained_and_has_the_results(metrics: Path, evaluator: WorldEvaluator) -> None:
-    found = results()
-    page = render(found, metrics, evaluator)
-    seen = ParsedPage(page)
-    assert seen.loaded_urls
-    assert all(place.startswith("data:video/mp4;base64,") for place in seen.loaded_urls)
-    assert not {"script", "link", "iframe", "object", "embed", "base", "img"} & set(seen.tags)
-    assert not seen.event_attributes
+    demo_results = make_results()
+    page = render(demo_results, metrics, evaluator)
+    parsed = ParsedPage(page)
+    assert parsed.loaded_urls
+    assert all(place.startswith("data:video/mp4;base64,") for place in parsed.loaded_urls)
+    assert not {"script", "link", "iframe", "object", "embed", "base", "img"} & set(parsed.tags)
+    assert not parsed.event_attributes
     assert "@import" not in page
     assert not re.search(r"url\((?!#)", page)  # only references within the page
-    assert not seen.open_tags  # every tag is closed
+    assert not parsed.open_tags  # every tag is closed
     assert "prefers-color-scheme: dark" in page
     assert "color-scheme: light dark" in page
-    words = " ".join(seen.visible_text)
+    text = " ".join(parsed.visible_text)
     for index in range(len(METRIC_NAMES)):
-        assert f"{40 + 1.11 * index:.1f}" in words
-        assert f"{50 + 2.22 * index:.1f}" in words
+        assert f"{40 + 1.11 * index:.1f}" in text
+        assert f"{50 + 2.22 * index:.1f}" in text
     for value in ("51.2", "43.4", "41.3", "39.1", "0123456789abcdef", "f0f0", "a1a1", "n = 40"):
-        assert value in words
-    assert "supervised upper bound" not in seen.visible_text
-    assert seen.tags.count("svg") == 4
+        assert value in text
+    assert "supervised upper bound" not in parsed.visible_text
+    assert parsed.tags.count("svg") == 4
     for svg in re.findall(r"<svg.*?</svg>", page, re.DOTALL):
         ElementTree.fromstring(svg)
 
 
 def test_report_shows_upper_bound_and_standard_deviation_if_present(metrics: Path, evaluator: WorldEvaluator) -> None:
-    found = results()
+    demo_results = make_results()
     for name in METRIC_NAMES:
-        found[name]["oracle"] = entry(0.777)  # type: ignore[index]
-        found[name]["adapted"] |= {"std_over_seeds": 0.0123, "by_seed": [0.5, 0.51], "seeds": [0, 1]}  # type: ignore[index]
-    seen = ParsedPage(render(found, metrics, evaluator))
-    assert sum(text == "77.7" for text in seen.visible_text) == len(METRIC_NAMES)
-    assert sum("± 1.2 over 2 seeds" in text for text in seen.visible_text) == len(METRIC_NAMES)
-    assert "supervised upper bound" in seen.visible_text
+        demo_results[name]["oracle"] = entry(0.777)
+        demo_results[name]["adapted"] |= {"std_over_seeds": 0.0123, "by_seed": [0.5, 0.51], "seeds": [0, 1]}
+    parsed = ParsedPage(render(demo_results, metrics, evaluator))
+    assert sum(text == "77.7" for text in parsed.visible_text) == len(METRIC_NAMES)
+    assert sum("± 1.2 over 2 seeds" in text for text in parsed.visible_text) == len(METRIC_NAMES)
+    assert "supervised upper bound" in parsed.visible_text
 
 
 def test_report_formats_the_protocol_as_text(metrics: Path, evaluator: WorldEvaluator) -> None:
-    found = results()
-    found["protocol"]["reserved"] = []  # type: ignore[index]
-    seen = ParsedPage(render(found, metrics, evaluator))
-    assert "seed 0, train 16, probe 40, test 40, long tail no" in seen.visible_text
-    assert "frozen f0f0, adapted a1a1" in seen.visible_text
-    assert seen.visible_text[seen.visible_text.index("held-out actions") + 1] == "none"
-    told = " ".join(seen.visible_text[seen.visible_text.index("Protocol and timings") :])
-    assert not {"False", "None", "long_tail"} & set(re.findall(r"\w+", told))
+    demo_results = make_results()
+    demo_results["protocol"]["reserved"] = []
+    parsed = ParsedPage(render(demo_results, metrics, evaluator))
+    assert "seed 0, train 16, probe 40, test 40, long tail no" in parsed.visible_text
+    assert "frozen f0f0, adapted a1a1" in parsed.visible_text
+    assert parsed.visible_text[parsed.visible_text.index("held-out actions") + 1] == "none"
+    text = " ".join(parsed.visible_text[parsed.visible_text.index("Protocol and timings") :])
+    assert not {"False", "None", "long_tail"} & set(re.findall(r"\w+", text))
     assert humanize({"a_b": True, "c": None, "d": [1, "x"]}) == "a b yes, c none, d 1, x"
 
 
@@ -128,11 +120,11 @@ def test_report_formats_the_protocol_as_text(metrics: Path, evaluator: WorldEval
 def test_report_fits_a_phone_without_horizontal_scrolling(
     metrics: Path, evaluator: WorldEvaluator, tmp_path: Path
 ) -> None:
-    found = results()
+    demo_results = make_results()
     for name in METRIC_NAMES:
-        found[name]["oracle"] = entry(0.777)  # type: ignore[index]
-    found["order"]["oracle"] = found["order"]["frozen"]  # type: ignore[index]
-    (tmp_path / "page.html").write_text(render(found, metrics, evaluator))
+        demo_results[name]["oracle"] = entry(0.777)
+    demo_results["order"]["oracle"] = demo_results["order"]["frozen"]
+    (tmp_path / "page.html").write_text(render(demo_results, metrics, evaluator))
     with launch_chromium() as browser:
         page = browser.new_page(viewport={"width": 360, "height": 800})
         page.goto((tmp_path / "page.html").as_uri())
@@ -155,12 +147,12 @@ def test_report_fits_a_phone_without_horizontal_scrolling(
 def test_report_escapes_names(metrics: Path, evaluator: WorldEvaluator, monkeypatch: pytest.MonkeyPatch) -> None:
     names = (HOSTILE_TEXT, *ACTIONS[1:])
     monkeypatch.setattr(report_module, "ACTIONS", names)
-    found = results()
-    found["protocol"]["reserved"] = [HOSTILE_TEXT, '"><img src=x onerror=y>']  # type: ignore[index]
-    page = render(found, metrics, evaluator)
-    seen = ParsedPage(page)
+    demo_results = make_results()
+    demo_results["protocol"]["reserved"] = [HOSTILE_TEXT, '"><img src=x onerror=y>']
+    page = render(demo_results, metrics, evaluator)
+    parsed = ParsedPage(page)
     assert "<script" not in page
-    assert not {"script", "img"} & set(seen.tags)
-    assert not seen.event_attributes
-    assert seen.visible_text.count(HOSTILE_TEXT) >= 2  # as the clip's name, and the machine's
-    assert any('"><img src=x onerror=y>' in text for text in seen.visible_text)
+    assert not {"script", "img"} & set(parsed.tags)
+    assert not parsed.event_attributes
+    assert parsed.visible_text.count(HOSTILE_TEXT) >= 2  # as the clip's name, and the machine's
+    assert any('"><img src=x onerror=y>' in text for text in parsed.visible_text)

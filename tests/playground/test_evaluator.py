@@ -1,52 +1,22 @@
-from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from support.playground_files import tiny_world
+from support.playground_files import TINY_NUM_IMAGES
 from verbspace.concepts.concept_set import ConceptSet
-from verbspace.evaluation.linear_probe import linear_probe
-from verbspace.playground import evaluator as evaluator_module
 from verbspace.playground.actions import ACTIONS, HELD_OUT_ACTIONS
 from verbspace.playground.demo import (
-    PLAYGROUND_SETTINGS,
     load_playground_encoder,
 )
 from verbspace.playground.evaluator import METRIC_NAMES, ORDER_SENSITIVE_ACTIONS, WorldEvaluator
-
-TRAINING = PLAYGROUND_SETTINGS.training.model_copy(
-    update={"steps": 3, "batch_size": 4, "log_interval": 1, "save_interval": 1, "learning_rate": 1e-3}
-)
-SETTINGS = PLAYGROUND_SETTINGS.model_copy(update={"training": TRAINING})
-NUM_IMAGES = 60
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _small_measures() -> Iterator[None]:
-    """Fewer stills, and one C for the linear probe: the full sweep takes ten seconds a measure."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluator_module, "NUM_IMAGES", NUM_IMAGES)
-        patch.setattr(evaluator_module, "linear_probe", partial(linear_probe, Cs=(1.0,)))
-        yield
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_world(tmp_path_factory)
-
-
-@pytest.fixture(scope="module")
-def evaluator(world: Path) -> WorldEvaluator:
-    return WorldEvaluator(world, 48)
 
 
 def test_evaluator_loads_clips_and_images(evaluator: WorldEvaluator, world: Path) -> None:
     assert evaluator.test_clips.video.shape == (40, 8, 3, 48, 48)
     assert evaluator.probe_clips.video.shape == (40, 8, 3, 48, 48)
-    assert evaluator.images.shape == (NUM_IMAGES, 1, 3, 48, 48)
+    assert evaluator.images.shape == (TINY_NUM_IMAGES, 1, 3, 48, 48)
     for path, label in zip(evaluator.test_clips.paths, evaluator.test_clips.labels.tolist(), strict=True):
         assert path.parent == world / "test" / ACTIONS[label]
     assert {ACTIONS[label] for label in evaluator.test_clips.labels[evaluator.held_out_mask].tolist()} == set(
@@ -55,37 +25,39 @@ def test_evaluator_loads_clips_and_images(evaluator: WorldEvaluator, world: Path
     assert evaluator.held_out_mask.sum() == 8
     other = WorldEvaluator(world, 48, split="validation", seed=1)
     assert len(other.test_clips.labels) == 20
-    assert (other.images != evaluator.images).any()  # each world has photographs of its own
+    assert (other.images != evaluator.images).any()  # each world has its own images
     assert (evaluator.test_clips.times.diff(dim=1) > 0).all()
 
 
 def test_metrics_match_independent_computations(evaluator: WorldEvaluator) -> None:
     encoder = load_playground_encoder()
-    found = evaluator.evaluate(encoder)
-    assert set(found) == set(METRIC_NAMES)
+    metrics = evaluator.evaluate(encoder)
+    assert set(metrics) == set(METRIC_NAMES)
     assert set(evaluator.evaluate(encoder, include_probes=False)) == set(METRIC_NAMES) - {"linear_probe", "knn"}
     concepts = ConceptSet.load("playground")
     texts = [encoder.encode_text([t.format(name) for t in concepts.templates]).mean(0) for name in ACTIONS]
     actions = F.normalize(torch.stack(texts), dim=-1)
 
-    def guesses(video: torch.Tensor) -> torch.Tensor:
+    def predict(video: torch.Tensor) -> torch.Tensor:
         each = [encoder.frame_embeddings(encoder.normalize(clip[None]))[0].mean(0) for clip in video]
         return (torch.stack(each) @ actions.T).argmax(1)
 
     with torch.no_grad():
-        hits = guesses(evaluator.test_clips.video) == evaluator.test_clips.labels
-        still_hits = guesses(evaluator.images) == evaluator.image_labels
-    assert found["zero_shot"].top1 == pytest.approx(float(hits.float().mean()))
-    assert found["reserved_actions"].top1 == pytest.approx(float(hits[evaluator.held_out_mask].float().mean()))
-    assert found["stills"].top1 == pytest.approx(float(still_hits.float().mean()))
+        hits = predict(evaluator.test_clips.video) == evaluator.test_clips.labels
+        still_hits = predict(evaluator.images) == evaluator.image_labels
+    assert metrics["zero_shot"].top1 == pytest.approx(float(hits.float().mean()))
+    assert metrics["reserved_actions"].top1 == pytest.approx(float(hits[evaluator.held_out_mask].float().mean()))
+    assert metrics["stills"].top1 == pytest.approx(float(still_hits.float().mean()))
     z, train = (
         F.normalize(encoder.encode_video(part.video), dim=-1) for part in (evaluator.test_clips, evaluator.probe_clips)
     )
     near = (z @ train.T).topk(20)
     votes = torch.zeros(40, 20).scatter_add_(1, evaluator.probe_clips.labels[near.indices], (near.values / 0.07).exp())
-    assert found["knn"].top1 == pytest.approx(float((votes.argmax(1) == evaluator.test_clips.labels).float().mean()))
-    assert found["linear_probe"].n == 40
-    assert found["stills"].top1 > found["zero_shot"].top1 > 0.15  # it knew stills, and films are harder
+    assert metrics["knn"].top1 == pytest.approx(float((votes.argmax(1) == evaluator.test_clips.labels).float().mean()))
+    assert metrics["linear_probe"].n == 40
+    assert (
+        metrics["stills"].top1 > metrics["zero_shot"].top1 > 0.15
+    )  # images are in the pretraining domain, videos are not
 
 
 def test_frame_averaging_ignores_order_and_temporal_attention_does_not(evaluator: WorldEvaluator) -> None:

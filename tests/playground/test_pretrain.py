@@ -33,9 +33,9 @@ def test_bundled_clip_is_small_and_half_precision() -> None:
         kinds = {weights.get_slice(name).get_dtype() for name in weights.keys()}  # noqa: SIM118
     assert kinds == {"F16"}
     assert not [path for path in folder.iterdir() if path.suffix not in (".json", ".safetensors")]
-    model, found = CLIPModel.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
-    assert not found["missing_keys"]
-    assert not found["unexpected_keys"]
+    model, info = CLIPModel.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
     assert zero_shot_accuracy(model, CLIPTokenizer.from_pretrained(folder), render_captioned_images(300, 31_337)) >= 0.6
 
 
@@ -43,14 +43,14 @@ def test_bundled_clip_loads_offline_and_classifies_new_images(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def refuse(*_: object) -> None:
-        raise OSError("the network was asked for")
+        raise OSError("network access")
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
     encoder = VideoEncoder.from_pretrained("playground")
     assert encoder.config.base_name == "playground"
     assert (encoder.image_size, encoder.patch_size, encoder.embedding_dim) == (48, 8, 96)
-    assert encoder.image_mean.tolist() == IMAGE_MEAN
+    assert encoder.require_processor().image_mean == IMAGE_MEAN
     captioned = render_captioned_images(300, 31_337)
     z = encoder.encode_video(torch.from_numpy(captioned.images).permute(0, 3, 1, 2)[:, None], batch_size=100)
     space = encoder.build_concept_space(ConceptSet.load("playground"))
@@ -64,9 +64,9 @@ def test_pixel_values_match_the_bundled_preprocessor() -> None:
     assert (settings["image_mean"], settings["image_std"]) == (IMAGE_MEAN, IMAGE_STD)
     image = np.zeros((1, 2, 3, 3), np.uint8)
     image[0, 1, 2] = (255, 51, 0)
-    found = to_pixel_values(image)
-    assert found.shape == (1, 3, 2, 3)
-    torch.testing.assert_close(found[0, :, 1, 2], torch.tensor([2.0, -1.2, -2.0]))
+    pixel_values = to_pixel_values(image)
+    assert pixel_values.shape == (1, 3, 2, 3)
+    torch.testing.assert_close(pixel_values[0, :, 1, 2], torch.tensor([2.0, -1.2, -2.0]))
 
 
 def test_tokenizer_encodes_any_text() -> None:
@@ -77,8 +77,8 @@ def test_tokenizer_encodes_any_text() -> None:
         assert ids[-1] == tokenizer.eos_token_id
         plain = tokenizer.decode(ids, skip_special_tokens=True)
         assert plain.replace(" ", "") == text.lower().replace(" ", "")
-    words = tokenizer.tokenize("a person waving")
-    assert len(words) < len("a person waving")  # it has learned to join letters
+    tokens = tokenizer.tokenize("a person waving")
+    assert len(tokens) < len("a person waving")  # letters are merged
 
 
 def test_saved_clip_loads_as_video_encoder(tmp_path: Path) -> None:

@@ -1,25 +1,20 @@
 import statistics
-from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
-from support.playground_files import tiny_world
+from support.playground_files import TINY_SETTINGS, TINY_TRAINING
 from support.training_fixtures import deterministic_metrics
 from verbspace.concepts.concept_set import ConceptSet
 from verbspace.concepts.space import ConceptSpace
 from verbspace.data.dataloader import load_views
-from verbspace.evaluation.linear_probe import linear_probe
 from verbspace.models.hashing import encoder_hash
-from verbspace.playground import evaluator as evaluator_module
 from verbspace.playground.actions import TRAIN_ACTIONS
 from verbspace.playground.demo import (
     PLAYGROUND_SETTINGS,
     load_playground_encoder,
 )
-from verbspace.playground.evaluator import WorldEvaluator
 from verbspace.playground.supervised_upper_bound import (
     SupervisedMethod,
     read_labeled_train_records,
@@ -27,33 +22,8 @@ from verbspace.playground.supervised_upper_bound import (
 )
 from verbspace.training.adapt import build_dataset, build_distiller
 
-TRAINING = PLAYGROUND_SETTINGS.training.model_copy(
-    update={"steps": 3, "batch_size": 4, "log_interval": 1, "save_interval": 1, "learning_rate": 1e-3}
-)
-SETTINGS = PLAYGROUND_SETTINGS.model_copy(update={"training": TRAINING})
-NUM_IMAGES = 60
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _small_measures() -> Iterator[None]:
-    """Fewer stills, and one C for the linear probe: the full sweep takes ten seconds a measure."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluator_module, "NUM_IMAGES", NUM_IMAGES)
-        patch.setattr(evaluator_module, "linear_probe", partial(linear_probe, Cs=(1.0,)))
-        yield
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_world(tmp_path_factory)
-
-
-@pytest.fixture(scope="module")
-def evaluator(world: Path) -> WorldEvaluator:
-    return WorldEvaluator(world, 48)
-
-
-def test_labeled_read_labeled_train_records_match_the_train_split(world: Path) -> None:
+def test_labeled_train_records_match_the_train_split(world: Path) -> None:
     records = read_labeled_train_records(world)
     assert [record.path for record in records] == sorted((world / "train").glob("*.mp4"))
     assert {record.label for record in records} == set(TRAIN_ACTIONS)  # sixteen clips, one of each
@@ -61,7 +31,7 @@ def test_labeled_read_labeled_train_records_match_the_train_split(world: Path) -
 
 @pytest.mark.parametrize("local_views", [3, 0])
 def test_supervised_loss_is_the_mean_cross_entropy_over_views(local_views: int, world: Path) -> None:
-    settings = SETTINGS.model_copy(
+    settings = TINY_SETTINGS.model_copy(
         update={"views": PLAYGROUND_SETTINGS.views.model_copy(update={"local_views": local_views})}
     )
     concepts, records = ConceptSet.load("playground").subset(TRAIN_ACTIONS), read_labeled_train_records(world)
@@ -86,7 +56,9 @@ def test_supervised_loss_is_the_mean_cross_entropy_over_views(local_views: int, 
 
 
 def test_supervised_training_reduces_the_loss(world: Path, tmp_path: Path) -> None:
-    training = TRAINING.model_copy(update={"steps": 16, "batch_size": 8, "learning_rate": 3e-4, "save_interval": 100})
+    training = TINY_TRAINING.model_copy(
+        update={"steps": 16, "batch_size": 8, "learning_rate": 3e-4, "save_interval": 100}
+    )
     views = PLAYGROUND_SETTINGS.views.model_copy(update={"local_views": 0})
     settings = PLAYGROUND_SETTINGS.model_copy(update={"training": training, "views": views})
     start, concepts = load_playground_encoder(), ConceptSet.load("playground").subset(TRAIN_ACTIONS)

@@ -8,7 +8,7 @@ import av
 import numpy as np
 import pytest
 
-from support.playground_files import PLAIN, TINY_WORLD_SETTINGS, read_tree, tiny_world
+from support.playground_files import PLAIN, TINY_WORLD_SETTINGS, read_tree
 from verbspace.data.decoding.pyav import decode_frames, frame_times
 from verbspace.data.sources.manifest import read_manifest
 from verbspace.playground.actions import ACTIONS, TRAIN_ACTIONS
@@ -20,11 +20,6 @@ from verbspace.playground.world import (
     render_video,
     write_clip,
 )
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_world(tmp_path_factory)
 
 
 def test_clips_are_h264_mp4_at_four_frame_rates(world: Path) -> None:
@@ -53,7 +48,7 @@ def test_written_frames_can_be_decoded(tmp_path: Path) -> None:
     write_clip(tmp_path / "clip.mp4", frames, rate, crf=12)
     read = decode_frames(tmp_path / "clip.mp4", None).permute(0, 2, 3, 1).numpy().astype(float)
     assert read.shape == frames.shape
-    # Colour is stored at half the resolution, so compare brightness.
+    # Color is stored at half the resolution, so compare brightness.
     assert np.abs(read.mean(-1) - frames.mean(-1)).mean() < 4
     assert np.abs(frames[0].astype(float) - frames[4]).mean() > 1  # and they move
 
@@ -120,7 +115,7 @@ def test_long_tail_is_eight_to_one_and_default_is_uniform() -> None:
     assert 7 <= sizes[0] / sizes[-1] <= 9
     assert all(0.7 < small / large <= 1 for large, small in pairwise(sizes))
     other = Counter(list_split_actions(WorldSettings(seed=1, long_tail=True), "train"))
-    assert long.most_common(1)[0][0] != other.most_common(1)[0][0]  # which is frequent is a matter of chance
+    assert long.most_common(1)[0][0] != other.most_common(1)[0][0]  # the seed decides which one is frequent
 
 
 def test_complete_split_is_kept_and_incomplete_split_is_rendered_again(world: Path, tmp_path: Path) -> None:

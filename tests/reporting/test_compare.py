@@ -1,5 +1,3 @@
-"""Runs side by side."""
-
 import json
 import re
 import shutil
@@ -20,7 +18,6 @@ from verbspace.concepts.concept_set import ConceptSet
 from verbspace.config.settings import AdaptSettings, dump_settings, parse_settings
 from verbspace.models.hashing import encoder_hash
 from verbspace.models.video_encoder import VideoEncoder
-from verbspace.reporting.charts import PointEstimate, dot_chart
 from verbspace.reporting.compare.page import compare_runs
 from verbspace.reporting.compare.runs import find_setting_differences, group_by_seed, read_runs
 
@@ -31,7 +28,7 @@ AFTER, BEFORE = [[9, 1, 0], [2, 8, 0], [0, 5, 5]], [[5, 5, 0], [2, 8, 0], [0, 3,
 
 @pytest.fixture
 def make(tmp_path: Path, tiny_clip: Path) -> Make:
-    """A run's folder, of an encoder of its own."""
+    """Write the folder of a run, with its own encoder."""
 
     def run(
         name: str,
@@ -63,8 +60,8 @@ def make(tmp_path: Path, tiny_clip: Path) -> Make:
     return run
 
 
-def measured(run: Path, top1: float, frozen: float | None = 0.4, *, file: str = "zs", **changes: Any) -> Path:
-    """A result of a run's encoder, in its folder."""
+def write_result(run: Path, top1: float, frozen: float | None = 0.4, *, file: str = "zs", **changes: Any) -> Path:
+    """Write a result of a run's encoder into its folder."""
     content = {"result": make_result(top1, checkpoint(run), **changes)}
     if frozen is not None:
         content["frozen"] = make_result(frozen, "f" * 16, **changes)
@@ -80,50 +77,57 @@ def checkpoint(run: Path) -> str:
     return encoder_hash(VideoEncoder.from_pretrained(run))
 
 
-def test_figures_stand_side_by_side_with_frozen_and_gain(make: Make) -> None:
+def test_results_are_shown_beside_frozen_with_gain(make: Make) -> None:
     a, b = make("a"), make("b", learning_rate=1e-3)
     hash_ = ConceptSet.from_actions(NAMES).hash
-    measured(a, 0.525, concepts=hash_)
-    measured(b, 0.61, concepts=hash_)
-    measured(b, 0.7, 0.65, file="knn", task="knn", by=None)
-    found = compare_runs([a, b])
-    assert found.columns == ["a", "b"]
-    assert found.rows == [
+    write_result(a, 0.525, concepts=hash_)
+    write_result(b, 0.61, concepts=hash_)
+    write_result(b, 0.7, 0.65, file="knn", task="knn", by=None)
+    report = compare_runs([a, b])
+    assert report.columns == ["a", "b"]
+    assert report.rows == [
         ("my | videos, zero-shot by category, top-1", ["52.5", "61.0"]),
         ("my | videos, k-NN, top-1", ["–", "70.0"]),
     ]
-    page = ParsedPage(found.html)
+    page = ParsedPage(report.html)
     words = " ".join(page.visible_text)
-    for text in ("+12.5 on frozen", "+21.0 on frozen", "+5.0 on frozen", "95 % 42.5 to 62.5", "not measured", "0.001"):
+    for text in (
+        "+12.5 over frozen",
+        "+21.0 over frozen",
+        "+5.0 over frozen",
+        "95 % 42.5 to 62.5",
+        "not measured",
+        "0.001",
+    ):
         assert text in words
     assert "training.learning_rate" in words
-    assert "training.batch_size" not in words  # is the same
+    assert "training.batch_size" not in words  # equal in both runs
     for text in ("waving", "50 → 90", "+40", "jumping", "70 → 50", "-20"):
         assert text in words
-    assert words.count("bowing") == 0  # did not move
+    assert words.count("bowing") == 0  # unchanged
     assert not page.open_tags
     assert not page.loaded_urls
-    for svg in re.findall(r"<svg.*?</svg>", found.html, re.DOTALL):
+    for svg in re.findall(r"<svg.*?</svg>", report.html, re.DOTALL):
         ElementTree.fromstring(svg)
 
 
-def test_seeds_of_one_run_are_one_column_with_their_spread(make: Make) -> None:
+def test_seeds_of_one_run_share_a_column(make: Make) -> None:
     runs = [make(f"waves-seed-{seed}", seed) for seed in (0, 1, 2)] + [make("other", epochs=3)]
     for run, top1 in zip(runs, (0.5, 0.52, 0.54, 0.6)):
-        measured(run, top1)
-    found = compare_runs(runs)
-    assert found.columns == ["waves (3 seeds)", "other"]
-    assert found.rows[0][1] == ["52.0 ± 2.0", "60.0"]
-    words = " ".join(ParsedPage(found.html).visible_text)
+        write_result(run, top1)
+    report = compare_runs(runs)
+    assert report.columns == ["waves (3 seeds)", "other"]
+    assert report.rows[0][1] == ["52.0 ± 2.0", "60.0"]
+    words = " ".join(ParsedPage(report.html).visible_text)
     assert "by seed 50.0, 52.0, 54.0" in words
-    assert "+12.0 on frozen" in words
+    assert "+12.0 over frozen" in words
     both = group_by_seed(read_runs(runs))
     assert [len(group.runs) for group in both] == [3, 1]
     assert [name for name, _ in find_setting_differences(read_runs(runs))] == ["training.epochs", "training.seed"]
 
 
-def test_runs_on_unlike_videos_are_columns_of_their_own(make: Make) -> None:
-    """Those that do not say theirs are put together with their like only."""
+def test_runs_on_different_videos_have_separate_columns(make: Make) -> None:
+    """Runs with unknown videos are grouped only with each other."""
     one, other = f"({'1' * 16})", f"({'2' * 16})"
     first = {"count": 640, "source": "world/train", "hash": "1" * 16}
     runs = [
@@ -135,28 +139,32 @@ def test_runs_on_unlike_videos_are_columns_of_their_own(make: Make) -> None:
         make("d0", 1, run_info={"videos": first, "init_from": "a0"}),
     ]
     for number, run in enumerate(runs):
-        measured(run, 0.5 + number / 100)
-    found = compare_runs(runs)
-    assert found.columns == ["a (2 seeds)", "b0", "c (2 seeds)", "d0"]
-    assert found.rows[0][1] == ["50.5 ± 0.7", "52.0", "53.5 ± 0.7", "55.0"]
-    assert found.seeds == [("a (2 seeds)", ["a0", "a1"]), ("c (2 seeds)", ["c0", "c1"])]
-    told = dict(find_setting_differences(read_runs(runs)))
-    assert told["videos"][1:4] == [f"640 of /elsewhere/world/train {one}", f"640 of world/train {other}", "not said"]
-    assert told["encoder"][4:] == ["some/clip", "some/clip, continued from a0"]
-    assert "videos" not in dict(find_setting_differences(read_runs(runs[:2])))  # the same ones, by two names
-    words = ParsedPage(found.html).visible_text
+        write_result(run, 0.5 + number / 100)
+    report = compare_runs(runs)
+    assert report.columns == ["a (2 seeds)", "b0", "c (2 seeds)", "d0"]
+    assert report.rows[0][1] == ["50.5 ± 0.7", "52.0", "53.5 ± 0.7", "55.0"]
+    assert report.seeds == [("a (2 seeds)", ["a0", "a1"]), ("c (2 seeds)", ["c0", "c1"])]
+    differences = dict(find_setting_differences(read_runs(runs)))
+    assert differences["videos"][1:4] == [
+        f"640 of /elsewhere/world/train {one}",
+        f"640 of world/train {other}",
+        "not said",
+    ]
+    assert differences["encoder"][4:] == ["some/clip", "some/clip, continued from a0"]
+    assert "videos" not in dict(find_setting_differences(read_runs(runs[:2])))  # equal videos with different paths
+    words = ParsedPage(report.html).visible_text
     assert {"a0, a1", "c0, c1", "640 of world/train", "1" * 16} <= set(words)
 
 
-def test_one_run_under_two_names_is_no_second_seed(make: Make, tmp_path: Path) -> None:
+def test_copy_of_a_run_is_not_a_second_seed(make: Make, tmp_path: Path) -> None:
     a = make("runs/a")
     copy = shutil.copytree(a, tmp_path / "x" / "run2")
     with pytest.raises(
-        ValueError, match=rf"^a and run2: the same weights \({checkpoint(a)}\), so they are one run; leave one out$"
+        ValueError, match=rf"^a and run2: both have the weights {checkpoint(a)}, so they are one run; omit one$"
     ):
         compare_runs([a, copy])
     (copy / "config.yaml").write_text((a / "config.yaml").read_text().replace("seed: 0", "seed: 1"))
-    with pytest.raises(ValueError, match=r"^a and run2: the same weights"):
+    with pytest.raises(ValueError, match=r"^a and run2: both have the weights"):
         compare_runs([a, copy])
     again = make("runs/again")
     with pytest.raises(
@@ -168,7 +176,7 @@ def test_one_run_under_two_names_is_no_second_seed(make: Make, tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "difference"),
     [
         ({"frames": 16}, "frames 8 and 16"),
         ({"data_hash": "e" * 16}, f"data_hash {'d' * 16} and {'e' * 16}"),
@@ -177,70 +185,76 @@ def test_one_run_under_two_names_is_no_second_seed(make: Make, tmp_path: Path) -
         ({"details": {"k": 20}}, "detail k none and 20"),
     ],
 )
-def test_unlike_protocols_are_refused_and_say_what_differs(make: Make, changes: dict[str, Any], told: str) -> None:
+def test_different_protocols_are_rejected_with_the_differences(
+    make: Make, changes: dict[str, Any], difference: str
+) -> None:
     a, b = make("a"), make("b", epochs=3)
-    measured(a, 0.5)
-    measured(b, 0.6, **changes)
+    write_result(a, 0.5)
+    write_result(b, 0.6, **changes)
     with pytest.raises(
-        ValueError, match=rf"^a and b cannot be compared on my \| videos, zero-shot .*differ in {told} "
+        ValueError, match=rf"^a and b cannot be compared on my \| videos, zero-shot .*differ in {difference} "
     ):
         compare_runs([a, b])
     assert not (a.parent / "report.html").exists()
 
 
-def test_several_protocols_that_all_have_stand_in_rows_of_their_own(make: Make) -> None:
+def test_several_protocols_shared_by_all_runs_have_separate_rows(make: Make) -> None:
     a, b = make("a"), make("b", epochs=3)
     for run, top1 in ((a, 0.5), (b, 0.6)):
-        measured(run, top1)
-        measured(run, top1 + 0.1, file="more", frames=16)
+        write_result(run, top1)
+        write_result(run, top1 + 0.1, file="more", frames=16)
     rows = compare_runs([a, b]).rows
     assert {title.partition(" · ")[2]: values for title, values in rows} == {
         "frames 8": ["50.0", "60.0"],
         "frames 16": ["60.0", "70.0"],
     }
-    measured(b, 0.8, file="most", frames=32)
+    write_result(b, 0.8, file="most", frames=32)
     with pytest.raises(ValueError, match=r"differ in frames 8 and 32|differ in frames 16 and 32"):
         compare_runs([a, b])
 
 
-def test_results_of_other_weights_are_refused(make: Make, tmp_path: Path) -> None:
+def test_results_of_other_checkpoints_are_rejected(make: Make, tmp_path: Path) -> None:
     a, b = make("a"), make("b", epochs=3)
-    path = measured(a, 0.5)
-    with pytest.raises(ValueError, match=r"zs\.json: was measured on the checkpoint .* which is none of these runs'"):
+    path = write_result(a, 0.5)
+    with pytest.raises(
+        ValueError, match=r"zs\.json: the result belongs to the checkpoint .* which is none of these runs"
+    ):
         compare_runs([b], [path])
     assert compare_runs([a, b], [path]).rows[0][1] == ["50.0", "–"]
     (b / "results").mkdir()
     path.rename(b / "results" / "zs.json")
-    with pytest.raises(ValueError, match=r"zs\.json: was measured on .* this run's encoder is .*; measure again"):
+    with pytest.raises(
+        ValueError, match=r"zs\.json: the result belongs to .* this run's encoder is .*; run `verbspace evaluate` again"
+    ):
         compare_runs([a, b])
 
 
-def test_two_results_of_one_measurement_must_agree(make: Make) -> None:
+def test_conflicting_results_of_one_measurement_are_rejected(make: Make) -> None:
     a = make("a")
-    measured(a, 0.5)
-    measured(a, 0.5, file="again")
+    write_result(a, 0.5)
+    write_result(a, 0.5, file="again")
     assert len(compare_runs([a]).rows) == 1
-    measured(a, 0.51, file="other")
-    with pytest.raises(ValueError, match=r"says 51\.00 % and .* 50\.00 % of the same encoder and protocol"):
+    write_result(a, 0.51, file="other")
+    with pytest.raises(ValueError, match=r"51\.00 %, but .* has 50\.00 % for the same encoder and protocol"):
         compare_runs([a])
 
 
-def test_what_is_no_run_and_what_is_not_finished(make: Make, tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"nowhere: is no run, for it has no config\.yaml"):
+def test_folder_without_config_is_rejected_and_unfinished_run_is_shown(make: Make, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"nowhere: not a run, because there is no config\.yaml"):
         compare_runs([tmp_path / "nowhere"])
     a = make("a", finished=False)
-    with pytest.raises(ValueError, match="is given twice"):
+    with pytest.raises(ValueError, match="the run is given twice"):
         compare_runs([a, a])
     page = compare_runs([a])
     assert page.rows == []
     assert "30, not finished" in " ".join(ParsedPage(page.html).visible_text)
-    assert "Nothing was measured yet" in page.html
+    assert "There are no results yet" in page.html
     (a / "metrics.jsonl").write_text('{"step": 1}\n[1, 2}\n')
-    with pytest.raises(ValueError, match=r"metrics\.jsonl: line 2 is no line of a run's metrics"):
+    with pytest.raises(ValueError, match=r"metrics\.jsonl: line 2: not JSON"):
         compare_runs([a])
 
 
-def test_the_demos_figures_are_read_and_held_to_its_weights(make: Make) -> None:
+def test_demo_results_are_read_and_checked_against_the_checkpoint(make: Make) -> None:
     a, b = make("a"), make("b", seed=1)
     kinds = ("zero_shot", "linear_probe", "knn", "reserved_actions", "stills")
 
@@ -258,68 +272,44 @@ def test_the_demos_figures_are_read_and_held_to_its_weights(make: Make) -> None:
 
     write(a, 0, 0.5)
     write(b, 0, 0.54)
-    found = compare_runs([a, b])
-    assert found.rows[0] == ("playground, zero-shot, top-1", ["52.0 ± 2.8"])
-    assert len(found.rows) == len(kinds)
+    report = compare_runs([a, b])
+    assert report.rows[0] == ("playground, zero-shot, top-1", ["52.0 ± 2.8"])
+    assert len(report.rows) == len(kinds)
     write(b, 1, 0.54)
     with pytest.raises(ValueError, match=r"differ in world \{'seed': 0\} and \{'seed': 1\}"):
         compare_runs([a, b])
     (b / "results.json").write_text((a / "results.json").read_text())
-    with pytest.raises(ValueError, match=r"results\.json: was measured on the checkpoint"):
+    with pytest.raises(ValueError, match=r"results\.json: the result belongs to the checkpoint"):
         compare_runs([a, b])
     (b / "results.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"results\.json: is not what `verbspace demo` writes"):
+    with pytest.raises(ValueError, match=r"results\.json: not a results file of `verbspace demo`"):
         compare_runs([a, b])
 
 
-def test_names_cannot_break_out_of_the_page(make: Make) -> None:
+def test_page_escapes_names(make: Make) -> None:
     a = make("<img src=x onerror=y>")
-    measured(a, 0.5, data=HOSTILE_TEXT)
+    write_result(a, 0.5, data=HOSTILE_TEXT)
     page = ParsedPage(compare_runs([a], title=HOSTILE_TEXT).html)
     assert not {"script", "img"} & set(page.tags)
     assert not page.event_attributes
     assert HOSTILE_TEXT in page.visible_text
 
 
-def test_a_dot_chart_is_drawn_to_scale() -> None:
-    svg = dot_chart(
-        [
-            ("x", [PointEstimate(40.0), PointEstimate(50.0, (45.0, 60.0)), None]),
-            ("y", [None, PointEstimate(60.0), None]),
-        ],
-        ["f", "a", "b"],
-    )
-    root = ElementTree.fromstring(svg)
-    places = [
-        tuple(map(float, re.findall(r"[\d.]+", group.attrib["transform"])))
-        for group in root.iter("g")
-        if group.find("title") is not None
-    ]
-    (x40, y0), (x50, y1), (x60, y2) = places
-    assert x60 - x50 == pytest.approx(x50 - x40, abs=0.2)
-    assert y0 < y1 < y2
-    (whisker,) = (line for line in root.iter("line") if "line" in line.attrib["class"].split())
-    assert float(whisker.attrib["x1"]) == pytest.approx((x40 + x50) / 2, abs=0.2)
-    assert float(whisker.attrib["x2"]) == pytest.approx(x60, abs=0.2)
-    with pytest.raises(ValueError, match="no row has a mark"):
-        dot_chart([("x", [None])], ["a"])
-
-
-def test_the_command_writes_the_page_and_prints_the_figures(make: Make, tmp_path: Path) -> None:
+def test_compare_command_writes_the_page_and_prints_the_results(make: Make, tmp_path: Path) -> None:
     a = make("a")
-    path = measured(a, 0.525)
+    path = write_result(a, 0.525)
     out = tmp_path / "page.html"
-    run = CliRunner().invoke(app, ["report", str(a), "--out", str(out)])
+    run = CliRunner().invoke(app, ["compare", str(a), "--out", str(out)])
     assert run.exit_code == 0, run.output
     assert "52.5" in run.output
     assert out.read_text().startswith("<!doctype html>")
-    run = CliRunner().invoke(app, ["report", str(a), str(make("a-again", 1)), "--out", str(out)])
+    run = CliRunner().invoke(app, ["compare", str(a), str(make("a-again", 1)), "--out", str(out)])
     assert "a (2 seeds): a, a-again\n" in run.output
     path.write_text("{")
-    assert isinstance(CliRunner().invoke(app, ["report", str(a), "--out", str(out)]).exception, ValueError)
+    assert isinstance(CliRunner().invoke(app, ["compare", str(a), "--out", str(out)]).exception, ValueError)
 
 
-def test_settings_have_whole_names() -> None:
+def test_flatten_settings_uses_full_names() -> None:
     from verbspace.reporting.compare.runs import flatten_settings
 
     names = flatten_settings(AdaptSettings())

@@ -74,4 +74,4 @@ def test_missing_video_shows_the_reason(tmp_path: Path) -> None:
     page = render_search_page([Hit(f"{tmp_path}/<i>.mp4", 0, 1, -0.2, 0, 1, 25)], "x", tmp_path, index="i")
     assert "&lt;i&gt;.mp4: there is no such file" in page
     assert "<i>.mp4" not in page
-    assert "Nothing is left after the filters" in render_search_page([], "x", tmp_path, index="i")
+    assert "No results" in render_search_page([], "x", tmp_path, index="i")

@@ -1,4 +1,4 @@
-"""Web pages, read as a browser would."""
+"""Parsing of HTML pages."""
 
 from html.parser import HTMLParser
 
@@ -6,7 +6,7 @@ HOSTILE_TEXT = "<script>alert(\"x\")</script> & 'quoted'"
 
 
 class ParsedPage(HTMLParser):
-    """What a page would fetch or run, and its visible text."""
+    """The tags of a page, the URLs that it loads, its event attributes, its unclosed tags, and its visible text."""
 
     def __init__(self, page: str) -> None:
         super().__init__()

@@ -6,11 +6,17 @@ import numpy as np
 import pytest
 
 from verbspace.playground.actions import Style
+from verbspace.playground.demo import PLAYGROUND_SETTINGS
 from verbspace.playground.figure import Pose
 from verbspace.playground.render import CameraEffects
 from verbspace.playground.world import WorldSettings, make_world
 
 TINY_WORLD_SETTINGS = WorldSettings(train=16, probe=40, validation=20, test=40)
+TINY_NUM_IMAGES = 60
+TINY_TRAINING = PLAYGROUND_SETTINGS.training.model_copy(
+    update={"steps": 3, "batch_size": 4, "log_interval": 1, "save_interval": 1, "learning_rate": 1e-3}
+)
+TINY_SETTINGS = PLAYGROUND_SETTINGS.model_copy(update={"training": TINY_TRAINING})
 PLAIN = CameraEffects((0, 0), (0, 0), (0, 0), (1, 1), (0, 0))  # no effect
 STEADY = Style(tempo=1.0, reach=1.0, phase=0.2 / 0.35, sway=0.0)  # one-time actions start at their beginning
 _world_cache: list[Path] = []

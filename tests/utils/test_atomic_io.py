@@ -221,3 +221,12 @@ def test_files_of_a_killed_process_do_not_interfere(tmp_path: Path, monkeypatch:
     for text in ("one", "two"):
         save_weights(tmp_path / "saved", text)
     assert contents(tmp_path / "saved") == {"weights": "two"}
+
+
+def test_write_text_encodes_utf8_and_escapes_lone_surrogates(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "page.html"
+    write_text(path, "é → done\n")
+    assert path.read_text(encoding="utf-8") == "é → done\n"
+    write_text(path, "half \ud800")  # as in file names that are not UTF-8
+    assert path.read_text(encoding="utf-8") == "half \\ud800"
+    assert [file.name for file in path.parent.iterdir()] == ["page.html"]

@@ -1,1 +1,1 @@
-"""The app: drop a clip and see what it is taken for, and why; search an index; change the words."""
+"""The web app: predict and explain the actions of a clip, search an index, and edit the actions."""

@@ -1,4 +1,4 @@
-"""What the app does, without the page: clips looked at by two encoders, words changed, an index searched."""
+"""What the app does, independent of the page: analyze clips with one or two encoders, edit the actions, search."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -25,19 +24,23 @@ from verbspace.inference.explain import Explanation, explain
 from verbspace.inference.predictor import Predictor, WindowConfig
 from verbspace.inference.timeline import Segment, extract_segments, merge_windows
 from verbspace.models.video_encoder import VideoEncoder
+from verbspace.search.schema import Hit
+from verbspace.search.searcher import Searcher
 
-if TYPE_CHECKING:
-    from verbspace.search.schema import Hit
-    from verbspace.search.searcher import Searcher
-
-_MAX_CACHED_TEXTS = 20_000  # vectors of texts that are kept for each encoder
-_MAX_CACHED_PREDICTORS = 8  # concept spaces that are kept
+_MAX_CACHED_TEXTS = 20_000  # per encoder
+_MAX_CACHED_PREDICTORS = 8  # per encoder
 
 
 @dataclass(frozen=True)
 class ClipAnalysis:
-    """A clip as the encoders saw it: where it lies, what it is called, its length in seconds, and of each encoder its
-    windows with embeddings."""
+    """The window embeddings of a clip.
+
+    Attributes:
+        path: The file.
+        title: Name that the page shows.
+        duration: Length in seconds.
+        window_embeddings: One entry per encoder.
+    """
 
     path: Path
     title: str
@@ -47,7 +50,14 @@ class ClipAnalysis:
 
 @dataclass(frozen=True)
 class EncoderPrediction:
-    """One encoder's ranking of a clip and its timeline; calibrated: whether the probabilities are."""
+    """The prediction of one encoder for a clip.
+
+    Attributes:
+        name: Name of the encoder.
+        ranking: Actions with their probabilities, best first.
+        timeline: The best action of each part of the clip.
+        calibrated: Whether the probabilities are calibrated.
+    """
 
     name: str
     ranking: list[tuple[str, float]]
@@ -56,9 +66,20 @@ class EncoderPrediction:
 
 
 class AppController:
-    """Encoders, words and an index, for the page.
+    """Holds the encoders, the concept set and the index of the app.
 
-    encoders: by the name that the page shows; the first explains and searches. clips: that may be picked, by name.
+    Args:
+        encoders: Encoders by the name that the page shows. The first one explains and searches.
+        concepts: The initial actions and their descriptions.
+        window_config: Windows of the timelines.
+        frames: Frames per window.
+        calibration: Calibration of the first encoder; used as long as the actions are those of `concepts`.
+        searcher: The index to search, if there is one.
+        clips: Example clips that the user can choose.
+        limits: Largest inputs.
+
+    Raises:
+        ValueError: If the calibration was fitted for another encoder, concept set or number of frames.
     """
 
     def __init__(
@@ -76,48 +97,65 @@ class AppController:
         self.encoders, self.concepts, self.window_config, self.frames = encoders, concepts, window_config, frames
         self.calibration, self.searcher, self.limits = calibration, searcher, limits or InputLimits()
         self.clips = clips_by_name(clips)
-        self._explain_lock = threading.Lock()  # an explanation watches an encoder's layers, whoever uses it
+        self._main_encoder = next(iter(encoders))
+        self._explain_lock = threading.Lock()  # an explanation adds hooks to the encoder's layers
         if calibration is not None:
-            calibration.validate_for(next(iter(encoders.values())), concepts, calibration.by, frames)
+            calibration.validate_for(encoders[self._main_encoder], concepts, calibration.by, frames)
         self._text_caches = {name: TextEmbeddingCache(encoder) for name, encoder in encoders.items()}
         self._predictor = lru_cache(maxsize=_MAX_CACHED_PREDICTORS * len(encoders))(self._make_predictor)
 
     def analyze(self, path: Path, title: str) -> ClipAnalysis:
-        """Look at a clip with every encoder. Raises Refused."""
-        seconds = self.limits.check_clip(path, title)
+        """Embed a clip with each encoder.
+
+        Raises:
+            RequestRejected: If the clip exceeds a limit or cannot be decoded.
+        """
+        duration = self.limits.check_clip(path, title)
+        length, stride = self.window_config.length, self.window_config.stride
         try:
-            sides = tuple(
-                embed_windows(
-                    encoder,
-                    path,
-                    length=self.window_config.length,
-                    stride=self.window_config.stride,
-                    frames=self.frames,
-                )
+            embeddings = tuple(
+                embed_windows(encoder, path, length=length, stride=stride, frames=self.frames)
                 for encoder in self.encoders.values()
             )
         except DecodeError as error:
             raise RequestRejected(f"{title}: {error.reason}") from None
-        return ClipAnalysis(path, title, seconds, sides)
+        return ClipAnalysis(path, title, duration, embeddings)
 
     def rank(self, analysis: ClipAnalysis, actions: str, top: int = 5) -> list[EncoderPrediction]:
-        """What each encoder says, among the actions listed in a text. Raises Refused."""
+        """Rank actions with each encoder.
+
+        Args:
+            analysis: The clip.
+            actions: Action names, one per line.
+            top: Number of actions to return.
+
+        Raises:
+            RequestRejected: If the actions are not valid.
+        """
         names = tuple(self.limits.parse_actions(actions))
-        out = []
-        for name, side in zip(self.encoders, analysis.window_embeddings, strict=True):
-            predictor = self._predictor(name, names)
-            cells = merge_windows(side.windows, predictor.probabilities(side.embeddings))
-            overall = cells.mean_probabilities()
-            best = overall.topk(min(top, len(names)))
-            ranked = [(names[n], p) for p, n in zip(best.values.tolist(), best.indices.tolist(), strict=True)]
-            timeline = extract_segments(cells, names, self.window_config.min_score)
-            out.append(EncoderPrediction(name, ranked, timeline, predictor.calibration is not None))
-        return out
+        predictions = []
+        for encoder_name, (windows, embeddings) in zip(self.encoders, analysis.window_embeddings, strict=True):
+            predictor = self._predictor(encoder_name, names)
+            grid = merge_windows(windows, predictor.probabilities(embeddings))
+            best = grid.mean_probabilities().topk(min(top, len(names)))
+            ranking = [(names[n], p) for p, n in zip(best.values.tolist(), best.indices.tolist(), strict=True)]
+            timeline = extract_segments(grid, names, self.window_config.min_score)
+            predictions.append(EncoderPrediction(encoder_name, ranking, timeline, predictor.calibration is not None))
+        return predictions
 
     def explain(self, analysis: ClipAnalysis, actions: str, start: float, end: float) -> Explanation:
-        """Why the first encoder says what it says of a part of a clip. Raises Refused."""
-        name = next(iter(self.encoders))
-        predictor = self._predictor(name, tuple(self.limits.parse_actions(actions)))
+        """Explain the prediction of the first encoder for a part of a clip.
+
+        Args:
+            analysis: The clip.
+            actions: Action names, one per line.
+            start: Start of the part, in seconds.
+            end: End of the part, in seconds.
+
+        Raises:
+            RequestRejected: If the actions or the part are not valid, or the clip cannot be decoded.
+        """
+        predictor = self._predictor(self._main_encoder, tuple(self.limits.parse_actions(actions)))
         try:
             with self._explain_lock:
                 return explain(predictor, analysis.path, start=start, end=end)
@@ -129,12 +167,20 @@ class AppController:
             raise RequestRejected(str(error)) from None
 
     def search(self, query: str, top: int, *, per_video: bool = False) -> list[Hit]:
-        """The index's windows that fit a query best, or the best one of each video. Raises Refused."""
+        """Search the index with a text query.
+
+        Raises:
+            RequestRejected: If there is no index, or the query is not valid.
+        """
         with self._require_searcher() as searcher:
             return searcher.search(self.limits.clean_query(query), top=_clamp_top(top), per_video=bool(per_video))
 
     def find_similar(self, path: str, window: int, top: int, *, per_video: bool = False) -> tuple[Hit, list[Hit]]:
-        """A window of the index, and the others that are most like it. Raises Refused."""
+        """Return a window of the index, and the windows most similar to it.
+
+        Raises:
+            RequestRejected: If there is no index, or the window is not in it.
+        """
         with self._require_searcher() as searcher:
             return searcher.find_similar(path, window, top=_clamp_top(top), per_video=bool(per_video))
 
@@ -149,15 +195,18 @@ class AppController:
         except ValueError as error:
             raise RequestRejected(str(error)) from None
 
-    def _make_predictor(self, name: str, names: tuple[str, ...]) -> Predictor:
-        concepts = with_actions(self.concepts, names)
-        first = name == next(iter(self.encoders))
-        fitted = self.calibration if first and concepts.hash == self.concepts.hash else None
-        by = fitted.by if fitted else "category"
+    def _make_predictor(self, encoder_name: str, action_names: tuple[str, ...]) -> Predictor:
+        concepts = with_actions(self.concepts, action_names)
+        is_calibrated = encoder_name == self._main_encoder and concepts.hash == self.concepts.hash
+        calibration = self.calibration if is_calibrated else None
         return Predictor(
-            self.encoders[name], concepts=concepts, scoring=by, frames=self.frames, calibration=fitted,
-            encode_text=self._text_caches[name],
-        )  # fmt: skip
+            self.encoders[encoder_name],
+            concepts=concepts,
+            scoring="category" if calibration is None else calibration.by,
+            frames=self.frames,
+            calibration=calibration,
+            encode_text=self._text_caches[encoder_name],
+        )
 
 
 def _clamp_top(top: int) -> int:
@@ -165,14 +214,18 @@ def _clamp_top(top: int) -> int:
 
 
 class TextEmbeddingCache:
-    """An encoder's text tower that remembers, so that a changed vocabulary costs its new words only."""
+    """Caches text embeddings, so that after an edit of the actions only new texts are encoded.
+
+    Args:
+        encoder: The encoder.
+    """
 
     def __init__(self, encoder: VideoEncoder) -> None:
         self.encoder = encoder
         self.embeddings: dict[str, Tensor] = {}
 
     def __call__(self, texts: list[str]) -> Tensor:
-        """n texts to (n, D)."""
+        """Return the normalized embeddings (N, D) of N texts."""
         new = [text for text in dict.fromkeys(texts) if text not in self.embeddings]
         if len(self.embeddings) + len(new) > _MAX_CACHED_TEXTS:
             self.embeddings = {}
@@ -182,45 +235,53 @@ class TextEmbeddingCache:
 
 
 def with_actions(concepts: ConceptSet, names: Sequence[str]) -> ConceptSet:
-    """The set with these actions: those that it knows with their descriptions, the others by name alone."""
+    """Return a concept set with the given actions. Actions that `concepts` has keep their descriptions.
+
+    Raises:
+        RequestRejected: If the names do not form a valid concept set.
+    """
     if list(names) == concepts.action_names:
         return concepts
     known = {action.name: action.model_dump(exclude_none=True) for action in concepts.actions}
     kept = set(names)
-    described = [
-        {**one.model_dump(), "actions": [name for name in one.actions if name in kept]}
-        for one in concepts.descriptions
-        if kept & set(one.actions)
+    descriptions = [
+        {**description.model_dump(), "actions": [name for name in description.actions if name in kept]}
+        for description in concepts.descriptions
+        if kept & set(description.actions)
     ]
     actions = [known.get(name, {"name": name}) for name in names]
+    content = {**concepts.model_dump(), "actions": actions, "descriptions": descriptions}
     try:
-        return concept_set_from_dict(
-            {**concepts.model_dump(), "actions": actions, "descriptions": described}, concepts.name
-        )
+        return concept_set_from_dict(content, concepts.name)
     except ValueError as error:
         raise RequestRejected(str(error)) from None
 
 
 def resolve_clips(sources: Sequence[str]) -> list[Path]:
-    """The videos that sources name, files of this machine each. Raises ValueError, FileNotFoundError."""
+    """Return the local video files in files, folders and patterns.
+
+    Raises:
+        ValueError: If a source is a URL or inside a shard.
+        FileNotFoundError: If a file does not exist.
+    """
     files = list(expand_inputs(sources))
     for file in files:
         if is_url(file):
-            raise ValueError(f"--clips {file}: a URL; the app serves files of this machine, so copy it here first")
+            raise ValueError(f"--clips {file}: is a URL, but the app serves local files; download it first")
         if storage.split_shard_path(file) is not None:
-            raise ValueError(f"--clips {file}: lies in a shard; the app serves files, so unpack it first")
+            raise ValueError(f"--clips {file}: is inside a shard, but the app serves files; extract it first")
         if not Path(file).is_file():
-            raise FileNotFoundError(f"--clips {file}: there is no such file or folder; name one that is there")
+            raise FileNotFoundError(f"--clips {file}: there is no such file or folder")
     return [Path(file) for file in files]
 
 
 def clips_by_name(paths: Sequence[Path]) -> dict[str, Path]:
-    """Clips by the shortest ends of their paths that tell them apart, with a folder at least."""
-    out: dict[str, Path] = {}
+    """Name clips by the shortest path endings that are unique, with at least one folder."""
+    names: dict[str, Path] = {}
     for depth in range(2, 64):
-        out = {}
+        names = {}
         for path in paths:
-            out.setdefault("/".join(path.parts[-depth:]), path)
-        if len(out) == len(set(paths)):
+            names.setdefault("/".join(path.parts[-depth:]), path)
+        if len(names) == len(set(paths)):
             break
-    return out
+    return names

@@ -1,4 +1,4 @@
-"""What strangers may ask of the app."""
+"""Limits on what users of the app may upload and ask."""
 
 from __future__ import annotations
 
@@ -13,13 +13,20 @@ from verbspace.utils.text import is_utf8_encodable
 
 
 class RequestRejected(ValueError):
-    """Something that was asked for and is not done; the message is shown to who asked."""
+    """A request that is not carried out. The message is shown to the user."""
 
 
 @dataclass(frozen=True)
 class InputLimits:
-    """megabytes: of an upload. seconds, megapixels: of a clip. actions: how many. letters: of an action's name, and of
-    a query."""
+    """Largest inputs that the app accepts.
+
+    Attributes:
+        max_upload_mb: Size of an upload, in MB.
+        max_duration: Length of a clip, in seconds.
+        max_megapixels: Size of a frame, in megapixels.
+        max_actions: Number of actions.
+        max_chars: Characters of an action name, and of a query.
+    """
 
     max_upload_mb: float = 200.0
     max_duration: float = 600.0
@@ -28,58 +35,78 @@ class InputLimits:
     max_chars: int = 200
 
     def check_clip(self, path: Path, title: str) -> float:
-        """The seconds of a clip that may be looked at. Raises Refused. title: what the clip is called.
+        """Check a clip, and return its length in seconds.
 
-        The header comes first, as it costs nothing; what it promises is then checked against the file.
+        The values of the header are checked first, because reading it is fast, and then those of the frames.
+
+        Args:
+            path: The file.
+            title: Name of the clip, for error messages.
+
+        Raises:
+            RequestRejected: If the clip exceeds a limit or cannot be decoded.
         """
         try:
             size = path.stat().st_size
             if size > self.max_upload_mb * 1e6:
                 raise RequestRejected(
-                    f"{title}: {size / 1e6:.0f} MB, and {self.max_upload_mb:g} MB is the most; cut or shrink it"
+                    f"{title}: {size / 1e6:.0f} MB is over the limit of {self.max_upload_mb:g} MB; upload a smaller file"
                 )
-            header = probe(path)
-            if header.width * header.height > self.max_megapixels * 1e6:
+            info = probe(path)
+            if info.width * info.height > self.max_megapixels * 1e6:
                 raise RequestRejected(
-                    f"{title}: {header.width}×{header.height} px, and {self.max_megapixels:g} megapixels is the most; "
-                    "shrink it"
+                    f"{title}: {info.width}×{info.height} px is over the limit of {self.max_megapixels:g} megapixels; "
+                    "scale the video down"
                 )
-            promised = header.duration or 0.0
-            seconds = promised if promised > self.max_duration else clip_duration(frame_times(path))
+            seconds = info.duration or 0.0
+            if seconds <= self.max_duration:
+                seconds = clip_duration(frame_times(path))
         except DecodeError as error:
             raise RequestRejected(f"{title}: {error.reason}") from None
         except OSError as error:
             raise RequestRejected(f"{title}: {error.strerror or error}") from None
         if seconds > self.max_duration:
-            raise RequestRejected(f"{title}: {seconds:.0f} s, and {self.max_duration:g} s is the most; cut it")
+            raise RequestRejected(
+                f"{title}: {seconds:.0f} s is over the limit of {self.max_duration:g} s; upload a shorter clip"
+            )
         return seconds
 
     def parse_actions(self, text: str) -> list[str]:
-        """Names of actions from lines of text; empty lines and repetitions are left out. Raises Refused."""
+        """Parse action names, one per line. Empty lines and repeated names are dropped.
+
+        Raises:
+            RequestRejected: If there are no actions, too many, or one that is too long or not valid text.
+        """
         if len(text) > self.max_actions * self.max_chars:
             raise RequestRejected(
-                f"the list of actions has {len(text):,} letters; give at most {self.max_actions} short names"
+                f"the list of actions has {len(text):,} characters; enter at most {self.max_actions} short names"
             )
         names = list(dict.fromkeys(name for line in text.splitlines() if (name := " ".join(line.split()))))
         if not names:
-            raise RequestRejected("there is no action to choose among; write one or more, a line each")
+            raise RequestRejected("there are no actions; enter at least one, one per line")
         if len(names) > self.max_actions:
-            raise RequestRejected(f"there are {len(names)} actions, and {self.max_actions} is the most; leave some out")
+            raise RequestRejected(f"{len(names)} actions are over the limit of {self.max_actions}; remove some")
         if any(not is_utf8_encodable(name) for name in names):
-            raise RequestRejected("an action has half of a letter in it, which cannot be read; write it again")
-        if long := next((name for name in names if len(name) > self.max_chars), None):
+            raise RequestRejected("an action name contains an unpaired Unicode surrogate; enter it again")
+        if too_long := next((name for name in names if len(name) > self.max_chars), None):
             raise RequestRejected(
-                f"“{long[:40]}…” has {len(long)} letters, and {self.max_chars} is the most; shorten it"
+                f"“{too_long[:40]}…” has {len(too_long)} characters, and the limit is {self.max_chars}; shorten it"
             )
         return names
 
     def clean_query(self, text: str) -> str:
-        """A query without needless white space. Raises Refused."""
+        """Return a query with single spaces.
+
+        Raises:
+            RequestRejected: If the query is empty, too long or not valid text.
+        """
         if len(text) > self.max_chars:
-            raise RequestRejected(f"the query has {len(text):,} letters, and {self.max_chars} is the most; shorten it")
+            raise RequestRejected(
+                f"the query has {len(text):,} characters, and the limit is {self.max_chars}; shorten it"
+            )
         query = " ".join(text.split())
         if not query:
-            raise RequestRejected("write what to look for")
+            raise RequestRejected("the query is empty; enter what to search for")
         if not is_utf8_encodable(query):
-            raise RequestRejected("the query has half of a letter in it, which cannot be read; write it again")
+            raise RequestRejected("the query contains an unpaired Unicode surrogate; enter it again")
         return query

@@ -1,4 +1,4 @@
-"""What stands before the page: calls are short and name no address, uploads fit in the room that there is."""
+"""ASGI middleware in front of the page: limits the size of requests and of the upload folder, and rejects URLs."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-# Gradio's own page needs inline scripts and styles; nothing is loaded from, or sent to, another host.
+# Gradio's page needs inline scripts and styles. Nothing is loaded from, or sent to, another host.
 CONTENT_SECURITY_POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data: blob:; media-src 'self' data: blob:; font-src 'self' data:; connect-src 'self' blob: data:; "
@@ -23,8 +24,8 @@ SECURITY_HEADERS = [
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
 ]
-MAX_BODY_BYTES = 4_000_000  # bytes of what is not an upload
-MULTIPART_OVERHEAD_BYTES = 100_000  # bytes of an upload that are not the file's
+MAX_BODY_BYTES = 4_000_000  # of requests other than uploads
+MULTIPART_OVERHEAD_BYTES = 100_000  # bytes of an upload besides the file
 
 
 class _BodyTooLarge(Exception):
@@ -32,91 +33,96 @@ class _BodyTooLarge(Exception):
 
 
 class RequestLimits:
-    """Middleware of ASGI. uploads: the folder that they go to; largest: bytes of one; room: bytes of all of them."""
+    """ASGI middleware that limits requests and adds security headers.
+
+    Args:
+        app: The application.
+        upload_dir: Folder of uploaded files.
+        max_upload_bytes: Largest upload.
+        max_total_bytes: Largest total size of `upload_dir`.
+    """
 
     def __init__(self, app: ASGIApp, *, upload_dir: Path, max_upload_bytes: int, max_total_bytes: int) -> None:
-        self.app, self.upload_dir, self.max_upload_bytes, self.max_total_bytes = (
-            app,
-            upload_dir,
-            max_upload_bytes,
-            max_total_bytes,
-        )
+        self.app, self.upload_dir = app, upload_dir
+        self.max_upload_bytes, self.max_total_bytes = max_upload_bytes, max_total_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, or answer it with a refusal. A body is never held that is longer than it may be."""
+        """Pass a request on, or reject it. A body is never read beyond its limit."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        upload = scope["path"].rstrip("/").endswith("/upload")
-        most = self.max_upload_bytes + MULTIPART_OVERHEAD_BYTES if upload else MAX_BODY_BYTES
-        if _content_length(scope) > most:
-            await _reject(send, 413, "this is too long")
+        is_upload = scope["path"].rstrip("/").endswith("/upload")
+        max_bytes = self.max_upload_bytes + MULTIPART_OVERHEAD_BYTES if is_upload else MAX_BODY_BYTES
+        if _content_length(scope) > max_bytes:
+            await _reject(send, 413, "the request is too large")
             return
-        if upload and directory_size(self.upload_dir) + self.max_upload_bytes > self.max_total_bytes:
-            await _reject(send, 503, "there is no room for more uploads now; come back within an hour")
+        if is_upload and directory_size(self.upload_dir) + self.max_upload_bytes > self.max_total_bytes:
+            await _reject(send, 503, "the storage for uploads is full; try again in an hour")
             return
-        begun = ended = False
+        started = finished = False
 
-        async def send_with_headers(message: MutableMapping[str, Any]) -> None:
-            nonlocal begun, ended
+        async def send_with_headers(message: Message) -> None:
+            nonlocal started, finished
             if message["type"] == "http.response.start":
-                begun = True
+                started = True
                 message = {**message, "headers": [*message.get("headers", []), *SECURITY_HEADERS]}
             elif message["type"] == "http.response.body":
-                ended = not message.get("more_body", False)
+                finished = not message.get("more_body", False)
             await send(message)
 
         try:
-            if upload or scope["method"] in ("GET", "HEAD", "OPTIONS"):
-                await self.app(scope, _limit_body(receive, most), send_with_headers)
+            if is_upload or scope["method"] in ("GET", "HEAD", "OPTIONS"):
+                await self.app(scope, _limit_body(receive, max_bytes), send_with_headers)
                 return
-            body = await _read_body(_limit_body(receive, most))
+            body = await _read_body(_limit_body(receive, max_bytes))
         except _BodyTooLarge:
-            if not begun:
-                await _reject(send, 413, "this is too long")
+            if not started:
+                await _reject(send, 413, "the request is too large")
             return
         except RuntimeError as error:
-            # Gradio tells who asks for a session that is not there so, and then raises a 404 that comes too late.
-            if not begun or getattr(error.__cause__, "status_code", 0) not in range(400, 500):
+            # For an unknown session Gradio sends a response, and then raises a 404 that comes too late.
+            if not started or getattr(error.__cause__, "status_code", 0) not in range(400, 500):
                 raise
-            if not ended:
+            if not finished:
                 await send({"type": "http.response.body", "body": b""})
             return
         if references_url(body):
-            await _reject(send, 403, "a file is uploaded, not named")
+            await _reject(send, 403, "upload the file; URLs are not accepted")
             return
-        held: list[bytes] = [body]
+        bodies: list[bytes] = [body]
 
-        async def replay_body() -> MutableMapping[str, Any]:
-            if held:
-                return {"type": "http.request", "body": held.pop(), "more_body": False}
+        async def replay_body() -> Message:
+            if bodies:
+                return {"type": "http.request", "body": bodies.pop(), "more_body": False}
             return await receive()
 
         await self.app(scope, replay_body, send_with_headers)
 
 
 def references_url(body: bytes) -> bool:
-    """Whether a call names a file by URL, which Gradio would fetch from here, or cannot be understood. The body is
-    read as Gradio reads it, for a text can be written in many ways."""
+    """Whether a request names a file by URL, which Gradio would download, or is not valid JSON.
+
+    The body is parsed as Gradio parses it, because JSON can encode the same text in many ways.
+    """
     if not body:
         return False
     try:
-        waiting = [json.loads(body)]
+        values = [json.loads(body)]
     except (ValueError, RecursionError):
         return True
-    while waiting:
-        one = waiting.pop()
-        if isinstance(one, dict):
-            if "://" in str(one.get("path", "")):
+    while values:
+        value = values.pop()
+        if isinstance(value, dict):
+            if "://" in str(value.get("path", "")):
                 return True
-            waiting += one.values()
-        elif isinstance(one, list):
-            waiting += one
+            values += value.values()
+        elif isinstance(value, list):
+            values += value
     return False
 
 
 def directory_size(folder: Path) -> int:
-    """Bytes of all files in a folder, of which some may be going just now."""
+    """Return the total size of all files in a folder, in bytes. Files that disappear meanwhile are skipped."""
     total = 0
     for path in folder.rglob("*"):
         try:
@@ -134,14 +140,14 @@ def _content_length(scope: Scope) -> int:
 
 
 def _limit_body(receive: Receive, max_bytes: int) -> Receive:
-    """The same messages, until their bodies are longer than `most` bytes."""
-    got = 0
+    """Wrap `receive` to raise _BodyTooLarge when the bodies of all messages exceed `max_bytes`."""
+    total = 0
 
-    async def receive_limited() -> MutableMapping[str, Any]:
-        nonlocal got
+    async def receive_limited() -> Message:
+        nonlocal total
         message = await receive()
-        got += len(message.get("body", b""))
-        if got > max_bytes:
+        total += len(message.get("body", b""))
+        if total > max_bytes:
             raise _BodyTooLarge
         return message
 
@@ -152,7 +158,7 @@ async def _read_body(receive: Receive) -> bytes:
     parts = []
     while True:
         message = await receive()
-        if message["type"] != "http.request":  # the other side has gone
+        if message["type"] != "http.request":  # the client has disconnected
             return b""
         parts.append(message.get("body", b""))
         if not message.get("more_body", False):

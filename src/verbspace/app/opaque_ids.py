@@ -1,4 +1,4 @@
-"""Names that cannot be guessed, for what a page was shown: nothing else can be asked for."""
+"""Ids that cannot be guessed, for what the page has shown. Nothing else can be requested."""
 
 from __future__ import annotations
 
@@ -13,8 +13,12 @@ T = TypeVar("T")
 
 
 class OpaqueIds(Generic[T]):
-    """Hands out keys for things, and the things for the keys. most: how many are known; the oldest are forgotten, and
-    `on_forgotten` is told the key."""
+    """Maps random-looking ids to values. The least recently registered values are dropped.
+
+    Args:
+        max_size: Number of values to keep.
+        on_evict: Called with the id of each value that is dropped.
+    """
 
     def __init__(self, max_size: int, on_evict: Callable[[str], None] = lambda key: None) -> None:
         self._secret = secrets.token_bytes(16)
@@ -23,7 +27,12 @@ class OpaqueIds(Generic[T]):
         self._max_size, self._on_evict = max_size, on_evict
 
     def register(self, content: str, value: T) -> str:
-        """The key of a thing. content: what tells it from others."""
+        """Store a value and return its id.
+
+        Args:
+            content: Text that identifies the value. Equal texts have equal ids.
+            value: The value.
+        """
         key = hashlib.blake2b(content.encode(errors="surrogatepass"), key=self._secret, digest_size=16).hexdigest()
         with self._lock:
             self._values[key] = value
@@ -33,6 +42,6 @@ class OpaqueIds(Generic[T]):
         return key
 
     def lookup(self, key: str) -> T | None:
-        """The thing, or None for a key that was not handed out or is forgotten."""
+        """Return the value of an id, or None if the id is not known."""
         with self._lock:
             return self._values.get(key)

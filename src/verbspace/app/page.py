@@ -1,7 +1,8 @@
-"""The page: what is shown where, and what happens on which click."""
+"""The page: its controls, and what happens when they are used."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,173 +19,189 @@ from verbspace.app.html import (
 from verbspace.app.limits import RequestRejected
 from verbspace.app.media import ClipStore
 from verbspace.app.opaque_ids import OpaqueIds
+from verbspace.inference.timeline import Segment
 from verbspace.utils.text import format_timestamp
 
-WHOLE_CLIP = "the whole clip"
 TITLE = "verbspace"
-_MAX_QUEUE = 32  # people who may wait
-_MAX_SESSIONS = 64  # whose clips are remembered
-_MAX_WINDOWS = 4096  # windows of the index that more can be asked of
+WHOLE_CLIP = "the whole clip"
+NO_CLIP_HINT = "Upload a clip, or choose an example."
+_MAX_QUEUE = 32  # requests that may wait
+_MAX_SESSIONS = 64  # sessions whose clips are kept
+_MAX_WINDOWS = 4096  # windows of the index for which similar ones can be requested
 _PLAYER_ERROR_JS = """element.addEventListener('error', event => {
   const player = event.target.closest('.clip');
   if (player) player.classList.add('failed');
 }, true);"""
-# The page names a window by the key that it was given; whatever else comes is answered with a sentence.
-_FIND_SIMILAR_JS = """let asked = false;
+# The page sends the id of a window. Anything else is answered with an error message.
+_FIND_SIMILAR_JS = """let requested = false;
 element.addEventListener('click', event => {
-  const button = event.target.closest('[data-more]');
-  if (button) { asked = true; trigger('click', {key: button.dataset.more}); }
+  const button = event.target.closest('[data-window-id]');
+  if (button) { requested = true; trigger('click', {window_id: button.dataset.windowId}); }
 });
 if (typeof watch === 'function') watch('value', () => {
-  const found = asked && element.querySelector('.verbspace');
-  if (found) { asked = false; found.focus({preventScroll: true}); found.scrollIntoView(); }
+  const results = requested && element.querySelector('.verbspace');
+  if (results) { requested = false; results.focus({preventScroll: true}); results.scrollIntoView(); }
 });"""
+# The encoders handle one request at a time. Endpoints are not part of a public API.
+_ENCODER_QUEUE: dict[str, Any] = {
+    "concurrency_limit": 1,
+    "concurrency_id": "encoders",
+    "api_visibility": "private",
+}
 
 
 def build_page(controller: AppController, clip_store: ClipStore) -> Any:
-    """The page as Gradio Blocks. Raises ValueError where gradio is missing."""
+    """Build the page as Gradio Blocks.
+
+    Args:
+        controller: Carries out the requests.
+        clip_store: Creates the URLs of the players.
+
+    Raises:
+        ValueError: If gradio is not installed.
+    """
     try:
         import gradio as gr
     except ImportError:
         raise ValueError("the app needs gradio; pip install 'verbspace[app]'") from None
 
-    one_at_a_time: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "encoders", "api_visibility": "private"}
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(600, 3600)) as page:
         gr.Markdown(
-            "# verbspace\nDrop a clip to see what it is taken for, when, and why. Change the actions, and the scores "
-            "follow."
+            "# verbspace\nUpload a clip to see its predicted actions, when they occur, and why. Edit the actions, and "
+            "the predictions are updated."
         )
-        memory = gr.State(None, time_to_live=3600)
         with gr.Tabs():
             with gr.Tab("Clip"), gr.Row():
-                with gr.Column(scale=2, min_width=300):
-                    # Not gr.Video: that shows what was uploaded as it is, and complains of what browsers do not play.
-                    video = gr.File(label="A clip", elem_id="clip", height=140)
-                    player = gr.HTML(elem_id="player", js_on_load=_PLAYER_ERROR_JS)
-                    picked = gr.Dropdown(
-                        list(controller.clips), value=None, label="Or pick one", elem_id="pick", interactive=True,
-                        visible=bool(controller.clips),
-                    )  # fmt: skip
-                    actions = gr.Textbox(
-                        "\n".join(controller.concepts.action_names), label="Actions, one a line", lines=8, max_lines=14,
-                        elem_id="actions", max_length=controller.limits.max_actions * controller.limits.max_chars,
-                    )  # fmt: skip
-                    again = gr.Button("Back to the first actions", size="sm", elem_id="reset")
-                with gr.Column(scale=5, min_width=300):
-                    answers = gr.HTML(_hint("Drop a clip, or pick one."), elem_id="answers")
-                    part = gr.Dropdown(
-                        [WHOLE_CLIP], value=WHOLE_CLIP, label="Explain", elem_id="part", interactive=True, visible=False
-                    )
-                    why = gr.HTML(elem_id="why")
+                _build_clip_tab(gr, controller, clip_store)
             if controller.searcher is not None:
                 with gr.Tab("Search"):
-                    with gr.Row(equal_height=True):
-                        query = gr.Textbox(
-                            label="What to look for", elem_id="query", scale=5, max_length=controller.limits.max_chars,
-                            placeholder="a person bowing · or “a person running” − “outdoors”",
-                        )  # fmt: skip
-                        top = gr.Slider(1, 50, 12, step=1, label="How many", elem_id="top", scale=2)
-                        each = gr.Checkbox(
-                            True,
-                            label="The best of each video",
-                            elem_id="each",
-                            scale=2,
-                            container=False,
-                            min_width=200,
-                        )
-                        go = gr.Button("Search", variant="primary", elem_id="go", scale=1, min_width=120)
-                    results = gr.HTML(elem_id="results", js_on_load=_FIND_SIMILAR_JS)
-                    windows: WindowIds = OpaqueIds(_MAX_WINDOWS)
-
-                    def find_similar(count: int, per_video: bool, event: Any) -> str:
-                        return _similar_html(
-                            controller, clip_store, windows, getattr(event, "_data", None), count, per_video
-                        )
-
-                    find_similar.__annotations__["event"] = gr.EventData  # Gradio goes by it, and is not known above
-                    gr.on(
-                        [go.click, query.submit], lambda *asked: _search_html(controller, clip_store, windows, *asked),
-                        [query, top, each], results, **one_at_a_time,
-                    )  # fmt: skip
-                    results.click(find_similar, [top, each], results, **one_at_a_time)
-
-        def show_preview(path: str | None) -> str:
-            """A clip to play, where it may be looked at; where it may not, the answers say why."""
-            if path is None:
-                return ""
-            try:
-                controller.limits.check_clip(Path(path), Path(path).name)
-            except RequestRejected:
-                return ""
-            return clip_html(Path(path).name, clip_store.full_clip_url(Path(path)))
-
-        def analyze_clip(path: str | None, words: str) -> tuple[Any, ...]:
-            """A new clip: what it is, said side by side, and which parts of it can be explained."""
-            if path is None:
-                return None, _hint("Drop a clip, or pick one."), gr.update(visible=False), ""
-            try:
-                looked = controller.analyze(Path(path), Path(path).name)
-                return (looked, *_ranking_updates(gr, controller, looked, words))
-            except RequestRejected as reason:
-                return None, rejection_html(str(reason)), gr.update(visible=False), ""
-
-        def update_ranking(looked: ClipAnalysis | None, words: str) -> tuple[Any, ...]:
-            """New words for the clip that was looked at."""
-            if looked is None:
-                return _hint("Drop a clip, or pick one."), gr.update(visible=False), ""
-            try:
-                return _ranking_updates(gr, controller, looked, words)
-            except RequestRejected as reason:
-                return rejection_html(str(reason)), gr.update(visible=False), ""
-
-        def explain_part(looked: ClipAnalysis | None, words: str, which: str) -> str:
-            """Why, for one of the parts."""
-            if looked is None:
-                return ""
-            try:
-                start, end = _part_bounds(controller, looked, words, which)
-                return explanation_html(controller.explain(looked, words, start, end))
-            except RequestRejected as reason:
-                return rejection_html(str(reason))
-
-        first = "\n".join(controller.concepts.action_names)
-        shown = [answers, part, why]
-        video.change(analyze_clip, [video, actions], [memory, *shown], **one_at_a_time).then(
-            explain_part, [memory, actions, part], why, **one_at_a_time
-        )
-        video.change(
-            show_preview, video, player, concurrency_limit=1, concurrency_id="players", api_visibility="private"
-        )
-        # Not `input`: that comes when a keyboard passes by, too, and would take the clip away.
-        picked.change(
-            lambda name: str(controller.clips[name]) if name else gr.skip(), picked, video, api_visibility="private"
-        )
-        actions.change(
-            update_ranking,
-            [memory, actions],
-            shown,
-            trigger_mode="always_last",
-            show_progress="hidden",
-            **one_at_a_time,
-        ).then(explain_part, [memory, actions, part], why, show_progress="hidden", **one_at_a_time)
-        again.click(lambda: first, None, actions, api_visibility="private")
-        part.input(explain_part, [memory, actions, part], why, **one_at_a_time)
+                    _build_search_tab(gr, controller, clip_store)
     page.queue(max_size=_MAX_QUEUE, api_open=False)
     page.state_session_capacity = _MAX_SESSIONS
     return page
 
 
-def _ranking_updates(gr: Any, controller: AppController, analysis: ClipAnalysis, action_lines: str) -> tuple[Any, ...]:
-    answers = controller.rank(analysis, action_lines)
-    parts = _explainable_parts(answers[0].timeline, analysis)
-    return analysis_html(analysis, answers), gr.update(choices=list(parts), value=WHOLE_CLIP, visible=True), ""
+def _build_clip_tab(gr: Any, controller: AppController, clip_store: ClipStore) -> None:
+    initial_actions = "\n".join(controller.concepts.action_names)
+    state = gr.State(None, time_to_live=3600)  # the ClipAnalysis
+    with gr.Column(scale=2, min_width=300):
+        # Not gr.Video, which shows an error message for files that browsers cannot play.
+        upload = gr.File(label="Clip", elem_id="clip", height=140)
+        player = gr.HTML(elem_id="player", js_on_load=_PLAYER_ERROR_JS)
+        example = gr.Dropdown(
+            list(controller.clips),
+            value=None,
+            label="Example clips",
+            elem_id="examples",
+            interactive=True,
+            visible=bool(controller.clips),
+        )
+        actions = gr.Textbox(
+            initial_actions,
+            label="Actions, one per line",
+            lines=8,
+            max_lines=14,
+            elem_id="actions",
+            max_length=controller.limits.max_actions * controller.limits.max_chars,
+        )
+        reset = gr.Button("Reset actions", size="sm", elem_id="reset")
+    with gr.Column(scale=5, min_width=300):
+        predictions = gr.HTML(_hint(NO_CLIP_HINT), elem_id="predictions")
+        part = gr.Dropdown(
+            [WHOLE_CLIP], value=WHOLE_CLIP, label="Part to explain", elem_id="part", interactive=True, visible=False
+        )
+        explanation = gr.HTML(elem_id="explanation")
+
+    def show_player(path: str | None) -> str:
+        if path is None:
+            return ""
+        try:
+            controller.limits.check_clip(Path(path), Path(path).name)
+        except RequestRejected:
+            return ""  # the reason is shown instead of the predictions
+        return clip_html(Path(path).name, clip_store.full_clip_url(Path(path)))
+
+    def rank(analysis: ClipAnalysis, action_lines: str) -> tuple[Any, ...]:
+        ranked = controller.rank(analysis, action_lines)
+        parts = list(_explainable_parts(ranked[0].timeline, analysis))
+        return analysis_html(analysis, ranked), gr.update(choices=parts, value=WHOLE_CLIP, visible=True), ""
+
+    def analyze_clip(path: str | None, action_lines: str) -> tuple[Any, ...]:
+        if path is None:
+            return None, _hint(NO_CLIP_HINT), gr.update(visible=False), ""
+        try:
+            analysis = controller.analyze(Path(path), Path(path).name)
+            return (analysis, *rank(analysis, action_lines))
+        except RequestRejected as error:
+            return None, rejection_html(str(error)), gr.update(visible=False), ""
+
+    def update_ranking(analysis: ClipAnalysis | None, action_lines: str) -> tuple[Any, ...]:
+        if analysis is None:
+            return _hint(NO_CLIP_HINT), gr.update(visible=False), ""
+        try:
+            return rank(analysis, action_lines)
+        except RequestRejected as error:
+            return rejection_html(str(error)), gr.update(visible=False), ""
+
+    def explain_part(analysis: ClipAnalysis | None, action_lines: str, part_name: str) -> str:
+        if analysis is None:
+            return ""
+        try:
+            start, end = _part_bounds(controller, analysis, action_lines, part_name)
+            return explanation_html(controller.explain(analysis, action_lines, start, end))
+        except RequestRejected as error:
+            return rejection_html(str(error))
+
+    explain_inputs, results = [state, actions, part], [predictions, part, explanation]
+    upload.change(analyze_clip, [upload, actions], [state, *results], **_ENCODER_QUEUE).then(
+        explain_part, explain_inputs, explanation, **_ENCODER_QUEUE
+    )
+    upload.change(show_player, upload, player, concurrency_limit=1, concurrency_id="players", api_visibility="private")
+    # Not `input`, which is also triggered when the keyboard focus passes, and would clear the upload.
+    example.change(
+        lambda name: str(controller.clips[name]) if name else gr.skip(), example, upload, api_visibility="private"
+    )
+    actions.change(
+        update_ranking, [state, actions], results, trigger_mode="always_last", show_progress="hidden", **_ENCODER_QUEUE
+    ).then(explain_part, explain_inputs, explanation, show_progress="hidden", **_ENCODER_QUEUE)
+    reset.click(lambda: initial_actions, None, actions, api_visibility="private")
+    part.input(explain_part, explain_inputs, explanation, **_ENCODER_QUEUE)
 
 
-def _explainable_parts(timeline: Any, analysis: ClipAnalysis) -> dict[str, tuple[float, float]]:
-    """The stretches that can be explained, by what the page calls them."""
+def _build_search_tab(gr: Any, controller: AppController, clip_store: ClipStore) -> None:
+    with gr.Row(equal_height=True):
+        query = gr.Textbox(
+            label="Query",
+            elem_id="query",
+            scale=5,
+            max_length=controller.limits.max_chars,
+            placeholder="a person bowing · or “a person running” − “outdoors”",
+        )
+        top = gr.Slider(1, 50, 12, step=1, label="Number of results", elem_id="top", scale=2)
+        per_video = gr.Checkbox(
+            True, label="One result per video", elem_id="per-video", scale=2, container=False, min_width=200
+        )
+        button = gr.Button("Search", variant="primary", elem_id="search-button", scale=1, min_width=120)
+    results = gr.HTML(elem_id="results", js_on_load=_FIND_SIMILAR_JS)
+    window_ids: WindowIds = OpaqueIds(_MAX_WINDOWS)
+
+    def search(text: str, count: int, one_per_video: bool) -> str:
+        return _search_html(controller, clip_store, window_ids, text, count, one_per_video)
+
+    def find_similar(count: int, one_per_video: bool, event: Any) -> str:
+        return _similar_html(controller, clip_store, window_ids, getattr(event, "_data", None), count, one_per_video)
+
+    find_similar.__annotations__["event"] = gr.EventData  # Gradio reads the annotation; gr is not imported above
+    gr.on([button.click, query.submit], search, [query, top, per_video], results, **_ENCODER_QUEUE)
+    results.click(find_similar, [top, per_video], results, **_ENCODER_QUEUE)
+
+
+def _explainable_parts(timeline: Sequence[Segment], analysis: ClipAnalysis) -> dict[str, tuple[float, float]]:
+    """Return the parts of a clip that can be explained, by the name that the page shows."""
     parts = {WHOLE_CLIP: (0.0, analysis.duration)}
-    for one in timeline:
-        parts[f"{format_timestamp(one.start)} – {format_timestamp(one.end)}: {one.action}"] = (one.start, one.end)
+    for part in timeline:
+        name = f"{format_timestamp(part.start)} – {format_timestamp(part.end)}: {part.action}"
+        parts[name] = (part.start, part.end)
     return parts
 
 
@@ -193,7 +210,7 @@ def _part_bounds(
 ) -> tuple[float, float]:
     parts = _explainable_parts(controller.rank(analysis, action_lines)[0].timeline, analysis)
     if part_name not in parts:
-        raise RequestRejected("this part belongs to other actions; choose one again")
+        raise RequestRejected("this part belongs to a previous list of actions; choose a part again")
     return parts[part_name]
 
 
@@ -202,8 +219,8 @@ def _search_html(
 ) -> str:
     try:
         hits = controller.search(text or "", count, per_video=per_video)
-    except RequestRejected as reason:
-        return rejection_html(str(reason))
+    except RequestRejected as error:
+        return rejection_html(str(error))
     return hits_html(hits, clip_store, [local_file(hit) for hit in hits], window_ids)
 
 
@@ -215,16 +232,16 @@ def _similar_html(
     count: int,
     per_video: bool,
 ) -> str:
-    """asked: what the browser says, which may be anything."""
-    key = event_data.get("key") if isinstance(event_data, dict) else None
-    window = window_ids.lookup(key) if isinstance(key, str) else None
+    """Render the windows similar to a window. `event_data` comes from the browser and can be anything."""
+    window_id = event_data.get("window_id") if isinstance(event_data, dict) else None
+    window = window_ids.lookup(window_id) if isinstance(window_id, str) else None
     try:
         if window is None:
-            raise RequestRejected("the app does not know this window any more; search again")
-        like, hits = controller.find_similar(*window, count, per_video=per_video)
-    except RequestRejected as reason:
-        return rejection_html(str(reason))
-    return hits_html(hits, clip_store, [local_file(hit) for hit in hits], window_ids, like)
+            raise RequestRejected("the app no longer knows this window; search again")
+        reference, hits = controller.find_similar(*window, count, per_video=per_video)
+    except RequestRejected as error:
+        return rejection_html(str(error))
+    return hits_html(hits, clip_store, [local_file(hit) for hit in hits], window_ids, reference)
 
 
 def _hint(text: str) -> str:

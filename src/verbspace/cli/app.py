@@ -7,8 +7,14 @@ from typing import Annotated
 
 import typer
 
-from verbspace.cli.options import ActionsOption, CalibrationOption, ConceptsOption, FramesOption, StrideOption
-from verbspace.cli.predict import parse_action_list
+from verbspace.cli.options import (
+    ActionsOption,
+    CalibrationOption,
+    ConceptsOption,
+    FramesOption,
+    StrideOption,
+    parse_action_list,
+)
 
 app = typer.Typer(rich_markup_mode=None)
 

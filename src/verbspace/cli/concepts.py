@@ -211,12 +211,7 @@ def suggest(
     from verbspace.utils.atomic_io import write_text
 
     with progress() as report:
-        result = run(
-            encoder,
-            videos,
-            read_action_names(names) if names else None,
-            on_progress=lambda done, total: report("embed", done, total, {}),
-        )
+        result = run(encoder, videos, read_action_names(names) if names else None, on_progress=report)
     if result.failures.by_path:
         Console(stderr=True).print(result.failures.summary(), markup=False)
     Console().print(suggestions_table(result, top))

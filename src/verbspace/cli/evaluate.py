@@ -11,8 +11,7 @@ import typer
 from verbspace.cli.options import ConceptsOption, EncoderOption, ScoringOption
 
 if TYPE_CHECKING:
-    from verbspace.evaluation.benchmarks import BenchmarkResult
-    from verbspace.evaluation.evaluate import Evaluation
+    from verbspace.evaluation.results import BenchmarkResult, Evaluation
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -48,6 +47,8 @@ def evaluate(
     out: Annotated[Path | None, typer.Option(help="JSON file for the result.")] = None,
 ) -> None:
     """Evaluate an encoder, and the frozen frame-averaged base CLIP under the same protocol."""
+    from verbspace.cli.console.progress import progress
+    from verbspace.cli.console.results import print_results
     from verbspace.evaluation.benchmarks import evaluate_benchmark
     from verbspace.evaluation.evaluate import evaluate as run
     from verbspace.utils.atomic_io import write_text
@@ -59,11 +60,14 @@ def evaluate(
         "dtype": dtype, "batch_size": batch_size, "num_workers": workers,
     }  # fmt: skip
     result: Evaluation | BenchmarkResult
-    if root is not None:
-        result = evaluate_benchmark(encoder, protocol, root, frames=frames, clips=clips, crops=crops, **options)
-    else:
-        assert data is not None
-        views = {"frames": frames or 8, "clips": clips or 1, "crops": crops or 1}
-        result = run(encoder, data, protocol, train=train, **views, **options)  # type: ignore[arg-type]
+    with progress() as on_progress:
+        options["on_progress"] = on_progress
+        if root is not None:
+            result = evaluate_benchmark(encoder, protocol, root, frames=frames, clips=clips, crops=crops, **options)
+        else:
+            assert data is not None
+            views = {"frames": frames or 8, "clips": clips or 1, "crops": crops or 1}
+            result = run(encoder, data, protocol, train=train, **views, **options)  # type: ignore[arg-type]
+    print_results(result)
     if out:
         write_text(out, json.dumps(result.to_json(), indent=2) + "\n")

@@ -77,3 +77,24 @@ def parse_overrides(config: Path | None, overrides: list[str], base: AdaptSettin
                 f"--set {override}: {value!r} is not a YAML value; quote it or close its brackets"
             ) from None
     return parse_settings(content, "--set" if overrides else str(config or "settings"))
+
+
+def parse_action_list(actions: str | None) -> list[str] | None:
+    """Split the value of `--actions` at commas.
+
+    Raises:
+        ValueError: There is no name in it, or the same name twice.
+    """
+    if actions is None:
+        return None
+    from verbspace.concepts.labels import normalize_label
+
+    names = [name.strip() for name in actions.split(",") if name.strip()]
+    if not names:
+        raise ValueError("--actions names no action; give names with commas between them, or leave it out")
+    seen: dict[str, str] = {}
+    for name in names:
+        if (key := normalize_label(name)) in seen:
+            raise ValueError(f"--actions names {name!r} twice (as {seen[key]!r}); leave one of them out")
+        seen[key] = name
+    return names

@@ -1,1 +1,1 @@
-"""Measuring encoders: zero-shot, linear probe, k-NN, each with its protocol beside the numbers."""
+"""Evaluation: zero-shot, linear probe and k-NN, each result with its protocol."""

@@ -1,47 +1,44 @@
-"""The field's protocols as data: which lists, which split, which words, which views."""
+"""Benchmarks of the field as data: annotation files, splits, class names and views."""
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from pydantic import BaseModel, ConfigDict
-from rich.console import Console
-from rich.table import Table
 
 from verbspace.concepts.concept_set import ConceptSet
 from verbspace.concepts.labels import label_to_phrase
-from verbspace.concepts.space import ScoringMode
+from verbspace.concepts.space import ScoringMode, validate_scoring
 from verbspace.data.decoding.backends import Decoder, require_backend
 from verbspace.data.sources.benchmarks import charades_classes, is_charades
 from verbspace.data.sources.manifest import read_manifest
 from verbspace.data.sources.record import Record
 from verbspace.data.sources.text_files import read_lines
-from verbspace.evaluation.evaluate import (
-    KNN_K,
-    KNN_TEMPERATURE,
-    MAX_MISSING_FRACTION,
-    Evaluation,
-    resolve_baseline,
-    run_evaluation,
-)
 from verbspace.evaluation.labels import labels_to_indices, require_labels
-from verbspace.evaluation.linear_probe import C_GRID
-from verbspace.evaluation.multi_label import MultiLabelEvaluation
 from verbspace.evaluation.protocol import Task
-from verbspace.evaluation.runner import EvalConfig, EvalSplit
+from verbspace.evaluation.results import BenchmarkResult, Evaluation, MultiLabelEvaluation
+from verbspace.evaluation.runner import MAX_MISSING_FRACTION, EvalConfig, EvalSplit, load_encoders, run_evaluation
 from verbspace.inference.embedding import EmbeddingCache, Precision, validate_precision
 from verbspace.models.video_encoder import VideoEncoder
+from verbspace.utils.progress import ProgressCallback
 
 
 @dataclass(frozen=True)
 class BenchmarkSpec:
-    """A protocol. lists: names under the root of the annotations, first found counts, for the test and the train
-    split; {fold} stands for the number of each of `folds`, over which the figure is the mean. concepts: the words.
-    classes: files with the class names of a fold, where it tests only some.
+    """A benchmark.
+
+    Attributes:
+        task: Evaluation task.
+        title: Title for readers.
+        annotation_files: Files or folders with the test split, relative to the benchmark's folder. The first that
+            exists is used.
+        concepts: Bundled concept set; None: the data set's own class names.
+        train_annotation_files: The same for the training split; empty for zero-shot.
+        folds: Numbers of the official splits. The result is the mean over them.
+        test_split: Name of the test split in the annotation files; None if each file is one split.
+        class_name_files: Files that list the classes of a fold, if it tests only some; `{fold}` is its number.
+        frames: Frames per clip.
+        views: Temporal clips and spatial crops per video.
     """
 
     task: Task
@@ -53,7 +50,7 @@ class BenchmarkSpec:
     test_split: str | None = "test"
     class_name_files: tuple[str, ...] = ()
     frames: int = 8
-    views: tuple[int, int] = (1, 1)  # temporal clips, spatial crops
+    views: tuple[int, int] = (1, 1)
 
 
 _UCF = ("ucfTrainTestlist", "ucf101/ucfTrainTestlist", "splits", "annotations", ".")
@@ -69,16 +66,25 @@ _CHARADES = ("Charades_v1_test.csv", "Charades/Charades_v1_test.csv", "annotatio
 _THREE_FOLDS = (1, 2, 3)
 
 BENCHMARKS = {
-    "ucf101/zero-shot": BenchmarkSpec("zero-shot", "UCF101 test, mean of splits 1 to 3", _UCF, "ucf101", folds=_THREE_FOLDS),
-    "ucf101/linear-probe": BenchmarkSpec("linear-probe", "UCF101, mean of splits 1 to 3", _UCF, "ucf101", _UCF, _THREE_FOLDS),
+    "ucf101/zero-shot": BenchmarkSpec(
+        "zero-shot", "UCF101 test, mean of splits 1 to 3", _UCF, "ucf101", folds=_THREE_FOLDS
+    ),
+    "ucf101/linear-probe": BenchmarkSpec(
+        "linear-probe", "UCF101, mean of splits 1 to 3", _UCF, "ucf101", _UCF, _THREE_FOLDS
+    ),
     "ucf101/knn": BenchmarkSpec("knn", "UCF101, mean of splits 1 to 3", _UCF, "ucf101", _UCF, _THREE_FOLDS),
-    "hmdb51/zero-shot": BenchmarkSpec("zero-shot", "HMDB51 test, mean of splits 1 to 3", _HMDB, "hmdb51", folds=_THREE_FOLDS),
-    "hmdb51/linear-probe": BenchmarkSpec("linear-probe", "HMDB51, mean of splits 1 to 3", _HMDB, "hmdb51", _HMDB, _THREE_FOLDS),
+    "hmdb51/zero-shot": BenchmarkSpec(
+        "zero-shot", "HMDB51 test, mean of splits 1 to 3", _HMDB, "hmdb51", folds=_THREE_FOLDS
+    ),
+    "hmdb51/linear-probe": BenchmarkSpec(
+        "linear-probe", "HMDB51, mean of splits 1 to 3", _HMDB, "hmdb51", _HMDB, _THREE_FOLDS
+    ),
     "hmdb51/knn": BenchmarkSpec("knn", "HMDB51, mean of splits 1 to 3", _HMDB, "hmdb51", _HMDB, _THREE_FOLDS),
     "k400/zero-shot": BenchmarkSpec("zero-shot", "Kinetics-400 validation", _K400, "k400", test_split="validation"),
     "k600/zero-shot": BenchmarkSpec(
-        "zero-shot", "Kinetics-600 validation, 160 new classes, mean of splits 1 to 3", _K600, None, folds=_THREE_FOLDS,
-        test_split="validation", class_name_files=("zero_shot_split{fold}.txt", "annotations/zero_shot_split{fold}.txt"),
+        "zero-shot", "Kinetics-600 validation, 160 new classes, mean of splits 1 to 3", _K600, None,
+        folds=_THREE_FOLDS, test_split="validation",
+        class_name_files=("zero_shot_split{fold}.txt", "annotations/zero_shot_split{fold}.txt"),
     ),
     "charades/zero-shot": BenchmarkSpec("zero-shot", "Charades test, mean average precision", _CHARADES, None),
     "ssv2/linear-probe": BenchmarkSpec(
@@ -86,40 +92,6 @@ BENCHMARKS = {
     ),
     "ssv2/knn": BenchmarkSpec("knn", "Something-Something v2 validation", _SSV2, None, _SSV2_TRAIN, test_split=None),
 }  # fmt: skip
-
-
-class BenchmarkResult(BaseModel):
-    """The measurement of each fold, by number, and the protocol's name."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    name: str
-    folds: dict[int, Evaluation | MultiLabelEvaluation]
-
-    @property
-    def metric_name(self) -> str:
-        """What the figure is: top1, or mean_average_precision."""
-        several = any(isinstance(fold, MultiLabelEvaluation) for fold in self.folds.values())
-        return "mean_average_precision" if several else "top1"
-
-    def mean_and_std(self, side: str = "result") -> tuple[float, float]:
-        """Mean over folds and standard deviation between them (0 for one fold), of "result" or "frozen"."""
-        found = [getattr(fold, side).primary_metric for fold in self.folds.values()]
-        return statistics.fmean(found), statistics.stdev(found) if len(found) > 1 else 0.0
-
-    def clip_counts(self) -> tuple[int, int]:
-        """How many clips the figures are over, of how many, all folds together."""
-        protocols = [fold.result.protocol for fold in self.folds.values()]
-        return sum(p.clips for p in protocols), sum(p.clips + p.missing for p in protocols)
-
-    def to_json(self) -> dict[str, Any]:
-        """For `json.dump`, with the means spelt out."""
-        sides = ["result", *(["frozen"] if all(fold.frozen for fold in self.folds.values()) else [])]
-        means = {
-            side: dict(zip((self.metric_name, "std_over_folds"), self.mean_and_std(side), strict=True))
-            for side in sides
-        }
-        return {"mean": means, **self.model_dump(mode="json")}
 
 
 def evaluate_benchmark(
@@ -137,118 +109,120 @@ def evaluate_benchmark(
     seed: int = 0,
     batch_size: int = 16,
     num_workers: int = 0,
-    quiet: bool = False,
     decoder: Decoder = "pyav",
     dtype: Precision = "fp32",
+    on_progress: ProgressCallback | None = None,
 ) -> BenchmarkResult:
-    """Measure an encoder under one of the OFFICIAL protocols.
+    """Evaluate an encoder on a benchmark, and the frozen frame-averaged baseline under the same protocol.
 
-    root: a folder with the data set's own annotation files and its videos, which are found by name in whatever folders.
-    concepts, frames, clips, crops: others than the protocol's, which the result then says. missing: share of the
-    videos that may be missing or unreadable. Raises ValueError and FileNotFoundError that say what to mend.
+    Args:
+        encoder: A VideoEncoder, or a folder or hub id.
+        name: A key of `BENCHMARKS`.
+        root: A folder with the benchmark's own annotation files and its videos. Videos are found by name, in any
+            subfolder.
+        concepts: A concept set, a bundled name or a path. Default: the benchmark's.
+        scoring: Zero-shot by category, by description, or by both.
+        frames: Frames per clip. Default: the benchmark's.
+        clips: Clips per video. Default: the benchmark's.
+        crops: Crops per clip. Default: the benchmark's.
+        baseline: Also evaluate `encoder.base_encoder()`, or the encoder given here.
+        max_missing: Largest fraction of videos that may be missing or unreadable.
+        seed: Seed of folds and bootstrap.
+        batch_size: Videos per batch.
+        num_workers: Processes that decode; 0 decodes in this process.
+        decoder: "pyav", or "torchcodec" (PyAV is used where torchcodec is not exact).
+        dtype: Precision of the encoder's matrix products.
+        on_progress: Called after each batch of videos.
+
+    Raises:
+        ValueError: An argument is invalid, labels do not fit, or too many videos are missing.
+        FileNotFoundError: Annotation files do not exist.
     """
     if name not in BENCHMARKS:
-        raise ValueError(f"protocol: {name!r} is not known; known are {', '.join(BENCHMARKS)}")
+        raise ValueError(f"protocol: {name!r} is not one of {', '.join(BENCHMARKS)}")
+    validate_scoring(scoring)
     require_backend(decoder)
     validate_precision(dtype)
-    official, root = BENCHMARKS[name], Path(root)
-    encoder = encoder if isinstance(encoder, VideoEncoder) else VideoEncoder.from_pretrained(encoder)
-    frozen = resolve_baseline(encoder, baseline)
-    measured = {"encoder": encoder} if frozen is None else {"frozen": frozen, "encoder": encoder}
+    spec, root = BENCHMARKS[name], Path(root)
+    encoders = load_encoders(encoder, baseline)
     if isinstance(concepts, (str, Path)):
         concepts = ConceptSet.load(concepts)
-    elif concepts is None and official.concepts is not None:
-        concepts = ConceptSet.load(official.concepts)
-    folds: dict[int, Evaluation | MultiLabelEvaluation] = {}
-    views = (frames or official.frames, clips or official.views[0], crops or official.views[1])
-    known: dict[str, EmbeddingCache] = {}  # the splits share videos: each is embedded once
-    for fold in official.folds:
-        test, train, words = _build_splits(name, root, fold, concepts)
-        plan = EvalConfig(
-            official.task, test, train, words, scoring, *views, seed, max_missing, KNN_K, KNN_TEMPERATURE, tuple(C_GRID), decoder,
-            dtype,
+    elif concepts is None and spec.concepts is not None:
+        concepts = ConceptSet.load(spec.concepts)
+    evaluations: dict[int, Evaluation | MultiLabelEvaluation] = {}
+    caches: dict[str, EmbeddingCache] = {}  # the folds share videos: each is embedded once
+    for fold in spec.folds:
+        test, train, fold_concepts = _build_splits(name, root, fold, concepts)
+        config = EvalConfig(
+            task=spec.task, test=test, train=train, concepts=fold_concepts, scoring=scoring,
+            frames=frames or spec.frames, clips=clips or spec.views[0], crops=crops or spec.views[1], seed=seed,
+            max_missing=max_missing, decoder=decoder, dtype=dtype, batch_size=batch_size, num_workers=num_workers,
         )  # fmt: skip
-        folds[fold] = run_evaluation(plan, measured, quiet, batch_size, num_workers, known)
-    found = BenchmarkResult(name=name, folds=folds)
-    _print_summary(Console(quiet=quiet), found)
-    return found
+        evaluations[fold] = run_evaluation(config, encoders, caches=caches, on_progress=on_progress)
+    return BenchmarkResult(name=name, folds=evaluations)
 
 
 def assert_comparable(results: Sequence[BenchmarkResult]) -> None:
-    """Raise ValueError where results may not stand beside each other: fold by fold all but the encoder must agree."""
+    """Raise ValueError unless the results differ in the encoder only."""
     first = results[0]
     for other in results[1:]:
-        keys = [{n: fold.result.protocol.fingerprint() for n, fold in one.folds.items()} for one in (first, other)]
-        if first.name != other.name or keys[0] != keys[1]:
+        prints = [{n: fold.result.protocol.fingerprint() for n, fold in one.folds.items()} for one in (first, other)]
+        if first.name != other.name or prints[0] != prints[1]:
             lines = "\n".join(next(iter(one.folds.values())).result.protocol.summary() for one in (first, other))
-            raise ValueError(f"these were not measured under one protocol and are not compared:\n{lines}")
+            raise ValueError(f"these results were measured under different protocols and cannot be compared:\n{lines}")
 
 
 def _build_splits(
     name: str, root: Path, fold: int, concepts: ConceptSet | None
 ) -> tuple[EvalSplit, EvalSplit | None, ConceptSet]:
-    """A fold's test and train videos, and the words: those given, or the data's own."""
-    official = BENCHMARKS[name]
-    title = name if len(official.folds) == 1 else f"{name}, split {fold}"
-    listed = _find_annotations(root, official.annotation_files)
-    test = read_manifest(listed, root, split=official.test_split, fold=fold)
-    if is_charades(listed):
-        words = concepts or ConceptSet.from_actions(
-            [label_to_phrase(one) for one in charades_classes(listed).values()], name
+    """Read a fold's test and training videos, and match labels to the concepts, or to the data's class names."""
+    spec = BENCHMARKS[name]
+    title = name if len(spec.folds) == 1 else f"{name}, split {fold}"
+    annotations = _find_annotations(root, spec.annotation_files)
+    test = read_manifest(annotations, root, split=spec.test_split, fold=fold)
+    if is_charades(annotations):
+        concepts = concepts or ConceptSet.from_actions(
+            [label_to_phrase(label) for label in charades_classes(annotations).values()], name
         )
-        test = [record for record in test if record.labels]  # without an action, a video counts for nothing there
-        return EvalSplit(title, test, [], [tuple(labels_to_indices(r.labels or (), words)) for r in test]), None, words
+        test = [record for record in test if record.labels]  # videos without an action are not evaluated
+        classes = [tuple(labels_to_indices(record.labels or (), concepts)) for record in test]
+        return EvalSplit(title, test, [], classes), None, concepts
     train: list[Record] = []
-    if official.train_annotation_files:
-        split = official.test_split and "train"
-        train = read_manifest(_find_annotations(root, official.train_annotation_files), root, split=split, fold=fold)
-    named = sorted({*require_labels(test, name), *require_labels(train, name)})
-    if official.class_name_files:
-        kept = _read_class_names(root, official.class_name_files, fold)
-        test, named = [record for record in test if record.label in kept], sorted(kept)
-    words = concepts or ConceptSet.from_actions(named, name)
+    if spec.train_annotation_files:
+        train_annotations = _find_annotations(root, spec.train_annotation_files)
+        train = read_manifest(train_annotations, root, split=spec.test_split and "train", fold=fold)
+    class_names = sorted({*require_labels(test, name), *require_labels(train, name)})
+    if spec.class_name_files:
+        fold_classes = _read_class_names(root, spec.class_name_files, fold)
+        test, class_names = [record for record in test if record.label in fold_classes], sorted(fold_classes)
+    concepts = concepts or ConceptSet.from_actions(class_names, name)
     if not test:
-        raise ValueError(f"{root}: {title}: there are no test videos in the lists; check the annotation files")
-    parts = [
-        EvalSplit(f"{title}{kind}", records, labels_to_indices(require_labels(records, name), words))
-        if records
-        else None
-        for kind, records in (("", test), (", train", train))
-    ]
-    assert parts[0] is not None
-    return parts[0], parts[1], words
+        raise ValueError(f"{root}: {title}: the annotation files list no test videos; check them")
+
+    def make_split(suffix: str, records: list[Record]) -> EvalSplit:
+        return EvalSplit(f"{title}{suffix}", records, labels_to_indices(require_labels(records, name), concepts))
+
+    return make_split("", test), make_split(", train", train) if train else None, concepts
 
 
-def _find_annotations(root: Path, lists: Sequence[str]) -> Path:
-    """The first of the annotation files or folders that is there."""
-    for candidate in lists:
+def _find_annotations(root: Path, candidates: Sequence[str]) -> Path:
+    """Return the first annotation file or folder that exists."""
+    for candidate in candidates:
         path = root / candidate
         if path.is_file() or (
             path.is_dir() and (any(path.glob("classInd.txt")) or any(path.glob("*_test_split1.txt")))
         ):
             return path
     raise FileNotFoundError(
-        f"{root}: none of the annotations {', '.join(lists)} is there; put the official files there"
+        f"{root}: none of the annotation files {', '.join(candidates)} exists; copy the official files there"
     )
 
 
-def _read_class_names(root: Path, files: Sequence[str], fold: int) -> set[str]:
-    names = [name.format(fold=fold) for name in files]
+def _read_class_names(root: Path, candidates: Sequence[str], fold: int) -> set[str]:
+    names = [name.format(fold=fold) for name in candidates]
     for name in names:
         if (root / name).is_file():
             return {line.strip() for line in read_lines(root / name) if line.strip()}
-    raise FileNotFoundError(f"{root}: none of the class lists {', '.join(names)} is there; write a class name a line")
-
-
-def _print_summary(console: Console, found: BenchmarkResult) -> None:
-    if len(found.folds) == 1:
-        return
-    clips, of = found.clip_counts()
-    table = Table("", *(f"split {fold}" for fold in found.folds), "mean", title=found.name, title_justify="left")
-    for side, label in (("frozen", "frozen"), ("result", "encoder")):
-        if all(getattr(fold, side) is not None for fold in found.folds.values()):
-            mean, spread = found.mean_and_std(side)
-            tops = (f"{getattr(fold, side).primary_metric:.1%}" for fold in found.folds.values())
-            table.add_row(label, *tops, f"{mean:.1%} ± {spread:.1%}")
-    table.caption = f"top-1 over {clips} of {of} clips" if clips < of else f"top-1 over {clips} clips"
-    console.print(table)
+    raise FileNotFoundError(
+        f"{root}: none of the class lists {', '.join(names)} exists; create one with one class name per line"
+    )

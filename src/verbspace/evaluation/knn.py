@@ -1,4 +1,4 @@
-"""The k nearest neighbours' vote."""
+"""k-nearest-neighbor classification."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from torch.nn import functional
 
 from verbspace.evaluation.topk import exact_topk
 
+KNN_K, KNN_TEMPERATURE = 20, 0.07  # as in DINO
+
 
 def knn_scores(
     train: Tensor,
@@ -15,29 +17,46 @@ def knn_scores(
     queries: Tensor,
     num_classes: int,
     *,
-    k: int = 20,
-    temperature: float = 0.07,
+    k: int = KNN_K,
+    temperature: float = KNN_TEMPERATURE,
     uniform_weights: bool = False,
 ) -> Tensor:
-    """Votes (Q, classes) float32 of each query's k nearest train clips by cosine similarity.
+    """Let the k nearest training clips by cosine similarity vote for each query's class.
 
-    train (N, D) with train_labels (N,), queries (Q, D); they need not be normalised. A neighbour's vote
-    weighs exp(similarity / temperature), as in DINO (Caron et al. 2021, after Wu et al. 2018), or 1 when
-    `uniform`; a query's votes sum to 1. k is cut to N. Of train clips that are equally near, the first in
-    order are taken, and `metrics.scores` ranks equal votes by class number: nothing is left to chance. Raises
-    ValueError.
+    A neighbor's vote is weighted by exp(similarity / temperature). Ties are resolved deterministically: of equally
+    near training clips, the first ones vote, and `classification_metrics` ranks equal votes by class index.
+
+    Args:
+        train: Embeddings of training clips, shape (N, D). They need not be normalized.
+        train_labels: Their class indices, shape (N,).
+        queries: Embeddings of test clips, shape (Q, D). They need not be normalized.
+        num_classes: Number of classes.
+        k: Number of neighbors, at most N.
+        temperature: Temperature of the votes' weights.
+        uniform_weights: Give all neighbors the same weight.
+
+    Returns:
+        Votes as float32, shape (Q, num_classes). Each query's votes sum to 1.
+
+    Raises:
+        ValueError: `k` or `temperature` is out of range, or labels do not fit.
+
+    Source: Caron et al., "Emerging Properties in Self-Supervised Vision Transformers", ICCV 2021, after Wu et al. 2018.
     """
     if k < 1 or temperature <= 0:
         raise ValueError(f"k must be 1 or more and the temperature above 0; got {k} and {temperature}")
     if not len(train) or train_labels.shape != train.shape[:1]:
         raise ValueError(
-            f"{tuple(train.shape)} train embeddings need as many labels, one or more; got {tuple(train_labels.shape)}"
+            f"train must have one row or more and as many labels as rows; got train embeddings of shape "
+            f"{tuple(train.shape)} and labels of shape {tuple(train_labels.shape)}"
         )
     if train_labels.min() < 0 or train_labels.max() >= num_classes:
         raise ValueError(f"a train label is outside of the {num_classes} classes 0 to {num_classes - 1}")
     bank = functional.normalize(train.float(), dim=-1)
     votes = bank.new_zeros(len(queries), num_classes)
-    near, index = exact_topk(bank, functional.normalize(queries.float(), dim=-1), k)
-    # The softmax is DINO's weight up to a factor per query, and cannot overflow.
-    weights = torch.full_like(near, 1 / near.shape[1]) if uniform_weights else (near / temperature).softmax(dim=1)
-    return votes.scatter_add_(1, train_labels[index].to(votes.device), weights)
+    similarities, indices = exact_topk(bank, functional.normalize(queries.float(), dim=-1), k)
+    if uniform_weights:
+        weights = torch.full_like(similarities, 1 / similarities.shape[1])
+    else:  # softmax is DINO's weight up to a factor per query, and cannot overflow
+        weights = (similarities / temperature).softmax(dim=1)
+    return votes.scatter_add_(1, train_labels[indices].to(votes.device), weights)

@@ -1,4 +1,4 @@
-"""A data set's class names to actions of a concept set."""
+"""Class labels of a data set, matched to the actions of a concept set."""
 
 from __future__ import annotations
 
@@ -7,65 +7,88 @@ from collections.abc import Iterable, Sequence
 
 from verbspace.concepts.concept_set import ConceptSet
 from verbspace.concepts.labels import label_to_phrase, normalize_label
-from verbspace.data.sources.manifest import Record
+from verbspace.data.sources.record import Record
 
-_MAX_SHOWN = 5  # names in a message
+_MAX_SHOWN = 5  # names in an error message
 
 
 def concept_set_from_labels(labels: Iterable[str]) -> ConceptSet:
-    """A set without descriptions, of the data's own class names, sorted."""
+    """Create a concept set without descriptions from a data set's class labels, sorted by name."""
     names = {normalize_label(label): label_to_phrase(label) for label in sorted(labels, reverse=True)}
     return ConceptSet.from_actions(sorted(names.values()), name="folder names")
 
 
 def require_labels(records: Sequence[Record], data: str) -> list[str]:
-    """The records' labels. Raises ValueError that names a video without one."""
+    """Return the labels of records.
+
+    Args:
+        records: The videos.
+        data: Name of the data, for error messages.
+
+    Raises:
+        ValueError: A video has no label, or may have several.
+    """
     for record in records:
         if record.labels is not None:
             raise ValueError(
-                f"{record.path}: videos of {data} may have several classes at once; "
-                "measure them under a protocol that says so, such as charades/zero-shot"
+                f"{record.path}: videos of {data} may have several classes; use a multi-label benchmark, "
+                "such as charades/zero-shot"
             )
         if record.label is None:
             raise ValueError(
-                f"{record.path}: this video has no label; put it into a folder named by its action, "
-                f"or list it in {data} with its label"
+                f"{record.path}: this video has no label; move it into a folder named after its action, "
+                f"or add its label to {data}"
             )
     return [record.label for record in records if record.label is not None]
 
 
 def labels_to_indices(labels: Sequence[str], concepts: ConceptSet) -> list[int]:
-    """Each label's place among the set's actions, found by class label or by name.
+    """Map class labels to indices of a concept set's actions.
 
-    Raises ValueError that names the labels that fit no action, with the closest ones.
+    A label matches an action's class label or its name. Case, spaces, hyphens and underscores are ignored, unless
+    two actions differ in them only.
+
+    Raises:
+        ValueError: A label matches no action, or several. The message suggests similar names.
     """
     exact: dict[str, int] = {}
-    loose: dict[str, set[int]] = {}
-    for place, action in enumerate(concepts.actions):
+    normalized: dict[str, set[int]] = {}
+    for index, action in enumerate(concepts.actions):
         for name in (action.name, action.class_label):
-            loose.setdefault(normalize_label(name), set()).add(place)
-    for names in (concepts.action_names, concepts.labels):  # where both fit, the class label counts
-        exact |= {name: place for place, name in enumerate(names)}
-    found: dict[str, int] = {}
+            normalized.setdefault(normalize_label(name), set()).add(index)
+    for names in (concepts.action_names, concepts.labels):  # class labels take precedence over names
+        exact |= {name: index for index, name in enumerate(names)}
+    matched: dict[str, int] = {}
     for label in dict.fromkeys(labels):
-        fitting = {exact[label]} if label in exact else loose.get(normalize_label(label), set())
-        if len(fitting) == 1:
-            found[label] = next(iter(fitting))
-    if unknown := sorted({*labels} - {*found}):
+        candidates = {exact[label]} if label in exact else normalized.get(normalize_label(label), set())
+        if len(candidates) == 1:
+            matched[label] = next(iter(candidates))
+    if unknown := sorted({*labels} - {*matched}):
         raise ValueError(_unknown_labels_message(unknown, concepts))
-    return [found[label] for label in labels]
+    return [matched[label] for label in labels]
+
+
+def check_label_coverage(
+    test_classes: Sequence[int], train_classes: Sequence[int], concepts: ConceptSet, message_prefix: str
+) -> None:
+    """Raise ValueError if a class of the test data is missing from the training data."""
+    if missing := sorted({*test_classes} - {*train_classes}):
+        names = ", ".join(repr(concepts.labels[index]) for index in missing[:_MAX_SHOWN])
+        more = f" and {len(missing) - _MAX_SHOWN} more" if len(missing) > _MAX_SHOWN else ""
+        raise ValueError(
+            f"{message_prefix} of {names}{more}; add training videos, or remove the class from the test data"
+        )
 
 
 def _unknown_labels_message(labels: list[str], concepts: ConceptSet) -> str:
     known = {normalize_label(name): name for name in (*concepts.action_names, *concepts.labels)}
-    written = []
+    shown = []
     for label in labels[:_MAX_SHOWN]:
-        close = difflib.get_close_matches(normalize_label(label), known, n=2)
-        hint = f" (close: {', '.join(repr(known[key]) for key in close)})" if close else ""
-        written.append(f"{label!r}{hint}")
+        similar = difflib.get_close_matches(normalize_label(label), known, n=2)
+        hint = f" (similar: {', '.join(repr(known[key]) for key in similar)})" if similar else ""
+        shown.append(f"{label!r}{hint}")
     more = f" and {len(labels) - _MAX_SHOWN} more" if len(labels) > _MAX_SHOWN else ""
     return (
-        f"{len(labels)} class{'es' if len(labels) > 1 else ''} of the data fit no action of the concept set "
-        f"{concepts.name!r}: {', '.join(written)}{more}; rename the folders, "
-        "or give a concept set that has them"
+        f"{len(labels)} class{'es' if len(labels) > 1 else ''} of the data match no action of the concept set "
+        f"{concepts.name!r}: {', '.join(shown)}{more}; rename the folders, or use a concept set that has these actions"
     )

@@ -1,10 +1,10 @@
-"""Multinomial logistic regression on frozen embeddings.
+"""Linear probe: multinomial logistic regression on frozen embeddings.
 
-After CLIP's linear probe (Radford et al. 2021, appendix A.3: L-BFGS on frozen image features, regularisation
-chosen on a validation part, then train and validation fitted). Three points are ours: the features are the
-projected, L2-normalised video embeddings, as used for zero-shot, not those before the projection; each
-stratified fifth of train is the validation part in turn, for one fifth of a small train set decides little; C
-goes up in decades.
+This follows CLIP's linear probe (Radford et al. 2021, appendix A.3: L-BFGS on frozen image features; the regularization
+is chosen on validation data, then all training data are fitted). It differs in three points. The features are the
+projected, L2-normalized video embeddings that zero-shot uses, not those before the projection. C is selected by
+stratified 5-fold cross-validation, because one validation split of a small training set is too noisy. C is searched in
+decades.
 """
 
 from __future__ import annotations
@@ -18,30 +18,41 @@ from torch import Tensor
 
 C_GRID = tuple(10.0**power for power in range(-2, 5))
 NUM_FOLDS = 5
-_TOLERANCE = 1e-7  # largest entry of the mean loss's gradient at the end
-SELECTION_TOLERANCE = 1e-6  # the same, where a fit only serves to compare Cs
-_MIN_LOSS_CHANGE = {torch.float32: 1e-8, torch.float64: 1e-16}  # a smaller change of the mean loss is rounding
+_TOLERANCE = 1e-7  # of the largest entry of the mean loss's gradient
+SELECTION_TOLERANCE = 1e-6  # the same, for fits that only compare values of C
+_MIN_LOSS_CHANGE = {torch.float32: 1e-8, torch.float64: 1e-16}  # smaller changes of the mean loss are rounding errors
 _MAX_ITERATIONS = 3000
-_FLOAT32_TOLERANCE = 1e-4  # what scikit-learn goes to unless told otherwise
-_FLOAT32_MIN_ROWS = 10_000  # rows from which on fits are in single precision, as far as that goes
-_CHUNK = 8192  # rows whose logits are held at once
+_FLOAT32_TOLERANCE = 1e-4  # scikit-learn's default
+_FLOAT32_MIN_ROWS = 10_000  # with this many rows or more, fits use single precision
+_CHUNK = 8192  # rows whose logits are in memory at once
 
 
 @dataclass(frozen=True)
 class LinearClassifier:
-    """weight (K, D) and bias (K,), float64. A class that was never seen has weight 0 and bias -inf."""
+    """A linear classifier in float64.
+
+    Attributes:
+        weight: Shape (K, D); 0 for a class without training clips.
+        bias: Shape (K,); -inf for a class without training clips.
+    """
 
     weight: Tensor
     bias: Tensor
 
     def scores(self, features: Tensor) -> Tensor:
-        """Features (N, D) to logits (N, K), float64."""
+        """Return float64 logits (N, K) for features (N, D)."""
         return features.to(self.weight) @ self.weight.T + self.bias
 
 
 @dataclass(frozen=True)
 class LinearProbeResult:
-    """The model fitted to all of train, the C it was fitted with, and each C's held-out accuracy, 0 to 1."""
+    """A fitted linear probe.
+
+    Attributes:
+        model: The classifier, fitted to all training clips.
+        best_C: The value of C that it was fitted with.
+        held_out_accuracy: Cross-validated accuracy of each value of C, 0 to 1.
+    """
 
     model: LinearClassifier
     best_C: float
@@ -49,17 +60,33 @@ class LinearProbeResult:
 
 
 def fit_logistic_regression(features: Tensor, labels: Tensor, num_classes: int, C: float = 1.0) -> LinearClassifier:
-    """The W, b that minimise C · Σ cross-entropy + ½‖W‖², b free: scikit-learn's LogisticRegression(C).
+    """Minimize C · Σ cross-entropy + ½‖W‖² over W and b, as scikit-learn's LogisticRegression(C) does.
 
-    features (N, D), labels (N,) class numbers below `classes`. With two classes the softmax is kept, which is
-    scikit-learn's binary form at 2C. Deterministic. Raises ValueError.
+    The fit is deterministic. With two classes, it is a softmax over both, which is scikit-learn's binary form at 2C.
+
+    Args:
+        features: Features, shape (N, D).
+        labels: Class indices, shape (N,).
+        num_classes: Number of classes.
+        C: Inverse strength of the regularization.
+
+    Raises:
+        ValueError: Features are not finite, labels do not fit, or C is not above 0.
     """
     return LogisticRegressionPath(features, labels, num_classes).fit(C)
 
 
 class LogisticRegressionPath:
-    """Fits of one train set at several Cs, each beginning where the one before it ended; the first at `start`, a fit of
-    much the same features.
+    """Logistic regression on one training set at several values of C. Each fit is initialized with the previous one.
+
+    Args:
+        features: Features, shape (N, D).
+        labels: Class indices, shape (N,).
+        num_classes: Number of classes.
+        start: Initial value of the first fit: a fit to similar features.
+
+    Raises:
+        ValueError: Features are not finite, or labels do not fit.
     """
 
     def __init__(
@@ -68,20 +95,23 @@ class LogisticRegressionPath:
         if not features.isfinite().all():
             raise ValueError("features must be finite")
         if features.ndim != 2 or labels.shape != features.shape[:1] or not len(labels):
-            raise ValueError(f"{tuple(features.shape)} features do not fit {tuple(labels.shape)} labels")
+            raise ValueError(
+                f"features of shape (N, D) need labels of shape (N,) with N > 0; "
+                f"got {tuple(features.shape)} and {tuple(labels.shape)}"
+            )
         if labels.min() < 0 or labels.max() >= num_classes:
             raise ValueError(f"a label is outside of the {num_classes} classes 0 to {num_classes - 1}")
         self.num_classes = num_classes
-        # The optimum's bias for a class without clips is -inf: such classes are left out of the fit.
+        # The optimal bias of a class without clips is -inf, so such classes are not part of the fit.
         self.present_classes, self.targets = torch.unique(labels, return_inverse=True)
         x = features.detach().double()
         self.feature_mean = x.mean(dim=0)
-        # A change of variables that leaves the optimum as it is and rounds the valley: the bias takes up the centring,
-        # and along the principal axes (each divided by a scale) the curvature becomes about one in every direction.
+        # A change of variables that keeps the optimum and improves conditioning: the bias absorbs the centering, and
+        # along the scaled principal axes the curvature is about one in every direction.
         x = x - self.feature_mean
         self.eigenvalues, self.eigenvectors = torch.linalg.eigh(x.T @ x)
         self.rotated_features = x @ self.eigenvectors
-        self.weight = x.new_zeros(len(self.present_classes), x.shape[1])  # along the axes
+        self.weight = x.new_zeros(len(self.present_classes), x.shape[1])  # along the principal axes
         self.bias = x.new_zeros(len(self.present_classes))
         if start is not None and start.bias[self.present_classes].isfinite().all():
             self.weight = start.weight[self.present_classes].double() @ self.eigenvectors
@@ -91,13 +121,19 @@ class LogisticRegressionPath:
             )
 
     def fit(self, C: float, tolerance: float = _TOLERANCE) -> LinearClassifier:
-        """At one C."""
+        """Fit at one value of C.
+
+        Args:
+            C: Inverse strength of the regularization.
+            tolerance: Largest gradient entry at the end of a float64 fit.
+        """
         if C <= 0:
             raise ValueError(f"C must be above 0; got C = {C}")
         single = len(self.rotated_features) >= _FLOAT32_MIN_ROWS
-        rest = self._minimize(C, *((torch.float32, _FLOAT32_TOLERANCE) if single else (torch.float64, tolerance)))
-        if rest > 100 * (_FLOAT32_TOLERANCE if single else tolerance):
-            warnings.warn(f"logistic regression (C = {C}) stopped with a gradient of {rest:.1e}", stacklevel=3)
+        dtype, tolerance = (torch.float32, _FLOAT32_TOLERANCE) if single else (torch.float64, tolerance)
+        gradient = self._minimize(C, dtype, tolerance)
+        if gradient > 100 * tolerance:
+            warnings.warn(f"logistic regression (C = {C}) stopped with a gradient of {gradient:.1e}", stacklevel=3)
         full = LinearClassifier(
             self.rotated_features.new_zeros(self.num_classes, self.rotated_features.shape[1]),
             self.rotated_features.new_full((self.num_classes,), -torch.inf),
@@ -107,9 +143,9 @@ class LogisticRegressionPath:
         return full
 
     def _minimize(self, C: float, dtype: torch.dtype, tolerance: float) -> float:
-        """L-BFGS from where we are. Returns the largest entry of the gradient left."""
-        share, count = 1 / len(self.present_classes), C * len(self.rotated_features)
-        scale = (count / (1 + C * share * (1 - share) * self.eigenvalues.clamp_min(0))).sqrt()
+        """Run L-BFGS from the current weights and return the largest entry of the final gradient."""
+        fraction, count = 1 / len(self.present_classes), C * len(self.rotated_features)
+        scale = (count / (1 + C * fraction * (1 - fraction) * self.eigenvalues.clamp_min(0))).sqrt()
         penalty = (scale.square() / count).to(dtype)
         x = (self.rotated_features * scale).to(dtype)
         weight, bias = (self.weight / scale).to(dtype), self.bias.to(dtype)
@@ -136,64 +172,87 @@ class LogisticRegressionPath:
 
 
 def cross_entropy_with_grad(x: Tensor, targets: Tensor, weight: Tensor, bias: Tensor) -> tuple[float, Tensor, Tensor]:
-    """The mean cross-entropy of softmax(x Wᵀ + b) and its gradients in W and b, some rows at a time.
+    """Compute the mean cross-entropy of softmax(x Wᵀ + b) and its gradients, in chunks of rows.
 
-    x (N, D), targets (N,), weight (K, D), bias (K,).
+    Args:
+        x: Features, shape (N, D).
+        targets: Class indices, shape (N,).
+        weight: W, shape (K, D).
+        bias: b, shape (K,).
+
+    Returns:
+        The mean cross-entropy, its gradient in W, and its gradient in b.
     """
     total = 0.0
-    by_weight, by_bias = torch.zeros_like(weight), torch.zeros_like(bias)
-    for rows, right in zip(torch.split(x, _CHUNK), torch.split(targets, _CHUNK), strict=True):
+    weight_grad, bias_grad = torch.zeros_like(weight), torch.zeros_like(bias)
+    for rows, row_targets in zip(torch.split(x, _CHUNK), torch.split(targets, _CHUNK), strict=True):
         logits = torch.addmm(bias, rows, weight.T)
         log_sum = logits.logsumexp(1, keepdim=True)
-        total += float((log_sum - logits.gather(1, right[:, None])).sum(dtype=torch.float64))
-        wrong = logits.sub_(log_sum).exp_()
-        wrong.scatter_add_(1, right[:, None], wrong.new_full((len(rows), 1), -1.0))
-        by_weight.addmm_(wrong.T, rows)
-        by_bias += wrong.sum(0)
-    return total / len(x), by_weight / len(x), by_bias / len(x)
+        total += float((log_sum - logits.gather(1, row_targets[:, None])).sum(dtype=torch.float64))
+        logit_grad = logits.sub_(log_sum).exp_()
+        logit_grad.scatter_add_(1, row_targets[:, None], logit_grad.new_full((len(rows), 1), -1.0))
+        weight_grad.addmm_(logit_grad.T, rows)
+        bias_grad += logit_grad.sum(0)
+    return total / len(x), weight_grad / len(x), bias_grad / len(x)
 
 
 def stratified_folds(labels: Tensor, num_folds: int = NUM_FOLDS, *, seed: int = 0) -> Tensor:
-    """The fold (N,) 0 to folds - 1 in which each clip is held out; -1, never, for the only clip of a class.
+    """Assign clips to stratified cross-validation folds.
 
-    Each class is dealt out in random order, where the class before it stopped: its clips are spread evenly, and
-    of two or more clips there is always one to learn from.
+    The clips of a class are spread evenly over the folds, so a class with two or more clips always has one to learn
+    from. The only clip of a class is never held out.
+
+    Args:
+        labels: Class indices, shape (N,).
+        num_folds: Number of folds.
+        seed: Seed of the assignment.
+
+    Returns:
+        The fold in which each clip is held out, 0 to `num_folds` - 1, or -1 for never; shape (N,).
     """
     generator = torch.Generator().manual_seed(seed)
-    fold = torch.full((len(labels),), -1)
-    dealt = 0
+    folds = torch.full((len(labels),), -1)
+    assigned = 0
     for label in torch.unique(labels).tolist():
         members = (labels == label).nonzero()[:, 0]
         if len(members) > 1:
             order = members[torch.randperm(len(members), generator=generator)]
-            fold[order] = (dealt + torch.arange(len(order))) % num_folds
-            dealt += len(order)
-    return fold
+            folds[order] = (assigned + torch.arange(len(order))) % num_folds
+            assigned += len(order)
+    return folds
 
 
 def linear_probe(
     train: Tensor, train_labels: Tensor, num_classes: int, Cs: Sequence[float] = C_GRID, seed: int = 0
 ) -> LinearProbeResult:
-    """Fit to train (N, D), labels (N,), with the C of best accuracy on held-out, stratified fifths of train.
+    """Select C by cross-validation on the training clips, and fit all of them with it.
 
-    Of equal Cs the smallest is taken. Then all of train is fitted with it. A probe's scores are for
-    `metrics.scores`; test clips have no part in any choice. Raises ValueError.
+    Of values of C with equal accuracy, the smallest is selected.
+
+    Args:
+        train: Embeddings, shape (N, D).
+        train_labels: Class indices, shape (N,).
+        num_classes: Number of classes.
+        Cs: Values of C to select from.
+        seed: Seed of the folds.
+
+    Raises:
+        ValueError: No class has two training clips, `Cs` is empty, or embeddings and labels do not fit.
     """
-    fold = stratified_folds(train_labels, seed=seed)
-    if (fold < 0).all():
-        raise ValueError("no class has two train clips, so none can be held out to choose C; add train clips")
+    folds = stratified_folds(train_labels, seed=seed)
+    if (folds < 0).all():
+        raise ValueError("no class has two train clips, so none can be held out to select C; add train clips")
     if not Cs:
-        raise ValueError("there is no C to choose from")
+        raise ValueError("Cs is empty; pass one value or more")
     hits: dict[float, list[Tensor]] = {C: [] for C in sorted(Cs)}
-    fitted: dict[float, LinearClassifier] = {}
-    for part in torch.unique(fold[fold >= 0]).tolist():
-        held = fold == part
-        fits = LogisticRegressionPath(train[~held], train_labels[~held], num_classes)
-        for C, found in hits.items():
-            fitted[C] = fits.fit(C, SELECTION_TOLERANCE)
-            found.append(fitted[C].scores(train[held]).argmax(dim=1) == train_labels[held])
-    accuracies = {C: torch.cat(found).double().mean().item() for C, found in hits.items()}
-    chosen = max(accuracies, key=accuracies.__getitem__)
-    return LinearProbeResult(
-        LogisticRegressionPath(train, train_labels, num_classes, fitted[chosen]).fit(chosen), chosen, accuracies
-    )
+    models: dict[float, LinearClassifier] = {}
+    for fold in torch.unique(folds[folds >= 0]).tolist():
+        held_out = folds == fold
+        path = LogisticRegressionPath(train[~held_out], train_labels[~held_out], num_classes)
+        for C, fold_hits in hits.items():
+            models[C] = path.fit(C, SELECTION_TOLERANCE)
+            fold_hits.append(models[C].scores(train[held_out]).argmax(dim=1) == train_labels[held_out])
+    accuracies = {C: torch.cat(fold_hits).double().mean().item() for C, fold_hits in hits.items()}
+    best_C = max(accuracies, key=accuracies.__getitem__)
+    model = LogisticRegressionPath(train, train_labels, num_classes, models[best_C]).fit(best_C)
+    return LinearProbeResult(model, best_C, accuracies)

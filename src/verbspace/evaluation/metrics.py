@@ -1,18 +1,23 @@
-"""Accuracies of a ranking of classes, with their confidence interval."""
+"""Classification metrics with confidence intervals."""
 
 from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict
 from torch import Generator, Tensor, bincount, randint
 
-_MAX_RESAMPLED_CLIPS = 4_000_000  # drawn clips held at once by the bootstrap
+_MAX_RESAMPLED_CLIPS = 4_000_000  # bootstrap indices in memory at once
 
 
 class ClassificationMetrics(BaseModel):
-    """What a ranking is worth over `n` clips; accuracies are shares, 0 to 1.
+    """Metrics over `n` clips. Accuracies are fractions, 0 to 1.
 
-    mean_class: the mean over the classes that occur of each class's top-1 accuracy. confusion[i][j]: clips of
-    class i that were taken for class j. ci95: percentile bootstrap over clips of top1.
+    Attributes:
+        top1: Top-1 accuracy.
+        top5: Top-5 accuracy.
+        mean_class: Mean over classes of the top-1 accuracy on the class's clips. Classes without clips do not count.
+        confusion: `confusion[i][j]` clips of class i were predicted as class j.
+        n: Number of clips.
+        ci95: 95 % confidence interval of `top1`: percentile bootstrap over clips.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -26,8 +31,20 @@ class ClassificationMetrics(BaseModel):
 
 
 def bootstrap_ci95(hits: Tensor, *, num_resamples: int = 2000, seed: int = 0) -> tuple[float, float]:
-    """The 2.5th and 97.5th percentile of the mean of `hits` (N,) over `rounds` resamples of the clips with
-    replacement (Efron 1979, percentile method). A pure function of its arguments.
+    """Compute a 95 % confidence interval of a mean with the percentile bootstrap.
+
+    Args:
+        hits: One value per clip, shape (N,).
+        num_resamples: Bootstrap resamples.
+        seed: Seed of a separate random generator.
+
+    Returns:
+        The 2.5th and 97.5th percentile of the resampled means.
+
+    Raises:
+        ValueError: `hits` is empty.
+
+    Source: Efron, "Bootstrap Methods: Another Look at the Jackknife", 1979.
     """
     values = hits.detach().double().cpu()
     generator = Generator().manual_seed(seed)
@@ -37,8 +54,8 @@ def bootstrap_ci95(hits: Tensor, *, num_resamples: int = 2000, seed: int = 0) ->
     means = values.new_empty(num_resamples)
     step = max(1, _MAX_RESAMPLED_CLIPS // count)
     for start in range(0, num_resamples, step):
-        drawn = randint(count, (min(step, num_resamples - start), count), generator=generator)
-        means[start : start + step] = values[drawn].mean(dim=1)
+        indices = randint(count, (min(step, num_resamples - start), count), generator=generator)
+        means[start : start + step] = values[indices].mean(dim=1)
     low, high = means.quantile(values.new_tensor([0.025, 0.975])).tolist()
     return low, high
 
@@ -46,26 +63,34 @@ def bootstrap_ci95(hits: Tensor, *, num_resamples: int = 2000, seed: int = 0) ->
 def classification_metrics(
     ranking_scores: Tensor, labels: Tensor, *, num_resamples: int = 2000, seed: int = 0
 ) -> ClassificationMetrics:
-    """Scores of `ranking_scores` (N, K), higher is better, against the class numbers `labels` (N,).
+    """Compute classification metrics.
 
-    Of classes with equal scores the one with the lower number ranks first. With K < 5, top5 is 1. Raises
-    ValueError where shapes do not match, a label is not one of the K classes, or a score is NaN.
+    Classes with equal scores are ranked by class index. With fewer than 5 classes, `top5` is 1.
+
+    Args:
+        ranking_scores: Scores, higher for more likely, shape (N, K).
+        labels: Class indices, shape (N,).
+        num_resamples: Bootstrap resamples of the confidence interval.
+        seed: Seed of the bootstrap.
+
+    Raises:
+        ValueError: The shapes do not match, a label is not one of the K classes, or a score is NaN.
     """
     if ranking_scores.ndim != 2 or labels.shape != ranking_scores.shape[:1] or not len(labels):
         raise ValueError(
             f"scores of shape (N, K) need labels of shape (N,) with N > 0; "
             f"got {tuple(ranking_scores.shape)} and {tuple(labels.shape)}"
         )
-    classes = ranking_scores.shape[1]
+    num_classes = ranking_scores.shape[1]
     labels = labels.detach().cpu().long()
     ranking_scores = ranking_scores.detach().cpu()
-    if labels.min() < 0 or labels.max() >= classes:
-        raise ValueError(f"a label is outside of the {classes} classes 0 to {classes - 1}")
+    if labels.min() < 0 or labels.max() >= num_classes:
+        raise ValueError(f"a label is outside of the {num_classes} classes 0 to {num_classes - 1}")
     if ranking_scores.isnan().any():
-        raise ValueError("some scores are NaN; the embeddings they come from are broken")
+        raise ValueError("some scores are NaN; check the encoder's embeddings")
     ranks = ranking_scores.argsort(dim=1, descending=True, stable=True)
     hits = ranks[:, 0] == labels
-    confusion = bincount(labels * classes + ranks[:, 0], minlength=classes**2).view(classes, classes)
+    confusion = bincount(labels * num_classes + ranks[:, 0], minlength=num_classes**2).view(num_classes, num_classes)
     sizes = confusion.sum(dim=1)
     present = sizes > 0
     return ClassificationMetrics(

@@ -1,4 +1,4 @@
-"""What a number was measured with. Two numbers may be compared where their protocols have the same key."""
+"""Evaluation protocols: the settings that a metric was measured with."""
 
 from __future__ import annotations
 
@@ -9,19 +9,36 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from verbspace.concepts.space import ScoringMode
-from verbspace.evaluation.metrics import ClassificationMetrics
 
 Task = Literal["zero-shot", "linear-probe", "knn"]
 Detail = int | float | str | tuple[float, ...]
 
 
 class EvalProtocol(BaseModel):
-    """One measurement's settings.
+    """The settings of one measurement.
 
-    clips: videos measured; missing: videos of the data that could not be read and are not among them. views:
-    (temporal clips, spatial crops) of each video. concepts: hash of the concept set. details: the task's own
-    settings. checkpoint and chosen (what was chosen on train data, like C) say which encoder was measured,
-    and have no part in `key`.
+    Attributes:
+        task: The evaluation task.
+        data: Name of the test data.
+        data_hash: Hash of the test videos' names, sizes and labels.
+        clips: Number of evaluated videos.
+        missing: Number of further videos that could not be read.
+        actions: Number of actions.
+        concepts: Hash of the concept set.
+        templates: Prompt templates; empty unless the task is zero-shot.
+        by: Scoring mode; None unless the task is zero-shot.
+        frames: Frames per clip.
+        views: Temporal clips and spatial crops per video.
+        size: Side of the frames, in pixels.
+        decoder: Decoding library and its version.
+        dtype: Precision of the encoder.
+        seed: Seed of folds and bootstrap.
+        train: Name of the training data, for linear-probe and knn.
+        train_hash: Hash of the training data.
+        train_clips: Number of training videos.
+        details: Settings of the task.
+        checkpoint: Hash of the encoder. Not part of `fingerprint`.
+        chosen: Settings selected on training data, for example C. Not part of `fingerprint`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -49,7 +66,7 @@ class EvalProtocol(BaseModel):
     chosen: dict[str, Detail] = {}
 
     def summary(self) -> str:
-        """The protocol as one printed line."""
+        """Describe the protocol in one line."""
         parts = [
             self.task if self.by is None else f"{self.task} by {self.by}",
             f"{self.data} ({self.data_hash})",
@@ -73,28 +90,17 @@ class EvalProtocol(BaseModel):
         return " · ".join(parts)
 
     def fingerprint(self) -> str:
-        """16 hex digits, the same for protocols that differ in the encoder only."""
+        """Hash everything but the encoder: 16 hexadecimal digits."""
         content = self.model_dump(mode="json", exclude={"checkpoint", "chosen"})
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def are_comparable(a: EvalProtocol, b: EvalProtocol) -> bool:
+    """Return whether two protocols differ in the encoder only, so that their metrics may be compared."""
+    return a.fingerprint() == b.fingerprint()
 
 
 def _format_value(value: Detail) -> str:
     if isinstance(value, tuple):
         return "/".join(f"{part:g}" for part in value)
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-class Result(ClassificationMetrics):
-    """Scores and the protocol that they were measured with."""
-
-    protocol: EvalProtocol
-
-    @property
-    def primary_metric(self) -> float:
-        """The number that stands for the result: top-1 accuracy."""
-        return self.top1
-
-
-def are_comparable(a: EvalProtocol, b: EvalProtocol) -> bool:
-    """Whether numbers measured under both may stand beside each other: all but the encoder is the same."""
-    return a.fingerprint() == b.fingerprint()

@@ -1,39 +1,51 @@
-"""One measurement: embed the videos of a plan, rank classes, and say under which protocol."""
+"""One evaluation: embed the videos of a configuration and score them, for each encoder."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TypeVar
 
 import torch
-from rich.console import Console
-from rich.progress import Progress
-from rich.table import Table
 from torch import Tensor
 
 from verbspace.concepts.concept_set import ConceptSet
 from verbspace.concepts.space import ScoringMode
 from verbspace.data.decoding.backends import Decoder, decoder_version
 from verbspace.data.errors import DecodeFailures
-from verbspace.data.sources.manifest import Record, data_hash
-from verbspace.evaluation.knn import knn_scores
-from verbspace.evaluation.linear_probe import NUM_FOLDS, linear_probe
+from verbspace.data.sources import storage
+from verbspace.data.sources.manifest import data_hash
+from verbspace.data.sources.record import Record
+from verbspace.evaluation.knn import KNN_K, KNN_TEMPERATURE, knn_scores
+from verbspace.evaluation.labels import check_label_coverage
+from verbspace.evaluation.linear_probe import C_GRID, NUM_FOLDS, linear_probe
 from verbspace.evaluation.metrics import classification_metrics
-from verbspace.evaluation.multi_label import MultiLabelResult, multi_label_metrics
-from verbspace.evaluation.protocol import Detail, EvalProtocol, Result, Task
+from verbspace.evaluation.multi_label import multi_label_metrics
+from verbspace.evaluation.protocol import Detail, EvalProtocol, Task, are_comparable
+from verbspace.evaluation.results import Evaluation, MultiLabelEvaluation, MultiLabelResult, Result
 from verbspace.evaluation.zero_shot import zero_shot_scores
 from verbspace.inference.embedding import EmbeddingCache, EmbeddingResult, Precision, embed_videos
 from verbspace.models.hashing import encoder_hash
 from verbspace.models.video_encoder import VideoEncoder
+from verbspace.utils.progress import ProgressCallback
 
-_FEATURES = "projected and L2-normalised"
+MAX_MISSING_FRACTION = 0.01
+_FEATURES = "projected and L2-normalised"  # part of protocol fingerprints
+_T = TypeVar("_T")
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class EvalSplit:
-    """Videos with their classes' numbers: `records` and `classes`, or `several` with all of a video's, run side by
-    side.
+    """Videos with their class indices.
+
+    Attributes:
+        name: Name for protocols and messages.
+        records: The videos.
+        class_indices: One class index per video; empty for multi-label data.
+        multi_labels: All class indices of each video; None for single-label data.
     """
 
     name: str
@@ -42,35 +54,54 @@ class EvalSplit:
     multi_labels: list[tuple[int, ...]] | None = None
 
     def validate_missing(self, num_failed: int, max_missing: float, reason: str) -> None:
-        """Raise ValueError where more than the share `allowed` of the videos are missing or cannot be read."""
+        """Raise ValueError if more than the fraction `max_missing` of the videos failed."""
         if num_failed > max_missing * len(self.records):
             raise ValueError(
                 f"{self.name}: {num_failed} of {len(self.records)} videos are missing or cannot be read, more than "
-                f"{max_missing:.0%}: {reason}; mend them, or say how many may be missing (--max-missing, a share)"
+                f"{max_missing:.0%}: {reason}; restore them, or allow a larger fraction with --max-missing"
             )
 
-    def multi_hot(self, result: EmbeddingResult, num_actions: int) -> Tensor:
-        """Of the videos that could be read, which of the actions they have: (N, actions) bool."""
-        assert self.multi_labels is not None
-        kept = [
-            numbers
-            for record, numbers in zip(self.records, self.multi_labels, strict=True)
-            if record.path not in result.failures.by_path
-        ]
-        marks = torch.zeros(len(kept), num_actions, dtype=torch.bool)
-        for row, numbers in enumerate(kept):
-            marks[row, list(numbers)] = True
-        return marks
-
     def targets(self, result: EmbeddingResult) -> Tensor:
-        """The class numbers (N,) of the videos that could be read."""
-        kept = zip(self.records, self.class_indices, strict=True)
-        return torch.tensor([number for record, number in kept if record.path not in result.failures.by_path])
+        """Return the class indices of the readable videos, shape (N,)."""
+        return torch.tensor(self._readable(self.class_indices, result))
+
+    def multi_hot(self, result: EmbeddingResult, num_actions: int) -> Tensor:
+        """Return which readable video has which action: bool, shape (N, num_actions)."""
+        assert self.multi_labels is not None
+        rows = self._readable(self.multi_labels, result)
+        targets = torch.zeros(len(rows), num_actions, dtype=torch.bool)
+        for row, indices in enumerate(rows):
+            targets[row, list(indices)] = True
+        return targets
+
+    def _readable(self, values: Sequence[_T], result: EmbeddingResult) -> list[_T]:
+        failed = result.failures.by_path
+        return [value for record, value in zip(self.records, values, strict=True) if record.path not in failed]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class EvalConfig:
-    """What `evaluate` was asked for, resolved; it is the same for every encoder that is measured."""
+    """The resolved settings of an evaluation, the same for every encoder.
+
+    Attributes:
+        task: Evaluation task.
+        test: Test videos.
+        train: Training videos, for linear-probe and knn.
+        concepts: Concept set.
+        scoring: Scoring mode of zero-shot.
+        frames: Frames per clip.
+        clips: Clips per video.
+        crops: Crops per clip.
+        seed: Seed of folds and bootstrap.
+        max_missing: Largest fraction of videos that may be missing or unreadable.
+        decoder: Decoding library.
+        dtype: Precision of matrix products.
+        batch_size: Videos per batch.
+        num_workers: Processes that decode.
+        k: Neighbors of knn.
+        temperature: Temperature of knn.
+        Cs: Values of C that linear-probe selects from.
+    """
 
     task: Task
     test: EvalSplit
@@ -82,16 +113,30 @@ class EvalConfig:
     crops: int
     seed: int
     max_missing: float
-    k: int
-    temperature: float
-    Cs: tuple[float, ...]
-    decoder: Decoder = "pyav"
-    dtype: Precision = "fp32"
+    decoder: Decoder
+    dtype: Precision
+    batch_size: int
+    num_workers: int
+    k: int = KNN_K
+    temperature: float = KNN_TEMPERATURE
+    Cs: tuple[float, ...] = C_GRID
+
+    @property
+    def splits(self) -> list[EvalSplit]:
+        """The training split, if there is one, and the test split."""
+        return [self.test] if self.train is None else [self.train, self.test]
 
     def build_protocol(
         self, encoder: VideoEncoder, test: EmbeddingResult, train: EmbeddingResult | None, chosen: dict[str, Detail]
     ) -> EvalProtocol:
-        """The record of a measurement."""
+        """Record the settings of a measurement.
+
+        Args:
+            encoder: The measured encoder.
+            test: Embeddings of the test videos.
+            train: Embeddings of the training videos.
+            chosen: Settings selected on training data.
+        """
         details: dict[str, Detail] = {}
         if self.task == "linear-probe":
             details = {"features": _FEATURES, "C among": self.Cs, "folds held out in turn": NUM_FOLDS}
@@ -104,8 +149,8 @@ class EvalConfig:
             task=self.task,
             data=self.test.name,
             data_hash=data_hash(self.test.records),
-            clips=len(test.labels),
-            missing=len(self.test.records) - len(test.labels),
+            clips=len(test.records),
+            missing=len(self.test.records) - len(test.records),
             actions=len(self.concepts.actions),
             concepts=self.concepts.hash,
             templates=self.concepts.templates if zero_shot else (),
@@ -118,107 +163,146 @@ class EvalConfig:
             seed=self.seed,
             train=self.train.name if self.train else None,
             train_hash=data_hash(self.train.records) if self.train else None,
-            train_clips=len(train.labels) if train else None,
+            train_clips=len(train.records) if train else None,
             details=details,
             checkpoint=encoder_hash(encoder),
             chosen=chosen,
         )
 
 
-def check_label_coverage(
-    test_classes: list[int], train_classes: list[int], concepts: ConceptSet, message_prefix: str
-) -> None:
-    """Raise ValueError where a class that is wanted is not given."""
-    if missing := sorted({*test_classes} - {*train_classes}):
-        names = ", ".join(repr(concepts.labels[place]) for place in missing[:5])
-        more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
-        raise ValueError(f"{message_prefix} of {names}{more}, which the test data have; add some, or leave these out")
+def load_encoders(encoder: VideoEncoder | str | Path, baseline: bool | VideoEncoder) -> dict[str, VideoEncoder]:
+    """Load the encoder to measure and its baseline.
+
+    Args:
+        encoder: A VideoEncoder, or a folder or hub id.
+        baseline: True for `encoder.base_encoder()`, False for none, or an encoder.
+
+    Returns:
+        The baseline as "frozen", if there is one, and the encoder as "encoder".
+
+    Raises:
+        ValueError: The baseline cannot be loaded, or differs in frame size or dtype.
+    """
+    encoder = encoder if isinstance(encoder, VideoEncoder) else VideoEncoder.from_pretrained(encoder)
+    if baseline is False:
+        return {"encoder": encoder}
+    if baseline is True:
+        try:
+            baseline = encoder.base_encoder()
+        except (ValueError, OSError) as error:
+            raise ValueError(
+                f"the frozen baseline cannot be loaded: {error}; "
+                "pass the base checkpoint's encoder as baseline, or baseline=False to evaluate without it"
+            ) from error
+    for name in ("image_size", "dtype"):
+        expected, actual = getattr(encoder, name), getattr(baseline, name)
+        if actual != expected:
+            raise ValueError(f"baseline: its {name} is {actual}, and the encoder's is {expected}; they must be equal")
+    return {"frozen": baseline, "encoder": encoder}
+
+
+def run_evaluation(
+    config: EvalConfig,
+    encoders: dict[str, VideoEncoder],
+    *,
+    caches: dict[str, EmbeddingCache] | None = None,
+    on_progress: ProgressCallback | None = None,
+) -> Evaluation | MultiLabelEvaluation:
+    """Evaluate encoders under one protocol.
+
+    Videos that cannot be read are skipped and logged.
+
+    Args:
+        config: The evaluation.
+        encoders: The result of `load_encoders`.
+        caches: By the same names, embeddings of earlier evaluations with the same views. New ones are added.
+        on_progress: Called after each batch of videos.
+
+    Raises:
+        ValueError: Too many videos are missing or unreadable, or labels do not fit.
+    """
+    caches = {} if caches is None else caches
+    for split in config.splits:  # missing files are reported before any video is read
+        missing = [record.file for record in split.records if not storage.exists(record.file)]
+        reason = f"{missing[0]}: there is no such file" if missing else ""
+        split.validate_missing(len(missing), config.max_missing, reason)
+    results: dict[str, Result | MultiLabelResult] = {}
+    failures: list[DecodeFailures] = []
+    for name, encoder in encoders.items():
+        cache = caches.setdefault(name, EmbeddingCache())
+        results[name], failures = evaluate_encoder(config, encoder, name, cache, on_progress)
+    for one in failures:
+        if len(one):
+            logger.warning(one.summary())
+    kind = MultiLabelEvaluation if config.test.multi_labels is not None else Evaluation
+    evaluation = kind.model_validate({"result": results["encoder"], "frozen": results.get("frozen")})
+    if evaluation.frozen is not None and not are_comparable(evaluation.result.protocol, evaluation.frozen.protocol):
+        raise RuntimeError(
+            "the encoder and the frozen baseline were not measured under the same protocol:\n"
+            f"{evaluation.frozen.protocol.summary()}\n{evaluation.result.protocol.summary()}"
+        )
+    return evaluation
 
 
 def evaluate_encoder(
-    config: EvalConfig,
-    encoder: VideoEncoder,
-    name: str,
-    progress: Progress,
-    batch_size: int,
-    num_workers: int,
-    cache: EmbeddingCache,
+    config: EvalConfig, encoder: VideoEncoder, name: str, cache: EmbeddingCache, on_progress: ProgressCallback | None
 ) -> tuple[Result | MultiLabelResult, list[DecodeFailures]]:
-    """One encoder's result, and the files that could not be read. Raises ValueError where too many cannot.
+    """Evaluate one encoder.
 
-    known: this encoder's embeddings of the videos measured before, under the same views.
+    Args:
+        config: The evaluation.
+        encoder: The encoder.
+        name: Name for progress messages.
+        cache: Embeddings of this encoder from earlier evaluations with the same views.
+        on_progress: Called after each batch of videos.
+
+    Returns:
+        The result, and the unreadable files of each split.
+
+    Raises:
+        ValueError: Too many videos cannot be read, or labels do not fit.
     """
+    num_actions = len(config.concepts.actions)
     space = None
     if config.task == "zero-shot":
         space = encoder.build_concept_space(config.concepts)
-        zero_shot_scores(space.categories[:1], space, config.scoring)  # says now what descriptions are missing
+        zero_shot_scores(space.categories[:1], space, config.scoring)  # fails early if descriptions are missing
 
     def embed_split(split: EvalSplit) -> EmbeddingResult:
-        bar = progress.add_task(f"{name}: {split.name}", total=len(split.records), rate="")
-
-        def update_progress(done: int, _: int) -> None:
-            speed = next(task.speed for task in progress.tasks if task.id == bar)
-            progress.update(bar, completed=done, rate=f"{speed:.1f} videos/s" if speed else "")
-
-        found = embed_videos(
-            encoder, split.records, frames=config.frames, clips=config.clips, crops=config.crops, batch_size=batch_size,
-            num_workers=num_workers, on_progress=update_progress, cache=cache, decoder=config.decoder, dtype=config.dtype,
+        result = embed_videos(
+            encoder, split.records, frames=config.frames, clips=config.clips, crops=config.crops,
+            batch_size=config.batch_size, num_workers=config.num_workers, decoder=config.decoder, dtype=config.dtype,
+            cache=cache, on_progress=on_progress, stage=f"{name}: {split.name}",
         )  # fmt: skip
-        split.validate_missing(len(found.failures), config.max_missing, found.failures.first())
-        return found
+        split.validate_missing(len(result.failures), config.max_missing, result.failures.first())
+        return result
 
     train = embed_split(config.train) if config.train else None
     test = embed_split(config.test)
-    count = len(config.concepts.actions)
-    if config.test.multi_labels is not None:
-        assert space is not None
-        ranking = zero_shot_scores(test.embeddings, space, config.scoring)
-        marked = multi_label_metrics(ranking, config.test.multi_hot(test, count), seed=config.seed)
-        return MultiLabelResult(**marked.model_dump(), protocol=config.build_protocol(encoder, test, None, {})), [
-            test.failures
-        ]
-    labels = config.test.targets(test)
+    failures = [part.failures for part in (train, test) if part is not None]
     chosen: dict[str, Detail] = {}
     if space is not None:
-        ranking = zero_shot_scores(test.embeddings, space, config.scoring)
+        scores = zero_shot_scores(test.embeddings, space, config.scoring)
     else:
         assert config.train is not None
         assert train is not None
-        taught = config.train.targets(train)
-        start = f"{config.train.name}: there is no readable train video"
-        check_label_coverage(labels.tolist(), taught.tolist(), config.concepts, start)
+        train_targets = config.train.targets(train)
+        check_label_coverage(
+            config.test.targets(test).tolist(), train_targets.tolist(), config.concepts,
+            f"{config.train.name}: there is no readable train video",
+        )  # fmt: skip
         if config.task == "knn":
-            ranking = knn_scores(
-                train.embeddings, taught, test.embeddings, count, k=config.k, temperature=config.temperature
-            )
+            scores = knn_scores(
+                train.embeddings, train_targets, test.embeddings, num_actions, k=config.k,
+                temperature=config.temperature,
+            )  # fmt: skip
         else:
-            probe = linear_probe(train.embeddings, taught, count, config.Cs, config.seed)
+            probe = linear_probe(train.embeddings, train_targets, num_actions, config.Cs, config.seed)
             chosen = {"C": probe.best_C}
-            ranking = probe.model.scores(test.embeddings)
-    result: dict[str, Any] = classification_metrics(ranking, labels, seed=config.seed).model_dump()
+            scores = probe.model.scores(test.embeddings)
     protocol = config.build_protocol(encoder, test, train, chosen)
-    return Result(**result, protocol=protocol), [part.failures for part in (train, test) if part is not None]
-
-
-def print_results(
-    console: Console, results: Mapping[str, Result | MultiLabelResult], failures: list[DecodeFailures]
-) -> None:
-    """Print what was bad, each protocol in a line, and a table."""
-    for files in failures:
-        if len(files):
-            console.print(files.summary(), highlight=False, markup=False, soft_wrap=True)
-    caption = "frozen: the image checkpoint, averaged over frames" if "frozen" in results else None
-    several = any(isinstance(result, MultiLabelResult) for result in results.values())
-    kinds = ["mAP", "95% interval"] if several else ["top-1", "95% interval", "top-5", "mean class"]
-    table = Table("", *kinds, "clips", caption=caption)
-    for name, result in results.items():
-        line = result.protocol.summary()
-        console.print(f"{name}: {line}", highlight=False, markup=False, soft_wrap=True)
-        table.add_row(
-            name,
-            f"{result.primary_metric:.1%}",
-            f"{result.ci95[0]:.1%} to {result.ci95[1]:.1%}",
-            *([f"{result.top5:.1%}", f"{result.mean_class:.1%}"] if isinstance(result, Result) else []),
-            f"{result.n} of {result.n + result.protocol.missing}",
-        )
-    console.print(table)
+    if config.test.multi_labels is not None:
+        multi = multi_label_metrics(scores, config.test.multi_hot(test, num_actions), seed=config.seed)
+        return MultiLabelResult(**multi.model_dump(), protocol=protocol), failures
+    metrics = classification_metrics(scores, config.test.targets(test), seed=config.seed)
+    return Result(**metrics.model_dump(), protocol=protocol), failures

@@ -1,4 +1,4 @@
-"""The nearest of many embeddings, exactly."""
+"""Exact nearest neighbors by inner product."""
 
 from __future__ import annotations
 
@@ -7,16 +7,23 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 from torch import Tensor
 
-_MAX_SIMILARITIES = 2**24  # similarities held at once, of some queries to the whole bank
-_BLOCK = 1024  # of a row's entries, the largest decides whether the block is looked into
+_MAX_SIMILARITIES = 2**24  # similarities in memory at once
+_BLOCK = 1024  # entries of a row that share one maximum
 
 
 def exact_topk(bank: Tensor, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k largest inner products (Q, k) of queries (Q, D) with a bank's vectors (N, D), largest first, and their
-    rows.
+    """Find the k largest inner products of each query with the vectors of a bank.
 
-    Of equal ones the first rows are taken: nothing is left to chance. k is cut to N. Memory holds a fixed number of
-    products at once, however many queries there are.
+    Ties are resolved deterministically: of equal values, those with the lowest indices are taken. Memory is bounded,
+    however many queries there are.
+
+    Args:
+        bank: Vectors, shape (N, D).
+        queries: Queries, shape (Q, D).
+        k: Number of results, at most N.
+
+    Returns:
+        Inner products, largest first, and indices into the bank, both of shape (Q, k).
     """
     step = max(1, _MAX_SIMILARITIES // max(len(bank), 1))
     parts = [blocked_topk(_inner_products(bank, part), min(k, len(bank))) for part in torch.split(queries, step)]
@@ -24,37 +31,47 @@ def exact_topk(bank: Tensor, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 def blocked_topk(rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k largest of each row (Q, N) and their places; of equal ones the first."""
-    blocks = rows.shape[1] // _BLOCK
-    if blocks <= 4 * k:
+    """Find the k largest values of each row.
+
+    Of equal values, those with the lowest indices are taken.
+
+    Args:
+        rows: Values, shape (Q, N).
+        k: Number of results.
+
+    Returns:
+        Values, largest first, and their indices, both of shape (Q, k).
+    """
+    num_blocks = rows.shape[1] // _BLOCK
+    if num_blocks <= 4 * k:
         return _stable_topk(rows, k)
-    # The k largest are in the k blocks whose own largest are largest: the rest need not be sorted. A block counts by
-    # its place where maxima are equal, so the first of equals stay the first.
-    whole, rest = rows[:, : blocks * _BLOCK].view(len(rows), blocks, _BLOCK), rows[:, blocks * _BLOCK :]
-    chosen = _stable_topk(whole.amax(2), k)[1].sort(1).values
-    inside = whole.gather(1, chosen[:, :, None].expand(-1, -1, _BLOCK)).flatten(1)
-    places = (chosen[:, :, None] * _BLOCK + torch.arange(_BLOCK, device=rows.device)).flatten(1)
-    tail = torch.arange(blocks * _BLOCK, rows.shape[1], device=rows.device).expand(len(rows), -1)
-    values, index = _stable_topk(torch.cat([inside, rest], 1), k)
-    return values, torch.cat([places, tail], 1).gather(1, index)
+    # The k largest values lie in the k blocks with the largest maxima, so the other blocks need no sorting. Blocks
+    # with equal maxima are taken in order, so the lowest indices of equal values are kept.
+    blocks, tail = rows[:, : num_blocks * _BLOCK].view(len(rows), num_blocks, _BLOCK), rows[:, num_blocks * _BLOCK :]
+    selected = _stable_topk(blocks.amax(2), k)[1].sort(1).values
+    candidates = blocks.gather(1, selected[:, :, None].expand(-1, -1, _BLOCK)).flatten(1)
+    candidate_indices = (selected[:, :, None] * _BLOCK + torch.arange(_BLOCK, device=rows.device)).flatten(1)
+    tail_indices = torch.arange(num_blocks * _BLOCK, rows.shape[1], device=rows.device).expand(len(rows), -1)
+    values, order = _stable_topk(torch.cat([candidates, tail], 1), k)
+    return values, torch.cat([candidate_indices, tail_indices], 1).gather(1, order)
 
 
 def _inner_products(bank: Tensor, queries: Tensor) -> Tensor:
-    threads = torch.get_num_threads()
-    if len(queries) > 1 or bank.device.type != "cpu" or bank.numel() < _MAX_SIMILARITIES or threads == 1:
+    num_threads = torch.get_num_threads()
+    if len(queries) > 1 or bank.device.type != "cpu" or bank.numel() < _MAX_SIMILARITIES or num_threads == 1:
         return queries @ bank.T
-    # A matrix by one vector is computed by one thread, and memory feeds more.
-    with ThreadPoolExecutor(threads) as pool:
-        return torch.cat(list(pool.map(lambda part: part @ queries[0], bank.chunk(threads))))[None]
+    # A matrix-vector product runs on one thread, which does not use all of the memory bandwidth.
+    with ThreadPoolExecutor(num_threads) as pool:
+        return torch.cat(list(pool.map(lambda part: part @ queries[0], bank.chunk(num_threads))))[None]
 
 
 def _stable_topk(rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    values, index = rows.topk(k, dim=1)
-    # topk leaves open which of equal values it takes, and in which order. That matters only where there are equals
-    # within the first k or across the k-th place, and a stable sort of whole rows is too slow for all.
+    values, indices = rows.topk(k, dim=1)
+    # topk does not define which of equal values it returns, nor their order. Rows with ties among the first k, or
+    # across the k-th value, are sorted instead. Sorting all rows would be too slow.
     tied = (rows >= values[:, -1:]).sum(dim=1) > k
     tied |= (values[:, 1:] == values[:, :-1]).any(dim=1)
     if tied.any():
-        ordered, places = rows[tied].sort(dim=1, descending=True, stable=True)
-        values[tied], index[tied] = ordered[:, :k], places[:, :k]
-    return values, index
+        sorted_values, sorted_indices = rows[tied].sort(dim=1, descending=True, stable=True)
+        values[tied], indices[tied] = sorted_values[:, :k], sorted_indices[:, :k]
+    return values, indices

@@ -1,4 +1,4 @@
-"""Zero-shot: actions ranked by text alone."""
+"""Zero-shot classification: actions ranked by their text vectors."""
 
 from __future__ import annotations
 
@@ -12,14 +12,22 @@ _CHUNK = 4096
 
 
 def zero_shot_scores(embeddings: Tensor, space: ConceptSpace, scoring: ScoringMode = "category") -> Tensor:
-    """Video embeddings (N, D) to scores (N, K) float32 on the CPU, one for each of the space's actions.
+    """Score the actions of a concept space for video embeddings.
 
-    The embeddings are normalised first. by: see `ConceptSpace.action_scores`. Raises ValueError where sizes
-    differ, or where an action has no description and `by` needs one.
+    Args:
+        embeddings: Video embeddings, shape (N, D). They need not be normalized.
+        space: The concept space.
+        scoring: See `ConceptSpace.action_scores`.
+
+    Returns:
+        Scores as float32 on the CPU, shape (N, K).
+
+    Raises:
+        ValueError: The sizes differ, or an action has no description and `scoring` needs one.
     """
     size = space.categories.shape[1]
     if embeddings.ndim != 2 or embeddings.shape[1] != size:
-        raise ValueError(f"embeddings are {tuple(embeddings.shape)}, the concept space needs (N, {size})")
+        raise ValueError(f"embeddings have shape {tuple(embeddings.shape)}; the concept space needs (N, {size})")
     with torch.inference_mode():
         parts = [
             space.action_scores(functional.normalize(part.to(space.categories), dim=-1), scoring=scoring).float().cpu()

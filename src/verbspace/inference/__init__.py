@@ -1,1 +1,1 @@
-"""Embeddings, predictions, timelines, calibration and explanations."""
+"""Embeddings, predictions, timelines, calibration, explanations and suggested vocabularies."""

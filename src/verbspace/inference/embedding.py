@@ -1,8 +1,8 @@
-"""Videos to embeddings."""
+"""Embeddings of videos and of the windows of long videos."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
@@ -21,37 +21,37 @@ from verbspace.data.decoding.timestamps import TimestampMismatch
 from verbspace.data.decoding.windows import stream_windows
 from verbspace.data.errors import DecodeError, DecodeFailure, DecodeFailures, NoReadableVideo
 from verbspace.data.sampling import Window, clip_duration, plan_windows
-from verbspace.data.sources.manifest import Record
-from verbspace.utils.malloc import disable_malloc_trim
+from verbspace.data.sources.record import Record
+from verbspace.utils.progress import ProgressCallback
+
+Precision = Literal["fp32", "bf16"]
+MAX_WINDOWS = 200_000  # windows per video: nine days at one window every 4 s
+MAX_FRAMES = 256  # frames per clip: ten times what video encoders take
+_BLOCK = 4096  # rows that the buffer allocates at once
 
 
 class Embedder(Protocol):
-    """What is asked of a video encoder here."""
+    """The part of `VideoEncoder` that embedding needs."""
 
     @property
     def image_size(self) -> int:
-        """Side of the frames, in pixels."""
+        """Side of the square input frames, in pixels."""
 
     @property
     def device(self) -> torch.device:
-        """Where its weights are."""
+        """Device of the weights."""
 
     def normalize(self, video: Tensor) -> Tensor:
-        """uint8 (B, T, 3, S, S) to what the encoder takes."""
+        """Convert uint8 frames (B, T, 3, S, S) to model input."""
 
     def __call__(self, video: Tensor, times: Tensor) -> Tensor:
-        """Normalised frames and their seconds (B, T) to embeddings (B, D)."""
-
-
-Precision = Literal["fp32", "bf16"]
-MAX_WINDOWS = 200_000  # of a video: nine days, one each 4 s
-MAX_FRAMES = 256  # of a clip: ten times what video encoders take
-_BLOCK = 4096  # embeddings that memory is taken for at once
+        """Embed normalized frames (B, T, 3, S, S) with times in seconds (B, T) as (B, D)."""
 
 
 class ChunkedBuffer:
-    """Embeddings that come batch by batch, in large blocks. Each batch in memory of its own, between the pictures that
-    come and go, they would keep the space of those from being used again.
+    """A growing (N, D) float32 tensor that allocates memory in large blocks.
+
+    One small allocation per batch, made between the allocations of decoded frames, would fragment the heap.
     """
 
     def __init__(self) -> None:
@@ -62,28 +62,32 @@ class ChunkedBuffer:
         return self._count
 
     def add(self, embeddings: Tensor) -> None:
-        """Note (N, D)."""
+        """Append rows, shape (N, D)."""
         for row in embeddings:
-            block, place = divmod(self._count, _BLOCK)
+            block, offset = divmod(self._count, _BLOCK)
             if block == len(self._blocks):
                 self._blocks.append(torch.empty(_BLOCK, embeddings.shape[1]))
-            self._blocks[block][place] = row
+            self._blocks[block][offset] = row
             self._count += 1
 
     def take(self, indices: Sequence[int]) -> Tensor:
-        """(N, D) at N places."""
-        found = torch.empty(len(indices), self._blocks[0].shape[1])
-        for n, place in enumerate(indices):
-            found[n] = self._blocks[place // _BLOCK][place % _BLOCK]
-        return found
+        """Return the rows at N indices, shape (N, D); (0, 0) if the buffer is empty."""
+        rows = torch.empty(len(indices), self._blocks[0].shape[1] if self._blocks else 0)
+        for n, index in enumerate(indices):
+            rows[n] = self._blocks[index // _BLOCK][index % _BLOCK]
+        return rows
 
     def to_tensor(self) -> Tensor:
-        """(N, D)."""
+        """Return all rows, shape (N, D)."""
         return torch.cat(self._blocks)[: self._count].clone()
 
 
 class EmbeddingCache:
-    """What is known of one encoder and one way to embed: by file, an embedding or why there is none."""
+    """Embeddings and decode failures by file, for several `embed_videos` calls on overlapping lists of videos.
+
+    A cache is valid for one encoder and one set of embedding options (frames, clips, crops, decoder and dtype);
+    it does not check them. `embed_videos` looks up every file before it decodes it, and adds what it computes.
+    """
 
     def __init__(self) -> None:
         self.failures: dict[str, DecodeFailure] = {}
@@ -97,26 +101,38 @@ class EmbeddingCache:
         return len(self._indices) + len(self.failures)
 
     def add(self, files: Sequence[str], embeddings: Tensor) -> None:
-        """Note the embeddings (N, D) of N files."""
-        for place, file in zip(range(len(self._buffer), len(self._buffer) + len(embeddings)), files, strict=True):
-            self._indices[file] = place
+        """Add the embeddings (N, D) of N files."""
+        self._indices.update(zip(files, range(len(self._buffer), len(self._buffer) + len(embeddings)), strict=True))
         self._buffer.add(embeddings)
 
     def get_embeddings(self, files: Sequence[str]) -> Tensor:
-        """(N, D) of N files that have one."""
+        """Return the embeddings (N, D) of N files. Every file must have one."""
         return self._buffer.take([self._indices[file] for file in files])
 
 
 @dataclass(frozen=True)
 class EmbeddingResult:
-    """The readable videos: embeddings (N, D) float32 on the CPU, normalised; their labels and paths in the
-    records' order; and the files that could not be read.
+    """Embeddings of the readable videos, and the files that could not be read.
+
+    Attributes:
+        records: The readable videos, in the order given.
+        embeddings: One row per record: float32 on the CPU, L2-normalized, shape (N, D).
+        failures: The files that could not be read, with reasons.
     """
 
+    records: list[Record]
     embeddings: Tensor
-    labels: list[str | None]
-    paths: list[Path]
     failures: DecodeFailures
+
+    @property
+    def labels(self) -> list[str | None]:
+        """Labels of the readable videos."""
+        return [record.label for record in self.records]
+
+    @property
+    def paths(self) -> list[Path]:
+        """Paths of the readable videos."""
+        return [record.path for record in self.records]
 
 
 def embed_videos(
@@ -128,51 +144,70 @@ def embed_videos(
     crops: int = 1,
     batch_size: int = 16,
     num_workers: int = 0,
-    on_progress: Callable[[int, int], None] | None = None,
-    cache: EmbeddingCache | None = None,
     decoder: Decoder = "pyav",
     dtype: Precision = "fp32",
+    allow_empty: bool = False,
+    cache: EmbeddingCache | None = None,
+    on_progress: ProgressCallback | None = None,
+    stage: str = "embed",
 ) -> EmbeddingResult:
-    """Embed each video: the normalised mean of the normalised embeddings of `clips` clips of `frames` frames, each in
-    `crops` crops.
+    """Embed videos.
 
-    batch_size: videos at once, each with all its views. on_progress is told (videos done, videos in all). known: what
-    is known of this encoder and these settings from calls before, which is used and added to.
-    dtype: what matrix products are computed in; embeddings are float32 all the same.
-    An encoder in training mode is used in evaluation mode and set back. Raises ValueError without records,
-    NoReadableVideo where not one can be read.
+    A video's embedding is the normalized mean of the normalized embeddings of all its clips and crops. An encoder in
+    training mode is switched to evaluation mode and back.
+
+    Args:
+        encoder: The encoder.
+        records: The videos.
+        frames: Frames per clip.
+        clips: Clips per video.
+        crops: Crops per clip.
+        batch_size: Videos per batch, each with all its clips and crops.
+        num_workers: Processes that decode; 0 decodes in this process.
+        decoder: Decoding library.
+        dtype: Precision of matrix products. Embeddings are float32 in either case.
+        allow_empty: Return a result without rows if no video can be read, instead of raising NoReadableVideo.
+        cache: Results of earlier calls with the same encoder and options. New results are added.
+        on_progress: Called after each batch with the number of videos done.
+        stage: Stage name that `on_progress` receives.
+
+    Raises:
+        ValueError: There are no records.
+        NoReadableVideo: No video can be read.
     """
     if not records:
         raise ValueError("there are no videos to embed")
     validate_precision(dtype)
     cache = EmbeddingCache() if cache is None else cache
-    if encoder.device.type == "cpu":
-        disable_malloc_trim()
-    fresh = [record for record in {record.file: record for record in records}.values() if record.file not in cache]
+    pending = [record for record in {record.file: record for record in records}.values() if record.file not in cache]
     dataset = ClipDataset(
-        fresh, num_frames=frames, num_clips=clips, size=encoder.image_size, num_crops=crops, decoder=decoder
+        pending, num_frames=frames, num_clips=clips, size=encoder.image_size, num_crops=crops, decoder=decoder
     )
-    done = len(records) - len(fresh)
+    done = len(records) - len(pending)
     with _eval_mode(encoder):
         for batch in load_clips(dataset, batch_size=batch_size, num_workers=num_workers):
-            cache.failures |= {fresh[video.index].file: video for video in batch["bad"]}
+            cache.failures |= {pending[failure.index].file: failure for failure in batch["bad"]}
             if len(batch["index"]):
-                found = _embed(encoder, batch["video"], batch["times"], dtype)
-                cache.add([fresh[n].file for n in batch["index"].tolist()], found)
+                embeddings = _embed_batch(encoder, batch["video"], batch["times"], dtype)
+                cache.add([pending[index].file for index in batch["index"].tolist()], embeddings)
             done += len(batch["index"]) + len(batch["bad"])
             if on_progress is not None:
-                on_progress(done, len(records))
-    bad = DecodeFailures(len(records))
-    bad.add(cache.failures[record.file] for record in records if record.file in cache.failures)
-    kept = [record for record in records if record.file not in cache.failures]
-    if not kept:
-        raise NoReadableVideo(f"none of the {len(records)} videos can be read; the first: {bad.first()}")
-    embeddings = cache.get_embeddings([record.file for record in kept])
-    return EmbeddingResult(embeddings, [record.label for record in kept], [record.path for record in kept], bad)
+                on_progress(stage, done, len(records), {})
+    failures = DecodeFailures(len(records))
+    failures.add(cache.failures[record.file] for record in records if record.file in cache.failures)
+    readable = [record for record in records if record.file not in cache.failures]
+    if not readable and not allow_empty:
+        raise NoReadableVideo(f"none of the {len(records)} videos can be read; the first: {failures.first()}")
+    return EmbeddingResult(readable, cache.get_embeddings([record.file for record in readable]), failures)
 
 
 class WindowEmbeddings(NamedTuple):
-    """One video's windows, in order, and their embeddings (N, D) float32 on the CPU, normalised."""
+    """The windows of one video and their embeddings.
+
+    Attributes:
+        windows: N windows, in ascending order.
+        embeddings: float32 on the CPU, L2-normalized, shape (N, D).
+    """
 
     windows: list[Window]
     embeddings: Tensor
@@ -188,46 +223,71 @@ def embed_windows(
     batch_size: int = 16,
     dtype: Precision = "fp32",
 ) -> WindowEmbeddings:
-    """Embed a video of any length in windows of `length` seconds, one each `stride` (half the length), `frames` frames
-    of each, from one decode. A video no longer than that is one window, embedded as `embed_videos` embeds it.
+    """Embed a video of any length in overlapping windows, from one decode.
 
-    batch_size: windows at once, which is all that memory holds. Raises DecodeError, and ValueError for a stride that
-    leaves gaps.
+    A video that is not longer than one window gives one window, with the same embedding as from `embed_videos`.
+
+    Args:
+        encoder: The encoder.
+        path: The video file.
+        length: Seconds per window.
+        stride: Seconds between the starts of two windows; default: half the length.
+        frames: Frames per window.
+        batch_size: Windows per batch. Memory holds the frames of one batch.
+        dtype: Precision of matrix products.
+
+    Raises:
+        DecodeError: The video cannot be decoded, or has more than 200,000 windows.
+        ValueError: The stride is not above 0, or longer than a window.
     """
     validate_precision(dtype)
     validate_num_frames(frames)
     step = length / 2 if stride is None else stride
 
     def plan(seconds: np.ndarray) -> list[Window]:
-        whole = clip_duration(seconds)
-        if step > 0 and whole / step > MAX_WINDOWS:
+        duration = clip_duration(seconds)
+        if step > 0 and duration / step > MAX_WINDOWS:
             raise DecodeError(
                 path,
-                f"its {whole:.0f} s are more than {MAX_WINDOWS} windows, one each {step:g} s; "
-                "give longer ones, or mend its times",
+                f"{duration:.0f} s at one window every {step:g} s are more than {MAX_WINDOWS} windows; "
+                "use a larger stride, or fix the file's timestamps",
             )
         return plan_windows(seconds, length, step)
 
-    for trust in (True, False):
-        each = stream_windows(path, plan, num_frames=frames, size=encoder.image_size, use_packet_times=trust)
+    for use_packet_times in (True, False):
+        stream = stream_windows(
+            path, plan, num_frames=frames, size=encoder.image_size, use_packet_times=use_packet_times
+        )
         windows: list[Window] = []
         rows = ChunkedBuffer()
         try:
             with _eval_mode(encoder):
-                while some := list(islice(each, batch_size)):
-                    windows += [window for window, _, _ in some]
-                    video = torch.stack([clip for _, clip, _ in some])[:, None]
-                    times = torch.stack([when for _, _, when in some])[:, None]
-                    rows.add(_embed(encoder, video, times, dtype))
+                while batch := list(islice(stream, batch_size)):
+                    windows += [window for window, _, _ in batch]
+                    video = torch.stack([clip for _, clip, _ in batch])[:, None]
+                    times = torch.stack([seconds for _, _, seconds in batch])[:, None]
+                    rows.add(_embed_batch(encoder, video, times, dtype))
         except TimestampMismatch:
             continue
         return WindowEmbeddings(windows, rows.to_tensor())
-    raise DecodeError(path, "every decode shows other frames")
+    raise DecodeError(path, "two decodes of this file give different frames; re-encode it")
+
+
+def validate_num_frames(frames: int) -> None:
+    """Raise ValueError unless a clip can have this number of frames."""
+    if not 1 <= frames <= MAX_FRAMES:
+        raise ValueError(f"frames: {frames} is out of range; pass 1 to {MAX_FRAMES} frames per clip")
+
+
+def validate_precision(dtype: str) -> None:
+    """Raise ValueError unless the precision is known."""
+    if dtype not in get_args(Precision):
+        raise ValueError(f"dtype: {dtype!r} is not one of {', '.join(get_args(Precision))}")
 
 
 @contextmanager
 def _eval_mode(encoder: Embedder) -> Iterator[None]:
-    """In evaluation mode and without gradients, and back."""
+    """Switch to evaluation mode and inference mode; restore the mode on exit."""
     module = encoder if isinstance(encoder, torch.nn.Module) else None
     training = module is not None and module.training
     if module is not None:
@@ -240,22 +300,10 @@ def _eval_mode(encoder: Embedder) -> Iterator[None]:
             module.train(training)
 
 
-def validate_num_frames(frames: int) -> None:
-    """Raise ValueError for a number of frames that a clip cannot have, or that memory would not hold."""
-    if not 1 <= frames <= MAX_FRAMES:
-        raise ValueError(f"frames: {frames} of a clip; give 1 to {MAX_FRAMES}")
-
-
-def validate_precision(dtype: str) -> None:
-    """Raise ValueError for a precision that is not known."""
-    if dtype not in get_args(Precision):
-        raise ValueError(f"dtype: {dtype!r} is none of {', '.join(get_args(Precision))}")
-
-
-def _embed(encoder: Embedder, video: Tensor, times: Tensor, dtype: Precision) -> Tensor:
-    """uint8 (B, clips, T, 3, S, S) and seconds (B, clips, T) to (B, D) on the CPU."""
-    views = encoder.normalize(video.flatten(0, 1).to(encoder.device))
+def _embed_batch(encoder: Embedder, video: Tensor, times: Tensor, dtype: Precision) -> Tensor:
+    """Embed uint8 views (B, V, T, 3, S, S) with times in seconds (B, V, T) as (B, D) on the CPU."""
+    frames = encoder.normalize(video.flatten(0, 1).to(encoder.device))
     with torch.autocast(encoder.device.type, torch.bfloat16, enabled=dtype == "bf16"):
-        found = encoder(views, times.flatten(0, 1).to(encoder.device))
-    each = functional.normalize(found.float(), dim=-1)
-    return functional.normalize(each.view(*video.shape[:2], -1).mean(dim=1), dim=-1).cpu()
+        embeddings = encoder(frames, times.flatten(0, 1).to(encoder.device))
+    views = functional.normalize(embeddings.float(), dim=-1)
+    return functional.normalize(views.view(*video.shape[:2], -1).mean(dim=1), dim=-1).cpu()

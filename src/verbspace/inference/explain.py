@@ -1,19 +1,20 @@
-"""Why this action: which descriptions fired, when, and what would have to change for the runner-up to win.
+"""Explanations of predictions: activated descriptions, contributions of frames, and counterfactual frame removal.
 
-Nothing here is fitted. An embedding is the normalised mean of its frames' embeddings, and a score is its product with a
-vector of text, so that each frame's part of a score is exact; that frames were left out is computed by encoding what is
-left; and how far the embedding would have to turn towards a description follows from the two vectors.
+Nothing here is fitted. A video's embedding is the normalized mean of its frame embeddings, and a score is its inner
+product with a text vector, so each frame's contribution to a score is exact. The effect of removing frames is measured
+by encoding the remaining frames.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -21,20 +22,27 @@ from torch import Tensor
 from verbspace.concepts.concept_set import DescriptionKind
 from verbspace.data.decoding.timestamps import TimestampMismatch
 from verbspace.data.decoding.windows import stream_windows
-from verbspace.data.errors import VideoError
+from verbspace.data.errors import DecodeError, VideoError
 from verbspace.data.sampling import Window, clip_duration
 from verbspace.inference.predictor import Predictor
 from verbspace.models.attention_rollout import attention_rollout, rollout_to_grid
 from verbspace.utils.text import format_odds, format_spans
 
-Span = tuple[float, float]  # seconds
-ACTIVATION_THRESHOLD = 0.5  # a description fires where its share is at least so much of its largest
+Span = tuple[float, float]  # start and end, in seconds
+ACTIVATION_THRESHOLD = 0.5  # of a description's highest frame probability
 
 
 @dataclass(frozen=True)
 class ActivatedDescription:
-    """A description near to the video: its share of the distribution over all descriptions, the actions that it
-    describes, its share in each frame (T,), and the seconds in which that is at least half of its largest.
+    """A description with a high probability for the video.
+
+    Attributes:
+        text: The description.
+        kind: Kind of description.
+        actions: Actions that it describes.
+        probability: Probability for the video, among all descriptions.
+        frame_probabilities: Probability for each frame, shape (T,).
+        spans: Parts of the video in which the frame probability is at least half of its maximum.
     """
 
     text: str
@@ -46,38 +54,39 @@ class ActivatedDescription:
 
 
 @dataclass(frozen=True)
-class Turn:
-    """A description towards which, or away from which, the embedding would have to turn for the runner-up to draw
-    level, and by how many degrees."""
-
-    text: str
-    towards: bool
-    degrees: float
-
-
-@dataclass(frozen=True)
 class Counterfactual:
-    """What would have to change for the runner-up to win.
+    """What makes the runner-up win.
 
-    odds: how many times likelier the winner is. without: the seconds without which the runner-up wins, the video
-    encoded anew from the frames that are left; None where no such frames were found. turns: the smallest first.
+    Attributes:
+        winner: The most probable action.
+        runner_up: The second most probable action.
+        odds: Probability of the winner divided by that of the runner-up.
+        spans_to_drop: Parts of the video without which the runner-up wins; None if none were found.
     """
 
     winner: str
     runner_up: str
     odds: float
     spans_to_drop: list[Span] | None
-    turns: list[Turn]
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """A prediction taken apart.
+    """An explained prediction.
 
-    ranked: all actions, likeliest first. seconds (T,): when the frames show. frames: uint8 (T, 3, S, S), as the encoder
-    saw them. by_frame (T, K): distributions over the actions, in the set's order, of each frame's own embedding. pull
-    (T,): each frame's part of the log of `change.odds`, to which they sum. looked (T, G, G): attention rollout, what
-    part of the video's embedding leads back to each patch. change: None where there is one action.
+    Attributes:
+        path: The video.
+        window: The explained part of the video.
+        action_names: K action names, in the order of the concept set.
+        ranking: All actions with probabilities, most probable first.
+        seconds: Time of each frame, shape (T,).
+        frames: The encoder's input as uint8, shape (T, 3, S, S).
+        frame_probabilities: Distribution over the actions for each frame's own embedding, shape (T, K).
+        log_odds_contribution: Each frame's contribution to the log of `counterfactual.odds`, shape (T,). The
+            contributions sum to it.
+        attention_map: Attention rollout from the video's embedding to each patch, shape (T, G, G).
+        activated_descriptions: Descriptions with the highest probability.
+        counterfactual: None if there is only one action.
     """
 
     path: str
@@ -94,190 +103,192 @@ class Explanation:
 
     @property
     def spans(self) -> list[Span]:
-        """The stretch of time that each frame stands for: halfway to its neighbours."""
+        """The part of the window that each frame stands for."""
         return frame_spans(self.seconds, self.window)
 
 
 def frame_spans(seconds: Tensor, window: Window) -> list[Span]:
-    """Stretches that tile the window, one around each of the ascending seconds (T,)."""
-    at = seconds.tolist()
-    # The frame nearest to a second may show before the window begins, or after it ends.
-    middles = [min(max((a + b) / 2, window.start), window.end) for a, b in pairwise(at)]
-    edges = [window.start, *middles, window.end]
-    return [(edges[n], edges[n + 1]) for n in range(len(at))]
+    """Split a window into one span per frame, halfway between neighboring frames.
+
+    Args:
+        seconds: Ascending times of the frames, shape (T,).
+        window: The window.
+    """
+    # The first and last frame may lie slightly outside the window.
+    middles = [min(max((a + b) / 2, window.start), window.end) for a, b in pairwise(seconds.tolist())]
+    return list(pairwise([window.start, *middles, window.end]))
+
+
+def merge_spans(spans: Sequence[Span]) -> list[Span]:
+    """Merge adjacent spans in a list of ascending spans."""
+    merged: list[Span] = []
+    for start, end in spans:
+        if merged and start <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], end)
+        else:
+            merged.append((start, end))
+    return merged
 
 
 def explain(
     predictor: Predictor, path: str | Path, *, start: float = 0.0, end: float | None = None, top: int = 5
 ) -> Explanation:
-    """Explain a predictor's answer for a video, or for the part of it from `start` to `end` seconds.
+    """Explain a prediction for a video, or for a part of it.
 
-    top: how many descriptions and turns. Raises DecodeError, and ValueError for a part that the video does not have.
+    Args:
+        predictor: The predictor.
+        path: The video file.
+        start: Start of the part, in seconds.
+        end: End of the part, in seconds; default: the end of the video.
+        top: Number of descriptions.
+
+    Raises:
+        DecodeError: The video cannot be read.
+        VideoError: The video has no such part.
     """
     window, clip, times = _read_clip(predictor, path, start, end)
     encoder, space = predictor.encoder, predictor.space
-    video, when = encoder.normalize(clip.to(encoder.device)), times.to(encoder.device)
+    video, device_times = encoder.normalize(clip.to(encoder.device)), times.to(encoder.device)
     with torch.inference_mode():
-        each = encoder.frame_embeddings(video[None], when[None])[0].float().cpu()
-    mean = each.mean(0)
+        frame_embeddings = encoder.frame_embeddings(video[None], device_times[None])[0].float().cpu()
+    mean = frame_embeddings.mean(0)
     z = F.normalize(mean, dim=-1)
-    row = predictor.probabilities(z[None])[0]
-    order = row.argsort(descending=True).tolist()
+    probabilities = predictor.probabilities(z[None])[0]
+    order = probabilities.argsort(descending=True).tolist()
     names = space.action_names
-    vectors = space.classifier_weights(predictor.scoring)
-    sharp = space.temperature * (predictor.calibration.temperature if predictor.calibration else 1.0)
-    change, pull = None, torch.zeros(len(times))
+    counterfactual, contribution = None, torch.zeros(len(times))
     if len(names) > 1:
-        axis = vectors[order[0]] - vectors[order[1]]
-        pull = each @ axis / (len(each) * mean.norm() * sharp)  # sums to z @ axis / sharp, the log of the odds
-        change = Counterfactual(
+        weights = space.classifier_weights(predictor.scoring)
+        axis = weights[order[0]] - weights[order[1]]
+        temperature = space.temperature * (predictor.calibration.temperature if predictor.calibration else 1.0)
+        # The sum over frames is z @ axis / temperature, the log of the odds.
+        contribution = frame_embeddings @ axis / (len(frame_embeddings) * mean.norm() * temperature)
+        counterfactual = Counterfactual(
             names[order[0]],
             names[order[1]],
-            math.exp(min(float(pull.sum()), 700.0)),
-            _find_spans_to_drop(predictor, video, when, pull, window, order[1]),
-            _turns(predictor, z, axis, order, top),
+            math.exp(min(float(contribution.sum()), 700.0)),
+            _find_spans_to_drop(predictor, video, device_times, contribution, window, order[1]),
         )
+    seconds = times + window.start
     return Explanation(
         str(path),
         window,
         names,
-        [(names[n], float(row[n])) for n in order],
-        times + window.start,
+        [(names[n], float(probabilities[n])) for n in order],
+        seconds,
         clip,
-        predictor.probabilities(F.normalize(each, dim=-1)),
-        pull,
-        rollout_to_grid(encoder, attention_rollout(encoder, video, when).mean(0)),
-        _find_activated_descriptions(predictor, z, each, times + window.start, window, top),
-        change,
+        predictor.probabilities(F.normalize(frame_embeddings, dim=-1)),
+        contribution,
+        rollout_to_grid(encoder, attention_rollout(encoder, video, device_times).mean(0)),
+        _find_activated_descriptions(predictor, z, frame_embeddings, frame_spans(seconds, window), top),
+        counterfactual,
     )
 
 
-def _read_clip(
-    predictor: Predictor, path: str | Path, start: float, end: float | None
-) -> tuple[Window, Tensor, Tensor]:
-    """The part asked for: its window, uint8 (T, 3, S, S), and seconds (T,) from the window's start."""
-    for trust in (True, False):
-
-        def plan(times: object) -> list[Window]:
-            whole = clip_duration(times)  # type: ignore[arg-type]
-            last = whole if end is None else min(end, whole)
-            if not (0 <= start < last or start == last == 0):
-                raise VideoError(path, f"from {start:g} to {last:g} s is no part of a video of {whole:.2f} s")
-            return [Window(start, last)]
-
-        try:
-            return next(
-                stream_windows(
-                    path, plan, num_frames=predictor.frames, size=predictor.encoder.image_size, use_packet_times=trust
-                )
-            )
-        except TimestampMismatch:
-            continue
-    raise AssertionError("a decode of the whole is never untrusted")
-
-
-def _find_activated_descriptions(
-    predictor: Predictor, z: Tensor, each: Tensor, seconds: Tensor, window: Window, top: int
-) -> list[ActivatedDescription]:
-    space, concepts = predictor.space, predictor.concepts
-    if not concepts.descriptions:
-        return []
-    shares = space.probs(z[None], "description")[0]
-    frames = space.probs(F.normalize(each, dim=-1), "description")
-    spans = frame_spans(seconds, window)
-    found = []
-    for n in shares.topk(min(top, len(shares))).indices.tolist():
-        described, by_frame = concepts.descriptions[n], frames[:, n]
-        lit = (by_frame >= ACTIVATION_THRESHOLD * by_frame.max()).tolist()
-        when = merge_spans([span for span, on in zip(spans, lit, strict=True) if on])
-        found.append(
-            ActivatedDescription(described.text, described.kind, described.actions, float(shares[n]), by_frame, when)
-        )
-    return found
-
-
-def to_json(found: Explanation) -> dict[str, Any]:
-    """An explanation as what `json.dump` takes, without the pictures."""
-    change = found.counterfactual
-    return {
-        "path": found.path,
-        "start": found.window.start,
-        "end": found.window.end,
-        "actions": dict(found.ranking),
-        "frames": [
-            {"second": second, "pull": pull, "actions": dict(zip(found.action_names, row, strict=True))}
-            for second, pull, row in zip(
-                found.seconds.tolist(),
-                found.log_odds_contribution.tolist(),
-                found.frame_probabilities.tolist(),
-                strict=True,
-            )
-        ],
-        "descriptions": [
-            {"text": one.text, "kind": one.kind, "actions": one.actions, "share": one.probability, "seconds": one.spans}
-            for one in found.activated_descriptions
-        ],
-        "change": None
-        if change is None
-        else {
-            "winner": change.winner,
-            "runner_up": change.runner_up,
-            "odds": change.odds,
-            "without_seconds": change.spans_to_drop,
-            "turns": [asdict(turn) for turn in change.turns],
-        },
-    }
-
-
-def merge_spans(spans: Sequence[Span]) -> list[Span]:
-    """Ascending stretches, those that touch as one."""
-    out: list[Span] = []
-    for start, end in spans:
-        if out and start <= out[-1][1]:
-            out[-1] = (out[-1][0], end)
-        else:
-            out.append((start, end))
-    return out
-
-
-def _find_spans_to_drop(
-    predictor: Predictor, video: Tensor, times: Tensor, log_odds_contribution: Tensor, window: Window, runner_up: int
-) -> list[Span] | None:
-    """Frames left out, those that pull most for the winner first, until the rest, encoded anew, gives the runner-up."""
-    encoder, kept = predictor.encoder, list(range(len(times)))
-    spans = frame_spans(times.cpu() + window.start, window)
-    for n in log_odds_contribution.argsort(descending=True).tolist()[: len(kept) - 1]:
-        kept.remove(n)
-        with torch.inference_mode():
-            z = encoder(video[None, kept], times[None, kept]).cpu()
-        if int(predictor.probabilities(z)[0].argmax()) == runner_up:
-            return merge_spans([span for place, span in enumerate(spans) if place not in kept])
-    return None
-
-
-def _turns(predictor: Predictor, z: Tensor, axis: Tensor, order: list[int], top: int) -> list[Turn]:
-    """Along a description d, z + a·d is level where (z + a·d)·axis is 0: a = -(z·axis) / (d·axis)."""
-    space = predictor.space
-    margin = float(z @ axis)
-    found = []
-    for n, (text, d) in enumerate(zip(space.description_texts, space.descriptions.cpu(), strict=True)):
-        towards = bool(space.description_action_mask[n, order[1]]) and not space.description_action_mask[n, order[0]]
-        away = bool(space.description_action_mask[n, order[0]]) and not space.description_action_mask[n, order[1]]
-        slope = float(d @ axis)
-        if not (towards and slope < 0) and not (away and slope > 0):
-            continue
-        level = z - margin / slope * d
-        degrees = math.degrees(math.acos(max(-1.0, min(1.0, float(F.normalize(level, dim=-1) @ z)))))
-        found.append(Turn(text, towards, degrees))
-    found.sort(key=lambda turn: turn.degrees)
-    return found[:top]
-
-
 def format_counterfactual(counterfactual: Counterfactual) -> str:
-    """The two likeliest actions, and whether leaving frames out turns them round, in a sentence each."""
+    """Describe a counterfactual in two sentences."""
     first = (
         f"{counterfactual.winner} is {format_odds(counterfactual.odds)} times as likely as {counterfactual.runner_up}."
     )
     if counterfactual.spans_to_drop is None:
         return f"{first} No frames were found without which {counterfactual.runner_up} would win."
     return f"{first} Without {format_spans(counterfactual.spans_to_drop)}, {counterfactual.runner_up} would win."
+
+
+def to_json(explanation: Explanation) -> dict[str, Any]:
+    """Convert an explanation to JSON types, without the images."""
+    counterfactual = explanation.counterfactual
+    return {
+        "path": explanation.path,
+        "start": explanation.window.start,
+        "end": explanation.window.end,
+        "actions": dict(explanation.ranking),
+        "frames": [
+            {"second": second, "pull": pull, "actions": dict(zip(explanation.action_names, row, strict=True))}
+            for second, pull, row in zip(
+                explanation.seconds.tolist(),
+                explanation.log_odds_contribution.tolist(),
+                explanation.frame_probabilities.tolist(),
+                strict=True,
+            )
+        ],
+        "descriptions": [
+            {"text": one.text, "kind": one.kind, "actions": one.actions, "share": one.probability, "seconds": one.spans}
+            for one in explanation.activated_descriptions
+        ],
+        "change": None
+        if counterfactual is None
+        else {
+            "winner": counterfactual.winner,
+            "runner_up": counterfactual.runner_up,
+            "odds": counterfactual.odds,
+            "without_seconds": counterfactual.spans_to_drop,
+        },
+    }
+
+
+def _read_clip(
+    predictor: Predictor, path: str | Path, start: float, end: float | None
+) -> tuple[Window, Tensor, Tensor]:
+    """Read a part of a video: its window, uint8 frames (T, 3, S, S), and times (T,) relative to the window's start."""
+
+    def plan(times: np.ndarray) -> list[Window]:
+        duration = clip_duration(times)
+        last = duration if end is None else min(end, duration)
+        if not (0 <= start < last or start == last == 0):
+            raise VideoError(path, f"{start:g} to {last:g} s is not a part of this video of {duration:.2f} s")
+        return [Window(start, last)]
+
+    for use_packet_times in (True, False):
+        try:
+            return next(
+                stream_windows(
+                    path,
+                    plan,
+                    num_frames=predictor.frames,
+                    size=predictor.encoder.image_size,
+                    use_packet_times=use_packet_times,
+                )
+            )
+        except TimestampMismatch:
+            continue
+    raise DecodeError(path, "two decodes of this file give different frames; re-encode it")
+
+
+def _find_activated_descriptions(
+    predictor: Predictor, z: Tensor, frame_embeddings: Tensor, spans: list[Span], top: int
+) -> list[ActivatedDescription]:
+    space, concepts = predictor.space, predictor.concepts
+    if not concepts.descriptions:
+        return []
+    probabilities = space.probs(z[None], "description")[0]
+    frame_probabilities = space.probs(F.normalize(frame_embeddings, dim=-1), "description")
+    activated = []
+    for n in probabilities.topk(min(top, len(probabilities))).indices.tolist():
+        description, values = concepts.descriptions[n], frame_probabilities[:, n]
+        is_active = (values >= ACTIVATION_THRESHOLD * values.max()).tolist()
+        active_spans = merge_spans([span for span, active in zip(spans, is_active, strict=True) if active])
+        activated.append(
+            ActivatedDescription(
+                description.text, description.kind, description.actions, float(probabilities[n]), values, active_spans
+            )
+        )
+    return activated
+
+
+def _find_spans_to_drop(
+    predictor: Predictor, video: Tensor, times: Tensor, contribution: Tensor, window: Window, runner_up: int
+) -> list[Span] | None:
+    """Drop frames by descending contribution to the winner until the runner-up wins.
+
+    The remaining frames are encoded again after each drop, because temporal attention mixes frames.
+    """
+    encoder, remaining = predictor.encoder, list(range(len(times)))
+    spans = frame_spans(times.cpu() + window.start, window)
+    for n in contribution.argsort(descending=True).tolist()[: len(remaining) - 1]:
+        remaining.remove(n)
+        with torch.inference_mode():
+            z = encoder(video[None, remaining], times[None, remaining]).cpu()
+        if int(predictor.probabilities(z)[0].argmax()) == runner_up:
+            return merge_spans([span for index, span in enumerate(spans) if index not in remaining])
+    return None

@@ -1,9 +1,9 @@
-"""Ranked actions for videos, and for long ones what happens when."""
+"""Ranked actions for videos, and timelines for long videos."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -13,20 +13,24 @@ from torch import Tensor
 
 from verbspace.concepts.concept_set import ConceptSet
 from verbspace.concepts.space import ConceptSpace, ScoringMode
-from verbspace.data.errors import DecodeError, NoReadableVideo
+from verbspace.data.errors import DecodeError
 from verbspace.data.sources.inputs import localize
-from verbspace.data.sources.manifest import Record
+from verbspace.data.sources.record import Record
 from verbspace.inference.calibration import Calibration
-from verbspace.inference.embedding import EmbeddingCache, embed_videos, embed_windows, validate_num_frames
+from verbspace.inference.embedding import embed_videos, embed_windows, validate_num_frames
 from verbspace.inference.timeline import Segment, TimelineGrid, extract_segments, merge_windows
 from verbspace.models.video_encoder import VideoEncoder
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """A video's actions, likeliest first, as (name, probability), and the descriptions nearest to it.
+    """The ranked actions of one video.
 
-    path: the video as it was named. timeline: what happens when, where the video was looked at in windows.
+    Attributes:
+        path: The video's path or URL, as the caller passed it.
+        ranking: Actions with probabilities, most probable first.
+        descriptions: The three descriptions with the highest similarity.
+        timeline: Segments of one action each; None if the video was not split into windows.
     """
 
     path: str
@@ -37,8 +41,12 @@ class Prediction:
 
 @dataclass(frozen=True)
 class WindowConfig:
-    """How long videos are looked at: windows of `length` seconds, one each `stride` (half the length where not given);
-    what is less likely than `at_least` is left out of the timeline.
+    """Sliding windows over long videos.
+
+    Attributes:
+        length: Seconds per window.
+        stride: Seconds between the starts of two windows; None: half the length.
+        min_score: Probability below which the timeline has a gap.
     """
 
     length: float
@@ -49,10 +57,19 @@ class WindowConfig:
 class Predictor:
     """Ranks the actions of one concept set for videos, with one encoder.
 
-    actions: names to choose among; or concepts: a concept set (the encoder's own where neither is given). frames: of
-    each video or window. calibration: what `calibrate` made for the same; without one, probabilities are the softmax at
-    the checkpoint's own temperature, which is too sure. encode_text: in the place of the encoder's own, for one that
-    remembers. Raises ValueError.
+    Args:
+        encoder: A VideoEncoder, or a folder or hub id.
+        actions: Action names to choose from.
+        concepts: A concept set, a bundled name or a path, instead of `actions`. Default: the encoder's own set.
+        scoring: Score by category, by description, or by both.
+        frames: Frames per video or per window.
+        top: Number of actions in a prediction's ranking.
+        calibration: A calibration, or its file, that was fitted for the same encoder, concepts, scoring and frames.
+            Without one, probabilities are the softmax at the checkpoint's own temperature, which is overconfident.
+        encode_text: Text encoder to use instead of the encoder's own, for example a cached one.
+
+    Raises:
+        ValueError: `frames` is out of range, there are no actions to choose from, or the calibration does not fit.
     """
 
     def __init__(
@@ -71,8 +88,8 @@ class Predictor:
         self.encoder = encoder if isinstance(encoder, VideoEncoder) else VideoEncoder.from_pretrained(encoder)
         self.concepts = resolve_concepts(self.encoder, actions, concepts)
         self.scoring, self.frames, self.top = scoring, frames, top
-        scale = 1 / self.encoder.logit_scale
-        self.space = ConceptSpace.build(self.concepts, encode_text or self.encoder.encode_text, scale)
+        temperature = 1 / self.encoder.logit_scale
+        self.space = ConceptSpace.build(self.concepts, encode_text or self.encoder.encode_text, temperature)
         if calibration is not None and not isinstance(calibration, Calibration):
             calibration = Calibration.load(calibration)
         if calibration is not None:
@@ -80,96 +97,113 @@ class Predictor:
         self.calibration = calibration
 
     def probabilities(self, z: Tensor) -> Tensor:
-        """Embeddings (N, D) to distributions over the actions (N, K)."""
+        """Convert embeddings (N, D) to distributions over the actions (N, K)."""
         scores = self.space.action_scores(z, self.scoring)
         return (scores / (self.calibration.temperature if self.calibration else 1)).softmax(-1)
 
     def rank(self, names: Sequence[str], z: Tensor) -> list[Prediction]:
-        """Predictions for embeddings (N, D) of N videos."""
-        rows = self.probabilities(z)
-        return [self._make_prediction(*each) for each in zip(names, z, rows, strict=True)]
+        """Rank the actions for the embeddings (N, D) of N videos."""
+        return [self._make_prediction(*each) for each in zip(names, z, self.probabilities(z), strict=True)]
 
     def predict_timeline(
         self, path: str | Path, window_config: WindowConfig, name: str | None = None
     ) -> tuple[Prediction, TimelineGrid]:
-        """A video's prediction in windows, with its timeline, and what the timeline was made from. Raises
-        DecodeError."""
-        found = embed_windows(
+        """Predict a video in sliding windows.
+
+        Args:
+            path: The video file.
+            window_config: The windows.
+            name: Path to put into the prediction instead of `path`.
+
+        Returns:
+            The prediction with its timeline, and the grid that the timeline was computed from.
+
+        Raises:
+            DecodeError: The video cannot be read.
+        """
+        result = embed_windows(
             self.encoder, path, length=window_config.length, stride=window_config.stride, frames=self.frames
         )
-        cells = merge_windows(found.windows, self.probabilities(found.embeddings))
-        timeline = extract_segments(cells, self.space.action_names, window_config.min_score)
-        mean = F.normalize(found.embeddings.mean(0), dim=-1)
-        return self._make_prediction(name or str(path), mean, cells.mean_probabilities(), timeline), cells
+        grid = merge_windows(result.windows, self.probabilities(result.embeddings))
+        timeline = extract_segments(grid, self.space.action_names, window_config.min_score)
+        mean = F.normalize(result.embeddings.mean(0), dim=-1)
+        return self._make_prediction(name or str(path), mean, grid.mean_probabilities(), timeline), grid
 
     def predict_stream(
         self, files: Iterable[str], window_config: WindowConfig | None = None, *, batch_size: int = 16
     ) -> Iterator[tuple[str, Prediction | DecodeError]]:
-        """Each file or URL with its prediction, or with the reason why it cannot be read; in order, as they come.
+        """Predict files and URLs one after the other.
 
-        sliding: look at each in windows; None: at the whole as one clip. batch_size: videos at once, of which those at
-        URLs lie on the disk meanwhile.
+        Args:
+            files: Paths and URLs.
+            window_config: Sliding windows; None embeds each video as one clip.
+            batch_size: Videos per batch. The URLs of one batch are on the disk at the same time.
+
+        Yields:
+            Each path or URL with its prediction, or with the error if it cannot be read; in order.
+
+        Raises:
+            ValueError: `batch_size` is not above 0.
         """
         if batch_size < 1:
             raise ValueError(f"batch_size: {batch_size} is not above 0")
-        each = iter(files)
-        while names := list(islice(each, 1 if window_config else batch_size)):
-            with ExitStack() as keep:
-                known: dict[int, Prediction | DecodeError] = {}
+        remaining = iter(files)
+        while names := list(islice(remaining, 1 if window_config else batch_size)):
+            with ExitStack() as downloads:
+                outcomes: dict[int, Prediction | DecodeError] = {}
                 paths: dict[int, Path] = {}
                 for n, name in enumerate(names):
                     try:
-                        paths[n] = keep.enter_context(localize(name))
+                        paths[n] = downloads.enter_context(localize(name))
                     except DecodeError as error:
-                        known[n] = error
-                known |= (
-                    self._predict_windows(names, paths, window_config)
-                    if window_config
-                    else self._predict_whole_videos(names, paths)
-                )
-            yield from ((name, known[n]) for n, name in enumerate(names))
+                        outcomes[n] = error
+                if window_config:
+                    outcomes |= {n: self._predict_windows(names[n], paths[n], window_config) for n in paths}
+                elif paths:
+                    outcomes |= self._predict_whole_videos(names, paths)
+            yield from ((name, outcomes[n]) for n, name in enumerate(names))
 
     def _predict_whole_videos(
         self, names: Sequence[str], paths: dict[int, Path]
     ) -> dict[int, Prediction | DecodeError]:
-        """By place among the names, what is found in the files there."""
-        if not paths:
-            return {}
-        known = EmbeddingCache()
-        with suppress(NoReadableVideo):
-            embed_videos(self.encoder, [Record(path) for path in paths.values()], frames=self.frames, cache=known)
-        found: dict[int, Prediction | DecodeError] = {}
-        for n, path in paths.items():
-            file = Record(path).file
-            if file in known.failures:
-                found[n] = DecodeError(names[n], known.failures[file].reason)
-            else:
-                found[n] = self.rank([names[n]], known.get_embeddings([file]))[0]
-        return found
+        """Predict each file as one clip. Keys are indices into `names`."""
+        records = [Record(path) for path in paths.values()]
+        result = embed_videos(self.encoder, records, frames=self.frames, allow_empty=True)
+        embeddings = dict(zip(result.paths, result.embeddings, strict=True))
+        return {
+            n: self.rank([names[n]], embeddings[path][None])[0]
+            if path in embeddings
+            else DecodeError(names[n], result.failures.by_path[path])
+            for n, path in paths.items()
+        }
 
-    def _predict_windows(
-        self, names: Sequence[str], paths: dict[int, Path], window_config: WindowConfig
-    ) -> dict[int, Prediction | DecodeError]:
-        found: dict[int, Prediction | DecodeError] = {}
-        for n, path in paths.items():
-            try:
-                found[n] = self.predict_timeline(path, window_config, names[n])[0]
-            except DecodeError as error:
-                found[n] = DecodeError(names[n], error.reason)
-        return found
+    def _predict_windows(self, name: str, path: Path, window_config: WindowConfig) -> Prediction | DecodeError:
+        try:
+            return self.predict_timeline(path, window_config, name)[0]
+        except DecodeError as error:
+            return DecodeError(name, error.reason)
 
-    def _make_prediction(self, name: str, z: Tensor, row: Tensor, timeline: list[Segment] | None = None) -> Prediction:
-        best = row.topk(min(self.top, len(row)))
-        places = zip(best.values.tolist(), best.indices.tolist(), strict=True)
-        near = self.space.logits(z[None], "description")[0]
-        fired = [self.space.description_texts[i] for i in near.topk(min(3, len(near))).indices.tolist()]
-        return Prediction(name, [(self.space.action_names[i], p) for p, i in places], fired, timeline)
+    def _make_prediction(
+        self, name: str, z: Tensor, probabilities: Tensor, timeline: list[Segment] | None = None
+    ) -> Prediction:
+        best = probabilities.topk(min(self.top, len(probabilities)))
+        ranking = [
+            (self.space.action_names[index], probability)
+            for probability, index in zip(best.values.tolist(), best.indices.tolist(), strict=True)
+        ]
+        similarity = self.space.logits(z[None], "description")[0]
+        nearest = similarity.topk(min(3, len(similarity))).indices.tolist()
+        return Prediction(name, ranking, [self.space.description_texts[index] for index in nearest], timeline)
 
 
 def resolve_concepts(
     encoder: VideoEncoder, actions: Sequence[str] | None, concepts: ConceptSet | str | Path | None
 ) -> ConceptSet:
-    """The set of the actions named, or the one given, or the encoder's own. Raises ValueError where there is none."""
+    """Return the set of the given actions, the given set, or the encoder's own set.
+
+    Raises:
+        ValueError: Both `actions` and `concepts` are given, or the encoder has no set of its own.
+    """
     if actions is not None and concepts is not None:
         raise ValueError("give actions or concepts, not both")
     if actions is not None:
@@ -193,14 +227,30 @@ def predict(
     calibration: Calibration | str | Path | None = None,
     window_config: WindowConfig | None = None,
 ) -> list[Prediction]:
-    """Rank actions for each video: a Predictor made and used. Raises DecodeError for a file that cannot be read."""
+    """Rank actions for videos.
+
+    Args:
+        encoder: A VideoEncoder, or a folder or hub id.
+        paths: One or more files or URLs.
+        actions: Action names to choose from.
+        concepts: A concept set, a bundled name or a path, instead of `actions`. Default: the encoder's own set.
+        scoring: Score by category, by description, or by both.
+        frames: Frames per video or per window.
+        top: Number of actions in a prediction's ranking.
+        calibration: A calibration, or its file; see `Predictor`.
+        window_config: Sliding windows for long videos; None embeds each video as one clip.
+
+    Raises:
+        DecodeError: A file cannot be read.
+        ValueError: See `Predictor`.
+    """
     predictor = Predictor(
         encoder, actions, concepts=concepts, scoring=scoring, frames=frames, top=top, calibration=calibration
-    )  # fmt: skip
+    )
     files = [str(paths)] if isinstance(paths, (str, Path)) else [str(path) for path in paths]
-    out = []
-    for _, found in predictor.predict_stream(files, window_config):
-        if isinstance(found, DecodeError):
-            raise found
-        out.append(found)
-    return out
+    predictions = []
+    for _, outcome in predictor.predict_stream(files, window_config):
+        if isinstance(outcome, DecodeError):
+            raise outcome
+        predictions.append(outcome)
+    return predictions

@@ -1,8 +1,8 @@
-"""A vocabulary for unlabelled videos: which of all known action names fire, how sure, and on which clips."""
+"""Suggested action vocabularies for unlabeled videos."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,12 +14,20 @@ from verbspace.data.errors import DecodeFailures
 from verbspace.data.sources.manifest import read_manifest
 from verbspace.inference.embedding import embed_videos
 from verbspace.models.video_encoder import VideoEncoder
+from verbspace.utils.progress import ProgressCallback
 
 
 @dataclass(frozen=True)
 class Suggestion:
-    """An action that fires: on how many videos it is the likeliest, its mean probability there, the videos where it
-    is surest, and other names for it that would say the same to the encoder."""
+    """A suggested action.
+
+    Attributes:
+        name: The action's name.
+        num_videos: Number of videos for which it is the most probable action.
+        probability: Mean probability on these videos.
+        examples: The videos with the highest probability.
+        synonyms: Other names that the encoder does not distinguish from this one.
+    """
 
     name: str
     num_videos: int
@@ -30,14 +38,20 @@ class Suggestion:
 
 @dataclass(frozen=True)
 class SuggestionReport:
-    """Names, the one that most videos take first; over how many videos; and the files that could not be read."""
+    """Suggested actions for a set of videos.
+
+    Attributes:
+        actions: Suggestions, by descending number of videos.
+        num_videos: Number of videos that could be read.
+        failures: The files that could not be read.
+    """
 
     actions: list[Suggestion]
     num_videos: int
     failures: DecodeFailures
 
     def coverage(self, count: int) -> float:
-        """Share of the videos whose likeliest action is among the first `count`."""
+        """Return the fraction of videos whose most probable action is among the first `count` suggestions."""
         return sum(action.num_videos for action in self.actions[:count]) / self.num_videos
 
 
@@ -49,43 +63,63 @@ def suggest(
     frames: int = 8,
     max_examples: int = 3,
     synonym_threshold: float = 0.2,
-    on_progress: Callable[[int, int], None] | None = None,
+    on_progress: ProgressCallback | None = None,
 ) -> SuggestionReport:
-    """Rank action names for a folder or list of unlabelled videos.
+    """Suggest action names for unlabeled videos.
 
-    names: to choose among; all that come with the package if None (Kinetics-700, UCF101, HMDB51, Moments in Time,
-    Something-Something). A name's text vector and a video's embedding are compared as in zero-shot classification;
-    each video counts for its likeliest name. Names that the encoder would confuse with one another at least `alike`
-    (the share of the other where one is named exactly) are one action, under the name that fires more.
+    Videos are classified zero-shot among all names. Names that the encoder does not distinguish are merged into one
+    action, under the name with the highest total probability.
 
-    Raises NoReadableVideo where not one video can be read.
+    Args:
+        encoder: A VideoEncoder, or a folder or hub id.
+        videos: A folder or a list of videos.
+        names: Names to choose from. Default: all names in the package (Kinetics-700, UCF101, HMDB51, Moments in Time
+            and Something-Something).
+        frames: Frames per video.
+        max_examples: Example videos per suggestion.
+        synonym_threshold: Two names are merged if an embedding equal to one name's text vector gives the other name
+            at least this probability, when only these two are compared.
+        on_progress: Called after each batch of videos.
+
+    Raises:
+        NoReadableVideo: No video can be read.
     """
     encoder = encoder if isinstance(encoder, VideoEncoder) else VideoEncoder.from_pretrained(encoder)
-    found = embed_videos(encoder, read_manifest(videos), frames=frames, on_progress=on_progress)
+    result = embed_videos(encoder, read_manifest(videos), frames=frames, on_progress=on_progress)
     vocabulary = ConceptSet.from_actions(list(names) if names is not None else all_known_action_names(), "all names")
     space = encoder.build_concept_space(vocabulary)
-    probabilities = space.probs(found.embeddings, "category")  # (N, K)
-    shares = (((space.categories @ space.categories.T) - 1) / space.temperature).sigmoid()
-    leader = _group_representatives(probabilities.sum(0), shares >= synonym_threshold)
-    merged = torch.zeros_like(probabilities).index_add_(1, leader, probabilities)
+    probabilities = space.probs(result.embeddings, "category")  # (N, K)
+    confusion = (((space.categories @ space.categories.T) - 1) / space.temperature).sigmoid()
+    representatives = _group_representatives(probabilities.sum(0), confusion >= synonym_threshold)
+    merged = torch.zeros_like(probabilities).index_add_(1, representatives, probabilities)
     best = merged.argmax(1)
-    out = []
-    for place in sorted(set(best.tolist())):
-        here = (best == place).nonzero().flatten()
-        sure = merged[here, place]
-        order = sure.argsort(descending=True, stable=True)[:max_examples]
-        same = [space.action_names[i] for i in (leader == place).nonzero().flatten().tolist() if i != place]
-        paths = [found.paths[i] for i in here[order].tolist()]
-        out.append(Suggestion(space.action_names[place], len(here), float(sure.mean()), paths, same))
-    out.sort(key=lambda one: (-one.num_videos, -one.probability, one.name))
-    return SuggestionReport(out, len(found.paths), found.failures)
+    suggestions = []
+    for index in sorted(set(best.tolist())):
+        members = (best == index).nonzero().flatten()
+        scores = merged[members, index]
+        examples = members[scores.argsort(descending=True, stable=True)[:max_examples]].tolist()
+        group = (representatives == index).nonzero().flatten().tolist()
+        suggestions.append(
+            Suggestion(
+                space.action_names[index],
+                len(members),
+                float(scores.mean()),
+                [result.records[i].path for i in examples],
+                [space.action_names[i] for i in group if i != index],
+            )
+        )
+    suggestions.sort(key=lambda one: (-one.num_videos, -one.probability, one.name))
+    return SuggestionReport(suggestions, len(result.records), result.failures)
 
 
 def _group_representatives(mass: torch.Tensor, is_similar: torch.Tensor) -> torch.Tensor:
-    """For each name (K,), the one that stands for it: going down by mass, a name takes those near it that are free."""
-    leader = torch.full((len(mass),), -1)
-    for place in mass.argsort(descending=True, stable=True).tolist():
-        if leader[place] < 0:
-            leader[is_similar[place] & (leader < 0)] = place
-            leader[place] = place
-    return leader
+    """Map each of K names to the name of its group.
+
+    By descending mass, each ungrouped name starts a group that takes all similar ungrouped names.
+    """
+    representatives = torch.full((len(mass),), -1)
+    for index in mass.argsort(descending=True, stable=True).tolist():
+        if representatives[index] < 0:
+            representatives[is_similar[index] & (representatives < 0)] = index
+            representatives[index] = index
+    return representatives

@@ -1,4 +1,4 @@
-"""What happens when: the distributions of overlapping windows made into stretches of one action each."""
+"""Timelines: distributions of overlapping windows merged into segments of one action each."""
 
 from __future__ import annotations
 
@@ -11,12 +11,19 @@ from torch import Tensor
 
 from verbspace.data.sampling import Window
 
-_EDGE_TOLERANCE_S = 1e-6  # seconds between two edges that rounding alone keeps apart
+_EDGE_TOLERANCE_S = 1e-6  # edges closer than this differ by rounding only
 
 
 @dataclass(frozen=True)
 class Segment:
-    """A stretch of a video, in seconds, its action, and that action's mean probability over the stretch."""
+    """A part of a video with one action.
+
+    Attributes:
+        start: Start, in seconds.
+        end: End, in seconds.
+        action: The most probable action.
+        score: Mean probability of that action over the segment.
+    """
 
     start: float
     end: float
@@ -26,8 +33,11 @@ class Segment:
 
 @dataclass(frozen=True)
 class TimelineGrid:
-    """A video cut at every start and end of a window: edges (C + 1) in seconds, and of each cell the distribution
-    (C, K), the mean over the windows that cover it.
+    """A video split at every start and end of a window.
+
+    Attributes:
+        edges: C + 1 ascending times, in seconds.
+        probabilities: For each of C cells, the mean distribution of the windows that cover it, shape (C, K).
     """
 
     edges: list[float]
@@ -35,42 +45,50 @@ class TimelineGrid:
 
     @property
     def durations(self) -> Tensor:
-        """(C,) float64 lengths."""
+        """Durations of the cells in seconds, float64, shape (C,)."""
         return torch.tensor(self.edges, dtype=torch.float64).diff()
 
     def mean_probabilities(self) -> Tensor:
-        """(K,): the mean over the video's seconds."""
+        """Return the mean distribution over time, shape (K,)."""
         weight = self.durations if float(self.durations.sum()) else torch.ones(len(self.durations), dtype=torch.float64)
         return ((weight / weight.sum()) @ self.probabilities.double()).to(self.probabilities.dtype)
 
 
 def merge_windows(windows: Sequence[Window], probabilities: Tensor) -> TimelineGrid:
-    """Cells of windows, by ascending start and end and without gaps, and their distributions (N, K)."""
+    """Average the distributions of overlapping windows.
+
+    Args:
+        windows: N windows with ascending starts and ends that leave no gaps.
+        probabilities: Their distributions, shape (N, K).
+    """
     edges: list[float] = []
     for edge in sorted(edge for window in windows for edge in (window.start, window.end)):
         if not edges or edge - edges[-1] > _EDGE_TOLERANCE_S:
             edges.append(edge)
-    if len(edges) == 1:  # a single picture, which lasts no time
+    if len(edges) == 1:  # a single image has no duration
         return TimelineGrid(edges * 2, probabilities.mean(0, keepdim=True))
     rows = []
-    first, beyond = 0, 0  # windows that cover a cell lie side by side, for starts and ends ascend
+    first, stop = 0, 0  # windows[first:stop] cover the cell, because starts and ends ascend
     for start, end in pairwise(edges):
         middle = (start + end) / 2
-        while beyond < len(windows) and windows[beyond].start <= middle:
-            beyond += 1
+        while stop < len(windows) and windows[stop].start <= middle:
+            stop += 1
         while windows[first].end < middle:
             first += 1
-        rows.append(probabilities[first:beyond].mean(0))
+        rows.append(probabilities[first:stop].mean(0))
     return TimelineGrid(edges, torch.stack(rows))
 
 
 def extract_segments(grid: TimelineGrid, names: Sequence[str], min_score: float = 0.0) -> list[Segment]:
-    """Each cell's likeliest action, neighbours of one action merged. Where no action is likelier than `at_least`, there
-    is a gap.
+    """Merge neighboring cells that have the same most probable action.
+
+    Args:
+        grid: The cells.
+        names: K action names.
+        min_score: Cells whose most probable action has a lower probability become gaps.
     """
     best = grid.probabilities.argmax(1).tolist()
-    lengths = grid.durations.tolist()
-    found: list[Segment] = []
+    durations = grid.durations.tolist()
     runs: list[list[int]] = []
     for cell, action in enumerate(best):
         if float(grid.probabilities[cell, action]) < min_score:
@@ -79,11 +97,12 @@ def extract_segments(grid: TimelineGrid, names: Sequence[str], min_score: float 
             runs[-1].append(cell)
         else:
             runs.append([cell])
+    segments = []
     for run in runs:
         action = best[run[0]]
-        weights = [lengths[cell] for cell in run]
+        weights = [durations[cell] for cell in run]
         scores = grid.probabilities[run, action].tolist()
-        whole = sum(weights)
-        score = sum(w * s for w, s in zip(weights, scores, strict=True)) / whole if whole else scores[0]
-        found.append(Segment(grid.edges[run[0]], grid.edges[run[-1] + 1], names[action], score))
-    return found
+        total = sum(weights)
+        score = sum(w * s for w, s in zip(weights, scores, strict=True)) / total if total else scores[0]
+        segments.append(Segment(grid.edges[run[0]], grid.edges[run[-1] + 1], names[action], score))
+    return segments

@@ -118,11 +118,9 @@ class CaptionedImages:
 
 def sample_scene(action: str, rng: np.random.Generator) -> str:
     """Sample a scene: with probability 0.4 the typical scene of the action, otherwise any."""
-    return (
-        TYPICAL_SCENES[action]
-        if action in TYPICAL_SCENES and rng.uniform() < 0.4
-        else SCENES[rng.integers(len(SCENES))]
-    )
+    if action in TYPICAL_SCENES and rng.uniform() < 0.4:
+        return TYPICAL_SCENES[action]
+    return SCENES[rng.integers(len(SCENES))]
 
 
 def visible_facts(pose: Pose) -> list[str]:
@@ -168,14 +166,8 @@ def visible_facts(pose: Pose) -> list[str]:
         if prop.visibility is not None and prop.visibility[0] < 0.5:
             continue
         if prop.kind == "ball":
-            low = prop.hand is None and prop.a[0, 1] < 0.2
-            out.append(
-                "a ball in the hands"
-                if prop.hand is not None
-                else "a ball on the ground"
-                if low
-                else "a ball in the air"
-            )
+            place = "in the hands" if prop.hand is not None else "on the ground" if prop.a[0, 1] < 0.2 else "in the air"
+            out.append(f"a ball {place}")
         elif prop.kind == "box":
             out.append("a box in the hands" if prop.hand is not None else "a box on the floor")
         elif prop.kind == "chair":
@@ -228,8 +220,7 @@ def render_captioned_images(count: int, seed: int, size: int = 48) -> CaptionedI
         camera = Camera.make_static(
             1, size, zoom=rng.uniform(0.95, 1.35), x=rng.uniform(-0.2, 0.2), y=rng.uniform(0.85, 1.05)
         )
-        images[index] = apply_camera_effects(render_frames(pose, appearance, camera, (size, size)), CLEAN_EFFECTS, rng)[
-            0
-        ]
+        frames = render_frames(pose, appearance, camera, (size, size))
+        images[index] = apply_camera_effects(frames, CLEAN_EFFECTS, rng)[0]
         captions.append(make_caption(action, pose, appearance, rng))
     return CaptionedImages(images, captions, labels)

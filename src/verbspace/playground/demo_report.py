@@ -23,7 +23,7 @@ ENCODER_TITLES = {  # by key of results.json
     "oracle": "supervised upper bound",
 }
 METRIC_ROWS = {  # by key of results.json: title, detail
-    "zero_shot": ("Zero-shot", "20 actions, trained without labels"),
+    "zero_shot": ("Zero-shot", "20 actions, by category"),
     "linear_probe": ("Linear probe", "frozen features, {probe} labeled clips"),
     "knn": ("k-NN", "frozen features, {probe} labeled clips, k = 20"),
     "reserved_actions": ("Held-out actions", "zero-shot, 20-way, on 4 actions absent from adaptation"),
@@ -104,8 +104,8 @@ def render_demo_report(
             },
             {
                 "svg": line_chart(extract_curves(rows, ENTROPY_CURVES), x_label="step", y_label="nats"),
-                "caption": "Entropy of the teacher's action distribution, smoothed. The entropy of the batch mean falls "
-                "towards zero if training collapses.",
+                "caption": "Entropy of the teacher's action distribution, smoothed. That of the batch mean falls "
+                "towards 0 if training collapses.",
             },
         ],
         confusions=[

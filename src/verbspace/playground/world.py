@@ -94,10 +94,10 @@ def list_split_actions(settings: WorldSettings, split: str) -> list[str]:
     if not settings.long_tail:
         return [names[i % len(names)] for i in rng.permutation(count)]
     rng.shuffle(names)  # the seed decides which actions are rare
-    weight = 8.0 ** -np.linspace(0, 1, len(names))
-    share = np.floor(weight / weight.sum() * count).astype(int)
-    share[: count - share.sum()] += 1
-    return [names[i] for i in rng.permutation(np.repeat(np.arange(len(names)), share))]
+    weights = 8.0 ** -np.linspace(0, 1, len(names))
+    counts = np.floor(weights / weights.sum() * count).astype(int)
+    counts[: count - counts.sum()] += 1
+    return [names[i] for i in rng.permutation(np.repeat(np.arange(len(names)), counts))]
 
 
 def _smooth(rng: np.random.Generator, times: Array, knots_per_second: float, channels: int) -> Array:

@@ -201,7 +201,7 @@ def _new_figure(width: float, height: float) -> Iterator[tuple[Figure, Axes]]:
 
 
 def _to_svg(figure: Figure, label: str, titles: Sequence[str] = ()) -> Markup:
-    """Convert a figure to inline SVG. `titles` are the tooltips of the artists with the ids "title-0", "title-1" etc."""
+    """Convert a figure to inline SVG. The artists with the ids "title-0", "title-1" etc. get `titles` as tooltips."""
     file = StringIO()
     figure.savefig(file, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     svg = re.sub(r"\s*\n\s*", " ", file.getvalue().partition("</style>")[2].removeprefix("\n </defs>"))

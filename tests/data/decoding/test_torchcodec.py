@@ -133,7 +133,7 @@ def test_error_without_torchcodec(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         ):
             ViewDataset([record], ViewSettings(decoder="torchcodec"))
         with pytest.raises(ValueError, match="decoder: torchcodec cannot be imported"):
-            evaluate(str(tiny_clip), tmp_path, decoder="torchcodec", quiet=True)
+            evaluate(str(tiny_clip), tmp_path, decoder="torchcodec")
     finally:
         torchcodec.torchcodec_decoder.cache_clear()
     with pytest.raises(ValueError, match="decoder: 'decord' is not one of pyav, torchcodec"):

@@ -101,9 +101,9 @@ def test_verify_checks_each_member(shards: Path) -> None:
     outcomes = verify_files(files, shards / CHECK_LOG_NAME)
     assert [outcome.frames for outcome in outcomes] == [12, 0, 12, 12]
     assert "there is no such file" in str(outcomes[1].error)
-    seen: list[str] = []
-    verify_files(files, shards / CHECK_LOG_NAME, on_file=lambda done, total, outcome: seen.append(outcome.file))
-    assert len(seen) == 4
+    calls: list[object] = []
+    verify_files(files, shards / CHECK_LOG_NAME, on_progress=lambda *args: calls.append(args))
+    assert calls[-1] == ("verify", 4, 4, {"bad": 1})
     assert len((shards / CHECK_LOG_NAME).read_text().splitlines()) == 4
 
 

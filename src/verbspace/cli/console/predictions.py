@@ -1,4 +1,4 @@
-"""Predictions on standard output: for eyes, as JSON lines, or as CSV."""
+"""Predictions and explanations on standard output: tables, JSON lines or CSV."""
 
 from __future__ import annotations
 
@@ -18,50 +18,60 @@ PredictionPrinter = Callable[[str, Prediction], None]
 
 
 def resolve_format(output_format: str, as_json: bool) -> str:
-    """What `--format` and `--json` say together. Raises ValueError where they say two things."""
+    """Combine `--format` and `--json`.
+
+    Raises:
+        ValueError: They contradict each other.
+    """
     if as_json and output_format not in ("table", "jsonl"):
-        raise ValueError(f"--json and --format {output_format} are two things; give one of them")
+        raise ValueError(f"--json and --format {output_format} contradict each other; give one of them")
     return "jsonl" if as_json else output_format
 
 
 def make_printer(output_format: str, timeline: bool = False) -> PredictionPrinter:
-    """What prints one video's prediction as `form`: table, jsonl or csv; with a timeline, which of the forms only jsonl
-    has the whole ranking beside. Raises ValueError for others.
+    """Return a function that prints the prediction of one video.
+
+    Args:
+        output_format: table, jsonl or csv.
+        timeline: Print the timeline instead of the ranking. JSON lines contain both.
+
+    Raises:
+        ValueError: The format is unknown.
     """
-    forms: dict[str, Callable[[], PredictionPrinter]] = {
+    printers: dict[str, Callable[[], PredictionPrinter]] = {
         "table": lambda: _print_timeline if timeline else _print_table,
         "jsonl": lambda: _print_jsonl,
         "csv": _csv_timeline_printer if timeline else _csv_printer,
     }
-    if output_format not in forms:
-        raise ValueError(f"format: {output_format!r} is none of {', '.join(forms)}")
-    return forms[output_format]()
+    if output_format not in printers:
+        raise ValueError(f"--format {output_format!r} is not one of {', '.join(printers)}")
+    return printers[output_format]()
 
 
 def print_explanation(explanation: Explanation, top: int = 3) -> None:
-    """An explanation for eyes, on standard output."""
+    """Print an explanation as text.
+
+    Args:
+        explanation: The explanation.
+        top: Number of actions to show.
+    """
     console = Console(highlight=False, markup=False, soft_wrap=True)
     _print_table(explanation.path, Prediction(explanation.path, explanation.ranking[:top], []))
     if explanation.activated_descriptions:
-        console.print("  descriptions that fired, and when")
+        console.print("  activated descriptions")
     for one in explanation.activated_descriptions:
         console.print(
             f"  {100 * one.probability:5.1f}%  {sanitize(one.text)}  ({one.kind} of {sanitize(', '.join(one.actions))})"
         )
         console.print(f"          {format_spans(one.spans)}", style="dim")
     if explanation.counterfactual is None:
-        console.print("  one action alone: there is nothing to compare it with")
-        return
-    console.print(f"  {sanitize(format_counterfactual(explanation.counterfactual))}")
-    for turn in explanation.counterfactual.turns:
-        console.print(f"  {turn.degrees:5.1f}° {'towards' if turn.towards else 'away from'}: {sanitize(turn.text)}")
-    if explanation.counterfactual.turns:
-        console.print("  degrees that the embedding would have to turn for the two to draw level", style="dim")
+        console.print("  there is only one action, so there is no runner-up")
+    else:
+        console.print(f"  {sanitize(format_counterfactual(explanation.counterfactual))}")
 
 
 def _print_table(name: str, prediction: Prediction) -> None:
-    console = Console()
-    console.print(sanitize(name), style="bold", markup=False, highlight=False, soft_wrap=True)
+    console = _print_name(name)
     width = min(24, console.width // 3)
     for action, probability in prediction.ranking:
         bar = "█" * round(width * probability)
@@ -69,15 +79,20 @@ def _print_table(name: str, prediction: Prediction) -> None:
 
 
 def _print_timeline(name: str, prediction: Prediction) -> None:
+    console = _print_name(name)
+    width = 12 if console.width >= 60 else 0
+    for segment in prediction.timeline or []:
+        bar = f"{'█' * round(width * segment.score):<{width}}  " if width else ""
+        span = f"{format_timestamp(segment.start):>9} – {format_timestamp(segment.end):<9}"
+        console.print(
+            f"  {span}  {100 * segment.score:5.1f}%  {bar}{sanitize(segment.action)}", markup=False, highlight=False
+        )
+
+
+def _print_name(name: str) -> Console:
     console = Console()
     console.print(sanitize(name), style="bold", markup=False, highlight=False, soft_wrap=True)
-    width = 12 if console.width >= 60 else 0
-    for part in prediction.timeline or []:
-        bar = f"{'█' * round(width * part.score):<{width}}  " if width else ""
-        when = f"{format_timestamp(part.start):>9} – {format_timestamp(part.end):<9}"
-        console.print(
-            f"  {when}  {100 * part.score:5.1f}%  {bar}{sanitize(part.action)}", markup=False, highlight=False
-        )
+    return console
 
 
 def _print_jsonl(name: str, prediction: Prediction) -> None:
@@ -87,29 +102,31 @@ def _print_jsonl(name: str, prediction: Prediction) -> None:
         "descriptions": prediction.descriptions,
     }
     if prediction.timeline is not None:
-        row["timeline"] = [asdict(part) for part in prediction.timeline]
+        row["timeline"] = [asdict(segment) for segment in prediction.timeline]
     print(json.dumps(row), flush=True)
 
 
 def _csv_printer() -> PredictionPrinter:
-    """Path, rank, action, probability: a line for each action of a video."""
+    """Print one row per video and action."""
     write = _csv_row_writer("path", "rank", "action", "probability")
 
-    def show(name: str, found: Prediction) -> None:
-        write([name, rank, action, f"{p:.6f}"] for rank, (action, p) in enumerate(found.ranking, 1))
+    def print_rows(name: str, prediction: Prediction) -> None:
+        write([name, rank, action, f"{p:.6f}"] for rank, (action, p) in enumerate(prediction.ranking, 1))
 
-    return show
+    return print_rows
 
 
 def _csv_timeline_printer() -> PredictionPrinter:
-    """Path, start, end, action, score: a line for each stretch of a video."""
+    """Print one row per video and segment."""
     write = _csv_row_writer("path", "start", "end", "action", "score")
 
-    def show(name: str, found: Prediction) -> None:
-        parts = found.timeline or []
-        write([name, f"{part.start:.3f}", f"{part.end:.3f}", part.action, f"{part.score:.6f}"] for part in parts)
+    def print_rows(name: str, prediction: Prediction) -> None:
+        write(
+            [name, f"{segment.start:.3f}", f"{segment.end:.3f}", segment.action, f"{segment.score:.6f}"]
+            for segment in prediction.timeline or []
+        )
 
-    return show
+    return print_rows
 
 
 def _csv_row_writer(*header: str) -> Callable[[Iterable[list[object]]], None]:
@@ -118,7 +135,7 @@ def _csv_row_writer(*header: str) -> Callable[[Iterable[list[object]]], None]:
     writer.writerow(header)
 
     def write(rows: Iterable[list[object]]) -> None:
-        for row in rows:  # csv leaves a carriage return bare, and reads it back as the end of a row
+        for row in rows:  # the csv module does not quote a lone carriage return, which readers take as a row's end
             (quoting if any("\r" in str(cell) for cell in row) else writer).writerow(row)
         sys.stdout.flush()
 

@@ -1,4 +1,4 @@
-"""What was measured of runs, and whether it may stand side by side."""
+"""Measurements of runs, and the check that they are comparable."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from verbspace.evaluation.benchmarks import BenchmarkResult
 from verbspace.evaluation.protocol import EvalProtocol
+from verbspace.evaluation.results import BenchmarkResult
 from verbspace.reporting.compare.runs import Run
 from verbspace.reporting.model_card import (
     AnyResult,
@@ -21,21 +21,30 @@ from verbspace.reporting.model_card import (
 from verbspace.reporting.templating import humanize
 
 ConfusionMatrix = list[list[int]]
-DEMO_TITLES = {
+DEMO_TITLES = {  # by key of the demo's results.json
     "zero_shot": "zero-shot",
     "linear_probe": "linear probe",
     "knn": "k-NN",
-    "reserved_actions": "reserved actions, zero-shot",
-    "stills": "clean stills, zero-shot",
+    "reserved_actions": "held-out actions, zero-shot",
+    "stills": "clean images, zero-shot",
 }
 TASK_TITLES = {"zero-shot": "zero-shot", "linear-probe": "linear probe", "knn": "k-NN"}
-# Of the demo's protocol, what describes the run and not the measurement.
+# Fields of the demo's protocol that describe the run, not the measurement.
 _RUN_SPECIFIC_KEYS = ("checkpoint", "training_seeds", "settings", "machine", "vocabulary")
 
 
 @dataclass(frozen=True)
 class MetricValue:
-    """A share, 0 to 1, its 95 % interval (None where it is a mean over splits), and the frozen checkpoint's."""
+    """The primary metric of a run, and of the frozen checkpoint.
+
+    Attributes:
+        value: The metric, 0 to 1.
+        ci95: Confidence interval; None for a mean over folds or seeds.
+        baseline: The metric of the frozen checkpoint, if it was measured.
+        baseline_ci95: Confidence interval of `baseline`.
+        confusion: Confusion matrix, if the videos have one label each.
+        baseline_confusion: Confusion matrix of the frozen checkpoint.
+    """
 
     value: float
     ci95: tuple[float, float] | None
@@ -47,8 +56,14 @@ class MetricValue:
 
 @dataclass(frozen=True)
 class Measurement:
-    """A figure of one run. title: what people would call the measurement; facts: what its protocol says, by name; two
-    figures may stand side by side where title and facts are the same. line: the protocol in words.
+    """One measurement of one run. Measurements are comparable if title and protocol fields are equal.
+
+    Attributes:
+        title: Data, task and metric.
+        protocol_fields: Protocol by field name.
+        protocol_summary: Protocol in one line.
+        metric: The measured value.
+        source: File that the measurement was read from.
     """
 
     title: str
@@ -59,13 +74,20 @@ class Measurement:
 
     @property
     def fingerprint(self) -> str:
-        """The same for figures that may stand side by side."""
+        """Equal for comparable measurements."""
         return json.dumps([self.title, self.protocol_fields], sort_keys=True)
 
 
 @dataclass(frozen=True)
 class ComparisonRow:
-    """One measurement, and each run's figure by the run's name (of those that have one)."""
+    """One measurement of several runs.
+
+    Attributes:
+        title: Data, task, metric, and the fields in which several protocols of these differ.
+        protocol_summary: Protocol in one line.
+        concepts: Hash of the concept set, if the protocol has one.
+        metrics_by_run: Values by name of the run, for the runs that have them.
+    """
 
     title: str
     protocol_summary: str
@@ -74,90 +96,97 @@ class ComparisonRow:
 
 
 def load_measurements(run: Run, results: Mapping[str, AnyResult]) -> list[Measurement]:
-    """What was measured of a run: `results/*.json` in its folder, the demo's `results.json`, and those of the given
-    results, by file, that are of its weights. Raises ValueError for a file in its folder that is of others.
+    """Load the measurements of a run from its `results/*.json`, the demo's `results.json`, and given results.
+
+    Args:
+        run: The run.
+        results: Further results by file. Those of other checkpoints are ignored.
+
+    Raises:
+        ValueError: If a file in the run's folder belongs to another checkpoint.
     """
-    found: list[Measurement] = []
-    own = {str(path): read_result(path) for path in sorted((run.folder / "results").glob("*.json"))}
-    for path, result in (own | dict(results)).items():
-        checkpoints = {one.checkpoint for one in list_protocols(result)}
+    measurements: list[Measurement] = []
+    run_results = {str(path): read_result(path) for path in sorted((run.folder / "results").glob("*.json"))}
+    for path, result in (run_results | dict(results)).items():
+        checkpoints = {protocol.checkpoint for protocol in list_protocols(result)}
         if checkpoints == {run.checkpoint}:
-            found.append(_to_measurement(result, path))
-        elif path in own:
-            raise ValueError(
-                f"{path}: was measured on the checkpoint {', '.join(sorted(checkpoints))}, and this run's encoder is "
-                f"{run.checkpoint or 'not finished'}; measure again, or take the file away"
-            )
-    demo = run.folder / "results.json"
-    if demo.is_file():
-        found += _demo_measurements(demo, run)
-    return found
+            measurements.append(_to_measurement(result, path))
+        elif path in run_results:
+            raise _checkpoint_error(path, ", ".join(sorted(checkpoints)), run, "verbspace evaluate")
+    demo_results = run.folder / "results.json"
+    if demo_results.is_file():
+        measurements += _demo_measurements(demo_results, run)
+    return measurements
 
 
 def assert_all_results_used(runs: Sequence[Run], results: Mapping[str, AnyResult]) -> None:
-    """Raise ValueError where one of the results is of none of the runs."""
-    known = {run.checkpoint for run in runs}
+    """Raise ValueError if a result belongs to none of the runs."""
+    checkpoints = {run.checkpoint for run in runs}
     for path, result in results.items():
         for protocol in list_protocols(result):
-            if protocol.checkpoint not in known:
+            if protocol.checkpoint not in checkpoints:
                 raise ValueError(
-                    f"{path}: was measured on the checkpoint {protocol.checkpoint}, which is none of these runs'; give "
-                    "its run as well, or leave it out"
+                    f"{path}: the result belongs to the checkpoint {protocol.checkpoint}, which is none of these "
+                    "runs; add its run, or omit the result"
                 )
 
 
 def build_comparison(measurements: dict[str, list[Measurement]]) -> list[ComparisonRow]:
-    """Measurements of runs, by the runs' names, put side by side, those that most runs have first.
+    """Group measurements into rows, those of most runs first.
 
-    Raises ValueError where two runs were measured on the same data and task under unlike protocols: the sentence names
-    what differs. A run may have several protocols of one measurement if all have the same ones.
+    A run may have several protocols for one title if all runs have the same ones.
+
+    Args:
+        measurements: Measurements by name of the run.
+
+    Raises:
+        ValueError: If two runs were measured on the same data and task under different protocols. The message names
+            the differences.
     """
-    out = []
-    for title in dict.fromkeys(record.title for records in measurements.values() for record in records):
+    rows = []
+    for title in dict.fromkeys(measurement.title for each in measurements.values() for measurement in each):
         by_run: dict[str, dict[str, Measurement]] = {}
-        for name, records in measurements.items():
-            for record in records:
-                if record.title == title:
-                    _add_measurement(by_run.setdefault(name, {}), record)
+        for name, each in measurements.items():
+            for measurement in each:
+                if measurement.title == title:
+                    _add_measurement(by_run.setdefault(name, {}), measurement)
         first, *others = by_run
         for other in others:
             if by_run[first].keys() != by_run[other].keys():
                 raise ValueError(_mismatch_message(title, first, other, by_run))
-        several = len(by_run[first]) > 1
-        for key, one in by_run[first].items():
-            label = f"{title} · {_distinguishing_fields(one, list(by_run[first].values()))}" if several else title
-            figures = {name: records[key].metric for name, records in by_run.items()}
-            out.append(ComparisonRow(label, one.protocol_summary, one.protocol_fields.get("concepts"), figures))
-    order = [*TASK_TITLES.values()]
-    return sorted(out, key=lambda row: (-len(row.metrics_by_run), *(name not in row.title for name in order)))
+        protocols = list(by_run[first].values())
+        for measurement in protocols:
+            fields = f" · {_distinguishing_fields(measurement, protocols)}" if len(protocols) > 1 else ""
+            values = {name: each[measurement.fingerprint].metric for name, each in by_run.items()}
+            concepts = measurement.protocol_fields.get("concepts")
+            rows.append(ComparisonRow(title + fields, measurement.protocol_summary, concepts, values))
+    return sorted(rows, key=lambda row: (-len(row.metrics_by_run), *(t not in row.title for t in TASK_TITLES.values())))
 
 
 def _add_measurement(measurements: dict[str, Measurement], measurement: Measurement) -> None:
-    before = measurements.setdefault(measurement.fingerprint, measurement)
-    if before.metric.value != measurement.metric.value:
+    known = measurements.setdefault(measurement.fingerprint, measurement)
+    if known.metric.value != measurement.metric.value:
         raise ValueError(
-            f"{measurement.source}: says {100 * measurement.metric.value:.2f} % and {before.source} "
-            f"{100 * before.metric.value:.2f} % of the same encoder and protocol; take one of them away"
+            f"{measurement.source}: {100 * measurement.metric.value:.2f} %, but {known.source} has "
+            f"{100 * known.metric.value:.2f} % for the same encoder and protocol; remove one of the files"
         )
 
 
 def _mismatch_message(title: str, first: str, other: str, by_run: dict[str, dict[str, Measurement]]) -> str:
-    """Why two runs cannot stand side by side, by the nearest pair of their protocols."""
-    mine, theirs = by_run[first], by_run[other]
-    lone = [
+    """Describe why two runs are not comparable, by the two protocols that differ least."""
+    pairs = [
         (a, b)
-        for a in mine.values()
-        for b in theirs.values()
-        if a.fingerprint not in theirs or b.fingerprint not in mine
+        for a in by_run[first].values()
+        for b in by_run[other].values()
+        if a.fingerprint not in by_run[other] or b.fingerprint not in by_run[first]
     ]
-    a, b = min(lone, key=lambda pair: len(_differing_fields(*pair)))
-    what = ", ".join(
-        f"{name} {_format_field(a.protocol_fields, name)} and {_format_field(b.protocol_fields, name)}"
-        for name in _differing_fields(a, b)[:3]
+    a, b = min(pairs, key=lambda pair: len(_differing_fields(*pair)))
+    differences = ", ".join(
+        f"{name} {_format_field(a, name)} and {_format_field(b, name)}" for name in _differing_fields(a, b)[:3]
     )
     return (
-        f"{first} and {other} cannot be compared on {title}: their protocols differ in {what or 'number'} "
-        f"({a.source}, {b.source}); measure both alike with `verbspace evaluate`, or leave one out"
+        f"{first} and {other} cannot be compared on {title}: their protocols differ in {differences or 'number'} "
+        f"({a.source}, {b.source}); evaluate both with the same options of `verbspace evaluate`, or omit one"
     )
 
 
@@ -169,34 +198,33 @@ def _differing_fields(a: Measurement, b: Measurement) -> list[str]:
     ]
 
 
-def _format_field(protocol_fields: dict[str, Any], name: str) -> str:
-    value = protocol_fields.get(name)
+def _format_field(measurement: Measurement, name: str) -> str:
+    value = measurement.protocol_fields.get(name)
     return "none" if value is None else str(value)
 
 
-def _distinguishing_fields(one: Measurement, all_: Sequence[Measurement]) -> str:
-    """What tells a protocol from the others of the same measurement."""
-    names = {name for other in all_ for name in _differing_fields(one, other)}
+def _distinguishing_fields(measurement: Measurement, others: Sequence[Measurement]) -> str:
+    names = {name for other in others for name in _differing_fields(measurement, other)}
     return ", ".join(
-        f"{name} {_format_field(one.protocol_fields, name)}" for name in one.protocol_fields if name in names
+        f"{name} {_format_field(measurement, name)}" for name in measurement.protocol_fields if name in names
     )
 
 
 def _to_measurement(result: AnyResult, source: str) -> Measurement:
     protocols = list_protocols(result)
     task = TASK_TITLES[protocols[0].task] + (f" by {protocols[0].by}" if protocols[0].by else "")
-    facts: dict[str, Any] = {}
+    fields: dict[str, Any] = {}
     for number, protocol in enumerate(protocols, 1):
         content = protocol.model_dump(mode="json", exclude={"checkpoint", "chosen"})
         content |= {f"detail {name}": value for name, value in content.pop("details").items()}
-        facts |= content if len(protocols) == 1 else {f"split {number}: {name}": one for name, one in content.items()}
-    line = " | ".join(_protocol_summary(protocol) for protocol in protocols)
+        prefix = f"split {number}: " if len(protocols) > 1 else ""
+        fields |= {prefix + name: value for name, value in content.items()}
     return Measurement(
-        f"{get_dataset_name(result)}, {task}, {metric_type_and_name(result)[1]}",
-        facts,
-        line,
-        _metric_value(result),
-        source,
+        title=f"{get_dataset_name(result)}, {task}, {metric_type_and_name(result)[1]}",
+        protocol_fields=fields,
+        protocol_summary=" | ".join(map(_protocol_summary, protocols)),
+        metric=_metric_value(result),
+        source=source,
     )
 
 
@@ -205,41 +233,53 @@ def _protocol_summary(protocol: EvalProtocol) -> str:
 
 
 def _metric_value(result: AnyResult) -> MetricValue:
-    if isinstance(result, BenchmarkResult) and len(result.folds) > 1:
-        both = all(fold.frozen is not None for fold in result.folds.values())
-        return MetricValue(result.mean_and_std()[0], None, result.mean_and_std("frozen")[0] if both else None, None)
-    one = next(iter(result.folds.values())) if isinstance(result, BenchmarkResult) else result
-    after, before = one.result, one.frozen
+    folds = list(result.folds.values()) if isinstance(result, BenchmarkResult) else [result]
+    if isinstance(result, BenchmarkResult) and len(folds) > 1:
+        has_baseline = all(fold.frozen is not None for fold in folds)
+        baseline = result.mean_and_std("frozen")[0] if has_baseline else None
+        return MetricValue(result.mean_and_std()[0], None, baseline, None)
+    adapted, frozen = folds[0].result, folds[0].frozen
     return MetricValue(
-        after.primary_metric,
-        after.ci95,
-        None if before is None else before.primary_metric,
-        None if before is None else before.ci95,
-        getattr(after, "confusion", None),  # of one label a video
-        getattr(before, "confusion", None),
+        adapted.primary_metric,
+        adapted.ci95,
+        None if frozen is None else frozen.primary_metric,
+        None if frozen is None else frozen.ci95,
+        getattr(adapted, "confusion", None),  # multi-label results have none
+        getattr(frozen, "confusion", None),
     )
 
 
 def _demo_measurements(path: Path, run: Run) -> Iterator[Measurement]:
-    """The demo's measures as records. Raises ValueError for a file that it did not write."""
+    """Read the measurements in the demo's results.json. Raises ValueError if the demo did not write the file."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         protocol = content["protocol"]
         if protocol["checkpoint"]["adapted"] != run.checkpoint:
-            raise ValueError(
-                f"{path}: was measured on the checkpoint {protocol['checkpoint']['adapted']}, and this run's encoder "
-                f"is {run.checkpoint or 'not finished'}; run `verbspace demo` again, or take the file away"
-            )
+            raise _checkpoint_error(str(path), protocol["checkpoint"]["adapted"], run, "verbspace demo")
         shared = {name: value for name, value in protocol.items() if name not in _RUN_SPECIFIC_KEYS}
         world = humanize(protocol["world"])
-        for name, label in DEMO_TITLES.items():
-            both = [content[name]["adapted"], content[name]["frozen"]]
-            # A demo of several seeds exports the first; the others are runs of their own.
-            values = [one.get("by_seed", [one["top1"]])[0] for one in both]
-            intervals = [tuple(one["ci95"]) if "by_seed" not in one else None for one in both]
-            facts = {**shared, "clips": both[0]["n"]}
-            line = f"{protocol['views']} · world of {world} · {both[0]['n']} clips · {protocol['decoder']}"
-            figure = MetricValue(values[0], intervals[0], values[1], intervals[1])
-            yield Measurement(f"playground, {label}, top-1", facts, line, figure, str(path))
+        for key, title in DEMO_TITLES.items():
+            sides = [content[key]["adapted"], content[key]["frozen"]]
+            # With several seeds, the demo's folder holds the run of the first one.
+            values = [side.get("by_seed", [side["top1"]])[0] for side in sides]
+            intervals = [None if "by_seed" in side else tuple(side["ci95"]) for side in sides]
+            clips = sides[0]["n"]
+            yield Measurement(
+                title=f"playground, {title}, top-1",
+                protocol_fields={**shared, "clips": clips},
+                protocol_summary=f"{protocol['views']} · world: {world} · {clips} clips · {protocol['decoder']}",
+                metric=MetricValue(values[0], intervals[0], values[1], intervals[1]),
+                source=str(path),
+            )
     except (KeyError, TypeError, AttributeError, UnicodeDecodeError, json.JSONDecodeError):
-        raise ValueError(f"{path}: is not what `verbspace demo` writes; take it away, or run the demo again") from None
+        raise ValueError(
+            f"{path}: not a results file of `verbspace demo`; remove the file, or run the demo again"
+        ) from None
+
+
+def _checkpoint_error(path: str, checkpoint: str, run: Run, command: str) -> ValueError:
+    encoder = f"this run's encoder is {run.checkpoint}" if run.checkpoint else "this run is not finished"
+    return ValueError(
+        f"{path}: the result belongs to the checkpoint {checkpoint}, but {encoder}; run `{command}` again, or remove "
+        "the file"
+    )

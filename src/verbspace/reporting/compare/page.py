@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ from verbspace.concepts.concept_set import ConceptSet
 from verbspace.reporting.charts import MAX_LINES, Line, PointEstimate, dot_chart, line_chart
 from verbspace.reporting.compare.measurements import (
     ComparisonRow,
+    ConfusionMatrix,
     MetricValue,
     assert_all_results_used,
     build_comparison,
@@ -26,23 +27,30 @@ from verbspace.reporting.model_card import read_result
 from verbspace.reporting.templating import render_template
 
 BASELINE_LABEL = "frozen CLIP"
-CURVES = (  # of metrics.jsonl: name, title, unit, whether smoothed
+CURVES = (  # metric in metrics.jsonl, caption, unit, whether to smooth
     ("loss/category", "Distillation in category space", "nats", True),
     ("loss/description", "Distillation in description space", "nats", True),
     ("loss/alignment", "Concept alignment", "nats", True),
-    ("category_mean_entropy", "Entropy of the mean over a batch: towards 0 it would collapse", "nats", True),
-    ("category_entropy", "Entropy of one clip: how sure the teacher is", "nats", True),
+    ("category_mean_entropy", "Entropy of the batch mean; it falls towards 0 if training collapses", "nats", True),
+    ("category_entropy", "Entropy of one clip", "nats", True),
     ("gradient_norm", "Gradient norm before clipping", "norm", True),
-    ("val/top1", "Zero-shot top-1 in checks between steps", "share", False),
+    ("val/top1", "Zero-shot top-1 on the validation data", "fraction", False),
     ("clips_per_second", "Speed", "clips/s", True),
 )
-_MAX_CLASSES = 5  # that gained most, and that lost most
+_MAX_CLASSES = 5  # classes to list per direction
+
+ConfusionPair = tuple[ConfusionMatrix, ConfusionMatrix]  # of the run, of the frozen checkpoint
 
 
 @dataclass(frozen=True)
 class ComparisonReport:
-    """The page, and what it says in figures: a row a measurement, a column a group of runs. seeds: of a column that
-    several runs share, its name and theirs.
+    """A comparison of runs.
+
+    Attributes:
+        html: The page.
+        columns: Names of the columns, one per group of runs that differ only in their seed.
+        rows: Title of each measurement, and its value in each column.
+        seeds: Name and runs of each column with several runs.
     """
 
     html: str
@@ -54,38 +62,50 @@ class ComparisonReport:
 def compare_runs(
     folders: Sequence[str | Path], results: Sequence[str | Path] = (), title: str | None = None
 ) -> ComparisonReport:
-    """Compare runs. results: what `verbspace evaluate --out` wrote, beside what lies in the runs' `results/`.
+    """Compare runs.
 
-    Raises FileNotFoundError and ValueError: for what is no run or no result, and for results under unlike protocols.
+    Args:
+        folders: Folders of runs.
+        results: Result files of `verbspace evaluate --out`, in addition to those in the runs' `results/`.
+        title: Title of the page.
+
+    Raises:
+        FileNotFoundError: If a folder or file does not exist.
+        ValueError: If a folder is not a run, a file is not a result, or results are not comparable.
     """
     runs = read_runs(folders)
-    together = group_by_seed(runs)
+    groups = group_by_seed(runs)
     if len(runs) > MAX_LINES - 1:
-        raise ValueError(f"{len(runs)} runs; a page can tell {MAX_LINES - 1} apart, so compare fewer")
-    given = {str(path): read_result(path) for path in results}
-    assert_all_results_used(runs, given)
-    rows = build_comparison({run.name: load_measurements(run, given) for run in runs})
-    names = [group.name for group in together]
-    seeds = [(group.name, group.run_names) for group in together if len(group.runs) > 1]
-    cells = [(row.title, [_cell(row, group) for group in together]) for row in rows]
-    context: dict[str, Any] = {
-        "title": title or (f"{len(runs)} runs compared" if len(runs) > 1 else f"The run {runs[0].name}"),
-        "runs": [_run_summary(run) for run in runs],
-        "columns": [(group.name, group.run_names if len(group.runs) > 1 else []) for group in together],
-        "rows": [
-            {"name": row.title, "frozen": _baseline_text(row), "cells": line}
-            for row, (_, line) in zip(rows, cells, strict=True)
+        raise ValueError(f"{len(runs)} runs; charts have at most {MAX_LINES - 1} line styles, so compare fewer runs")
+    extra_results = {str(path): read_result(path) for path in results}
+    assert_all_results_used(runs, extra_results)
+    rows = build_comparison({run.name: load_measurements(run, extra_results) for run in runs})
+    cells = [[_cell(row, group) for group in groups] for row in rows]
+    html = render_template(
+        "compare.html.jinja",
+        title=title or (f"{len(runs)} runs compared" if len(runs) > 1 else f"Run {runs[0].name}"),
+        runs=[_run_summary(run) for run in runs],
+        columns=[(group.name, group.run_names if len(group.runs) > 1 else []) for group in groups],
+        rows=[
+            {"name": row.title, "frozen": _baseline_text(row), "cells": row_cells}
+            for row, row_cells in zip(rows, cells, strict=True)
         ],
-        "dots": _metrics_chart(rows, together) if rows else None,
-        "classes": _class_changes(rows, together, runs),
-        "curves": list(_training_curves(runs)),
-        "differences": find_setting_differences(runs),
-        "protocols": [(row.title, row.protocol_summary) for row in rows],
-        "seeds": seeds,
-    }
-    page = render_template("compare.html.jinja", **context)
-    short = [(name, [one["value"] if one else "–" for one in line]) for name, line in cells]
-    return ComparisonReport(page, names, short, seeds)
+        metrics_chart=_metrics_chart(rows, groups) if rows else None,
+        classes=_class_changes(rows, groups, runs),
+        curves=list(_training_curves(runs)),
+        differences=find_setting_differences(runs),
+        protocols=[(row.title, row.protocol_summary) for row in rows],
+        has_seeds=len(groups) < len(runs),
+    )
+    return ComparisonReport(
+        html=html,
+        columns=[group.name for group in groups],
+        rows=[
+            (row.title, [cell["value"] if cell else "–" for cell in row_cells])
+            for row, row_cells in zip(rows, cells, strict=True)
+        ],
+        seeds=[(group.name, group.run_names) for group in groups if len(group.runs) > 1],
+    )
 
 
 def _group_metrics(row: ComparisonRow, group: SeedGroup) -> list[MetricValue]:
@@ -93,62 +113,61 @@ def _group_metrics(row: ComparisonRow, group: SeedGroup) -> list[MetricValue]:
 
 
 def _cell(row: ComparisonRow, group: SeedGroup) -> dict[str, str] | None:
-    """A group's figure, its spread over seeds or its interval, and its gain on the frozen checkpoint."""
-    found = _group_metrics(row, group)
-    if not found:
+    """Return the mean over seeds, its spread or interval, and the gain over the frozen checkpoint."""
+    metrics = _group_metrics(row, group)
+    if not metrics:
         return None
-    values = [100 * one.value for one in found]
+    values = [100 * metric.value for metric in metrics]
     mean = statistics.fmean(values)
     value, spread = f"{mean:.1f}", ""
     if len(values) > 1:
         value += f" ± {statistics.stdev(values):.1f}"
-        spread = "by seed " + ", ".join(f"{one:.1f}" for one in values)
-    elif found[0].ci95:
-        low, high = (100 * end for end in found[0].ci95)
+        spread = "by seed " + ", ".join(f"{value:.1f}" for value in values)
+    elif metrics[0].ci95:
+        low, high = (100 * end for end in metrics[0].ci95)
         spread = f"95 % {low:.1f} to {high:.1f}"
-    before = [100 * one.baseline for one in found if one.baseline is not None]
-    gain = f"{mean - statistics.fmean(before):+.1f} on frozen" if len(before) == len(values) else ""
+    baselines = [100 * metric.baseline for metric in metrics if metric.baseline is not None]
+    gain = f"{mean - statistics.fmean(baselines):+.1f} over frozen" if len(baselines) == len(values) else ""
     return {"value": value, "spread": spread, "gain": gain}
 
 
-def _baseline_metrics(row: ComparisonRow) -> list[MetricValue]:
-    """A frozen checkpoint's figure once, however many runs began with it."""
-    return list({one.baseline: one for one in row.metrics_by_run.values() if one.baseline is not None}.values())
+def _baselines(row: ComparisonRow) -> list[PointEstimate]:
+    """Return the distinct values of frozen checkpoints. Runs from one checkpoint share one value."""
+    intervals = {m.baseline: m.baseline_ci95 for m in row.metrics_by_run.values() if m.baseline is not None}
+    return [_point_estimate(value, interval) for value, interval in intervals.items()]
 
 
 def _baseline_text(row: ComparisonRow) -> str:
-    return ", ".join(f"{100 * one.baseline:.1f}" for one in _baseline_metrics(row) if one.baseline is not None) or "–"
+    return ", ".join(f"{estimate.value:.1f}" for estimate in _baselines(row)) or "–"
 
 
-def _metrics_chart(rows: Sequence[ComparisonRow], seed_groups: Sequence[SeedGroup]) -> Markup:
-    """Frozen first, then a mark for each run."""
-    runs = [run for group in seed_groups for run in group.runs]
-    lines: list[tuple[str, list[PointEstimate | None]]] = []
+def _metrics_chart(rows: Sequence[ComparisonRow], groups: Sequence[SeedGroup]) -> Markup:
+    names = [run.name for group in groups for run in group.runs]
+    chart_rows = []
     for row in rows:
-        frozen = _baseline_metrics(row)
-        marks = [_point_estimate(frozen[0].baseline, frozen[0].baseline_ci95) if len(frozen) == 1 else None]
-        for run in runs:
-            one = row.metrics_by_run.get(run.name)
-            marks.append(None if one is None else _point_estimate(one.value, one.ci95))
-        lines.append((row.title, marks))
-    return dot_chart(lines, [BASELINE_LABEL, *(run.name for run in runs)], baseline_series=0)
+        baselines = _baselines(row)
+        estimates = [baselines[0] if len(baselines) == 1 else None]
+        for name in names:
+            metric = row.metrics_by_run.get(name)
+            estimates.append(None if metric is None else _point_estimate(metric.value, metric.ci95))
+        chart_rows.append((row.title, estimates))
+    return dot_chart(chart_rows, [BASELINE_LABEL, *names], baseline_series=0)
 
 
-def _point_estimate(value: float | None, ci95: tuple[float, float] | None) -> PointEstimate | None:
-    return None if value is None else PointEstimate(100 * value, ci95 and (100 * ci95[0], 100 * ci95[1]))
+def _point_estimate(value: float, ci95: tuple[float, float] | None) -> PointEstimate:
+    return PointEstimate(100 * value, ci95 and (100 * ci95[0], 100 * ci95[1]))
 
 
 def _run_summary(run: Run) -> dict[str, str]:
-    """What a run was and took."""
     rows, training = run.metrics, run.settings.training
-    done = int(rows[-1]["step"]) if rows else 0
+    steps = int(rows[-1]["step"]) if rows else 0
     speeds, memory = finite_values(rows, "clips_per_second"), finite_values(rows, "memory_gb")
     return {
         "name": run.name,
         "encoder": run.base,
         "concepts": run.concepts,
         "videos": run.videos,
-        "steps": f"{done:,}" + ("" if run.checkpoint else ", not finished"),
+        "steps": f"{steps:,}" + ("" if run.checkpoint else ", not finished"),
         "batch": f"{training.batch_size} clips",
         "seed": str(training.seed),
         "speed": f"{statistics.median(speeds):.1f} clips/s" if speeds else "–",
@@ -157,60 +176,57 @@ def _run_summary(run: Run) -> dict[str, str]:
     }
 
 
-def _training_curves(runs: Sequence[Run]) -> Iterable[dict[str, Any]]:
-    for name, title, unit, smooth in CURVES:
+def _training_curves(runs: Sequence[Run]) -> Iterator[dict[str, Any]]:
+    for name, caption, unit, smooth in CURVES:
         lines = [Line(run.name, extract_curve(run.metrics, name, smooth)) for run in runs]
         if any(line.points for line in lines):
-            yield {"svg": line_chart(lines, x_label="step", y_label=unit), "caption": title}
+            yield {"svg": line_chart(lines, x_label="step", y_label=unit), "caption": caption}
 
 
-def _class_changes(
-    rows: Sequence[ComparisonRow], seed_groups: Sequence[SeedGroup], runs: Sequence[Run]
-) -> list[dict[str, Any]]:
-    """For each group, the classes whose accuracy rose and fell most against the frozen checkpoint, on the first
-    measurement that has what it takes: how clips were taken for each other, on both sides, and the classes' names."""
+def _class_changes(rows: Sequence[ComparisonRow], groups: Sequence[SeedGroup], runs: Sequence[Run]) -> dict[str, Any]:
+    """Return the classes whose accuracy changed most, for the first measurement with confusion matrices."""
     for row in rows:
-        told = [
-            (group.name, [(f.confusion, f.baseline_confusion) for f in _group_metrics(row, group)])
-            for group in seed_groups
-        ]
-        told = [(name, pairs) for name, pairs in told if pairs and all(a and b for a, b in pairs)]
-        names = (
-            _action_names_of(row.concepts, runs) if told else None
-        )  # known by reading all sets: where there is a use for it
+        pairs_by_group: dict[str, list[ConfusionPair]] = {}
+        for group in groups:
+            metrics = _group_metrics(row, group)
+            pairs = [(m.confusion, m.baseline_confusion) for m in metrics if m.confusion and m.baseline_confusion]
+            if pairs and len(pairs) == len(metrics):
+                pairs_by_group[group.name] = pairs
+        names = _action_names_of(row.concepts, runs) if pairs_by_group else None  # reads all bundled sets
         tables = [
-            {"name": name, **_largest_changes(pairs, names)}
-            for name, pairs in told
-            if names and all(len(a or ()) == len(b or ()) == len(names) for a, b in pairs)
+            {"name": group, **_largest_changes(pairs, names)}
+            for group, pairs in pairs_by_group.items()
+            if names and all(len(matrix) == len(names) for pair in pairs for matrix in pair)
         ]
         if tables:
-            return [{"title": row.title, "tables": tables}]
-    return []
+            return {"title": row.title, "tables": tables}
+    return {}
 
 
-def _largest_changes(pairs: Sequence[Any], names: Sequence[str]) -> dict[str, list[tuple[str, str, str]]]:
+def _largest_changes(pairs: Sequence[ConfusionPair], names: Sequence[str]) -> dict[str, list[tuple[str, str, str]]]:
     changes = []
-    for n, name in enumerate(names):
-        now, before = (statistics.fmean(_class_accuracy(pair[side][n], n) for pair in pairs) for side in (0, 1))
-        changes.append((now - before, name, before, now))
-    changes.sort(key=lambda one: (-one[0], one[1]))
-    told = [(name, f"{100 * before:.0f} → {100 * now:.0f}", f"{100 * by:+.0f}") for by, name, before, now in changes]
-    up = [one for one, (by, *_) in zip(told, changes, strict=True) if by > 0]
-    down = [one for one, (by, *_) in zip(told, changes, strict=True) if by < 0]
-    return {"up": up[:_MAX_CLASSES], "down": down[::-1][:_MAX_CLASSES]}
+    for index, name in enumerate(names):
+        after, before = (statistics.fmean(_class_accuracy(pair[side], index) for pair in pairs) for side in (0, 1))
+        changes.append((after - before, name, f"{100 * before:.0f} → {100 * after:.0f}"))
+    changes.sort(key=lambda change: (-change[0], change[1]))
+    up = [(name, values, f"{100 * change:+.0f}") for change, name, values in changes if change > 0]
+    down = [(name, values, f"{100 * change:+.0f}") for change, name, values in reversed(changes) if change < 0]
+    return {"up": up[:_MAX_CLASSES], "down": down[:_MAX_CLASSES]}
 
 
-def _class_accuracy(counts: Sequence[int], right: int) -> float:
-    return counts[right] / sum(counts) if sum(counts) else 0.0
+def _class_accuracy(confusion: ConfusionMatrix, index: int) -> float:
+    total = sum(confusion[index])
+    return confusion[index][index] / total if total else 0.0
 
 
 def _action_names_of(concepts: str | None, runs: Sequence[Run]) -> tuple[str, ...] | None:
-    """The actions of the concept set with a hash, if it is bundled or one of the runs'."""
+    """Return the actions of the concept set with a hash, if it is bundled or one of the runs'."""
     for run in runs:
         if run.concept_set is not None and run.concept_set.hash == concepts:
             return tuple(run.concept_set.action_names)
     for name in ConceptSet.list_bundled():
         with suppress(OSError, ValueError):
-            if (found := ConceptSet.load(name)).hash == concepts:
-                return tuple(found.action_names)
+            concept_set = ConceptSet.load(name)
+            if concept_set.hash == concepts:
+                return tuple(concept_set.action_names)
     return None

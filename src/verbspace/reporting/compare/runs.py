@@ -1,4 +1,4 @@
-"""Run folders as `verbspace adapt` and `verbspace demo` leave them."""
+"""Reading and grouping of run folders."""
 
 from __future__ import annotations
 
@@ -41,24 +41,28 @@ class Run:
 
 @dataclass(frozen=True)
 class SeedGroup:
-    """Runs that differ in their seed alone, under one name."""
+    """Runs that differ only in their seed, under a common name."""
 
     name: str
     runs: tuple[Run, ...]
 
     @property
     def run_names(self) -> list[str]:
-        """The runs'."""
+        """Return the names of the runs."""
         return [run.name for run in self.runs]
 
 
 def read_runs(folders: Sequence[str | Path]) -> list[Run]:
-    """The runs in folders, in order, each by the shortest end of its path that no other shares. Raises
-    FileNotFoundError, and ValueError that names the folder."""
+    """Read runs. Each is named by the shortest end of its path that is unique among them.
+
+    Raises:
+        FileNotFoundError: If a folder is not a run.
+        ValueError: If a run is given twice or cannot be read.
+    """
     paths = [Path(os.path.abspath(folder)) for folder in folders]
     for n, path in enumerate(paths):
         if path in paths[:n]:
-            raise ValueError(f"{folders[n]}: is given twice")
+            raise ValueError(f"{folders[n]}: the run is given twice; pass it once")
     return [
         _read_run(path, str(given), name)
         for path, given, name in zip(paths, folders, _shortest_unique_names(paths), strict=True)
@@ -69,7 +73,8 @@ def _read_run(path: Path, display_path: str, name: str) -> Run:
     config = path / "config.yaml"
     if not config.is_file():
         raise FileNotFoundError(
-            f"{display_path}: is no run, for it has no config.yaml; give what `verbspace adapt --out` wrote"
+            f"{display_path}: not a run, because there is no config.yaml; pass a folder that "
+            "`verbspace adapt --out` wrote"
         )
     settings = load_settings(config)
     info = read_run_info(path)
@@ -105,7 +110,7 @@ def _shortest_unique_names(paths: Sequence[Path]) -> list[str]:
 
 
 def flatten_settings(settings: AdaptSettings) -> dict[str, Any]:
-    """Settings by their whole names, as `--set` takes them."""
+    """Return settings by their full names, as `--set` takes them."""
     out: dict[str, Any] = {}
     for name, value in settings.model_dump(mode="json").items():
         out |= {f"{name}.{key}": one for key, one in value.items()} if isinstance(value, dict) else {name: value}
@@ -113,23 +118,24 @@ def flatten_settings(settings: AdaptSettings) -> dict[str, Any]:
 
 
 def group_by_seed(runs: Sequence[Run]) -> list[SeedGroup]:
-    """Runs that differ in their seed alone put together, in the order of their first. Those that do not say their
-    videos are put with their like only. Raises ValueError for two of one seed, or of the same weights."""
-    found: dict[str, list[Run]] = {}
+    """Group runs that differ only in their seed, in the order of the first run of each group.
+
+    Raises:
+        ValueError: If two runs of a group have the same seed or the same weights.
+    """
+    groups: dict[str, list[Run]] = {}
     for run in runs:
-        alike = {name: value for name, value in flatten_settings(run.settings).items() if name != SEED_SETTING}
-        found.setdefault(repr((alike, run.concepts, run.base, run.data_id)), []).append(run)
-    for each in found.values():
-        for a, b in itertools.combinations(each, 2):
+        settings = {name: value for name, value in flatten_settings(run.settings).items() if name != SEED_SETTING}
+        groups.setdefault(repr((settings, run.concepts, run.base, run.data_id)), []).append(run)
+    for group in groups.values():
+        for a, b in itertools.combinations(group, 2):
             _assert_distinct(a, b)
-    return [SeedGroup(_common_name([run.name for run in each]), tuple(each)) for each in found.values()]
+    return [SeedGroup(_common_name([run.name for run in group]), tuple(group)) for group in groups.values()]
 
 
 def _assert_distinct(a: Run, b: Run) -> None:
     if a.checkpoint is not None and a.checkpoint == b.checkpoint:
-        raise ValueError(
-            f"{a.name} and {b.name}: the same weights ({a.checkpoint}), so they are one run; leave one out"
-        )
+        raise ValueError(f"{a.name} and {b.name}: both have the weights {a.checkpoint}, so they are one run; omit one")
     if (seed := a.settings.training.seed) == b.settings.training.seed:
         mend = "leave one out"
         if a.data_id == UNKNOWN:
@@ -143,18 +149,18 @@ def _assert_distinct(a: Run, b: Run) -> None:
 def _common_name(names: Sequence[str]) -> str:
     if len(names) == 1:
         return names[0]
-    alike = itertools.takewhile(lambda letters: len(set(letters)) == 1, zip(*names, strict=False))
-    stem = re.sub(r"[-_. /]*(seed)?[-_. /]*$", "", "".join(letters[0] for letters in alike))
+    common = itertools.takewhile(lambda letters: len(set(letters)) == 1, zip(*names, strict=False))
+    stem = re.sub(r"[-_. /]*(seed)?[-_. /]*$", "", "".join(letters[0] for letters in common))
     return f"{stem or names[0]} ({len(names)} seeds)"
 
 
 def find_setting_differences(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
-    """Settings in which runs differ: the name, and each run's value."""
-    each = [flatten_settings(run.settings) for run in runs]
+    """Return the settings in which runs differ: the name, and the value of each run."""
+    settings = [flatten_settings(run.settings) for run in runs]
     rows = [("encoder", [run.base for run in runs]), ("concepts", [run.concepts for run in runs])]
-    if len({run.data_id for run in runs}) > 1:  # the same ones may have been given by several names
+    if len({run.data_id for run in runs}) > 1:  # equal videos may have different paths
         rows.append(("videos", [run.videos for run in runs]))
-    rows += [(name, [_format_value(values.get(name)) for values in each]) for name in each[0]]
+    rows += [(name, [_format_value(values.get(name)) for values in settings]) for name in settings[0]]
     return [(name, values) for name, values in rows if len(set(values)) > 1]
 
 
@@ -162,5 +168,5 @@ def _format_value(value: Any) -> str:
     if isinstance(value, list):
         return " to ".join(map(_format_value, value))
     if isinstance(value, dict):
-        return f"{len(value)} given"
+        return f"{len(value)} values"
     return "–" if value is None else f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,81 @@
+"""Evaluation and calibration results on standard output."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from verbspace.evaluation.results import BenchmarkResult, Evaluation, MultiLabelEvaluation, Result
+from verbspace.inference.calibration import Calibration
+
+
+def print_results(results: Evaluation | MultiLabelEvaluation | BenchmarkResult) -> None:
+    """Print the protocols and metrics of an evaluation, or of each fold of a benchmark and their mean."""
+    console = Console()
+    if not isinstance(results, BenchmarkResult):
+        _print_evaluation(console, results)
+        return
+    for evaluation in results.folds.values():
+        _print_evaluation(console, evaluation)
+    if len(results.folds) > 1:
+        console.print(_folds_table(results))
+
+
+def print_calibration(
+    calibration: Calibration, out: Path, data: Path | None = None, metrics: Mapping[str, float] | None = None
+) -> None:
+    """Print a fitted temperature.
+
+    Args:
+        calibration: The calibration.
+        out: The file that it was saved to.
+        data: Labeled videos that it was evaluated on.
+        metrics: The result of `evaluate_calibration` on them.
+    """
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(calibration.summary(), markup=False)
+    if metrics is not None:
+        table = Table("", "temperature", "confidence", "error", caption="error: expected calibration error, 15 bins")
+        for name in ("uncalibrated", "calibrated", "fitted to the labels"):
+            percentages = (f"{100 * metrics[f'{name}, {kind}']:.1f} %" for kind in ("confidence", "error"))
+            table.add_row(name, f"{metrics[f'{name}, temperature']:.2f}", *percentages)
+        console.print(f"{data}: {metrics['videos']:.0f} videos, top-1 {100 * metrics['top1']:.1f} %", markup=False)
+        console.print(table)
+    console.print(f"{out}", markup=False)
+
+
+def _print_evaluation(console: Console, evaluation: Evaluation | MultiLabelEvaluation) -> None:
+    """Print one line with each protocol, and a table of metrics."""
+    if isinstance(evaluation, MultiLabelEvaluation):
+        columns = ["mAP", "95% interval"]
+    else:
+        columns = ["top-1", "95% interval", "top-5", "mean class"]
+    caption = None if evaluation.frozen is None else "frozen: the base checkpoint, averaged over frames"
+    table = Table("", *columns, "clips", caption=caption)
+    for name, result in (("frozen", evaluation.frozen), ("encoder", evaluation.result)):
+        if result is None:
+            continue
+        console.print(f"{name}: {result.protocol.summary()}", highlight=False, markup=False, soft_wrap=True)
+        table.add_row(
+            name,
+            f"{result.primary_metric:.1%}",
+            f"{result.ci95[0]:.1%} to {result.ci95[1]:.1%}",
+            *([f"{result.top5:.1%}", f"{result.mean_class:.1%}"] if isinstance(result, Result) else []),
+            f"{result.n} of {result.n + result.protocol.missing}",
+        )
+    console.print(table)
+
+
+def _folds_table(results: BenchmarkResult) -> Table:
+    """Build a table of the primary metric of each fold, with mean and standard deviation."""
+    table = Table("", *(f"split {fold}" for fold in results.folds), "mean", title=results.name, title_justify="left")
+    sides = [("frozen", "frozen"), ("result", "encoder")] if results.has_baseline else [("result", "encoder")]
+    for side, label in sides:
+        mean, std = results.mean_and_std(side)
+        table.add_row(label, *(f"{value:.1%}" for value in results.primary_metrics(side)), f"{mean:.1%} ± {std:.1%}")
+    clips, total = results.clip_counts()
+    table.caption = f"top-1 over {clips} of {total} clips" if clips < total else f"top-1 over {clips} clips"
+    return table

@@ -1,0 +1,82 @@
+"""Evaluation of calibrated probabilities on labeled videos."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from verbspace.concepts.concept_set import ConceptSet
+from verbspace.data.sources.manifest import read_manifest
+from verbspace.evaluation.labels import labels_to_indices, require_labels
+from verbspace.inference.calibration import Calibration, fit_temperature, mean_confidence
+from verbspace.inference.embedding import embed_videos
+from verbspace.models.video_encoder import VideoEncoder
+
+NUM_BINS = 15  # as in Guo et al. (2017)
+
+
+def expected_calibration_error(probabilities: Tensor, targets: Tensor) -> float:
+    """Compute the expected calibration error over 15 equal-width confidence bins.
+
+    The error is the mean over bins, weighted by the number of videos in each, of the absolute difference between
+    accuracy and mean confidence.
+
+    Args:
+        probabilities: Distributions over classes, shape (N, K).
+        targets: Class indices, shape (N,).
+
+    Source: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017.
+    """
+    confidence, predicted = probabilities.max(1)
+    correct = (predicted == targets).double()
+    bins = (confidence * NUM_BINS).ceil().long().clamp(1, NUM_BINS) - 1
+    gaps = torch.zeros(NUM_BINS, dtype=torch.float64).index_add_(0, bins, correct - confidence.double())
+    return float(gaps.abs().sum() / len(confidence))
+
+
+def evaluate_calibration(
+    encoder: VideoEncoder, data: str | Path, concepts: ConceptSet, calibration: Calibration, batch_size: int = 16
+) -> dict[str, float]:
+    """Measure the calibration error on labeled videos, before and after calibration.
+
+    Args:
+        encoder: The encoder that the calibration was fitted for.
+        data: Folder with one folder per action, or a list with labels.
+        concepts: The concept set that the calibration was fitted for.
+        calibration: The fitted temperature.
+        batch_size: Videos per batch.
+
+    Returns:
+        `videos`, `top1`, and `"<name>, temperature"`, `"<name>, error"` and `"<name>, confidence"` for each name in
+        `uncalibrated`, `calibrated` and `fitted to the labels`. The last one is the lower bound: the temperature
+        fitted to these labels.
+
+    Raises:
+        ValueError: A video has no label, or a label matches no action.
+    """
+    records = read_manifest(data)
+    targets_by_file = dict(
+        zip(
+            (record.file for record in records),
+            labels_to_indices(require_labels(records, str(data)), concepts),
+            strict=True,
+        )
+    )
+    space = encoder.build_concept_space(concepts)
+    embedded = embed_videos(encoder, records, frames=calibration.frames, batch_size=batch_size)
+    targets = torch.tensor([targets_by_file[record.file] for record in embedded.records])
+    scores = space.action_scores(embedded.embeddings, calibration.by)
+    metrics = {"videos": float(len(scores)), "top1": float((scores.argmax(1) == targets).double().mean())}
+    temperatures = {
+        "uncalibrated": 1.0,
+        "calibrated": calibration.temperature,
+        "fitted to the labels": fit_temperature(scores, targets),
+    }
+    for name, temperature in temperatures.items():
+        probabilities = (scores / temperature).softmax(1)
+        metrics[f"{name}, temperature"] = temperature
+        metrics[f"{name}, error"] = expected_calibration_error(probabilities, targets)
+        metrics[f"{name}, confidence"] = mean_confidence(probabilities)
+    return metrics
