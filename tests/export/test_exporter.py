@@ -26,11 +26,11 @@ from verbspace.cli.main import app
 from verbspace.concepts.concept_set import Action, ConceptSet, Description, Provenance
 from verbspace.evaluation.evaluate import evaluate
 from verbspace.export import exporter as module
-from verbspace.export.accuracy_check import accuracy_check
-from verbspace.export.exporter import export, tokenizer_matches
+from verbspace.export.accuracy_check import check_accuracy
+from verbspace.export.exporter import export
 from verbspace.export.formats import load_tower, quantize_tower
+from verbspace.export.manifest import render_readme, tokenizer_matches
 from verbspace.export.parity import ParityStats
-from verbspace.export.readme import render_readme
 from verbspace.models.hashing import encoder_hash
 from verbspace.models.video_encoder import VideoEncoder
 
@@ -52,26 +52,26 @@ def clip(tiny_clip: Path) -> VideoEncoder:
 
 @pytest.fixture(scope="module")
 def exported(clip: VideoEncoder, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A CLIP with a concept set as ONNX, and as int8."""
+    """A CLIP with a concept set, exported to ONNX with int8."""
     folder = tmp_path_factory.mktemp("exported") / "clip"
     export(clip, folder, int8=True)
     return folder
 
 
-def run(folder: Path, tower: str, **inputs: Tensor) -> Tensor:
+def run_tower(folder: Path, tower: str, **inputs: Tensor) -> Tensor:
     session = onnxruntime.InferenceSession(folder / f"{tower}.onnx")
     return torch.from_numpy(session.run(None, {name: one.numpy() for name, one in inputs.items()})[0])
 
 
 @torch.no_grad()
-def check_towers(encoder: VideoEncoder, video: Any, text: Any) -> None:
-    """Towers against the encoder, at all of SIZES and for TEXTS together and alone."""
+def assert_towers_match(encoder: VideoEncoder, video: Any, text: Any) -> None:
+    """Compare towers with the encoder, for all of SIZES, and for TEXTS in a batch and alone."""
     size = encoder.image_size
     for clips, frames in SIZES:
         seen, times = random_video(clips, frames, 3, size, size, seed=frames), random_times(clips, frames, seed=clips)
         expected = encoder(seen, times)
         torch.testing.assert_close(video(pixel_values_videos=seen, times=times), expected, atol=1e-5, rtol=0)
-        if frames > 1 and len(encoder.temporal):  # the times are read, and not the frame numbers
+        if frames > 1 and len(encoder.temporal):  # depends on the times, not on frame indices
             other = video(pixel_values_videos=seen, times=times * 3)
             assert (other - expected).abs().max() > 1e-4
             torch.testing.assert_close(other, encoder(seen, times * 3), atol=1e-5, rtol=0)
@@ -85,20 +85,22 @@ def check_towers(encoder: VideoEncoder, video: Any, text: Any) -> None:
     [
         pytest.param(TINY_CHECKPOINTS[1], marks=pytest.mark.slow),
         *TINY_CHECKPOINTS[2:],
-    ],  # MetaCLIP 2 is built as CLIP is
+    ],  # MetaCLIP 2 has the architecture of CLIP
 )
 def test_onnx_of_every_family(family: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     encoder = with_random_temporal(VideoEncoder.from_pretrained(request.getfixturevalue(family), temporal_layers=[1]))
     about = export(encoder, tmp_path / "out")
     assert about["parity"]["video"]["largest"] < 1e-5
-    check_towers(
-        encoder, lambda **x: run(tmp_path / "out", "video", **x), lambda **x: run(tmp_path / "out", "text", **x)
+    assert_towers_match(
+        encoder,
+        lambda **x: run_tower(tmp_path / "out", "video", **x),
+        lambda **x: run_tower(tmp_path / "out", "text", **x),
     )
     run_readme(tmp_path / "out", encoder)
 
 
 def test_onnx_of_clip(clip: VideoEncoder, exported: Path) -> None:
-    check_towers(clip, *(partial(run, exported, name) for name in ("video", "text")))
+    assert_towers_match(clip, *(partial(run_tower, exported, name) for name in ("video", "text")))
     for name in ("video", "text"):
         onnx.checker.check_model(exported / f"{name}.onnx")
 
@@ -106,12 +108,14 @@ def test_onnx_of_clip(clip: VideoEncoder, exported: Path) -> None:
 def test_without_temporal_attention(tiny_clip: Path, tmp_path: Path) -> None:
     encoder = VideoEncoder.from_pretrained(tiny_clip, temporal=False)
     export(encoder, tmp_path / "out")
-    check_towers(
-        encoder, lambda **x: run(tmp_path / "out", "video", **x), lambda **x: run(tmp_path / "out", "text", **x)
+    assert_towers_match(
+        encoder,
+        lambda **x: run_tower(tmp_path / "out", "video", **x),
+        lambda **x: run_tower(tmp_path / "out", "text", **x),
     )
 
 
-def test_what_is_written(clip: VideoEncoder, exported: Path) -> None:
+def test_files_written(clip: VideoEncoder, exported: Path) -> None:
     assert {path.name for path in exported.iterdir()} >= {
         "video.onnx", "text.onnx", "video_int8.onnx", "text_int8.onnx", "verbspace.json", "README.md",
         "tokenizer.json", "preprocessor_config.json", "concept_space.safetensors",
@@ -136,7 +140,7 @@ def test_what_is_written(clip: VideoEncoder, exported: Path) -> None:
     assert about["concepts"]["temperature"] == pytest.approx(1 / clip.logit_scale)
 
 
-def test_the_towers_have_their_own_weights_only(clip: VideoEncoder, exported: Path) -> None:
+def test_each_tower_contains_only_its_weights(clip: VideoEncoder, exported: Path) -> None:
     video = sum(p.numel() for p in (*clip.temporal_parameters(), *clip.spatial_parameters()))
     for name, expected in (("video", video), ("text", sum(p.numel() for p in clip.parameters()) - video)):
         held = sum(int(np.prod(one.dims)) for one in onnx.load(exported / f"{name}.onnx").graph.initializer)
@@ -149,24 +153,24 @@ def test_int8(clip: VideoEncoder, exported: Path) -> None:
     assert "MatMulInteger" in types
     seen, times = random_video(2, 4, 3, 32, 32), random_times(2, 4)
     with torch.no_grad():
-        cosines = (run(exported, "video_int8", pixel_values_videos=seen, times=times) * clip(seen, times)).sum(1)
-    assert 0.99 < cosines.min() < 0.9999999  # near, and not the same
+        cosines = (run_tower(exported, "video_int8", pixel_values_videos=seen, times=times) * clip(seen, times)).sum(1)
+    assert 0.99 < cosines.min() < 0.9999999  # close, but not equal
     assert 0.99 < about["int8"]["video"]["least_cosine"] <= about["int8"]["video"]["mean_cosine"] < 1
     assert (exported / "video_int8.onnx").stat().st_size < (exported / "video.onnx").stat().st_size
 
 
 def run_readme(folder: Path, encoder: VideoEncoder) -> None:
-    """The program in the README, in the folder, and its cosines beside the encoder's."""
+    """Run the program of the README in the folder, and compare its embeddings with the encoder's."""
     text = (folder / "README.md").read_text()
     program = re.search(r"```python\n(.*?)```", text, re.DOTALL)
     assert program is not None
     assert "verbspace" not in "".join(re.findall(r"^(?:import|from) .*", program[1], re.MULTILINE))
     after = "\nimport sys\nnp.savez(sys.argv[1], frames=frames, times=times, videos=videos, texts=texts)\n"
     found = folder.parent / "found.npz"
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", program[1] + after, found], cwd=folder, capture_output=True, text=True, check=False
     )
-    assert not done.returncode, done.stderr
+    assert not process.returncode, process.stderr
     arrays = np.load(found)
     videos = encoder.encode_video(arrays["frames"], torch.from_numpy(arrays["times"]).float())
     np.testing.assert_allclose(arrays["videos"], videos, atol=1e-5)
@@ -174,12 +178,14 @@ def run_readme(folder: Path, encoder: VideoEncoder) -> None:
     np.testing.assert_allclose(arrays["texts"], texts, atol=1e-5)
 
 
-def test_the_readme_runs(clip: VideoEncoder, exported: Path) -> None:
+def test_readme_program_runs(clip: VideoEncoder, exported: Path) -> None:
     run_readme(exported, clip)
 
 
-def test_the_readme_runs_with_transformers_tokenizer(clip: VideoEncoder, exported: Path, tmp_path: Path) -> None:
-    """What is written for a tokenizer that the library `tokenizers` alone would not follow."""
+def test_readme_program_runs_with_the_tokenizer_of_transformers(
+    clip: VideoEncoder, exported: Path, tmp_path: Path
+) -> None:
+    """The README for a tokenizer that the `tokenizers` library does not reproduce."""
     folder = shutil.copytree(exported, tmp_path / "out")
     about = json.loads((folder / "verbspace.json").read_text())
     about["text"]["tokenizers"] = False
@@ -188,25 +194,25 @@ def test_the_readme_runs_with_transformers_tokenizer(clip: VideoEncoder, exporte
     run_readme(folder, clip)
 
 
-def test_words_are_compared(clip: VideoEncoder, exported: Path) -> None:
+def test_tokenizer_matches(clip: VideoEncoder, exported: Path) -> None:
     text = json.loads((exported / "verbspace.json").read_text())["text"]
-    sources, file = clip.require_processor(), exported / "tokenizer.json"
-    assert tokenizer_matches(sources, file, text)
+    processor, file = clip.require_processor(), exported / "tokenizer.json"
+    assert tokenizer_matches(processor, file, text)
     other = "left" if text["pad_side"] == "right" else "right"
     for change in ({"context": 9}, {"pad_side": other}, {"pad_to_context": True}):
-        assert not tokenizer_matches(sources, file, {**text, **change})
-    assert not tokenizer_matches(sources, exported / "none.json", text)
+        assert not tokenizer_matches(processor, file, {**text, **change})
+    assert not tokenizer_matches(processor, exported / "none.json", text)
 
 
-def test_int8_beside_full_on_labelled_videos(clip: VideoEncoder, exported: Path, tmp_path: Path) -> None:
+def test_accuracy_of_full_precision_and_int8(clip: VideoEncoder, exported: Path, tmp_path: Path) -> None:
     for number in range(6):
         name = f"{'waving' if number % 2 else 'jumping'}/{number}.mp4"
         write_video(tmp_path / name, numbered_frames(12, seed=number))
     towers = {
-        tower: {kind: load_tower(exported / f"{tower}{end}.onnx") for kind, end in (("full", ""), ("int8", "_int8"))}
-        for tower in ("video", "text")
+        variant: {tower: load_tower(exported / f"{tower}{suffix}.onnx") for tower in ("video", "text")}
+        for variant, suffix in (("full", ""), ("int8", "_int8"))
     }
-    found = accuracy_check(clip, towers["video"], towers["text"], tmp_path, frames=4)
+    found = check_accuracy(clip, towers, tmp_path, frames=4)
     own = evaluate(clip, tmp_path, baseline=False, frames=4).result
     assert found["full"] == {"top1": own.top1, "ci95": list(own.ci95), "n": 6, "unreadable": 0}
     assert found["int8"]["n"] == 6
@@ -215,18 +221,18 @@ def test_int8_beside_full_on_labelled_videos(clip: VideoEncoder, exported: Path,
     text = "\n".join(export_summary_lines({**about, "check": found}, exported))
     assert f"fp32: top-1 {100 * own.top1:.1f}% (95%" in text
     assert f"int8: top-1 {100 * found['int8']['top1']:.1f}% (95%" in text
-    assert f"Zero-shot top-1 on 6 labelled videos ({tmp_path.name}, 2 actions" in render_readme(
+    assert f"Zero-shot top-1 on 6 labeled videos ({tmp_path.name}, 2 actions" in render_readme(
         {**about, "check": found}
     )
 
 
-def test_a_tower_too_large_for_int8(tmp_path: Path) -> None:
+def test_tower_too_large_for_int8(tmp_path: Path) -> None:
     (tmp_path / "video.onnx.data").write_bytes(b"")
     with pytest.raises(ValueError, match="int8: the video tower is above 2 GB"):
         quantize_tower(tmp_path / "video.onnx", tmp_path / "video_int8.onnx")
 
 
-def test_torch_programs(clip: VideoEncoder, tmp_path: Path) -> None:
+def test_torch_export_programs(clip: VideoEncoder, tmp_path: Path) -> None:
     folder = tmp_path / "out"
     folder.mkdir()
     (folder / "video.onnx").write_text("of an earlier export")
@@ -236,8 +242,8 @@ def test_torch_programs(clip: VideoEncoder, tmp_path: Path) -> None:
     assert "video.onnx" not in names
     assert {"mine.txt", "video.pt2"} <= names
     towers = [torch.export.load(folder / f"{name}.pt2").module(check_guards=False) for name in ("video", "text")]
-    check_towers(clip, *towers)
-    for name in ("video", "text"):  # no pickled sample inputs, no pickled weights
+    assert_towers_match(clip, *towers)
+    for name in ("video", "text"):  # no pickled example inputs or weights
         with zipfile.ZipFile(folder / f"{name}.pt2") as archive:
             assert not [one.filename for one in archive.infolist() if one.filename.endswith(".pt") and one.file_size]
     run_readme(folder, clip)
@@ -246,10 +252,10 @@ def test_torch_programs(clip: VideoEncoder, tmp_path: Path) -> None:
 
 
 @torch.no_grad()
-def test_a_tower_that_differs_is_not_written(clip: VideoEncoder, tmp_path: Path, monkeypatch: Any) -> None:
+def test_deviating_tower_is_not_written(clip: VideoEncoder, tmp_path: Path, monkeypatch: Any) -> None:
     names = {"video": {"pixel_values_videos": {}, "times": {}}, "text": {"input_ids": {}}}
     towers = [SimpleNamespace(name=name, inputs=inputs) for name, inputs in names.items()]
-    monkeypatch.setattr(module, "trace", lambda *_: towers)
+    monkeypatch.setattr(module, "trace_towers", lambda *_: towers)
     monkeypatch.setattr(module, "write_tower", lambda tower, form, path: path.write_bytes(b"a tower"))
     monkeypatch.setattr(module, "load_tower", lambda path: lambda inputs: clip(**inputs) + 2e-4)
     with pytest.raises(ValueError, match=r"the exported video tower differs from the encoder by 0\.0002, more than"):
@@ -257,14 +263,14 @@ def test_a_tower_that_differs_is_not_written(clip: VideoEncoder, tmp_path: Path,
     assert not list(tmp_path.iterdir())
 
 
-def test_what_is_not_of_an_export_is_not_written_over(clip: VideoEncoder, tmp_path: Path) -> None:
+def test_unrelated_files_are_not_overwritten(clip: VideoEncoder, tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text("mine")
-    with pytest.raises(FileExistsError, match=r"holds a README.md that is not of an export; give a folder of its own"):
+    with pytest.raises(FileExistsError, match=r"contains a README.md that is not of an export; choose another folder"):
         export(clip, tmp_path, export_format="torch")
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"README.md": "mine"}
 
 
-def test_differences() -> None:
+def test_parity_stats() -> None:
     a = torch.nn.functional.normalize(torch.randn(4, 8, generator=torch.Generator().manual_seed(0)), dim=1)
     same = ParityStats.from_pairs([(a, a)])
     assert (same.largest, same.n) == (0, 4)
@@ -273,16 +279,16 @@ def test_differences() -> None:
     b[2, 3] += 0.25
     assert ParityStats.from_pairs([(a, b), (a, a)]).largest == pytest.approx(0.25)
     assert ParityStats.from_pairs([(a, -a), (a, a)]).mean_cosine == pytest.approx(0, abs=1e-6)
-    with pytest.raises(ValueError, match=r"embeddings are \(4, 8\) for \(4, 7\)"):
+    with pytest.raises(ValueError, match=r"embeddings are \(4, 8\), the encoder's \(4, 7\)"):
         ParityStats.from_pairs([(a, a[:, 1:])])
-    with pytest.raises(ValueError, match="or not finite"):
+    with pytest.raises(ValueError, match="are not finite"):
         ParityStats.from_pairs([(a / 0, a)])
 
 
-def test_settings_that_cannot_be(clip: VideoEncoder, tmp_path: Path, monkeypatch: Any) -> None:
-    with pytest.raises(ValueError, match="format: 'tflite' is none of onnx, torch"):
+def test_invalid_options(clip: VideoEncoder, tmp_path: Path, monkeypatch: Any) -> None:
+    with pytest.raises(ValueError, match="format: 'tflite' is not supported; use onnx or torch"):
         export(clip, tmp_path / "out", "tflite")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="int8: is made of ONNX towers only"):
+    with pytest.raises(ValueError, match="int8: only for the format onnx"):
         export(clip, tmp_path / "out", "torch", int8=True)
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(ValueError, match=r"pip install 'verbspace\[export\]'"):
@@ -290,7 +296,7 @@ def test_settings_that_cannot_be(clip: VideoEncoder, tmp_path: Path, monkeypatch
     assert not list(tmp_path.iterdir())
 
 
-def test_the_command_and_its_check(clip: VideoEncoder, tmp_path: Path) -> None:
+def test_export_command_with_eval_data(clip: VideoEncoder, tmp_path: Path) -> None:
     for number in range(6):
         name = f"{'waving' if number % 2 else 'jumping'}/{number}.mp4"
         write_video(tmp_path / "clips" / name, numbered_frames(12, seed=number))
@@ -298,7 +304,7 @@ def test_the_command_and_its_check(clip: VideoEncoder, tmp_path: Path) -> None:
     expected = evaluate(clip, tmp_path / "clips", baseline=False).result
     found = CliRunner().invoke(
         app,
-        ["export", str(tmp_path / "encoder"), "--to", str(tmp_path / "out"), "--format", "torch", "--check",
+        ["export", str(tmp_path / "encoder"), "--out", str(tmp_path / "out"), "--format", "torch", "--eval-data",
          str(tmp_path / "clips")],
     )  # fmt: skip
     assert found.exit_code == 0, found.output
@@ -311,7 +317,7 @@ def test_the_command_and_its_check(clip: VideoEncoder, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_clip_of_real_size(tiny_clip: Path, tmp_path: Path) -> None:
+def test_vit_b16(tiny_clip: Path, tmp_path: Path) -> None:
     """ViT-B/16 with random weights, 12 layers of temporal attention."""
     torch.manual_seed(0)
     config = CLIPConfig(

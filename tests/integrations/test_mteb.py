@@ -21,9 +21,9 @@ from verbspace.models.hashing import encoder_hash
 from verbspace.models.video_encoder import VideoEncoder
 
 NAMES = ["clapping", "jumping", "waving"]
-# Videos as they lie in a data set: to make them as `datasets.Video` at once asks for a torchcodec that loads.
-HELD = {"path": Value("string"), "bytes": Value("binary")}
-PLAIN = Features({"video": HELD, "label": ClassLabel(names=NAMES)})
+# Videos as a data set stores them. Creating `datasets.Video` directly would require torchcodec.
+STORED_VIDEO = {"path": Value("string"), "bytes": Value("binary")}
+UNDECODED = Features({"video": STORED_VIDEO, "label": ClassLabel(names=NAMES)})
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def encoder(tiny_clip: Path) -> VideoEncoder:
 
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """24 clips of three classes, of unlike lengths and rates."""
+    """24 clips of three classes, with different lengths and frame rates."""
     folder = tmp_path_factory.mktemp("clips")
     for n in range(24):
         frames = numbered_frames(9 + n % 5, seed=n)
@@ -43,8 +43,10 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def dataset(clips: Path, as_bytes: bool) -> Dataset:
     files = sorted(clips.rglob("*.mp4"))
-    held = [{"path": None if as_bytes else str(f), "bytes": f.read_bytes() if as_bytes else None} for f in files]
-    plain = Dataset.from_dict({"video": held, "label": [NAMES.index(f.parent.name) for f in files]}, features=PLAIN)
+    videos = [{"path": None if as_bytes else str(f), "bytes": f.read_bytes() if as_bytes else None} for f in files]
+    plain = Dataset.from_dict(
+        {"video": videos, "label": [NAMES.index(f.parent.name) for f in files]}, features=UNDECODED
+    )
     return plain.cast_column("video", Video())
 
 
@@ -58,9 +60,9 @@ class TinyZeroShot(AbsTaskZeroShotClassification):
     )  # fmt: skip
     input_column_name = "video"
 
-    def __init__(self, held: Dataset) -> None:
+    def __init__(self, videos: Dataset) -> None:
         super().__init__()
-        self.dataset = DatasetDict(test=held)
+        self.dataset = DatasetDict(test=videos)
         self.data_loaded = True
 
     def load_data(self, **_: Any) -> None:
@@ -74,7 +76,7 @@ class TinyZeroShot(AbsTaskZeroShotClassification):
 
 
 @pytest.mark.parametrize("as_bytes", [False, True])
-def test_a_task_scores_as_our_own_evaluation_does(encoder: VideoEncoder, clips: Path, as_bytes: bool) -> None:
+def test_task_accuracy_equals_evaluate(encoder: VideoEncoder, clips: Path, as_bytes: bool) -> None:
     model = MTEBEncoder(encoder, name="ada/waves")
     assert isinstance(model, EncoderProtocol)
     task = TinyZeroShot(dataset(clips, as_bytes))
@@ -90,11 +92,11 @@ def test_a_task_scores_as_our_own_evaluation_does(encoder: VideoEncoder, clips: 
     assert found.model_revision == encoder_hash(encoder)
 
 
-def loader(held: Dataset) -> Any:
-    return DataLoader(held, batch_size=2)  # type: ignore[arg-type]
+def loader(videos: Dataset) -> Any:
+    return DataLoader(videos, batch_size=2)  # type: ignore[arg-type]
 
 
-def test_embeddings_are_the_encoders(encoder: VideoEncoder, clips: Path) -> None:
+def test_embeddings_equal_the_encoders(encoder: VideoEncoder, clips: Path) -> None:
     model = MTEBEncoder(encoder, frames=4)
     files = sorted(clips.rglob("*.mp4"))
     found = model.encode(loader(dataset(clips, True).remove_columns("label")), batch_size=7)
@@ -108,7 +110,7 @@ def test_embeddings_are_the_encoders(encoder: VideoEncoder, clips: Path) -> None
     assert model.similarity(a[0], b).shape == (1, 3)
 
 
-def test_what_mteb_is_told(encoder: VideoEncoder, tmp_path: Path) -> None:
+def test_model_meta(encoder: VideoEncoder, tmp_path: Path) -> None:
     encoder.save_pretrained(tmp_path / "waves")
     meta = MTEBEncoder(str(tmp_path / "waves"), None, device="cpu", frames=4).mteb_model_meta
     assert (meta.name, meta.revision) == ("verbspace/waves", encoder_hash(encoder))
@@ -116,18 +118,20 @@ def test_what_mteb_is_told(encoder: VideoEncoder, tmp_path: Path) -> None:
     assert dict(meta.experiment_kwargs) == {"frames": 4}
 
 
-def test_inputs_that_are_none(encoder: VideoEncoder, tmp_path: Path) -> None:
+def test_invalid_inputs(encoder: VideoEncoder, tmp_path: Path) -> None:
     model = MTEBEncoder(encoder)
     for content, message in (
         ({"text": ["a"], "image": [1]}, "takes text alone or video alone"),
-        ({"number": [1]}, "there is neither text nor video among them"),
-        ({"video": [[1, 2]]}, r"give one of datasets\.Video"),
+        ({"number": [1]}, "takes text alone or video alone"),
+        ({"video": [[1, 2]]}, r"use a column of datasets\.Video"),
     ):
         with pytest.raises(ValueError, match=message):
             model.encode(loader(Dataset.from_dict(content)))
-    held = [{"path": "a.mp4", "bytes": write_video(tmp_path / "a.mp4", numbered_frames(9)).read_bytes()}]
-    held += [{"path": "b.mp4", "bytes": b"no video"}]
-    broken = Dataset.from_dict({"video": held}, features=Features({"video": HELD})).cast_column("video", Video())
+    videos = [{"path": "a.mp4", "bytes": write_video(tmp_path / "a.mp4", numbered_frames(9)).read_bytes()}]
+    videos += [{"path": "b.mp4", "bytes": b"no video"}]
+    broken = Dataset.from_dict({"video": videos}, features=Features({"video": STORED_VIDEO})).cast_column(
+        "video", Video()
+    )
     for part in (broken, broken.select([1])):
         with pytest.raises(DecodeError, match=f"video {len(part) - 1} of the task: "):
             model.encode(loader(part))

@@ -1,4 +1,4 @@
-"""A real Chromium and a real server, for the tests of the app."""
+"""Chromium and a running server, for the tests of the app."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ BROWSER_NAMES = ("chromium", "chromium-browser", "google-chrome")
 
 
 def find_chromium() -> str | None:
-    """Where the browser lies: CHROMIUM, or by its usual names."""
+    """Return the path of Chromium: the variable CHROMIUM, or one of its usual names; None if it is not installed."""
     return os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, BROWSER_NAMES)), None)
 
 
 @contextmanager
 def serve_app(controller: AppController) -> Iterator[str]:
-    """The app on a free port of the loopback, in a thread."""
+    """Serve the app on a free port in a thread, and yield its URL."""
     server = uvicorn.Server(uvicorn.Config(make_app(controller), host="127.0.0.1", port=0, log_level="error"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
@@ -44,7 +44,7 @@ def serve_app(controller: AppController) -> Iterator[str]:
 
 @contextmanager
 def launch_chromium() -> Iterator[Any]:
-    """A headless browser."""
+    """Launch a headless browser."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:

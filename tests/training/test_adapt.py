@@ -288,7 +288,7 @@ def test_bad_files_are_set_aside(tiny_clip: Path, clips: Path, tmp_path: Path) -
 def test_flips_keep_out_of_directional_vocabularies(tiny_clip: Path, clips: Path) -> None:
     encoder, records = vs.VideoEncoder.from_pretrained(tiny_clip), read_videos(clips)
     flips = [
-        build_dataset(records, encoder, make_concept_set(directional=way), make_settings()).augment.keywords["flip"]
+        build_dataset(records, encoder, make_concept_set(directional=way), make_settings()).views.flip_prob
         for way in (False, True)
     ]
     assert flips == [0.5, 0.0]

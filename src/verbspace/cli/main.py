@@ -47,6 +47,9 @@ def root(
     ] = False,
 ) -> None:
     """Teach an image CLIP to understand actions in video, without labels."""
+    from verbspace.utils.malloc import disable_malloc_trim
+
+    disable_malloc_trim()
 
 
 def main() -> None:

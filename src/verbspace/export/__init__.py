@@ -1,1 +1,1 @@
-"""Encoders as programs for other runtimes."""
+"""Export of encoders to ONNX and torch.export."""

@@ -1,8 +1,8 @@
-"""Exported video towers on labelled videos, beside one another."""
+"""Zero-shot accuracy of exported towers on labeled videos."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from verbspace.models.video_encoder import VideoEncoder
 
 
 class ExportedEncoder:
-    """A written video tower in the encoder's place: what `embed_videos` asks of one."""
+    """An exported video tower with the interface that `embed_videos` needs."""
 
     device = torch.device("cpu")
 
@@ -31,57 +31,66 @@ class ExportedEncoder:
         self.normalize: Callable[[Tensor], Tensor] = encoder.normalize
 
     def __call__(self, video: Tensor, times: Tensor) -> Tensor:
-        """Normalised frames and their seconds (B, T) to embeddings (B, D)."""
+        """Embed normalized frames (B, T, 3, S, S) with seconds (B, T): (B, D)."""
         return self._tower_fn({"pixel_values_videos": video, "times": times.float()})
 
 
-def accuracy_check(
+def check_accuracy(
     encoder: VideoEncoder,
-    video_towers: dict[str, TowerFn],
-    text_towers: dict[str, TowerFn],
+    towers: Mapping[str, Mapping[str, TowerFn]],
     data: str | Path,
     concepts: ConceptSet | str | Path | None = None,
     frames: int = 8,
 ) -> dict[str, Any]:
-    """Zero-shot top-1 of each kind of towers (by name, the full one first) on a folder or list of labelled videos, and
-    how far the embeddings of the others are from the first's.
+    """Measure the zero-shot top-1 accuracy of exported towers.
 
-    The actions are those of `concepts`, or of the encoder's own set, or else the class names. Raises ValueError where
-    labels fit no action, and FileNotFoundError.
+    Args:
+        encoder: The encoder that was exported.
+        towers: The "video" and "text" tower of each variant, the full-precision variant first.
+        data: Folder or list of labeled videos.
+        concepts: Concept set with the actions. None: that of the encoder, or else the class names.
+        frames: Frames per video.
+
+    Returns:
+        For each variant its accuracy, and for all but the first the difference of its video embeddings from the first's.
+
+    Raises:
+        FileNotFoundError: `data` does not exist.
+        ValueError: A label matches no action.
     """
     records = read_manifest(data)
     labels = require_labels(records, str(data))
     if isinstance(concepts, (str, Path)):
         concepts = ConceptSet.load(concepts)
     concepts = concepts or encoder.concept_set or concept_set_from_labels(set(labels))
-    labels_to_indices(labels, concepts)  # before the videos are read
+    labels_to_indices(labels, concepts)  # raises before the videos are read
     tokenize = encoder.require_processor().tokenize
-    found: dict[str, Any] = {}
-    first: Tensor | None = None
-    for name, run in video_towers.items():
-        embedded = embed_videos(ExportedEncoder(encoder, run), records, frames=frames)
+    variants: dict[str, Any] = {}
+    reference: Tensor | None = None
+    for name, variant in towers.items():
+        embedded = embed_videos(ExportedEncoder(encoder, variant["video"]), records, frames=frames)
 
-        def encode_text(texts: list[str], tower: TowerFn = text_towers[name]) -> Tensor:
-            return tower(dict(tokenize(texts)))
+        def encode_text(texts: list[str], text_tower: TowerFn = variant["text"]) -> Tensor:
+            return text_tower(dict(tokenize(texts)))
 
         space = ConceptSpace.build(concepts, encode_text, 1 / encoder.logit_scale)
-        kept = [label for label in embedded.labels if label is not None]
-        numbers = torch.tensor(labels_to_indices(kept, concepts))
-        result: ClassificationMetrics = classification_metrics(zero_shot_scores(embedded.embeddings, space), numbers)
-        found[name] = {
-            "top1": result.top1,
-            "ci95": list(result.ci95),
-            "n": result.n,
+        embedded_labels = [label for label in embedded.labels if label is not None]
+        targets = torch.tensor(labels_to_indices(embedded_labels, concepts))
+        metrics: ClassificationMetrics = classification_metrics(zero_shot_scores(embedded.embeddings, space), targets)
+        variants[name] = {
+            "top1": metrics.top1,
+            "ci95": list(metrics.ci95),
+            "n": metrics.n,
             "unreadable": len(embedded.failures),
         }
-        if first is None:
-            first = embedded.embeddings
+        if reference is None:
+            reference = embedded.embeddings
         else:
-            found[name]["video"] = ParityStats.from_pairs([(embedded.embeddings, first)]).model_dump()
+            variants[name]["video"] = ParityStats.from_pairs([(embedded.embeddings, reference)]).model_dump()
     return {
         "data": Path(data).resolve().name,
         "concepts": concepts.hash,
         "actions": len(concepts.actions),
         "frames": frames,
-        **found,
+        **variants,
     }

@@ -1,6 +1,9 @@
-"""What a written tower gives beside the encoder that it was made from."""
+"""Comparison of exported towers with their encoder."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict
@@ -9,8 +12,8 @@ from torch import Tensor
 from verbspace.export.formats import TowerFn
 from verbspace.models.video_encoder import VideoEncoder
 
-TOLERANCE = 1e-4  # largest difference of two components of unit vectors
-CLIP_SHAPES = ((1, 1), (3, 1), (1, 2), (2, 2), (1, 8), (2, 8), (1, 13), (2, 13))  # batch, frames
+TOLERANCE = 1e-4  # largest allowed difference between components of two unit vectors
+CLIP_SHAPES = ((1, 1), (3, 1), (1, 2), (2, 2), (1, 8), (2, 8), (1, 13), (2, 13))  # batch size, frames
 SAMPLE_TEXTS = (
     ["a person"],
     ["waving", "a video of a person jumping up and down", "both hands move up"],
@@ -20,8 +23,14 @@ EmbeddingPairs = list[tuple[Tensor, Tensor]]
 
 
 class ParityStats(BaseModel):
-    """Embeddings of two kinds, pair by pair: the largest difference of a component, and the cosine of the two at the
-    least and in the mean."""
+    """Differences between two sets of embeddings.
+
+    Attributes:
+        largest: Largest absolute difference of a component.
+        least_cosine: Smallest cosine between the two embeddings of an input.
+        mean_cosine: Mean of these cosines.
+        n: Number of inputs.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -32,16 +41,20 @@ class ParityStats(BaseModel):
 
     @classmethod
     def from_pairs(cls, pairs: EmbeddingPairs) -> ParityStats:
-        """From (N, D) and (N, D), L2-normalised, of each batch. Raises ValueError where a batch is of another shape,
-        or not finite."""
-        for ours, theirs in pairs:
-            if ours.shape != theirs.shape or not ours.isfinite().all():
+        """Compare L2-normalized embeddings (N, D) batch by batch.
+
+        Raises:
+            ValueError: The shapes of a batch differ, or a tower's embeddings are not finite.
+        """
+        for actual, expected in pairs:
+            if actual.shape != expected.shape or not actual.isfinite().all():
                 raise ValueError(
-                    f"embeddings are {tuple(ours.shape)} for {tuple(theirs.shape)} by the encoder, or not finite"
+                    f"the tower's embeddings are {tuple(actual.shape)}, the encoder's {tuple(expected.shape)}, or some "
+                    "are not finite"
                 )
-        cosines = torch.cat([(ours.double() * theirs.double()).sum(1).clamp(max=1) for ours, theirs in pairs])
+        cosines = torch.cat([(actual.double() * expected.double()).sum(1).clamp(max=1) for actual, expected in pairs])
         return cls(
-            largest=max((ours - theirs).abs().max().item() for ours, theirs in pairs),
+            largest=max((actual - expected).abs().max().item() for actual, expected in pairs),
             least_cosine=cosines.min().item(),
             mean_cosine=cosines.mean().item(),
             n=len(cosines),
@@ -49,27 +62,56 @@ class ParityStats(BaseModel):
 
 
 def random_clips(size: int) -> list[dict[str, Tensor]]:
-    """Inputs of the video tower: of each of the sizes CLIPS, smooth noise at uneven times."""
+    """Build inputs of the video tower: smooth noise at uneven times, one batch for each of `CLIP_SHAPES`."""
     generator = torch.Generator().manual_seed(0)
-    made = []
+    clips = []
     for batch, frames in CLIP_SHAPES:
         coarse = torch.randn(batch * frames, 3, 6, 6, generator=generator)
         pixels = torch.nn.functional.interpolate(coarse, size, mode="bilinear")
         pixels = (pixels + 0.2 * torch.randn(pixels.shape, generator=generator)).view(batch, frames, 3, size, size)
         times = (0.02 + 0.4 * torch.rand(batch, frames, generator=generator)).cumsum(1)
-        made.append({"pixel_values_videos": pixels, "times": times})
-    return made
+        clips.append({"pixel_values_videos": pixels, "times": times})
+    return clips
 
 
 @torch.no_grad()
 def video_embedding_pairs(encoder: VideoEncoder, tower_fn: TowerFn) -> EmbeddingPairs:
-    """The tower's embeddings of random clips and the encoder's, batch by batch."""
+    """Embed random clips with a video tower and with the encoder."""
     return [(tower_fn(clip), encoder(**clip)) for clip in random_clips(encoder.image_size)]
 
 
 def text_embedding_pairs(encoder: VideoEncoder, tower_fn: TowerFn) -> EmbeddingPairs:
-    """The tower's embeddings of TEXTS, and of the encoder's actions, and the encoder's own."""
-    own = [] if encoder.concept_set is None else [encoder.concept_set.action_names[:16]]
-    batches = [list(texts) for texts in (*SAMPLE_TEXTS, *own)]
+    """Embed sample texts and action names with a text tower and with the encoder."""
+    actions = [] if encoder.concept_set is None else [encoder.concept_set.action_names[:16]]
+    batches = [list(texts) for texts in (*SAMPLE_TEXTS, *actions)]
     tokenize = encoder.require_processor().tokenize
     return [(tower_fn(dict(tokenize(texts))), encoder.encode_text(texts)) for texts in batches]
+
+
+PAIR_FNS = {"video": video_embedding_pairs, "text": text_embedding_pairs}
+
+
+def measure_parity(encoder: VideoEncoder, tower_fns: Mapping[str, TowerFn]) -> dict[str, ParityStats]:
+    """Compare the video and the text tower with the encoder. `tower_fns` maps "video" and "text" to towers."""
+    return {name: ParityStats.from_pairs(pairs(encoder, tower_fns[name])) for name, pairs in PAIR_FNS.items()}
+
+
+def check_parity(encoder: VideoEncoder, tower_fns: Mapping[str, TowerFn]) -> dict[str, Any]:
+    """Compare both towers with the encoder.
+
+    Returns:
+        The tolerance, and the statistics of each tower.
+
+    Raises:
+        ValueError: A difference is larger than `TOLERANCE`.
+    """
+    parity: dict[str, Any] = {"tolerance": TOLERANCE}
+    for name, pairs in PAIR_FNS.items():
+        stats = ParityStats.from_pairs(pairs(encoder, tower_fns[name]))
+        if not stats.largest <= TOLERANCE:
+            raise ValueError(
+                f"the exported {name} tower differs from the encoder by {stats.largest:.2g}, more than the tolerance of "
+                f"{TOLERANCE:g}; nothing was written"
+            )
+        parity[name] = stats.model_dump()
+    return parity

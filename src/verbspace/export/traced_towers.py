@@ -1,4 +1,4 @@
-"""An encoder's two towers as graphs of tensors: programs of torch.export, from which every format is written."""
+"""The two towers of an encoder as torch.export programs, from which all formats are written."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from verbspace.models.video_encoder import Attention, VideoEncoder
 
 
 class VideoTower(nn.Module):
-    """`VideoEncoder.forward` for square frames of the native size, without a branch on how many frames there are.
+    """`VideoEncoder.forward` for square frames of the native size, without a branch on the number of frames.
 
-    A graph has no such branch, so that the temporal attention of every layer is computed for a single frame too, and
-    then not used: the result is the encoder's, for one frame and for many.
+    A graph cannot branch on a size. It therefore computes temporal attention for a single frame too and discards it, so
+    that the result equals that of the encoder for one frame and for many.
     """
 
     def __init__(self, encoder: VideoEncoder) -> None:
@@ -32,35 +32,31 @@ class VideoTower(nn.Module):
         self.base, self.temporal = _keep_modules(encoder.base, keep_vision=True), encoder.temporal
         self.num_heads, self.use_sdpa = encoder.temporal_heads, encoder.attention == "sdpa"
         embeddings = encoder.base.vision_model.embeddings
-        if hasattr(embeddings, "resize_positional_embeddings"):  # NaFlex resizes its positions: here, once for all
+        if hasattr(embeddings, "resize_positional_embeddings"):  # NaFlex: resize the position embeddings once, here
             side = encoder.image_size // encoder.patch_size
-            native = embeddings.position_embedding.weight.detach()
-            native = native.reshape(*(embeddings.position_embedding_size,) * 2, -1)
-            places = embeddings.resize_positional_embeddings(native, torch.tensor([[side, side]]), max_length=side**2)
-            self.register_buffer("position_embeddings", places)
+            positions = backbones.naflex_position_embeddings(embeddings, side, side).detach()
+            self.register_buffer("position_embeddings", positions)
 
     def forward(self, pixel_values_videos: Tensor, times: Tensor) -> Tensor:
-        """Normalised frames (B, T, 3, S, S) and seconds (B, T), both float32 -> (B, D) float32, L2-normalised."""
-        clips, moments = pixel_values_videos.shape[:2]
+        """Embed normalized frames (B, T, 3, S, S) with seconds (B, T), both float32: (B, D) float32, L2-normalized."""
+        num_clips, num_frames = pixel_values_videos.shape[:2]
         hidden = self._embed_patches(pixel_values_videos.flatten(0, 1))
-        turn = rope_cos_sin(times, hidden.shape[-1] // self.num_heads) if self.temporal else None
-        # Counted in the data: of sizes, the graph takes for granted that they are above 1.
-        several = torch.ones_like(times).sum() > torch.ones_like(times[:, :1]).sum()
+        rope = rope_cos_sin(times, hidden.shape[-1] // self.num_heads) if self.temporal else None
+        # Computed from data, because the graph assumes that sizes are greater than 1.
+        has_several_frames = torch.ones_like(times).sum() > torch.ones_like(times[:, :1]).sum()
         for index, layer in enumerate(self.base.vision_model.encoder.layers):
             if str(index) in self.temporal:
-                hidden = torch.where(several, self.temporal[str(index)](hidden, turn, self.use_sdpa), hidden)
+                attended = self.temporal[str(index)](hidden, rope, self.use_sdpa)
+                hidden = torch.where(has_several_frames, attended, hidden)
             hidden = layer(hidden, None)
-        frames = backbones.pool_and_project(self.base, hidden).view(clips, moments, -1)
+        frames = backbones.pool_and_project(self.base, hidden).view(num_clips, num_frames, -1)
         return F.normalize(frames.mean(1), dim=-1)
 
     def _embed_patches(self, frames: Tensor) -> Tensor:
         if not hasattr(self, "position_embeddings"):
             return backbones.embed_patches(self.base, frames)
         embeddings: Any = self.base.vision_model.embeddings
-        patch = embeddings.patch_size
-        side = frames.shape[-1] // patch
-        blocks = frames.reshape(frames.shape[0], 3, side, patch, side, patch)
-        patches = blocks.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
+        patches = backbones.patchify(frames, embeddings.patch_size)
         hidden: Tensor = embeddings.patch_embedding(patches) + self.position_embeddings
         return hidden
 
@@ -73,22 +69,28 @@ class TextTower(nn.Module):
         self.base = _keep_modules(encoder.base, keep_vision=False)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        """Token numbers (B, L) int64, and in CLIP which of them count -> (B, D) float32, L2-normalised."""
-        words = {"input_ids": input_ids} | ({} if attention_mask is None else {"attention_mask": attention_mask})
-        features = self.base.get_text_features(**words)
+        """Embed token ids (B, L) int64, in CLIP with their mask: (B, D) float32, L2-normalized."""
+        inputs = {"input_ids": input_ids} | ({} if attention_mask is None else {"attention_mask": attention_mask})
+        features = self.base.get_text_features(**inputs)
         return F.normalize(getattr(features, "pooler_output", features).float(), dim=-1)
 
 
 def _keep_modules(base: Any, keep_vision: bool) -> Any:
-    """An image checkpoint's model with those of its modules alone that see pixels, or with the others."""
-    part, seeing = copy.copy(base), backbones.vision_modules(base)
-    part._modules = {n: module for n, module in base._modules.items() if (module in seeing) is keep_vision}
+    """Copy an image checkpoint's model with only its vision modules, or with all other modules."""
+    part, vision = copy.copy(base), backbones.vision_modules(base)
+    part._modules = {name: module for name, module in base._modules.items() if (module in vision) is keep_vision}
     return part
 
 
 @dataclass(frozen=True)
 class TracedTower:
-    """A traced tower. name: video or text. inputs: by name, in order, the names of their axes of any size."""
+    """A traced tower.
+
+    Attributes:
+        name: "video" or "text".
+        program: The program.
+        inputs: For each input, in order, the names of its dynamic axes.
+    """
 
     name: str
     program: ExportedProgram
@@ -96,52 +98,56 @@ class TracedTower:
 
     @property
     def output_name(self) -> str:
-        """The name of what it gives: embeddings (B, D), L2-normalised."""
+        """Name of the output, L2-normalized embeddings (B, D)."""
         return f"{self.name}_embeds"
 
 
-def trace(encoder: VideoEncoder, attention: Attention) -> list[TracedTower]:
-    """The video and the text tower of an encoder, on the CPU in float32, with dynamic sizes of batch, frames and words.
+def trace_towers(encoder: VideoEncoder, attention: Attention) -> list[TracedTower]:
+    """Trace the video and the text tower on the CPU in float32, with dynamic batch size, frames and text length.
 
-    attention: "eager" for explicit products, "sdpa" for fused ones. SigLIP's texts are always of its whole context.
+    Texts of SigLIP have a fixed length, the context length.
+
+    Args:
+        encoder: The encoder.
+        attention: The attention kernel, "eager" or "sdpa".
     """
     encoder = to_cpu_float32(encoder)
     encoder.set_attention(attention)
-    size, sources = encoder.image_size, encoder.require_processor()
-    axes = {
+    size, processor = encoder.image_size, encoder.require_processor()
+    dims = {
         "batch": Dim("batch", min=1),
         "frames": Dim("frames", min=1),
-        "length": Dim("length", max=sources.context_length),
+        "length": Dim("length", max=processor.context_length),
     }
-    clip = {"pixel_values_videos": torch.randn(2, 3, 3, size, size), "times": torch.rand(2, 3).cumsum(1)}
-    words = dict(sources.tokenize(["a video of a person", "a person"]))
-    made = []
-    for name, module, given, named in (
-        ("video", VideoTower(encoder), clip, {0: "batch", 1: "frames"}),
-        ("text", TextTower(encoder), words, {0: "batch"} if sources.is_siglip else {0: "batch", 1: "length"}),
+    clips = {"pixel_values_videos": torch.randn(2, 3, 3, size, size), "times": torch.rand(2, 3).cumsum(1)}
+    texts = dict(processor.tokenize(["a video of a person", "a person"]))
+    towers = []
+    for name, module, example, axes in (
+        ("video", VideoTower(encoder), clips, {0: "batch", 1: "frames"}),
+        ("text", TextTower(encoder), texts, {0: "batch"} if processor.is_siglip else {0: "batch", 1: "length"}),
     ):
-        shapes = {one: {axis: axes[dim] for axis, dim in named.items()} for one in given}
+        shapes = {input_name: {axis: dims[dim] for axis, dim in axes.items()} for input_name in example}
         with quiet_exporters(), torch.no_grad():
-            program = torch.export.export(module.eval(), (), kwargs=given, dynamic_shapes=shapes)
-        made.append(TracedTower(name, program, {one: named for one in given}))
-    return made
+            program = torch.export.export(module.eval(), (), kwargs=example, dynamic_shapes=shapes)
+        towers.append(TracedTower(name, program, dict.fromkeys(example, axes)))
+    return towers
 
 
 def to_cpu_float32(encoder: VideoEncoder) -> VideoEncoder:
-    """A copy in float32 on the CPU, without gradients."""
-    twin = encoder.copy()
-    twin.float().cpu().requires_grad_(False)
-    return twin
+    """Copy an encoder in float32 on the CPU, without gradients."""
+    duplicate = encoder.copy()
+    duplicate.float().cpu().requires_grad_(False)
+    return duplicate
 
 
 @contextmanager
 def quiet_exporters() -> Iterator[None]:
-    """Exporters tell at length what they skip and rename; errors still come through."""
-    before = logging.root.manager.disable
+    """Suppress the warnings and log messages of exporters. Errors are raised."""
+    level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logging.disable(before)
+        logging.disable(level)

@@ -22,7 +22,6 @@ from verbspace.data.decoding.windows import stream_windows
 from verbspace.data.errors import DecodeError, DecodeFailure, DecodeFailures, NoReadableVideo
 from verbspace.data.sampling import Window, clip_duration, plan_windows
 from verbspace.data.sources.record import Record
-from verbspace.utils.malloc import disable_malloc_trim
 from verbspace.utils.progress import ProgressCallback
 
 Precision = Literal["fp32", "bf16"]
@@ -180,8 +179,6 @@ def embed_videos(
         raise ValueError("there are no videos to embed")
     validate_precision(dtype)
     cache = EmbeddingCache() if cache is None else cache
-    if encoder.device.type == "cpu":
-        disable_malloc_trim()
     pending = [record for record in {record.file: record for record in records}.values() if record.file not in cache]
     dataset = ClipDataset(
         pending, num_frames=frames, num_clips=clips, size=encoder.image_size, num_crops=crops, decoder=decoder

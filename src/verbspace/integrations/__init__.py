@@ -1,1 +1,1 @@
-"""Adapters for other tools."""
+"""Adapters for other libraries."""

@@ -1,4 +1,4 @@
-"""Encoders in MTEB's benchmark: its zero-shot, classification, clustering and retrieval tasks on video."""
+"""MTEB adapter: its zero-shot, classification, clustering and retrieval tasks on video."""
 
 from __future__ import annotations
 
@@ -14,8 +14,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from verbspace.data.errors import DecodeError
-from verbspace.data.sources.record import Record
-from verbspace.inference.embedding import embed_videos
 from verbspace.models.hashing import encoder_hash
 from verbspace.models.video_encoder import VideoEncoder
 
@@ -23,12 +21,20 @@ Array = Tensor | NDArray[Any]
 
 
 class MTEBEncoder:
-    """An encoder as `mteb.evaluate` takes one (mteb's EncoderProtocol).
+    """A video encoder with the interface of mteb's `EncoderProtocol`, for `mteb.evaluate`.
 
-    model_name: a VideoEncoder, or a folder or hub id for one. revision: of a hub id. device: where it runs. frames:
-    taken of each video, the middles of equal parts; they and their times are read by this package's own decoder, not
-    by torchcodec, so that a task scores as `verbspace evaluate` does on the same videos. name: owner/name under which
-    MTEB keeps its results. Raises ValueError where mteb is missing.
+    Videos are decoded by verbspace, not by torchcodec, so a task gives the accuracy that `verbspace evaluate` gives on
+    the same videos.
+
+    Args:
+        model_name: A VideoEncoder, or a folder or hub id of one.
+        revision: Revision of the hub repository.
+        device: Device to run on. None: the device of the encoder.
+        frames: Frames per video: the middle frames of equal segments, with their own times.
+        name: Name under which MTEB stores results, as owner/name.
+
+    Raises:
+        ValueError: The package mteb is not installed.
     """
 
     def __init__(
@@ -42,14 +48,14 @@ class MTEBEncoder:
         **_: Any,
     ) -> None:
         if isinstance(model_name, VideoEncoder):
-            self.encoder = model_name
+            self.encoder, default_name = model_name, "encoder"
         else:
             self.encoder = VideoEncoder.from_pretrained(model_name, revision=revision)
+            default_name = PurePath(model_name).name
         if device is not None:
             self.encoder.to(torch.device(device))
         self.frames = frames
-        known = "encoder" if isinstance(model_name, VideoEncoder) else PurePath(model_name).name
-        self.mteb_model_meta = _model_meta(self.encoder, name or f"verbspace/{known}", frames)
+        self.mteb_model_meta = _model_meta(self.encoder, name or f"verbspace/{default_name}", frames)
 
     def encode(
         self,
@@ -62,41 +68,43 @@ class MTEBEncoder:
         batch_size: int = 16,
         **_: Any,
     ) -> Tensor:
-        """A data loader of texts or of videos -> (N, D) float32, L2-normalised. Raises ValueError for other inputs, and
-        DecodeError for a video that cannot be read."""
+        """Embed the texts or videos of a data loader: (N, D) float32, L2-normalized.
+
+        Raises:
+            ValueError: The inputs are not texts alone or videos alone.
+            DecodeError: A video cannot be read.
+        """
         columns = set(inputs.dataset.column_names)
-        if {"text", "video"} <= columns or columns & {"image", "audio"}:
+        is_mixed = {"text", "video"} <= columns or columns & {"image", "audio"}
+        if is_mixed or not columns & {"text", "video"}:
             raise ValueError(
-                f"inputs are {', '.join(sorted(columns))}; a verbspace encoder takes text alone or video alone"
+                f"inputs have the columns {', '.join(sorted(columns))}; a verbspace encoder takes text alone or video alone"
             )
         if "video" in columns:
             return self.get_video_embeddings(inputs, batch_size=batch_size)
-        if "text" in columns:
-            return self.get_text_embeddings(inputs, batch_size=batch_size)
-        raise ValueError(f"inputs are {', '.join(sorted(columns))}; there is neither text nor video among them")
+        return self.get_text_embeddings(inputs, batch_size=batch_size)
 
     def get_text_embeddings(self, inputs: Any, *, batch_size: int = 256, **_: Any) -> Tensor:
-        """A data loader of texts -> (N, D)."""
+        """Embed the texts of a data loader: (N, D)."""
         return self.encoder.encode_text([str(text) for text in inputs.dataset["text"]], batch_size=batch_size)
 
     def get_video_embeddings(self, inputs: Any, *, batch_size: int = 16, **_: Any) -> Tensor:
-        """A data loader of videos -> (N, D)."""
+        """Embed the videos of a data loader: (N, D)."""
         rows = []
         for start, files in _iter_video_files(inputs.dataset, batch_size):
-            records = [Record(file) for file in files]
-            result = embed_videos(self.encoder, records, frames=self.frames, batch_size=batch_size, allow_empty=True)
-            for index, file in enumerate(files, start):
-                if file in result.failures.by_path:
-                    raise DecodeError(f"video {index} of the task", result.failures.by_path[file])
-            rows.append(result.embeddings)
+            try:
+                rows.append(self.encoder.encode_video(files, frames=self.frames, batch_size=batch_size))
+            except DecodeError as error:
+                index = start + files.index(Path(error.path))  # the file may be temporary
+                raise DecodeError(f"video {index} of the task", error.reason) from error
         return torch.cat(rows) if rows else torch.zeros(0, self.encoder.embedding_dim)
 
     def similarity(self, embeddings1: Array, embeddings2: Array) -> Tensor:
-        """(N, D) and (M, D), or (D,), -> cosines (N, M)."""
+        """Compute the cosines (N, M) between embeddings (N, D) or (D,), and (M, D) or (D,)."""
         return _normalize(embeddings1) @ _normalize(embeddings2).T
 
     def similarity_pairwise(self, embeddings1: Array, embeddings2: Array) -> Tensor:
-        """(N, D) and (N, D) -> cosines (N,)."""
+        """Compute the cosines (N,) between the rows of two sets of embeddings (N, D)."""
         return (_normalize(embeddings1) * _normalize(embeddings2)).sum(-1)
 
 
@@ -106,21 +114,23 @@ def _normalize(embeddings: Array) -> Tensor:
 
 
 def _iter_video_files(dataset: Any, batch_size: int) -> Iterator[tuple[int, list[Path]]]:
-    """The files of a dataset's videos, batch by batch with the number of the first. What a dataset holds as bytes lies
-    in a temporary folder meanwhile."""
+    """Iterate over batches of video files, each with the index of its first video.
+
+    Videos that a dataset stores as bytes are written to a temporary folder for the duration of their batch.
+    """
     from datasets import Video
 
     if not isinstance(dataset.features["video"], Video):
-        raise ValueError(f"video: is a column of {dataset.features['video']}; give one of datasets.Video")
-    plain = dataset.cast_column("video", Video(decode=False))
-    for start in range(0, len(plain), batch_size):
-        with tempfile.TemporaryDirectory(prefix="verbspace-") as temporary:
+        raise ValueError(f"video: is a column of {dataset.features['video']}; use a column of datasets.Video")
+    undecoded = dataset.cast_column("video", Video(decode=False))
+    for start in range(0, len(undecoded), batch_size):
+        with tempfile.TemporaryDirectory(prefix="verbspace-") as temp:
             files = []
-            for place, held in enumerate(plain[start : start + batch_size]["video"]):
-                path = Path(held["path"] or "video.mp4")
-                if held["bytes"] is not None:
-                    path = Path(temporary) / f"{place}{path.suffix}"
-                    path.write_bytes(held["bytes"])
+            for index, video in enumerate(undecoded[start : start + batch_size]["video"]):
+                path = Path(video["path"] or "video.mp4")
+                if video["bytes"] is not None:
+                    path = Path(temp) / f"{index}{path.suffix}"
+                    path.write_bytes(video["bytes"])
                 files.append(path)
             yield start, files
 
@@ -129,20 +139,20 @@ def _model_meta(encoder: VideoEncoder, name: str, frames: int) -> Any:
     try:
         from mteb.models.model_meta import ModelMeta, ScoringFunction
     except ImportError:
-        raise ValueError("MTEB's tasks need mteb; pip install 'verbspace[mteb]'") from None
-    parameters = sum(parameter.numel() for parameter in encoder.parameters())
+        raise ValueError("MTEB tasks need the package mteb; pip install 'verbspace[mteb]'") from None
+    num_parameters = sum(parameter.numel() for parameter in encoder.parameters())
     return ModelMeta.create_empty(
         {
             "name": name,
             "revision": encoder_hash(encoder),
-            "n_parameters": parameters,
-            "memory_usage_mb": round(parameters * encoder.dtype.itemsize / 2**20, 1),
+            "n_parameters": num_parameters,
+            "memory_usage_mb": round(num_parameters * encoder.dtype.itemsize / 2**20, 1),
             "max_tokens": encoder.require_processor().context_length,
             "embed_dim": encoder.embedding_dim,
             "similarity_fn_name": ScoringFunction.COSINE,
             "framework": ["PyTorch", "Transformers", "safetensors"],
             "use_instructions": False,
             "modalities": ["video", "text"],
-            "experiment_kwargs": {"frames": frames},  # results under other settings are kept apart
+            "experiment_kwargs": {"frames": frames},  # MTEB stores results of other settings separately
         }
     )

@@ -16,7 +16,6 @@ from verbspace.inference.embedding import Embedder, embed_windows
 from verbspace.search.schema import FileRows, IndexManifest
 from verbspace.search.signatures import file_signature
 from verbspace.utils.cpu import available_cpus
-from verbspace.utils.malloc import disable_malloc_trim
 
 Engine = Callable[[Sequence[str]], Iterator[FileRows]]  # embeds files; yields one FileRows per file
 
@@ -72,8 +71,6 @@ def local_engine(
 
     def embed_files(files: Sequence[str]) -> Iterator[FileRows]:
         torch_threads = torch.get_num_threads()
-        if encoder.device.type == "cpu":
-            disable_malloc_trim()
         pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
         pending: deque[Future[FileRows]] = deque()
         remaining = iter(files)

@@ -1,4 +1,4 @@
-"""The app in a real browser: upload, predict, edit, search; keyboard, contrast, small screens, hostile words."""
+"""The app in Chromium: upload, predict, edit, search; keyboard, contrast, small screens, hostile texts."""
 
 from __future__ import annotations
 
@@ -24,14 +24,15 @@ from verbspace.search.builder import build_index
 from verbspace.search.searcher import Searcher
 from verbspace.utils.text import format_timestamp
 
-# A machine that means to run everything says so, and then a missing browser is a failure.
+# In CI a missing browser is a failure.
 pytestmark = pytest.mark.skipif(
-    find_chromium() is None and not os.environ.get("CI"), reason="there is no Chromium; install it, or set CHROMIUM"
+    find_chromium() is None and not os.environ.get("CI"),
+    reason="Chromium is not installed; install it, or set CHROMIUM",
 )
-WAIT = 60_000  # milliseconds: other work may share the processor
+WAIT = 60_000  # milliseconds; long, because other processes may use the CPU
 HOSTILE = ["<img src=x onerror=window.hacked=1>", "${window.hacked=1}", "{{7*7}}", "<script>window.hacked=1</script>"]
 
-# The contrast of each text of ours with what lies behind it (WCAG 2.2, 1.4.3), the worst first.
+# The contrast of each text with its background (WCAG 2.2, 1.4.3), the lowest first.
 CONTRAST = """() => {
   const channel = c => (c /= 255) <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4;
   const light = ([r, g, b]) => 0.2126 * channel(r) + 0.7152 * channel(g) + 0.0722 * channel(b);
@@ -93,12 +94,15 @@ def page(browser: Any, address: str) -> Iterator[Any]:
     context = browser.new_context(viewport={"width": 1280, "height": 900})
     one = context.new_page()
     one.set_default_timeout(WAIT)
-    one.strangers = []
-    one.on("request", lambda r: one.strangers.append(r.url) if not r.url.startswith((address, "data:", "blob:")) else 0)
+    one.foreign_requests = []
+    one.on(
+        "request",
+        lambda r: one.foreign_requests.append(r.url) if not r.url.startswith((address, "data:", "blob:")) else 0,
+    )
     one.goto(address)
     one.wait_for_selector("#clip")
     yield one
-    assert one.strangers == []  # nothing was asked of another host
+    assert one.foreign_requests == []  # no requests to other hosts
     context.close()
 
 
@@ -106,24 +110,24 @@ def upload(page: Any, clip: Path) -> None:
     page.set_input_files("#clip input[type=file]", str(clip))
 
 
-def settled(page: Any) -> str:
-    """What the page says of a clip, once it has said why."""
+def wait_for_explanation(page: Any) -> str:
+    """What the page says of a clip, once it has text why."""
     page.wait_for_selector("#explanation .strip")
     return str(page.inner_text("#predictions"))
 
 
-def test_upload_predict_edit(page: Any, controller: AppController, world: Path) -> None:
+def test_upload_predict_and_edit_actions(page: Any, controller: AppController, world: Path) -> None:
     clip = sorted(world.rglob("*.mp4"))[1]
     upload(page, clip)
-    said = settled(page)
+    text = wait_for_explanation(page)
     words = "\n".join(controller.concepts.action_names)
     adapted, frozen = controller.rank(controller.analyze(clip, clip.name), words)
     for one in (adapted, frozen):
-        assert one.name in said
-        assert f"{one.ranking[0][0]} {100 * one.ranking[0][1]:.1f} %" in said
+        assert one.name in text
+        assert f"{one.ranking[0][0]} {100 * one.ranking[0][1]:.1f} %" in text
     assert page.locator("#explanation img").count() == 16
     assert page.locator("#explanation img:not([alt])").count() == 0
-    # Other words, live. What is expected is reckoned first: the app explains in threads of this process.
+    # Edit the actions. The expected values are computed first, because the app uses the encoder in threads of this process.
     one, _ = controller.rank(controller.analyze(clip, clip.name), "waving\nbowing\nplaying the piano")
     page.fill("#actions textarea", "waving\nbowing\nplaying the piano")
     page.wait_for_function("!document.querySelector('#predictions').innerText.includes('jumping')")
@@ -136,11 +140,11 @@ def test_upload_predict_edit(page: Any, controller: AppController, world: Path) 
     )
 
 
-def test_a_part_of_a_clip_is_explained_alone(page: Any, controller: AppController) -> None:
+def test_explain_a_part_of_a_clip(page: Any, controller: AppController) -> None:
     page.click("#examples input")
     page.keyboard.type(next(iter(controller.clips)))
     page.keyboard.press("Enter")
-    settled(page)
+    wait_for_explanation(page)
     page.click("#part input")
     page.locator("#part [role=option]").nth(1).click()
     page.wait_for_function(
@@ -148,10 +152,10 @@ def test_a_part_of_a_clip_is_explained_alone(page: Any, controller: AppControlle
     )
 
 
-def test_search_plays_at_the_right_second(page: Any, controller: AppController) -> None:
+def test_search_results_play_from_the_right_second(page: Any, controller: AppController) -> None:
     page.get_by_role("tab", name="Search").click()
     page.fill("#query textarea, #query input", "a person bowing")
-    page.keyboard.press("Enter")  # without a mouse
+    page.keyboard.press("Enter")
     page.wait_for_selector("#results video")
     hits = controller.search("a person bowing", 12, per_video=True)
     assert page.locator("#results li").count() == len(hits)
@@ -163,17 +167,17 @@ def test_search_plays_at_the_right_second(page: Any, controller: AppController) 
         if "#t=" in source:
             assert second == pytest.approx(hit.start, abs=0.05)
         else:
-            assert hit.path.endswith(".avi")  # cut and encoded anew for the browser
+            assert hit.path.endswith(".avi")  # cut and encoded for the browser
     playing = page.evaluate(
         "async () => { const v = document.querySelector('#results video'); await v.play(); return !v.paused; }"
     )
     assert playing
     assert "numbers.avi" in page.inner_text("#results") or all(not hit.path.endswith(".avi") for hit in hits)
     for name in (hit.path for hit in hits):
-        assert str(Path(name).parent.parent) not in page.inner_text("#results")  # not where it lies
+        assert str(Path(name).parent.parent) not in page.inner_text("#results")  # only the end of the path is shown
 
 
-def test_more_like_a_result_by_keyboard(page: Any, controller: AppController) -> None:
+def test_find_similar_by_keyboard(page: Any, controller: AppController) -> None:
     page.get_by_role("tab", name="Search").click()
     page.fill("#query textarea, #query input", "a person bowing")
     page.keyboard.press("Enter")
@@ -184,7 +188,7 @@ def test_more_like_a_result_by_keyboard(page: Any, controller: AppController) ->
         "button", name=f"find similar: {name}, {format_timestamp(hit.start)} – {format_timestamp(hit.end)}"
     )
     page.locator("#results video").nth(1).focus()
-    for _ in range(20):  # past the player's own buttons
+    for _ in range(20):  # past the buttons of the player
         page.keyboard.press("Tab")
         if button.evaluate("button => button === document.activeElement"):
             break
@@ -197,17 +201,17 @@ def test_more_like_a_result_by_keyboard(page: Any, controller: AppController) ->
     shown = page.locator("#results .name").all_inner_texts()
     assert shown == ["/".join(one.path.split("/")[-2:]) for one in others]
     assert name not in shown
-    assert page.evaluate("document.activeElement.matches('#results .search-results')")  # one goes on from there
-    # A key that was never handed out.
+    assert page.evaluate("document.activeElement.matches('#results .search-results')")  # the focus moves to the results
+    # An id that does not exist.
     page.evaluate("document.querySelector('#results .find-similar').dataset.windowId = '0'.repeat(32)")
     page.locator("#results .find-similar").first.click()
     page.wait_for_selector("#results .error")
     assert "the app no longer knows this window; search again" in page.inner_text("#results")
 
 
-def test_what_browsers_do_not_play_is_shown_all_the_same(page: Any, tmp_path: Path) -> None:
+def test_unplayable_clips_are_encoded_for_the_player(page: Any, tmp_path: Path) -> None:
     upload(page, write_video(tmp_path / "old.avi", numbered_frames(30), "mpeg4", rate=10))
-    settled(page)
+    wait_for_explanation(page)
     page.wait_for_function("(document.querySelector('#player video') || {}).readyState >= 2")
     assert page.evaluate("document.querySelector('#player video').duration") == pytest.approx(3.0, abs=0.11)
     assert page.get_by_label("old.avi").count() >= 1
@@ -222,7 +226,7 @@ def test_what_browsers_do_not_play_is_shown_all_the_same(page: Any, tmp_path: Pa
     assert page.locator("[data-testid=toast-body], .toast-body").count() == 0
 
 
-def test_a_player_that_fails_says_so(page: Any, world: Path) -> None:
+def test_player_error_is_shown(page: Any, world: Path) -> None:
     page.route("**/clips/*", lambda route: route.fulfill(status=404))
     upload(page, sorted(world.rglob("*.mp4"))[1])
     page.wait_for_selector("#player .failed .unplayable")
@@ -230,14 +234,14 @@ def test_a_player_that_fails_says_so(page: Any, world: Path) -> None:
     assert page.locator("#player video").is_hidden()
 
 
-def test_hostile_words_do_no_harm(page: Any, world: Path, tmp_path: Path) -> None:
-    evil = tmp_path / "<img src=x onerror=window.hacked=1>.mp4"
-    evil.write_bytes(sorted(world.rglob("*.mp4"))[0].read_bytes())
-    upload(page, evil)
-    settled(page)
+def test_hostile_texts_are_not_executed(page: Any, world: Path, tmp_path: Path) -> None:
+    hostile_clip = tmp_path / "<img src=x onerror=window.hacked=1>.mp4"
+    hostile_clip.write_bytes(sorted(world.rglob("*.mp4"))[0].read_bytes())
+    upload(page, hostile_clip)
+    wait_for_explanation(page)
     page.fill("#actions textarea", "\n".join(HOSTILE))
     page.wait_for_function("document.querySelector('#predictions').innerText.includes('onerror')")
-    settled(page)
+    wait_for_explanation(page)
     assert "{{7*7}}" in page.inner_text("#predictions")
     assert page.locator("#predictions img").count() == 0
     page.get_by_role("tab", name="Search").click()
@@ -247,9 +251,9 @@ def test_hostile_words_do_no_harm(page: Any, world: Path, tmp_path: Path) -> Non
     assert page.evaluate("window.hacked") is None
 
 
-def test_a_megabyte_of_words_is_refused(page: Any, world: Path) -> None:
+def test_very_long_action_list_is_rejected(page: Any, world: Path) -> None:
     upload(page, sorted(world.rglob("*.mp4"))[0])
-    settled(page)
+    wait_for_explanation(page)
     page.evaluate(
         """() => { const box = document.querySelector('#actions textarea'); box.removeAttribute('maxlength');
         box.value = 'x'.repeat(1000000); box.dispatchEvent(new Event('input', {bubbles: true})); }"""
@@ -260,7 +264,7 @@ def test_a_megabyte_of_words_is_refused(page: Any, world: Path) -> None:
     page.wait_for_selector("#predictions .rank")
 
 
-def test_what_is_no_clip_or_too_long_is_refused_in_a_sentence(page: Any, tmp_path: Path) -> None:
+def test_invalid_and_long_clips_are_rejected(page: Any, tmp_path: Path) -> None:
     (tmp_path / "words.mp4").write_text("these are words")
     upload(page, tmp_path / "words.mp4")
     page.wait_for_selector("#predictions .error")
@@ -272,21 +276,19 @@ def test_what_is_no_clip_or_too_long_is_refused_in_a_sentence(page: Any, tmp_pat
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_texts_stand_out_and_a_phone_needs_no_sideways_scrolling(
-    browser: Any, address: str, world: Path, scheme: str
-) -> None:
+def test_contrast_and_phone_layout(browser: Any, address: str, world: Path, scheme: str) -> None:
     context = browser.new_context(viewport={"width": 390, "height": 844}, color_scheme=scheme, has_touch=True)
     page = context.new_page()
     page.set_default_timeout(WAIT)
     page.goto(address)
     page.wait_for_selector("#clip")
     upload(page, sorted(world.rglob("*.mp4"))[2])
-    settled(page)
+    wait_for_explanation(page)
     worst = page.evaluate(CONTRAST)
     assert len(worst) > 30
     assert worst[0][0] >= 4.5, worst[:5]
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
-    # All frames fit, beneath their row's name, which has the width for itself.
+    # All frames fit, below the name of their row, which takes the full width.
     rows = page.evaluate(
         """[...document.querySelectorAll('#explanation .strip-row')].map(row => {
         const [name, cells] = [...row.children].map(one => one.getBoundingClientRect());
@@ -304,9 +306,9 @@ def test_texts_stand_out_and_a_phone_needs_no_sideways_scrolling(
     context.close()
 
 
-def test_everything_can_be_reached_by_keyboard_and_has_a_name(page: Any, world: Path) -> None:
+def test_controls_are_labeled_and_reachable_by_keyboard(page: Any, world: Path) -> None:
     upload(page, sorted(world.rglob("*.mp4"))[2])
-    settled(page)
+    wait_for_explanation(page)
     reached = set()
     page.keyboard.press("Tab")
     for _ in range(40):
@@ -318,7 +320,7 @@ def test_everything_can_be_reached_by_keyboard_and_has_a_name(page: Any, world: 
         reached.add(where)
         page.keyboard.press("Tab")
     assert {"clip", "examples", "actions", "reset", "part"} <= reached
-    assert page.locator("#explanation .strip").count() == 2  # passing by has changed nothing
+    assert page.locator("#explanation .strip").count() == 2  # the keyboard focus alone changes nothing
     for label in ("Actions, one per line", "Example clips", "Part to explain"):
         assert page.get_by_label(label, exact=True).count() >= 1, label
     assert page.locator("html[lang]").count() == 1
@@ -329,7 +331,7 @@ def test_everything_can_be_reached_by_keyboard_and_has_a_name(page: Any, world: 
     assert nameless == 0
 
 
-def test_several_at_once_wait_their_turn(address: str, controller: AppController, world: Path) -> None:
+def test_concurrent_requests_are_queued(address: str, controller: AppController, world: Path) -> None:
     clips = sorted(world.rglob("*.mp4"))[3:6]
     words = "\n".join(controller.concepts.action_names)
 
@@ -340,10 +342,10 @@ def test_several_at_once_wait_their_turn(address: str, controller: AppController
             page.goto(address)
             page.wait_for_selector("#clip")
             upload(page, clip)
-            return settled(page)
+            return wait_for_explanation(page)
 
     with ThreadPoolExecutor(len(clips)) as pool:
-        said = list(pool.map(visit, clips))
-    for clip, text in zip(clips, said, strict=True):
+        texts = list(pool.map(visit, clips))
+    for clip, text in zip(clips, texts, strict=True):
         (name, share), *_ = controller.rank(controller.analyze(clip, clip.name), words)[0].ranking
         assert f"{name} {100 * share:.1f} %" in text

@@ -1,0 +1,69 @@
+"""Controllers and a running server for the tests of the app."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from support.browser import serve_app
+from support.indices import random_index
+from support.video_files import numbered_frames, write_video
+from verbspace.app.controller import AppController
+from verbspace.app.limits import InputLimits
+from verbspace.concepts.concept_set import ConceptSet
+from verbspace.inference.predictor import WindowConfig
+from verbspace.models.video_encoder import VideoEncoder
+from verbspace.search.searcher import Searcher
+
+
+@pytest.fixture(scope="session")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A video of 4 s."""
+    return write_video(tmp_path_factory.mktemp("app") / "clip.mp4", numbered_frames(40), rate=10)
+
+
+@pytest.fixture(scope="session")
+def controller(clip: Path) -> AppController:
+    """A controller with an adapted and a frozen encoder, one example clip and no index."""
+    frozen = VideoEncoder.from_pretrained("playground", temporal=False)
+    adapted = VideoEncoder.from_pretrained("playground")
+    with torch.no_grad():
+        for parameter in adapted.temporal_parameters():
+            parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+    return AppController(
+        {"adapted": adapted, "frozen CLIP": frozen},
+        ConceptSet.load("playground"),
+        window_config=WindowConfig(2.0),
+        clips=[clip],
+        limits=InputLimits(max_upload_mb=1, max_duration=10),
+    )
+
+
+@pytest.fixture(scope="session")
+def random_searcher(tmp_path_factory: pytest.TempPathFactory) -> Searcher:
+    """A searcher without an encoder, over 20 files with four windows each, none of which exists on disk."""
+    searcher = object.__new__(Searcher)
+    searcher.index = random_index(tmp_path_factory.mktemp("index"), 80)
+    return searcher
+
+
+@pytest.fixture(scope="session")
+def search_controller(random_searcher: Searcher) -> AppController:
+    """A controller with one encoder and an index of random vectors."""
+    encoder = VideoEncoder.from_pretrained("playground", temporal=False)
+    return AppController(
+        {"encoder": encoder},
+        ConceptSet.load("playground"),
+        window_config=WindowConfig(2.0),
+        searcher=random_searcher,
+    )
+
+
+@pytest.fixture(scope="session")
+def address(controller: AppController) -> Iterator[str]:
+    """URL of a running server of `controller`."""
+    with serve_app(controller) as url:
+        yield url
