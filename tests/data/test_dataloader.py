@@ -1,12 +1,10 @@
-"""Workers that hang, crash or are killed from outside, in training and in evaluation."""
+"""Loading with threads, and with workers that hang, crash or are killed from outside."""
 
 from __future__ import annotations
 
 import faulthandler
-import multiprocessing.queues
 import os
 import signal
-import threading
 import time
 from collections.abc import Callable
 from itertools import islice
@@ -19,8 +17,8 @@ import torch
 from support.small_encoders import ColorEncoder
 from support.video_files import numbered_frames, write_video
 from verbspace.config.settings import ViewSettings
-from verbspace.data import dataloader
 from verbspace.data import datasets as module
+from verbspace.data import worker_pool
 from verbspace.data.dataloader import _load_in_threads, load_clips, load_views
 from verbspace.data.datasets import ClipDataset, ViewDataset
 from verbspace.data.errors import DecodeFailures
@@ -35,13 +33,27 @@ def records(tmp_path: Path) -> list[Record]:
     return [Record(write_video(tmp_path / f"{n}.mp4", numbered_frames(8, seed=n))) for n in range(6)]
 
 
-def misbehaving(monkeypatch: pytest.MonkeyPatch, **how: Callable[[], object]) -> None:
-    """Decoding the videos of these names does something else first. Workers are forked, and so know."""
-    plain = module.read_video
+@pytest.fixture
+def workers(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The worker processes that are started, in order."""
+    started: list[Any] = []
+
+    class RecordedWorker(worker_pool._Worker):
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
+            started.append(self)
+
+    monkeypatch.setattr(worker_pool, "_Worker", RecordedWorker)
+    return started
+
+
+def run_before_decoding(monkeypatch: pytest.MonkeyPatch, **actions: Callable[[], object]) -> None:
+    """Run `at1=action` before video 1 is decoded. The workers are forked, so they do so too."""
+    read_video = module.read_video
 
     def read(path: Path, *rest: Any) -> Any:
-        how.get(f"at{path.stem}", lambda: None)()
-        return plain(path, *rest)
+        actions.get(f"at{path.stem}", lambda: None)()
+        return read_video(path, *rest)
 
     monkeypatch.setattr(module, "read_video", read)
 
@@ -56,164 +68,206 @@ def crash() -> None:
     os.kill(os.getpid(), signal.SIGSEGV)
 
 
-def test_training_goes_on_where_workers_hang_and_die(
+def kill_self() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def only_once(marker: Path, action: Callable[[], object]) -> Callable[[], None]:
+    """An action that only the first process to call it carries out."""
+
+    def act() -> None:
+        if not marker.exists():
+            marker.touch()
+            action()
+
+    return act
+
+
+def first_views(records: list[Record], count: int, **options: Any) -> list[dict[str, torch.Tensor]]:
+    loader = load_views(ViewDataset(records, SMALL), batch_size=2, **options)
+    batches = list(islice(loader, count))
+    loader.close()  # type: ignore[attr-defined]
+    return batches
+
+
+def assert_same_batches(one: list[dict[str, torch.Tensor]], other: list[dict[str, torch.Tensor]]) -> None:
+    for first, second in zip(one, other, strict=True):
+        assert first.keys() == second.keys()
+        assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_training_continues_when_workers_hang_and_crash(
     records: list[Record], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    misbehaving(monkeypatch, at1=hang, at3=crash, at4=lambda: os._exit(3))
-    bad = DecodeFailures(6)
-    began = time.monotonic()
-    loaded = load_views(ViewDataset(records, SMALL), batch_size=3, num_workers=2, failures=bad, timeout=1.0)
-    batches = list(islice(loaded, 6))
-    loaded.close()
-    assert time.monotonic() - began < 60
+    run_before_decoding(monkeypatch, at1=hang, at3=crash, at4=lambda: os._exit(3))
+    failures = DecodeFailures(6)
+    start = time.monotonic()
+    loader = load_views(ViewDataset(records, SMALL), batch_size=3, num_workers=2, failures=failures, timeout=1.0)
+    batches = list(islice(loader, 6))
+    loader.close()  # type: ignore[attr-defined]
+    assert time.monotonic() - start < 60
     assert all(len(batch["index"]) == 3 for batch in batches)
     assert not {1, 3, 4} & {int(index) for batch in batches for index in batch["index"]}
-    assert {path.stem: reason for path, reason in bad.by_path.items()} == {
+    assert {path.stem: reason for path, reason in failures.by_path.items()} == {
         "1": "not decoded within 1 s",
         "3": "the decoder crashed (signal 11)",
         "4": "the decoder crashed (exit code 3)",
     }
 
 
-def test_a_worker_killed_from_outside_costs_nothing(
+def test_a_single_crash_at_a_video_does_not_exclude_it(
+    records: list[Record], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    expected = first_views(records, 6)
+    run_before_decoding(monkeypatch, at2=only_once(tmp_path / "done", crash))
+    failures = DecodeFailures(6)
+    assert_same_batches(first_views(records, 6, num_workers=2, failures=failures), expected)
+    assert (tmp_path / "done").exists()
+    assert not len(failures)
+
+
+def test_a_worker_killed_from_outside_changes_nothing(
     records: list[Record], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain = list(islice(load_views(ViewDataset(records, SMALL), batch_size=2), 6))
-
-    def once() -> None:
-        if not (tmp_path / "done").exists():
-            (tmp_path / "done").touch()
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    misbehaving(monkeypatch, at2=once)
-    bad = DecodeFailures(6)
-    batches = list(islice(load_views(ViewDataset(records, SMALL), batch_size=2, num_workers=2, failures=bad), 6))
+    expected = first_views(records, 6)
+    run_before_decoding(monkeypatch, at2=only_once(tmp_path / "done", kill_self))
+    failures = DecodeFailures(6)
+    assert_same_batches(first_views(records, 6, num_workers=2, failures=failures), expected)
     assert (tmp_path / "done").exists()
-    assert not len(bad)
-    for one, other in zip(plain, batches, strict=True):
-        assert all(torch.equal(one[key], other[key]) for key in one)
+    assert not len(failures)
 
 
-@pytest.mark.parametrize("where", ["made", "locked"])
-def test_a_worker_that_dies_while_the_loader_is_being_made_costs_nothing(
-    records: list[Record], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+def test_a_worker_killed_while_starting_changes_nothing(
+    records: list[Record], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On a busy machine a worker is dead before anyone looks, or while a batch is being handed out."""
-    plain = list(islice(load_views(ViewDataset(records, SMALL), batch_size=2), 3))
-    real, reset, parent = torch.utils.data.DataLoader.__iter__, multiprocessing.queues.Queue._reset, os.getpid()
-    entered = []
-
-    def slowly(self: torch.utils.data.DataLoader[object]) -> object:
-        iterator = real(self)
-        time.sleep(1)
-        return iterator
-
-    class Slow(threading.Condition):
-        def __enter__(self) -> bool:
-            taken = self._lock.__enter__()
-            if os.getpid() == parent and threading.current_thread().name != "QueueFeederThread":
-                entered.append(1)
-                if len(entered) == 2:  # the first batch has been handed out, and its worker dies of it
-                    time.sleep(1)
-            return taken
-
-    def reset_slowly(self: multiprocessing.queues.Queue[object], after_fork: bool = False) -> None:
-        reset(self, after_fork)
-        if not after_fork:
-            self._notempty = Slow(threading.Lock())
-
-    def once() -> None:
-        if not (tmp_path / "done").exists():
-            (tmp_path / "done").touch()
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    misbehaving(monkeypatch, **{f"at{n}": once for n in range(6)})
-    signal_handling = torch.utils.data._utils.signal_handling
-    monkeypatch.setattr(signal_handling, "_SIGCHLD_handler_set", False)  # as in the first loader of a process
-    if where == "made":
-        monkeypatch.setattr(torch.utils.data.DataLoader, "__iter__", slowly)
-    else:
-        monkeypatch.setattr(multiprocessing.queues.Queue, "_reset", reset_slowly)
-    batches = list(islice(load_views(ViewDataset(records, SMALL), batch_size=2, num_workers=2), 3))
+    expected = first_views(records, 3)
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: only_once(tmp_path / "done", kill_self)())
+    failures = DecodeFailures(6)
+    assert_same_batches(first_views(records, 3, num_workers=2, failures=failures), expected)
     assert (tmp_path / "done").exists()
-    for one, other in zip(plain, batches, strict=True):
-        assert all(torch.equal(one[key], other[key]) for key in one)
+    assert not len(failures)
 
 
-def test_workers_end_well(records: list[Record], monkeypatch: pytest.MonkeyPatch) -> None:
-    crews: list[Any] = []
-    real = dataloader._WorkerProcesses
+def test_a_worker_killed_while_it_sends_a_result_changes_nothing(
+    records: list[Record], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    expected = first_views(records, 6)
+    write, parent = os.write, os.getpid()
 
-    def crew(watch: object) -> object:
-        crews.append(real(watch))
-        return crews[-1]
+    def write_half(file: int, content: Any) -> int:
+        if os.getpid() != parent and len(content) > 10_000:
+            only_once(tmp_path / "done", lambda: (write(file, content[:5000]), kill_self()))()
+        return write(file, content)
 
-    monkeypatch.setattr(dataloader, "_WorkerProcesses", crew)
+    monkeypatch.setattr(os, "write", write_half)
+    failures = DecodeFailures(6)
+    assert_same_batches(first_views(records, 6, num_workers=2, failures=failures), expected)
+    assert (tmp_path / "done").exists()
+    assert not len(failures)
+
+
+def test_a_worker_killed_between_videos_changes_nothing(records: list[Record], workers: list[Any]) -> None:
+    expected = first_views(records, 8)
+    loader = load_views(ViewDataset(records, SMALL), batch_size=2, num_workers=2)
+    batches = [next(loader)]
+    time.sleep(0.5)  # until the batches ahead are made
+    for worker in list(workers):
+        os.kill(worker.process.pid, signal.SIGKILL)
+    batches += islice(loader, 7)
+    loader.close()  # type: ignore[attr-defined]
+    assert len(workers) == 4
+    assert_same_batches(batches, expected)
+
+
+def test_workers_exit_cleanly(records: list[Record], workers: list[Any]) -> None:
     assert len(list(load_clips(ClipDataset(records, num_frames=2, size=32), batch_size=2, num_workers=2))) == 3
-    assert [process.exitcode for process in crews[0].processes] == [0, 0]
+    assert [worker.process.exitcode for worker in workers] == [0, 0]
 
 
-def test_workers_that_are_always_killed_end_it(records: list[Record], monkeypatch: pytest.MonkeyPatch) -> None:
-    misbehaving(monkeypatch, **{f"at{n}": lambda: os.kill(os.getpid(), signal.SIGKILL) for n in range(6)})
-    with pytest.raises(RuntimeError, match=r"the 2 loading workers were killed 4 times in a row.*take fewer workers"):
+def test_closing_the_loader_stops_workers_that_are_busy(
+    records: list[Record], workers: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_before_decoding(monkeypatch, at5=hang)
+    loader = load_clips(ClipDataset(records, num_frames=2, size=32), batch_size=2, num_workers=2)
+    next(loader)
+    start = time.monotonic()
+    loader.close()  # type: ignore[attr-defined]
+    assert time.monotonic() - start < 5
+    assert not any(worker.process.is_alive() for worker in workers)
+
+
+def test_workers_that_are_always_killed_raise(records: list[Record], monkeypatch: pytest.MonkeyPatch) -> None:
+    run_before_decoding(monkeypatch, **{f"at{n}": kill_self for n in range(6)})
+    with pytest.raises(RuntimeError, match=r"\d.mp4: loading workers were killed 4 times in a row.*use fewer workers"):
         next(load_views(ViewDataset(records, SMALL), batch_size=2, num_workers=2))
 
 
-def test_what_a_worker_raises_is_raised(records: list[Record], monkeypatch: pytest.MonkeyPatch) -> None:
-    def fault() -> None:
-        raise RuntimeError("a fault of ours")
+def test_exceptions_in_a_worker_are_raised(records: list[Record], monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise RuntimeError("a bug")
 
-    misbehaving(monkeypatch, at0=fault)
-    with pytest.raises(RuntimeError, match="a fault of ours"):
+    run_before_decoding(monkeypatch, at0=fail)
+    with pytest.raises(RuntimeError, match="a bug") as caught:
         list(islice(load_views(ViewDataset(records, SMALL), batch_size=6, num_workers=1), 2))
+    assert "In a worker process:\nTraceback" in caught.value.__notes__[0]
 
 
-def test_slow_batches_are_waited_for(records: list[Record], monkeypatch: pytest.MonkeyPatch) -> None:
-    misbehaving(monkeypatch, at0=lambda: time.sleep(2.5))
-    bad = DecodeFailures(6)
-    assert (
-        len(
-            next(load_views(ViewDataset(records, SMALL), batch_size=6, num_workers=1, failures=bad, timeout=60))[
-                "index"
-            ]
-        )
-        == 6
-    )
-    assert not len(bad)
+def test_slow_videos_are_waited_for(records: list[Record], monkeypatch: pytest.MonkeyPatch) -> None:
+    run_before_decoding(monkeypatch, at0=lambda: time.sleep(2.5))
+    failures = DecodeFailures(6)
+    loader = load_views(ViewDataset(records, SMALL), batch_size=6, num_workers=1, failures=failures, timeout=60)
+    assert len(next(loader)["index"]) == 6
+    assert not len(failures)
 
 
-def test_evaluation_names_them(records: list[Record], monkeypatch: pytest.MonkeyPatch) -> None:
-    misbehaving(monkeypatch, at1=hang, at4=crash)
-    found = list(load_clips(ClipDataset(records, num_frames=2, size=32), batch_size=4, num_workers=2, timeout=1.0))
-    assert [index for batch in found for index in batch["index"].tolist()] == [0, 2, 3, 5]
-    assert [bad.path.stem for batch in found for bad in batch["bad"]] == ["1", "4"]
+def test_evaluation_reports_videos_that_hang_and_crash(records: list[Record], monkeypatch: pytest.MonkeyPatch) -> None:
+    run_before_decoding(monkeypatch, at1=hang, at4=crash)
+    batches = list(load_clips(ClipDataset(records, num_frames=2, size=32), batch_size=4, num_workers=2, timeout=1.0))
+    assert [index for batch in batches for index in batch["index"].tolist()] == [0, 2, 3, 5]
+    assert [failure.path.stem for batch in batches for failure in batch["bad"]] == ["1", "4"]
 
 
-def test_embedding_is_the_same_with_workers(records: list[Record]) -> None:
+def test_embeddings_do_not_depend_on_workers(records: list[Record]) -> None:
     one = embed_videos(ColorEncoder(), records, frames=2, batch_size=4)
     other = embed_videos(ColorEncoder(), records, frames=2, batch_size=4, num_workers=2)
     assert torch.equal(one.embeddings, other.embeddings)
 
 
+def test_workers_divide_the_frame_cache(records: list[Record], monkeypatch: pytest.MonkeyPatch) -> None:
+    size = 8 * 48 * 64 * 3
+    dataset = ViewDataset(records, SMALL, frame_cache_bytes=2 * size)
+    decoded = module.FrameCache.add
+
+    def add(self: module.FrameCache, *args: Any) -> None:
+        decoded(self, *args)
+        assert (self.max_bytes, self.used_bytes) == (size, size)
+
+    monkeypatch.setattr(module.FrameCache, "add", add)
+    loader = load_views(dataset, batch_size=6, num_workers=2)
+    assert len(list(islice(loader, 2))) == 2
+    loader.close()  # type: ignore[attr-defined]
+    assert dataset.cache.max_bytes == 2 * size
+
+
 @pytest.mark.parametrize("cache", [0, 1 << 30])
-def test_threads_make_the_same_batches(records: list[Record], monkeypatch: pytest.MonkeyPatch, cache: int) -> None:
-    (records[2].path).write_bytes(b"no video")
+def test_batches_do_not_depend_on_the_number_of_threads(
+    records: list[Record], monkeypatch: pytest.MonkeyPatch, cache: int
+) -> None:
+    records[2].path.write_bytes(b"no video")
     batches = {}
     for threads in (1, 3):
         monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
-        bad = DecodeFailures(6)
+        failures = DecodeFailures(6)
         dataset = ViewDataset(records, SMALL, seed=5, frame_cache_bytes=cache)
-        batches[threads] = list(islice(load_views(dataset, batch_size=4, failures=bad), 5))
-        assert [path.name for path in bad.by_path] == ["2.mp4"]
+        batches[threads] = list(islice(load_views(dataset, batch_size=4, failures=failures), 5))
+        assert [path.name for path in failures.by_path] == ["2.mp4"]
         if cache:
             assert dataset.cache.used_bytes == sum(frames.nbytes for _, frames in dataset.cache.videos.values())
     monkeypatch.undo()
-    for one, three in zip(batches[1], batches[3], strict=True):
-        assert one.keys() == three.keys()
-        assert all(torch.equal(one[name], three[name]) for name in one)
+    assert_same_batches(batches[1], batches[3])
 
 
-def test_threads_leave_torchs_own_alone(records: list[Record]) -> None:
+def test_threads_do_not_change_the_thread_setting(records: list[Record]) -> None:
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(2)
@@ -224,12 +278,12 @@ def test_threads_leave_torchs_own_alone(records: list[Record]) -> None:
 
 
 @pytest.mark.parametrize(("batch", "count"), [(2, 3), (4, 2), (8, 1)])
-def test_batches_made_ahead_are_the_same_in_the_same_order(records: list[Record], batch: int, count: int) -> None:
+def test_prefetched_batches_keep_their_order(records: list[Record], batch: int, count: int) -> None:
     dataset = ClipDataset(records, num_frames=2, size=32)
-    keys = [list(range(at, min(at + batch, 6))) for at in range(0, 6, batch)]
-    ahead = list(_load_in_threads(dataset, keys, 2, 1))
-    assert len(ahead) == count
-    for found, expected in zip(ahead, _load_in_threads(dataset, keys, 1), strict=True):
+    keys = [list(range(first, min(first + batch, 6))) for first in range(0, 6, batch)]
+    prefetched = list(_load_in_threads(dataset, keys, 2, 1))
+    assert len(prefetched) == count
+    for found, expected in zip(prefetched, _load_in_threads(dataset, keys, 1), strict=True):
         assert torch.equal(found["video"], expected["video"])
     endless = _load_in_threads(dataset, iter(lambda: [0, 1], None), 2, 1)
     assert [next(endless)["index"].tolist() for _ in range(3)] == [[0, 1]] * 3

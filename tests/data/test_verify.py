@@ -1,4 +1,4 @@
-"""Files that lie: each is named with its reason, and none ends, stalls or misleads a run."""
+"""Bad files: each is reported with the reason, and none ends, stalls or affects a run."""
 
 import faulthandler
 import json
@@ -7,6 +7,7 @@ import resource
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -16,15 +17,14 @@ from typer.testing import CliRunner
 from support.training_fixtures import make_concept_set, make_settings, write_clips
 from support.video_files import numbered_frames, write_video
 from verbspace.cli import main
-from verbspace.data import verify as checking
-from verbspace.data.decoding.pyav import decode_frames
+from verbspace.data import verify as verify_module
+from verbspace.data.decoding.pyav import count_frames, decode_frames
 from verbspace.data.errors import DecodeError, DecodeFailures, NoReadableVideo
 from verbspace.data.sources.manifest import read_manifest
 from verbspace.data.verify import (
-    CHECK_LOG_NAME,
+    VERIFY_LOG_NAME,
     CheckLog,
     cached_failures,
-    iter_check_results,
     run_in_subprocesses,
     verify_files,
 )
@@ -34,8 +34,8 @@ from verbspace.training.adapt import adapt
 KINDS = {"a.mp4": "libx264", "b.avi": "mpeg4", "c.mkv": "libx264", "d.webm": "libvpx"}
 
 
-def lying(folder: Path) -> dict[str, str]:
-    """Files of every bad kind, and a part of the reason that each should get."""
+def write_bad_files(folder: Path) -> dict[str, str]:
+    """Write one file of each bad kind. Returns a part of the expected reason by file name."""
     whole = write_video(folder / "good.mp4", numbered_frames(20)).read_bytes()
     (folder / "empty.mp4").touch()
     (folder / "text.mp4").write_text("hello, this is a text\n" * 50)
@@ -51,7 +51,7 @@ def lying(folder: Path) -> dict[str, str]:
     for name, part in {**cuts, "flipped.mp4": bytes(flipped), "truncated.mp4": whole[: len(whole) // 2]}.items():
         (folder / name).write_bytes(part)
     locked = {}
-    if os.geteuid() != 0:  # who may read everything
+    if os.geteuid() != 0:  # root can read everything
         (folder / "locked.mp4").write_bytes(whole)
         (folder / "locked.mp4").chmod(0)
         locked = {"locked.mp4": "Permission denied"}
@@ -65,26 +65,24 @@ def lying(folder: Path) -> dict[str, str]:
         "text.mp4": "not decodable as video",
         "dangling.mp4": "there is no such file",
         "folder.mp4": "not a file",
-        "truncated.mp4": "truncated.mp4: ",
-        "flipped.mp4": "flipped.mp4: ",
-        **{name: f"{name}: " for name in cuts},
+        **dict.fromkeys(["truncated.mp4", "flipped.mp4", *cuts], ""),
         **locked,
         "audio.mp4": "no video stream found, only audio",
     }
 
 
-def test_every_bad_file_is_named_with_the_reason(tmp_path: Path) -> None:
-    reasons = lying(tmp_path)
+def test_every_bad_file_is_reported_with_the_reason(tmp_path: Path) -> None:
+    reasons = write_bad_files(tmp_path)
     files = [str(tmp_path / name) for name in ("good.mp4", *reasons)]
-    found = {Path(outcome.file).name: outcome for outcome in iter_check_results(files, num_workers=2)}
+    found = {Path(result.file).name: result for result in run_in_subprocesses(count_frames, files, num_workers=2)}
     assert set(found) == {"good.mp4", *reasons}
     assert (found["good.mp4"].error, found["good.mp4"].frames) == (None, 20)
-    for name, why in reasons.items():
-        assert why in str(found[name].error)
+    for name, reason in reasons.items():
+        assert reason in str(found[name].error)
 
 
 def misbehave(file: str) -> int:
-    """As a decoder that hangs and ignores SIGTERM, or that crashes, or raises what it should not."""
+    """Hang and ignore SIGTERM, crash, exit or raise, depending on the name of the file."""
     name = Path(file).name
     if name.startswith("hang"):
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -100,15 +98,15 @@ def misbehave(file: str) -> int:
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-def test_a_decoder_that_hangs_or_dies_is_replaced(workers: int, tmp_path: Path) -> None:
+def test_a_decoder_that_hangs_or_crashes_is_replaced(workers: int, tmp_path: Path) -> None:
     names = ["ok1", "hang1", "crash1", "ok2", "exit1", "odd1", "hang2", "ok3"]
     files = [str(tmp_path / name) for name in names]
-    began = time.monotonic()
+    start = time.monotonic()
     found = {
         Path(o.file).name: o
         for o in run_in_subprocesses(misbehave, files, timeout=0.5, num_workers=workers, start_method="fork")
     }
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - start < 20
     assert set(found) == set(names)
     assert all(found[name].frames == 7 and found[name].error is None for name in names if name.startswith("ok"))
     assert all("not decoded within 0.5 s" in str(found[name].error) for name in ("hang1", "hang2"))
@@ -117,70 +115,73 @@ def test_a_decoder_that_hangs_or_dies_is_replaced(workers: int, tmp_path: Path) 
     assert "MemoryError: too many pixels" in str(found["odd1"].error)
 
 
-def test_a_second_check_looks_only_at_what_is_new_or_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    lying(tmp_path)
+def test_a_second_run_decodes_only_new_and_changed_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_bad_files(tmp_path)
     files = sorted(str(path) for path in tmp_path.iterdir())
-    report = tmp_path / CHECK_LOG_NAME
-    first = verify_files(files, report)
-    looked: list[str] = []
-    real = checking.iter_check_results
-    monkeypatch.setattr(
-        checking, "iter_check_results", lambda files, **more: looked.extend(files) or real(files, **more)
-    )
-    assert verify_files(files, report) == first
-    assert looked == []
+    log_path = tmp_path / VERIFY_LOG_NAME
+    first = verify_files(files, log_path)
+    decoded: list[str] = []
+    run = verify_module.run_in_subprocesses
+
+    def record(task: Any, files: Any, **options: Any) -> Any:
+        decoded.extend(files)
+        return run(task, files, **options)
+
+    monkeypatch.setattr(verify_module, "run_in_subprocesses", record)
+    assert verify_files(files, log_path) == first
+    assert decoded == []
     write_video(tmp_path / "empty.mp4", numbered_frames(5))
     write_video(tmp_path / "new.mp4", numbered_frames(6))
-    again = {Path(o.file).name: o for o in verify_files([*files, str(tmp_path / "new.mp4")], report)}
-    assert sorted(Path(file).name for file in looked) == ["empty.mp4", "new.mp4"]
+    again = {Path(o.file).name: o for o in verify_files([*files, str(tmp_path / "new.mp4")], log_path)}
+    assert sorted(Path(file).name for file in decoded) == ["empty.mp4", "new.mp4"]
     assert (again["empty.mp4"].error, again["empty.mp4"].frames, again["new.mp4"].frames) == (None, 5, 6)
 
 
-def test_a_report_cut_off_by_a_kill_goes_on(tmp_path: Path) -> None:
+def test_an_incomplete_line_of_the_log_is_ignored(tmp_path: Path) -> None:
     files = [str(write_video(tmp_path / f"{n}.mp4", numbered_frames(5))) for n in range(3)]
-    report = tmp_path / CHECK_LOG_NAME
-    verify_files(files, report)
-    text = report.read_text()
-    report.write_text(text[:-20])
-    assert [CheckLog(report).lookup(file) is not None for file in files].count(False) == 1
-    verify_files(files, report)
-    assert all(CheckLog(report).lookup(file) is not None for file in files)
-    whole = [line for line in report.read_text().splitlines() if line.endswith("}")]
-    assert len([json.loads(line) for line in whole]) == 3
+    log_path = tmp_path / VERIFY_LOG_NAME
+    verify_files(files, log_path)
+    text = log_path.read_text()
+    log_path.write_text(text[:-20])
+    assert [CheckLog(log_path).lookup(file) is not None for file in files].count(False) == 1
+    verify_files(files, log_path)
+    assert all(CheckLog(log_path).lookup(file) is not None for file in files)
+    lines = [line for line in log_path.read_text().splitlines() if line.endswith("}")]
+    assert len([json.loads(line) for line in lines]) == 3
 
 
-def test_the_command_names_them_and_says_where(tmp_path: Path) -> None:
-    reasons = lying(tmp_path)
-    given = ["data", "verify", str(tmp_path), "--workers", "1"]
+def test_the_command_lists_bad_files_and_the_log(tmp_path: Path) -> None:
+    reasons = write_bad_files(tmp_path)
+    command = ["data", "verify", str(tmp_path), "--workers", "1"]
     for _ in range(2):
-        said = CliRunner().invoke(main.app, given, env={"COLUMNS": "300"}).stdout
+        output = CliRunner().invoke(main.app, command, env={"COLUMNS": "300"}).stdout
         for name in reasons:
-            assert name in said, name
-        assert f"{len(reasons)} of {len(reasons) + 1} files are bad; 20 frames in the others" in said
-        assert f"noted in {tmp_path / CHECK_LOG_NAME}" in said
+            assert name in output, name
+        assert f"{len(reasons)} of {len(reasons) + 1} files are bad; 20 frames in the others" in output
+        assert f"; log: {tmp_path / VERIFY_LOG_NAME}" in output
 
 
-def test_training_with_a_third_of_bad_files_ends_and_names_each(tmp_path: Path, tiny_clip: Path) -> None:
+def test_training_with_a_third_of_bad_files_finishes_and_reports_each(tmp_path: Path, tiny_clip: Path) -> None:
     videos = write_clips(tmp_path / "videos", 24)
-    reasons = lying(videos / "jumping")
+    reasons = write_bad_files(videos / "jumping")
     bad = sorted(reasons)
     start = VideoEncoder.from_pretrained(tiny_clip)
-    told: list[DecodeFailures] = []
+    reported: list[DecodeFailures] = []
     for checked in (False, True):
         if checked:
-            verify_files([record.file for record in read_manifest(videos)], videos / CHECK_LOG_NAME)
+            verify_files([record.file for record in read_manifest(videos)], videos / VERIFY_LOG_NAME)
             assert sorted(Path(f).name for f in cached_failures(videos, [r.file for r in read_manifest(videos)])) == bad
         out = tmp_path / f"run-{checked}"
-        adapt(start, videos, make_concept_set(), out, make_settings(steps=16), on_decode_failures=told.append)
-        assert sorted(path.name for path in told[-1].by_path) == bad
-        assert told[-1].total == 24 + 1 + len(bad)
-        assert told[-1].fraction > 0.3
+        adapt(start, videos, make_concept_set(), out, make_settings(steps=16), on_failures=reported.append)
+        assert sorted(path.name for path in reported[-1].by_path) == bad
+        assert reported[-1].total == 24 + 1 + len(bad)
+        assert reported[-1].fraction > 0.3
 
 
-def test_a_folder_of_nothing_but_known_bad_files_is_one_sentence(tmp_path: Path, tiny_clip: Path) -> None:
+def test_a_folder_with_only_bad_files_is_an_error(tmp_path: Path, tiny_clip: Path) -> None:
     (tmp_path / "videos").mkdir()
     (tmp_path / "videos/a.mp4").touch()
-    verify_files([str(tmp_path / "videos/a.mp4")], tmp_path / "videos" / CHECK_LOG_NAME)
+    verify_files([str(tmp_path / "videos/a.mp4")], tmp_path / "videos" / VERIFY_LOG_NAME)
     with pytest.raises(NoReadableVideo, match=r"all 1 videos are bad, says the check's report: .*the file is empty"):
         adapt(
             VideoEncoder.from_pretrained(tiny_clip),
@@ -195,7 +196,7 @@ def test_a_folder_of_nothing_but_known_bad_files_is_one_sentence(tmp_path: Path,
 
 
 def mutated(data: bytes, rng: np.random.Generator) -> bytes:
-    """Cut off, bits flipped, a stretch overwritten, doubled or left out."""
+    """Truncate the data, flip bits, or overwrite, repeat or remove a part."""
     out = bytearray(data)
     at, size = int(rng.integers(len(out))), int(rng.integers(1, max(2, len(out) // 8)))
     match int(rng.integers(5)):
@@ -229,44 +230,44 @@ def ffmpeg(path: Path, size: tuple[int, ...], keep: bool) -> list[np.ndarray]:
 
 
 def fuzz(folder: Path, count: int) -> dict[str, int]:
-    """Decode mutated files here, against FFmpeg's own sequential decode of the same bytes. Returns what happened."""
+    """Compare the decode of mutated files with FFmpeg's sequential decode. Returns the number of each outcome."""
     originals = {
         name: write_video(folder / name, numbered_frames(12), codec).read_bytes() for name, codec in KINDS.items()
     }
-    happened = {"refused": 0, "equal": 0}
+    counts = {"rejected": 0, "equal": 0}
     for number in range(count):
         rng = np.random.default_rng([7, number])
         name = list(KINDS)[number % len(KINDS)]
         path = folder / f"mutated{Path(name).suffix}"
         path.write_bytes(mutated(originals[name], rng))
-        began = time.monotonic()
+        start = time.monotonic()
         try:
             frames = decode_frames(path)
         except DecodeError:
-            happened["refused"] += 1
+            counts["rejected"] += 1
         else:
             found = frames.permute(0, 2, 3, 1).numpy()
             streamed, kept = (ffmpeg(path, found.shape[1:3], keep) for keep in (False, True))
             assert len(streamed) == len(kept) == len(found), (number, name)
             for n, frame in enumerate(found):
                 assert any(np.array_equal(frame, other[n]) for other in (streamed, kept)), (number, name, n)
-            happened["equal"] += 1
-        assert time.monotonic() - began < 20, (number, name)
-    return happened
+            counts["equal"] += 1
+        assert time.monotonic() - start < 20, (number, name)
+    return counts
 
 
-def test_mutated_files_are_refused_or_decode_as_ffmpeg_does(tmp_path: Path) -> None:
-    happened = fuzz(tmp_path, 60)
-    assert happened["refused"] > 10
-    assert happened["equal"] > 5
+def test_mutated_files_are_rejected_or_decode_as_in_ffmpeg(tmp_path: Path) -> None:
+    counts = fuzz(tmp_path, 60)
+    assert counts["rejected"] > 10
+    assert counts["equal"] > 5
 
 
 @pytest.mark.slow
-def test_a_thousand_mutated_files_leak_nothing(tmp_path: Path) -> None:
+def test_a_thousand_mutated_files_leak_no_memory_or_files(tmp_path: Path) -> None:
     fuzz(tmp_path, 40)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     opened = len(os.listdir("/proc/self/fd"))
-    happened = fuzz(tmp_path, 1000)
-    print(happened)
+    counts = fuzz(tmp_path, 1000)
+    print(counts)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kB
     assert len(os.listdir("/proc/self/fd")) <= opened + 2

@@ -221,7 +221,7 @@ def test_errors_are_raised_before_videos_are_read(
         evaluate(encoder, test, "knn")
     with pytest.raises(ValueError, match=r"1 class of .*'brush_teeth' \(similar: 'brush tooth'\); rename"):
         evaluate(encoder, test, concepts=ConceptSet.from_actions(["brush tooth", "jump", "wave"]))
-    with pytest.raises(ValueError, match="no description of sitting down"):
+    with pytest.raises(ValueError, match="no descriptions of sitting down"):
         evaluate(encoder, test, concepts=CONCEPTS, scoring="description")
     with pytest.raises(ValueError, match=r"scoring: 'both' needs descriptions, .* 'folder names' has none"):
         evaluate(encoder, test, scoring="both")

@@ -138,6 +138,6 @@ def test_errors_name_the_cause(encoder: VideoEncoder, paths: list[Path], tmp_pat
     (tmp_path / "text.mp4").write_text("no video")
     with pytest.raises(DecodeError, match=r"text\.mp4"):
         predict(encoder, tmp_path / "text.mp4", NAMES)
-    with pytest.raises(FileNotFoundError, match="nowhere: there is no such folder"):
+    with pytest.raises(FileNotFoundError, match="nowhere: no such folder"):
         predict(tmp_path / "nowhere", paths, NAMES)
     assert predict(encoder, [], NAMES) == []

@@ -1,130 +1,115 @@
-"""`verbspace data`: look at data sets before anything runs on them. Wiring, and nothing but wiring."""
+"""The commands `verbspace data …`: info, verify, transcode."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from verbspace.cli.options import DataArgument, FoldOption, RootOption, SplitOption
 from verbspace.utils.cpu import available_cpus
 
 if TYPE_CHECKING:
     from verbspace.data.verify import CheckResult
-    from verbspace.utils.progress import ProgressCallback
 
-app = typer.Typer(help="Data sets: what they are understood to be.", no_args_is_help=True, rich_markup_mode=None)
-Root = Annotated[Path | None, typer.Option(help="Folder of the videos, if they are not beside the list.")]
-Split = Annotated[str | None, typer.Option(help="Of a data set's own lists: train, test or validation.")]
-Fold = Annotated[int, typer.Option(min=1, max=3, help="Of UCF101's and HMDB51's three splits.")]
+app = typer.Typer(help="Inspect, verify and transcode video data sets.", no_args_is_help=True, rich_markup_mode=None)
+TimeoutOption = Annotated[float, typer.Option("--timeout", min=0.1, help="Seconds that a file may take.")]
+WorkersOption = Annotated[
+    int | None, typer.Option("--workers", min=1, help="Number of processes. Default: one per CPU core.")
+]
 
 
 @app.command()
 def info(
-    source: Annotated[Path, typer.Argument(help="Folder, list, or a data set's own annotation file.")],
-    root: Root = None,
-    split: Split = None,
-    fold: Fold = 1,
-    probe_files: Annotated[int, typer.Option(min=0, help="Files to look into for length and codec; 0: none.")] = 50,
+    source: DataArgument,
+    root: RootOption = None,
+    split: SplitOption = None,
+    fold: FoldOption = 1,
+    probe_files: Annotated[int, typer.Option(min=0, help="Files whose duration and codec are read; 0 for none.")] = 50,
 ) -> None:
-    """Print what is understood of a data set: format, videos, classes, missing files, lengths."""
+    """Print the detected format, number of videos, classes, missing files and durations."""
     from rich.console import Console
 
+    from verbspace.cli.console.data_tables import dataset_table
     from verbspace.cli.console.progress import progress
     from verbspace.data.sources.manifest import detect_manifest
-    from verbspace.data.summary import summarize_dataset, summary_table
+    from verbspace.data.summary import summarize_dataset
 
-    found = detect_manifest(source, root, split=split, fold=fold)
-    with progress() as say:
-        told = summarize_dataset(source, found, probe_files, lambda done, total: say("look", done, total, {}))
-    Console().print(f"{source}: read as {told.format}", markup=False, highlight=False, soft_wrap=True)
-    Console().print(summary_table(told))
+    manifest = detect_manifest(source, root, split=split, fold=fold)
+    with progress() as on_progress:
+        summary = summarize_dataset(source, manifest, probe_files, on_progress)
+    Console().print(f"{source}: read as {summary.format}", markup=False, highlight=False, soft_wrap=True)
+    Console().print(dataset_table(summary))
 
 
 @app.command()
 def verify(
-    source: Annotated[Path, typer.Argument(help="Folder, list, or a data set's own annotation file.")],
-    root: Root = None,
-    split: Split = None,
-    fold: Fold = 1,
-    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds that a file may take.")] = 60,
-    workers: Annotated[int | None, typer.Option(min=1, help="Processes; one per core if not given.")] = None,
+    source: DataArgument,
+    root: RootOption = None,
+    split: SplitOption = None,
+    fold: FoldOption = 1,
+    timeout: TimeoutOption = 60,
+    workers: WorkersOption = None,
     results_file: Annotated[
-        Path | None, typer.Option(help="Where outcomes are noted; beside the videos if not given.")
+        Path | None, typer.Option(help="Log of the results. Default: a file beside the videos.")
     ] = None,
 ) -> None:
-    """Decode every file to its end and name each bad one. Run again, it looks only at what is new or has changed."""
-    from rich.console import Console
-
+    """Decode every file to its end and list the bad ones. Files that were verified before are skipped."""
     from verbspace.cli.console.progress import progress
     from verbspace.data.sources.manifest import detect_manifest
-    from verbspace.data.verify import CHECK_LOG_NAME
-    from verbspace.data.verify import verify_files as run
+    from verbspace.data.verify import VERIFY_LOG_NAME, verify_files
 
-    found = detect_manifest(source, root, split=split, fold=fold)
-    beside = source if source.is_dir() else source.parent
-    path = results_file or (root or beside) / CHECK_LOG_NAME
-    files = [record.file for record in found.records]
-    with progress() as say:
-        outcomes = run(
-            files,
-            path,
-            timeout=timeout,
-            num_workers=workers or available_cpus(),
-            on_file=_progress_with_failures(say, "check"),
+    manifest = detect_manifest(source, root, split=split, fold=fold)
+    log_path = results_file or (root or (source if source.is_dir() else source.parent)) / VERIFY_LOG_NAME
+    files = [record.file for record in manifest.records]
+    with progress() as on_progress:
+        results = verify_files(
+            files, log_path, timeout=timeout, num_workers=workers or available_cpus(), on_progress=on_progress
         )
-    bad, frames = _print_failures(outcomes)
-    said = f"{bad} of {len(outcomes):,} files are bad; {frames:,} frames in the others; noted in {path}"
-    Console(soft_wrap=True).print(said, markup=False)
+    _print_results(
+        results, "{bad:,} of {total:,} files are bad; {frames:,} frames in the others; log: {path}", log_path
+    )
 
 
 @app.command()
 def transcode(
     source: Annotated[Path, typer.Argument(help="Folder of videos.")],
-    out: Annotated[Path, typer.Option(help="Folder for the packed files, in the same folders below it.")],
-    size: Annotated[int, typer.Option(min=16, help="Short side, in pixels; smaller videos keep theirs.")] = 256,
-    gop: Annotated[int, typer.Option(min=1, help="Frames from key frame to key frame.")] = 12,
-    crf: Annotated[int, typer.Option(min=0, max=51, help="x264's quality; lower is better and larger.")] = 20,
-    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds that a file may take.")] = 600,
-    workers: Annotated[int | None, typer.Option(min=1, help="Processes; one per core if not given.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the copies, which gets the same subfolders.")],
+    size: Annotated[int, typer.Option(min=16, help="Short side in pixels. Smaller videos keep theirs.")] = 256,
+    gop: Annotated[int, typer.Option(min=1, help="Frames from one key frame to the next.")] = 12,
+    crf: Annotated[int, typer.Option(min=0, max=51, help="Quality of x264; lower is better and larger.")] = 20,
+    timeout: TimeoutOption = 600,
+    workers: WorkersOption = None,
 ) -> None:
-    """Write small H.264 copies that decode fast, each read again and compared. Run again, it does what is missing."""
-    from rich.console import Console
-
+    """Write small H.264 copies that decode fast, and compare each with its original. Existing copies are skipped."""
     from verbspace.cli.console.progress import progress
     from verbspace.data.sources.manifest import read_manifest
     from verbspace.data.transcode import TranscodeConfig
-    from verbspace.data.transcode import transcode as run
+    from verbspace.data.transcode import transcode as transcode_files
 
     files = [record.file for record in read_manifest(source)]
-    how = TranscodeConfig(size=size, gop=gop, crf=crf)
-    with progress() as say:
-        outcomes = run(
-            files, source, out, how, timeout=timeout, num_workers=workers or available_cpus(), on_file=_progress_with_failures(say, "pack")
-        )  # fmt: skip
-    bad, frames = _print_failures(outcomes)
-    said = f"{len(outcomes) - bad:,} of {len(outcomes):,} files packed, {frames:,} frames, into {out}"
-    Console(soft_wrap=True).print(said, markup=False)
+    with progress() as on_progress:
+        results = transcode_files(
+            files,
+            source,
+            out,
+            TranscodeConfig(size=size, gop=gop, crf=crf),
+            timeout=timeout,
+            num_workers=workers or available_cpus(),
+            on_progress=on_progress,
+        )
+    _print_results(results, "{good:,} of {total:,} files transcoded, {frames:,} frames, into {path}", out)
 
 
-def _progress_with_failures(on_progress: ProgressCallback, stage: str) -> Callable[[int, int, CheckResult], None]:
-    """Progress with the number of bad files so far."""
-    bad = 0
-
-    def update(done: int, total: int, outcome: CheckResult) -> None:
-        nonlocal bad
-        bad += outcome.error is not None
-        on_progress(stage, done, total, {"bad": bad})
-
-    return update
-
-
-def _print_failures(outcomes: list[CheckResult]) -> tuple[int, int]:
-    """Print what is wrong; returns how many files that is, and the frames of the others."""
+def _print_results(results: list[CheckResult], message: str, path: Path) -> None:
+    """Print the bad files, then a message with the counts."""
     from rich.console import Console
 
-    for outcome in outcomes:
-        if outcome.error is not None:
-            Console(soft_wrap=True).print(f"{outcome.file}: {outcome.error}", markup=False, highlight=False)
-    return sum(o.error is not None for o in outcomes), sum(o.frames for o in outcomes)
+    console = Console(soft_wrap=True)
+    bad = [result for result in results if result.error is not None]
+    for result in bad:
+        console.print(f"{result.file}: {result.error}", markup=False, highlight=False)
+    total, frames = len(results), sum(result.frames for result in results)
+    text = message.format(bad=len(bad), good=total - len(bad), total=total, frames=frames, path=path)
+    console.print(text, markup=False)

@@ -1,18 +1,15 @@
-"""Records to views for training and to clips for evaluation. Bad files are set aside and named, and end no run."""
+"""Data sets of views for training and of clips for evaluation."""
 
 from __future__ import annotations
 
-import os
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, get_worker_info
+from torch.utils.data import Dataset
 
 from verbspace.config.settings import ViewSettings
 from verbspace.data.decoding.backends import Decoder, require_backend
@@ -24,84 +21,69 @@ from verbspace.data.sampling import ViewPlan, plan_eval, plan_views
 from verbspace.data.sources.manifest import Record
 from verbspace.data.transforms import augment, eval_crops
 
-_MAX_SUBSTITUTES = 100  # readable videos are looked for among so many others when one cannot be read
-
-
-class WorkerHeartbeat:
-    """What each loading worker is at, in memory that it shares with the main process: a video's place, since when."""
-
-    def __init__(self, num_workers: int) -> None:
-        self.index = _shared_tensor(num_workers, torch.long).fill_(-1)
-        self.started_at = _shared_tensor(num_workers, torch.float64)
-        self.pid = _shared_tensor(num_workers, torch.long)
-
-    @contextmanager
-    def track(self, index: int) -> Iterator[None]:
-        """Inside, this worker is at a video. Elsewhere than in a worker, nothing."""
-        info = get_worker_info()
-        if info is None:
-            yield
-            return
-        self.started_at[info.id], self.pid[info.id] = time.monotonic(), os.getpid()
-        self.index[info.id] = index
-        try:
-            yield
-        finally:
-            self.index[info.id] = -1
-
-
-def _shared_tensor(count: int, dtype: torch.dtype) -> Tensor:
-    with torch.inference_mode(False):  # whatever the caller is in, workers write into it
-        values = torch.zeros(count, dtype=dtype)
-        values.share_memory_()  # type: ignore[no-untyped-call]
-    return values
+_MAX_SUBSTITUTES = 100  # other videos that are tried in place of one that cannot be read
+_KINDS: tuple[Literal["global", "local"], ...] = ("global", "local")
 
 
 class FrameCache:
-    """Decoded frames of whole videos in memory, up to a number of bytes; what came first stays."""
+    """Decoded frames of whole videos in memory. Once the cache is full, its contents stay.
+
+    Args:
+        max_bytes: Memory for the frames.
+
+    Attributes:
+        used_bytes: Memory in use.
+        videos: Frame times and frames (F, 3, H, W) by index of the video.
+    """
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
         self.used_bytes = 0
-        self.lock = threading.Lock()
         self.videos: dict[int, tuple[FrameTimestamps, Tensor]] = {}
+        self._lock = threading.Lock()
 
     def fits(self, timeline: FrameTimestamps) -> bool:
-        """Whether a whole video still fits. Every loading worker has a cache, with its share of the bytes."""
-        info = get_worker_info()
-        room = self.max_bytes // (info.num_workers if info else 1) - self.used_bytes
-        return len(timeline.times) * timeline.frame_bytes <= room
+        """Return whether a whole video fits into the memory that is left."""
+        return len(timeline.times) * timeline.frame_bytes <= self.max_bytes - self.used_bytes
 
     def add(self, index: int, timeline: FrameTimestamps, frames: Tensor) -> None:
-        """Keep a video's frames (F, 3, H, W), if they still fit."""
-        with self.lock:
+        """Add the frames of a video (F, 3, H, W) if they fit."""
+        with self._lock:
             if index not in self.videos and self.fits(timeline):
                 self.videos[index] = (timeline, frames)
                 self.used_bytes += frames.nbytes
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "lock"}
+        return {name: value for name, value in self.__dict__.items() if name != "_lock"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, lock=threading.Lock())
+        self.__dict__.update(state, _lock=threading.Lock())
 
 
 class ViewDataset(Dataset[dict[str, Any]]):
-    """Augmented views of unlabelled videos, all views of a video from one decode.
+    """Augmented views of unlabeled videos; all views of a video come from one decode.
 
-    Indexed by (epoch, i), or i for epoch 0; an item is a pure function of (seed, epoch, i) and the files. It
-    holds `global` uint8 (G, T, 3, S, S), `global_times` (G, T) float32 seconds, the same as `local` and
-    `local_times` where there are local views, and `index`. Labels are not kept: nothing downstream could use
-    them by mistake.
+    It is indexed by (epoch, i), or by i for epoch 0. An item depends only on (seed, epoch, i) and the files. It has:
 
-    A video that cannot be read is replaced by another, drawn from (seed, epoch, i), so that batches stay
-    full; it is named in the item's `bad`. When no substitute can be read either, the item has nothing but
-    `bad`.
+    - `global`: uint8 (G, T, 3, S, S), and `global_times`: float32 (G, T) in seconds;
+    - `local` and `local_times`, likewise, if there are local views;
+    - `index`: index of the video;
+    - `bad`: the videos that could not be read, as a list of `DecodeFailure`.
 
-    Windows are shares of the clip's duration, scales shares of the frame's area; see `plan_views` and
-    `augment`. largest: frames with a longer short side, in pixels, are shrunk to it while decoding.
-    cache_bytes: memory for decoded videos, which later epochs then do not decode again; items are the same
-    with and without.
+    A video that cannot be read is replaced with another one, drawn from (seed, epoch, i), so that batches stay full. If
+    no substitute can be read either, the item has only `bad`. Labels are not kept, so that training cannot use them.
+
+    Args:
+        records: The videos.
+        views: Views and augmentation, with both sizes set; see `ViewSettings.resolve`.
+        seed: Seed of the views.
+        max_duration: If a video is longer than this many seconds, its views come from one random interval of this
+            length.
+        max_short_side: Frames with a longer short side, in pixels, are downscaled to it while decoding.
+        frame_cache_bytes: Memory for decoded videos, which later epochs do not decode again. Items do not depend on it.
+
+    Raises:
+        ValueError: If there are no videos, or if the decoder is not available.
     """
 
     def __init__(
@@ -123,35 +105,35 @@ class ViewDataset(Dataset[dict[str, Any]]):
         self.max_duration = max_duration
         self.max_short_side = max_short_side
         self.cache = FrameCache(frame_cache_bytes)
-        self.known_bad: dict[int, str] = {}  # by place: videos that are not tried again, and why
-        self.heartbeat = WorkerHeartbeat(0)
+        self.known_bad: dict[int, str] = {}  # videos that are not tried again: index to reason
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
+        return self.get_item(key, self.load_video)
+
+    def get_item(
+        self, key: int | tuple[int, int], load_video: Callable[[int, int, int], dict[str, Tensor]]
+    ) -> dict[str, Any]:
+        """Return an item whose views are made by `load_video`, here or in another process."""
         epoch, index = key if isinstance(key, tuple) else (0, key)
         if not 0 <= index < len(self.paths):
             raise IndexError(f"video {index} of {len(self.paths)}")
-        bad: list[DecodeFailure] = []
+        failures: list[DecodeFailure] = []
         for candidate in self._candidates(epoch, index):
             try:
-                with self.heartbeat.track(candidate):
-                    return {**self._views(epoch, index, candidate), "index": candidate, "bad": bad}
+                return {**load_video(epoch, index, candidate), "index": candidate, "bad": failures}
             except DecodeError as error:
-                bad.append(DecodeFailure(candidate, self.paths[candidate], error.reason))
-        return {"bad": bad}
+                failures.append(DecodeFailure(candidate, self.paths[candidate], error.reason))
+        return {"bad": failures}
 
-    def _candidates(self, epoch: int, index: int) -> Iterator[int]:
-        """The video asked for, then its substitutes."""
-        yield index
-        count = len(self.paths)
-        rng = np.random.default_rng([self.seed, epoch, index, 1])
-        for other in rng.choice(count, min(count, _MAX_SUBSTITUTES + 1), replace=False).tolist():
-            if other != index:
-                yield other
+    def load_video(self, epoch: int, index: int, candidate: int) -> dict[str, Tensor]:
+        """Make the views of item (epoch, index) from the video `candidate`.
 
-    def _views(self, epoch: int, index: int, candidate: int) -> dict[str, Tensor]:
+        Raises:
+            DecodeError: If the video cannot be read.
+        """
         plans: list[ViewPlan] = []
 
         def select_frames(timeline: FrameTimestamps) -> list[int]:
@@ -159,68 +141,87 @@ class ViewDataset(Dataset[dict[str, Any]]):
             plans[:] = plan_views(timeline.times, self.views, rng, self.max_duration)
             return [frame for plan in plans for frame in plan.frame_indices]
 
-        frames, places = self._frames(candidate, select_frames)
-        generator = torch.Generator().manual_seed(
-            int(np.random.default_rng([self.seed, epoch, index, 2]).integers(2**63))
-        )
+        frames, positions = self._read_frames(candidate, select_frames)
+        seed = int(np.random.default_rng([self.seed, epoch, index, 2]).integers(2**63))
+        generator = torch.Generator().manual_seed(seed)
         item: dict[str, Tensor] = {}
-        kinds: tuple[Literal["global", "local"], ...] = ("global", "local")
-        at = 0
-        for kind in kinds:
-            views = [plan for plan in plans if plan.kind == kind]
-            if views:
-                length = len(views[0].frame_indices)
-                pick = places[at : at + len(views) * length].view(len(views), length)
-                at += len(views) * length
-                item[kind] = augment(frames, self.views, kind, generator, frame_index=pick)
-                item[f"{kind}_times"] = torch.tensor([plan.times for plan in views], dtype=torch.float32)
+        start = 0
+        for kind in _KINDS:
+            times = [plan.times for plan in plans if plan.kind == kind]
+            if times:
+                shape = (len(times), len(times[0]))
+                frame_index = positions[start : start + shape[0] * shape[1]].view(shape)
+                start += frame_index.numel()
+                item[kind] = augment(frames, self.views, kind, generator, frame_index=frame_index)
+                item[f"{kind}_times"] = torch.tensor(times, dtype=torch.float32)
         return item
 
-    def _frames(self, index: int, select_frames: Callable[[FrameTimestamps], list[int]]) -> tuple[Tensor, Tensor]:
-        """Frames of a video (F, 3, H, W), from the cache or from one decode, and among them the places (n,) of those
-        chosen."""
+    def _candidates(self, epoch: int, index: int) -> Iterator[int]:
+        """The video itself, then its substitutes."""
+        yield index
+        count = len(self.paths)
+        rng = np.random.default_rng([self.seed, epoch, index, 1])
+        for other in rng.choice(count, min(count, _MAX_SUBSTITUTES + 1), replace=False).tolist():
+            if other != index:
+                yield other
+
+    def _read_frames(self, index: int, select_frames: Callable[[FrameTimestamps], list[int]]) -> tuple[Tensor, Tensor]:
+        """Read a video from the cache or the file.
+
+        Returns:
+            Frames (F, 3, H, W), and the positions of the selected frames among them (n,).
+        """
         if index in self.known_bad:
             raise DecodeError(self.paths[index], self.known_bad[index])
         if index in self.cache.videos:
             timeline, frames = self.cache.videos[index]
             return frames, torch.tensor(select_frames(timeline))
         read = read_video if self.views.decoder == "pyav" else read_with_torchcodec
-        wanted: list[int] = []
-        keep = False
+        selected: list[int] = []
+        cacheable = False
 
         def select_unique(timeline: FrameTimestamps) -> Sequence[int]:
-            wanted[:] = select_frames(timeline)
-            return sorted(set(wanted))
+            selected[:] = select_frames(timeline)
+            return sorted(set(selected))
 
         def select_all_if_cacheable(timeline: FrameTimestamps) -> Sequence[int]:
-            nonlocal keep
-            once = select_unique(timeline)
-            keep = self.cache.fits(timeline)
-            return range(len(timeline.times)) if keep else once
+            nonlocal cacheable
+            unique = select_unique(timeline)
+            cacheable = self.cache.fits(timeline)
+            return range(len(timeline.times)) if cacheable else unique
 
         try:
             timeline, frames = read(self.paths[index], select_all_if_cacheable, self.max_short_side)
         except DecodeError as error:
-            if not wanted:  # whatever is asked for: not to be tried again
+            if not selected:  # the error does not depend on the selected frames
                 self.known_bad[index] = error.reason
                 raise
-            if not keep:
+            if not cacheable:
                 raise
-            # Damaged, but perhaps past the frames that are wanted: the cache must not change what can be
-            # read.
-            frames, keep = read(self.paths[index], select_unique, self.max_short_side)[1], False
-        if not keep:
-            return frames, torch.from_numpy(np.searchsorted(sorted(set(wanted)), wanted))
+            # The damage may lie behind the selected frames. Items must not depend on the cache.
+            frames, cacheable = read(self.paths[index], select_unique, self.max_short_side)[1], False
+        if not cacheable:
+            return frames, torch.from_numpy(np.searchsorted(sorted(set(selected)), selected))
         self.cache.add(index, timeline, frames)
-        return frames, torch.tensor(wanted)
+        return frames, torch.tensor(selected)
 
 
 class ClipDataset(Dataset[dict[str, Any] | DecodeFailure]):
-    """Deterministic views for evaluation: `video` uint8 (V, T, 3, S, S), `times` (V, T) float32 seconds, `index`.
+    """Deterministic views for evaluation.
 
-    V is clips × crops: `clips` clips, each in `crops` crops along the long side.
+    An item has `video`: uint8 (V, T, 3, S, S), `times`: float32 (V, T) in seconds, and `index`, where V is `num_clips`
+    × `num_crops`. The item of a video that cannot be read is a `DecodeFailure`.
 
-    A video that cannot be read gives a BadVideo, which `collate` sets aside.
+    Args:
+        records: The videos.
+        num_frames: Frames per clip (T).
+        size: Side of the views (S), in pixels.
+        num_clips: Clips per video, each over the whole video.
+        num_crops: Crops per clip, along the long side.
+        decoder: "pyav" or "torchcodec".
+
+    Raises:
+        ValueError: If the decoder is not available.
     """
 
     def __init__(
@@ -238,51 +239,64 @@ class ClipDataset(Dataset[dict[str, Any] | DecodeFailure]):
         self.paths = [record.path for record in records]
         self.num_frames, self.num_clips, self.size, self.num_crops = num_frames, num_clips, size, num_crops
         self.known_bad: dict[int, str] = {}
-        self.heartbeat = WorkerHeartbeat(0)
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> dict[str, Any] | DecodeFailure:
+        return self.get_item(index, self.load_video)
+
+    def get_item(self, index: int, load_video: Callable[[int], dict[str, Tensor]]) -> dict[str, Any] | DecodeFailure:
+        """Return an item whose clips are made by `load_video`, here or in another process."""
         if not 0 <= index < len(self.paths):
             raise IndexError(f"video {index} of {len(self.paths)}")
-        if index in self.known_bad:
-            return DecodeFailure(index, self.paths[index], self.known_bad[index])
+        try:
+            return {**load_video(index), "index": index}
+        except DecodeError as error:
+            return DecodeFailure(index, self.paths[index], error.reason)
+
+    def load_video(self, index: int) -> dict[str, Tensor]:
+        """Make the clips of a video.
+
+        Raises:
+            DecodeError: If the video cannot be read.
+        """
         plans: list[ViewPlan] = []
 
         def select_frames(timeline: FrameTimestamps) -> list[int]:
             plans[:] = plan_eval(timeline.times, self.num_frames, self.num_clips)
             return [frame for plan in plans for frame in plan.frame_indices]
 
-        try:
-            with self.heartbeat.track(index):
-                frames = (read_video if self.decoder == "pyav" else read_with_torchcodec)(
-                    self.paths[index], select_frames
-                )[1]
-        except DecodeError as error:
-            return DecodeFailure(index, self.paths[index], error.reason)
-        views = eval_crops(frames, self.size, self.num_crops)
-        video = views.view(self.num_crops * self.num_clips, self.num_frames, 3, self.size, self.size)
+        if index in self.known_bad:
+            raise DecodeError(self.paths[index], self.known_bad[index])
+        read = read_video if self.decoder == "pyav" else read_with_torchcodec
+        crops = eval_crops(read(self.paths[index], select_frames)[1], self.size, self.num_crops)
+        video = crops.view(self.num_crops * self.num_clips, self.num_frames, 3, self.size, self.size)
         times = torch.tensor([plan.times for plan in plans], dtype=torch.float32)
-        return {"video": video, "times": times.repeat(self.num_crops, 1), "index": index}
+        return {"video": video, "times": times.repeat(self.num_crops, 1)}
 
 
 def collate(items: Sequence[dict[str, Any] | DecodeFailure]) -> dict[str, Any]:
-    """Stack items into a batch: tensors with a first axis B, `index` (B,), and `bad`, the BadVideos met.
+    """Stack items into a batch.
 
-    Items without views are left out; a batch of such items only has `bad` and an empty `index`.
+    Args:
+        items: Items of a `ViewDataset` or a `ClipDataset`. Those without views are left out.
+
+    Returns:
+        The tensors of the items with a new first axis B, `index` (B,), and `bad`, the list of all failures. A batch
+        without a readable video has only `bad` and an empty `index`.
     """
-    good: list[dict[str, Any]] = []
-    bad: list[DecodeFailure] = []
+    readable: list[dict[str, Any]] = []
+    failures: list[DecodeFailure] = []
     for item in items:
         if isinstance(item, DecodeFailure):
-            bad.append(item)
+            failures.append(item)
             continue
-        bad.extend(item.get("bad", ()))
+        failures.extend(item.get("bad", ()))
         if "index" in item:
-            good.append(item)
-    batch: dict[str, Any] = {"index": torch.tensor([item["index"] for item in good], dtype=torch.long)}
-    for key in good[0] if good else ():
+            readable.append(item)
+    batch: dict[str, Any] = {"index": torch.tensor([item["index"] for item in readable], dtype=torch.long)}
+    for key in readable[0] if readable else ():
         if key not in ("index", "bad"):
-            batch[key] = torch.stack([item[key] for item in good])
-    return {**batch, "bad": bad}
+            batch[key] = torch.stack([item[key] for item in readable])
+    return {**batch, "bad": failures}

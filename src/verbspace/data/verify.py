@@ -1,28 +1,35 @@
-"""Every file of a data set decoded to its end, each in a process that can be killed: a decoder may hang, or crash."""
+"""Decode every file of a data set to its end, and log which files are bad."""
 
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing.connection import Connection, wait
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from verbspace.data.decoding.pyav import count_frames
-from verbspace.data.errors import DecodeError
+from verbspace.data.errors import VideoError
 from verbspace.data.sources.storage import file_signature
+from verbspace.data.worker_pool import SubprocessPool, WorkerCrashed, WorkerTimeout
+from verbspace.utils.progress import ProgressCallback
 
-CHECK_LOG_NAME = "verbspace-check.jsonl"
+VERIFY_LOG_NAME = "verbspace-verify.jsonl"
 
 
 @dataclass(frozen=True)
 class CheckResult:
-    """A file's outcome: the number of its frames, or what is wrong with it (None: nothing)."""
+    """The result for one file.
+
+    Attributes:
+        file: The file.
+        frames: Number of frames; 0 for a bad file.
+        error: What is wrong with the file, without its path. None for a good file.
+    """
 
     file: str
     frames: int
@@ -30,10 +37,14 @@ class CheckResult:
 
 
 class CheckLog:
-    """Outcomes on disk, a JSON line each, by path from the report's folder, size and time of change.
+    """Results on disk, one JSON line per file.
 
-    An entry whose file has changed since counts for nothing, and so does one made with other `settings`. A line cut
-    off by a kill is left out.
+    A result is valid as long as the size and modification time of the file and the settings are the same. Lines that a
+    killed process left incomplete are ignored.
+
+    Args:
+        path: The log file. File paths in it are relative to its folder.
+        settings: Settings that the results depend on.
     """
 
     def __init__(self, path: Path, settings: Mapping[str, Any] | None = None) -> None:
@@ -46,7 +57,7 @@ class CheckLog:
                     self._entries[str(entry["file"])] = entry
 
     def lookup(self, file: str) -> CheckResult | None:
-        """The outcome for the file as it is now, or None."""
+        """Return the result for a file, or None if there is no valid one."""
         entry = self._entries.get(self._relative_path(file))
         if entry is None or [entry.get("size"), entry.get("changed")] != file_signature(file):
             return None
@@ -55,7 +66,7 @@ class CheckLog:
         return CheckResult(file, int(entry["frames"]), entry["fault"])
 
     def add(self, result: CheckResult) -> None:
-        """Append a line."""
+        """Append a result to the file."""
         size, changed = file_signature(result.file)
         entry: dict[str, Any] = {"file": self._relative_path(result.file), "size": size, "changed": changed}
         entry |= {"frames": result.frames, "fault": result.error}
@@ -63,129 +74,12 @@ class CheckLog:
             entry["settings"] = self.settings
         self._entries[self._relative_path(result.file)] = entry
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        cut = self.path.is_file() and self.path.read_bytes()[-1:] not in (b"", b"\n")
-        with self.path.open("a", encoding="utf-8") as report:
-            report.write(("\n" if cut else "") + json.dumps(entry, ensure_ascii=False) + "\n")
+        is_incomplete = self.path.is_file() and self.path.read_bytes()[-1:] not in (b"", b"\n")
+        with self.path.open("a", encoding="utf-8") as log:
+            log.write(("\n" if is_incomplete else "") + json.dumps(entry, ensure_ascii=False) + "\n")
 
     def _relative_path(self, file: str) -> str:
         return os.path.relpath(os.path.abspath(file), os.path.abspath(self.path.parent))
-
-
-Task = Callable[[str], int]  # a file to the number of its frames; raises what is wrong with it
-
-
-def iter_check_results(
-    files: Sequence[str], *, timeout: float = 60.0, num_workers: int = 1, start_method: str = "spawn"
-) -> Iterator[CheckResult]:
-    """Decode every file to its end and yield the outcomes as they come."""
-    return run_in_subprocesses(count_frames, files, timeout=timeout, num_workers=num_workers, start_method=start_method)
-
-
-def run_in_subprocesses(
-    task: Task, files: Sequence[str], *, timeout: float = 60.0, num_workers: int = 1, start_method: str = "spawn"
-) -> Iterator[CheckResult]:
-    """Do `task` for every file in processes of their own and yield the outcomes as they come.
-
-    limit: seconds a file may take; then its process is killed and another takes its place, as it does for one that
-    dies. Nothing that a file does ends the run.
-    """
-    context = multiprocessing.get_context(start_method)
-    waiting = list(reversed(files))
-    slots: list[_Worker] = []
-    try:
-        while waiting or slots:
-            while waiting and len(slots) < num_workers:
-                slots.append(_Worker(context, task))
-            for slot in slots:
-                if slot.file is None and waiting:
-                    slot.submit(waiting.pop())
-            busy = [slot for slot in slots if slot.file is not None]
-            if not busy:
-                break
-            now = time.monotonic()
-            left = max(0.0, min(slot.started_at + timeout for slot in busy) - now)
-            wait([slot.connection for slot in busy] + [slot.process.sentinel for slot in busy], timeout=left)
-            for slot in busy:
-                outcome = slot.poll(timeout)
-                if outcome is not None:
-                    yield outcome
-                    if not slot.process.is_alive():
-                        slots.remove(slot)
-    finally:
-        for slot in slots:
-            slot.kill()
-
-
-class _Worker:
-    """A process that does its task for one file at a time."""
-
-    def __init__(self, context: Any, task: Task) -> None:
-        self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=_worker_main, args=(theirs, task), daemon=True)
-        self.process.start()
-        theirs.close()
-        self.file: str | None = None
-        self.started_at = 0.0
-        self.ready = False
-
-    def submit(self, file: str) -> None:
-        self.file, self.started_at = file, time.monotonic()
-        with suppress(OSError):  # one that has died is seen by its outcome
-            self.connection.send(file)
-
-    def poll(self, timeout: float) -> CheckResult | None:
-        """What became of the file, or None if it is still at work; a process that hangs is killed."""
-        assert self.file is not None
-        file = self.file
-        try:
-            while self.connection.poll():
-                frames, fault = self.connection.recv()
-                if frames < 0:  # it has started: importing is not the file's time
-                    self.started_at = time.monotonic()
-                    continue
-                self.file = None
-                return CheckResult(file, frames, fault)
-        except (EOFError, OSError):
-            pass
-        if not self.process.is_alive():
-            code = self.process.exitcode or 0
-            how = f"signal {-code}" if code < 0 else f"exit code {code}"
-            self.kill()
-            return CheckResult(file, 0, f"the decoder crashed ({how})")
-        if time.monotonic() - self.started_at >= timeout:
-            self.kill()
-            return CheckResult(file, 0, f"not decoded within {timeout:g} s")
-        return None
-
-    def kill(self) -> None:
-        self.process.kill()  # a decoder can ignore SIGTERM
-        self.process.join()
-        self.connection.close()
-
-
-def _worker_main(connection: Connection, task: Task) -> None:
-    """In the process: do what comes until the pipe closes."""
-    with suppress(EOFError, OSError, KeyboardInterrupt):
-        while True:
-            file = connection.recv()
-            connection.send((-1, None))
-            connection.send(_run_task(task, file))
-
-
-def _run_task(task: Task, file: str) -> tuple[int, str | None]:
-    try:
-        return task(file), None
-    except DecodeError as error:
-        return 0, error.reason if error.path == file else str(error)
-    except Exception as error:  # whatever a decoder raises is the file's fault, and is said
-        return 0, f"{type(error).__name__}: {error}"
-
-
-def cached_failures(source: Path, files: Sequence[str]) -> dict[str, str]:
-    """What the report beside a folder or list says of these files, where it says that they are bad."""
-    report = CheckLog((source if source.is_dir() else source.parent) / CHECK_LOG_NAME)
-    outcomes = (report.lookup(file) for file in files)
-    return {outcome.file: outcome.error for outcome in outcomes if outcome is not None and outcome.error is not None}
 
 
 def verify_files(
@@ -194,20 +88,132 @@ def verify_files(
     *,
     timeout: float = 60.0,
     num_workers: int = 1,
-    on_file: Callable[[int, int, CheckResult], None] = lambda done, total, outcome: None,
+    on_progress: ProgressCallback | None = None,
 ) -> list[CheckResult]:
-    """Check what the report does not know yet, and note each outcome in it at once. Returns all, in order."""
-    known = CheckLog(log_path)
-    found = {file: outcome for file in files if (outcome := known.lookup(file)) is not None}
-    done = 0
-    for outcome in found.values():
-        done += 1
-        on_file(done, len(files), outcome)
-    for outcome in iter_check_results(
-        [file for file in files if file not in found], timeout=timeout, num_workers=num_workers
-    ):
-        known.add(outcome)
-        found[outcome.file] = outcome
-        done += 1
-        on_file(done, len(files), outcome)
-    return [found[file] for file in files]
+    """Decode files to their end. Files with a valid result in the log are not decoded again.
+
+    Args:
+        files: The files.
+        log_path: The log; see `CheckLog`. Each result is appended as soon as it is there.
+        timeout: Seconds that a file may take.
+        num_workers: Number of subprocesses.
+        on_progress: Called after each file, with the number of `bad` files so far.
+
+    Returns:
+        The results, in the order of the files.
+    """
+    return run_with_log(
+        count_frames,
+        files,
+        CheckLog(log_path),
+        stage="verify",
+        timeout=timeout,
+        num_workers=num_workers,
+        on_progress=on_progress,
+    )
+
+
+def cached_failures(source: Path, files: Sequence[str]) -> dict[str, str]:
+    """Return the files that are bad according to the log beside a folder or list, and the reasons."""
+    log = CheckLog((source if source.is_dir() else source.parent) / VERIFY_LOG_NAME)
+    results = (log.lookup(file) for file in files)
+    return {result.file: result.error for result in results if result is not None and result.error is not None}
+
+
+def run_with_log(
+    task: Callable[[str], int],
+    files: Sequence[str],
+    log: CheckLog,
+    *,
+    stage: str,
+    timeout: float,
+    num_workers: int,
+    on_progress: ProgressCallback | None = None,
+    is_valid: Callable[[CheckResult], bool] = lambda result: True,
+) -> list[CheckResult]:
+    """Run a task in subprocesses on the files that have no valid result in the log, and log the new results.
+
+    Args:
+        task: Returns the number of frames of a file, or raises an exception.
+        files: The files.
+        log: The log.
+        stage: Name of the stage for `on_progress`.
+        timeout: Seconds that a file may take.
+        num_workers: Number of subprocesses.
+        on_progress: Called after each file, with the number of `bad` files so far.
+        is_valid: Called with a result of the log. If False, the task is run again.
+
+    Returns:
+        The results, in the order of the files.
+    """
+    results: dict[str, CheckResult] = {}
+    bad = 0
+
+    def add(result: CheckResult) -> None:
+        nonlocal bad
+        results[result.file] = result
+        bad += result.error is not None
+        if on_progress is not None:
+            on_progress(stage, len(results), len(files), {"bad": bad})
+
+    for file in files:
+        result = log.lookup(file)
+        if result is not None and is_valid(result):
+            add(result)
+    remaining = [file for file in files if file not in results]
+    for result in run_in_subprocesses(task, remaining, timeout=timeout, num_workers=num_workers):
+        log.add(result)
+        add(result)
+    return [results[file] for file in files]
+
+
+def run_in_subprocesses(
+    task: Callable[[str], int],
+    files: Sequence[str],
+    *,
+    timeout: float = 60.0,
+    num_workers: int = 1,
+    start_method: str = "spawn",
+) -> Iterator[CheckResult]:
+    """Run a task on each file in subprocesses. No file can end the run.
+
+    Args:
+        task: Returns the number of frames of a file, or raises an exception.
+        files: The files.
+        timeout: Seconds that a file may take. Then its process is killed and replaced, like one that crashes.
+        num_workers: Number of subprocesses.
+        start_method: As in `multiprocessing.get_context`.
+
+    Yields:
+        Results as they become available.
+    """
+    num_workers = max(1, min(num_workers, len(files)))
+    pending: set[Future[CheckResult]] = set()
+    with SubprocessPool(partial(_run_task, task), num_workers, timeout=timeout, start_method=start_method) as pool:
+        for file in files:
+            pending.add(pool.submit(_check_file, pool, file))
+            if len(pending) > 2 * num_workers:  # futures for all files would take much memory
+                done, pending = wait(pending, return_when=FIRST_COMPLETED)
+                yield from (future.result() for future in done)
+        while pending:
+            done, pending = wait(pending, return_when=FIRST_COMPLETED)
+            yield from (future.result() for future in done)
+
+
+def _check_file(pool: SubprocessPool, file: str) -> CheckResult:
+    try:
+        return CheckResult(file, *pool.call(file))
+    except WorkerTimeout:
+        return CheckResult(file, 0, f"not decoded within {pool.timeout:g} s")
+    except WorkerCrashed as error:
+        return CheckResult(file, 0, f"the decoder crashed ({error})")
+
+
+def _run_task(task: Callable[[str], int], file: str) -> tuple[int, str | None]:
+    """Run in the subprocess. Whatever a decoder raises is the result for the file."""
+    try:
+        return task(file), None
+    except VideoError as error:
+        return 0, error.reason if error.path == file else str(error)
+    except Exception as error:
+        return 0, f"{type(error).__name__}: {error}"

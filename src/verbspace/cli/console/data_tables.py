@@ -1,0 +1,49 @@
+"""Tables and messages about data sets."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+
+from rich.table import Table
+from rich.text import Text
+
+from verbspace.data.summary import DatasetSummary
+
+_MAX_LISTED = 8  # classes and files
+
+
+def dataset_table(summary: DatasetSummary) -> Table:
+    """Build the table that `verbspace data info` prints."""
+    table = Table(show_header=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    missing = f", {len(summary.missing)} missing on disk" if summary.missing else ""
+    table.add_row("videos", f"{summary.num_videos:,}{missing}")
+    if summary.missing:
+        table.add_row("for example", Text(_join_truncated([str(path) for path in summary.missing])))
+    if summary.class_counts:
+        counts = sorted(summary.class_counts.values())
+        per_class = f"{counts[0]} to {counts[-1]}" if counts[0] != counts[-1] else f"{counts[0]}"
+        unlabeled = f"; {summary.num_unlabeled} without a label" if summary.num_unlabeled else ""
+        table.add_row("classes", f"{len(counts)}, {per_class} videos each{unlabeled}")
+        table.add_row("", Text(_join_truncated(sorted(summary.class_counts))))
+    else:
+        table.add_row("classes", "no labels")
+    if summary.durations:
+        low, median, high = min(summary.durations), statistics.median(summary.durations), max(summary.durations)
+        probed_files = f"{summary.num_probed} files probed"
+        table.add_row("duration", f"{low:.1f} to {high:.1f} s, median {median:.1f} s ({probed_files})")
+    for n, (kind, count) in enumerate(summary.stream_kinds.most_common(4)):
+        table.add_row("" if n else "files", f"{count} {kind}")
+    if summary.decode_errors:
+        probed = summary.num_probed + len(summary.decode_errors)
+        table.add_row("unreadable", f"{len(summary.decode_errors)} of {probed} files probed")
+        errors = [f"{path}: {reason}" for path, reason in summary.decode_errors.items()]
+        table.add_row("", Text(_join_truncated(errors)))
+    return table
+
+
+def _join_truncated(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _MAX_LISTED} more" if len(names) > _MAX_LISTED else ""
+    return ", ".join(names[:_MAX_LISTED]) + more
