@@ -1,11 +1,11 @@
-"""The playground study: worlds x training seeds x variants, measured on clips that no setting was chosen on.
+"""The playground study: synthetic data sets x training seeds x variants, on clips that no setting was chosen on.
 
     python studies/playground.py --out runs/study                      # everything that docs/results.md reports
     python studies/playground.py --out runs/study --variants full      # one variant
     python studies/playground.py --out runs/tune --split validation --worlds 100 --set losses.alignment=1
 
-Each (variant, world, seed) is one line of `results.jsonl`; what is there already is not run again. Workers run one
-thread each, so a worker's training time is not the demo's.
+Each (variant, world, seed) is one line of `results.jsonl`; existing lines are not run again. Each worker uses one
+thread, so training times differ from the demo's.
 """
 
 from __future__ import annotations
@@ -22,10 +22,9 @@ from typing import Any
 
 from verbspace.utils.cpu import available_cpus
 
-# variant -> (settings changed, and what else differs)
+# variant -> (setting overrides, other differences)
 VARIANTS: dict[str, tuple[list[str], dict[str, Any]]] = {
     "full": ([], {}),
-    # Less work a clip.
     "half the frames": (["views.global_frames=4", "views.local_frames=2"], {}),
     "one global view": (["views.global_views=1", "views.local_views=6"], {}),
     "long tail": ([], {"long_tail": True}),
@@ -43,12 +42,12 @@ VARIANTS: dict[str, tuple[list[str], dict[str, Any]]] = {
 
 
 def world_folder(out: Path, world: int, long_tail: bool) -> Path:
-    """Where a world is filmed."""
+    """Folder of a world."""
     return out / "worlds" / f"{world}{'-long-tail' if long_tail else ''}"
 
 
 def build_world(out: Path, world: int, long_tail: bool, split: str) -> None:
-    """Film what the study needs of a world."""
+    """Render the splits of a world that the study needs."""
     from verbspace.playground.world import WorldSettings, make_world
 
     make_world(
@@ -59,11 +58,11 @@ def build_world(out: Path, world: int, long_tail: bool, split: str) -> None:
 
 
 def run_job(job: dict[str, Any]) -> dict[str, Any]:
-    """Train and measure one (variant, world, seed), in a process of its own. Returns its line of the results."""
+    """Train and evaluate one (variant, world, seed) and return its line of the results."""
     import torch
 
     torch.set_num_threads(1)
-    from verbspace.cli.main import parse_overrides
+    from verbspace.cli.options import parse_overrides
     from verbspace.concepts.concept_set import ConceptSet
     from verbspace.playground.actions import TRAIN_ACTIONS
     from verbspace.playground.demo import PLAYGROUND_SETTINGS, load_playground_encoder
@@ -78,14 +77,14 @@ def run_job(job: dict[str, Any]) -> dict[str, Any]:
     out, extra = Path(job["out"]), job["extra"]
     world = world_folder(out, job["world"], extra.get("long_tail", False))
     start = load_playground_encoder(temporal=extra.get("temporal", True))
-    yardstick = WorldEvaluator(world, start.image_size, split=job["split"], seed=job["world"])
+    evaluator = WorldEvaluator(world, start.image_size, split=job["split"], seed=job["world"])
     settings = parse_overrides(None, [*job["set"], f"training.seed={job['seed']}"], PLAYGROUND_SETTINGS)
     vocabulary = ConceptSet.load("playground").subset(TRAIN_ACTIONS)
-    name = "-".join([job["variant"], str(job["world"]), str(job["seed"]), *job["set"]])  # other settings, other run
+    name = "-".join([job["variant"], str(job["world"]), str(job["seed"]), *job["set"]])
     folder = out / "runs" / name.replace(" ", "-")
 
     def top1(encoder: Any) -> dict[str, float]:
-        return {name: found.top1 for name, found in yardstick.evaluate(encoder).items()}
+        return {name: found.top1 for name, found in evaluator.evaluate(encoder).items()}
 
     began = time.perf_counter()
     if extra.get("oracle"):
@@ -100,10 +99,10 @@ def run_job(job: dict[str, Any]) -> dict[str, Any]:
         found[f"share {share}"] = top1(reinterpolate(start, exported, settings.export_alpha, share, folder))
     if job["variant"] == "full" and job["seed"] == 0 and job["split"] == "test":
         found["order"] = {
-            "frozen": yardstick.temporal_order_ablation(start),
-            "exported": yardstick.temporal_order_ablation(exported),
+            "frozen": evaluator.temporal_order_ablation(start),
+            "exported": evaluator.temporal_order_ablation(exported),
         }
-        found["held_stills"] = yardstick.static_clip_accuracy(exported)
+        found["held_stills"] = evaluator.static_clip_accuracy(exported)
     return {k: job[k] for k in ("variant", "world", "seed", "split", "set")} | {
         "seconds": round(seconds, 1),
         **found,
@@ -111,7 +110,7 @@ def run_job(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def baseline_top1(out: Path, job: dict[str, Any], measure: Any) -> dict[str, float]:
-    """Frozen CLIP is the same for every run in a world, so it is measured once."""
+    """Evaluate frozen CLIP once per world, because it is the same for every run."""
     from verbspace.utils.atomic_io import write_text
 
     note = out / "worlds" / f"frozen-{job['world']}-{job['split']}.json"
@@ -122,7 +121,7 @@ def baseline_top1(out: Path, job: dict[str, Any], measure: Any) -> dict[str, flo
 
 
 def reinterpolate(start: Any, exported: Any, export_alpha: float, alpha: float, folder: Path) -> Any:
-    """Another interpolation of the same run, from the teacher in its state."""
+    """Interpolate with another alpha, from the teacher in the last checkpoint of a run."""
     from safetensors.torch import load_file
 
     from verbspace.training.checkpoint import list_checkpoints
@@ -133,7 +132,7 @@ def reinterpolate(start: Any, exported: Any, export_alpha: float, alpha: float, 
 
 
 def render_table(rows: list[dict[str, Any]]) -> str:
-    """Markdown: a row per variant, mean ± standard deviation of the change against frozen CLIP in points."""
+    """Render Markdown: one row per variant, mean ± standard deviation of the change against frozen CLIP, in points."""
     measures = ("zero_shot", "linear_probe", "knn", "reserved_actions", "stills")
     lines = ["| variant | runs | " + " | ".join(measures) + " |", "|---|---|" + "---|" * len(measures)]
     keys: list[tuple[str, str]] = []
@@ -159,13 +158,13 @@ def render_table(rows: list[dict[str, Any]]) -> str:
 
 
 def format_mean_std(values: list[float], sign: str) -> str:
-    """Mean and standard deviation."""
+    """Format mean ± standard deviation."""
     deviation = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
     return f"{statistics.fmean(values):{sign}.1f}{deviation}"
 
 
 def main() -> None:
-    """The command line."""
+    """Run the study."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), metavar="NAME")
@@ -184,7 +183,7 @@ def main() -> None:
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     if unknown := [name for name in args.variants if name not in VARIANTS]:
-        sys.exit(f"there is no variant {unknown[0]!r}; there are: {', '.join(VARIANTS)}")
+        sys.exit(f"unknown variant {unknown[0]!r}; choose from {', '.join(VARIANTS)}")
     log = args.out / "results.jsonl"
     rows = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
     jobs = []

@@ -1,6 +1,6 @@
-"""The pictures of the app in docs/: a real run in a real browser.
+"""Take the screenshots of the app in docs/ with a browser.
 
-python studies/screenshots.py RUN WORLD OUT, such as runs/demo runs/demo/world docs
+python studies/screenshots.py RUN WORLD OUT    # for example runs/demo runs/demo/world docs
 """
 
 from __future__ import annotations
@@ -20,32 +20,32 @@ VERBSPACE_COMMAND = [sys.executable, "-m", "verbspace.cli.main"]
 
 
 def main() -> None:
-    """Embed, calibrate, serve, and photograph."""
-    asked = argparse.ArgumentParser(description=__doc__)
-    asked.add_argument("run")
-    asked.add_argument("world", type=Path)
-    asked.add_argument("out", type=Path)
-    asked.add_argument("--chromium", default="chromium", help="the browser's path")
-    given = asked.parse_args()
+    """Embed, calibrate, serve the app and take screenshots."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run")
+    parser.add_argument("world", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--chromium", default="chromium", help="the browser's path")
+    args = parser.parse_args()
     words = ["--concepts", "playground"]
     with tempfile.TemporaryDirectory() as folder:
         index, fitted = f"{folder}/index", f"{folder}/calibration.json"
-        test = str(given.world / "test")
+        test = str(args.world / "test")
         subprocess.run(
-            [*VERBSPACE_COMMAND, "embed", test, "--index", index, "--encoder", given.run, "--window", "1.5"], check=True
+            [*VERBSPACE_COMMAND, "embed", test, "--index", index, "--encoder", args.run, "--window", "1.5"], check=True
         )
-        train = str(given.world / "train")
+        train = str(args.world / "train")
         subprocess.run(
-            [*VERBSPACE_COMMAND, "calibrate", train, "--encoder", given.run, *words, "--out", fitted], check=True
+            [*VERBSPACE_COMMAND, "calibrate", train, "--encoder", args.run, *words, "--out", fitted], check=True
         )
         served = subprocess.Popen(
-            [*VERBSPACE_COMMAND, "app", given.run, *words, "--index", index, "--clips", test, "--calibration", fitted,
+            [*VERBSPACE_COMMAND, "app", args.run, *words, "--index", index, "--clips", test, "--calibration", fitted,
              "--window", "1", "--port", str(PORT)]
         )  # fmt: skip
         try:
             address = f"http://127.0.0.1:{PORT}"
             _wait_for(address)
-            _take_screenshots(address, given.world / "test", given.out, given.chromium)
+            _take_screenshots(address, args.world / "test", args.out, args.chromium)
         finally:
             served.terminate()
 
@@ -56,7 +56,7 @@ def _wait_for(address: str) -> None:
             urllib.request.urlopen(address).close()
             return
         time.sleep(1)
-    raise SystemExit(f"{address}: nothing answers")
+    raise SystemExit(f"{address}: no response")
 
 
 def _take_screenshots(address: str, test: Path, out: Path, chromium: str) -> None:
@@ -91,7 +91,7 @@ def _take_screenshots(address: str, test: Path, out: Path, chromium: str) -> Non
         page.wait_for_function(
             "[...document.querySelectorAll('#results video')].filter(v => v.readyState > 1).length > 5"
         )
-        time.sleep(4)  # until no player shows that it is loading
+        time.sleep(4)  # until every player has loaded
         page.screenshot(path=str(out / "app-search.png"))
         phone = open_page(390, 844, "dark")
         phone.set_input_files("#clip input[type=file]", str(test / "bowing" / "00017.mp4"))

@@ -65,7 +65,7 @@ def test_every_output_format_has_every_action(folder: Path, capsys: pytest.Captu
     assert rest[0] == f"{name},1,{found.ranking[0][0]},{found.ranking[0][1]:.6f}"
     assert rest[1].split(",")[1:3] == ["2", found.ranking[1][0]]
     assert found.ranking[1][0] in rest[-1]
-    with pytest.raises(ValueError, match="format: 'xml' is none of table, jsonl, csv"):
+    with pytest.raises(ValueError, match="format 'xml' is not one of table, jsonl, csv"):
         make_printer("xml")
 
 

@@ -1,3 +1,5 @@
+"""Items of the data sets, their independence of anything but seed and files, and batches of keys."""
+
 from __future__ import annotations
 
 import random
@@ -46,8 +48,8 @@ def records(folder: Path) -> list[Record]:
     return read_manifest(folder)
 
 
-def broken(folder: Path, good: Sequence[Record], bad: Sequence[int]) -> list[Record]:
-    """The records, with those at some places replaced by files that are no videos."""
+def replace_with_bad_files(folder: Path, good: Sequence[Record], bad: Sequence[int]) -> list[Record]:
+    """Replace some of the records with files that are not videos."""
     records = list(good)
     for n in bad:
         path = folder / f"broken_{n}.mp4"
@@ -56,13 +58,13 @@ def broken(folder: Path, good: Sequence[Record], bad: Sequence[int]) -> list[Rec
     return records
 
 
-def same(a: dict[str, Any], b: dict[str, Any]) -> bool:
+def same_items(a: dict[str, Any], b: dict[str, Any]) -> bool:
     return a.keys() == b.keys() and all(
         torch.equal(a[key], b[key]) if isinstance(a[key], Tensor) else a[key] == b[key] for key in a
     )
 
 
-def test_item(records: list[Record]) -> None:
+def test_item_contents(records: list[Record]) -> None:
     item = ViewDataset(records, SMALL)[2]
     shapes = {key: (tuple(value.shape), value.dtype) for key, value in item.items() if isinstance(value, Tensor)}
     assert shapes == {
@@ -76,7 +78,7 @@ def test_item(records: list[Record]) -> None:
     assert "local" not in ViewDataset(records, SMALL.model_copy(update={"local_views": 0}))[2]
 
 
-def test_views_show_the_frames_of_their_times(tmp_path: Path) -> None:
+def test_views_contain_the_frames_at_their_times(tmp_path: Path) -> None:
     path = write_video(tmp_path / "a.mp4", numbered_frames(40, 48, 48))
     dataset = ViewDataset([Record(path)], PLAIN)
     for epoch in range(5):
@@ -86,19 +88,19 @@ def test_views_show_the_frames_of_their_times(tmp_path: Path) -> None:
             assert numbers == (item[f"{kind}_times"] * 25).round().int().flatten().tolist()
 
 
-@pytest.mark.parametrize("place", range(VIDEOS))
-def test_all_views_come_from_one_decode(records: list[Record], place: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("index", range(VIDEOS))
+def test_all_views_come_from_one_decode(records: list[Record], index: int, monkeypatch: pytest.MonkeyPatch) -> None:
     opened, decoded = [], []
-    plain_open, plain_read = av.open, module.read_video
-    monkeypatch.setattr(av, "open", lambda *a, **k: (opened.append(a), plain_open(*a, **k))[1])
-    monkeypatch.setattr(module, "read_video", lambda *a, **k: (decoded.append(a), plain_read(*a, **k))[1])
-    item = ViewDataset(records, SMALL)[place]
+    open_file, read_video = av.open, module.read_video
+    monkeypatch.setattr(av, "open", lambda *a, **k: (opened.append(a), open_file(*a, **k))[1])
+    monkeypatch.setattr(module, "read_video", lambda *a, **k: (decoded.append(a), read_video(*a, **k))[1])
+    item = ViewDataset(records, SMALL)[index]
     assert item["global"].shape[0] + item["local"].shape[0] == 5
     assert len(decoded) == 1
     assert len(opened) == 1
 
 
-def test_items_are_a_function_of_seed_epoch_and_index_alone(records: list[Record]) -> None:
+def test_items_depend_only_on_seed_epoch_and_index(records: list[Record]) -> None:
     first = ViewDataset(records, SMALL, seed=3)
     expected = {key: first[key] for key in [(0, 0), (0, 1), (4, 1)]}
     torch.manual_seed(99)
@@ -108,20 +110,20 @@ def test_items_are_a_function_of_seed_epoch_and_index_alone(records: list[Record
     again = ViewDataset(records, SMALL, seed=3)
     next(load_views(again, batch_size=2))
     for key in reversed(expected):
-        assert same(again[key], expected[key])
-    assert torch.equal(torch.get_rng_state(), state)  # and nothing is drawn from the global generator
-    assert same(again[1], expected[0, 1])
+        assert same_items(again[key], expected[key])
+    assert torch.equal(torch.get_rng_state(), state)  # the global generator is not used
+    assert same_items(again[1], expected[0, 1])
     assert not torch.equal(expected[0, 1]["global"], expected[4, 1]["global"])
     assert not torch.equal(expected[0, 1]["global_times"], expected[4, 1]["global_times"])
-    assert not same(ViewDataset(records, SMALL, seed=4)[1], expected[0, 1])
-    # Crops and colours are drawn anew too, where the frames stay the same.
+    assert not same_items(ViewDataset(records, SMALL, seed=4)[1], expected[0, 1])
+    # Crops and colors differ between epochs even where the frames are the same.
     fixed = ViewDataset(records, SMALL.model_copy(update={"global_clip_fraction": (1.0, 1.0)}))
     assert torch.equal(fixed[0, 1]["global_times"], fixed[4, 1]["global_times"])
     assert not torch.equal(fixed[0, 1]["global"], fixed[4, 1]["global"])
 
 
-def everything_within(thing: Any, depth: int = 4) -> list[Any]:
-    """An object, and what its attributes and containers hold."""
+def reachable_objects(thing: Any, depth: int = 4) -> list[Any]:
+    """Return an object and the contents of its attributes and containers."""
     inside: list[Any] = []
     if depth and hasattr(thing, "__dict__"):
         inside = list(vars(thing).values())
@@ -129,14 +131,14 @@ def everything_within(thing: Any, depth: int = 4) -> list[Any]:
         inside = [*thing.keys(), *thing.values()]
     elif depth and isinstance(thing, list | tuple):
         inside = list(thing)
-    return [thing, *(deeper for item in inside for deeper in everything_within(item, depth - 1))]
+    return [thing, *(deeper for item in inside for deeper in reachable_objects(item, depth - 1))]
 
 
 def test_labels_never_reach_training(records: list[Record]) -> None:
     labels = [record.label for record in records]
     assert len(set(labels)) == 3
     variants = {
-        "as they are": records,
+        "unchanged": records,
         "shuffled": [Record(r.path, label) for r, label in zip(records, labels[3:] + labels[:3], strict=True)],
         "all one": [Record(r.path, "secret") for r in records],
         "removed": [Record(r.path) for r in records],
@@ -146,20 +148,22 @@ def test_labels_never_reach_training(records: list[Record]) -> None:
     }
     for name in variants:
         assert len(batches[name]) == 5
-        assert all(same(a, b) for a, b in zip(batches[name], batches["as they are"], strict=True)), name
+        assert all(same_items(a, b) for a, b in zip(batches[name], batches["unchanged"], strict=True)), name
     keys = {"global", "global_times", "local", "local_times", "index"}
-    assert all(set(batch) == keys for batch in batches["as they are"])
-    # Nor does the data set remember them.
-    held = everything_within(ViewDataset(variants["all one"], SMALL))
-    assert records[0].path in held
-    assert "secret" not in held
-    assert not any(isinstance(thing, Record) for thing in held)
+    assert all(set(batch) == keys for batch in batches["unchanged"])
+    # The data set does not keep them either.
+    kept = reachable_objects(ViewDataset(variants["all one"], SMALL))
+    assert records[0].path in kept
+    assert "secret" not in kept
+    assert not any(isinstance(thing, Record) for thing in kept)
 
 
-def test_cache_changes_nothing_but_the_decoding(records: list[Record], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cache_avoids_decoding_and_does_not_change_items(
+    records: list[Record], monkeypatch: pytest.MonkeyPatch
+) -> None:
     decoded: list[Path] = []
-    plain = module.read_video
-    monkeypatch.setattr(module, "read_video", lambda path, *a: (decoded.append(path), plain(path, *a))[1])
+    read_video = module.read_video
+    monkeypatch.setattr(module, "read_video", lambda path, *a: (decoded.append(path), read_video(path, *a))[1])
     keys = [(epoch, i) for epoch in range(3) for i in range(VIDEOS)]
     without = ViewDataset(records, SMALL)
     expected = [without[key] for key in keys]
@@ -168,13 +172,13 @@ def test_cache_changes_nothing_but_the_decoding(records: list[Record], monkeypat
     for limit in (whole, whole // 2, 1000):
         decoded.clear()
         cached = ViewDataset(records, SMALL, frame_cache_bytes=limit)
-        assert all(same(cached[key], item) for key, item in zip(keys, expected, strict=True))
+        assert all(same_items(cached[key], item) for key, item in zip(keys, expected, strict=True))
         assert cached.cache.used_bytes == sum(frames.nbytes for _, frames in cached.cache.videos.values()) <= limit
         assert len(decoded) == VIDEOS + 2 * (VIDEOS - len(cached.cache.videos))
         assert {whole: VIDEOS, 1000: 0}.get(limit, len(cached.cache.videos)) == len(cached.cache.videos)
 
 
-def test_large_frames_are_shrunk_while_decoding(records: list[Record]) -> None:
+def test_large_frames_are_downscaled_while_decoding(records: list[Record]) -> None:
     dataset = ViewDataset(records, SMALL, max_short_side=24, frame_cache_bytes=1 << 30)
     dataset[0]
     assert dataset.cache.videos[0][1].shape[1:] == (3, 24, 32)
@@ -184,8 +188,8 @@ def test_large_frames_are_shrunk_while_decoding(records: list[Record]) -> None:
         dataset[VIDEOS]
 
 
-def test_bad_files_are_replaced_and_named(tmp_path: Path, records: list[Record]) -> None:
-    mixed = broken(tmp_path, records, [1, 4])
+def test_bad_files_are_replaced_and_reported(tmp_path: Path, records: list[Record]) -> None:
+    mixed = replace_with_bad_files(tmp_path, records, [1, 4])
     dataset, bad = ViewDataset(mixed, SMALL), DecodeFailures(VIDEOS)
     epoch = list(islice(load_views(dataset, batch_size=3, failures=bad), 7))  # three epochs
     assert all(len(batch["index"]) == 3 for batch in epoch)
@@ -195,52 +199,52 @@ def test_bad_files_are_replaced_and_named(tmp_path: Path, records: list[Record])
     assert bad.fraction == pytest.approx(2 / 7)
     assert "2 of 7 videos could not be read" in bad.summary()
     assert "broken_4.mp4" in bad.summary()
-    # What stands in does not depend on what was read before, or a resumed run would differ.
+    # Substitutes do not depend on what was read before, or a resumed run would differ.
     fresh = ViewDataset(mixed, SMALL)
-    assert same(fresh[2, 4], dataset[2, 4])
+    assert same_items(fresh[2, 4], dataset[2, 4])
     assert fresh[2, 4]["index"] not in (1, 4)
 
 
-def test_bad_files_are_tried_once(tmp_path: Path, records: list[Record], monkeypatch: pytest.MonkeyPatch) -> None:
-    mixed = broken(tmp_path, records, [1])
+def test_bad_files_are_tried_only_once(tmp_path: Path, records: list[Record], monkeypatch: pytest.MonkeyPatch) -> None:
+    mixed = replace_with_bad_files(tmp_path, records, [1])
     tried: list[Path] = []
-    plain = module.read_video
-    monkeypatch.setattr(module, "read_video", lambda path, *a: (tried.append(path), plain(path, *a))[1])
+    read_video = module.read_video
+    monkeypatch.setattr(module, "read_video", lambda path, *a: (tried.append(path), read_video(path, *a))[1])
     dataset = ViewDataset(mixed, SMALL)
     for epoch in range(3):
         dataset[epoch, 1]
     assert tried.count(mixed[1].path) == 1
 
 
-def test_damage_that_only_some_views_meet(tmp_path: Path, records: list[Record]) -> None:
+def test_damage_in_the_frames_of_some_views_only(tmp_path: Path, records: list[Record]) -> None:
     path = write_video(tmp_path / "a.mp4", numbered_frames(50), container_options={"movflags": "faststart"}, g="5")
     content = bytearray(path.read_bytes())
     for place in range(len(content) * 6 // 10, len(content), 40):
         content[place] ^= 255
     path.write_bytes(content)
     mixed = [Record(path), *records[:2]]
-    lasting, cached = (ViewDataset(mixed, SMALL, max_duration=0.4, frame_cache_bytes=n) for n in (0, 1 << 30))
-    items = [lasting[epoch, 0] for epoch in range(12)]
+    uncached, cached = (ViewDataset(mixed, SMALL, max_duration=0.4, frame_cache_bytes=n) for n in (0, 1 << 30))
+    items = [uncached[epoch, 0] for epoch in range(12)]
     assert {len(item["bad"]) for item in items} == {0, 1}
-    for epoch, item in enumerate(items):  # neither the past nor the cache matters
-        assert same(ViewDataset(mixed, SMALL, max_duration=0.4)[epoch, 0], item)
-        assert same(cached[epoch, 0], item)
+    for epoch, item in enumerate(items):  # neither earlier items nor the cache matter
+        assert same_items(ViewDataset(mixed, SMALL, max_duration=0.4)[epoch, 0], item)
+        assert same_items(cached[epoch, 0], item)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_all_bad_is_an_error(tmp_path: Path, records: list[Record], workers: int) -> None:
-    mixed = broken(tmp_path, records, range(VIDEOS))
+def test_only_bad_files_is_an_error(tmp_path: Path, records: list[Record], workers: int) -> None:
+    mixed = replace_with_bad_files(tmp_path, records, range(VIDEOS))
     with pytest.raises(NoReadableVideo, match=r"none of the 7 videos tried can be read; the first: .*broken_"):
         next(load_views(ViewDataset(mixed, SMALL), batch_size=2, num_workers=workers))
 
 
-def test_batches_cover_every_epoch_and_start_anywhere() -> None:
+def test_batches_cover_each_epoch_and_can_start_at_any_step() -> None:
     keys = [key for batch in islice(ResumableBatchSampler(7, 3, seed=1), 14) for key in batch]
     for epoch in range(6):
         part = keys[7 * epoch : 7 * epoch + 7]
         assert {e for e, _ in part} == {epoch}
         assert sorted(i for _, i in part) == list(range(7))
-    assert [i for _, i in keys[:7]] != [i for _, i in keys[7:14]]  # each in an order of its own
+    assert [i for _, i in keys[:7]] != [i for _, i in keys[7:14]]  # each epoch has another order
     whole = list(ResumableBatchSampler(7, 3, seed=1, stop=14))
     assert len(whole) == 14
     assert all(len(batch) == 3 for batch in whole)
@@ -255,13 +259,13 @@ def test_loading_resumes_at_any_step_with_any_number_of_workers(records: list[Re
     dataset = ViewDataset(records, SMALL)
     plain = list(islice(load_views(dataset, batch_size=3), 5))
     resumed = list(islice(load_views(ViewDataset(records, SMALL), batch_size=3, start=2), 3))
-    assert all(same(a, b) for a, b in zip(plain[2:], resumed, strict=True))
+    assert all(same_items(a, b) for a, b in zip(plain[2:], resumed, strict=True))
     mixed = ViewDataset(records, SMALL, frame_cache_bytes=1 << 20)
     with_workers = list(islice(load_views(mixed, batch_size=3, num_workers=2), 5))
-    assert all(same(a, b) for a, b in zip(plain, with_workers, strict=True))
+    assert all(same_items(a, b) for a, b in zip(plain, with_workers, strict=True))
 
 
-def test_clips_for_evaluation(records: list[Record]) -> None:
+def test_clip_dataset_items(records: list[Record]) -> None:
     dataset = ClipDataset(records, num_frames=4, num_clips=2, size=32)
     assert len(dataset) == VIDEOS
     for n, record in enumerate(records):
@@ -274,8 +278,8 @@ def test_clips_for_evaluation(records: list[Record]) -> None:
         assert set(item) == {"video", "times", "index"}
 
 
-def test_evaluation_sets_bad_files_aside(tmp_path: Path, records: list[Record]) -> None:
-    dataset = ClipDataset(broken(tmp_path, records, [1]), num_frames=4, size=32)
+def test_clip_dataset_reports_bad_files(tmp_path: Path, records: list[Record]) -> None:
+    dataset = ClipDataset(replace_with_bad_files(tmp_path, records, [1]), num_frames=4, size=32)
     batch = collate([dataset[0], dataset[1], dataset[2]])
     assert batch["index"].tolist() == [0, 2]
     assert batch["video"].shape == (2, 1, 4, 3, 32, 32)
@@ -290,7 +294,7 @@ def test_evaluation_sets_bad_files_aside(tmp_path: Path, records: list[Record]) 
     assert "video" not in nothing
 
 
-def test_bad_files_are_counted_once() -> None:
+def test_failures_are_counted_once() -> None:
     bad = DecodeFailures(4)
     video = DecodeFailure(0, Path("a.mp4"), "empty")
     assert bad.add([video, video]) == [video]

@@ -1,3 +1,5 @@
+"""Frame sampling plans."""
+
 from __future__ import annotations
 
 from itertools import pairwise

@@ -1,3 +1,5 @@
+"""Augmentation and evaluation crops."""
+
 from __future__ import annotations
 
 from typing import Any

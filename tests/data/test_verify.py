@@ -22,7 +22,7 @@ from verbspace.data.decoding.pyav import count_frames, decode_frames
 from verbspace.data.errors import DecodeError, DecodeFailures, NoReadableVideo
 from verbspace.data.sources.manifest import read_manifest
 from verbspace.data.verify import (
-    CHECK_LOG_NAME,
+    VERIFY_LOG_NAME,
     CheckLog,
     cached_failures,
     run_in_subprocesses,
@@ -118,7 +118,7 @@ def test_a_decoder_that_hangs_or_crashes_is_replaced(workers: int, tmp_path: Pat
 def test_a_second_run_decodes_only_new_and_changed_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_bad_files(tmp_path)
     files = sorted(str(path) for path in tmp_path.iterdir())
-    log_path = tmp_path / CHECK_LOG_NAME
+    log_path = tmp_path / VERIFY_LOG_NAME
     first = verify_files(files, log_path)
     decoded: list[str] = []
     run = verify_module.run_in_subprocesses
@@ -139,7 +139,7 @@ def test_a_second_run_decodes_only_new_and_changed_files(tmp_path: Path, monkeyp
 
 def test_an_incomplete_line_of_the_log_is_ignored(tmp_path: Path) -> None:
     files = [str(write_video(tmp_path / f"{n}.mp4", numbered_frames(5))) for n in range(3)]
-    log_path = tmp_path / CHECK_LOG_NAME
+    log_path = tmp_path / VERIFY_LOG_NAME
     verify_files(files, log_path)
     text = log_path.read_text()
     log_path.write_text(text[:-20])
@@ -158,7 +158,7 @@ def test_the_command_lists_bad_files_and_the_log(tmp_path: Path) -> None:
         for name in reasons:
             assert name in output, name
         assert f"{len(reasons)} of {len(reasons) + 1} files are bad; 20 frames in the others" in output
-        assert f"; log: {tmp_path / CHECK_LOG_NAME}" in output
+        assert f"; log: {tmp_path / VERIFY_LOG_NAME}" in output
 
 
 def test_training_with_a_third_of_bad_files_finishes_and_reports_each(tmp_path: Path, tiny_clip: Path) -> None:
@@ -169,10 +169,10 @@ def test_training_with_a_third_of_bad_files_finishes_and_reports_each(tmp_path: 
     reported: list[DecodeFailures] = []
     for checked in (False, True):
         if checked:
-            verify_files([record.file for record in read_manifest(videos)], videos / CHECK_LOG_NAME)
+            verify_files([record.file for record in read_manifest(videos)], videos / VERIFY_LOG_NAME)
             assert sorted(Path(f).name for f in cached_failures(videos, [r.file for r in read_manifest(videos)])) == bad
         out = tmp_path / f"run-{checked}"
-        adapt(start, videos, make_concept_set(), out, make_settings(steps=16), on_decode_failures=reported.append)
+        adapt(start, videos, make_concept_set(), out, make_settings(steps=16), on_failures=reported.append)
         assert sorted(path.name for path in reported[-1].by_path) == bad
         assert reported[-1].total == 24 + 1 + len(bad)
         assert reported[-1].fraction > 0.3
@@ -181,7 +181,7 @@ def test_training_with_a_third_of_bad_files_finishes_and_reports_each(tmp_path: 
 def test_a_folder_with_only_bad_files_is_an_error(tmp_path: Path, tiny_clip: Path) -> None:
     (tmp_path / "videos").mkdir()
     (tmp_path / "videos/a.mp4").touch()
-    verify_files([str(tmp_path / "videos/a.mp4")], tmp_path / "videos" / CHECK_LOG_NAME)
+    verify_files([str(tmp_path / "videos/a.mp4")], tmp_path / "videos" / VERIFY_LOG_NAME)
     with pytest.raises(NoReadableVideo, match=r"all 1 videos are bad, says the check's report: .*the file is empty"):
         adapt(
             VideoEncoder.from_pretrained(tiny_clip),

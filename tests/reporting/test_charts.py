@@ -5,7 +5,7 @@ from itertools import pairwise
 import pytest
 
 from support.pages import HOSTILE_TEXT
-from verbspace.reporting.charts import Line, PointEstimate, confusion_chart, dot_chart, line_chart
+from verbspace.reporting.charts import Line, PointEstimate, draw_confusion_matrix, draw_dot_chart, draw_line_chart
 
 Points = list[tuple[float, float]]
 
@@ -39,7 +39,7 @@ def view_box(svg: str) -> tuple[float, float]:
 
 
 def test_curve_is_drawn_to_scale_with_name_and_axes() -> None:
-    svg = line_chart([Line("loss", [(0, 2.0), (10, 1.0), (20, 0.0)])], x_label="step", y_label="nats")
+    svg = draw_line_chart([Line("loss", [(0, 2.0), (10, 1.0), (20, 0.0)])], x_label="step", y_label="nats")
     ((a, b, c),) = curves(svg)
     assert a[0] < b[0] < c[0]
     assert b[0] - a[0] == pytest.approx(c[0] - b[0], abs=0.11)
@@ -52,7 +52,7 @@ def test_curve_is_drawn_to_scale_with_name_and_axes() -> None:
 
 
 def test_tick_labels_are_at_their_values() -> None:
-    svg = line_chart([Line("a", [(3, 0.0), (47, 0.37)])], x_label="x", y_label="y")
+    svg = draw_line_chart([Line("a", [(3, 0.0), (47, 0.37)])], x_label="x", y_label="y")
     ((low, high),) = curves(svg)
     ticks = {text: at for text, at in text_positions(svg).items() if re.fullmatch(r"[\d.]+", text)}
     assert {"0.1", "0.2", "0.3", "10", "20", "30", "40"} <= ticks.keys()
@@ -66,7 +66,7 @@ def test_tick_labels_are_at_their_values() -> None:
     "points", [[(5, 1.0)], [(5, 0.0)], [(0, 2.0), (1, 2.0)], [(1, -3.0), (2, -1.0)], [(0, 1e-9), (9, 3e-9)], [(0, 4e7)]]
 )
 def test_few_points_and_unusual_ranges_stay_within_the_image(points: Points) -> None:
-    svg = line_chart([Line("a", points)], x_label="x", y_label="y", width=300, height=200)
+    svg = draw_line_chart([Line("a", points)], x_label="x", y_label="y", width=300, height=200)
     drawn = curves(svg)[0]
     width, height = view_box(svg)
     assert len(drawn) == len(points)
@@ -76,17 +76,17 @@ def test_few_points_and_unusual_ranges_stay_within_the_image(points: Points) -> 
 
 
 def test_empty_line_is_drawn_beside_others_and_rejected_alone() -> None:
-    svg = line_chart([Line("full", [(0, 1.0), (1, 2.0)]), Line("empty", [])], x_label="x", y_label="y")
+    svg = draw_line_chart([Line("full", [(0, 1.0), (1, 2.0)]), Line("empty", [])], x_label="x", y_label="y")
     assert [len(line) for line in curves(svg)] == [2]
     assert "empty" in texts(svg)
     for lines in ([], [Line("empty", [])]):
         with pytest.raises(ValueError, match="no line has a finite point"):
-            line_chart(lines, x_label="x", y_label="y")
+            draw_line_chart(lines, x_label="x", y_label="y")
 
 
 def test_curves_differ_in_color_and_dashes_and_the_legend_fits() -> None:
     lines = [Line(f"curve {i}", [(0, float(i)), (1, i + 1.0)]) for i in range(24)]
-    svg = line_chart(lines, x_label="x", y_label="y")
+    svg = draw_line_chart(lines, x_label="x", y_label="y")
     styles = [element.attrib["style"] for element in ElementTree.fromstring(svg).iter("path")]
     styles = [style for style in styles if re.search(r"stroke: var\(--[a-e]\)", style)]
     assert len({re.sub(r"stroke-line\w+: \w+;?", "", style) for style in styles}) == 24
@@ -98,32 +98,32 @@ def test_curves_differ_in_color_and_dashes_and_the_legend_fits() -> None:
 
 
 def test_charts_escape_names() -> None:
-    svg = line_chart([Line(HOSTILE_TEXT, [(0, 1.0), (1, 2.0)])], x_label=HOSTILE_TEXT, y_label='" onload="x')
+    svg = draw_line_chart([Line(HOSTILE_TEXT, [(0, 1.0), (1, 2.0)])], x_label=HOSTILE_TEXT, y_label='" onload="x')
     assert "<script" not in svg
     assert HOSTILE_TEXT in texts(svg)  # the axis
     assert any(text.endswith("…") and HOSTILE_TEXT.startswith(text[:-1]) for text in texts(svg))  # the legend
     root = ElementTree.fromstring(svg)
     assert root.attrib["aria-label"] == f'" onload="x against {HOSTILE_TEXT}'
     assert "onload" not in root.attrib
-    svg = confusion_chart([[2, 1], [0, 3]], ["<script> & 'x'", "bowing"])
+    svg = draw_confusion_matrix([[2, 1], [0, 3]], ["<script> & 'x'", "bowing"])
     assert "<script" not in svg
     assert texts(svg).count("<script> & 'x'") == 2
 
 
 @pytest.mark.parametrize("name", ["$x^2_1$", "_hidden", "half \ud800", "走る", "a\nb", "{x:g} %s"])
 def test_names_are_drawn_verbatim(name: str) -> None:
-    svg = line_chart([Line(name, [(0, 1.0), (1, 2.0)])], x_label="x", y_label="y")
+    svg = draw_line_chart([Line(name, [(0, 1.0), (1, 2.0)])], x_label="x", y_label="y")
     assert name.encode("utf-8", "backslashreplace").decode().replace("\n", " ") in texts(svg)
 
 
 def test_charts_use_the_colors_of_the_page() -> None:
-    svg = line_chart([Line("a", [(0, 1.0), (1, 2.0)])], x_label="x", y_label="y")
+    svg = draw_line_chart([Line("a", [(0, 1.0), (1, 2.0)])], x_label="x", y_label="y")
     assert not re.search(r"#[0-9a-f]{6}", svg)
     assert not re.search(r'<g [^>]*id="', svg)  # ids would repeat on a page
 
 
 def test_confusion_matrix_has_rows_of_true_classes_and_fractions_as_opacity() -> None:
-    svg = confusion_chart([[3, 1, 0], [0, 0, 0], [0, 2, 2]], ["waving", "bowing", "jumping"])
+    svg = draw_confusion_matrix([[3, 1, 0], [0, 0, 0], [0, 2, 2]], ["waving", "bowing", "jumping"])
     cells = {}
     for group in ElementTree.fromstring(svg).iter("g"):
         if (title := group.find("title")) is not None:
@@ -148,7 +148,7 @@ def test_confusion_matrix_has_rows_of_true_classes_and_fractions_as_opacity() ->
 
 
 def test_dot_chart_is_drawn_to_scale() -> None:
-    svg = dot_chart(
+    svg = draw_dot_chart(
         [
             ("x", [PointEstimate(40.0), PointEstimate(50.0, (45.0, 60.0)), None]),
             ("y", [None, PointEstimate(60.0), None]),
@@ -168,11 +168,11 @@ def test_dot_chart_is_drawn_to_scale() -> None:
     assert whisker[0][0] == pytest.approx((x40 + x50) / 2, abs=0.2)
     assert whisker[1][0] == pytest.approx(x60, abs=0.2)
     with pytest.raises(ValueError, match="no row has a value"):
-        dot_chart([("x", [None])], ["a"])
+        draw_dot_chart([("x", [None])], ["a"])
 
 
 def test_dot_chart_draws_the_baseline_hollow_and_gray() -> None:
-    svg = dot_chart([("x", [PointEstimate(40.0), PointEstimate(50.0)])], ["base", "a"], baseline_series=0)
+    svg = draw_dot_chart([("x", [PointEstimate(40.0), PointEstimate(50.0)])], ["base", "a"], baseline_series=0)
     base, run = (use.attrib["style"] for use in list(ElementTree.fromstring(svg).iter("use"))[:2])
     assert "fill: var(--card)" in base
     assert "stroke: var(--soft)" in base

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from verbspace.reporting.charts import Line, line_chart
+from verbspace.reporting.charts import Line, draw_line_chart
 from verbspace.reporting.metrics_log import extract_curve, extract_curves, finite_values, read_metrics
 
 
@@ -66,7 +66,7 @@ def test_curve_has_a_gap_where_a_value_is_not_finite(tmp_path: Path) -> None:
     assert [value for _, value in smooth if not math.isnan(value)] == pytest.approx([1, 1.4, 2.04, 2.824])
     assert extract_curve(rows, "b") == []
     assert [line.name for line in extract_curves(rows, {"a": "A", "b": "B", "c": "C"})] == ["A"]
-    svg = line_chart([Line("a", raw)], x_label="step", y_label="nats")
+    svg = draw_line_chart([Line("a", raw)], x_label="step", y_label="nats")
     assert drawn_points(svg) == [1, 1, 2]
     assert svg.count("<use") == 2  # isolated points are dots
 
@@ -74,9 +74,9 @@ def test_curve_has_a_gap_where_a_value_is_not_finite(tmp_path: Path) -> None:
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 1e308, -1.7e308])
 def test_charts_skip_values_that_cannot_be_drawn(value: float) -> None:
     lines = [Line("a", [(0, value), (1, 1.0), (value, 2.0), (3, 3.0), (4, 0.0)]), Line("b", [(0, value)])]
-    svg = line_chart(lines, x_label="x", y_label="y")
+    svg = draw_line_chart(lines, x_label="x", y_label="y")
     assert "nan" not in svg
     assert "inf" not in svg
     assert drawn_points(svg) == [1, 2]
     with pytest.raises(ValueError, match="no line has a finite point"):
-        line_chart(lines[1:], x_label="x", y_label="y")
+        draw_line_chart(lines[1:], x_label="x", y_label="y")

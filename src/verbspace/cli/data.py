@@ -58,10 +58,10 @@ def verify(
     """Decode every file to its end and list the bad ones. Files that were verified before are skipped."""
     from verbspace.cli.console.progress import progress
     from verbspace.data.sources.manifest import detect_manifest
-    from verbspace.data.verify import CHECK_LOG_NAME, verify_files
+    from verbspace.data.verify import VERIFY_LOG_NAME, verify_files
 
     manifest = detect_manifest(source, root, split=split, fold=fold)
-    log_path = results_file or (root or (source if source.is_dir() else source.parent)) / CHECK_LOG_NAME
+    log_path = results_file or (root or (source if source.is_dir() else source.parent)) / VERIFY_LOG_NAME
     files = [record.file for record in manifest.records]
     with progress() as on_progress:
         results = verify_files(

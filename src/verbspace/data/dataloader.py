@@ -28,8 +28,8 @@ _PREFETCH_PER_WORKER = 2  # and so many items per subprocess
 class ResumableBatchSampler:
     """Batches of (epoch, i) keys that can start at any step.
 
-    The keys are the shuffled indices of one epoch after another, cut into batches of equal size. So a batch depends only
-    on (seed, step), and all videos occur equally often.
+    The keys are the shuffled indices of one epoch after another, cut into batches of equal size. So a batch depends
+    only on (seed, step), and all videos occur equally often.
 
     Args:
         num_samples: Number of videos.
@@ -183,7 +183,7 @@ def _collate_in_order(
     prefetch_batches: int,
     prefetch_items: int = 0,
 ) -> Iterator[dict[str, Any]]:
-    """Make and collate the items of each batch, with at least so many batches and items ahead of the one that is due."""
+    """Make and collate the items of each batch, at least so many batches and items ahead of the one that is due."""
     collator = ThreadPoolExecutor(1, "verbspace-collate")  # so that the copies do not delay the consumer
     pending: deque[tuple[int, Future[dict[str, Any]]]] = deque()
     try:

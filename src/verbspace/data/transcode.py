@@ -20,7 +20,7 @@ from verbspace.data.verify import CheckLog, CheckResult, run_with_log
 from verbspace.utils.atomic_io import atomic_write
 from verbspace.utils.progress import ProgressCallback
 
-TRANSCODE_LOG_NAME = "verbspace-pack.jsonl"
+TRANSCODE_LOG_NAME = "verbspace-transcode.jsonl"
 MIN_PSNR_DB = 25.0  # required quality of a copy; a wrong frame is far below
 
 

@@ -18,7 +18,7 @@ from verbspace.data.sources.storage import file_signature
 from verbspace.data.worker_pool import SubprocessPool, WorkerCrashed, WorkerTimeout
 from verbspace.utils.progress import ProgressCallback
 
-CHECK_LOG_NAME = "verbspace-check.jsonl"
+VERIFY_LOG_NAME = "verbspace-verify.jsonl"
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def verify_files(
 
 def cached_failures(source: Path, files: Sequence[str]) -> dict[str, str]:
     """Return the files that are bad according to the log beside a folder or list, and the reasons."""
-    log = CheckLog((source if source.is_dir() else source.parent) / CHECK_LOG_NAME)
+    log = CheckLog((source if source.is_dir() else source.parent) / VERIFY_LOG_NAME)
     results = (log.lookup(file) for file in files)
     return {result.file: result.error for result in results if result is not None and result.error is not None}
 

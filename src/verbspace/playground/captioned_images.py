@@ -27,78 +27,40 @@ CLEAN_EFFECTS = CameraEffects(
 )
 ACTION_PARAPHRASES: dict[str, tuple[str, ...]] = {
     "waving": (
-        "swinging a raised forearm from side to side",
-        "greeting with one open hand",
-        "saying hello with a hand",
+        "swinging a raised forearm from side to side", "greeting with one open hand", "saying hello with a hand",
     ),
     "clapping": (
-        "bringing both palms together",
-        "applauding with the hands at the chest",
-        "striking the hands together",
+        "bringing both palms together", "applauding with the hands at the chest", "striking the hands together",
     ),
     "doing jumping jacks": (
-        "spreading arms and legs wide with a hop",
-        "hopping with arms and legs apart",
-        "exercising",
+        "spreading arms and legs wide with a hop", "hopping with arms and legs apart", "exercising",
     ),
-    "squatting": (
-        "lowering the hips with bent knees",
-        "sinking down with the arms forward",
-        "exercising the legs",
-    ),
+    "squatting": ("lowering the hips with bent knees", "sinking down with the arms forward", "exercising the legs"),
     "sitting down": ("lowering onto a chair", "taking a seat", "reaching back for the seat of a chair"),
-    "standing up": (
-        "rising from a chair",
-        "getting up from a seat",
-        "pushing up from the knees out of a chair",
-    ),
+    "standing up": ("rising from a chair", "getting up from a seat", "pushing up from the knees out of a chair"),
     "walking": ("taking easy steps", "strolling with swinging arms", "stepping along slowly"),
     "running": ("taking long fast strides", "sprinting with bent elbows", "jogging fast and leaning forward"),
-    "jumping": (
-        "leaping up into the air",
-        "springing off the ground with both feet",
-        "bouncing up from a crouch",
-    ),
-    "kicking a ball": (
-        "swinging a leg at a ball",
-        "striking a ball with the foot",
-        "shooting a ball along the ground",
-    ),
+    "jumping": ("leaping up into the air", "springing off the ground with both feet", "bouncing up from a crouch"),
+    "kicking a ball": ("swinging a leg at a ball", "striking a ball with the foot", "shooting a ball along the ground"),
     "throwing a ball": (
-        "hurling a ball with one arm",
-        "winding up to pitch a ball",
-        "letting a ball fly from the hand",
+        "hurling a ball with one arm", "winding up to pitch a ball", "letting a ball fly from the hand",
     ),
     "catching a ball": (
-        "receiving a ball with both hands",
-        "grabbing a flying ball",
-        "holding out both hands for a ball",
+        "receiving a ball with both hands", "grabbing a flying ball", "holding out both hands for a ball",
     ),
-    "lifting a box": (
-        "picking a box up from the floor",
-        "hoisting a box to the chest",
-        "raising a box off the floor",
-    ),
+    "lifting a box": ("picking a box up from the floor", "hoisting a box to the chest", "raising a box off the floor"),
     "putting down a box": ("placing a box on the floor", "lowering a box to the floor", "setting a box down"),
     "punching": ("shooting one fist forward", "boxing with raised fists", "striking with the fists in turn"),
     "swinging a bat": ("sweeping a bat with both hands", "hitting with a bat", "batting"),
     "raising a hand": ("holding one arm straight up", "putting a hand up", "asking with a lifted hand"),
     "bowing": (
-        "folding the upper body forward",
-        "bending at the hips with straight legs",
-        "lowering the head in respect",
+        "folding the upper body forward", "bending at the hips with straight legs", "lowering the head in respect",
     ),
     "dribbling a ball": (
-        "bouncing a ball on the floor",
-        "patting a ball with one hand",
-        "pushing a ball to the ground",
+        "bouncing a ball on the floor", "patting a ball with one hand", "pushing a ball to the ground",
     ),
-    "drinking from a cup": (
-        "bringing a cup to the mouth",
-        "sipping with the head tipped back",
-        "taking a drink",
-    ),
-}
+    "drinking from a cup": ("bringing a cup to the mouth", "sipping with the head tipped back", "taking a drink"),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

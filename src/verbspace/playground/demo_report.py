@@ -13,7 +13,7 @@ from verbspace.evaluation.metrics import ClassificationMetrics
 from verbspace.models.video_encoder import VideoEncoder
 from verbspace.playground.actions import ACTIONS
 from verbspace.playground.evaluator import WorldEvaluator
-from verbspace.reporting.charts import confusion_chart, line_chart
+from verbspace.reporting.charts import draw_confusion_matrix, draw_line_chart
 from verbspace.reporting.metrics_log import extract_curves, read_metrics
 from verbspace.reporting.templating import humanize, render_template
 
@@ -99,18 +99,18 @@ def render_demo_report(
         ],
         curves=[
             {
-                "svg": line_chart(extract_curves(rows, LOSS_CURVES), x_label="step", y_label="nats"),
+                "svg": draw_line_chart(extract_curves(rows, LOSS_CURVES), x_label="step", y_label="nats"),
                 "caption": "Losses before weighting, in nats, smoothed.",
             },
             {
-                "svg": line_chart(extract_curves(rows, ENTROPY_CURVES), x_label="step", y_label="nats"),
+                "svg": draw_line_chart(extract_curves(rows, ENTROPY_CURVES), x_label="step", y_label="nats"),
                 "caption": "Entropy of the teacher's action distribution, smoothed. That of the batch mean falls "
                 "towards 0 if training collapses.",
             },
         ],
         confusions=[
             {
-                "svg": confusion_chart(metrics.confusion, ACTIONS),
+                "svg": draw_confusion_matrix(metrics.confusion, ACTIONS),
                 "caption": f"{ENCODER_TITLES[side]}. Rows: true action; columns: predicted action.",
             }
             for side, metrics in (("frozen", base_zero_shot), ("adapted", adapted_zero_shot))

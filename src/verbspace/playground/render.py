@@ -20,6 +20,12 @@ PROP_COLORS = {
     "ball": (0.95, 0.35, 0.20), "box": (0.62, 0.42, 0.22), "bat": (0.80, 0.62, 0.35), "cup": (0.85, 0.9, 0.98),
     "chair": (0.42, 0.28, 0.18),
 }  # fmt: skip
+WALL_COLORS = {
+    "park": (0.62, 0.80, 0.93), "street": (0.72, 0.72, 0.74), "gym": (0.86, 0.82, 0.72), "room": (0.90, 0.86, 0.80),
+}  # fmt: skip
+FLOOR_COLORS = {
+    "park": (0.42, 0.66, 0.32), "street": (0.42, 0.42, 0.45), "gym": (0.80, 0.56, 0.32), "room": (0.58, 0.46, 0.38),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -121,27 +127,15 @@ def draw_capsule(
 
 def _draw_scene(image: Array, camera: Camera, appearance: Appearance, size: tuple[int, int]) -> None:
     """Draw a wall or the sky, the floor, and a landmark of the scene."""
-    walls = {
-        "park": (0.62, 0.80, 0.93),
-        "street": (0.72, 0.72, 0.74),
-        "gym": (0.86, 0.82, 0.72),
-        "room": (0.90, 0.86, 0.80),
-    }
-    floors = {
-        "park": (0.42, 0.66, 0.32),
-        "street": (0.42, 0.42, 0.45),
-        "gym": (0.80, 0.56, 0.32),
-        "room": (0.58, 0.46, 0.38),
-    }
     frames = len(image)
-    image[:] = np.array(walls[appearance.scene], np.float32)
+    image[:] = np.array(WALL_COLORS[appearance.scene], np.float32)
 
     def bar(x0: float, y0: float, x1: float, y1: float, radius: float, color: tuple[float, float, float]) -> None:
         ends = [np.tile(np.array([[x, y]], np.float32), (frames, 1)) for x, y in ((x0, y0), (x1, y1))]
         a, b = (camera.project(end, size, appearance.mirrored) for end in ends)
         draw_capsule(image, a, b, camera.scale * radius, np.array(color, np.float32))
 
-    bar(-6, -1.98, 6, -1.98, 2.0, floors[appearance.scene])
+    bar(-6, -1.98, 6, -1.98, 2.0, FLOOR_COLORS[appearance.scene])
     if appearance.scene == "park":
         bar(-1.05, 0.1, -1.05, 0.8, 0.08, (0.40, 0.28, 0.18))
         bar(-1.05, 1.2, -1.05, 1.5, 0.4, (0.22, 0.48, 0.22))

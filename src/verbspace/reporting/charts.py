@@ -57,7 +57,9 @@ def is_plottable(value: float | None) -> bool:
     return value is not None and -1e300 < value < 1e300
 
 
-def line_chart(lines: Sequence[Line], *, x_label: str, y_label: str, width: int = 430, height: int = 190) -> Markup:
+def draw_line_chart(
+    lines: Sequence[Line], *, x_label: str, y_label: str, width: int = 430, height: int = 190
+) -> Markup:
     """Draw curves over common axes, with a legend below.
 
     Args:
@@ -104,7 +106,7 @@ def _plottable_runs(points: Sequence[tuple[float, float]]) -> list[list[tuple[fl
     return [run for run in runs if run]
 
 
-def confusion_chart(matrix: Sequence[Sequence[int]], names: Sequence[str]) -> Markup:
+def draw_confusion_matrix(matrix: Sequence[Sequence[int]], names: Sequence[str]) -> Markup:
     """Draw a confusion matrix, shape (K, K): a row per true class, a column per predicted class.
 
     The opacity of a cell is its fraction of the row. A tooltip has the counts.
@@ -125,7 +127,7 @@ def confusion_chart(matrix: Sequence[Sequence[int]], names: Sequence[str]) -> Ma
         return _to_svg(figure, "confusion matrix", titles)
 
 
-def dot_chart(
+def draw_dot_chart(
     rows: Sequence[tuple[str, Sequence[PointEstimate | None]]],
     series: Sequence[str],
     *,

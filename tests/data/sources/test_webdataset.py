@@ -16,7 +16,7 @@ from verbspace.data.errors import DecodeError
 from verbspace.data.sources import storage
 from verbspace.data.sources.manifest import Record, data_hash, detect_manifest, read_manifest
 from verbspace.data.summary import summarize_dataset
-from verbspace.data.verify import CHECK_LOG_NAME, verify_files
+from verbspace.data.verify import VERIFY_LOG_NAME, verify_files
 
 
 def encode_video(folder: Path, kind: str = "mp4", seed: int = 0, count: int = 12) -> bytes:
@@ -98,13 +98,13 @@ def test_datasets_read_shards(shards: Path) -> None:
 
 def test_verify_checks_each_member(shards: Path) -> None:
     files = [record.file for record in read_manifest(shards)]
-    outcomes = verify_files(files, shards / CHECK_LOG_NAME)
+    outcomes = verify_files(files, shards / VERIFY_LOG_NAME)
     assert [outcome.frames for outcome in outcomes] == [12, 0, 12, 12]
     assert "there is no such file" in str(outcomes[1].error)
     calls: list[object] = []
-    verify_files(files, shards / CHECK_LOG_NAME, on_progress=lambda *args: calls.append(args))
+    verify_files(files, shards / VERIFY_LOG_NAME, on_progress=lambda *args: calls.append(args))
     assert calls[-1] == ("verify", 4, 4, {"bad": 1})
-    assert len((shards / CHECK_LOG_NAME).read_text().splitlines()) == 4
+    assert len((shards / VERIFY_LOG_NAME).read_text().splitlines()) == 4
 
 
 def test_data_hash_depends_on_the_members(shards: Path) -> None:

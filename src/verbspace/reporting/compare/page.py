@@ -12,7 +12,7 @@ from typing import Any
 from markupsafe import Markup
 
 from verbspace.concepts.concept_set import ConceptSet
-from verbspace.reporting.charts import MAX_LINES, Line, PointEstimate, dot_chart, line_chart
+from verbspace.reporting.charts import MAX_LINES, Line, PointEstimate, draw_dot_chart, draw_line_chart
 from verbspace.reporting.compare.measurements import (
     ComparisonRow,
     ConfusionMatrix,
@@ -34,7 +34,7 @@ CURVES = (  # metric in metrics.jsonl, caption, unit, whether to smooth
     ("category_mean_entropy", "Entropy of the batch mean; it falls towards 0 if training collapses", "nats", True),
     ("category_entropy", "Entropy of one clip", "nats", True),
     ("gradient_norm", "Gradient norm before clipping", "norm", True),
-    ("check/top1", "Zero-shot top-1 on the validation data", "fraction", False),
+    ("val/top1", "Zero-shot top-1 on the validation data", "fraction", False),
     ("clips_per_second", "Speed", "clips/s", True),
 )
 _MAX_CLASSES = 5  # classes to list per direction
@@ -151,7 +151,7 @@ def _metrics_chart(rows: Sequence[ComparisonRow], groups: Sequence[SeedGroup]) -
             metric = row.metrics_by_run.get(name)
             estimates.append(None if metric is None else _point_estimate(metric.value, metric.ci95))
         chart_rows.append((row.title, estimates))
-    return dot_chart(chart_rows, [BASELINE_LABEL, *names], baseline_series=0)
+    return draw_dot_chart(chart_rows, [BASELINE_LABEL, *names], baseline_series=0)
 
 
 def _point_estimate(value: float, ci95: tuple[float, float] | None) -> PointEstimate:
@@ -180,7 +180,7 @@ def _training_curves(runs: Sequence[Run]) -> Iterator[dict[str, Any]]:
     for name, caption, unit, smooth in CURVES:
         lines = [Line(run.name, extract_curve(run.metrics, name, smooth)) for run in runs]
         if any(line.points for line in lines):
-            yield {"svg": line_chart(lines, x_label="step", y_label=unit), "caption": caption}
+            yield {"svg": draw_line_chart(lines, x_label="step", y_label=unit), "caption": caption}
 
 
 def _class_changes(rows: Sequence[ComparisonRow], groups: Sequence[SeedGroup], runs: Sequence[Run]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from verbspace.config.settings import AdaptSettings, load_settings
 from verbspace.models.hashing import encoder_hash
 from verbspace.models.video_encoder import VideoEncoder
 from verbspace.reporting.metrics_log import Row, read_metrics
+from verbspace.training.run_info import RunInfo, read_run_info
 
 SEED_SETTING = "training.seed"
 UNKNOWN = "not said"
@@ -23,7 +24,7 @@ UNKNOWN = "not said"
 @dataclass(frozen=True)
 class Run:
     """A run. checkpoint: the hash of its encoder's weights, None for one that is not finished. concepts, base, videos:
-    what it was adapted with, from and on, as its `config.yaml` says. own: the concept set that its encoder brings.
+    what it was adapted with, from and on, as its `run.json` says. own: the concept set that its encoder brings.
     """
 
     name: str
@@ -32,15 +33,10 @@ class Run:
     concepts: str
     base: str
     videos: str
+    data_id: str
     metrics: list[Row]
     checkpoint: str | None
     concept_set: ConceptSet | None
-
-    @property
-    def data_id(self) -> str:
-        """The same for runs on the same videos: their hash, wherever they lay."""
-        found = re.search(r"\(([0-9a-f]{16})\)$", self.videos)
-        return found[1] if found else self.videos
 
 
 @dataclass(frozen=True)
@@ -81,15 +77,28 @@ def _read_run(path: Path, display_path: str, name: str) -> Run:
             "`verbspace adapt --out` wrote"
         )
     settings = load_settings(config)
-    head = dict(re.findall(r"^# (\w+): (.*)$", config.read_text(encoding="utf-8"), re.MULTILINE))
-    base = head.get("encoder", "unknown") + (f", continued from {head['continued']}" if "continued" in head else "")
+    info = read_run_info(path)
+    concepts, base, videos = ("unknown", "unknown", UNKNOWN) if info is None else _describe(info)
+    data_id = info.videos.hash if info and info.videos else UNKNOWN
     log = path / "metrics.jsonl"
     encoder = VideoEncoder.from_pretrained(path) if (path / "encoder" / "config.json").is_file() else None
     return Run(
-        name, path, settings, head.get("concepts", "unknown"), base, head.get("videos", UNKNOWN),
+        name, path, settings, concepts, base, videos, data_id,
         read_metrics(log) if log.is_file() else [],
         None if encoder is None else encoder_hash(encoder), None if encoder is None else encoder.concept_set,
     )  # fmt: skip
+
+
+def _describe(info: RunInfo) -> tuple[str, str, str]:
+    """Concept set, encoder and videos of a run, in words."""
+    base = info.encoder.name or "unknown"
+    base += f", continued from {info.init_from}" if info.init_from else ""
+    videos = UNKNOWN
+    if info.videos:
+        source = info.videos.source or "the paths given"
+        split = f", {info.videos.split}" if info.videos.split else ""
+        videos = f"{info.videos.count} of {source}{split} ({info.videos.hash})"
+    return f"{info.concepts.name} ({info.concepts.hash})", base, videos
 
 
 def _shortest_unique_names(paths: Sequence[Path]) -> list[str]:
@@ -130,7 +139,7 @@ def _assert_distinct(a: Run, b: Run) -> None:
     if (seed := a.settings.training.seed) == b.settings.training.seed:
         mend = "leave one out"
         if a.data_id == UNKNOWN:
-            mend += ", or, if their videos differ, write `# videos: NAME` at the top of each config.yaml"
+            mend += ", or, if their videos differ, name them under `videos` in each run.json"
         raise ValueError(
             f"{a.name} and {b.name}: the same {SEED_SETTING} ({seed}) and the same settings, so they are no "
             f"two seeds of one run; {mend}"
