@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import Callable
 from itertools import islice
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -152,14 +153,14 @@ def test_a_worker_killed_while_it_sends_a_result_changes_nothing(
     records: list[Record], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     expected = first_views(records, 6)
-    write, parent = os.write, os.getpid()
+    send, parent = Connection._send, os.getpid()  # type: ignore[attr-defined]
 
-    def write_half(file: int, content: Any) -> int:
+    def send_half(connection: Connection, content: Any) -> None:
         if os.getpid() != parent and len(content) > 10_000:
-            only_once(tmp_path / "done", lambda: (write(file, content[:5000]), kill_self()))()
-        return write(file, content)
+            only_once(tmp_path / "done", lambda: (os.write(connection.fileno(), content[:5000]), kill_self()))()
+        send(connection, content)
 
-    monkeypatch.setattr(os, "write", write_half)
+    monkeypatch.setattr(Connection, "_send", send_half)
     failures = DecodeFailures(6)
     assert_same_batches(first_views(records, 6, num_workers=2, failures=failures), expected)
     assert (tmp_path / "done").exists()
