@@ -24,19 +24,18 @@ from torch.profiler import ProfilerActivity, profile
 from transformers import CLIPConfig
 
 from verbspace.config.settings import AdaptSettings, parse_settings
-from verbspace.training.adapt import build_optimizer
 from verbspace.training.distributed import DistributedContext
-from verbspace.training.flops import BackboneDims, training_flops
+from verbspace.training.flops import training_flops
 from verbspace.training.grad_cache import GradCacheStep
-from verbspace.training.trainer import update_teacher
+from verbspace.training.optimizer import build_optimizer, update_teacher
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "plain": {},
     "compiled": {"compile": True},
     "layers recomputed": {"gradient_checkpointing": True},
-    "2 micro-batches": {"accumulate": 2},
-    "temporal only": {"train": "temporal"},
-    "temporal + LoRA": {"train": "temporal+lora"},
+    "2 micro-batches": {"gradient_accumulation_steps": 2},
+    "temporal only": {"trainable": "temporal"},
+    "temporal + LoRA": {"trainable": "temporal+lora"},
 }
 TINY = {"views": {"global_frames": 2, "local_views": 1, "local_frames": 2}}
 
@@ -88,7 +87,7 @@ def make_train_step(
         DistributedContext(device=device),
         gradient_accumulation_steps=settings.training.gradient_accumulation_steps,
     )
-    optimizer = build_optimizer(distiller.student, settings)
+    optimizer = build_optimizer(distiller.student, settings.training)
     batch = {name: value.to(device) for name, value in random_views(settings, clips).items()}
     memory, bf16 = distiller.init_state(), partial(torch.autocast, device.type, torch.bfloat16)
     trained = [p for p in distiller.student.parameters() if p.requires_grad]
@@ -139,7 +138,11 @@ def main() -> None:
             continue
         settings = parse_settings({"training": SETTINGS[title], **(TINY if small else {})})
         counted = settings.model_copy(
-            update={"training": settings.training.model_copy(update={"gradient_checkpointing": False, "accumulate": 1})}
+            update={
+                "training": settings.training.model_copy(
+                    update={"gradient_checkpointing": False, "gradient_accumulation_steps": 1}
+                )
+            }
         )
         try:
             step = make_train_step(config, settings, clips, device)
@@ -156,7 +159,7 @@ def main() -> None:
         except torch.OutOfMemoryError:
             print(f"| {title} | out of memory | | |", flush=True)
             continue
-        share = clips * training_flops(BackboneDims.from_config(config), counted) / seconds / rate
+        share = clips * training_flops(config, counted) / seconds / rate
         peak = "" if small else f"{torch.cuda.max_memory_allocated() / 1e9:.1f}"
         print(f"| {title} | {clips / seconds:.1f} | {share:.0%} | {peak} |", flush=True)
         if not dearest:

@@ -31,23 +31,26 @@ from verbspace.concepts.space import ConceptSpace
 from verbspace.config.settings import AdaptSettings, parse_settings
 from verbspace.models.config import VideoEncoderConfig
 from verbspace.models.video_encoder import VideoEncoder
-from verbspace.training.adapt import build_optimizer
-from verbspace.training.distiller import Distiller, LossWeights
+from verbspace.training.distiller import Distiller
 from verbspace.training.distributed import DistributedContext
-from verbspace.training.flops import BackboneDims, training_flops
+from verbspace.training.flops import training_flops
 from verbspace.training.grad_cache import GradCacheStep
 from verbspace.training.lora import add_lora
-from verbspace.training.trainer import update_teacher
+from verbspace.training.optimizer import build_optimizer, update_teacher
 from verbspace.utils.malloc import disable_malloc_trim
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "plain": {},
-    "micro-batches of one clip": {"accumulate": 0},  # as many as there are clips
+    "micro-batches of one clip": {"gradient_accumulation_steps": 0},  # as many as there are clips
     "layers recomputed": {"gradient_checkpointing": True},
-    "both": {"accumulate": 0, "gradient_checkpointing": True},
-    "temporal only": {"train": "temporal"},
-    "temporal + LoRA": {"train": "temporal+lora"},
-    "temporal + LoRA, both": {"train": "temporal+lora", "accumulate": 0, "gradient_checkpointing": True},
+    "both": {"gradient_accumulation_steps": 0, "gradient_checkpointing": True},
+    "temporal only": {"trainable": "temporal"},
+    "temporal + LoRA": {"trainable": "temporal+lora"},
+    "temporal + LoRA, both": {
+        "trainable": "temporal+lora",
+        "gradient_accumulation_steps": 0,
+        "gradient_checkpointing": True,
+    },
 }
 ACTIONS, DESCRIPTIONS, STEPS = 463, 3_700, 2
 
@@ -86,7 +89,7 @@ def random_distiller(config: CLIPConfig, settings: AdaptSettings, attention: str
         vectors[:ACTIONS], vectors[ACTIONS:], owners, action_names=[str(n) for n in range(ACTIONS)],
         description_texts=[str(n) for n in range(DESCRIPTIONS)],
     )  # fmt: skip
-    return Distiller(student, teacher, space, weights=LossWeights())
+    return Distiller(student, teacher, space)
 
 
 def random_views(settings: AdaptSettings, clips: int) -> dict[str, Tensor]:
@@ -144,8 +147,8 @@ def peak_memory_gb() -> float:
 def measure_setting(name: str, clips: int, compute_only: bool) -> dict[str, float]:
     """Measure or compute a setting, in this process."""
     how = dict(SETTINGS[name])
-    if "accumulate" in how:
-        how["accumulate"] = clips
+    if "gradient_accumulation_steps" in how:
+        how["gradient_accumulation_steps"] = clips
     settings = parse_settings({"training": how})
     before = peak_memory_gb()
     disable_malloc_trim()
@@ -155,7 +158,7 @@ def measure_setting(name: str, clips: int, compute_only: bool) -> dict[str, floa
     backward = GradCacheStep(
         distiller, DistributedContext(), gradient_accumulation_steps=settings.training.gradient_accumulation_steps
     )
-    optimizer = build_optimizer(distiller.student, settings)
+    optimizer = build_optimizer(distiller.student, settings.training)
     batch, memory, seconds = random_views(settings, clips), distiller.init_state(), []
     bf16 = partial(torch.autocast, "cpu", torch.bfloat16)
     if compute_only:
@@ -173,7 +176,7 @@ def measure_setting(name: str, clips: int, compute_only: bool) -> dict[str, floa
         optimizer.step()
         update_teacher(distiller.teacher, distiller.student, 0.99)
         seconds.append(time.perf_counter() - began)
-    flops = training_flops(BackboneDims.from_config(vit_b16()), settings) * clips
+    flops = training_flops(vit_b16(), settings) * clips
     return {"peak": peak_memory_gb() - before, "seconds": min(seconds), "reckoned": flops / matmul_rate()}
 
 

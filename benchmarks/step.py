@@ -20,11 +20,10 @@ from memory import matmul_rate, random_distiller, random_views, vit_b16
 from svt import SVTTrainer
 
 from verbspace.config.settings import parse_settings
-from verbspace.training.adapt import build_optimizer
 from verbspace.training.distributed import DistributedContext
-from verbspace.training.flops import BackboneDims, training_flops
+from verbspace.training.flops import training_flops
 from verbspace.training.grad_cache import GradCacheStep
-from verbspace.training.trainer import update_teacher
+from verbspace.training.optimizer import build_optimizer, update_teacher
 from verbspace.utils.malloc import disable_malloc_trim
 
 FOUR_LOCAL_VIEWS = {"views": {"local_views": 4}}
@@ -44,7 +43,10 @@ def make_verbspace_step(
     if compile_model:
         for one in (distiller.student, distiller.teacher):
             one.compile(dynamic=False)
-    backward, optimizer = GradCacheStep(distiller, DistributedContext()), build_optimizer(distiller.student, settings)
+    backward, optimizer = (
+        GradCacheStep(distiller, DistributedContext()),
+        build_optimizer(distiller.student, settings.training),
+    )
     batch, memory = random_views(settings, 1), distiller.init_state()
     trained = [p for p in distiller.student.parameters() if p.requires_grad]
 
@@ -67,7 +69,7 @@ def make_svt_step(autocast: bool) -> Callable[[], object]:
 
 def time_candidates(rounds: int, **candidates: SubprocessBenchmark) -> dict[str, list[float]]:
     """In turns, with the limit; then the ways' processes end."""
-    flops = training_flops(BackboneDims.from_config(vit_b16()), parse_settings(FOUR_LOCAL_VIEWS))
+    flops = training_flops(vit_b16(), parse_settings(FOUR_LOCAL_VIEWS))
     least: list[float] = []
     seconds = interleaved_timings(
         {**candidates, "limit": lambda: least.append(flops / matmul_rate())}, rounds, num_warmup=NUM_WARMUP

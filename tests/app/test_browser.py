@@ -127,7 +127,7 @@ def test_upload_predict_and_edit_actions(page: Any, controller: AppController, w
         assert f"{one.ranking[0][0]} {100 * one.ranking[0][1]:.1f} %" in text
     assert page.locator("#explanation img").count() == 16
     assert page.locator("#explanation img:not([alt])").count() == 0
-    # Edit the actions. The expected values are computed first, because the app uses the encoder in threads of this process.
+    # Edit the actions. The expected values are computed first, because the app uses the encoder in other threads.
     one, _ = controller.rank(controller.analyze(clip, clip.name), "waving\nbowing\nplaying the piano")
     page.fill("#actions textarea", "waving\nbowing\nplaying the piano")
     page.wait_for_function("!document.querySelector('#predictions').innerText.includes('jumping')")

@@ -18,9 +18,11 @@ def test_hostile_texts_are_escaped(controller: AppController, clip: Path) -> Non
     predictions = controller.rank(analysis, "\n".join(HOSTILE))
     hits = [Hit("<script>/a/b.mp4", 0.0, 1.0, 0.5, 0, 1.0, 25.0)]
     pages = [
-        analysis_html(analysis, predictions), explanation_html(controller.explain(analysis, "\n".join(HOSTILE), 0.0, 1.0)),
-        hits_html(hits, ClipStore(), [None], OpaqueIds(10)), rejection_html(HOSTILE[0]),
-    ]  # fmt: skip
+        analysis_html(analysis, predictions),
+        explanation_html(controller.explain(analysis, "\n".join(HOSTILE), 0.0, 1.0)),
+        hits_html(hits, ClipStore(), [None], OpaqueIds(10)),
+        rejection_html(HOSTILE[0]),
+    ]
     for page in pages:
         assert "<img src=x" not in page
         assert "<script" not in page

@@ -21,7 +21,7 @@ from verbspace.concepts.concept_set import ConceptSet
 from verbspace.evaluation.evaluate import evaluate
 from verbspace.models.video_encoder import VideoEncoder
 from verbspace.training.adapt import adapt
-from verbspace.training.callbacks import zero_shot_validation
+from verbspace.training.callbacks import ZeroShotValidation
 from verbspace.training.checkpoint import list_checkpoints
 from verbspace.training.loggers import open_loggers
 from verbspace.training.trainer import TrainingCollapsed
@@ -36,26 +36,26 @@ def test_validation_is_logged_with_the_frozen_baseline(clips: Path, tiny_clip: P
     start = VideoEncoder.from_pretrained(tiny_clip)
     adapt(
         start, clips, make_concept_set(), tmp_path, make_settings(steps=6, val_interval=3, validation_tolerance=1.0),
-        validation_factory=zero_shot_validation(clips, make_concept_set()),
+        callbacks=[ZeroShotValidation(start, clips, make_concept_set(), num_frames=4)],
     )  # fmt: skip
     rows = deterministic_metrics(tmp_path)
-    assert [row["step"] for row in rows if "check/top1" in row] == [3, 6]
+    assert [row["step"] for row in rows if "val/top1" in row] == [3, 6]
     frozen = evaluate(start, clips, concepts=make_concept_set(), frames=4, baseline=False).result.top1
-    assert [row["check/frozen"] for row in rows if "check/frozen" in row] == [pytest.approx(frozen, abs=1e-6)] * 2
+    assert [row["val/frozen"] for row in rows if "val/frozen" in row] == [pytest.approx(frozen, abs=1e-6)] * 2
 
 
 def test_a_run_below_the_baseline_is_stopped_and_keeps_its_last_checkpoint(
     clips: Path, tiny_clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start = VideoEncoder.from_pretrained(tiny_clip)
-    make = zero_shot_validation(clips, make_concept_set())
+    validation = ZeroShotValidation(start, clips, make_concept_set(), num_frames=4)
     from verbspace.training import callbacks as module
 
     which = [[0] * 6, [3] * 6]  # the frozen encoder finds half of them, the teacher none
     monkeypatch.setattr(module, "zero_shot_scores", lambda embeddings, space: torch.eye(4)[which.pop(0)])
     with pytest.raises(
         TrainingCollapsed,
-        match=r"step 8: zero-shot on .* has fallen to 0\.0%, from 50\.0% .*lower training\.learning_rate.*",
+        match=r"step 8: zero-shot top-1 on .* fell to 0\.0%, from 50\.0% .*lower training\.learning_rate.*",
     ):
         adapt(
             start,
@@ -63,14 +63,16 @@ def test_a_run_below_the_baseline_is_stopped_and_keeps_its_last_checkpoint(
             make_concept_set(),
             tmp_path,
             make_settings(steps=12, val_interval=8, save_interval=5),
-            validation_factory=make,
+            callbacks=[validation],
         )
     assert [state.name for state in list_checkpoints(tmp_path / "state")] == ["step-000005"]
 
 
-def test_validation_labels_must_match_the_concept_set(clips: Path) -> None:
+def test_validation_labels_must_match_the_concept_set(clips: Path, tiny_clip: Path) -> None:
     with pytest.raises(ValueError, match="fit no action of the concept set"):
-        zero_shot_validation(clips, ConceptSet.from_actions(["baking", "sewing"]))
+        ZeroShotValidation(
+            VideoEncoder.from_pretrained(tiny_clip), clips, ConceptSet.from_actions(["baking", "sewing"])
+        )
 
 
 def test_tensorboard_gets_every_metric(clips: Path, tiny_clip: Path, tmp_path: Path) -> None:
@@ -85,7 +87,7 @@ def test_tensorboard_gets_every_metric(clips: Path, tiny_clip: Path, tmp_path: P
 
     board = EventAccumulator(str(tmp_path / "run/tensorboard")).Reload()
     rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
-    assert {"loss", "loss/category", "concepts_used", "check/top1"} <= set(board.Tags()["scalars"])
+    assert {"loss", "loss/category", "concepts_used", "val/top1"} <= set(board.Tags()["scalars"])
     assert [event.step for event in board.Scalars("loss")] == [row["step"] for row in rows if "loss" in row]
     assert board.Scalars("loss")[-1].value == pytest.approx(rows[-1]["loss"], abs=1e-5)
 
@@ -100,14 +102,14 @@ def test_other_loggers_are_called_through_their_common_interface(
     fake.log = lambda values, step: calls.append((step, values))
     fake.finish = lambda: calls.append(("finish",))
     monkeypatch.setitem(sys.modules, name, fake)
-    with open_loggers([name], tmp_path / "mine") as write:
-        write(7, {"loss": 1.5})
+    with open_loggers([name], tmp_path / "mine") as loggers:
+        loggers[0].write(7, {"loss": 1.5})
     assert calls == [("init", "verbspace", "mine"), (7, {"loss": 1.5}), ("finish",)]
 
 
 def test_unknown_or_missing_loggers_are_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with (
-        pytest.raises(ValueError, match="--logger: 'mlflow' is none of tensorboard, wandb, trackio"),
+        pytest.raises(ValueError, match="--logger: 'mlflow' is unknown; use one of tensorboard, wandb, trackio"),
         open_loggers(["mlflow"], tmp_path),
     ):
         pass

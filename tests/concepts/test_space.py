@@ -177,3 +177,11 @@ def test_size_mismatches_are_errors() -> None:
         ConceptSpace(torch.ones(2, 3), torch.ones(1, 3), torch.ones(1, 2), action_names=["a"], description_texts=texts)
     with pytest.raises(ValueError, match=r"temperature: must be positive, got 0\.0"):
         ConceptSpace(torch.ones(2, 3), torch.ones(1, 3), torch.ones(1, 2), **good, temperature=0.0)
+
+
+def test_pairwise_confusion_is_the_softmax_of_two_actions() -> None:
+    confusion = SPACE.pairwise_confusion()
+    for i in range(3):
+        for j in range(3):
+            pair = torch.stack([SPACE.logits(SPACE.categories[i], "category")[k] for k in (j, i)])
+            assert float(confusion[i, j]) == pytest.approx(float(pair.softmax(0)[0]), abs=1e-5)

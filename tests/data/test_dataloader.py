@@ -86,7 +86,7 @@ def only_once(marker: Path, action: Callable[[], object]) -> Callable[[], None]:
 def first_views(records: list[Record], count: int, **options: Any) -> list[dict[str, torch.Tensor]]:
     loader = load_views(ViewDataset(records, SMALL), batch_size=2, **options)
     batches = list(islice(loader, count))
-    loader.close()  # type: ignore[attr-defined]
+    loader.close()
     return batches
 
 
@@ -104,7 +104,7 @@ def test_training_continues_when_workers_hang_and_crash(
     start = time.monotonic()
     loader = load_views(ViewDataset(records, SMALL), batch_size=3, num_workers=2, failures=failures, timeout=1.0)
     batches = list(islice(loader, 6))
-    loader.close()  # type: ignore[attr-defined]
+    loader.close()
     assert time.monotonic() - start < 60
     assert all(len(batch["index"]) == 3 for batch in batches)
     assert not {1, 3, 4} & {int(index) for batch in batches for index in batch["index"]}
@@ -174,7 +174,7 @@ def test_a_worker_killed_between_videos_changes_nothing(records: list[Record], w
     for worker in list(workers):
         os.kill(worker.process.pid, signal.SIGKILL)
     batches += islice(loader, 7)
-    loader.close()  # type: ignore[attr-defined]
+    loader.close()
     assert len(workers) == 4
     assert_same_batches(batches, expected)
 
@@ -191,7 +191,7 @@ def test_closing_the_loader_stops_workers_that_are_busy(
     loader = load_clips(ClipDataset(records, num_frames=2, size=32), batch_size=2, num_workers=2)
     next(loader)
     start = time.monotonic()
-    loader.close()  # type: ignore[attr-defined]
+    loader.close()
     assert time.monotonic() - start < 5
     assert not any(worker.process.is_alive() for worker in workers)
 
@@ -245,7 +245,7 @@ def test_workers_divide_the_frame_cache(records: list[Record], monkeypatch: pyte
     monkeypatch.setattr(module.FrameCache, "add", add)
     loader = load_views(dataset, batch_size=6, num_workers=2)
     assert len(list(islice(loader, 2))) == 2
-    loader.close()  # type: ignore[attr-defined]
+    loader.close()
     assert dataset.cache.max_bytes == 2 * size
 
 

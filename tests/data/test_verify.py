@@ -172,7 +172,7 @@ def test_training_with_a_third_of_bad_files_finishes_and_reports_each(tmp_path: 
             verify_files([record.file for record in read_manifest(videos)], videos / VERIFY_LOG_NAME)
             assert sorted(Path(f).name for f in cached_failures(videos, [r.file for r in read_manifest(videos)])) == bad
         out = tmp_path / f"run-{checked}"
-        adapt(start, videos, make_concept_set(), out, make_settings(steps=16), on_decode_failures=reported.append)
+        adapt(start, videos, make_concept_set(), out, make_settings(steps=16), on_failures=reported.append)
         assert sorted(path.name for path in reported[-1].by_path) == bad
         assert reported[-1].total == 24 + 1 + len(bad)
         assert reported[-1].fraction > 0.3

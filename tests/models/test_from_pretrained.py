@@ -174,7 +174,7 @@ BROKEN_SAVED = [
     (write("model.safetensors", "no"), r"model\.safetensors: cannot be read as safetensors"),
     (
         edit_weights(lambda tensors: tensors.pop("temporal.1.out.bias")),
-        r"model\.safetensors: does not match config\.json: temporal\.1\.out\.bias is missing in the file and \(32,\) in the",
+        r"model\.safetensors: does not match config\.json: temporal\.1\.out\.bias is missing in the file and \(32,\)",
     ),
     (
         edit_weights(lambda tensors: tensors.update(extra=torch.zeros(2))),

@@ -31,13 +31,20 @@ def make(tmp_path: Path, tiny_clip: Path) -> Make:
     """Write the folder of a run, with its own encoder."""
 
     def run(
-        name: str, seed: int = 0, *, finished: bool = True, steps: int = 30, says: str = "", **training: Any
+        name: str,
+        seed: int = 0,
+        *,
+        finished: bool = True,
+        steps: int = 30,
+        run_info: dict[str, Any] | None = None,
+        **training: Any,
     ) -> Path:
         folder = tmp_path / name
         folder.mkdir(parents=True)
         settings = parse_settings({"training": {"seed": seed, **training}})
-        head = f"# concepts: arms (cafe)\n# encoder: some/clip\n{says}"
-        (folder / "config.yaml").write_text(head + dump_settings(settings))
+        (folder / "config.yaml").write_text(dump_settings(settings))
+        info = {"concepts": {"name": "arms", "hash": "cafe"}, "encoder": {"name": "some/clip"}, **(run_info or {})}
+        (folder / "run.json").write_text(json.dumps(info))
         rows = [
             {"step": n, "loss/category": 2.0 - n / 100, "clips_per_second": 5.0 + n} for n in range(0, steps + 1, 10)
         ]
@@ -122,13 +129,14 @@ def test_seeds_of_one_run_share_a_column(make: Make) -> None:
 def test_runs_on_different_videos_have_separate_columns(make: Make) -> None:
     """Runs with unknown videos are grouped only with each other."""
     one, other = f"({'1' * 16})", f"({'2' * 16})"
+    first = {"count": 640, "source": "world/train", "hash": "1" * 16}
     runs = [
-        make("a0", 0, says=f"# videos: 640 of world/train {one}\n"),
-        make("a1", 1, says=f"# videos: 640 of /elsewhere/world/train {one}\n"),
-        make("b0", 0, says=f"# videos: 640 of world/train {other}\n"),
+        make("a0", 0, run_info={"videos": first}),
+        make("a1", 1, run_info={"videos": {**first, "source": "/elsewhere/world/train"}}),
+        make("b0", 0, run_info={"videos": {**first, "hash": "2" * 16}}),
         make("c0", 0),
         make("c1", 1),
-        make("d0", 1, says=f"# continued: a0\n# videos: 640 of world/train {one}\n"),
+        make("d0", 1, run_info={"videos": first, "init_from": "a0"}),
     ]
     for number, run in enumerate(runs):
         write_result(run, 0.5 + number / 100)
@@ -140,7 +148,7 @@ def test_runs_on_different_videos_have_separate_columns(make: Make) -> None:
     assert differences["videos"][1:4] == [
         f"640 of /elsewhere/world/train {one}",
         f"640 of world/train {other}",
-        "not said",
+        "unknown",
     ]
     assert differences["encoder"][4:] == ["some/clip", "some/clip, continued from a0"]
     assert "videos" not in dict(find_setting_differences(read_runs(runs[:2])))  # equal videos with different paths
@@ -160,10 +168,11 @@ def test_copy_of_a_run_is_not_a_second_seed(make: Make, tmp_path: Path) -> None:
         compare_runs([a, copy])
     again = make("runs/again")
     with pytest.raises(
-        ValueError, match=r"^a and again: the same training\.seed \(0\) .*, if their videos differ, write"
+        ValueError,
+        match=r"^a and again: training\.seed \(0\) and all other settings are equal; .*, if their videos differ",
     ):
         compare_runs([a, again])
-    with pytest.raises(ValueError, match=r"^again and half: the same training\.seed \(0\) and the same settings, "):
+    with pytest.raises(ValueError, match=r"^again and half: training\.seed \(0\) and all other settings are equal; "):
         compare_runs([again, make("half", finished=False)])
 
 

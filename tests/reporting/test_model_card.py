@@ -143,7 +143,7 @@ def test_card_command_includes_the_settings_of_the_run(encoder: VideoEncoder, tm
     assert out.read_text() == (tmp_path / "alone" / "README.md").read_text()
     invocation = CliRunner().invoke(app, ["card", "playground"])
     assert isinstance(invocation.exception, ValueError)
-    assert "say with --out where to write the card" in str(invocation.exception)
+    assert "pass --out to say where to write the card" in str(invocation.exception)
 
 
 def test_save_pretrained_writes_the_given_card(encoder: VideoEncoder, tmp_path: Path) -> None:

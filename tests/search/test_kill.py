@@ -51,7 +51,7 @@ def count_commits(folder: Path) -> int:
 def run_and_kill(run: list[str], folder: Path, rng: random.Random, after: float) -> bool:
     """Start a command and kill it a random time after its first commit. Returns whether it was still running."""
     process = subprocess.Popen(run, env=ENVIRONMENT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
-    before, limit = count_commits(folder), time.monotonic() + 60
+    before, limit = count_commits(folder), time.monotonic() + 300  # long, because other processes may use the CPU
     while count_commits(folder) == before and process.poll() is None:
         assert time.monotonic() < limit
         time.sleep(0.001)

@@ -11,7 +11,7 @@ from verbspace.search.schema import (
     FileRows,
     files_to_table,
     rows_checksum,
-    table_to_files,
+    vectors_to_numpy,
 )
 from verbspace.search.signatures import FileSignature
 
@@ -33,16 +33,19 @@ FILES = st.lists(
 
 @given(files=FILES)
 @settings(max_examples=50, deadline=None)
-def test_files_to_table_round_trip(files: list[FileRows]) -> None:
-    back = table_to_files(files_to_table(files, make_manifest()))
-    assert [(one.path, one.signature, one.fps, one.starts, one.ends) for one in back] == [
-        (one.path, one.signature, one.fps, one.starts, one.ends) for one in files
+def test_files_to_table_and_checksum(files: list[FileRows]) -> None:
+    table = files_to_table(files, make_manifest())
+    rows = table.to_pylist()
+    expected = [(file, n) for file in files for n in range(len(file.starts))]
+    assert [(row["path"], row["window"], row["start"], row["end"]) for row in rows] == [
+        (file.path, n, file.starts[n], file.ends[n]) for file, n in expected
     ]
-    for one, other in zip(files, back, strict=True):
-        assert one.vectors is not None
-        assert other.vectors is not None
-        assert one.vectors.tobytes() == other.vectors.tobytes()
+    assert [(row["fps"], row["duration"], row["size"], row["modified"]) for row in rows] == [
+        (file.fps, file.ends[-1], *file.signature) for file, _ in expected
+    ]
+    vectors = [file.vectors for file in files if file.vectors is not None]
+    assert vectors_to_numpy(table).tobytes() == b"".join(array.tobytes() for array in vectors)
     reverse = files_to_table(files[::-1], make_manifest())
-    assert rows_checksum([reverse]) == rows_checksum(files_to_table(files, make_manifest()).to_batches())
+    assert rows_checksum([reverse]) == rows_checksum(table.to_batches())
     if files:
         assert rows_checksum([reverse.slice(1)]) != rows_checksum([reverse])

@@ -86,9 +86,9 @@ def test_parquet_round_trip(full_index: Path, tmp_path: Path) -> None:
 
 
 def replace_last(rows: pa.Table, column: str, value: object) -> pa.Table:
-    values = [*rows[column].to_pylist()[:-1], value]
-    place = rows.schema.get_field_index(column)
-    return rows.set_column(place, pa.field(column, rows.schema.field(column).type), pa.array(values, rows.schema.field(column).type))  # fmt: skip
+    field = pa.field(column, rows.schema.field(column).type)  # nullable
+    values = pa.array([*rows[column].to_pylist()[:-1], value], field.type)
+    return rows.set_column(rows.schema.get_field_index(column), field, values)
 
 
 @pytest.mark.parametrize(
@@ -140,8 +140,9 @@ def test_import_rejects_another_encoder(tiny_siglip: Path, clips: Path, full_ind
 
 def test_merge_keeps_the_later_rows(tmp_path: Path) -> None:
     def file(path: str, when: int, value: float, windows: int = 1) -> FileRows:
-        rows = np.array([[value, 0.0]] * windows, np.float32)
-        return FileRows(path, FileSignature(1, when), 25.0, [float(n) for n in range(windows)], [n + 1.0 for n in range(windows)], rows)  # fmt: skip
+        vectors = np.array([[value, 0.0]] * windows, np.float32)
+        starts, ends = [float(n) for n in range(windows)], [n + 1.0 for n in range(windows)]
+        return FileRows(path, FileSignature(1, when), 25.0, starts, ends, vectors)
 
     one, two = (Index.create(tmp_path / name, make_manifest()) for name in ("one", "two"))
     one.write([file("a", 5, 1.0), file("b", 5, 1.0, 3), file("same", 5, 1.0)], set())

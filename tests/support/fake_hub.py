@@ -1,5 +1,7 @@
-"""A small model hub on this machine: as much of the Hugging Face hub's HTTP interface as its own client uses to make a
-repository, upload to it (small files within the commit, large ones by git-lfs) and download from it."""
+"""A local model hub with the HTTP endpoints that the Hugging Face client uses.
+
+The client can create a repository, upload to it (small files in the commit, large ones by git-lfs) and download from it.
+"""
 
 from __future__ import annotations
 
@@ -17,26 +19,24 @@ from urllib.parse import unquote, urlsplit
 
 import yaml
 
-LFS_PATTERNS = ("*.safetensors", "*.onnx", "*.pt2")  # what goes by git-lfs, as on the hub
-
-
-IGNORED_ROUTES = ("/api/agent-harnesses",)  # what the client asks for and does without
+LFS_PATTERNS = ("*.safetensors", "*.onnx", "*.pt2")  # uploaded by git-lfs, as on the hub
+IGNORED_ROUTES = ("/api/agent-harnesses",)  # requested by the client, but not required
 
 
 class FakeHub:
-    """Repositories, by name their commits in order, each a message and all files; and what was asked for."""
+    """Repositories, each a list of commits (message and all files), and a record of the requests."""
 
     def __init__(self) -> None:
         self.commits: dict[str, list[tuple[str, dict[str, bytes]]]] = {}
         self.is_private: dict[str, bool] = {}
-        self.lfs_objects: dict[str, bytes] = {}  # git-lfs, by SHA-256
+        self.lfs_objects: dict[str, bytes] = {}  # by SHA-256
         self.lfs_paths: set[str] = set()
         self.tokens: set[str] = set()
         self.unexpected_requests: list[str] = []
         self.endpoint = ""
 
     def files(self, repo: str) -> dict[str, bytes]:
-        """The files of a repository's last commit."""
+        """Return the files of a repository's last commit."""
         return self.commits[repo][-1][1]
 
     def commit_sha(self, repo: str) -> str:
@@ -74,7 +74,7 @@ class HubRequestHandler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body, path = self.rfile.read(int(self.headers.get("Content-Length", 0))), self.route()
-        if path == "/api/validate-yaml":  # of a README, before it is uploaded
+        if path == "/api/validate-yaml":  # checks a README before it is uploaded
             head = re.match(r"---\n(.*?)\n---\n", json.loads(body)["content"], re.DOTALL)
             content = yaml.safe_load(head[1]) if head else {}
             named = all(one.get("name") and one.get("results") for one in content.get("model-index", []))
@@ -178,7 +178,7 @@ def etag(content: bytes) -> str:
 
 @contextmanager
 def fake_hub() -> Iterator[FakeHub]:
-    """A hub of its own on a free port of this machine."""
+    """Run a hub on a free local port."""
     hub = FakeHub()
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (HubRequestHandler,), {"hub": hub}))
     hub.endpoint = f"http://127.0.0.1:{server.server_port}"

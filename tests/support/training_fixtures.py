@@ -14,10 +14,10 @@ from safetensors.torch import load_file
 from support.video_files import numbered_frames, write_video
 from verbspace.concepts.concept_set import Action, ConceptSet, Description, Provenance
 from verbspace.concepts.space import ConceptSpace
-from verbspace.config.settings import AdaptSettings, parse_settings
+from verbspace.config.settings import AdaptSettings, LossSettings, parse_settings
 from verbspace.models.video_encoder import VideoEncoder
-from verbspace.training.distiller import Distiller, LossWeights
-from verbspace.training.trainer import parameter_groups
+from verbspace.training.distiller import Distiller
+from verbspace.training.optimizer import parameter_groups
 
 SETTINGS: dict[str, Any] = {
     "views": {
@@ -28,11 +28,11 @@ SETTINGS: dict[str, Any] = {
 }  # fmt: skip
 
 
-NONDETERMINISTIC_METRICS = ("seconds", "clips_per_second", "memory_gb")  # of no two runs alike
+NONDETERMINISTIC_METRICS = ("seconds", "clips_per_second", "memory_gb")  # measured, so they differ between runs
 
 
 def deterministic_metrics(out: Path) -> list[dict[str, float]]:
-    """A run's metrics but for what is measured."""
+    """The rows of a run's metrics.jsonl without measured times and memory."""
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     return [{key: value for key, value in row.items() if key not in NONDETERMINISTIC_METRICS} for row in rows]
 
@@ -62,7 +62,7 @@ def make_concept_set(directional: bool = False, with_descriptions: bool = True) 
 
 
 def write_clips(folder: Path, count: int = 5) -> Path:
-    """Clips of 12 frames and unlike colours, in folders named by class."""
+    """Write clips of 12 frames and different colors, in one folder per class."""
     for index in range(count):
         frames = numbered_frames(12, 40, 48, seed=index)
         tinted = (frames * np.linspace(0.4, 1, 3)[np.roll([0, 1, 2], index)]).astype(np.uint8)
@@ -71,20 +71,22 @@ def write_clips(folder: Path, count: int = 5) -> Path:
 
 
 def make_distiller(
-    checkpoint: Path, *, with_descriptions: bool = True, temporal: bool = True, **values: Any
+    checkpoint: Path, *, with_descriptions: bool = True, temporal: bool = True, **settings: Any
 ) -> Distiller:
+    """Student and teacher of a small checkpoint. settings: fields of `LossSettings`."""
     encoder = VideoEncoder.from_pretrained(checkpoint, temporal=temporal)
     encoder.unfreeze_vision()
     space = ConceptSpace.build(make_concept_set(with_descriptions=with_descriptions), encoder.encode_text, 0.1)
-    return Distiller(encoder.copy(), encoder.copy(), space, **{"weights": LossWeights(), **values})
+    temperatures = {"student_temperature": 0.07, "teacher_temperature": 0.03}
+    return Distiller(encoder.copy(), encoder.copy(), space, LossSettings(**{**temperatures, **settings}))
 
 
 def random_views(seed: int, num_clips: int = 2, size: int = 32, num_local_views: int = 1) -> dict[str, torch.Tensor]:
-    """A batch as `load_views` gives it."""
+    """A batch as `load_views` returns it."""
     generator = torch.Generator().manual_seed(seed)
 
     def view(count: int, frames: int, side: int) -> tuple[torch.Tensor, torch.Tensor]:
-        # Smooth blocks rather than noise, which every encoder takes for the same thing.
+        # Smooth blocks; all noise gets nearly the same embedding.
         low = torch.randint(0, 256, (num_clips, count, frames, 3, 4, 4), generator=generator, dtype=torch.uint8)
         video = low.repeat_interleave(side // 4, -1).repeat_interleave(side // 4, -2)
         return video, (torch.arange(frames) / 4.0).expand(num_clips, count, frames)
@@ -98,14 +100,12 @@ def random_views(seed: int, num_clips: int = 2, size: int = 32, num_local_views:
 def make_optimizer(
     distiller: Distiller, learning_rate: float = 1e-3, temporal_lr_multiplier: float = 3.0
 ) -> torch.optim.Optimizer:
-    temporal = {id(parameter) for parameter in distiller.student.temporal_parameters()}
-    return torch.optim.AdamW(
-        parameter_groups(distiller.student, temporal, learning_rate, temporal_lr_multiplier), lr=learning_rate
-    )
+    groups = parameter_groups(distiller.student, learning_rate, temporal_lr_multiplier)
+    return torch.optim.AdamW(groups, lr=learning_rate)
 
 
 def checkpoint_tensors(folder: Path) -> dict[str, torch.Tensor]:
-    """Every tensor of a state, by file and name."""
+    """All tensors of a checkpoint, by file and name."""
     return {
         f"{file.stem}/{name}": t for file in sorted(folder.glob("*.safetensors")) for name, t in load_file(file).items()
     }

@@ -1,4 +1,4 @@
-"""Two processes do what one does: the same losses and weights, however the work is split."""
+"""Two processes give the losses and weights of one, however the work is split."""
 
 from __future__ import annotations
 
@@ -31,24 +31,24 @@ from verbspace.training.grad_cache import GradCacheStep
 
 HERE = Path(__file__).parent
 CLOSE = 1e-5
-# Of two processes: what is trained and how it is split. Batches of 3 clips are uneven, 1 and 2.
+# Settings of runs with two processes. Batches of 3 clips are split unevenly, 1 and 2.
 SCENARIOS: dict[str, dict[str, Any]] = {
     "even": {"batch_size": 4},
     "uneven": {"batch_size": 3},
     "accumulated": {"batch_size": 4, "gradient_accumulation_steps": 2},
-    "temporal": {"batch_size": 3, "train": "temporal"},
-    "lora": {"batch_size": 3, "train": "temporal+lora", "lora_rank": 2},
+    "temporal": {"batch_size": 3, "trainable": "temporal"},
+    "lora": {"batch_size": 3, "trainable": "temporal+lora", "lora_rank": 2},
     "recomputed": {"batch_size": 3, "gradient_checkpointing": True},
     "sharded": {"batch_size": 3, "distributed_strategy": "fsdp"},
     "sharded, accumulated": {"batch_size": 4, "distributed_strategy": "fsdp", "gradient_accumulation_steps": 2},
 }
-# Adam divides by the gradient's own size: where that is nothing but rounding (the bias of keys, to which attention is
-# blind), its steps are as large as anywhere, and of random sign. An epsilon above rounding leaves such places alone.
+# Adam divides by the gradient's size. If a gradient is only rounding error (the bias of keys, which does not affect
+# attention), its steps are as large as any and of random sign. An epsilon above the rounding error avoids that.
 PLAIN = {"steps": 10, "dtype": "fp32", "save_interval": 5, "save_total_limit": 2, "adam_eps": 1e-5}
 
 
 def launch(*command: str, processes: int = 2, limit: float = 240) -> subprocess.CompletedProcess[str]:
-    """A command under torchrun."""
+    """Run a command under torchrun."""
     run = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes))
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE)}
     return subprocess.run(
@@ -63,7 +63,7 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def shared(tiny_clip: Path, clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """All scenarios by two processes; one of them goes on from where one process stopped."""
+    """Runs of all scenarios with two processes; one resumes a run of one process."""
     out = tmp_path_factory.mktemp("two")
     start = VideoEncoder.from_pretrained(tiny_clip)
     adapt(
@@ -74,17 +74,17 @@ def shared(tiny_clip: Path, clips: Path, tmp_path_factory: pytest.TempPathFactor
         {"out": str(out / "resumed"), "training": {**PLAIN, "batch_size": 3}},
         *(
             {
-                "out": str(out / f"checked {way}"),
-                "check": True,
+                "out": str(out / f"validated {strategy}"),
+                "validate": True,
                 "training": {
                     **PLAIN,
                     "batch_size": 4,
-                    "distributed_strategy": way,
+                    "distributed_strategy": strategy,
                     "val_interval": 4,
                     "validation_tolerance": 1.0,
                 },
             }
-            for way in ("ddp", "fsdp")
+            for strategy in ("ddp", "fsdp")
         ),
     ]
     task = {"encoder": str(tiny_clip), "videos": str(clips), "scenarios": scenarios}
@@ -95,7 +95,7 @@ def shared(tiny_clip: Path, clips: Path, tmp_path_factory: pytest.TempPathFactor
 
 
 @pytest.mark.parametrize("name", [*SCENARIOS, "resumed"])
-def test_two_processes_are_one(name: str, shared: Path, tiny_clip: Path, clips: Path, tmp_path: Path) -> None:
+def test_two_processes_equal_one(name: str, shared: Path, tiny_clip: Path, clips: Path, tmp_path: Path) -> None:
     how = {
         key: value
         for key, value in SCENARIOS.get(name, {"batch_size": 3}).items()
@@ -117,37 +117,39 @@ def test_two_processes_are_one(name: str, shared: Path, tiny_clip: Path, clips: 
         assert (p - q).abs().max() <= CLOSE, key
 
 
-def test_checks_run_between_the_steps_of_several_processes(shared: Path) -> None:
+def test_validation_with_several_processes(shared: Path) -> None:
     plain = {row["step"]: row for row in deterministic_metrics(shared / "even")}
-    for way in ("ddp", "fsdp"):
-        rows = deterministic_metrics(shared / f"checked {way}")
-        assert [row["step"] for row in rows if "check/top1" in row] == [4, 8]
+    for strategy in ("ddp", "fsdp"):
+        rows = deterministic_metrics(shared / f"validated {strategy}")
+        assert [row["step"] for row in rows if "val/top1" in row] == [4, 8]
         assert all(row["loss"] == pytest.approx(plain[row["step"]]["loss"], abs=CLOSE) for row in rows)
 
 
-def test_another_number_of_processes_is_said(shared: Path, tiny_clip: Path, clips: Path) -> None:
+def test_a_changed_number_of_processes_is_logged(
+    shared: Path, tiny_clip: Path, clips: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     (note,) = json.loads((shared / "resumed/notes.json").read_text())
-    assert "saved by 1 process, going on with 2; each batch is split anew" in note
+    assert "saved by 1 process, resuming with 2; batches are split differently" in note
     assert json.loads((shared / "even/notes.json").read_text()) == []
-    told: list[str] = []
     start = VideoEncoder.from_pretrained(tiny_clip)
-    chosen = make_settings(**{**PLAIN, "steps": 10}, batch_size=3)
-    adapt(start, clips, make_concept_set(), shared / "uneven", chosen, on_note=told.append)
-    assert "saved by 2 processes, going on with 1" in told[0]
+    settings = make_settings(**{**PLAIN, "steps": 10}, batch_size=3)
+    with caplog.at_level("INFO", "verbspace.training"):
+        adapt(start, clips, make_concept_set(), shared / "uneven", settings)
+    assert "saved by 2 processes, resuming with 1" in caplog.text
 
 
-def test_a_rank_that_fails_ends_all_with_its_error(tiny_clip: Path, clips: Path, tmp_path: Path) -> None:
+def test_an_error_in_one_rank_ends_all(tiny_clip: Path, clips: Path, tmp_path: Path) -> None:
     make_concept_set().save(tmp_path / "words.json")
     (tmp_path / "fail.py").write_text(
         "import os, sys\n"
         "from verbspace.training import trainer\n"
-        "plain = trainer.follow\n"
-        "def follow(*rest):\n"
-        "    follow.calls = getattr(follow, 'calls', 0) + 1\n"
-        "    if os.environ['RANK'] == '1' and follow.calls == 3:\n"
-        "        raise RuntimeError('the second card has fallen off the bus')\n"
+        "plain = trainer.update_teacher\n"
+        "def update_teacher(*rest):\n"
+        "    update_teacher.calls = getattr(update_teacher, 'calls', 0) + 1\n"
+        "    if os.environ['RANK'] == '1' and update_teacher.calls == 3:\n"
+        "        raise RuntimeError('CUDA device lost')\n"
         "    return plain(*rest)\n"
-        "trainer.follow = follow\n"
+        "trainer.update_teacher = update_teacher\n"
         "from verbspace.cli.main import main\n"
         "main()\n"
     )
@@ -160,12 +162,12 @@ def test_a_rank_that_fails_ends_all_with_its_error(tiny_clip: Path, clips: Path,
     )  # fmt: skip
     assert time.monotonic() - began < 60
     assert done.returncode != 0
-    assert "error, process 1 of 2: the second card has fallen off the bus" in done.stderr
+    assert "error, process 1 of 2: CUDA device lost" in done.stderr
     assert [state.name for state in list_checkpoints(tmp_path / "run/state")] == ["step-000002"]
 
 
-def settled(tiny_clip: Path, clips: Path, out: Path, steps: int) -> list[str]:
-    """The command's arguments for a small run."""
+def adapt_arguments(tiny_clip: Path, clips: Path, out: Path, steps: int) -> list[str]:
+    """Return command-line arguments of a small run."""
     words = clips / "words.json"
     if not words.exists():
         make_concept_set().save(words)
@@ -178,7 +180,7 @@ def settled(tiny_clip: Path, clips: Path, out: Path, steps: int) -> list[str]:
 def test_sigterm_to_torchrun_saves_and_stops_all_ranks(tiny_clip: Path, clips: Path, tmp_path: Path) -> None:
     run = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
     process = subprocess.Popen(
-        [*run, "-m", "verbspace.cli.main", *settled(tiny_clip, clips, tmp_path, 5000)], stderr=subprocess.PIPE, text=True,
+        [*run, "-m", "verbspace.cli.main", *adapt_arguments(tiny_clip, clips, tmp_path, 5000)], stderr=subprocess.PIPE, text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     try:
@@ -191,17 +193,17 @@ def test_sigterm_to_torchrun_saves_and_stops_all_ranks(tiny_clip: Path, clips: P
         said = process.communicate(timeout=60)[1]
     finally:
         process.kill()
-    assert "of 5000; run the same command again to go on" in said
+    assert "of 5000; run the same command again to resume" in said
     last = int(json.loads((list_checkpoints(tmp_path / "state")[-1] / "state.json").read_text())["step"])
     assert f"stopped after step {last} of 5000" in said
 
 
-def test_accelerate_launches_the_same(tiny_clip: Path, clips: Path, tmp_path: Path) -> None:
+def test_accelerate_launch(tiny_clip: Path, clips: Path, tmp_path: Path) -> None:
     run = (sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2",
            "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no",
            "-m", "verbspace.cli.main")  # fmt: skip
     done = subprocess.run(
-        [*run, *settled(tiny_clip, clips, tmp_path, 5)], capture_output=True, text=True, timeout=120, check=False,
+        [*run, *adapt_arguments(tiny_clip, clips, tmp_path, 5)], capture_output=True, text=True, timeout=120, check=False,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
@@ -211,34 +213,34 @@ def test_accelerate_launches_the_same(tiny_clip: Path, clips: Path, tmp_path: Pa
 
 
 @pytest.mark.parametrize("accumulate", [2, 3, 8])
-def test_micro_batches_give_the_gradient_of_the_whole(tiny_clip: Path, accumulate: int) -> None:
+def test_micro_batches_give_the_gradient_of_the_whole_batch(tiny_clip: Path, accumulate: int) -> None:
     views = random_views(0, num_clips=5)
     gradients, totals = [], []
     for parts in (1, accumulate):
-        learner = make_distiller(tiny_clip).train()
-        learner.teacher.eval()
-        make_optimizer(learner)
-        backward = GradCacheStep(learner, DistributedContext(), gradient_accumulation_steps=parts)
-        outcome = backward(views, learner.init_state(), lambda: torch.autocast("cpu", enabled=False), [5])
-        totals.append(outcome.total.item())
-        gradients.append({name: p.grad for name, p in learner.student.named_parameters() if p.grad is not None})
+        distiller = make_distiller(tiny_clip).train()
+        distiller.teacher.eval()
+        make_optimizer(distiller)
+        compute_gradients = GradCacheStep(distiller, DistributedContext(), gradient_accumulation_steps=parts)
+        output = compute_gradients(views, distiller.init_state(), lambda: torch.autocast("cpu", enabled=False), [5])
+        totals.append(output.total.item())
+        gradients.append({name: p.grad for name, p in distiller.student.named_parameters() if p.grad is not None})
     assert totals[0] == pytest.approx(totals[1], abs=1e-6)
     assert gradients[0].keys() == gradients[1].keys()
     for name, gradient in gradients[0].items():
         torch.testing.assert_close(gradients[1][name], gradient, atol=1e-6, rtol=1e-4)
 
 
-def test_shares_make_the_batch() -> None:
+def test_shards_make_the_batch() -> None:
     for world in (1, 2, 3, 5):
         for count in range(world, 12):
             parts = [DistributedContext(rank, world).shard_batch(range(count)) for rank in range(world)]
             assert [item for part in parts for item in part] == list(range(count))
             assert max(map(len, parts)) - min(map(len, parts)) <= 1
-    with pytest.raises(ValueError, match=r"training\.batch_size: 2 clips do not give each of 3 processes one"):
+    with pytest.raises(ValueError, match=r"training\.batch_size: 2 is less than the 3 processes"):
         DistributedContext(0, 3).shard_batch([1, 2])
 
 
-def test_alone_nothing_is_joined(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_process_has_no_process_group(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     with init_distributed("cpu") as alone:
         assert (alone.rank, alone.world_size, alone.is_main_process, alone.all_gather_ints(4, 1)) == (

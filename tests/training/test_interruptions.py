@@ -1,4 +1,4 @@
-"""Runs that are killed at any moment, find no room on the disk, go on otherwise, or go on from another run."""
+"""Runs that are killed, run out of disk space, resume with other settings, or start from another run; LoRA; compile."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -68,9 +69,11 @@ def steps_of(out: Path) -> int:
 @pytest.mark.parametrize(
     "kills", [pytest.param(2, id="2 kills"), pytest.param(20, id="20 kills", marks=pytest.mark.slow)]
 )
-def test_sigkill_at_random_moments_loses_nothing(kills: int, tiny_clip: Path, clips: Path, tmp_path: Path) -> None:
-    """Each run is killed a random while after its first step; then the last state loads, and the run goes on."""
-    chosen = random.Random(kills)
+def test_sigkill_at_random_moments_loses_no_checkpoint(
+    kills: int, tiny_clip: Path, clips: Path, tmp_path: Path
+) -> None:
+    """Each run is killed at a random time after its first step; the last checkpoint loads, and the run resumes."""
+    rng = random.Random(kills)
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     out, whole, killed = tmp_path / "killed", tmp_path / "whole", 0
     while killed < kills:
@@ -80,11 +83,11 @@ def test_sigkill_at_random_moments_loses_nothing(kills: int, tiny_clip: Path, cl
         while steps_of(out) == before and process.poll() is None:
             assert time.monotonic() < limit
             time.sleep(0.002)
-        time.sleep(chosen.uniform(0, 0.08))
+        time.sleep(rng.uniform(0, 0.08))
         process.send_signal(signal.SIGKILL)
         assert process.stderr is not None
         said = process.communicate()[1]
-        if process.returncode == 0:  # it was done before
+        if process.returncode == 0:  # it finished before the kill
             break
         assert process.returncode == -signal.SIGKILL, said
         killed += 1
@@ -103,7 +106,7 @@ def test_sigkill_at_random_moments_loses_nothing(kills: int, tiny_clip: Path, cl
     assert not [path for path in (out / "state").iterdir() if path.suffix == ".part"]
 
 
-def test_sigterm_finishes_the_step_and_says_so_by_its_code(tiny_clip: Path, clips: Path, tmp_path: Path) -> None:
+def test_sigterm_finishes_the_step_and_exits_with_75(tiny_clip: Path, clips: Path, tmp_path: Path) -> None:
     process = subprocess.Popen(
         command(tiny_clip, clips, tmp_path / "run"), stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
@@ -116,36 +119,43 @@ def test_sigterm_finishes_the_step_and_says_so_by_its_code(tiny_clip: Path, clip
     assert f"stopped after step {steps_of(tmp_path / 'run')} of 60; run the same command again" in said
 
 
-def test_a_full_disk_keeps_the_last_state_and_says_so(tiny_clip: Path, clips: Path, tmp_path: Path) -> None:
+def test_a_full_disk_keeps_the_last_checkpoint(tiny_clip: Path, clips: Path, tmp_path: Path) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
 
-    def fill(done: int, steps: int, values: dict[str, float]) -> None:
-        if done == 10:  # no file may grow beyond this from here on
+    def limit_file_size(stage: str, done: int, total: int, values: Mapping[str, float]) -> None:
+        if done == 10:  # from here on no file may be larger than 20 kB
             resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
 
     start = VideoEncoder.from_pretrained(tiny_clip)
     try:
         with pytest.raises(
-            OSError, match=r"step-000010: the state could not be written .*step-000005, is whole; make room and run"
+            OSError,
+            match=r"step-000010: the checkpoint could not be written .*step-000005, is complete; free disk space and run",
         ):
-            adapt(start, clips, make_concept_set(), tmp_path, make_settings(steps=20), on_step=fill)
+            adapt(start, clips, make_concept_set(), tmp_path, make_settings(steps=20), on_progress=limit_file_size)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert [path.name for path in (tmp_path / "state").iterdir()] == ["step-000005"]
-    told: list[int] = []
+    steps: list[int] = []
     adapt(
-        start, clips, make_concept_set(), tmp_path, make_settings(steps=20), on_step=lambda done, *_: told.append(done)
+        start,
+        clips,
+        make_concept_set(),
+        tmp_path,
+        make_settings(steps=20),
+        on_progress=lambda stage, done, total, values: steps.append(done),
     )
-    assert told[0] == 6
+    assert steps[0] == 6
 
 
-def test_changes_are_listed_and_must_be_accepted(tiny_clip: Path, clips: Path, tmp_path: Path) -> None:
+def test_changed_settings_are_listed_and_must_be_allowed(
+    tiny_clip: Path, clips: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     start = VideoEncoder.from_pretrained(tiny_clip)
     adapt(start, clips, make_concept_set(), tmp_path, make_settings(steps=10), max_steps_this_call=5)
     other: dict[str, Any] = {"steps": 10, "learning_rate": 5e-4, "weight_decay": [0.0, 0.0]}
-    with pytest.raises(ValueError, match=r"learning_rate 0\.001 \(now 0\.0005\).*accept the changes"):
+    with pytest.raises(ValueError, match=r"learning_rate 0\.001 \(now 0\.0005\).*pass --allow-config-change"):
         adapt(start, clips, make_concept_set(), tmp_path, make_settings(**other))
-    told: list[str] = []
     adapt(
         start,
         clips,
@@ -153,16 +163,16 @@ def test_changes_are_listed_and_must_be_accepted(tiny_clip: Path, clips: Path, t
         tmp_path,
         make_settings(**other),
         allow_config_change=True,
-        on_note=told.append,
     )
-    assert "going on with other settings than it was begun with" in told[0]
-    assert "training.weight_decay" in told[0]
+    (message,) = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    assert "resuming with other settings than the run was started with" in message
+    assert "training.weight_decay" in message
     rates = {row["step"]: row["learning_rate"] for row in deterministic_metrics(tmp_path)}
     assert rates[6] < 0.5 * rates[5]
     assert read_metadata(list_checkpoints(tmp_path / "state")[-1])["training.learning_rate"] == 5e-4
 
 
-def test_a_run_continues_another(tiny_clip: Path, clips: Path, tmp_path: Path) -> None:
+def test_init_from(tiny_clip: Path, clips: Path, tmp_path: Path) -> None:
     start = VideoEncoder.from_pretrained(tiny_clip)
     adapt(start, clips, make_concept_set(), tmp_path / "first", make_settings(steps=5))
     before = checkpoint_tensors(list_checkpoints(tmp_path / "first/state")[-1])
@@ -174,21 +184,19 @@ def test_a_run_continues_another(tiny_clip: Path, clips: Path, tmp_path: Path) -
         for name, tensor in before.items():
             if name.startswith(("student/", "teacher/")):
                 torch.testing.assert_close(after[name], tensor, atol=1e-8, rtol=0)
-        assert not torch.equal(after["memory/category_mean"], torch.full((4,), 0.25))
+        assert not torch.equal(after["ema_state/category_mean"], torch.full((4,), 0.25))
         assert json.loads((out / "metrics.jsonl").read_text().splitlines()[0])["step"] == 1
-    with pytest.raises(FileNotFoundError, match=r"nowhere: there is no state of a run here"):
+    with pytest.raises(FileNotFoundError, match=r"nowhere: no checkpoint found"):
         adapt(start, clips, make_concept_set(), tmp_path / "x", still, init_from=tmp_path / "nowhere")
     words = ConceptSet.from_actions(["waving", "jumping"])
-    with pytest.raises(ValueError, match=r"memory\.safetensors: belongs to other concepts"):
+    with pytest.raises(ValueError, match=r"ema_state\.safetensors: was saved with another concept set"):
         adapt(start, clips, words, tmp_path / "y", still, init_from=tmp_path / "first")
 
 
 @pytest.mark.parametrize("share", [0.5, 1.0])
-def test_adapters_are_merged_into_an_encoder_like_any_other(
-    share: float, tiny_clip: Path, clips: Path, tmp_path: Path
-) -> None:
+def test_adapters_are_merged_into_a_plain_encoder(share: float, tiny_clip: Path, clips: Path, tmp_path: Path) -> None:
     start = VideoEncoder.from_pretrained(tiny_clip)
-    lora = make_settings(steps=5, train="temporal+lora", lora_rank=2).model_copy(update={"export_alpha": share})
+    lora = make_settings(steps=5, trainable="temporal+lora", lora_rank=2).model_copy(update={"export_alpha": share})
     found = adapt(start, clips, make_concept_set(), tmp_path, lora)
     names = set(dict(found.named_parameters()))
     assert names == set(dict(start.named_parameters()))
@@ -208,12 +216,12 @@ def test_adapters_are_merged_into_an_encoder_like_any_other(
 def test_adapters_need_peft(tiny_clip: Path, clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "peft", None)
     start = VideoEncoder.from_pretrained(tiny_clip)
-    with pytest.raises(ValueError, match=r"training\.train: temporal\+lora needs peft"):
-        adapt(start, clips, make_concept_set(), tmp_path, make_settings(steps=1, train="temporal+lora"))
+    with pytest.raises(ValueError, match=r"training\.trainable: temporal\+lora needs peft"):
+        adapt(start, clips, make_concept_set(), tmp_path, make_settings(steps=1, trainable="temporal+lora"))
 
 
 @pytest.mark.slow
-def test_compiled_encoders_give_the_same(tiny_clip: Path, clips: Path, tmp_path: Path) -> None:
+def test_compiled_encoders_give_the_same_losses(tiny_clip: Path, clips: Path, tmp_path: Path) -> None:
     start = VideoEncoder.from_pretrained(tiny_clip)
     short = {"steps": 2, "adam_eps": 1e-5}
     for name, compiled in (("plain", False), ("compiled", True)):

@@ -50,7 +50,8 @@ class InputLimits:
             size = path.stat().st_size
             if size > self.max_upload_mb * 1e6:
                 raise RequestRejected(
-                    f"{title}: {size / 1e6:.0f} MB is over the limit of {self.max_upload_mb:g} MB; upload a smaller file"
+                    f"{title}: {size / 1e6:.0f} MB is over the limit of {self.max_upload_mb:g} MB; "
+                    "upload a smaller file"
                 )
             info = probe(path)
             if info.width * info.height > self.max_megapixels * 1e6:

@@ -49,8 +49,9 @@ def adapt(
 
     from verbspace.cli.console.live import live_display
     from verbspace.config.recipes import load_recipe
+    from verbspace.models.video_encoder import VideoEncoder
     from verbspace.training.adapt import adapt as run
-    from verbspace.training.callbacks import zero_shot_validation
+    from verbspace.training.callbacks import ZeroShotValidation
     from verbspace.training.loggers import open_loggers
 
     is_main_process = os.environ.get("RANK", "0") == "0"
@@ -66,20 +67,14 @@ def adapt(
     if encoder is None or videos is None or concepts is None:
         raise ValueError("give --encoder, --videos and --concepts, or a --recipe that has them")
     settings = parse_overrides(config, set_ or [], base)
-    errors = Console(stderr=True, soft_wrap=True)
-    with open_loggers(logger or [] if is_main_process else [], out) as log_metrics, live_display() as show_step:
-
-        def on_step(step: int, steps: int, values: dict[str, float]) -> None:
-            show_step(step, steps, values)
-            if values:
-                log_metrics(step, values)
-
+    start = VideoEncoder.from_pretrained(encoder)
+    frames = settings.views.global_frames
+    validation = [ZeroShotValidation(start, val_data, num_frames=frames)] if val_data else []
+    with open_loggers(logger or [] if is_main_process else [], out) as loggers, live_display() as show_step:
         run(
-            encoder, videos, concepts, out, settings, root=root, split=split, fold=fold, init_from=init_from,
-            allow_config_change=allow_config_change, on_step=on_step,
-            validation_factory=zero_shot_validation(val_data) if val_data else None,
-            on_decode_failures=lambda failures: errors.print(failures.summary(), markup=False),
-            on_note=lambda note: errors.print(note, markup=False, highlight=False),
+            start, videos, concepts, out, settings, root=root, split=split, fold=fold, init_from=init_from,
+            allow_config_change=allow_config_change, callbacks=[*validation, *loggers],
+            on_progress=lambda _, step, steps, values: show_step(step, steps, dict(values)),
         )  # fmt: skip
     if is_main_process:
         Console().print(f"adapted encoder: {out / 'encoder'}", highlight=False)
@@ -90,6 +85,7 @@ def show_recipe(path: Annotated[Path, typer.Argument(help="Recipe file.")]) -> N
     """Show what a recipe does, what it needs, and how long it takes."""
     from rich.console import Console
 
-    from verbspace.config.recipes import load_recipe, recipe_table
+    from verbspace.cli.console.recipe_table import recipe_table
+    from verbspace.config.recipes import load_recipe
 
     Console().print(recipe_table(load_recipe(path)))

@@ -206,6 +206,7 @@ def suggest(
 
     from verbspace.cli.console.concept_tables import suggestions_table
     from verbspace.cli.console.progress import progress
+    from verbspace.cli.console.terminal import print_error
     from verbspace.concepts.labels import read_action_names
     from verbspace.inference.suggest import suggest as run
     from verbspace.utils.atomic_io import write_text
@@ -213,7 +214,7 @@ def suggest(
     with progress() as report:
         result = run(encoder, videos, read_action_names(names) if names else None, on_progress=report)
     if result.failures.by_path:
-        Console(stderr=True).print(result.failures.summary(), markup=False)
+        print_error(result.failures.summary(), "warning")
     Console().print(suggestions_table(result, top))
     if out:
         suggested = result.actions[:top]

@@ -1,25 +1,14 @@
-"""Recipes: whole runs as files, with what they need and how long they take."""
+"""Recipes: one file per run, with encoder, concept set, videos, settings and hardware."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
 
-import yaml
-from pydantic import Field, ValidationError
-from rich.table import Table
-from rich.text import Text
-
-from verbspace.config.settings import AdaptSettings, Settings
-from verbspace.training.flops import BackboneDims, training_flops, training_seconds
-
-# Dense bf16 matrix products as the vendors state them, operations a second, and the share of it that is reckoned with.
-DEVICE_PEAK_FLOPS = {"1 × RTX 4090": 165e12, "1 × A100": 312e12, "8 × A100": 8 * 312e12, "8 × H100": 8 * 989e12}
-ASSUMED_UTILIZATION = 0.4
+from verbspace.config.settings import AdaptSettings, PositiveInt, Settings, read_config_file, validate_model
 
 
 class BackboneShape(Settings):
-    """The vision tower's sizes, so that a cost can be reckoned without the checkpoint."""
+    """Sizes of the vision tower, from which the cost is estimated without the checkpoint."""
 
     width: int
     num_layers: int
@@ -28,15 +17,24 @@ class BackboneShape(Settings):
     image_size: int
     embedding_dim: int
 
-    def to_dims(self) -> BackboneDims:
-        """With temporal attention before every layer."""
-        return BackboneDims(
-            self.width, self.num_layers, self.mlp_dim, self.patch_size, self.image_size, self.num_layers, self.embedding_dim
-        )  # fmt: skip
-
 
 class Recipe(Settings):
-    """One run. choices: the settings in it that are ours where the paper is silent."""
+    """One run.
+
+    Attributes:
+        title: Short description.
+        encoder: Folder or hub id of the image checkpoint.
+        shape: Sizes of its vision tower.
+        concepts: Concept set: bundled name or file.
+        videos: Folder, list or annotation file.
+        root: Folder of the videos, if the list is elsewhere.
+        split: Split of a benchmark's own lists.
+        num_videos: Approximate number of videos, for the estimate.
+        data: What the videos are and how to place them.
+        hardware: Hardware that the settings are meant for.
+        choices: Settings that are our choice because the paper does not give them.
+        settings: All settings.
+    """
 
     title: str
     encoder: str
@@ -45,7 +43,7 @@ class Recipe(Settings):
     videos: str
     root: str | None = None
     split: str | None = None
-    num_videos: Annotated[int, Field(ge=1)]  # about so many videos
+    num_videos: PositiveInt
     data: str
     hardware: str
     choices: tuple[str, ...] = ()
@@ -53,47 +51,13 @@ class Recipe(Settings):
 
 
 def load_recipe(path: str | Path) -> Recipe:
-    """Read a recipe. Raises FileNotFoundError, and ValueError that names the file and the first wrong field."""
+    """Read a recipe.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is not valid; the message names the file and the first wrong field.
+    """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: there is no such recipe")
-    try:
-        content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return Recipe.model_validate(content)
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path}: not readable as YAML: {error}") from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"]) or "the whole"
-        raise ValueError(f"{path}: {field}: {first['msg']} (given: {first['input']!r})") from None
-
-
-def recipe_table(recipe: Recipe) -> Table:
-    """For the terminal: what it is, needs and costs."""
-    table = Table(show_header=False, title=recipe.title, title_justify="left")
-    table.add_column(style="bold")
-    table.add_column(overflow="fold")
-    training, tower = recipe.settings.training, recipe.shape.to_dims()
-    steps = training.steps or max(1, round(training.epochs * recipe.num_videos / training.batch_size))
-    flops = training_flops(tower, recipe.settings)
-    table.add_row("encoder", recipe.encoder)
-    table.add_row("concepts", recipe.concepts)
-    table.add_row("data", Text(f"{recipe.data} ({recipe.videos}, about {recipe.num_videos:,} videos)"))
-    table.add_row("hardware", recipe.hardware)
-    table.add_row("steps", f"{steps:,} of {training.batch_size} clips, {training.trainable}")
-    table.add_row("a clip's step", f"{flops / 1e12:.2f} TFLOP")
-    for name, peak in DEVICE_PEAK_FLOPS.items():
-        seconds = training_seconds(tower, recipe.settings, recipe.num_videos, ASSUMED_UTILIZATION * peak)
-        table.add_row(
-            f"on {name}",
-            f"{_format_duration(seconds)}, if loading keeps up; at {ASSUMED_UTILIZATION:.0%} of its stated peak",
-        )
-    for choice in recipe.choices:
-        table.add_row("our choice", choice)
-    return table
-
-
-def _format_duration(seconds: float) -> str:
-    if seconds < 90 * 60:
-        return f"{seconds / 60:.0f} min" if seconds >= 60 else "under a minute"
-    return f"{seconds / 3600:.1f} h" if seconds < 48 * 3600 else f"{seconds / 86400:.1f} days"
+        raise FileNotFoundError(f"{path}: recipe not found")
+    return validate_model(Recipe, read_config_file(path), str(path))

@@ -1,51 +1,58 @@
-"""Typed settings. An unknown key is an error, and every default stands beside its unit.
+"""Typed settings. Unknown keys are errors.
 
-Rates, temperatures and augmentation are those that were best on validation clips of the playground.
+The defaults of learning rates, temperatures and augmentation were chosen on validation clips of the playground.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 PositiveFloat = Annotated[float, Field(gt=0)]
+NonNegativeFloat = Annotated[float, Field(ge=0)]
+PositiveInt = Annotated[int, Field(ge=1)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
 UnitInterval = Annotated[float, Field(ge=0, le=1)]
+S = TypeVar("S", bound=BaseModel)
 
 
 class Settings(BaseModel):
-    """A frozen group of settings that accepts no unknown key."""
+    """A frozen group of settings that rejects unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class ViewSettings(Settings):
-    """The views cut from one decode of a video. Sizes in pixels, windows as shares of the clip's duration."""
+    """The views taken from one decode of a video.
 
-    global_views: Annotated[int, Field(ge=1)] = 2
-    global_frames: Annotated[int, Field(ge=1)] = 8
-    global_size: int | None = None  # None: the encoder's own image size
+    Sizes are in pixels, clip lengths are fractions of the video's duration, scales are fractions of the frame's area.
+    """
+
+    global_views: PositiveInt = 2
+    global_frames: PositiveInt = 8
+    global_size: int | None = None  # None: the encoder's image size
     global_clip_fraction: tuple[UnitInterval, UnitInterval] = (0.6, 1.0)
     global_scale: tuple[UnitInterval, UnitInterval] = (0.65, 1.0)
-    local_views: Annotated[int, Field(ge=0)] = 8
-    local_frames: Annotated[int, Field(ge=1)] = 8
+    local_views: NonNegativeInt = 8
+    local_frames: PositiveInt = 8
     local_size: int | None = None  # None: 3/7 of the global size, rounded to whole patches (96 for 224)
     local_clip_fraction: tuple[UnitInterval, UnitInterval] = (0.2, 0.5)
     local_scale: tuple[UnitInterval, UnitInterval] = (0.3, 0.8)
-    flip_prob: UnitInterval = 0.5  # never applied to a directional concept set
-    brightness: Annotated[float, Field(ge=0)] = 0.3
-    contrast: Annotated[float, Field(ge=0)] = 0.3
-    saturation: Annotated[float, Field(ge=0)] = 0.2
+    flip_prob: UnitInterval = 0.5  # ignored for a directional concept set, which is never flipped
+    brightness: NonNegativeFloat = 0.3
+    contrast: NonNegativeFloat = 0.3
+    saturation: NonNegativeFloat = 0.2
     grayscale_prob: UnitInterval = 0.1
     blur_prob: UnitInterval = 0.1
-    decoder: Literal["pyav", "torchcodec"] = "pyav"  # torchcodec where it is right, PyAV elsewhere
+    decoder: Literal["pyav", "torchcodec"] = "pyav"  # torchcodec: PyAV is still used for files that it misreads
 
     @model_validator(mode="after")
     def _check_view_counts(self) -> ViewSettings:
         if self.global_views + self.local_views < 2:
-            raise ValueError("there must be at least two views, for each teaches another")
+            raise ValueError("at least two views are needed; raise global_views or local_views")
         return self
 
     @field_validator("global_clip_fraction", "local_clip_fraction")
@@ -74,92 +81,136 @@ class ViewSettings(Settings):
 
 
 class LossSettings(Settings):
-    """Weights of the losses, temperatures on cosines, and what keeps the space from collapsing."""
+    """Weights of the losses, temperatures, and the prior against collapse."""
 
-    category: Annotated[float, Field(ge=0)] = 1.0
-    description: Annotated[float, Field(ge=0)] = 0.5
-    alignment: Annotated[float, Field(ge=0)] = 0.5
-    category_prior: Annotated[float, Field(ge=0)] = 1.0
-    description_prior: Annotated[float, Field(ge=0)] = 0.5
+    # Weights; a loss of weight zero is not computed.
+    category: NonNegativeFloat = 1.0
+    description: NonNegativeFloat = 0.5
+    alignment: NonNegativeFloat = 0.5
+    category_prior: NonNegativeFloat = 1.0
+    description_prior: NonNegativeFloat = 0.5
+    # Temperatures divide cosines.
     student_temperature: PositiveFloat = 0.1
     teacher_temperature: PositiveFloat = 0.04
-    centering: bool = False
+    centering: bool = False  # subtract the running mean of the teacher's similarities, as DINO does
     center_momentum: UnitInterval = 0.9
     prior_momentum: UnitInterval = 0.9
-    prior_margin: Annotated[float, Field(ge=0)] = 0.0  # nats
-    class_prior: dict[str, PositiveFloat] | None = None  # a known class distribution in place of the uniform prior
+    prior_margin: NonNegativeFloat = 0.0  # divergence from the prior that costs nothing, in nats
+    class_prior: dict[str, PositiveFloat] | None = None  # expected frequency per action; None: uniform
 
 
 class TrainSettings(Settings):
-    """The training loop. Rates are per step at the given batch size; nothing is rescaled behind your back."""
+    """The training loop. Learning rates are not rescaled with the batch size."""
 
-    steps: Annotated[int, Field(ge=1)] | None = None  # None: from epochs
+    steps: PositiveInt | None = None  # None: computed from epochs
     epochs: PositiveFloat = 20
-    batch_size: Annotated[int, Field(ge=1)] = 32  # clips
+    batch_size: PositiveInt = 32  # clips, over all processes
     learning_rate: PositiveFloat = 2e-4
     temporal_lr_multiplier: PositiveFloat = 4.5  # multiplies the learning rate of temporal attention
-    warmup_fraction: UnitInterval = 0.1  # share of all steps
-    weight_decay: tuple[float, float] = (0.04, 0.1)
-    teacher_momentum: tuple[UnitInterval, UnitInterval] = (0.98, 0.995)
+    warmup_fraction: UnitInterval = 0.1  # of all steps
+    weight_decay: tuple[float, float] = (0.04, 0.1)  # at the first and last step
+    teacher_momentum: tuple[UnitInterval, UnitInterval] = (0.98, 0.995)  # at the first and last step
     max_grad_norm: PositiveFloat = 3.0
     adam_eps: PositiveFloat = 1e-8
-    gradient_accumulation_steps: Annotated[int, Field(ge=1)] = (
-        1  # micro-batches; the gradient stays that of the whole batch
-    )
+    gradient_accumulation_steps: PositiveInt = 1  # micro-batches; gradients stay exact for the whole batch
     trainable: Literal["full", "temporal", "temporal+lora"] = "full"
-    lora_rank: Annotated[int, Field(ge=1)] = 16
-    lora_alpha: Annotated[int, Field(ge=1)] = 32
+    lora_rank: PositiveInt = 16
+    lora_alpha: PositiveInt = 32
     dtype: Literal["bf16", "fp32"] = "bf16"
-    device: str | None = None  # None: CUDA where there is one, else the CPU
+    device: str | None = None  # None: CUDA if available, else the CPU
     gradient_checkpointing: bool = False
     compile: bool = False  # torch.compile of both encoders
-    distributed_strategy: Literal["ddp", "fsdp"] = "ddp"  # over several processes: whole copies, or spread parameters
+    distributed_strategy: Literal["ddp", "fsdp"] = "ddp"
     seed: int = 0
-    num_workers: Annotated[int, Field(ge=0)] = 0
-    frame_cache_mb: Annotated[int, Field(ge=0)] = 0  # decoded frames kept in memory
-    log_interval: Annotated[int, Field(ge=1)] = 10  # steps
-    save_interval: Annotated[int, Field(ge=1)] = 200  # steps
-    save_total_limit: Annotated[int, Field(ge=1)] = 1
-    val_interval: Annotated[int, Field(ge=1)] = 200  # steps between zero-shot checks, where labelled videos are given
-    validation_tolerance: UnitInterval = 0.05  # a run that falls so far below frozen CLIP in a check is stopped
+    num_workers: NonNegativeInt = 0
+    frame_cache_mb: NonNegativeInt = 0  # memory for decoded frames, in MiB
+    log_interval: PositiveInt = 10  # steps
+    save_interval: PositiveInt = 200  # steps
+    save_total_limit: PositiveInt = 1  # checkpoints to keep
+    val_interval: PositiveInt = 200  # steps between validations, if there are validation videos
+    validation_tolerance: UnitInterval = 0.05  # drop of zero-shot top-1 in validation that stops the run
+
+    def num_steps(self, num_videos: int) -> int:
+        """Return `steps`, or the number of steps of `epochs` passes over `num_videos` videos."""
+        return self.steps or max(1, round(self.epochs * num_videos / self.batch_size))
 
 
 class AdaptSettings(Settings):
-    """Everything that `verbspace adapt` can be told, but the encoder, the videos and the concepts."""
+    """All settings of `verbspace adapt`, except the encoder, the videos and the concept set."""
 
     views: ViewSettings = ViewSettings()
     losses: LossSettings = LossSettings()
     training: TrainSettings = TrainSettings()
-    export_alpha: UnitInterval = 0.7  # share of the adapted weights in the exported encoder; the rest is CLIP's
+    export_alpha: UnitInterval = 0.7  # 0: the initial encoder is exported; 1: the adapted one
+
+
+# Fields of TrainSettings that may change when a run resumes. `steps` and `epochs` are compared as the number of steps.
+NON_AFFECTING_FIELDS = {
+    "steps", "epochs", "device", "num_workers", "frame_cache_mb", "log_interval", "save_interval", "save_total_limit",
+    "gradient_checkpointing", "gradient_accumulation_steps", "compile", "distributed_strategy", "val_interval",
+    "validation_tolerance",
+}  # fmt: skip
+
+
+def result_affecting_settings(settings: AdaptSettings) -> dict[str, Any]:
+    """Return the settings that affect training, by dotted name. They must be the same when a run resumes."""
+    groups = settings.model_dump(mode="json", exclude={"export_alpha": True, "training": NON_AFFECTING_FIELDS})
+    return {f"{group}.{key}": value for group, fields in groups.items() for key, value in fields.items()}
 
 
 def load_settings(path: str | Path) -> AdaptSettings:
-    """Read settings from a YAML or TOML file. Raises ValueError that names the file and the field."""
+    """Read settings from a YAML or TOML file.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is not valid; the message names the file and the field.
+    """
     path = Path(path)
     if not path.exists():
-        raise FileNotFoundError(f"{path}: there is no such settings file")
-    try:
-        if path.suffix == ".toml":
-            import tomllib
-
-            content: Any = tomllib.loads(path.read_text(encoding="utf-8"))
-        else:
-            content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, ValueError) as error:
-        raise ValueError(f"{path}: not readable as {path.suffix.lstrip('.') or 'YAML'}: {error}") from None
-    return parse_settings(content, str(path))
+        raise FileNotFoundError(f"{path}: settings file not found")
+    return parse_settings(read_config_file(path), str(path))
 
 
 def parse_settings(content: Any, source: str = "settings") -> AdaptSettings:
-    """A nested mapping to settings. Raises ValueError that names the source and the first wrong field."""
-    try:
-        return AdaptSettings.model_validate(content)
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"]) or "the whole"
-        raise ValueError(f"{source}: {field}: {first['msg']} (given: {first['input']!r})") from None
+    """Validate a nested mapping.
+
+    Raises:
+        ValueError: If it is not valid; the message names `source` and the first wrong field.
+    """
+    return validate_model(AdaptSettings, content, source)
 
 
 def dump_settings(settings: AdaptSettings) -> str:
-    """Settings as YAML, for the run's `config.yaml`."""
+    """Return settings as YAML, for the run's `config.yaml`."""
     return str(yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False))
+
+
+def read_config_file(path: Path) -> Any:
+    """Read a YAML or TOML file; an empty one is an empty mapping.
+
+    Raises:
+        ValueError: If the file does not parse.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        if path.suffix == ".toml":
+            import tomllib
+
+            return tomllib.loads(text)
+        return yaml.safe_load(text) or {}
+    except (yaml.YAMLError, ValueError) as error:
+        raise ValueError(f"{path}: not valid {path.suffix.lstrip('.').upper() or 'YAML'}: {error}") from None
+
+
+def validate_model(model: type[S], content: Any, source: str) -> S:
+    """Validate content against a pydantic model.
+
+    Raises:
+        ValueError: If it is not valid; the message names `source`, the first wrong field and its value.
+    """
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"]) or "top level"
+        raise ValueError(f"{source}: {field}: {first['msg']} (given: {first['input']!r})") from None

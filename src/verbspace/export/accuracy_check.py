@@ -52,7 +52,7 @@ def check_accuracy(
         frames: Frames per video.
 
     Returns:
-        For each variant its accuracy, and for all but the first the difference of its video embeddings from the first's.
+        The accuracy of each variant and, for all but the first, how its video embeddings differ from the first's.
 
     Raises:
         FileNotFoundError: `data` does not exist.

@@ -20,7 +20,7 @@ from verbspace.models.video_encoder import VideoEncoder
 
 
 def build_manifest(encoder: VideoEncoder, export_format: ExportFormat, towers: list[TracedTower]) -> dict[str, Any]:
-    """Describe the towers: encoder, inputs and outputs with their shapes, pixel statistics, tokenization, temperature."""
+    """Describe the encoder, the inputs and outputs of its towers, pixel statistics, tokenization and temperature."""
     size, processor = encoder.image_size, encoder.require_processor()
     tokenizer = processor.tokenizer
     length = processor.context_length if processor.is_siglip else "length"

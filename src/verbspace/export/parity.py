@@ -110,8 +110,8 @@ def check_parity(encoder: VideoEncoder, tower_fns: Mapping[str, TowerFn]) -> dic
         stats = ParityStats.from_pairs(pairs(encoder, tower_fns[name]))
         if not stats.largest <= TOLERANCE:
             raise ValueError(
-                f"the exported {name} tower differs from the encoder by {stats.largest:.2g}, more than the tolerance of "
-                f"{TOLERANCE:g}; nothing was written"
+                f"the exported {name} tower differs from the encoder by {stats.largest:.2g}, more than the "
+                f"tolerance of {TOLERANCE:g}; nothing was written"
             )
         parity[name] = stats.model_dump()
     return parity

@@ -89,7 +89,7 @@ def suggest(
     vocabulary = ConceptSet.from_actions(list(names) if names is not None else all_known_action_names(), "all names")
     space = encoder.build_concept_space(vocabulary)
     probabilities = space.probs(result.embeddings, "category")  # (N, K)
-    confusion = (((space.categories @ space.categories.T) - 1) / space.temperature).sigmoid()
+    confusion = space.pairwise_confusion()
     representatives = _group_representatives(probabilities.sum(0), confusion >= synonym_threshold)
     merged = torch.zeros_like(probabilities).index_add_(1, representatives, probabilities)
     best = merged.argmax(1)

@@ -78,7 +78,8 @@ class MTEBEncoder:
         is_mixed = {"text", "video"} <= columns or columns & {"image", "audio"}
         if is_mixed or not columns & {"text", "video"}:
             raise ValueError(
-                f"inputs have the columns {', '.join(sorted(columns))}; a verbspace encoder takes text alone or video alone"
+                f"inputs have the columns {', '.join(sorted(columns))}; a verbspace encoder takes text alone or video "
+                "alone"
             )
         if "video" in columns:
             return self.get_video_embeddings(inputs, batch_size=batch_size)

@@ -40,7 +40,7 @@ def resolve_checkpoint(
     """Find the folder of a checkpoint, downloading it if necessary.
 
     Args:
-        name_or_path: A folder, the name of a bundled checkpoint, or a hub id. In the folder of a run, `encoder/` is used.
+        name_or_path: A folder, the name of a bundled checkpoint, or a hub id. A run folder means `encoder/` in it.
         revision: Revision of the hub repository.
         token: Access token for the hub.
         **hub_kwargs: Further arguments of `snapshot_download`.
@@ -65,8 +65,8 @@ def resolve_checkpoint(
     except Exception as error:  # network, missing repository, missing permission: the hub has an exception for each
         reason = first_line(error).removeprefix("Got: ").rstrip(". ")
         raise FileNotFoundError(
-            f"{name}: no such folder, and the download from the hub failed: {reason}; pass an existing folder, or check "
-            "the repository name, your access token and the network"
+            f"{name}: no such folder, and the download from the hub failed: {reason}; pass an existing folder, or "
+            "check the repository name, your access token and the network"
         ) from error
 
 
@@ -119,8 +119,8 @@ def load_image_checkpoint(folder: Path) -> Any:
         raise ValueError(
             f"{folder}: {WEIGHTS_FILE}: {missing[0]} is missing, and {len(missing) - 1} more weights of config.json"
         )
-    # The tensors are memory-mapped. They are not aligned there, which changes the rounding of some kernels compared with
-    # a saved and loaded encoder, and writing to the file would change the model.
+    # The tensors are memory-mapped. They are not aligned there, which changes the rounding of some kernels compared
+    # with a saved and loaded encoder, and writing to the file would change the model.
     for tensor in (*model.parameters(), *model.buffers()):
         tensor.data = tensor.data.clone()
     return model

@@ -27,7 +27,7 @@ class PretrainedOptions:
 
     Attributes:
         hub_kwargs: Options of the download from the hub.
-        dtype: Dtype of the loaded weights. None, and "auto" in transformers: float32, whatever dtype they were saved in.
+        dtype: Dtype of the loaded weights. None, and "auto" in transformers: float32, whatever the file has.
         attn_implementation: The requested attention kernel, if any.
     """
 

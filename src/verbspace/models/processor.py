@@ -141,7 +141,7 @@ def _read_image_processor_config(folder: Path, default: dict[str, Any]) -> dict[
         path, config = newer, content["image_processor"]
     else:
         logger.warning(
-            "%s: no preprocessor_config.json; normalizing pixels with the default mean %s and std %s of this model family",
+            "%s: no preprocessor_config.json; normalizing pixels with the default mean %s and std %s of this family",
             folder, default["image_mean"], default["image_std"],
         )  # fmt: skip
         return dict(default)

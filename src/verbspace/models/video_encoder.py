@@ -86,9 +86,7 @@ class VideoEncoder(PreTrainedModel):  # type: ignore[misc]
         config: VideoEncoderConfig | None = None,
         **options: Any,
     ) -> VideoEncoder:
-        """Load an image checkpoint of the CLIP family, or a saved VideoEncoder, in float32.
-
-        Only safetensors are read, never a pickle. A folder is loaded without network access.
+        """Load an image checkpoint of the CLIP family, or a saved VideoEncoder, in float32. Pickles are not read.
 
         Args:
             name_or_path: A folder (of a checkpoint or of a run), "playground", or a hub id.
@@ -97,6 +95,8 @@ class VideoEncoder(PreTrainedModel):  # type: ignore[misc]
             temporal_heads: Heads of temporal attention. None: as many as the image layers have.
             attention: Attention kernel, see `set_attention`.
             seed: Seed of the new temporal weights.
+            revision: Revision of the hub repository.
+            token: Access token for the hub.
             config: Replaces the configuration of a saved encoder.
             **options: Further options of `transformers.AutoModel`, see `PretrainedOptions`.
 

@@ -96,7 +96,7 @@ def run_demo(
             concepts,
             run,
             settings.model_copy(update={"training": training}),
-            on_step=partial(report, stage),
+            on_progress=lambda _, *step, stage=stage: report(stage, *step),
         )
         stopwatch.lap("adapt")
         encoders.append(encoder)
@@ -124,7 +124,7 @@ def run_demo(
             concepts,
             out / "supervised-upper-bound",
             supervised_settings(settings),
-            on_step=partial(report, "train supervised"),
+            on_progress=report,
         )
         for name, metrics in evaluate(supervised, stage="evaluate supervised").items():
             results[name]["oracle"] = summarize_seeds([metrics], [0])

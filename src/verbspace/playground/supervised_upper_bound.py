@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -11,20 +11,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from verbspace.concepts.concept_set import ConceptSet
-from verbspace.config.settings import AdaptSettings
+from verbspace.config.settings import AdaptSettings, result_affecting_settings
 from verbspace.data.dataloader import load_views
 from verbspace.data.sources.manifest import Record
 from verbspace.models.video_encoder import VideoEncoder
-from verbspace.training.adapt import (
-    build_dataset,
-    build_distiller,
-    build_optimizer,
-    count_steps,
-    result_affecting_settings,
-    trainer_kwargs,
-)
+from verbspace.training.adapt import build_dataset, build_distiller
 from verbspace.training.distiller import Distiller, EMAState, StepOutput, embed_views
-from verbspace.training.trainer import train
+from verbspace.training.loggers import ProgressReport
+from verbspace.training.optimizer import build_optimizer
+from verbspace.training.trainer import Trainer
+from verbspace.utils.progress import ProgressCallback
 
 # Selected on validation clips of worlds 100 and 101. Supervised training tolerates larger steps.
 SUPERVISED_LEARNING_RATES = {"learning_rate": 6e-4, "temporal_lr_multiplier": 3.0}
@@ -42,7 +38,7 @@ class SupervisedMethod(nn.Module):
         super().__init__()
         self.distiller, self.labels = distiller, labels
         self.student, self.teacher = distiller.student, distiller.teacher
-        self.category_prior, self.prior_momentum = distiller.category_prior, distiller.prior_momentum
+        self.category_prior, self.settings = distiller.category_prior, distiller.settings
         self.init_state = distiller.init_state
 
     def forward(self, views: Mapping[str, Tensor], ema_state: EMAState) -> StepOutput:
@@ -50,7 +46,7 @@ class SupervisedMethod(nn.Module):
         distiller = self.distiller
         embeddings = embed_views(self.student, views)
         with torch.autocast(embeddings.device.type, enabled=False):
-            logits = embeddings @ distiller.space.categories.T / distiller.student_temperature
+            logits = embeddings @ distiller.space.categories.T / distiller.settings.student_temperature
             target = self.labels[views["index"].cpu()].to(logits.device).expand(len(embeddings), -1)
             loss = F.cross_entropy(logits.flatten(0, 1), target.flatten())
         return StepOutput(loss, {"supervised": loss}, {}, ema_state)
@@ -73,7 +69,7 @@ def train_supervised_upper_bound(
     concepts: ConceptSet,
     out: Path,
     settings: AdaptSettings,
-    on_step: Callable[[int, int, dict[str, float]], None] | None = None,
+    on_progress: ProgressCallback | None = None,
 ) -> VideoEncoder:
     """Train an encoder on labeled clips.
 
@@ -83,24 +79,25 @@ def train_supervised_upper_bound(
         concepts: Concept set that provides the category space.
         out: Folder for metrics and state.
         settings: Views, batch size, steps and learning rates.
-        on_step: Called after each step with the step, the number of steps and the logged values.
+        on_progress: Called after every step with the metrics, if any.
 
     Returns:
         The exponential moving average of the trained encoder.
     """
-    training = settings.training
+    training = settings.training.model_copy(update={"gradient_accumulation_steps": 1})
     distiller = build_distiller(initial_encoder, concepts, settings, torch.device("cpu"))
     action_indices = {name: index for index, name in enumerate(concepts.action_names)}
     labels = torch.tensor([action_indices[str(record.label)] for record in records])
     dataset = build_dataset([Record(r.path, None) for r in records], distiller.student, concepts, settings)
-    steps = count_steps(settings, len(records))
-    train(
+    trainer = Trainer(
         SupervisedMethod(distiller, labels),
-        lambda first: load_views(dataset, batch_size=training.batch_size, start=first),
-        build_optimizer(distiller.student, settings),
+        build_optimizer(distiller.student, training),
+        training,
+        num_steps=training.num_steps(len(records)),
         out=out,
-        on_step=None if on_step is None else lambda done, values: on_step(done, steps, values),
+        callbacks=[ProgressReport(on_progress, "train supervised")] if on_progress else [],
         fingerprint={"concepts": concepts.hash, "videos": len(records), **result_affecting_settings(settings)},
-        **trainer_kwargs(settings, steps),
     )
+    trainer.resume()
+    trainer.fit(lambda step: load_views(dataset, batch_size=training.batch_size, start=step))
     return distiller.teacher

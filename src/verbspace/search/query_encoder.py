@@ -4,7 +4,7 @@ The vector of a text is the normalized mean over the text itself and over the en
 actions gain from the templates, whole sentences from the text itself. The mean over many other texts is then
 subtracted (over the encoder's own actions if there are ten or more, otherwise over those of Kinetics-400), and the
 difference is normalized. CLIP's text embeddings lie in a narrow cone, far from its video embeddings; their mean is what
-all texts have in common, and a sum of several terms would consist mostly of it. Subtracting a mean of the videos as well
+all texts have in common, and a sum of several terms would consist mostly of it. Subtracting a mean of the videos too
 would not change the order of the results. The vector of a clip is used unchanged.
 
     q = normalize(sum of clips + sum of added texts - 0.5 * sum of subtracted texts)

@@ -6,24 +6,20 @@ import logging
 import math
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from verbspace.search.engine import Engine, embed_file
-from verbspace.search.schema import FileRows, IndexManifest, files_to_table, table_to_files
+from verbspace.search.schema import FileRows, IndexManifest
 from verbspace.search.searcher import load_index_encoder
-from verbspace.search.signatures import FileSignature
 from verbspace.utils.malloc import disable_malloc_trim
 
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-FILES_PER_BATCH = 8
+FILES_PER_BATCH = 8  # per call of an actor
 
 
 class FileEmbedder:
-    """The callable of a Ray actor: loads the encoder once, then embeds batches of paths.
+    """A Ray actor that loads the encoder once and embeds batches of files.
 
     torch uses one thread, as in `local_engine`, so that the results are the same.
 
@@ -43,47 +39,9 @@ class FileEmbedder:
         self.encoder = load_index_encoder(manifest)
         self.encoder.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
-    def __call__(self, batch: pa.Table) -> pa.Table:
-        """Embed the files in the column `path`. Returns one row per file, as `to_arrow` does."""
-        paths = batch["path"].to_pylist()
-        return to_arrow(
-            [embed_file(self.encoder, path, self.manifest, self.batch_size) for path in paths], self.manifest
-        )
-
-
-def to_arrow(files: Sequence[FileRows], manifest: IndexManifest) -> pa.Table:
-    """Serialize files to a table with one row per file; its windows are in the column `rows`, as an Arrow stream."""
-    import pyarrow as pa
-
-    columns = {
-        "path": pa.array([file.path for file in files], pa.string()),
-        "size": pa.array([file.signature.size for file in files], pa.int64()),
-        "modified": pa.array([file.signature.modified for file in files], pa.int64()),
-        "reason": pa.array([file.reason for file in files], pa.string()),
-        "rows": pa.array([_to_ipc_bytes(files_to_table([file], manifest)) for file in files], pa.large_binary()),
-    }
-    return pa.table(columns)
-
-
-def from_arrow(table: pa.Table) -> Iterator[FileRows]:
-    """Deserialize the files of `to_arrow`."""
-    import pyarrow as pa
-
-    for row in table.to_pylist():
-        if row["reason"] is not None:
-            yield FileRows(row["path"], FileSignature(row["size"], row["modified"]), reason=row["reason"])
-        else:
-            with pa.ipc.open_stream(row["rows"]) as reader:
-                yield from table_to_files(reader.read_all())
-
-
-def _to_ipc_bytes(rows: pa.Table) -> bytes:
-    import pyarrow as pa
-
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, rows.schema) as writer:
-        writer.write_table(rows)
-    return bytes(sink.getvalue())
+    def embed(self, paths: Sequence[str]) -> list[FileRows]:
+        """Embed files."""
+        return [embed_file(self.encoder, path, self.manifest, self.batch_size) for path in paths]
 
 
 def ray_engine(
@@ -108,6 +66,7 @@ def ray_engine(
 
     Raises:
         ValueError: If ray is not installed.
+        RuntimeError: When an actor fails, for example because the encoder on its node has other weights.
     """
     ray = _import_ray()
 
@@ -120,22 +79,22 @@ def ray_engine(
                 # Ray's daemons replace the forked process at once, so that Lance is never used in it.
                 warnings.filterwarnings("ignore", "lancedb fork support", RuntimeWarning)
                 ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-        logging.getLogger("ray.data").setLevel(logging.ERROR)
-        ray.data.DataContext.get_current().enable_progress_bars = False
-        actors = num_workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
-        blocks = max(1, min(math.ceil(len(files) / FILES_PER_BATCH), 10_000))
-        results = ray.data.from_items([{"path": path} for path in files], override_num_blocks=blocks).map_batches(
-            FileEmbedder,
-            fn_constructor_kwargs={"manifest": manifest, "batch_size": batch_size, "device": device},
-            batch_size=FILES_PER_BATCH,
-            batch_format="pyarrow",
-            num_cpus=1,
-            num_gpus=gpus or None,
-            compute=ray.data.ActorPoolStrategy(size=min(actors, blocks)),
-        )
         try:
-            for batch in results.iter_batches(batch_size=None, batch_format="pyarrow"):
-                yield from from_arrow(batch)
+            resources = ray.cluster_resources()
+            capacity = int(min(resources.get("CPU", 1), resources.get("GPU", 0) / gpus if gpus else math.inf))
+            if capacity < 1:
+                raise ValueError(f"gpus: no node of the Ray cluster has {gpus:g} GPUs; give fewer")
+            batches = [files[start : start + FILES_PER_BATCH] for start in range(0, len(files), FILES_PER_BATCH)]
+            # A file that kills its actor is tried again three times, then the run fails.
+            options = {"num_cpus": 1, "num_gpus": gpus, "max_restarts": -1, "max_task_retries": 3}
+            actor_class = ray.remote(**options)(FileEmbedder)
+            num_actors = min(num_workers or capacity, capacity, len(batches))
+            actors = [actor_class.remote(manifest, batch_size, device) for _ in range(num_actors)]
+            pool = ray.util.ActorPool(actors)
+            for results in pool.map_unordered(lambda actor, batch: actor.embed.remote(batch), batches):
+                yield from results
+        except ray.exceptions.RayError as error:
+            raise RuntimeError(f"an actor of the Ray cluster failed: {error}") from error
         finally:
             if owns_cluster:
                 ray.shutdown()
@@ -146,7 +105,7 @@ def ray_engine(
 def _import_ray() -> Any:
     try:
         import ray
-        import ray.data
+        import ray.util
     except ImportError:
         raise ValueError("--engine ray needs Ray; pip install 'verbspace[ray]'") from None
     return ray

@@ -189,21 +189,6 @@ def files_to_table(files: Iterable[FileRows], manifest: IndexManifest) -> pa.Tab
     return pa.table([pa.array(columns[name]).cast(schema.field(name).type) for name in COLUMNS], schema=schema)
 
 
-def table_to_files(rows: pa.Table) -> list[FileRows]:
-    """Convert rows back to files. The rows of one file must be contiguous."""
-    paths = rows["path"].to_pylist()
-    first_rows = [n for n, path in enumerate(paths) if not n or path != paths[n - 1]]
-    vectors = vectors_to_numpy(rows) if paths else np.empty((0, 0), np.float32)
-    values = {name: rows[name].to_numpy() for name in ("start", "end", "fps", "size", "modified")}
-    files = []
-    for first, last in zip(first_rows, [*first_rows[1:], len(paths)], strict=False):
-        signature = FileSignature(int(values["size"][first]), int(values["modified"][first]))
-        starts, ends = values["start"][first:last].tolist(), values["end"][first:last].tolist()
-        fps = float(values["fps"][first])
-        files.append(FileRows(paths[first], signature, fps, starts, ends, vectors[first:last]))
-    return files
-
-
 def vectors_to_numpy(rows: pa.Table | pa.RecordBatch) -> np.ndarray:
     """Return the vector column as a float32 array of shape (N, D)."""
     column = rows["vector"]

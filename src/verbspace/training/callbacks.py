@@ -1,67 +1,77 @@
-"""A small zero-shot check between steps, so that a run which forgets what CLIP knew does not go on for days."""
+"""Validation between training steps."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from verbspace.concepts.concept_set import ConceptSet
-from verbspace.config.settings import AdaptSettings
 from verbspace.data.sources.manifest import read_manifest
 from verbspace.evaluation.labels import labels_to_indices, require_labels
 from verbspace.evaluation.zero_shot import zero_shot_scores
 from verbspace.inference.embedding import embed_videos
 from verbspace.models.video_encoder import VideoEncoder
-from verbspace.training.trainer import TrainingCollapsed, ValidationCallback
-
-_MAX_VIDEOS = 200  # clips of a check
+from verbspace.training.trainer import Trainer, TrainingCollapsed
 
 
-def zero_shot_validation(
-    data: str | Path, concepts: ConceptSet | str | Path | None = None, max_videos: int = _MAX_VIDEOS
-) -> Callable[[VideoEncoder, AdaptSettings], ValidationCallback]:
-    """For `adapt(checks=…)`: zero-shot top-1 of the teacher on labelled videos, every `training.val_interval` steps.
+class ZeroShotValidation:
+    """Measures zero-shot top-1 of the teacher every `training.val_interval` steps.
 
-    The figures are `check/top1`, and `check/frozen` of the encoder that the run began with. A teacher that is worse by
-    more than `training.validation_tolerance` ends the run. concepts: what the labels are named in; the labels' own names where
-    not given. most: of more videos an even choice is taken, the same every time. These labels are looked at, so do not
-    report the figure as a result, nor use test videos. Raises ValueError where labels fit no action.
+    Adds `val/top1` and `val/frozen` to the metrics; the latter is the top-1 of the initial encoder. The run stops when
+    `val/top1` is lower by more than `training.validation_tolerance`. Because the labels influence training, use neither
+    test videos nor this figure as a result.
+
+    Args:
+        encoder: The encoder that the run starts from.
+        data: Labeled videos, in any form that `read_manifest` reads.
+        concepts: Concept set that has the labels as actions; built from the labels if not given.
+        num_frames: Frames per clip.
+        max_videos: If there are more videos, this many are taken at even distances.
+
+    Raises:
+        ValueError: If a label is not an action of the concept set.
     """
-    records = read_manifest(data)
-    records = [records[int(n)] for n in np.linspace(0, len(records) - 1, min(max_videos, len(records))).round()]
-    labels = require_labels(records, str(data))
-    words = ConceptSet.load(concepts) if isinstance(concepts, (str, Path)) else concepts
-    words = words or ConceptSet.from_actions(sorted(set(labels)), "labels of the check")
-    classes = labels_to_indices(labels, words)
-    place = dict(zip((record.path for record in records), classes, strict=True))
 
-    def make(start: VideoEncoder, settings: AdaptSettings) -> ValidationCallback:
-        training = settings.training
-        space = start.build_concept_space(words)
+    def __init__(
+        self,
+        encoder: VideoEncoder,
+        data: str | Path,
+        concepts: ConceptSet | str | Path | None = None,
+        *,
+        num_frames: int = 8,
+        max_videos: int = 200,
+    ) -> None:
+        records = read_manifest(data)
+        indices = np.linspace(0, len(records) - 1, min(max_videos, len(records))).round()
+        self.records = [records[int(index)] for index in indices]
+        labels = require_labels(self.records, str(data))
+        concept_set = ConceptSet.load(concepts) if isinstance(concepts, (str, Path)) else concepts
+        self.concept_set = concept_set or ConceptSet.from_actions(sorted(set(labels)), "validation labels")
+        classes = labels_to_indices(labels, self.concept_set)
+        self.class_by_path = dict(zip((record.path for record in self.records), classes, strict=True))
+        self.encoder, self.data, self.num_frames = encoder, data, num_frames
+        self.space = encoder.build_concept_space(self.concept_set)
+        self._initial_top1: float | None = None
 
-        def top1(encoder: VideoEncoder) -> float:
-            found = embed_videos(encoder, records, frames=settings.views.global_frames)
-            best = zero_shot_scores(found.embeddings, space).argmax(1).tolist()
-            return float(np.mean([place[path] == one for path, one in zip(found.paths, best, strict=True)]))
+    def on_step_end(self, trainer: Trainer, metrics: dict[str, float]) -> None:
+        """Measure, if it is time to."""
+        settings = trainer.settings
+        if trainer.step % settings.val_interval:
+            return
+        if self._initial_top1 is None:
+            self._initial_top1 = self._top1(self.encoder)
+        top1 = self._top1(trainer.teacher)
+        if top1 < self._initial_top1 - settings.validation_tolerance:
+            raise TrainingCollapsed(
+                f"step {trainer.step}: zero-shot top-1 on {self.data} fell to {top1:.1%}, from "
+                f"{self._initial_top1:.1%} of the initial encoder, by more than training.validation_tolerance "
+                f"({settings.validation_tolerance:.0%}); lower training.learning_rate, or set training.trainable to temporal"
+            )
+        metrics |= {"val/top1": top1, "val/frozen": self._initial_top1}
 
-        frozen: list[float] = []
-
-        def check(done: int, teacher: VideoEncoder) -> dict[str, float]:
-            if done % training.val_interval:
-                return {}
-            if not frozen:
-                frozen.append(top1(start))
-            now = top1(teacher)
-            if now < frozen[0] - training.validation_tolerance:
-                raise TrainingCollapsed(
-                    f"step {done}: zero-shot on {data} has fallen to {now:.1%}, from {frozen[0]:.1%} of the encoder "
-                    f"that the run began with, by more than training.validation_tolerance ({training.validation_tolerance:.0%}); "
-                    "lower training.learning_rate, or set training.trainable to temporal"
-                )
-            return {"check/top1": now, "check/frozen": frozen[0]}
-
-        return check
-
-    return make
+    def _top1(self, encoder: VideoEncoder) -> float:
+        result = embed_videos(encoder, self.records, frames=self.num_frames)
+        predicted = zero_shot_scores(result.embeddings, self.space).argmax(1).tolist()
+        correct = [self.class_by_path[path] == index for path, index in zip(result.paths, predicted, strict=True)]
+        return float(np.mean(correct))

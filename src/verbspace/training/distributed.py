@@ -1,4 +1,4 @@
-"""The processes that train together: many under torchrun or accelerate; else one, to which all here does nothing."""
+"""Rank, device and collectives of data-parallel training. Every function also works in a single process."""
 
 from __future__ import annotations
 
@@ -11,14 +11,23 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from verbspace.models.video_encoder import VideoEncoder
+
 T = TypeVar("T")
-PROCESS_GROUP_TIMEOUT = timedelta(minutes=30)  # a rank may wait so long for another, which may be loading videos
+PROCESS_GROUP_TIMEOUT = timedelta(minutes=30)  # a rank may wait this long for another that is loading videos
 
 
 class DistributedContext:
-    """This process's place: `rank` of `world`, and the device that it computes on."""
+    """This process's rank, the number of processes, and the device that it computes on.
+
+    Args:
+        rank: Rank of this process.
+        world_size: Number of processes.
+        device: Device of this process; the CPU if not given.
+    """
 
     def __init__(self, rank: int = 0, world_size: int = 1, device: torch.device | None = None) -> None:
         self.rank, self.world_size = rank, world_size
@@ -26,93 +35,116 @@ class DistributedContext:
 
     @property
     def is_main_process(self) -> bool:
-        """Whether this rank writes files and speaks."""
+        """Whether this process writes files and logs."""
         return self.rank == 0
 
     def shard_batch(self, items: Sequence[T]) -> list[T]:
-        """This rank's part of a batch: consecutive ones, as even as can be; all ranks' parts in order make the batch.
+        """Return this rank's consecutive part of a batch; sizes differ by one at most.
 
-        Raises ValueError for fewer items than ranks.
+        Raises:
+            ValueError: If there are fewer items than ranks.
         """
         count = len(items)
         if count < self.world_size:
             raise ValueError(
-                f"training.batch_size: {count} clips do not give each of {self.world_size} processes one; take more"
+                f"training.batch_size: {count} is less than the {self.world_size} processes; "
+                "each process needs at least one clip"
             )
         return list(items[count * self.rank // self.world_size : count * (self.rank + 1) // self.world_size])
 
     def all_gather_ints(self, *values: int) -> list[list[int]]:
-        """Small whole numbers of every rank, in the order of ranks."""
+        """Gather integers from every rank, in rank order."""
         if self.world_size == 1:
             return [list(values)]
-        own = torch.tensor(values, dtype=torch.long, device=self.device)
-        found = [torch.empty_like(own) for _ in range(self.world_size)]
-        dist.all_gather(found, own)
-        return [one.tolist() for one in found]
+        local = torch.tensor(values, dtype=torch.long, device=self.device)
+        gathered = [torch.empty_like(local) for _ in range(self.world_size)]
+        dist.all_gather(gathered, local)
+        return [each.tolist() for each in gathered]
 
     def all_gather_embeddings(self, z: Tensor, clips_per_rank: Sequence[int]) -> Tensor:
-        """(V, B, D) of every rank, B clips each as in `counts`, to (V, ΣB, D), without gradient."""
+        """Gather embeddings (V, B, D) from every rank along the clip axis, without gradient.
+
+        Args:
+            z: This rank's embeddings.
+            clips_per_rank: B of each rank.
+
+        Returns:
+            (V, ΣB, D).
+        """
         z = z.detach()
         if self.world_size == 1:
             return z
         padded = z.new_zeros(len(z), max(clips_per_rank), z.shape[-1])
         padded[:, : z.shape[1]] = z
-        found = [torch.empty_like(padded) for _ in range(self.world_size)]
-        dist.all_gather(found, padded)
-        return torch.cat([one[:, :count] for one, count in zip(found, clips_per_rank, strict=True)], 1)
+        gathered = [torch.empty_like(padded) for _ in range(self.world_size)]
+        dist.all_gather(gathered, padded)
+        return torch.cat([each[:, :count] for each, count in zip(gathered, clips_per_rank, strict=True)], 1)
 
     def all_gather_object(self, value: T) -> list[T]:
-        """Any small object of every rank; by pickle, between these processes alone."""
+        """Gather a small picklable object from every rank, in rank order."""
         if self.world_size == 1:
             return [value]
-        found: list[Any] = [None] * self.world_size
-        dist.all_gather_object(found, value)
-        return found
+        gathered: list[Any] = [None] * self.world_size
+        dist.all_gather_object(gathered, value)
+        return gathered
 
     def barrier(self) -> None:
-        """Until all are here."""
+        """Wait for all ranks."""
         if self.world_size > 1:
             dist.barrier()
 
 
 @contextmanager
 def init_distributed(device: str | None = None) -> Iterator[DistributedContext]:
-    """The team that the launcher's environment tells of, joined while this lasts; one process where it tells nothing.
-    A process group that has been joined before is the team, and stays.
+    """Initialize torch.distributed from the launcher's environment, and destroy the process group on exit.
 
-    device: "cpu", "cuda" or "cuda:1"; None is CUDA where there is one. Of several processes each takes the GPU of its
-    local rank. NCCL between GPUs, gloo between CPUs.
+    Without a launcher the context is one process. A process group that exists already is used and kept. The backend is
+    NCCL between GPUs and gloo between CPUs.
+
+    Args:
+        device: "cpu", "cuda" or "cuda:1"; None is CUDA if available. With several processes each one takes the GPU of
+            its local rank.
     """
-    joined = dist.is_available() and dist.is_initialized()
-    world = dist.get_world_size() if joined else int(os.environ.get("WORLD_SIZE", "1"))
-    kind = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    if world == 1:
-        yield DistributedContext(device=kind)
+    was_initialized = dist.is_available() and dist.is_initialized()
+    world_size = dist.get_world_size() if was_initialized else int(os.environ.get("WORLD_SIZE", "1"))
+    resolved = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if world_size == 1:
+        yield DistributedContext(device=resolved)
         return
-    if kind.type == "cuda":
-        kind = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-        torch.cuda.set_device(kind)
-    if not joined:
-        dist.init_process_group("nccl" if kind.type == "cuda" else "gloo", timeout=PROCESS_GROUP_TIMEOUT)
+    if resolved.type == "cuda":
+        resolved = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(resolved)
+    if not was_initialized:
+        dist.init_process_group("nccl" if resolved.type == "cuda" else "gloo", timeout=PROCESS_GROUP_TIMEOUT)
     try:
-        yield DistributedContext(dist.get_rank(), dist.get_world_size(), kind)
+        yield DistributedContext(dist.get_rank(), dist.get_world_size(), resolved)
     finally:
-        if not joined:
+        if not was_initialized:
             dist.destroy_process_group()
 
 
+def apply_fsdp(encoder: VideoEncoder) -> None:
+    """Shard the vision parameters over ranks, layer by layer (FSDP2). The text tower is not sharded."""
+    vision = {id(p) for p in (*encoder.spatial_parameters(), *encoder.temporal_parameters())}
+    text = {p for p in encoder.parameters() if id(p) not in vision}
+    for layer in (*encoder.base.vision_model.encoder.layers, *encoder.temporal.values()):
+        fully_shard(layer)
+    # Reshard the root module too: the teacher has no backward pass after which FSDP would do it.
+    fully_shard(encoder, reshard_after_forward=True, ignored_params=text)
+
+
 def full_tensor(tensor: Tensor) -> Tensor:
-    """A tensor that FSDP has spread over ranks, put together on each (all ranks must ask); any other as it is."""
+    """Gather a sharded tensor on every rank (a collective call); return any other tensor unchanged."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def local_tensor(tensor: Tensor) -> Tensor:
-    """This rank's part of a tensor that FSDP has spread; any other as it is."""
+    """Return this rank's shard of a sharded tensor; return any other tensor unchanged."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def distribute_like(tensor: Tensor, like: Tensor) -> Tensor:
-    """A whole tensor, spread over ranks as `like` is."""
+    """Shard a full tensor over ranks as `like` is sharded."""
     if not isinstance(like, DTensor):
         return tensor
     return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements)

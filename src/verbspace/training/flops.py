@@ -1,87 +1,89 @@
-"""What a training step costs: matrix products counted, and the time that they take at a given rate."""
+"""Cost of training: floating-point operations, counted by PyTorch on the meta device."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, cast
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import CLIPConfig, PretrainedConfig
 
+from verbspace.config.recipes import BackboneShape
 from verbspace.config.settings import AdaptSettings
+from verbspace.models.config import VideoEncoderConfig
+from verbspace.models.video_encoder import VideoEncoder
+from verbspace.training.lora import add_lora
+
+# Dense bf16 matrix products in operations per second, as the vendors state them, and the fraction assumed in estimates.
+DEVICE_PEAK_FLOPS = {"1 × RTX 4090": 165e12, "1 × A100": 312e12, "8 × A100": 8 * 312e12, "8 × H100": 8 * 989e12}
+ASSUMED_UTILIZATION = 0.4
 
 
-@dataclass(frozen=True)
-class BackboneDims:
-    """The sizes of a vision tower that decide its cost."""
-
-    width: int
-    num_layers: int
-    mlp_dim: int
-    patch_size: int
-    image_size: int
-    num_temporal_layers: int
-    embedding_dim: int
-
-    @classmethod
-    def from_config(cls, config: Any, num_temporal_layers: int | None = None) -> BackboneDims:
-        """From an image checkpoint's config (`transformers`); temporal attention before every layer unless told."""
-        vision = config.vision_config
-        layers = int(vision.num_hidden_layers)
-        return cls(
-            int(vision.hidden_size), layers, int(vision.intermediate_size), int(vision.patch_size),
-            int(vision.image_size), layers if num_temporal_layers is None else num_temporal_layers,
-            int(getattr(config, "projection_dim", vision.hidden_size)),
-        )  # fmt: skip
+def clip_config(shape: BackboneShape) -> CLIPConfig:
+    """Build a CLIP configuration with the given vision tower and a minimal text tower."""
+    vision = {
+        "hidden_size": shape.width, "num_hidden_layers": shape.num_layers, "intermediate_size": shape.mlp_dim,
+        "num_attention_heads": max(1, shape.width // 64), "patch_size": shape.patch_size,
+        "image_size": shape.image_size, "projection_dim": shape.embedding_dim,
+    }  # fmt: skip
+    return CLIPConfig(text_config={"num_hidden_layers": 1}, vision_config=vision, projection_dim=shape.embedding_dim)
 
 
-@dataclass(frozen=True)
-class Flops:
-    """Floating-point operations of one clip's forward: of the image layers and of temporal attention."""
+def forward_flops(config: PretrainedConfig, num_frames: int, size: int, temporal: bool = True) -> int:
+    """Count the operations of one forward pass of a clip. A product of matrices (a, b) and (b, c) counts 2abc.
 
-    spatial: float
-    temporal: float
-
-
-def forward_flops(backbone: BackboneDims, num_frames: int, size: int) -> Flops:
-    """A view of `frames` frames of size × size, A product of matrices (a, b) and (b, c) counts 2abc, all else
-    nothing.
-
-    Of n = (size / patch)² + 1 tokens a frame, width w and hidden width m: each image layer 2n(4w² + 2wm) + 4n²w, each
-    patch 2 · 3p²w, the projection 2w · D; each temporal layer over T frames 2Tn · 4w² + 4nT²w a
-    clip.
+    Args:
+        config: Configuration of an image checkpoint.
+        num_frames: Frames of the clip.
+        size: Side of a frame in pixels.
+        temporal: Whether the encoder has temporal attention.
     """
-    w, patches = backbone.width, (size // backbone.patch_size) ** 2
-    n = patches + 1
-    layer = 2 * n * (4 * w * w + 2 * w * backbone.mlp_dim) + 4 * n * n * w
-    frame = backbone.num_layers * layer + 2 * patches * 3 * backbone.patch_size**2 * w + 2 * w * backbone.embedding_dim
-    clip = backbone.num_temporal_layers * (2 * num_frames * n * 4 * w * w + 4 * n * num_frames**2 * w)
-    return Flops(float(num_frames * frame), float(clip))
+    encoder = _meta_encoder(config, temporal=temporal)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        _embed(encoder, 1, num_frames, size)
+    return int(counter.get_total_flops())
 
 
-def training_flops(backbone: BackboneDims, settings: AdaptSettings) -> float:
-    """Operations of one clip's step: the student on all views, forward and backward; the teacher on the global ones.
+def training_flops(config: PretrainedConfig, settings: AdaptSettings) -> int:
+    """Count the operations of one clip in a training step, without the losses and the optimizer.
 
-    A backward pass costs two forwards; through layers whose weights are frozen, one (adapters are not counted).
-    Recomputing the layers, and micro-batches, cost the student one forward more each.
+    The student embeds all views, forward and backward; the teacher embeds the global views. Micro-batches cost the
+    student one more forward pass.
+
+    Args:
+        config: Configuration of an image checkpoint.
+        settings: Settings of the run.
     """
-    views, training = settings.views, settings.training
-    sizes = _view_sizes(backbone, settings)
-    globals_ = forward_flops(backbone, views.global_frames, sizes[0])
-    locals_ = forward_flops(backbone, views.local_frames, sizes[1])
-    spatial = views.global_views * globals_.spatial + views.local_views * locals_.spatial
-    temporal = views.global_views * globals_.temporal + views.local_views * locals_.temporal
-    again = int(training.gradient_checkpointing) + int(training.gradient_accumulation_steps > 1)
-    student = (2 if training.trainable == "full" else 1) * spatial + 2 * temporal + (1 + again) * (spatial + temporal)
-    teacher = views.global_views * (globals_.spatial + globals_.temporal)
-    return student + teacher
-
-
-def training_seconds(backbone: BackboneDims, settings: AdaptSettings, num_clips: int, flops_per_second: float) -> float:
-    """Seconds of a whole run over `clips` videos at `rate` operations a second, all devices together."""
     training = settings.training
-    steps = training.steps or max(1, round(training.epochs * num_clips / training.batch_size))
-    return steps * training.batch_size * training_flops(backbone, settings) / flops_per_second
+    student, teacher = _meta_encoder(config), _meta_encoder(config)
+    views = settings.views.resolve(student.image_size, student.patch_size)
+    if training.trainable == "temporal":
+        for parameter in student.spatial_parameters():
+            parameter.requires_grad_(False)
+    elif training.trainable == "temporal+lora":
+        for encoder in (student, teacher):
+            add_lora(encoder, training.lora_rank, training.lora_alpha)
+            encoder.to("meta")
+    student.gradient_checkpointing = training.gradient_checkpointing
+    student.train()
+    assert views.global_size is not None
+    assert views.local_size is not None
+    global_views = (views.global_views, views.global_frames, views.global_size)
+    local_views = (views.local_views, views.local_frames, views.local_size)
+    student_views = [global_views, local_views] if views.local_views else [global_views]
+    with FlopCounterMode(display=False) as counter:
+        with torch.no_grad():
+            _embed(teacher, *global_views)
+            if training.gradient_accumulation_steps > 1:
+                for view in student_views:
+                    _embed(student, *view)
+        torch.stack([_embed(student, *view).sum() for view in student_views]).sum().backward()  # type: ignore[no-untyped-call]
+    return int(counter.get_total_flops())
 
 
-def _view_sizes(backbone: BackboneDims, settings: AdaptSettings) -> tuple[int, int]:
-    """Sides of global and local views, as `build_dataset` takes them."""
-    views = settings.views.resolve(backbone.image_size, backbone.patch_size)
-    return cast(int, views.global_size), cast(int, views.local_size)
+def _meta_encoder(config: PretrainedConfig, temporal: bool = True) -> VideoEncoder:
+    with torch.device("meta"):
+        return VideoEncoder(VideoEncoderConfig(config.to_dict(), temporal))
+
+
+def _embed(encoder: VideoEncoder, num_views: int, num_frames: int, size: int) -> torch.Tensor:
+    z: torch.Tensor = encoder(torch.empty(num_views, num_frames, 3, size, size, device="meta"))
+    return z

@@ -1,96 +1,84 @@
-"""A step's gradients, exact over micro-batches and ranks.
+"""Gradients of one step, exact over micro-batches and processes.
 
-The losses need the whole batch at once: its mean distribution, its centre. What they need of a clip is its embeddings,
-which are small. So every rank embeds its clips, the embeddings of all are gathered, the losses are taken on them as on
-one process, and their gradient at this rank's embeddings goes back through this rank's encoder. With micro-batches the
-embeddings are first computed without a graph and then, part by part, again with one (Gao et al. 2021, GradCache): one
-forward more, and the gradient of the whole batch to rounding.
+The losses need the whole batch at once, for its mean distribution and its center, but only through the embeddings,
+which are small. Each rank embeds its clips; the embeddings of all ranks are gathered; the losses are computed on them as
+in one process; and their gradient with respect to this rank's embeddings is propagated through this rank's encoder. With
+micro-batches the embeddings are first computed without a graph and then, one micro-batch at a time, again with a graph
+(GradCache, Gao et al. 2021). That costs one more forward pass and gives the gradient of the whole batch to rounding.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from itertools import pairwise
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
 
+from verbspace.config.settings import LossSettings
 from verbspace.models.video_encoder import VideoEncoder
-from verbspace.training.distiller import Distiller, EMAState, StepOutput, embed_views
+from verbspace.training.distiller import Distiller, EMAState, StepOutput, Views, embed_views
 from verbspace.training.distributed import DistributedContext
-
-Views = Mapping[str, Tensor]
 
 
 class TrainingMethod(Protocol):
-    """What the loop trains: a Distiller, or anything else with a student and a teacher that turns views into losses."""
+    """A student and a teacher with a loss: a `Distiller`, or anything with this interface."""
 
     student: VideoEncoder
     teacher: VideoEncoder
+    settings: LossSettings
     category_prior: Tensor
-    prior_momentum: float
 
     def init_state(self) -> EMAState:
-        """What the first step remembers."""
+        """Return the state before the first step."""
 
     def train(self, mode: bool = True) -> Any:
-        """As in nn.Module."""
+        """Set training mode, as `nn.Module.train` does."""
 
-    def __call__(self, views: Mapping[str, Tensor], ema_state: EMAState) -> StepOutput:
-        """One step's losses."""
+    def __call__(self, views: Views, ema_state: EMAState) -> StepOutput:
+        """Compute the losses of one step."""
 
 
 class ViewEncoder(nn.Module):
-    """An encoder's embeddings of all views in one call, which is what DDP and FSDP wrap."""
+    """Embeds all views of a batch in one call, so that DDP and FSDP see one forward pass.
+
+    Args:
+        encoder: Video encoder.
+        include_local: Embed the local views too.
+    """
 
     def __init__(self, encoder: VideoEncoder, include_local: bool = True) -> None:
         super().__init__()
         self.encoder, self.include_local = encoder, include_local
 
     def forward(self, views: Views) -> Tensor:
-        """Views of B clips to (V, B, D), global ones first."""
+        """Embed a batch. See `embed_views`."""
         return embed_views(self.encoder, views, include_local=self.include_local)
 
 
-def apply_fsdp(encoder: VideoEncoder) -> None:
-    """Spread what an encoder trains over the ranks, layer by layer (FSDP2). The text tower stays whole."""
-    seen = {id(p) for p in (*encoder.spatial_parameters(), *encoder.temporal_parameters())}
-    aside = {p for p in encoder.parameters() if id(p) not in seen}
-    for layer in (*encoder.base.vision_model.encoder.layers, *encoder.temporal.values()):
-        fully_shard(layer)
-    # The outermost part too: a teacher has no backward pass after which it would be spread again.
-    fully_shard(encoder, reshard_after_forward=True, ignored_params=aside)
-
-
 class GradCacheStep:
-    """Calls of this leave the gradients of one step on the student's parameters.
+    """A callable that leaves the gradients of one step on the student's parameters.
 
-    accumulate: into how many micro-batches a rank's clips are cut. With several, or several ranks, the learner must be
-    a Distiller, whose losses are of embeddings. sharded: the student was given to `shard`.
+    Args:
+        method: Training method. With several micro-batches or processes it must be a `Distiller`, whose losses are
+            functions of embeddings.
+        distributed: This process's rank and device.
+        gradient_accumulation_steps: Number of micro-batches into which a rank's clips are split.
     """
 
     def __init__(
-        self,
-        method: TrainingMethod,
-        distributed: DistributedContext,
-        *,
-        gradient_accumulation_steps: int = 1,
-        use_fsdp: bool = False,
+        self, method: TrainingMethod, distributed: DistributedContext, gradient_accumulation_steps: int = 1
     ) -> None:
-        self.method, self.distributed, self.gradient_accumulation_steps = (
-            method,
-            distributed,
-            gradient_accumulation_steps,
-        )
-        self.use_fsdp = use_fsdp
+        self.method, self.distributed = method, distributed
+        self.gradient_accumulation_steps = gradient_accumulation_steps
         self.teacher = ViewEncoder(method.teacher, include_local=False)
         self.student: nn.Module = ViewEncoder(method.student)
-        if distributed.world_size > 1 and not use_fsdp:
+        if distributed.world_size > 1 and not isinstance(method.student, FSDPModule):
             self.student = DistributedDataParallel(
                 self.student, device_ids=[distributed.device.index] if distributed.device.type == "cuda" else None,
                 gradient_as_bucket_view=True,
@@ -103,64 +91,68 @@ class GradCacheStep:
         autocast: Callable[[], AbstractContextManager[Any]],
         clips_per_rank: list[int],
     ) -> StepOutput:
-        """views: this rank's. autocast: a context for forwards. counts: the number of clips of each rank."""
-        team, clips = self.distributed, len(views["index"])
-        if team.world_size == 1 and min(self.gradient_accumulation_steps, clips) == 1:
-            with autocast():
-                alone: StepOutput = self.method(views, ema_state)
-            alone.total.backward()  # type: ignore[no-untyped-call]
-            return alone
-        if not isinstance(self.method, Distiller):
-            raise ValueError("only a Distiller can be trained in micro-batches or by several processes")
-        cuts = [
-            clips * part // self.gradient_accumulation_steps for part in range(self.gradient_accumulation_steps + 1)
-        ]
-        parts = [slice_batch(views, a, b) for a, b in pairwise(cuts) if b > a]
-        with autocast(), torch.no_grad():
-            z_teacher = torch.cat([self.teacher(part) for part in parts], 1)
-        with autocast(), torch.set_grad_enabled(len(parts) == 1):
-            z_student = torch.cat([self.student(part) for part in parts], 1)
+        """Run forward and backward passes.
 
-        everyone = team.all_gather_embeddings(torch.cat([z_teacher, z_student.detach()]), clips_per_rank)
-        targets, leaf = everyone[: len(z_teacher)], everyone[len(z_teacher) :].clone().requires_grad_()
-        with torch.autocast(team.device.type, enabled=False):
-            outcome = self.method.compute_losses(targets, leaf, ema_state)
-        outcome.total.backward()  # type: ignore[no-untyped-call]
+        Args:
+            views: This rank's part of the batch.
+            ema_state: State before this step.
+            autocast: Returns the context for forward passes.
+            clips_per_rank: Number of clips of each rank.
+        """
+        distributed, num_clips = self.distributed, len(views["index"])
+        if distributed.world_size == 1 and min(self.gradient_accumulation_steps, num_clips) == 1:
+            with autocast():
+                output: StepOutput = self.method(views, ema_state)
+            output.total.backward()  # type: ignore[no-untyped-call]
+            return output
+        if not isinstance(self.method, Distiller):
+            raise ValueError(
+                "micro-batches and several processes need a Distiller; use one process and one micro-batch"
+            )
+        bounds = chunk_bounds(num_clips, self.gradient_accumulation_steps)
+        chunks = [slice_batch(views, start, stop) for start, stop in bounds]
+        with autocast(), torch.no_grad():
+            z_teacher = torch.cat([self.teacher(chunk) for chunk in chunks], 1)
+        with autocast(), torch.set_grad_enabled(len(chunks) == 1):
+            z_student = torch.cat([self.student(chunk) for chunk in chunks], 1)
+
+        gathered = distributed.all_gather_embeddings(torch.cat([z_teacher, z_student.detach()]), clips_per_rank)
+        targets, leaf = gathered[: len(z_teacher)], gathered[len(z_teacher) :].clone().requires_grad_()
+        with torch.autocast(distributed.device.type, enabled=False):
+            output = self.method.compute_losses(targets, leaf, ema_state)
+        output.total.backward()  # type: ignore[no-untyped-call]
         assert leaf.grad is not None
-        start = sum(clips_per_rank[: team.rank])
-        # DDP and FSDP take the mean over ranks; the loss has taken the mean over all clips already.
-        gradient = leaf.grad[:, start : start + clips] * team.world_size
-        if len(parts) == 1:
+        offset = sum(clips_per_rank[: distributed.rank])
+        # DDP and FSDP average gradients over ranks, but the loss is already the mean over all clips.
+        gradient = leaf.grad[:, offset : offset + num_clips] * distributed.world_size
+        if len(chunks) == 1:
             z_student.backward(gradient)  # type: ignore[no-untyped-call]
-            return outcome
-        for number, (part, (a, b)) in enumerate(zip(parts, chunk_bounds(parts), strict=True), 1):
-            with self._gradient_sync(number == len(parts)):
+            return output
+        for number, (chunk, (start, stop)) in enumerate(zip(chunks, bounds, strict=True), 1):
+            with self._gradient_sync(number == len(chunks)):
                 with autocast():
-                    again = self.student(part)
-                again.backward(gradient[:, a:b])
-        return outcome
+                    z_chunk = self.student(chunk)
+                z_chunk.backward(gradient[:, start:stop])
+        return output
 
     @contextlib.contextmanager
     def _gradient_sync(self, is_last: bool) -> Iterator[None]:
-        """Ranks exchange gradients with the last micro-batch only."""
+        """Exchange gradients between ranks with the last micro-batch only."""
         if isinstance(self.student, DistributedDataParallel) and not is_last:
             with self.student.no_sync():
                 yield
             return
-        if self.use_fsdp:
+        if isinstance(self.method.student, FSDPModule):
             self.method.student.set_requires_gradient_sync(is_last)
         yield
 
 
 def slice_batch(views: Views, start: int, stop: int) -> dict[str, Tensor]:
-    """Some of a batch's clips."""
+    """Return clips `start` to `stop` of a batch."""
     return {name: value[start:stop] for name, value in views.items()}
 
 
-def chunk_bounds(chunks: list[dict[str, Tensor]]) -> list[tuple[int, int]]:
-    """Where each part's clips begin and end."""
-    found, at = [], 0
-    for part in chunks:
-        found.append((at, at + len(part["index"])))
-        at = found[-1][1]
-    return found
+def chunk_bounds(num_clips: int, num_chunks: int) -> list[tuple[int, int]]:
+    """Return (start, stop) of each micro-batch, as even as possible, without empty ones."""
+    cuts = [num_clips * chunk // num_chunks for chunk in range(num_chunks + 1)]
+    return [(start, stop) for start, stop in pairwise(cuts) if stop > start]

@@ -1,4 +1,4 @@
-"""A run's figures to TensorBoard, Weights & Biases or Trackio. `metrics.jsonl` is written in any case."""
+"""Trainer callbacks that report metrics: progress, TensorBoard, Weights & Biases, Trackio."""
 
 from __future__ import annotations
 
@@ -8,43 +8,77 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from verbspace.training.trainer import Trainer
+from verbspace.utils.progress import ProgressCallback
+
 LOGGERS = ("tensorboard", "wandb", "trackio")
-LogMetrics = Callable[[int, Mapping[str, float]], None]  # step, figures
+
+
+class ProgressReport:
+    """Reports each step of the main process to a progress callback.
+
+    Args:
+        on_progress: Function to call.
+        stage: Name of the stage.
+    """
+
+    def __init__(self, on_progress: ProgressCallback, stage: str = "adapt") -> None:
+        self.on_progress, self.stage = on_progress, stage
+
+    def on_step_end(self, trainer: Trainer, metrics: dict[str, float]) -> None:
+        """Report the step."""
+        if trainer.distributed.is_main_process:
+            self.on_progress(self.stage, trainer.step, trainer.num_steps, metrics)
+
+
+class MetricsLogger:
+    """Trainer callback that passes each step's metrics on.
+
+    Args:
+        write: Function of step and metrics.
+    """
+
+    def __init__(self, write: Callable[[int, Mapping[str, float]], None]) -> None:
+        self.write = write
+
+    def on_step_end(self, trainer: Trainer, metrics: dict[str, float]) -> None:
+        """Write the metrics in the main process."""
+        if metrics and trainer.distributed.is_main_process:
+            self.write(trainer.step, metrics)
 
 
 @contextmanager
-def open_loggers(names: Sequence[str], out: Path, project: str = "verbspace") -> Iterator[LogMetrics]:
-    """A function that writes a step's figures to each tracker named, while this lasts.
+def open_loggers(names: Sequence[str], out: Path, project: str = "verbspace") -> Iterator[list[MetricsLogger]]:
+    """Open the named loggers; close them on exit.
 
-    TensorBoard's files go to `out/tensorboard`; the others take the run's name from `out`. Raises ValueError for one
-    that is not known or not installed.
+    Args:
+        names: Any of `LOGGERS`.
+        out: The run's folder. TensorBoard writes to `out/tensorboard`; for the others the run is named like `out`.
+        project: Project name for Weights & Biases and Trackio.
+
+    Raises:
+        ValueError: If a logger is unknown or not installed.
     """
     with ExitStack() as stack:
-        writers = [_start_logger(name, out, project, stack) for name in dict.fromkeys(names)]
-
-        def write(step: int, values: Mapping[str, float]) -> None:
-            for one in writers:
-                one(step, values)
-
-        yield write
+        yield [MetricsLogger(_open_logger(name, out, project, stack)) for name in dict.fromkeys(names)]
 
 
-def _start_logger(name: str, out: Path, project: str, stack: ExitStack) -> LogMetrics:
+def _open_logger(name: str, out: Path, project: str, stack: ExitStack) -> Callable[[int, Mapping[str, float]], None]:
     if name not in LOGGERS:
-        raise ValueError(f"--logger: {name!r} is none of {', '.join(LOGGERS)}")
+        raise ValueError(f"--logger: {name!r} is unknown; use one of {', '.join(LOGGERS)}")
     try:
         module: Any = importlib.import_module("torch.utils.tensorboard" if name == "tensorboard" else name)
     except ImportError as error:
         raise ValueError(f"--logger: {name} is not installed ({error}); pip install {name}") from None
     if name == "tensorboard":
-        board = module.SummaryWriter(str(out / "tensorboard"))
-        stack.callback(board.close)
+        writer = module.SummaryWriter(str(out / "tensorboard"))
+        stack.callback(writer.close)
 
-        def to_board(step: int, values: Mapping[str, float]) -> None:
-            for key, value in values.items():
-                board.add_scalar(key, value, step)
+        def write_scalars(step: int, metrics: Mapping[str, float]) -> None:
+            for key, value in metrics.items():
+                writer.add_scalar(key, value, step)
 
-        return to_board
+        return write_scalars
     module.init(project=project, name=out.resolve().name)
     stack.callback(module.finish)
-    return lambda step, values: module.log(dict(values), step=step)
+    return lambda step, metrics: module.log(dict(metrics), step=step)

@@ -1,4 +1,4 @@
-"""Low-rank adapters (Hu et al., ICLR 2022) on the image layers, by `peft`."""
+"""Low-rank adapters (LoRA, Hu et al., ICLR 2022) on the image layers, with `peft`."""
 
 from __future__ import annotations
 
@@ -9,13 +9,20 @@ from torch import nn
 
 from verbspace.models.video_encoder import VideoEncoder
 
-_LAYERS = r".*vision_model\.encoder\.layers\.\d+\.(self_attn\.(q_proj|k_proj|v_proj|out_proj)|mlp\.(fc1|fc2))"
+_TARGET_MODULES = r".*vision_model\.encoder\.layers\.\d+\.(self_attn\.(q_proj|k_proj|v_proj|out_proj)|mlp\.(fc1|fc2))"
 
 
 def add_lora(encoder: VideoEncoder, rank: int, alpha: int, seed: int = 0) -> None:
-    """Put adapters of a rank beside every matrix of the image layers, and let them alone learn there.
+    """Add adapters to every linear layer of the image layers. Only adapters and temporal attention stay trainable.
 
-    What they add is scaled by alpha / rank and is nothing at first. Raises ValueError where peft is not installed.
+    Args:
+        encoder: Encoder to modify in place.
+        rank: Rank of the adapters.
+        alpha: The adapters' output is scaled by alpha / rank. It is zero at first.
+        seed: Seed of the adapters' initial weights.
+
+    Raises:
+        ValueError: If peft is not installed.
     """
     try:
         from peft import LoraConfig, inject_adapter_in_model
@@ -23,7 +30,7 @@ def add_lora(encoder: VideoEncoder, rank: int, alpha: int, seed: int = 0) -> Non
         raise ValueError("training.trainable: temporal+lora needs peft; pip install 'verbspace[lora]'") from None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=alpha, target_modules=_LAYERS), encoder)
+        inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=alpha, target_modules=_TARGET_MODULES), encoder)
     for name, parameter in encoder.named_parameters():
         if ".temporal." in f".{name}":
             parameter.requires_grad_(True)
@@ -31,14 +38,14 @@ def add_lora(encoder: VideoEncoder, rank: int, alpha: int, seed: int = 0) -> Non
 
 
 def merge_lora(encoder: VideoEncoder) -> VideoEncoder:
-    """A copy whose adapters have gone into the matrices beside them: an encoder like any other."""
-    plain = encoder.copy()
-    for module in list(plain.modules()):
+    """Return a copy whose adapters are merged into the layers, with the parameter names of a plain encoder."""
+    merged = encoder.copy()
+    for module in list(merged.modules()):
         for name, child in list(module.named_children()):
             if hasattr(child, "get_base_layer") and hasattr(child, "merge"):
                 adapter: Any = child
                 adapter.merge()
                 base: nn.Module = adapter.get_base_layer()
                 setattr(module, name, base)
-    plain.unfreeze_vision()
-    return plain
+    merged.unfreeze_vision()
+    return merged

@@ -1,8 +1,8 @@
-"""The losses of language-tied self-distillation, as pure functions of tensors.
+"""Losses of language-tied self-distillation, as pure functions of tensors.
 
-Shapes: V views, B clips, K prototypes (actions or descriptions). Similarities are cosines between a normalised video
-embedding and a frozen text vector, before any temperature. Nothing here keeps state; centre and running means come in
-as tensors and their successors are computed by `moved`.
+Shapes: V views, B clips, K prototypes (actions or descriptions). A similarity is the cosine between a normalized video
+embedding and a frozen text vector, before division by a temperature. These functions keep no state: the center and the
+running means are arguments, and `ema_update` computes their next values.
 """
 
 from __future__ import annotations
@@ -13,18 +13,31 @@ from torch import Tensor
 
 
 def teacher_probs(similarity: Tensor, temperature: float, center: Tensor | None = None) -> Tensor:
-    """The teacher's sharpened distribution, softmax((s - c) / τ), without gradient. (..., K) -> (..., K).
+    """Compute the teacher's sharpened distribution, softmax((s - c) / τ), without gradient.
 
-    Source: DINO (Caron et al., ICCV 2021), equation 1 with the centring of section 3.1.
+    Source: DINO (Caron et al., ICCV 2021), equation 1 with the centering of section 3.1.
+
+    Args:
+        similarity: (..., K) cosines.
+        temperature: τ, on the scale of cosines.
+        center: (K,) value to subtract from the similarities, or None.
+
+    Returns:
+        (..., K) probabilities.
     """
     shifted = half_to_float32(similarity if center is None else similarity - center)
     return F.softmax(shifted.detach() / temperature, dim=-1)
 
 
 def cross_view_pairs(num_teacher_views: int, num_student_views: int) -> Tensor:
-    """Which (teacher view, student view) pairs count, (V_t, V_s) bool: all but a view with itself.
+    """Return the (teacher view, student view) pairs that count: all except a view with itself.
 
-    The first V_t student views are the teacher's (global) views.
+    Args:
+        num_teacher_views: V_t, the number of global views.
+        num_student_views: V_s. The first V_t student views are the teacher's global views.
+
+    Returns:
+        (V_t, V_s) bool mask.
     """
     pairs = torch.ones(num_teacher_views, num_student_views, dtype=torch.bool)
     pairs[:, :num_teacher_views].fill_diagonal_(False)
@@ -32,11 +45,17 @@ def cross_view_pairs(num_teacher_views: int, num_student_views: int) -> Tensor:
 
 
 def cross_view_cross_entropy(target: Tensor, student: Tensor, temperature: float) -> Tensor:
-    """Concept distillation: mean over clips and view pairs of H(teacher on one view, student on another). Scalar.
+    """Concept distillation: mean over clips and view pairs of H(teacher on one view, student on another).
 
-    target: (V_t, B, K) teacher distributions on the global views. student: (V_s, B, K) similarities on all views, the
-    global ones first. With a free weight matrix in place of the concept matrix
-    this is DINO's loss.
+    With a trainable weight matrix in place of the concept matrix this is DINO's loss.
+
+    Args:
+        target: (V_t, B, K) teacher probabilities on the global views.
+        student: (V_s, B, K) student similarities on all views, global views first.
+        temperature: The student's temperature.
+
+    Returns:
+        Scalar.
     """
     log_student = F.log_softmax(half_to_float32(student) / temperature, dim=-1)
     cost = -torch.einsum("tbk,sbk->ts", target.to(log_student), log_student) / student.shape[1]
@@ -45,25 +64,38 @@ def cross_view_cross_entropy(target: Tensor, student: Tensor, temperature: float
 
 
 def alignment(
-    teacher_category: Tensor,
-    teacher_pooled: Tensor,
-    student_category: Tensor,
-    student_pooled: Tensor,
+    teacher_category: Tensor, teacher_pooled: Tensor, student_category: Tensor, student_pooled: Tensor
 ) -> Tensor:
-    """Concept alignment: each space's teacher teaches the other space's student, across views. Scalar.
+    """Concept alignment: the teacher in each space supervises the student in the other space, across views.
 
-    KL(teacher_pooled || student_category) + KL(teacher_category || student_pooled), halved, averaged over clips
-    and view pairs. All are distributions over actions; `pooled` ones come from description space by ownership.
-    Teacher: (V_t, B, K) probabilities; student: (V_s, B, K) log-probabilities. Where the two spaces agree, value and
-    gradient are zero. The paper names the aim (relations between actions and their attributes); this form is our
-    choice.
+    The loss is ½ [KL(teacher_pooled ‖ student_category) + KL(teacher_category ‖ student_pooled)], averaged over clips
+    and view pairs. All arguments are distributions over actions; pooled ones come from description space. Value and
+    gradient are zero where the two spaces agree. The paper names the aim (relations between actions and their
+    attributes); this form is our choice.
+
+    Args:
+        teacher_category: (V_t, B, K) probabilities.
+        teacher_pooled: (V_t, B, K) probabilities.
+        student_category: (V_s, B, K) log-probabilities.
+        student_pooled: (V_s, B, K) log-probabilities.
+
+    Returns:
+        Scalar.
     """
     one = cross_view_kl(teacher_pooled, student_category)
     return (one + cross_view_kl(teacher_category, student_pooled)) / 2
 
 
 def cross_view_kl(target: Tensor, log_student: Tensor) -> Tensor:
-    """Mean KL(target || student) over clips and cross-view pairs. (V_t, B, K), (V_s, B, K) -> scalar."""
+    """Compute the mean KL(target ‖ student) over clips and view pairs.
+
+    Args:
+        target: (V_t, B, K) probabilities.
+        log_student: (V_s, B, K) log-probabilities.
+
+    Returns:
+        Scalar.
+    """
     target = target.detach().to(log_student)
     negative_entropy = torch.xlogy(target, target).sum(-1).mean(1)  # (V_t,)
     cross = -torch.einsum("tbk,sbk->ts", target, log_student) / target.shape[1]
@@ -74,14 +106,20 @@ def cross_view_kl(target: Tensor, log_student: Tensor) -> Tensor:
 def marginal_prior_kl(
     batch_mean: Tensor, running_mean: Tensor | None, momentum: float, prior: Tensor, margin: float = 0.0
 ) -> Tensor:
-    """Keep the mean distribution near the expected one: max(0, KL(m || expected) - slack). Scalar.
+    """Keep the mean distribution near the prior: max(0, KL(m ‖ prior) - margin).
 
-    mean: (K,) mean of the student's distributions over this batch's clips and views. running: (K,) its running mean, or
-    None before the first step. m = momentum · running + (1 - momentum) · mean gives the value; the gradient
-    reaches `mean` undamped, as if m had moved with it one to one, so that the weight of this loss does not depend
-    on the momentum.
-    expected: (K,) the prior, uniform unless the class distribution is known. slack: nats by which m may stray for
-    free, so that a long-tailed collection of videos is not forced into balance.
+    The value uses m = momentum · running_mean + (1 - momentum) · batch_mean. The gradient reaches `batch_mean` as if m
+    were `batch_mean`, so that the strength of this loss does not depend on the momentum.
+
+    Args:
+        batch_mean: (K,) mean of the student's distributions over the clips and views of this batch.
+        running_mean: (K,) running mean, or None before the first step.
+        momentum: Momentum of the running mean.
+        prior: (K,) expected distribution; uniform unless the class distribution is known.
+        margin: Divergence in nats that costs nothing, so that an unbalanced collection is not forced into balance.
+
+    Returns:
+        Scalar.
     """
     smoothed = batch_mean if running_mean is None else ema_update(running_mean, batch_mean, momentum)
     m = smoothed.detach() + (batch_mean - batch_mean.detach())
@@ -90,15 +128,15 @@ def marginal_prior_kl(
 
 
 def ema_update(running_mean: Tensor, value: Tensor, momentum: float) -> Tensor:
-    """The successor of a running mean: momentum · running + (1 - momentum) · value, without gradient."""
+    """Return momentum · running_mean + (1 - momentum) · value, without gradient."""
     return momentum * running_mean.detach() + (1 - momentum) * value.detach()
 
 
 def entropy(probs: Tensor) -> Tensor:
-    """Entropy in nats over the last axis."""
+    """Compute the entropy in nats over the last axis."""
     return -torch.xlogy(probs, probs).sum(-1)
 
 
 def half_to_float32(x: Tensor) -> Tensor:
-    """Half precision to float32; float32 and float64 as they are."""
+    """Convert half precision to float32; return float32 and float64 unchanged."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x

@@ -1,16 +1,15 @@
-"""The training loop, on one page: what a step does, and everything that changes state between steps."""
+"""The training loop: one step on one page, and everything that changes state between steps."""
 
 from __future__ import annotations
 
 import contextlib
-import json
+import logging
 import math
-import resource
 import signal
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,265 +17,277 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from verbspace.models.video_encoder import VideoEncoder
-from verbspace.training.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
-from verbspace.training.distiller import EMAState, StepOutput
-from verbspace.training.distributed import DistributedContext, full_tensor, local_tensor
+from verbspace.config.settings import LossSettings, TrainSettings
+from verbspace.training.checkpoint import (
+    PARTS,
+    TrainState,
+    check_fingerprint,
+    list_checkpoints,
+    load_ema_state,
+    load_optimizer,
+    load_trainable,
+    optimizer_state_dict,
+    read_metadata,
+    read_part,
+    save_checkpoint,
+    trainable_state_dict,
+)
+from verbspace.training.distiller import EMAState, StepOutput, Views
+from verbspace.training.distributed import DistributedContext, full_tensor
 from verbspace.training.grad_cache import GradCacheStep, TrainingMethod
-from verbspace.training.losses import ema_update
+from verbspace.training.losses import ema_update, entropy
+from verbspace.training.metrics import MetricsLog, step_metrics
+from verbspace.training.optimizer import update_teacher
 from verbspace.training.schedules import cosine, warmup_cosine
-from verbspace.utils.atomic_io import write_text
 from verbspace.utils.malloc import disable_malloc_trim
 
-
-class ValidationCallback(Protocol):
-    """What may be looked at between steps."""
-
-    def __call__(self, done: int, teacher: VideoEncoder) -> dict[str, float]:
-        """Figures to log after `done` steps, if any are due. Raises Collapsed to end the run."""
+logger = logging.getLogger(__name__)
 
 
 class TrainingInterrupted(KeyboardInterrupt):
-    """The run was stopped by a signal, after saving its state."""
+    """The run was stopped by a signal after saving a checkpoint."""
 
 
 class TrainingCollapsed(RuntimeError):
-    """The concept distribution fell on to a few concepts, or a loss stopped being finite."""
+    """The concept distribution collapsed, a loss was not finite, or validation failed."""
 
 
-def parameter_groups(
-    student: nn.Module, temporal_param_ids: set[int], learning_rate: float, temporal_lr_multiplier: float
-) -> list[dict[str, Any]]:
-    """AdamW's groups: temporal and spatial parameters, with weight decay on matrices only. `peak` holds a group's
-    rate."""
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
-    for parameter in student.parameters():
-        if parameter.requires_grad:
-            groups.setdefault((id(parameter) in temporal_param_ids, parameter.ndim > 1), []).append(parameter)
-    return [
-        {
-            "params": members,
-            "initial_lr": learning_rate * (temporal_lr_multiplier if is_temporal else 1.0),
-            "use_weight_decay": decays,
-            "weight_decay": 0.0,
+class Callback(Protocol):
+    """Called between steps, in the order given to the trainer."""
+
+    def on_step_end(self, trainer: Trainer, metrics: dict[str, float]) -> None:
+        """Run after step `trainer.step`, on every rank.
+
+        Args:
+            trainer: The trainer.
+            metrics: What is logged of this step; empty if it is not a logging step. Entries may be added.
+
+        Raises:
+            TrainingCollapsed: To end the run. The newest checkpoint is kept.
+        """
+
+
+class Trainer:
+    """Trains a method and owns all state that changes from step to step.
+
+    Args:
+        method: Student, teacher and loss.
+        optimizer: Optimizer over the student, with groups as `parameter_groups` returns them.
+        settings: Settings of the loop.
+        num_steps: Length of the run; schedules span it.
+        out: The run's folder. `state/` has the checkpoints, `metrics.jsonl` the metrics.
+        callbacks: Called after every step.
+        distributed: Rank and device; one process on the method's device if not given.
+        ema_state: State before the first step; the method's initial state if not given.
+        fingerprint: Values that must be the same when the run resumes, for example settings that affect the result.
+
+    Attributes:
+        step: Number of finished steps.
+        ema_state: Running statistics after the last step.
+    """
+
+    def __init__(
+        self,
+        method: TrainingMethod,
+        optimizer: torch.optim.Optimizer,
+        settings: TrainSettings,
+        *,
+        num_steps: int,
+        out: Path,
+        callbacks: Sequence[Callback] = (),
+        distributed: DistributedContext | None = None,
+        ema_state: EMAState | None = None,
+        fingerprint: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.method, self.optimizer, self.settings = method, optimizer, settings
+        self.num_steps, self.out, self.callbacks = num_steps, out, callbacks
+        self.num_warmup_steps = round(settings.warmup_fraction * num_steps)
+        self.distributed = distributed or DistributedContext(device=method.category_prior.device)
+        self.fingerprint = {**(fingerprint or {}), "steps": num_steps}
+        self.step = 0
+        self.ema_state = ema_state or method.init_state()
+        self.student, self.teacher = method.student, method.teacher
+        self._trainable = [p for p in self.student.parameters() if p.requires_grad]
+        dtype = torch.bfloat16 if settings.dtype == "bf16" else None
+        self._autocast = partial(torch.autocast, self.distributed.device.type, dtype, enabled=dtype is not None)
+        self._compute_gradients = GradCacheStep(method, self.distributed, settings.gradient_accumulation_steps)
+
+    def state_dict(self) -> TrainState:
+        """Return all tensors that the next step depends on. Gathers shards, so every rank must call it."""
+        return {
+            "student": trainable_state_dict(self.student),
+            "teacher": trainable_state_dict(self.teacher),
+            "optimizer": optimizer_state_dict(self.optimizer),
+            "ema_state": {key: value.detach().clone().contiguous() for key, value in asdict(self.ema_state).items()},
         }
-        for (is_temporal, decays), members in groups.items()
-    ]
+
+    def load_state_dict(self, state: TrainState, source: str = "state") -> None:
+        """Load what `state_dict` returned.
+
+        Args:
+            state: Full tensors by part and name.
+            source: Name for error messages.
+
+        Raises:
+            ValueError: If the tensors do not fit the encoder or the concept set.
+        """
+        for part, encoder in (("student", self.student), ("teacher", self.teacher)):
+            load_trainable(encoder, state[part], f"{source}/{part}.safetensors")
+        load_optimizer(self.optimizer, state["optimizer"])
+        self.ema_state = load_ema_state(state["ema_state"], self.ema_state, f"{source}/ema_state.safetensors")
+
+    def save(self) -> None:
+        """Write a checkpoint. Every rank must call it; the main process writes."""
+        state = self.state_dict()
+        if self.distributed.is_main_process:
+            metadata = {"processes": self.distributed.world_size, **self.fingerprint}
+            save_checkpoint(self.out / "state", self.step, state, metadata, self.settings.save_total_limit)
+        self.distributed.barrier()
+
+    def resume(self, allow_config_change: bool = False) -> None:
+        """Load the newest checkpoint of `out`, if there is one.
+
+        The number of processes may differ from that of the checkpoint.
+
+        Args:
+            allow_config_change: Resume although values of the fingerprint differ.
+
+        Raises:
+            ValueError: If values of the fingerprint differ, or the checkpoint cannot be read.
+        """
+        checkpoints = list_checkpoints(self.out / "state")
+        if not checkpoints:
+            return
+        path = checkpoints[-1]
+        metadata = read_metadata(path)
+        check_fingerprint(path, metadata, self.fingerprint, allow_config_change)
+        before, now = metadata.get("processes", 1), self.distributed.world_size
+        if before != now and self.distributed.is_main_process:
+            logger.info(
+                "%s: saved by %d process%s, resuming with %d; batches are split differently, and results are equal up "
+                "to rounding", path, before, "es" if before > 1 else "", now,
+            )  # fmt: skip
+        self.load_state_dict({part: read_part(path, part) for part in PARTS}, str(path))
+        self.step = int(metadata["step"])
+
+    def fit(self, batches: Callable[[int], Iterable[dict[str, Tensor]]], max_steps: int | None = None) -> None:
+        """Train from the current step until `num_steps`.
+
+        Args:
+            batches: `batches(step)` yields this rank's part of the batches from `step` on, forever. Batches must depend
+                on the step alone; then a resumed run equals an uninterrupted one bit for bit on the CPU.
+            max_steps: Stop after this step and save, without changing the schedules.
+
+        Raises:
+            TrainingInterrupted: After SIGINT or SIGTERM, when a checkpoint is saved.
+            TrainingCollapsed: If training failed. The last good checkpoint is kept.
+            OSError: If a checkpoint cannot be written. The last one is kept.
+        """
+        first_step, last_step = self.step, min(self.num_steps, self.num_steps if max_steps is None else max_steps)
+        log = MetricsLog(self.out / "metrics.jsonl", first_step) if self.distributed.is_main_process else None
+        if first_step >= last_step:
+            return
+        if self.distributed.device.type == "cpu":
+            disable_malloc_trim()
+        self.method.train()
+        self.teacher.eval()
+        with deferred_signals() as received:
+            for _, views in zip(range(first_step, last_step), batches(first_step)):
+                is_logged = (self.step + 1) % self.settings.log_interval == 0 or self.step in (
+                    first_step,
+                    self.num_steps - 1,
+                )
+                metrics = self.training_step(views, is_logged)
+                for callback in self.callbacks:
+                    callback.on_step_end(self, metrics)
+                if metrics:
+                    if log is not None:
+                        log.write(self.step, metrics)
+                    self._check_collapse()
+                stop = any(flag for (flag,) in self.distributed.all_gather_ints(bool(received)))
+                if self.step % self.settings.save_interval == 0 or self.step == last_step or stop:
+                    self.save()
+                if stop:
+                    raise TrainingInterrupted(
+                        f"stopped after step {self.step} of {self.num_steps}; run the same command again to resume"
+                    )
+
+    def training_step(self, views: Views, is_logged: bool = True) -> dict[str, float]:
+        """Train on one batch: gradients, AdamW, the teacher's moving average, running statistics.
+
+        Args:
+            views: This rank's part of the batch.
+            is_logged: Whether to collect metrics.
+
+        Returns:
+            Metrics of the step; empty if not logged.
+        """
+        started, step, settings = time.perf_counter(), self.step, self.settings
+        for group in self.optimizer.param_groups:
+            group["lr"] = warmup_cosine(step, self.num_steps, self.num_warmup_steps, group["initial_lr"])
+            weight_decay = cosine(step, self.num_steps, *settings.weight_decay)
+            group["weight_decay"] = weight_decay if group["use_weight_decay"] else 0.0
+        views = {key: value.to(self.distributed.device, non_blocking=True) for key, value in views.items()}
+        clips_per_rank = [count for (count,) in self.distributed.all_gather_ints(len(views["index"]))]
+
+        self.optimizer.zero_grad(set_to_none=True)
+        output = self._compute_gradients(views, self.ema_state, self._autocast, clips_per_rank)
+        grad_norm = float(full_tensor(nn.utils.clip_grad_norm_(self._trainable, settings.max_grad_norm).detach()))
+        if not math.isfinite(grad_norm) or not math.isfinite(float(output.total.detach())):
+            raise TrainingCollapsed(
+                f"step {step}: the loss or its gradient is not finite; "
+                f"lower training.learning_rate, or set training.dtype to fp32{self._last_checkpoint_note()}"
+            )
+        self.optimizer.step()
+        update_teacher(self.teacher, self.student, cosine(step, self.num_steps, *settings.teacher_momentum))
+        self.ema_state = update_ema_state(self.ema_state, output, self.method.settings)
+        self.step += 1
+
+        if not is_logged:
+            return {}
+        learning_rate, seconds = self.optimizer.param_groups[0]["lr"], time.perf_counter() - started
+        return step_metrics(output, self.ema_state, learning_rate, grad_norm, seconds, sum(clips_per_rank))
+
+    def _check_collapse(self) -> None:
+        """Stop when the mean distribution covers less than a tenth of the concepts that the prior expects."""
+        used, expected = (
+            float(torch.exp(entropy(p))) for p in (self.ema_state.category_mean, self.method.category_prior)
+        )
+        if self.step > self.num_warmup_steps and expected >= 4 and used < max(1.5, 0.1 * expected):
+            raise TrainingCollapsed(
+                f"step {self.step - 1}: the concept distribution collapsed: {used:.1f} of {expected:.1f} concepts are in "
+                "use; raise losses.category_prior, or set losses.centering to true" + self._last_checkpoint_note()
+            )
+
+    def _last_checkpoint_note(self) -> str:
+        """The last part of an error message: which checkpoint remains."""
+        checkpoints = list_checkpoints(self.out / "state")
+        return f"; the last checkpoint, {checkpoints[-1]}, is kept" if checkpoints else "; no checkpoint was saved yet"
 
 
-@torch.no_grad()
-def update_teacher(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
-    """Exponential moving average: teacher = momentum · teacher + (1 - momentum) · student, over what is trained."""
-    pairs = [(t, s) for t, s in zip(teacher.parameters(), student.parameters(), strict=True) if s.requires_grad]
-    torch._foreach_lerp_([local_tensor(t) for t, _ in pairs], [local_tensor(s) for _, s in pairs], 1 - momentum)
+def update_ema_state(ema_state: EMAState, output: StepOutput, settings: LossSettings) -> EMAState:
+    """Return centers and running means after a step."""
+    batch = output.batch_stats
+    center_momentum, prior_momentum = settings.center_momentum, settings.prior_momentum
+    return EMAState(
+        category_center=ema_update(ema_state.category_center, batch.category_center, center_momentum),
+        description_center=ema_update(ema_state.description_center, batch.description_center, center_momentum),
+        category_mean=ema_update(ema_state.category_mean, batch.category_mean, prior_momentum),
+        description_mean=ema_update(ema_state.description_mean, batch.description_mean, prior_momentum),
+        category_used=torch.maximum(ema_state.category_used, batch.category_used),
+    )
 
 
 @contextlib.contextmanager
 def deferred_signals() -> Iterator[list[int]]:
-    """SIGINT and SIGTERM append to a list instead of striking in mid-step (in the main thread; elsewhere, nothing)."""
-    caught: list[int] = []
+    """Collect SIGINT and SIGTERM in a list instead of interrupting a step. Only works in the main thread."""
+    received: list[int] = []
     if threading.current_thread() is not threading.main_thread():
-        yield caught
+        yield received
         return
-    before = {s: signal.signal(s, lambda number, _: caught.append(number)) for s in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {s: signal.signal(s, lambda number, _: received.append(number)) for s in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield caught
+        yield received
     finally:
-        for number, handler in before.items():
+        for number, handler in handlers.items():
             signal.signal(number, handler)
-
-
-def train(
-    method: TrainingMethod,
-    batches: Callable[[int], Iterable[dict[str, Tensor]]],
-    optimizer: torch.optim.Optimizer,
-    *,
-    steps: int,
-    out: Path,
-    warmup_steps: int,
-    weight_decay: tuple[float, float],
-    teacher_momentum: tuple[float, float],
-    center_momentum: float = 0.9,
-    max_grad_norm: float = 3.0,
-    autocast: torch.dtype | None = None,
-    gradient_accumulation_steps: int = 1,
-    distributed: DistributedContext | None = None,
-    initial_state: EMAState | None = None,
-    use_fsdp: bool = False,
-    log_interval: int = 10,
-    save_interval: int = 200,
-    save_total_limit: int = 1,
-    fingerprint: dict[str, Any] | None = None,
-    allow_config_change: bool = False,
-    on_note: Callable[[str], None] = lambda note: None,
-    on_step: Callable[[int, dict[str, float]], None] | None = None,
-    validation_callback: ValidationCallback | None = None,
-    max_steps_this_call: int | None = None,
-) -> EMAState:
-    """Train `distiller.student` until `steps`, from the newest state under `out/state` if there is one.
-
-    batches(start) yields this rank's part of the batches from step `start` on, forever; they must depend on the step
-    alone, so that a resumed run repeats an unbroken one bit for bit on the CPU. Each step: forward and backward
-    (`Backward`), clip, AdamW, then the teacher follows, then centre and running means move. `out/metrics.jsonl` gets a
-    line every `log_every` steps. accept_changes: go on with a state though some of `facts` have changed since; on_note
-    is told which. checks: may look at the teacher now and then, and end the run.
-
-    Raises Interrupted after a signal (state saved), Collapsed when the concepts collapse, a loss is not finite or a
-    check says so (the last good state is kept), OSError where a state cannot be written (the last one is kept), and
-    ValueError where `facts` are not those that the state found was saved with.
-    begin: what the first step remembers, if not nothing. `stop_after` ends the call early, state saved, without
-    touching the schedules.
-    """
-    student, teacher, distributed = (
-        method.student,
-        method.teacher,
-        distributed or DistributedContext(device=method.category_prior.device),
-    )
-    memory, first = initial_state or method.init_state(), 0
-    fingerprint = {**(fingerprint or {}), "steps": steps}
-    if states := list_checkpoints(out / "state"):
-        memory, first, notes = load_checkpoint(
-            states[-1], student=student, teacher=teacher, optimizer=optimizer, ema_state=memory, fingerprint=fingerprint,
-            allow_config_change=allow_config_change, distributed=distributed,
-        )  # fmt: skip
-        for note in notes:
-            on_note(note)
-    log = MetricsLog(out / "metrics.jsonl", first) if distributed.is_main_process else None
-    trained = [p for p in student.parameters() if p.requires_grad]
-    backward = GradCacheStep(
-        method, distributed, gradient_accumulation_steps=gradient_accumulation_steps, use_fsdp=use_fsdp
-    )
-    precision = partial(torch.autocast, distributed.device.type, autocast, enabled=autocast is not None)
-    if distributed.device.type == "cpu":
-        disable_malloc_trim()
-    method.train()
-    teacher.eval()
-
-    def save(step: int) -> None:
-        save_checkpoint(out / "state", step=step, student=student, teacher=teacher, optimizer=optimizer, ema_state=memory,
-                   fingerprint=fingerprint, save_total_limit=save_total_limit, distributed=distributed)  # fmt: skip
-
-    last = min(steps, max_steps_this_call if max_steps_this_call is not None else steps)
-    if first >= last:
-        return memory
-    with deferred_signals() as caught:
-        for step, views in zip(range(first, last), batches(first)):
-            began = time.perf_counter()
-            for group in optimizer.param_groups:
-                group["lr"] = warmup_cosine(step, steps, warmup_steps, group["initial_lr"])
-                group["weight_decay"] = cosine(step, steps, *weight_decay) if group["use_weight_decay"] else 0.0
-            views = {key: value.to(distributed.device, non_blocking=True) for key, value in views.items()}
-            counts = [count for (count,) in distributed.all_gather_ints(len(views["index"]))]
-            optimizer.zero_grad(set_to_none=True)
-            outcome = backward(views, memory, precision, counts)
-            norm = float(full_tensor(nn.utils.clip_grad_norm_(trained, max_grad_norm).detach()))
-            if not math.isfinite(norm) or not math.isfinite(float(outcome.total.detach())):
-                raise TrainingCollapsed(
-                    f"step {step}: the loss or its gradient is not finite; "
-                    f"lower training.learning_rate, or set training.dtype to fp32{last_checkpoint_note(out)}"
-                )
-            optimizer.step()
-            update_teacher(teacher, student, cosine(step, steps, *teacher_momentum))
-            memory = update_ema_state(memory, outcome, center_momentum, method.prior_momentum)
-
-            done = step + 1
-            values: dict[str, float] = {}
-            if done % log_interval == 0 or done == steps or step == first:
-                values = step_metrics(outcome, memory, optimizer, norm, time.perf_counter() - began, sum(counts))
-            if validation_callback is not None:
-                values |= validation_callback(done, teacher)
-            if log is not None and values:
-                log.write(done, values)
-            if values:
-                check_collapse(memory, step, warmup_steps, method, out)
-            if on_step:
-                on_step(done, values)
-            stop = any(flag for (flag,) in distributed.all_gather_ints(bool(caught)))
-            if done % save_interval == 0 or done == last or stop:
-                save(done)
-            if stop:
-                raise TrainingInterrupted(f"stopped after step {done} of {steps}; run the same command again to go on")
-    return memory
-
-
-def last_checkpoint_note(out: Path) -> str:
-    """Which state is still there after a run has failed, as the end of a sentence."""
-    states = list_checkpoints(out / "state")
-    return f"; the last state, {states[-1]}, is kept" if states else "; no state had been saved yet"
-
-
-def step_metrics(
-    output: StepOutput,
-    ema_state: EMAState,
-    optimizer: torch.optim.Optimizer,
-    grad_norm: float,
-    seconds: float,
-    clips: int,
-) -> dict[str, float]:
-    """What is logged of a step. memory: after it."""
-    values = {"loss": float(output.total.detach())}
-    values |= {f"loss/{name}": float(value.detach()) for name, value in output.losses.items()}
-    values |= {name: float(value) for name, value in output.metrics.items()}
-    return values | {
-        "concepts_used": float((ema_state.category_used > 0).float().mean()),
-        "gradient_norm": grad_norm,
-        "learning_rate": optimizer.param_groups[0]["lr"],
-        "seconds": seconds,
-        "clips_per_second": clips / seconds,
-        "memory_gb": peak_memory(),
-    }
-
-
-def peak_memory() -> float:
-    """The most memory that was taken so far, in GB (10⁹ bytes): of the GPU where there is one, else of the process."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 1e9
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
-
-
-def update_ema_state(
-    ema_state: EMAState, output: StepOutput, center_momentum: float, prior_momentum: float
-) -> EMAState:
-    """Centres and running means after a step."""
-    seen = output.batch_stats
-    return EMAState(
-        category_center=ema_update(ema_state.category_center, seen.category_center, center_momentum),
-        description_center=ema_update(ema_state.description_center, seen.description_center, center_momentum),
-        category_mean=ema_update(ema_state.category_mean, seen.category_mean, prior_momentum),
-        description_mean=ema_update(ema_state.description_mean, seen.description_mean, prior_momentum),
-        category_used=torch.maximum(ema_state.category_used, seen.category_used),
-    )
-
-
-def check_collapse(ema_state: EMAState, step: int, warmup_steps: int, method: TrainingMethod, out: Path) -> None:
-    """Stop a run whose mean concept distribution has fallen on to a tenth of the concepts that the prior expects."""
-
-    def effective(p: Tensor) -> float:
-        return float(torch.exp(-torch.xlogy(p, p).sum()))
-
-    used, expected = effective(ema_state.category_mean), effective(method.category_prior)
-    if step >= warmup_steps and expected >= 4 and used < max(1.5, 0.1 * expected):
-        raise TrainingCollapsed(
-            f"step {step}: the concepts have collapsed: {used:.1f} of {expected:.1f} are in use; "
-            f"raise losses.category_prior, or set losses.centering to true{last_checkpoint_note(out)}"
-        )
-
-
-class MetricsLog:
-    """`metrics.jsonl`: one JSON object a line. Lines past the step that a run resumes from are dropped first."""
-
-    def __init__(self, path: Path, start_step: int) -> None:
-        self.path = path
-        lines = path.read_text().splitlines() if path.exists() else []
-        kept = (
-            [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= start_step]
-            if start_step
-            else []
-        )
-        write_text(path, "".join(line + "\n" for line in kept))
-
-    def write(self, step: int, values: dict[str, float]) -> None:
-        """Append a step's figures."""
-        with self.path.open("a") as file:
-            file.write(json.dumps({"step": step, **{key: round(value, 6) for key, value in values.items()}}) + "\n")

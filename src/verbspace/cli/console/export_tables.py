@@ -21,7 +21,8 @@ def export_summary_lines(manifest: dict[str, Any], folder: Path) -> Iterator[str
             f"(limit {manifest['parity']['tolerance']:g})"
         )
     for tower, stats in manifest.get("int8", {}).items():
-        yield f"{tower}, int8: cosine to the encoder {stats['mean_cosine']:.4f} (mean), {stats['least_cosine']:.4f} (min)"
+        mean, least = stats["mean_cosine"], stats["least_cosine"]
+        yield f"{tower}, int8: cosine to the encoder {mean:.4f} (mean), {least:.4f} (min)"
     if check := manifest.get("check"):
         yield f"{check['data']}: {check['full']['n']} videos, {check['actions']} actions, {check['frames']} frames each"
         for variant in ("full", "int8"):

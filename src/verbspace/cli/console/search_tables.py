@@ -68,7 +68,7 @@ def index_info_lines(folder: Path, checksum: bool = False) -> Iterator[str]:
         yield f"{folder}: contains only shards; run `verbspace index merge {folder}` when all are complete"
         for shard in shards:
             part = Index.open(shard)
-            yield f"shard     {shard.name}: {len(part)} windows, {len(part.failed_files())} files that could not be read"
+            yield f"shard     {shard.name}: {len(part)} windows, {len(part.failed_files())} unreadable files"
         return
     index = Index.open(folder)
     manifest, failures, ann = index.manifest, index.failed_files(), index.read_ann_config()

@@ -34,7 +34,7 @@ CURVES = (  # metric in metrics.jsonl, caption, unit, whether to smooth
     ("category_mean_entropy", "Entropy of the batch mean; it falls towards 0 if training collapses", "nats", True),
     ("category_entropy", "Entropy of one clip", "nats", True),
     ("gradient_norm", "Gradient norm before clipping", "norm", True),
-    ("check/top1", "Zero-shot top-1 on the validation data", "fraction", False),
+    ("val/top1", "Zero-shot top-1 on the validation data", "fraction", False),
     ("clips_per_second", "Speed", "clips/s", True),
 )
 _MAX_CLASSES = 5  # classes to list per direction

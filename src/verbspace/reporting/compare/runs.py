@@ -15,15 +15,27 @@ from verbspace.config.settings import AdaptSettings, load_settings
 from verbspace.models.hashing import encoder_hash
 from verbspace.models.video_encoder import VideoEncoder
 from verbspace.reporting.metrics_log import Row, read_metrics
+from verbspace.training.run_info import RunInfo, read_run_info
 
 SEED_SETTING = "training.seed"
-UNKNOWN = "not said"
+UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run. checkpoint: the hash of its encoder's weights, None for one that is not finished. concepts, base, videos:
-    what it was adapted with, from and on, as its `config.yaml` says. own: the concept set that its encoder brings.
+    """A run folder.
+
+    Attributes:
+        name: Name among the compared runs.
+        folder: The folder.
+        settings: Settings in config.yaml.
+        concepts: Name and hash of the concept set, from run.json.
+        base: Encoder that the run started from, from run.json.
+        videos: Number, source and hash of the videos, from run.json.
+        data_id: Hash of the videos; equal for runs on the same videos.
+        metrics: Rows of metrics.jsonl.
+        checkpoint: Hash of the adapted encoder; None if the run is not finished.
+        concept_set: Concept set of the adapted encoder.
     """
 
     name: str
@@ -32,15 +44,10 @@ class Run:
     concepts: str
     base: str
     videos: str
+    data_id: str
     metrics: list[Row]
     checkpoint: str | None
     concept_set: ConceptSet | None
-
-    @property
-    def data_id(self) -> str:
-        """The same for runs on the same videos: their hash, wherever they lay."""
-        found = re.search(r"\(([0-9a-f]{16})\)$", self.videos)
-        return found[1] if found else self.videos
 
 
 @dataclass(frozen=True)
@@ -80,16 +87,33 @@ def _read_run(path: Path, display_path: str, name: str) -> Run:
             f"{display_path}: not a run, because there is no config.yaml; pass a folder that "
             "`verbspace adapt --out` wrote"
         )
-    settings = load_settings(config)
-    head = dict(re.findall(r"^# (\w+): (.*)$", config.read_text(encoding="utf-8"), re.MULTILINE))
-    base = head.get("encoder", "unknown") + (f", continued from {head['continued']}" if "continued" in head else "")
-    log = path / "metrics.jsonl"
+    info = read_run_info(path)
+    concepts, base, videos = (UNKNOWN, UNKNOWN, UNKNOWN) if info is None else _describe(info)
+    metrics_path = path / "metrics.jsonl"
     encoder = VideoEncoder.from_pretrained(path) if (path / "encoder" / "config.json").is_file() else None
     return Run(
-        name, path, settings, head.get("concepts", "unknown"), base, head.get("videos", UNKNOWN),
-        read_metrics(log) if log.is_file() else [],
-        None if encoder is None else encoder_hash(encoder), None if encoder is None else encoder.concept_set,
-    )  # fmt: skip
+        name=name,
+        folder=path,
+        settings=load_settings(config),
+        concepts=concepts,
+        base=base,
+        videos=videos,
+        data_id=info.videos.hash if info and info.videos else UNKNOWN,
+        metrics=read_metrics(metrics_path) if metrics_path.is_file() else [],
+        checkpoint=None if encoder is None else encoder_hash(encoder),
+        concept_set=None if encoder is None else encoder.concept_set,
+    )
+
+
+def _describe(info: RunInfo) -> tuple[str, str, str]:
+    """Format the concept set, the encoder and the videos of a run."""
+    base = info.encoder.name or UNKNOWN
+    base += f", continued from {info.init_from}" if info.init_from else ""
+    videos = UNKNOWN
+    if info.videos:
+        split = f", {info.videos.split}" if info.videos.split else ""
+        videos = f"{info.videos.count} of {info.videos.source or 'a list of paths'}{split} ({info.videos.hash})"
+    return f"{info.concepts.name} ({info.concepts.hash})", base, videos
 
 
 def _shortest_unique_names(paths: Sequence[Path]) -> list[str]:
@@ -128,13 +152,10 @@ def _assert_distinct(a: Run, b: Run) -> None:
     if a.checkpoint is not None and a.checkpoint == b.checkpoint:
         raise ValueError(f"{a.name} and {b.name}: both have the weights {a.checkpoint}, so they are one run; omit one")
     if (seed := a.settings.training.seed) == b.settings.training.seed:
-        mend = "leave one out"
+        fix = "omit one"
         if a.data_id == UNKNOWN:
-            mend += ", or, if their videos differ, write `# videos: NAME` at the top of each config.yaml"
-        raise ValueError(
-            f"{a.name} and {b.name}: the same {SEED_SETTING} ({seed}) and the same settings, so they are no "
-            f"two seeds of one run; {mend}"
-        )
+            fix += ", or, if their videos differ, add `videos` to each run.json"
+        raise ValueError(f"{a.name} and {b.name}: {SEED_SETTING} ({seed}) and all other settings are equal; {fix}")
 
 
 def _common_name(names: Sequence[str]) -> str:

@@ -1,0 +1,39 @@
+"""A recipe as a table, with its estimated cost."""
+
+from __future__ import annotations
+
+from rich.table import Table
+from rich.text import Text
+
+from verbspace.config.recipes import Recipe
+from verbspace.training.flops import ASSUMED_UTILIZATION, DEVICE_PEAK_FLOPS, clip_config, training_flops
+
+
+def recipe_table(recipe: Recipe) -> Table:
+    """Build the table that `verbspace show-recipe` prints."""
+    training = recipe.settings.training
+    num_steps = training.num_steps(recipe.num_videos)
+    flops = training_flops(clip_config(recipe.shape), recipe.settings)
+    table = Table(show_header=False, title=recipe.title, title_justify="left")
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    table.add_row("encoder", recipe.encoder)
+    table.add_row("concepts", recipe.concepts)
+    table.add_row("data", Text(f"{recipe.data} ({recipe.videos}, about {recipe.num_videos:,} videos)"))
+    table.add_row("hardware", recipe.hardware)
+    table.add_row("steps", f"{num_steps:,} of {training.batch_size} clips, {training.trainable}")
+    table.add_row("training step, per clip", f"{flops / 1e12:.2f} TFLOP")
+    for name, peak in DEVICE_PEAK_FLOPS.items():
+        duration = _format_duration(num_steps * training.batch_size * flops / (ASSUMED_UTILIZATION * peak))
+        table.add_row(
+            f"on {name}", f"{duration} (estimate: {ASSUMED_UTILIZATION:.0%} of the stated peak, if loading keeps up)"
+        )
+    for choice in recipe.choices:
+        table.add_row("our choice", choice)
+    return table
+
+
+def _format_duration(seconds: float) -> str:
+    if seconds < 90 * 60:
+        return f"{seconds / 60:.0f} min" if seconds >= 60 else "under a minute"
+    return f"{seconds / 3600:.1f} h" if seconds < 48 * 3600 else f"{seconds / 86400:.1f} days"

@@ -1,0 +1,101 @@
+"""Provenance of a run: `run.json`, which says what the settings in `config.yaml` do not."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from verbspace.utils.atomic_io import write_text
+
+RUN_FILE = "run.json"
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class EncoderInfo(_Model):
+    """The encoder that a run started from.
+
+    Attributes:
+        name: Folder or hub id of the image checkpoint; None if unknown.
+        hash: `encoder_hash` of the initial encoder, if known.
+    """
+
+    name: str | None = None
+    hash: str | None = None
+
+
+class ConceptSetInfo(_Model):
+    """The concept set of a run, by name and hash."""
+
+    name: str
+    hash: str
+
+
+class VideosInfo(_Model):
+    """The videos of a run.
+
+    Attributes:
+        count: Number of videos.
+        hash: `data_hash` of the videos.
+        source: Folder or list as it was given; None for a list of paths.
+        split: Split of a benchmark, if given.
+        fold: Fold of a benchmark, if a split is given.
+    """
+
+    count: int
+    hash: str
+    source: str | None = None
+    split: str | None = None
+    fold: int | None = None
+
+
+class RunInfo(_Model):
+    """Contents of `run.json`.
+
+    Attributes:
+        encoder: The encoder that the run started from.
+        concepts: The concept set.
+        videos: The videos; None if unknown.
+        init_from: Run or checkpoint that training was initialized from.
+        versions: Package versions by name.
+        format: Version of this file format.
+    """
+
+    encoder: EncoderInfo
+    concepts: ConceptSetInfo
+    videos: VideosInfo | None = None
+    init_from: str | None = None
+    versions: dict[str, str] = {}
+    format: Literal["verbspace-run/1"] = "verbspace-run/1"
+
+
+def package_versions() -> dict[str, str]:
+    """Return the versions of the packages that results depend on."""
+    return {name: version(name) for name in ("verbspace", "torch", "transformers")}
+
+
+def write_run_info(folder: Path, info: RunInfo) -> None:
+    """Write `run.json` to a run's folder."""
+    write_text(folder / RUN_FILE, info.model_dump_json(indent=2) + "\n")
+
+
+def read_run_info(folder: Path) -> RunInfo | None:
+    """Read `run.json` of a run's folder; None if there is none.
+
+    Raises:
+        ValueError: If the file is not valid.
+    """
+    file = folder / RUN_FILE
+    if not file.is_file():
+        return None
+    try:
+        return RunInfo.model_validate_json(file.read_text(encoding="utf-8"))
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"])) or "the file"
+        raise ValueError(f"{file}: {field}: {first['msg']}") from None
