@@ -36,10 +36,7 @@ class LintReport:
     """Findings of `lint_concepts`. Each entry of a list is a message that names the action.
 
     Attributes:
-        num_actions: Number of actions.
-        num_descriptions: Number of descriptions.
         distinct_4gram_ratio: Fraction of distinct ones among all 4-grams of words.
-        duplicates: Sentences that occur twice.
         shared_sentences: Sentences of several actions. They are valid, but do not distinguish these actions.
         uninformative: Sentences with too little visible content besides the action's name.
         missing_kinds: Actions with too few sentences of a kind.
@@ -57,7 +54,7 @@ class LintReport:
 
     @property
     def is_templated(self) -> bool:
-        """Whether the fraction of distinct 4-grams is below `MIN_DISTINCT_4GRAMS`."""
+        """Whether the sentences follow a template."""
         return self.distinct_4gram_ratio < MIN_DISTINCT_4GRAMS
 
     def issues(self) -> Iterator[str]:
@@ -74,16 +71,13 @@ def lint_concepts(
     concepts: ConceptSet,
     count_tokens: Callable[[str], int] | None = None,
     context_length: int = CLIP_CONTEXT_LENGTH,
-    min_per_kind: Mapping[DescriptionKind, int] = MIN_PER_KIND,
 ) -> LintReport:
     """Check the texts of a concept set.
 
     Args:
         concepts: Concept set.
-        count_tokens: Number of tokens of a text, including start and end tokens. If None, an upper bound for CLIP's
-            tokenizer is used.
+        count_tokens: Number of tokens of a text, including start and end tokens; defaults to `token_upper_bound`.
         context_length: Tokens that the text encoder reads.
-        min_per_kind: Sentences of each kind that an action should have.
     """
     count_tokens = count_tokens or token_upper_bound
     tokenized = [tokenize_words(description.text) for description in concepts.descriptions]
@@ -111,16 +105,16 @@ def lint_concepts(
     for name in concepts.action_names:
         report.missing_kinds.extend(
             f"{name}: has {kinds[name, kind]} of {minimum} {kind} sentences"
-            for kind, minimum in min_per_kind.items()
+            for kind, minimum in MIN_PER_KIND.items()
             if kinds[name, kind] < minimum
         )
     return report
 
 
 def token_upper_bound(text: str) -> int:
-    """Return an upper bound on the number of CLIP tokens of plain English.
+    """Return an upper bound on the number of CLIP tokens of plain English, including start and end tokens.
 
-    It counts one token per three letters of a word, one per other visible character, and the start and end tokens.
+    It counts one token per three letters of a word and one per other visible character.
     """
     marks = sum(not character.isalnum() and not character.isspace() for character in text)
     return 2 + sum(-(-len(word) // 3) for word in tokenize_words(text)) + marks
@@ -128,14 +122,7 @@ def token_upper_bound(text: str) -> int:
 
 @dataclass(frozen=True)
 class ConfusablePair:
-    """Two actions with similar category vectors.
-
-    Attributes:
-        first: Name of the one action.
-        second: Name of the other action.
-        cosine: Cosine of their category vectors.
-        confusion: Probability of confusion (`ConceptSpace.pairwise_confusion`); 0.5 means indistinguishable.
-    """
+    """Two actions, the cosine of their category vectors, and their `ConceptSpace.pairwise_confusion`."""
 
     first: str
     second: str
@@ -148,10 +135,9 @@ class MisassignedDescription:
     """A description that is closer to another action than to its own.
 
     Attributes:
-        text: The sentence.
         action: The closest of its own actions.
         nearest_action: The closest other action.
-        margin: Difference of the two cosines, positive.
+        margin: How much larger the cosine with the other action is.
     """
 
     text: str
@@ -161,7 +147,7 @@ class MisassignedDescription:
 
 
 def confusable_pairs(space: ConceptSpace, min_confusion: float = 0.2) -> list[ConfusablePair]:
-    """Return the pairs of actions with at least `min_confusion`, by descending cosine."""
+    """Return the pairs of actions with a `pairwise_confusion` of at least `min_confusion`, by descending cosine."""
     cosines = space.categories @ space.categories.T  # (K, K)
     confusion = space.pairwise_confusion().triu(1)
     pairs = [

@@ -25,11 +25,9 @@ class ConceptSpace(nn.Module):
     """Frozen text vectors of K actions and M descriptions in an embedding space of D dimensions.
 
     Args:
-        categories: Action vectors (K, D). They are L2-normalized here.
-        descriptions: Description vectors (M, D); M may be 0. They are L2-normalized here.
+        categories: Action vectors (K, D); they need not be normalized.
+        descriptions: Description vectors (M, D); they need not be normalized, and M may be 0.
         description_action_mask: (M, K), true where description m describes action k.
-        action_names: K names.
-        description_texts: M sentences.
         temperature: Divisor of the cosines. CLIP uses 1 / exp(logit_scale), about 0.01.
 
     Raises:
@@ -53,9 +51,8 @@ class ConceptSpace(nn.Module):
         super().__init__()
         sizes = (len(descriptions), len(categories))
         if description_action_mask.shape != sizes:
-            raise ValueError(
-                f"description_action_mask: expected shape {sizes}, got {(*description_action_mask.shape,)}"
-            )
+            shape = tuple(description_action_mask.shape)
+            raise ValueError(f"description_action_mask: expected shape {sizes}, got {shape}")
         if categories.shape[1:] != descriptions.shape[1:]:
             raise ValueError(
                 f"categories {tuple(categories.shape)} and descriptions {tuple(descriptions.shape)} "
@@ -81,12 +78,7 @@ class ConceptSpace(nn.Module):
         """Encode a concept set.
 
         A category vector is the normalized mean of normalized text embeddings over the prompt templates (CLIP's
-        prompt ensembling, Radford et al. 2021, section 3.1.4).
-
-        Args:
-            concepts: Concept set with K actions and M descriptions.
-            encode_text: Function from n texts to (n, D) embeddings.
-            temperature: Divisor of the cosines.
+        prompt ensembling, Radford et al. 2021, section 3.1.4). `encode_text` maps n texts to (n, D) embeddings.
         """
         templates = concepts.templates
         prompts = [template.format(name) for name in concepts.action_names for template in templates]
@@ -103,15 +95,7 @@ class ConceptSpace(nn.Module):
         )
 
     def logits(self, z: Tensor, space: Literal["category", "description"]) -> Tensor:
-        """Return cosines over temperature.
-
-        Args:
-            z: L2-normalized embeddings (B, D).
-            space: Vectors to compare with.
-
-        Returns:
-            (B, K) for "category", (B, M) for "description".
-        """
+        """Return cosines over temperature: (B, K) or (B, M), for L2-normalized embeddings (B, D)."""
         return z @ (self.categories if space == "category" else self.descriptions).T / self.temperature
 
     def probs(self, z: Tensor, space: Literal["category", "description"]) -> Tensor:
@@ -129,10 +113,10 @@ class ConceptSpace(nn.Module):
         return pooled / pooled.sum(-1, keepdim=True).clamp_min(1e-12)
 
     def action_scores(self, z: Tensor, scoring: ScoringMode = "category") -> Tensor:
-        """Return zero-shot scores (B, K) of normalized embeddings (B, D).
+        """Return zero-shot scores (B, K) of L2-normalized embeddings (B, D).
 
         Args:
-            z: L2-normalized embeddings (B, D).
+            z: The embeddings.
             scoring: "category": cosine to the category vector over temperature. "description": mean over the
                 descriptions of an action (Menon and Vondrick, ICLR 2023). "both": the mean of the two.
 

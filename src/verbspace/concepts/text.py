@@ -18,7 +18,7 @@ def clean_sentence(text: str) -> str:
 
 
 def tokenize_words(text: str) -> list[str]:
-    """Return the lower-case words of a text in order, without punctuation."""
+    """Return the lower-case words of a text, without punctuation."""
     return re.findall(r"[^\W_]+(?:['’][^\W_]+)?", text.casefold())
 
 

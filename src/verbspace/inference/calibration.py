@@ -38,7 +38,6 @@ from verbspace.utils.progress import ProgressCallback
 
 MIN_VIDEOS = 20
 _LOG_TEMPERATURE_RANGE = (-3.0, 5.0)
-CalibrationMethod = Literal["another encoder", "halves"]
 
 
 class Calibration(BaseModel):
@@ -54,14 +53,13 @@ class Calibration(BaseModel):
         other: Hash of the reference encoder; None for halves.
         concepts: Hash of the concept set.
         by: Scoring mode.
-        frames: Frames per video.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     format: Literal["verbspace-calibration/1"] = "verbspace-calibration/1"
     temperature: float = Field(gt=0)
-    method: CalibrationMethod
+    method: Literal["another encoder", "halves"]
     videos: int
     agreement: float
     confidence: tuple[float, float]
@@ -83,10 +81,12 @@ class Calibration(BaseModel):
             return cls.model_validate_json(Path(path).read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise FileNotFoundError(f"{path}: there is no such file; create it with `verbspace calibrate`") from None
-        except (ValidationError, UnicodeDecodeError) as error:
-            first = error.errors()[0] if isinstance(error, ValidationError) else None
-            reason = f"{'.'.join(map(str, first['loc'])) or 'content'}: {first['msg']}" if first else "is not text"
-            raise ValueError(f"{path}: {reason}; create it again with `verbspace calibrate`") from None
+        except UnicodeDecodeError:
+            reason = "is not text"
+        except ValidationError as error:
+            first = error.errors()[0]
+            reason = f"{'.'.join(map(str, first['loc'])) or 'content'}: {first['msg']}"
+        raise ValueError(f"{path}: {reason}; create it again with `verbspace calibrate`")
 
     def save(self, path: str | Path) -> None:
         """Write as JSON, atomically."""
@@ -118,11 +118,7 @@ def fit_temperature(scores: Tensor, targets: Tensor) -> float:
     """Fit the temperature T that maximizes the likelihood of `targets` under softmax(scores / T).
 
     The log-likelihood is concave in 1 / T, so a ternary search over log T finds its only maximum, or the nearer end
-    of the search range (0.05 to 148).
-
-    Args:
-        scores: Scores of K classes, shape (N, K).
-        targets: Class indices, shape (N,).
+    of the search range (0.05 to 148). The scores have the shape (N, K), the class indices in `targets` (N,).
     """
     scores = scores.double()
 
@@ -137,7 +133,7 @@ def fit_temperature(scores: Tensor, targets: Tensor) -> float:
 
 
 def mean_confidence(probabilities: Tensor) -> float:
-    """Return the mean over N videos of the largest probability, for distributions of shape (N, K)."""
+    """Return the mean of the largest probability in each row of distributions (N, K)."""
     return float(probabilities.max(1).values.mean())
 
 
@@ -162,9 +158,7 @@ def calibrate(
         concepts: The concept set that predictions will use.
         reference: The encoder whose predictions stand in for labels; None compares the halves of each video.
         scoring: Scoring mode that predictions will use.
-        frames: Frames per video.
-        batch_size: Videos per batch.
-        on_progress: Called after each batch.
+        frames: Frames per video, or per half.
 
     Raises:
         ValueError: Fewer than 20 videos can be read, or the predictions agree on all of them.
@@ -253,11 +247,8 @@ def _score_halves(
         done += len(batch["index"]) + len(batch["bad"])
         if len(batch["index"]):
             video, times = batch["video"][:, 0], batch["times"][:, 0]
-            halves = [
-                encoder.encode_video(video[:, half], times[:, half])
-                for half in (slice(0, frames), slice(frames, 2 * frames))
-            ]
-            rows.append(torch.stack([space.action_scores(half, scoring) for half in halves]))
+            halves = zip(video.split(frames, dim=1), times.split(frames, dim=1), strict=True)
+            rows.append(torch.stack([space.action_scores(encoder.encode_video(*half), scoring) for half in halves]))
         if on_progress is not None:
             on_progress("halves", done, len(records), {})
     return torch.cat(rows, 1) if rows else torch.zeros(2, 0, len(space.action_names))

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple, Protocol, get_args
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
+from torch.nn.functional import normalize
 
 from verbspace.data.dataloader import load_clips
 from verbspace.data.datasets import ClipDataset
@@ -27,7 +27,7 @@ from verbspace.utils.progress import ProgressCallback
 Precision = Literal["fp32", "bf16"]
 MAX_WINDOWS = 200_000  # windows per video: nine days at one window every 4 s
 MAX_FRAMES = 256  # frames per clip: ten times what video encoders take
-_BLOCK = 4096  # rows that the buffer allocates at once
+_BLOCK_ROWS = 4096
 
 
 class Embedder(Protocol):
@@ -64,9 +64,9 @@ class ChunkedBuffer:
     def add(self, embeddings: Tensor) -> None:
         """Append rows, shape (N, D)."""
         for row in embeddings:
-            block, offset = divmod(self._count, _BLOCK)
+            block, offset = divmod(self._count, _BLOCK_ROWS)
             if block == len(self._blocks):
-                self._blocks.append(torch.empty(_BLOCK, embeddings.shape[1]))
+                self._blocks.append(torch.empty(_BLOCK_ROWS, embeddings.shape[1]))
             self._blocks[block][offset] = row
             self._count += 1
 
@@ -74,7 +74,7 @@ class ChunkedBuffer:
         """Return the rows at N indices, shape (N, D); (0, 0) if the buffer is empty."""
         rows = torch.empty(len(indices), self._blocks[0].shape[1] if self._blocks else 0)
         for n, index in enumerate(indices):
-            rows[n] = self._blocks[index // _BLOCK][index % _BLOCK]
+            rows[n] = self._blocks[index // _BLOCK_ROWS][index % _BLOCK_ROWS]
         return rows
 
     def to_tensor(self) -> Tensor:
@@ -117,7 +117,6 @@ class EmbeddingResult:
     Attributes:
         records: The readable videos, in the order given.
         embeddings: One row per record: float32 on the CPU, L2-normalized, shape (N, D).
-        failures: The files that could not be read, with reasons.
     """
 
     records: list[Record]
@@ -164,7 +163,6 @@ def embed_videos(
         crops: Crops per clip.
         batch_size: Videos per batch, each with all its clips and crops.
         num_workers: Processes that decode; 0 decodes in this process.
-        decoder: Decoding library.
         dtype: Precision of matrix products. Embeddings are float32 in either case.
         allow_empty: Return a result without rows if no video can be read, instead of raising NoReadableVideo.
         cache: Results of earlier calls with the same encoder and options. New results are added.
@@ -202,12 +200,7 @@ def embed_videos(
 
 
 class WindowEmbeddings(NamedTuple):
-    """The windows of one video and their embeddings.
-
-    Attributes:
-        windows: N windows, in ascending order.
-        embeddings: float32 on the CPU, L2-normalized, shape (N, D).
-    """
+    """N windows of one video in ascending order, and their L2-normalized embeddings, float32 (N, D) on the CPU."""
 
     windows: list[Window]
     embeddings: Tensor
@@ -233,7 +226,7 @@ def embed_windows(
         length: Seconds per window.
         stride: Seconds between the starts of two windows; default: half the length.
         frames: Frames per window.
-        batch_size: Windows per batch. Memory holds the frames of one batch.
+        batch_size: Windows per batch; the frames of only one batch are in memory.
         dtype: Precision of matrix products.
 
     Raises:
@@ -254,23 +247,24 @@ def embed_windows(
             )
         return plan_windows(seconds, length, step)
 
-    for use_packet_times in (True, False):
+    def decode_and_embed(use_packet_times: bool) -> WindowEmbeddings:
         stream = stream_windows(
             path, plan, num_frames=frames, size=encoder.image_size, use_packet_times=use_packet_times
         )
         windows: list[Window] = []
         rows = ChunkedBuffer()
-        try:
-            with _eval_mode(encoder):
-                while batch := list(islice(stream, batch_size)):
-                    windows += [window for window, _, _ in batch]
-                    video = torch.stack([clip for _, clip, _ in batch])[:, None]
-                    times = torch.stack([seconds for _, _, seconds in batch])[:, None]
-                    rows.add(_embed_batch(encoder, video, times, dtype))
-        except TimestampMismatch:
-            continue
+        with _eval_mode(encoder):
+            while batch := list(islice(stream, batch_size)):
+                windows += [window for window, _, _ in batch]
+                video = torch.stack([clip for _, clip, _ in batch])[:, None]
+                times = torch.stack([seconds for _, _, seconds in batch])[:, None]
+                rows.add(_embed_batch(encoder, video, times, dtype))
         return WindowEmbeddings(windows, rows.to_tensor())
-    raise DecodeError(path, "two decodes of this file give different frames; re-encode it")
+
+    try:
+        return decode_and_embed(use_packet_times=True)
+    except TimestampMismatch:
+        return decode_and_embed(use_packet_times=False)
 
 
 def validate_num_frames(frames: int) -> None:
@@ -280,7 +274,7 @@ def validate_num_frames(frames: int) -> None:
 
 
 def validate_precision(dtype: str) -> None:
-    """Raise ValueError unless the precision is known."""
+    """Raise ValueError unless `dtype` is a `Precision`."""
     if dtype not in get_args(Precision):
         raise ValueError(f"dtype: {dtype!r} is not one of {', '.join(get_args(Precision))}")
 
@@ -305,5 +299,5 @@ def _embed_batch(encoder: Embedder, video: Tensor, times: Tensor, dtype: Precisi
     frames = encoder.normalize(video.flatten(0, 1).to(encoder.device))
     with torch.autocast(encoder.device.type, torch.bfloat16, enabled=dtype == "bf16"):
         embeddings = encoder(frames, times.flatten(0, 1).to(encoder.device))
-    views = functional.normalize(embeddings.float(), dim=-1)
-    return functional.normalize(views.view(*video.shape[:2], -1).mean(dim=1), dim=-1).cpu()
+    views = normalize(embeddings.float(), dim=-1).view(*video.shape[:2], -1)
+    return normalize(views.mean(dim=1), dim=-1).cpu()

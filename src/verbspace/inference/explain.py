@@ -22,7 +22,7 @@ from torch import Tensor
 from verbspace.concepts.concept_set import DescriptionKind
 from verbspace.data.decoding.timestamps import TimestampMismatch
 from verbspace.data.decoding.windows import stream_windows
-from verbspace.data.errors import DecodeError, VideoError
+from verbspace.data.errors import VideoError
 from verbspace.data.sampling import Window, clip_duration
 from verbspace.inference.predictor import Predictor
 from verbspace.models.attention_rollout import attention_rollout, rollout_to_grid
@@ -37,9 +37,6 @@ class ActivatedDescription:
     """A description with a high probability for the video.
 
     Attributes:
-        text: The description.
-        kind: Kind of description.
-        actions: Actions that it describes.
         probability: Probability for the video, among all descriptions.
         frame_probabilities: Probability for each frame, shape (T,).
         spans: Parts of the video in which the frame probability is at least half of its maximum.
@@ -55,11 +52,9 @@ class ActivatedDescription:
 
 @dataclass(frozen=True)
 class Counterfactual:
-    """What makes the runner-up win.
+    """What makes the second most probable action, the runner-up, win.
 
     Attributes:
-        winner: The most probable action.
-        runner_up: The second most probable action.
         odds: Probability of the winner divided by that of the runner-up.
         spans_to_drop: Parts of the video without which the runner-up wins; None if none were found.
     """
@@ -75,7 +70,6 @@ class Explanation:
     """An explained prediction.
 
     Attributes:
-        path: The video.
         window: The explained part of the video.
         action_names: K action names, in the order of the concept set.
         ranking: All actions with probabilities, most probable first.
@@ -85,7 +79,7 @@ class Explanation:
         log_odds_contribution: Each frame's contribution to the log of `counterfactual.odds`, shape (T,). The
             contributions sum to it.
         attention_map: Attention rollout from the video's embedding to each patch, shape (T, G, G).
-        activated_descriptions: Descriptions with the highest probability.
+        activated_descriptions: Descriptions by descending probability.
         counterfactual: None if there is only one action.
     """
 
@@ -108,12 +102,7 @@ class Explanation:
 
 
 def frame_spans(seconds: Tensor, window: Window) -> list[Span]:
-    """Split a window into one span per frame, halfway between neighboring frames.
-
-    Args:
-        seconds: Ascending times of the frames, shape (T,).
-        window: The window.
-    """
+    """Split a window halfway between neighboring frames at ascending times (T,): one span per frame."""
     # The first and last frame may lie slightly outside the window.
     middles = [min(max((a + b) / 2, window.start), window.end) for a, b in pairwise(seconds.tolist())]
     return list(pairwise([window.start, *middles, window.end]))
@@ -136,7 +125,7 @@ def explain(
     """Explain a prediction for a video, or for a part of it.
 
     Args:
-        predictor: The predictor.
+        predictor: Encoder, concepts and calibration to explain.
         path: The video file.
         start: Start of the part, in seconds.
         end: End of the part, in seconds; default: the end of the video.
@@ -171,28 +160,29 @@ def explain(
         )
     seconds = times + window.start
     return Explanation(
-        str(path),
-        window,
-        names,
-        [(names[n], float(probabilities[n])) for n in order],
-        seconds,
-        clip,
-        predictor.probabilities(F.normalize(frame_embeddings, dim=-1)),
-        contribution,
-        rollout_to_grid(encoder, attention_rollout(encoder, video, device_times).mean(0)),
-        _find_activated_descriptions(predictor, z, frame_embeddings, frame_spans(seconds, window), top),
-        counterfactual,
+        path=str(path),
+        window=window,
+        action_names=names,
+        ranking=[(names[n], float(probabilities[n])) for n in order],
+        seconds=seconds,
+        frames=clip,
+        frame_probabilities=predictor.probabilities(F.normalize(frame_embeddings, dim=-1)),
+        log_odds_contribution=contribution,
+        attention_map=rollout_to_grid(encoder, attention_rollout(encoder, video, device_times).mean(0)),
+        activated_descriptions=_find_activated_descriptions(
+            predictor, z, frame_embeddings, frame_spans(seconds, window), top
+        ),
+        counterfactual=counterfactual,
     )
 
 
 def format_counterfactual(counterfactual: Counterfactual) -> str:
     """Describe a counterfactual in two sentences."""
-    first = (
-        f"{counterfactual.winner} is {format_odds(counterfactual.odds)} times as likely as {counterfactual.runner_up}."
-    )
-    if counterfactual.spans_to_drop is None:
-        return f"{first} No frames were found without which {counterfactual.runner_up} would win."
-    return f"{first} Without {format_spans(counterfactual.spans_to_drop)}, {counterfactual.runner_up} would win."
+    winner, runner_up, spans = counterfactual.winner, counterfactual.runner_up, counterfactual.spans_to_drop
+    odds = f"{winner} is {format_odds(counterfactual.odds)} times as likely as {runner_up}."
+    if spans is None:
+        return f"{odds} No frames were found without which {runner_up} would win."
+    return f"{odds} Without {format_spans(spans)}, {runner_up} would win."
 
 
 def to_json(explanation: Explanation) -> dict[str, Any]:
@@ -239,20 +229,11 @@ def _read_clip(
             raise VideoError(path, f"{start:g} to {last:g} s is not a part of this video of {duration:.2f} s")
         return [Window(start, last)]
 
-    for use_packet_times in (True, False):
-        try:
-            return next(
-                stream_windows(
-                    path,
-                    plan,
-                    num_frames=predictor.frames,
-                    size=predictor.encoder.image_size,
-                    use_packet_times=use_packet_times,
-                )
-            )
-        except TimestampMismatch:
-            continue
-    raise DecodeError(path, "two decodes of this file give different frames; re-encode it")
+    frames, size = predictor.frames, predictor.encoder.image_size
+    try:
+        return next(stream_windows(path, plan, num_frames=frames, size=size))
+    except TimestampMismatch:
+        return next(stream_windows(path, plan, num_frames=frames, size=size, use_packet_times=False))
 
 
 def _find_activated_descriptions(

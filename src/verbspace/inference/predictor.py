@@ -29,7 +29,7 @@ class Prediction:
     Attributes:
         path: The video's path or URL, as the caller passed it.
         ranking: Actions with probabilities, most probable first.
-        descriptions: The three descriptions with the highest similarity.
+        descriptions: The three descriptions with the highest cosine.
         timeline: Segments of one action each; None if the video was not split into windows.
     """
 
@@ -61,7 +61,7 @@ class Predictor:
         encoder: A VideoEncoder, or a folder or hub id.
         actions: Action names to choose from.
         concepts: A concept set, a bundled name or a path, instead of `actions`. Default: the encoder's own set.
-        scoring: Score by category, by description, or by both.
+        scoring: See `ConceptSpace.action_scores`.
         frames: Frames per video or per window.
         top: Number of actions in a prediction's ranking.
         calibration: A calibration, or its file, that was fitted for the same encoder, concepts, scoring and frames.
@@ -108,12 +108,7 @@ class Predictor:
     def predict_timeline(
         self, path: str | Path, window_config: WindowConfig, name: str | None = None
     ) -> tuple[Prediction, TimelineGrid]:
-        """Predict a video in sliding windows.
-
-        Args:
-            path: The video file.
-            window_config: The windows.
-            name: Path to put into the prediction instead of `path`.
+        """Predict a video in sliding windows. The prediction's path is `name`, if given, else `path`.
 
         Returns:
             The prediction with its timeline, and the grid that the timeline was computed from.
@@ -132,50 +127,46 @@ class Predictor:
     def predict_stream(
         self, files: Iterable[str], window_config: WindowConfig | None = None, *, batch_size: int = 16
     ) -> Iterator[tuple[str, Prediction | DecodeError]]:
-        """Predict files and URLs one after the other.
+        """Predict files and URLs in order, in batches. The downloads of one batch are on the disk at the same time.
 
         Args:
             files: Paths and URLs.
             window_config: Sliding windows; None embeds each video as one clip.
-            batch_size: Videos per batch. The URLs of one batch are on the disk at the same time.
+            batch_size: Videos per batch. With windows, each video is predicted alone.
 
         Yields:
-            Each path or URL with its prediction, or with the error if it cannot be read; in order.
-
-        Raises:
-            ValueError: `batch_size` is not above 0.
+            Each path or URL with its prediction, or with the error if it cannot be read.
         """
         if batch_size < 1:
             raise ValueError(f"batch_size: {batch_size} is not above 0")
         remaining = iter(files)
         while names := list(islice(remaining, 1 if window_config else batch_size)):
+            outcomes: dict[str, Prediction | DecodeError] = {}
             with ExitStack() as downloads:
-                outcomes: dict[int, Prediction | DecodeError] = {}
-                paths: dict[int, Path] = {}
-                for n, name in enumerate(names):
+                paths: dict[str, Path] = {}
+                for name in dict.fromkeys(names):
                     try:
-                        paths[n] = downloads.enter_context(localize(name))
+                        paths[name] = downloads.enter_context(localize(name))
                     except DecodeError as error:
-                        outcomes[n] = error
+                        outcomes[name] = error
                 if window_config:
-                    outcomes |= {n: self._predict_windows(names[n], paths[n], window_config) for n in paths}
+                    outcomes |= {n: self._predict_windows(n, path, window_config) for n, path in paths.items()}
                 elif paths:
-                    outcomes |= self._predict_whole_videos(names, paths)
-            yield from ((name, outcomes[n]) for n, name in enumerate(names))
+                    outcomes |= self._predict_whole_videos(paths)
+            yield from ((name, outcomes[name]) for name in names)
 
-    def _predict_whole_videos(
-        self, names: Sequence[str], paths: dict[int, Path]
-    ) -> dict[int, Prediction | DecodeError]:
-        """Predict each file as one clip. Keys are indices into `names`."""
+    def _predict_whole_videos(self, paths: dict[str, Path]) -> dict[str, Prediction | DecodeError]:
+        """Predict each file as one clip, by name."""
         records = [Record(path) for path in paths.values()]
         result = embed_videos(self.encoder, records, frames=self.frames, allow_empty=True)
         embeddings = dict(zip(result.paths, result.embeddings, strict=True))
-        return {
-            n: self.rank([names[n]], embeddings[path][None])[0]
-            if path in embeddings
-            else DecodeError(names[n], result.failures.by_path[path])
-            for n, path in paths.items()
-        }
+        outcomes: dict[str, Prediction | DecodeError] = {}
+        for name, path in paths.items():
+            if path in embeddings:
+                (outcomes[name],) = self.rank([name], embeddings[path][None])
+            else:
+                outcomes[name] = DecodeError(name, result.failures.by_path[path])
+        return outcomes
 
     def _predict_windows(self, name: str, path: Path, window_config: WindowConfig) -> Prediction | DecodeError:
         try:
@@ -187,13 +178,11 @@ class Predictor:
         self, name: str, z: Tensor, probabilities: Tensor, timeline: list[Segment] | None = None
     ) -> Prediction:
         best = probabilities.topk(min(self.top, len(probabilities)))
-        ranking = [
-            (self.space.action_names[index], probability)
-            for probability, index in zip(best.values.tolist(), best.indices.tolist(), strict=True)
-        ]
+        names = [self.space.action_names[index] for index in best.indices.tolist()]
         similarity = self.space.logits(z[None], "description")[0]
         nearest = similarity.topk(min(3, len(similarity))).indices.tolist()
-        return Prediction(name, ranking, [self.space.description_texts[index] for index in nearest], timeline)
+        descriptions = [self.space.description_texts[index] for index in nearest]
+        return Prediction(name, list(zip(names, best.values.tolist(), strict=True)), descriptions, timeline)
 
 
 def resolve_concepts(
@@ -227,22 +216,13 @@ def predict(
     calibration: Calibration | str | Path | None = None,
     window_config: WindowConfig | None = None,
 ) -> list[Prediction]:
-    """Rank actions for videos.
+    """Rank actions for one or more files or URLs. See `Predictor` for the options.
 
     Args:
-        encoder: A VideoEncoder, or a folder or hub id.
-        paths: One or more files or URLs.
-        actions: Action names to choose from.
-        concepts: A concept set, a bundled name or a path, instead of `actions`. Default: the encoder's own set.
-        scoring: Score by category, by description, or by both.
-        frames: Frames per video or per window.
-        top: Number of actions in a prediction's ranking.
-        calibration: A calibration, or its file; see `Predictor`.
         window_config: Sliding windows for long videos; None embeds each video as one clip.
 
     Raises:
         DecodeError: A file cannot be read.
-        ValueError: See `Predictor`.
     """
     predictor = Predictor(
         encoder, actions, concepts=concepts, scoring=scoring, frames=frames, top=top, calibration=calibration

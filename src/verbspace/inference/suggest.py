@@ -22,7 +22,6 @@ class Suggestion:
     """A suggested action.
 
     Attributes:
-        name: The action's name.
         num_videos: Number of videos for which it is the most probable action.
         probability: Mean probability on these videos.
         examples: The videos with the highest probability.
@@ -43,7 +42,6 @@ class SuggestionReport:
     Attributes:
         actions: Suggestions, by descending number of videos.
         num_videos: Number of videos that could be read.
-        failures: The files that could not be read.
     """
 
     actions: list[Suggestion]
@@ -75,11 +73,9 @@ def suggest(
         videos: A folder or a list of videos.
         names: Names to choose from. Default: all names in the package (Kinetics-700, UCF101, HMDB51, Moments in Time
             and Something-Something).
-        frames: Frames per video.
         max_examples: Example videos per suggestion.
         synonym_threshold: Two names are merged if an embedding equal to one name's text vector gives the other name
             at least this probability, when only these two are compared.
-        on_progress: Called after each batch of videos.
 
     Raises:
         NoReadableVideo: No video can be read.
@@ -101,11 +97,11 @@ def suggest(
         group = (representatives == index).nonzero().flatten().tolist()
         suggestions.append(
             Suggestion(
-                space.action_names[index],
-                len(members),
-                float(scores.mean()),
-                [result.records[i].path for i in examples],
-                [space.action_names[i] for i in group if i != index],
+                name=space.action_names[index],
+                num_videos=len(members),
+                probability=float(scores.mean()),
+                examples=[result.records[i].path for i in examples],
+                synonyms=[space.action_names[i] for i in group if i != index],
             )
         )
     suggestions.sort(key=lambda one: (-one.num_videos, -one.probability, one.name))
@@ -113,9 +109,9 @@ def suggest(
 
 
 def _group_representatives(mass: torch.Tensor, is_similar: torch.Tensor) -> torch.Tensor:
-    """Map each of K names to the name of its group.
+    """Return for each of K names the index of its group's first name.
 
-    By descending mass, each ungrouped name starts a group that takes all similar ungrouped names.
+    By descending mass, each ungrouped name starts a group and adds all similar ungrouped names to it.
     """
     representatives = torch.full((len(mass),), -1)
     for index in mass.argsort(descending=True, stable=True).tolist():

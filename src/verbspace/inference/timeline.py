@@ -16,14 +16,7 @@ _EDGE_TOLERANCE_S = 1e-6  # edges closer than this differ by rounding only
 
 @dataclass(frozen=True)
 class Segment:
-    """A part of a video with one action.
-
-    Attributes:
-        start: Start, in seconds.
-        end: End, in seconds.
-        action: The most probable action.
-        score: Mean probability of that action over the segment.
-    """
+    """A part of a video, in seconds, with its most probable action and the mean probability of that action."""
 
     start: float
     end: float
@@ -55,12 +48,7 @@ class TimelineGrid:
 
 
 def merge_windows(windows: Sequence[Window], probabilities: Tensor) -> TimelineGrid:
-    """Average the distributions of overlapping windows.
-
-    Args:
-        windows: N windows with ascending starts and ends that leave no gaps.
-        probabilities: Their distributions, shape (N, K).
-    """
+    """Average the distributions (N, K) of N overlapping windows, which have ascending starts and ends and no gaps."""
     edges: list[float] = []
     for edge in sorted(edge for window in windows for edge in (window.start, window.end)):
         if not edges or edge - edges[-1] > _EDGE_TOLERANCE_S:
@@ -80,12 +68,9 @@ def merge_windows(windows: Sequence[Window], probabilities: Tensor) -> TimelineG
 
 
 def extract_segments(grid: TimelineGrid, names: Sequence[str], min_score: float = 0.0) -> list[Segment]:
-    """Merge neighboring cells that have the same most probable action.
+    """Merge neighboring cells that have the same most probable action of the K `names`.
 
-    Args:
-        grid: The cells.
-        names: K action names.
-        min_score: Cells whose most probable action has a lower probability become gaps.
+    Cells whose most probable action has a probability below `min_score` become gaps.
     """
     best = grid.probabilities.argmax(1).tolist()
     durations = grid.durations.tolist()

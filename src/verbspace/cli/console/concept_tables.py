@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import zip_longest
 
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from verbspace.concepts.concept_set import ConceptSet
@@ -21,15 +21,10 @@ from verbspace.inference.suggest import SuggestionReport
 
 
 def concept_set_table(concepts: ConceptSet, search: str | None = None) -> tuple[Table, int]:
-    """Format the actions and their descriptions as a table.
+    """Return a table of the actions and their descriptions, and the number of actions in it.
 
-    Args:
-        concepts: Concept set.
-        search: Words. Only descriptions that contain all of them are included, and actions whose name does, with all
-            their descriptions.
-
-    Returns:
-        The table, and the number of actions in it.
+    With `search`, it has the descriptions that contain all of its words, and all descriptions of the actions whose
+    name contains them.
     """
     table = Table("action", "kind", "description")
     search_words = tokenize_words(search or "")
@@ -74,11 +69,8 @@ def confusable_pairs_table(pairs: Sequence[ConfusablePair], top: int) -> Table |
     """Format the pairs of actions that the encoder confuses, at most `top`."""
     if not pairs:
         return "Confusable actions: none"
-    table = Table(title=f"Confusable actions: {len(pairs)} pairs", title_justify="left")
-    for column in ("action", "and"):
-        table.add_column(column)
-    for column in ("cosine", "confusion"):
-        table.add_column(column, justify="right")
+    numbers = Column("cosine", justify="right"), Column("confusion", justify="right")
+    table = Table("action", "and", *numbers, title=f"Confusable actions: {len(pairs)} pairs", title_justify="left")
     for pair in pairs[:top]:
         table.add_row(Text(pair.first), Text(pair.second), f"{pair.cosine:.3f}", f"{100 * pair.confusion:.0f}%")
     table.caption = "rename them by what is visible, or merge them"
@@ -90,11 +82,8 @@ def misassigned_table(misassigned: Sequence[MisassignedDescription], space: Conc
     title = f"Descriptions closer to another action: {len(misassigned)} of {len(space.description_texts)}"
     if not misassigned:
         return title
-    table = Table(title=title, title_justify="left")
-    table.add_column("description", ratio=3)
-    table.add_column("action")
-    table.add_column("closer to")
-    table.add_column("margin", justify="right")
+    description_column, margin_column = Column("description", ratio=3), Column("margin", justify="right")
+    table = Table(description_column, "action", "closer to", margin_column, title=title, title_justify="left")
     for description in misassigned[:top]:
         names = Text(description.action), Text(description.nearest_action)
         table.add_row(Text(description.text), *names, f"{description.margin:.2f}")

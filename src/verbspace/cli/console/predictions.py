@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import asdict
 
 from rich.console import Console
@@ -18,11 +18,7 @@ PredictionPrinter = Callable[[str, Prediction], None]
 
 
 def resolve_format(output_format: str, as_json: bool) -> str:
-    """Combine `--format` and `--json`.
-
-    Raises:
-        ValueError: They contradict each other.
-    """
+    """Combine `--format` and `--json`, or raise ValueError if they contradict each other."""
     if as_json and output_format not in ("table", "jsonl"):
         raise ValueError(f"--json and --format {output_format} contradict each other; give one of them")
     return "jsonl" if as_json else output_format
@@ -38,25 +34,21 @@ def make_printer(output_format: str, timeline: bool = False) -> PredictionPrinte
     Raises:
         ValueError: The format is unknown.
     """
-    printers: dict[str, Callable[[], PredictionPrinter]] = {
-        "table": lambda: _print_timeline if timeline else _print_table,
-        "jsonl": lambda: _print_jsonl,
-        "csv": _csv_timeline_printer if timeline else _csv_printer,
-    }
-    if output_format not in printers:
-        raise ValueError(f"--format {output_format!r} is not one of {', '.join(printers)}")
-    return printers[output_format]()
+    match output_format:
+        case "table":
+            return _print_timeline if timeline else _print_table
+        case "jsonl":
+            return _print_jsonl
+        case "csv":
+            return _csv_printer(timeline)
+        case _:
+            raise ValueError(f"--format {output_format!r} is not one of table, jsonl, csv")
 
 
-def print_explanation(explanation: Explanation, top: int = 3) -> None:
-    """Print an explanation as text.
-
-    Args:
-        explanation: The explanation.
-        top: Number of actions to show.
-    """
+def print_explanation(explanation: Explanation) -> None:
+    """Print the three most probable actions, the activated descriptions and the counterfactual."""
     console = Console(highlight=False, markup=False, soft_wrap=True)
-    _print_table(explanation.path, Prediction(explanation.path, explanation.ranking[:top], []))
+    _print_table(explanation.path, Prediction(explanation.path, explanation.ranking[:3], []))
     if explanation.activated_descriptions:
         console.print("  activated descriptions")
     for one in explanation.activated_descriptions:
@@ -75,7 +67,7 @@ def _print_table(name: str, prediction: Prediction) -> None:
     width = min(24, console.width // 3)
     for action, probability in prediction.ranking:
         bar = "█" * round(width * probability)
-        console.print(f"  {100 * probability:5.1f}%  {bar:<{width}}  {sanitize(action)}", markup=False, highlight=False)
+        console.print(f"  {100 * probability:5.1f}%  {bar:<{width}}  {sanitize(action)}")
 
 
 def _print_timeline(name: str, prediction: Prediction) -> None:
@@ -84,14 +76,12 @@ def _print_timeline(name: str, prediction: Prediction) -> None:
     for segment in prediction.timeline or []:
         bar = f"{'█' * round(width * segment.score):<{width}}  " if width else ""
         span = f"{format_timestamp(segment.start):>9} – {format_timestamp(segment.end):<9}"
-        console.print(
-            f"  {span}  {100 * segment.score:5.1f}%  {bar}{sanitize(segment.action)}", markup=False, highlight=False
-        )
+        console.print(f"  {span}  {100 * segment.score:5.1f}%  {bar}{sanitize(segment.action)}")
 
 
 def _print_name(name: str) -> Console:
-    console = Console()
-    console.print(sanitize(name), style="bold", markup=False, highlight=False, soft_wrap=True)
+    console = Console(highlight=False, markup=False)
+    console.print(sanitize(name), style="bold", soft_wrap=True)
     return console
 
 
@@ -106,37 +96,23 @@ def _print_jsonl(name: str, prediction: Prediction) -> None:
     print(json.dumps(row), flush=True)
 
 
-def _csv_printer() -> PredictionPrinter:
-    """Print one row per video and action."""
-    write = _csv_row_writer("path", "rank", "action", "probability")
-
-    def print_rows(name: str, prediction: Prediction) -> None:
-        write([name, rank, action, f"{p:.6f}"] for rank, (action, p) in enumerate(prediction.ranking, 1))
-
-    return print_rows
-
-
-def _csv_timeline_printer() -> PredictionPrinter:
-    """Print one row per video and segment."""
-    write = _csv_row_writer("path", "start", "end", "action", "score")
-
-    def print_rows(name: str, prediction: Prediction) -> None:
-        write(
-            [name, f"{segment.start:.3f}", f"{segment.end:.3f}", segment.action, f"{segment.score:.6f}"]
-            for segment in prediction.timeline or []
-        )
-
-    return print_rows
-
-
-def _csv_row_writer(*header: str) -> Callable[[Iterable[list[object]]], None]:
+def _csv_printer(timeline: bool) -> PredictionPrinter:
+    """Print the header; return a function that prints one row per video and action, or per video and segment."""
     writer = csv.writer(sys.stdout, lineterminator="\n")
-    quoting = csv.writer(sys.stdout, lineterminator="\n", quoting=csv.QUOTE_ALL)
-    writer.writerow(header)
+    quoting_writer = csv.writer(sys.stdout, lineterminator="\n", quoting=csv.QUOTE_ALL)
+    writer.writerow(
+        ("path", "start", "end", "action", "score") if timeline else ("path", "rank", "action", "probability")
+    )
 
-    def write(rows: Iterable[list[object]]) -> None:
+    def print_rows(name: str, prediction: Prediction) -> None:
+        rows: list[list[object]]
+        if timeline:
+            segments = prediction.timeline or []
+            rows = [[name, f"{s.start:.3f}", f"{s.end:.3f}", s.action, f"{s.score:.6f}"] for s in segments]
+        else:
+            rows = [[name, rank, action, f"{p:.6f}"] for rank, (action, p) in enumerate(prediction.ranking, 1)]
         for row in rows:  # the csv module does not quote a lone carriage return, which readers take as a row's end
-            (quoting if any("\r" in str(cell) for cell in row) else writer).writerow(row)
+            (quoting_writer if any("\r" in str(cell) for cell in row) else writer).writerow(row)
         sys.stdout.flush()
 
-    return write
+    return print_rows

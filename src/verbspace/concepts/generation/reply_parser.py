@@ -71,15 +71,10 @@ def reply_schema(min_per_kind: int) -> dict[str, Any]:
 
 
 def parse_reply(content: str, label: str, labels: Iterable[str]) -> tuple[Reply, list[str]]:
-    """Validate a reply and clean its sentences.
+    """Validate a reply about the action `label` and clean its sentences.
 
-    Sentences are dropped if they are duplicates, contain markup, name another action, or add nothing to the action's
-    name.
-
-    Args:
-        content: The reply.
-        label: The action that it describes.
-        labels: All actions of the vocabulary.
+    Sentences are dropped if they are duplicates, contain markup, are too short or too long, name another action of
+    `labels`, or add nothing to the action's name.
 
     Returns:
         The usable part of the reply, and a message for each dropped sentence.
@@ -139,7 +134,7 @@ def _name_phrases(label: str) -> list[tuple[str, ...]]:
 
 
 def _find_issue(text: str, own_words: set[str], other_phrases: list[tuple[str, ...]]) -> str | None:
-    """Return why a sentence is unusable, or None."""
+    """Return why a sentence is unusable, or None if it is usable."""
     words = tokenize_words(text)
     if re.search(r"[<>{}\[\]`\\|\x00-\x1f\x7f]|https?:", text) or any(unicodedata.category(c) == "Cf" for c in text):
         return "contains markup"
