@@ -4,8 +4,8 @@
 
 RUN is a run of `verbspace demo`. Its labeled clips (two to three seconds each) are concatenated into videos of four
 clips with different actions. The script prints the percentage of seconds for which `verbspace predict --window`
-predicts the correct action, for several window lengths, and for the separate clips. The standard deviation is over three
-ways to concatenate the clips. The window was selected on the split `probe`; report the split `test`.
+predicts the correct action, for several window lengths, and for the separate clips. The standard deviation is over
+three ways to concatenate the clips. The window was selected on the split `probe`; report the split `test`.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def load_frames(path: Path) -> np.ndarray:
     nearest = np.abs(grid[:, None] - times[None]).argmin(1)
     resized = torch.nn.functional.interpolate(frames.float(), (SIDE, SIDE), mode="bilinear", antialias=True)
     images: np.ndarray = resized.round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
-    return images[nearest]
+    return images[nearest]  # type: ignore[no-any-return]
 
 
 def concatenate_clips(clips: Sequence[Clip], path: Path) -> np.ndarray:
