@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from verbspace.config.settings import AdaptSettings, dump_settings, load_settings, parse_settings
+from verbspace.config.settings import AdaptSettings, ViewSettings, dump_settings, load_settings, parse_settings
 
 WRONG = [
     ("steps: 5", "steps: Extra inputs are not permitted"),
@@ -21,6 +21,7 @@ WRONG = [
     ("losses: {class_prior: {waving: -1}}", "losses.class_prior.waving: Input should be greater than 0"),
     ("export_alpha: 1.5", "export_alpha: Input should be less than or equal to 1"),
     ("views: {global_views: 1, local_views: 0}", "views: Value error, at least two views are needed"),
+    ("views: {local_clip_fraction: [0.5, 0.2]}", "views.local_clip_fraction: Value error, give two fractions"),
     ("training: [", "not valid YAML"),
     ("- 1", "top level: Input should be a valid dictionary"),
 ]
@@ -102,3 +103,17 @@ def test_dumped_settings_load_unchanged(
 def test_num_steps(steps: int | None, num_videos: int, expected: int) -> None:
     settings = parse_settings({"training": {"steps": steps, "epochs": 2, "batch_size": 10}})
     assert settings.training.num_steps(num_videos) == expected
+
+
+@pytest.mark.parametrize(
+    ("image_size", "patch_size", "local_size"),
+    [(224, 16, 96), (224, 14, 98), (384, 16, 160), (32, 8, 16), (16, 16, 16)],
+)
+def test_view_sizes_follow_the_encoder(image_size: int, patch_size: int, local_size: int) -> None:
+    views = ViewSettings().resolve(image_size, patch_size)
+    assert (views.global_size, views.local_size, views.flip_prob) == (image_size, local_size, 0.5)
+
+
+def test_configured_view_sizes_are_kept_and_directional_sets_are_not_flipped() -> None:
+    views = ViewSettings(global_size=112, local_size=40).resolve(224, 16, directional=True)
+    assert (views.global_size, views.local_size, views.flip_prob) == (112, 40, 0.0)

@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import Callable
 from itertools import islice
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,7 @@ def only_once(marker: Path, action: Callable[[], object]) -> Callable[[], None]:
 def first_views(records: list[Record], count: int, **options: Any) -> list[dict[str, torch.Tensor]]:
     loader = load_views(ViewDataset(records, SMALL), batch_size=2, **options)
     batches = list(islice(loader, count))
-    loader.close()  # type: ignore[attr-defined]
+    loader.close()
     return batches
 
 
@@ -104,7 +105,7 @@ def test_training_continues_when_workers_hang_and_crash(
     start = time.monotonic()
     loader = load_views(ViewDataset(records, SMALL), batch_size=3, num_workers=2, failures=failures, timeout=1.0)
     batches = list(islice(loader, 6))
-    loader.close()  # type: ignore[attr-defined]
+    loader.close()
     assert time.monotonic() - start < 60
     assert all(len(batch["index"]) == 3 for batch in batches)
     assert not {1, 3, 4} & {int(index) for batch in batches for index in batch["index"]}
@@ -152,14 +153,14 @@ def test_a_worker_killed_while_it_sends_a_result_changes_nothing(
     records: list[Record], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     expected = first_views(records, 6)
-    write, parent = os.write, os.getpid()
+    send, parent = Connection._send, os.getpid()  # type: ignore[attr-defined]
 
-    def write_half(file: int, content: Any) -> int:
+    def send_half(connection: Connection, content: Any) -> None:
         if os.getpid() != parent and len(content) > 10_000:
-            only_once(tmp_path / "done", lambda: (write(file, content[:5000]), kill_self()))()
-        return write(file, content)
+            only_once(tmp_path / "done", lambda: (os.write(connection.fileno(), content[:5000]), kill_self()))()
+        send(connection, content)
 
-    monkeypatch.setattr(os, "write", write_half)
+    monkeypatch.setattr(Connection, "_send", send_half)
     failures = DecodeFailures(6)
     assert_same_batches(first_views(records, 6, num_workers=2, failures=failures), expected)
     assert (tmp_path / "done").exists()
@@ -174,7 +175,7 @@ def test_a_worker_killed_between_videos_changes_nothing(records: list[Record], w
     for worker in list(workers):
         os.kill(worker.process.pid, signal.SIGKILL)
     batches += islice(loader, 7)
-    loader.close()  # type: ignore[attr-defined]
+    loader.close()
     assert len(workers) == 4
     assert_same_batches(batches, expected)
 
@@ -191,7 +192,7 @@ def test_closing_the_loader_stops_workers_that_are_busy(
     loader = load_clips(ClipDataset(records, num_frames=2, size=32), batch_size=2, num_workers=2)
     next(loader)
     start = time.monotonic()
-    loader.close()  # type: ignore[attr-defined]
+    loader.close()
     assert time.monotonic() - start < 5
     assert not any(worker.process.is_alive() for worker in workers)
 
@@ -245,7 +246,7 @@ def test_workers_divide_the_frame_cache(records: list[Record], monkeypatch: pyte
     monkeypatch.setattr(module.FrameCache, "add", add)
     loader = load_views(dataset, batch_size=6, num_workers=2)
     assert len(list(islice(loader, 2))) == 2
-    loader.close()  # type: ignore[attr-defined]
+    loader.close()
     assert dataset.cache.max_bytes == 2 * size
 
 

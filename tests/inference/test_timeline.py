@@ -18,7 +18,6 @@ from verbspace.data.sampling import Window, plan_windows
 from verbspace.inference.embedding import embed_windows
 from verbspace.inference.predictor import Predictor, WindowConfig, predict
 from verbspace.inference.timeline import TimelineGrid, extract_segments, merge_windows
-from verbspace.utils.text import format_timestamp
 
 NAMES = ["waving", "bowing", "kicking a ball"]
 
@@ -106,16 +105,6 @@ def test_unreadable_file_does_not_stop_the_stream(long_video: Path, tmp_path: Pa
         predict("playground", files, NAMES, window_config=WindowConfig(2.0))
     with pytest.raises(ValueError, match="windows of 2 s every 3 s"):
         predict("playground", long_video, NAMES, window_config=WindowConfig(2.0, 3.0))
-
-
-def test_timestamps_are_formatted() -> None:
-    assert [format_timestamp(s) for s in (0, 9.96, 61.04, 3599.99, 3661.5)] == [
-        "0:00.0",
-        "0:10.0",
-        "1:01.0",
-        "1:00:00.0",
-        "1:01:01.5",
-    ]
 
 
 @settings(max_examples=100, deadline=None)

@@ -148,7 +148,7 @@ def test_runs_on_different_videos_have_separate_columns(make: Make) -> None:
     assert differences["videos"][1:4] == [
         f"640 of /elsewhere/world/train {one}",
         f"640 of world/train {other}",
-        "not said",
+        "unknown",
     ]
     assert differences["encoder"][4:] == ["some/clip", "some/clip, continued from a0"]
     assert "videos" not in dict(find_setting_differences(read_runs(runs[:2])))  # equal videos with different paths
@@ -168,10 +168,11 @@ def test_copy_of_a_run_is_not_a_second_seed(make: Make, tmp_path: Path) -> None:
         compare_runs([a, copy])
     again = make("runs/again")
     with pytest.raises(
-        ValueError, match=r"^a and again: the same training\.seed \(0\) .*, if their videos differ, name them"
+        ValueError,
+        match=r"^a and again: training\.seed \(0\) and all other settings are equal; .*, if their videos differ",
     ):
         compare_runs([a, again])
-    with pytest.raises(ValueError, match=r"^again and half: the same training\.seed \(0\) and the same settings, "):
+    with pytest.raises(ValueError, match=r"^again and half: training\.seed \(0\) and all other settings are equal; "):
         compare_runs([again, make("half", finished=False)])
 
 

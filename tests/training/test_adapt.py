@@ -124,14 +124,14 @@ def test_labels_never_reach_training(
     """Folders named by class, lists with, with wrong and without labels all give the same weights."""
     files = sorted(clips.rglob("*.mp4"))
     lists = {
-        "labelled": [f"{path} {path.parent.name}" for path in files],
+        "labeled": [f"{path} {path.parent.name}" for path in files],
         "wrong": [f"{path} {index % 3}" for index, path in enumerate(files)],
         "bare": [str(path) for path in files],
     }
     for name, lines in lists.items():
         (tmp_path / f"{name}.txt").write_text("\n".join(lines) + "\n")
     given = {"paths": files, **{name: tmp_path / f"{name}.txt" for name in lists}}
-    assert any(record.label for record in module.read_manifest(tmp_path / "labelled.txt"))
+    assert any(record.label for record in module.read_manifest(tmp_path / "labeled.txt"))
     seen: list[Any] = []
     keys: set[str] = set()
     real, load = module.ViewDataset, module.load_views

@@ -1,4 +1,4 @@
-"""Losses against naive restatements, in float64."""
+"""Losses against naive implementations, in float64."""
 
 import math
 from itertools import pairwise
@@ -22,8 +22,8 @@ def naive_softmax(row: list[float], temperature: float) -> list[float]:
     return [x / sum(e) for x in e]
 
 
-def naive_dino(teacher, student, centre, t_teacher: float, t_student: float) -> float:
-    """DINO's loss with plain loops: mean over pairs of unlike views, of the mean over clips, of the cross-entropy."""
+def naive_dino(teacher, student, center, t_teacher: float, t_student: float) -> float:
+    """DINO's loss with plain loops: mean cross-entropy over clips and pairs of different views."""
     pairs = []
     for i, t_view in enumerate(teacher):
         for j, s_view in enumerate(student):
@@ -31,7 +31,7 @@ def naive_dino(teacher, student, centre, t_teacher: float, t_student: float) -> 
                 continue
             cost = 0.0
             for t_row, s_row in zip(t_view.tolist(), s_view.tolist()):
-                p = naive_softmax([x - c for x, c in zip(t_row, centre.tolist())], t_teacher)
+                p = naive_softmax([x - c for x, c in zip(t_row, center.tolist())], t_teacher)
                 q = naive_softmax(s_row, t_student)
                 cost += -sum(a * math.log(b) for a, b in zip(p, q))
             pairs.append(cost / len(t_view))
@@ -39,16 +39,16 @@ def naive_dino(teacher, student, centre, t_teacher: float, t_student: float) -> 
 
 
 class DinoLoss(nn.Module):
-    """The authors' formulation (chunks, per-pair means, momentum centre), restated in float64 from the paper."""
+    """The authors' formulation (chunks, per-pair means, momentum center), implemented in float64 from the paper."""
 
     def __init__(self, dim: int, momentum: float = 0.9):
         super().__init__()
-        self.register_buffer("centre", torch.zeros(1, dim, dtype=torch.float64))
+        self.register_buffer("center", torch.zeros(1, dim, dtype=torch.float64))
         self.momentum = momentum
 
     def forward(self, student_out, teacher_out, crops: int, t_student=0.1, t_teacher=0.04):
         student = (student_out / t_student).chunk(crops)
-        teacher = F.softmax((teacher_out - self.centre) / t_teacher, dim=-1).detach().chunk(2)
+        teacher = F.softmax((teacher_out - self.center) / t_teacher, dim=-1).detach().chunk(2)
         total, terms = 0.0, 0
         for iq, q in enumerate(teacher):
             for v in range(crops):
@@ -56,41 +56,41 @@ class DinoLoss(nn.Module):
                     continue
                 total = total + torch.sum(-q * F.log_softmax(student[v], dim=-1), dim=-1).mean()
                 terms += 1
-        self.centre = self.centre * self.momentum + teacher_out.mean(0, keepdim=True) * (1 - self.momentum)
+        self.center = self.center * self.momentum + teacher_out.mean(0, keepdim=True) * (1 - self.momentum)
         return total / terms
 
 
 def test_distillation_equals_naive_double_loop():
-    teacher, student, centre = draw(2, 3, 5), draw(5, 3, 5, seed=1), draw(5, seed=2)
-    target = losses.teacher_probs(teacher, 0.04, centre)
+    teacher, student, center = draw(2, 3, 5), draw(5, 3, 5, seed=1), draw(5, seed=2)
+    target = losses.teacher_probs(teacher, 0.04, center)
     ours = losses.cross_view_cross_entropy(target, student, 0.1)
-    assert float(ours) == pytest.approx(naive_dino(teacher, student, centre, 0.04, 0.1), rel=1e-12)
+    assert float(ours) == pytest.approx(naive_dino(teacher, student, center, 0.04, 0.1), rel=1e-12)
 
 
-def test_with_a_weight_matrix_it_is_dino_value_centre_and_weights_after_one_sgd_step():
-    """A free matrix in place of the concept matrix: DINO's prototype layer."""
+def test_with_a_weight_matrix_value_center_and_sgd_step_equal_dino():
+    """A trainable matrix in place of the concept matrix is DINO's prototype layer."""
     crops, clips, dim, prototypes = 5, 4, 6, 7
     features, teacher_features = draw(crops, clips, dim), draw(2, clips, dim, seed=1)
     start, teacher_weight = draw(prototypes, dim, seed=2), draw(prototypes, dim, seed=3)
-    outcome = {}
+    results = {}
     for name in ("dino", "ours"):
         weight = nn.Parameter(start.clone())
         sgd = torch.optim.SGD([weight], lr=0.5)
-        centre = draw(prototypes, seed=4) * 0.1
+        center = draw(prototypes, seed=4) * 0.1
         teacher_out, student_out = teacher_features @ teacher_weight.T, features @ weight.T
         if name == "dino":
             reference = DinoLoss(prototypes)
-            reference.centre = centre[None]
+            reference.center = center[None]
             value = reference(student_out.flatten(0, 1), teacher_out.flatten(0, 1), crops)
-            after = reference.centre[0]
+            after = reference.center[0]
         else:
-            target = losses.teacher_probs(teacher_out, 0.04, centre)
+            target = losses.teacher_probs(teacher_out, 0.04, center)
             value = losses.cross_view_cross_entropy(target, student_out, 0.1)
-            after = losses.ema_update(centre, teacher_out.mean((0, 1)), 0.9)
+            after = losses.ema_update(center, teacher_out.mean((0, 1)), 0.9)
         value.backward()
         sgd.step()
-        outcome[name] = (value.detach(), after, weight.detach())
-    for dino, ours in zip(outcome["dino"], outcome["ours"]):
+        results[name] = (value.detach(), after, weight.detach())
+    for dino, ours in zip(results["dino"], results["ours"]):
         torch.testing.assert_close(ours.double(), dino, rtol=1e-9, atol=1e-12)
 
 
@@ -111,7 +111,7 @@ def test_alignment_equals_naive_double_loop():
     assert float(losses.alignment(t_cat, t_pool, s_cat, s_pool)) == pytest.approx(expected / terms / 2, rel=1e-12)
 
 
-def test_alignment_has_no_value_and_no_gradient_where_the_spaces_agree():
+def test_alignment_value_and_gradient_are_zero_if_the_spaces_agree():
     one = draw(1, 3, 4)
     logits = one.expand(4, 3, 4).clone().requires_grad_()
     shared = one.expand(2, 3, 4).softmax(-1)
@@ -151,7 +151,7 @@ def test_gradcheck(name):
     target, pooled = draw(2, 2, 3).softmax(-1), draw(2, 2, 3, seed=1).softmax(-1)
     student = draw(3, 2, 3, seed=2).requires_grad_()
 
-    def distil(x):
+    def distill(x):
         return losses.cross_view_cross_entropy(target, x, 0.5)
 
     def align(x):
@@ -160,7 +160,7 @@ def test_gradcheck(name):
     def prior(x):
         return losses.marginal_prior_kl(x.softmax(-1).mean((0, 1)), None, 0.9, target[0, 0])
 
-    assert torch.autograd.gradcheck({"distillation": distil, "alignment": align, "prior": prior}[name], (student,))
+    assert torch.autograd.gradcheck({"distillation": distill, "alignment": align, "prior": prior}[name], (student,))
 
 
 def test_teacher_gets_no_gradient():

@@ -55,19 +55,20 @@ def evaluate(
 
     if (root is None) == (data is None):
         raise ValueError("give either --data with your own videos or --root with a benchmark's folder")
+    views = {"frames": frames, "clips": clips, "crops": crops}
     options: dict[str, Any] = {
+        **{name: value for name, value in views.items() if value is not None},
         "concepts": concepts, "scoring": scoring, "baseline": baseline, "max_missing": max_missing, "decoder": decoder,
         "dtype": dtype, "batch_size": batch_size, "num_workers": workers,
     }  # fmt: skip
     result: Evaluation | BenchmarkResult
     with progress() as on_progress:
-        options["on_progress"] = on_progress
         if root is not None:
-            result = evaluate_benchmark(encoder, protocol, root, frames=frames, clips=clips, crops=crops, **options)
+            result = evaluate_benchmark(encoder, protocol, root, on_progress=on_progress, **options)
         else:
             assert data is not None
-            views = {"frames": frames or 8, "clips": clips or 1, "crops": crops or 1}
-            result = run(encoder, data, protocol, train=train, **views, **options)  # type: ignore[arg-type]
+            options |= {"train": train, "protocol": protocol}
+            result = run(encoder, data, on_progress=on_progress, **options)
     print_results(result)
     if out:
         write_text(out, json.dumps(result.to_json(), indent=2) + "\n")

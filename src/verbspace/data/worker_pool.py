@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import pickle
 import signal
 import threading
 import traceback
@@ -18,8 +17,6 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from typing import Any, ParamSpec, TypeVar
-
-import numpy as np
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -142,7 +139,7 @@ class _Worker:
             self.connection.send(args)
             if not self.connection.poll(timeout):
                 raise WorkerTimeout(f"no result within {timeout:g} s")
-            succeeded, value = _receive_result(self.connection)
+            succeeded, value = self.connection.recv()
         except (EOFError, OSError):
             if self.started:
                 self.process.join(_EXIT_TIMEOUT_S)
@@ -187,33 +184,8 @@ def _worker_main(
             error.add_note(f"In a worker process:\n{traceback.format_exc()}")
             result = (False, error)
         try:
-            _send_result(connection, result)
+            connection.send(result)
         except OSError:  # the parent has closed the pipe
             os._exit(1)
         except Exception as error:
-            _send_result(connection, (False, TypeError(f"cannot pickle {result[1]!r}: {error}")))
-
-
-def _send_result(connection: Connection, result: tuple[bool, Any]) -> None:
-    """Pickle a result and send it, with the contents of arrays outside the pickle, so that they are copied once."""
-    buffers: list[pickle.PickleBuffer] = []
-    content = pickle.dumps(result, protocol=5, buffer_callback=buffers.append)
-    views = [buffer.raw() for buffer in buffers]
-    connection.send((content, [view.nbytes for view in views]))
-    for view in views:
-        while view:
-            view = view[os.write(connection.fileno(), view) :]
-
-
-def _receive_result(connection: Connection) -> tuple[bool, Any]:
-    content, sizes = connection.recv()
-    buffers = [np.empty(size, np.uint8) for size in sizes]
-    for buffer in buffers:
-        view = buffer.data
-        while view:
-            count = os.readv(connection.fileno(), [view])
-            if not count:
-                raise EOFError
-            view = view[count:]
-    result: tuple[bool, Any] = pickle.loads(content, buffers=buffers)
-    return result
+            connection.send((False, TypeError(f"cannot pickle {result[1]!r}: {error}")))

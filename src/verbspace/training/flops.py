@@ -1,4 +1,4 @@
-"""Cost of training: floating-point operations, counted by PyTorch on the meta device, and an estimate of time."""
+"""Cost of training: floating-point operations, counted by PyTorch on the meta device."""
 
 from __future__ import annotations
 
@@ -77,24 +77,6 @@ def training_flops(config: PretrainedConfig, settings: AdaptSettings) -> int:
                     _embed(student, *view)
         torch.stack([_embed(student, *view).sum() for view in student_views]).sum().backward()  # type: ignore[no-untyped-call]
     return int(counter.get_total_flops())
-
-
-def training_seconds(
-    config: PretrainedConfig, settings: AdaptSettings, num_videos: int, flops_per_second: float
-) -> float:
-    """Estimate the duration of a run.
-
-    Args:
-        config: Configuration of an image checkpoint.
-        settings: Settings of the run.
-        num_videos: Number of training videos.
-        flops_per_second: Rate of all devices together.
-
-    Returns:
-        Seconds, if loading keeps up.
-    """
-    num_clips = settings.training.num_steps(num_videos) * settings.training.batch_size
-    return num_clips * training_flops(config, settings) / flops_per_second
 
 
 def _meta_encoder(config: PretrainedConfig, temporal: bool = True) -> VideoEncoder:

@@ -83,7 +83,7 @@ class VideoFile:
         streams = [s for s in self.container.streams.video if not s.disposition & s.disposition.attached_pic]
         if not streams:
             kinds = sorted({stream.type for stream in self.container.streams}) or ["nothing"]
-            raise DecodeError(self.path, f"no video stream found, only {' and '.join(kinds)}")
+            raise DecodeError(self.path, f"no video stream found, only {' and '.join(kinds)}; pass a video file")
         context = streams[0].codec_context
         if context is None:
             raise DecodeError(self.path, "the video codec is unknown, or the file is damaged")

@@ -18,13 +18,24 @@ from verbspace.reporting.metrics_log import Row, read_metrics
 from verbspace.training.run_info import RunInfo, read_run_info
 
 SEED_SETTING = "training.seed"
-UNKNOWN = "not said"
+UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run. checkpoint: the hash of its encoder's weights, None for one that is not finished. concepts, base, videos:
-    what it was adapted with, from and on, as its `run.json` says. own: the concept set that its encoder brings.
+    """A run folder.
+
+    Attributes:
+        name: Name among the compared runs.
+        folder: The folder.
+        settings: Settings in config.yaml.
+        concepts: Name and hash of the concept set, from run.json.
+        base: Encoder that the run started from, from run.json.
+        videos: Number, source and hash of the videos, from run.json.
+        data_id: Hash of the videos; equal for runs on the same videos.
+        metrics: Rows of metrics.jsonl.
+        checkpoint: Hash of the adapted encoder; None if the run is not finished.
+        concept_set: Concept set of the adapted encoder.
     """
 
     name: str
@@ -76,28 +87,32 @@ def _read_run(path: Path, display_path: str, name: str) -> Run:
             f"{display_path}: not a run, because there is no config.yaml; pass a folder that "
             "`verbspace adapt --out` wrote"
         )
-    settings = load_settings(config)
     info = read_run_info(path)
-    concepts, base, videos = ("unknown", "unknown", UNKNOWN) if info is None else _describe(info)
-    data_id = info.videos.hash if info and info.videos else UNKNOWN
-    log = path / "metrics.jsonl"
+    concepts, base, videos = (UNKNOWN, UNKNOWN, UNKNOWN) if info is None else _describe(info)
+    metrics_path = path / "metrics.jsonl"
     encoder = VideoEncoder.from_pretrained(path) if (path / "encoder" / "config.json").is_file() else None
     return Run(
-        name, path, settings, concepts, base, videos, data_id,
-        read_metrics(log) if log.is_file() else [],
-        None if encoder is None else encoder_hash(encoder), None if encoder is None else encoder.concept_set,
-    )  # fmt: skip
+        name=name,
+        folder=path,
+        settings=load_settings(config),
+        concepts=concepts,
+        base=base,
+        videos=videos,
+        data_id=info.videos.hash if info and info.videos else UNKNOWN,
+        metrics=read_metrics(metrics_path) if metrics_path.is_file() else [],
+        checkpoint=None if encoder is None else encoder_hash(encoder),
+        concept_set=None if encoder is None else encoder.concept_set,
+    )
 
 
 def _describe(info: RunInfo) -> tuple[str, str, str]:
-    """Concept set, encoder and videos of a run, in words."""
-    base = info.encoder.name or "unknown"
+    """Format the concept set, the encoder and the videos of a run."""
+    base = info.encoder.name or UNKNOWN
     base += f", continued from {info.init_from}" if info.init_from else ""
     videos = UNKNOWN
     if info.videos:
-        source = info.videos.source or "the paths given"
         split = f", {info.videos.split}" if info.videos.split else ""
-        videos = f"{info.videos.count} of {source}{split} ({info.videos.hash})"
+        videos = f"{info.videos.count} of {info.videos.source or 'a list of paths'}{split} ({info.videos.hash})"
     return f"{info.concepts.name} ({info.concepts.hash})", base, videos
 
 
@@ -137,13 +152,10 @@ def _assert_distinct(a: Run, b: Run) -> None:
     if a.checkpoint is not None and a.checkpoint == b.checkpoint:
         raise ValueError(f"{a.name} and {b.name}: both have the weights {a.checkpoint}, so they are one run; omit one")
     if (seed := a.settings.training.seed) == b.settings.training.seed:
-        mend = "leave one out"
+        fix = "omit one"
         if a.data_id == UNKNOWN:
-            mend += ", or, if their videos differ, name them under `videos` in each run.json"
-        raise ValueError(
-            f"{a.name} and {b.name}: the same {SEED_SETTING} ({seed}) and the same settings, so they are no "
-            f"two seeds of one run; {mend}"
-        )
+            fix += ", or, if their videos differ, add `videos` to each run.json"
+        raise ValueError(f"{a.name} and {b.name}: {SEED_SETTING} ({seed}) and all other settings are equal; {fix}")
 
 
 def _common_name(names: Sequence[str]) -> str:
