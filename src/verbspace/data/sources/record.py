@@ -24,15 +24,10 @@ class Record(_RecordFields):
 
     A tuple of strings, because a million records must be created in about a second and fit into some 200 MB.
 
-    Args:
-        path: The file. A video in a tar shard has the path ``shard.tar/member.mp4``.
+    Attributes:
+        file: The path as a string. A video in a tar shard has the path ``shard.tar/member.mp4``.
         label: Name of the class as the data set writes it, None if unknown.
         labels: Names of all classes, in a data set whose videos may have several; None in other data sets.
-
-    Attributes:
-        file: The path as a string.
-        label: See above.
-        labels: See above.
     """
 
     __slots__ = ()
