@@ -49,19 +49,30 @@ Template = Annotated[str, AfterValidator(_validate_template)]
 
 
 class Action(_FrozenModel):
-    """An action: its readable name for prompts, and its class label in the dataset if that differs."""
+    """An action.
+
+    Attributes:
+        name: Readable name, which is inserted into the prompt templates.
+        label: Class label in the dataset, if it differs from the name.
+    """
 
     name: Text
     label: Text | None = None
 
     @property
     def class_label(self) -> str:
-        """The label if there is one, else the name."""
+        """The class label in the dataset."""
         return self.label if self.label is not None else self.name
 
 
 class Description(_FrozenModel):
-    """A sentence about visible content, and the names of the actions that it describes."""
+    """A sentence about visible content.
+
+    Attributes:
+        text: The sentence.
+        kind: What the sentence describes: motion, body pose, objects or scene.
+        actions: Names of the actions that it describes, one or more.
+    """
 
     text: Text
     kind: DescriptionKind
@@ -69,7 +80,16 @@ class Description(_FrozenModel):
 
 
 class Provenance(_FrozenModel):
-    """Origin of the descriptions. The author is a person or a language model, the source a file or URL."""
+    """Origin of the descriptions.
+
+    Attributes:
+        author: Person or model that wrote them.
+        method: How they were written.
+        prompt: Prompt of the language model.
+        created: Date of writing.
+        source: Source files or URL.
+        license: License of the texts.
+    """
 
     author: Text
     method: str = ""
@@ -80,11 +100,14 @@ class Provenance(_FrozenModel):
 
 
 class ConceptSet(_FrozenModel):
-    """K actions and their M descriptions.
+    """Actions and their descriptions.
 
     Attributes:
-        actions: Actions in the order of their class indices.
-        descriptions: Descriptions in any order; may be empty.
+        format: Version of the file format.
+        name: Name of the set.
+        actions: Actions in the order of their class indices, K in all.
+        descriptions: Descriptions of the actions, M in all; may be empty.
+        provenance: Origin of the descriptions.
         templates: Prompts for category vectors, each with one `{}` for the action name.
         directional: Whether left and right distinguish actions. Videos are then never flipped horizontally.
     """
@@ -145,17 +168,23 @@ class ConceptSet(_FrozenModel):
         action_of = {action.name: action for action in self.actions}
         if missing := [name for name in names if name not in action_of]:
             raise ConceptSetError(f"{self.name}: no action named {missing[0]!r}; `action_names` lists the actions")
+        selected = set(names)
         content = self.model_dump()
         content["actions"] = [action_of[name].model_dump() for name in names]
-        content["descriptions"] = registry.restrict_descriptions(content["descriptions"], set(names))
+        content["descriptions"] = [
+            {**description.model_dump(), "actions": remaining}
+            for description in self.descriptions
+            if (remaining := [name for name in description.actions if name in selected])
+        ]
         return concept_set_from_dict(content, self.name)
 
     @classmethod
     def from_actions(cls, names: Sequence[str], name: str = "actions") -> ConceptSet:
         """Create a set of action names without descriptions."""
         actions = [{"name": action} for action in names]
-        content = {"name": name, "actions": actions, "provenance": {"author": "given by name"}}
-        return concept_set_from_dict(content, name)
+        return concept_set_from_dict(
+            {"name": name, "actions": actions, "provenance": {"author": "given by name"}}, name
+        )
 
     @classmethod
     def load(cls, name_or_path: str | Path) -> ConceptSet:
@@ -187,10 +216,14 @@ class ConceptSet(_FrozenModel):
 
 
 def concept_set_from_dict(content: Any, source: str) -> ConceptSet:
-    """Validate decoded JSON, in which `format` may be missing, and build a concept set.
+    """Validate decoded JSON and build a concept set.
+
+    Args:
+        content: Decoded JSON. `format` may be missing.
+        source: File or name for error messages.
 
     Raises:
-        ConceptSetError: The content is invalid. The message starts with `source`.
+        ConceptSetError: The content is invalid.
     """
     if not isinstance(content, dict):
         raise ConceptSetError(f"{source}: expected a JSON object with the fields of a concept set")
@@ -262,14 +295,6 @@ def _suggest(word: str, candidates: Sequence[str]) -> str | None:
     return f"did you mean {matches[0]!r}?" if matches else None
 
 
-_NESTED_MODELS: dict[str, type[BaseModel]] = {
-    "actions": Action,
-    "descriptions": Description,
-    "provenance": Provenance,
-}
-_JSON_TYPES = {"string_type": "a string", "tuple_type": "a list", "model_type": "an object"}
-
-
 def _format_validation_error(error: Mapping[str, Any]) -> str:
     """Format one pydantic error as "field: problem; fix"."""
     location, value = error["loc"], error.get("input")
@@ -277,8 +302,12 @@ def _format_validation_error(error: Mapping[str, Any]) -> str:
         case "value_error":
             problem = error["msg"].removeprefix("Value error, ")
         case "extra_forbidden":
-            model = _NESTED_MODELS[location[0]] if len(location) > 1 else ConceptSet
-            keys = list(model.model_fields)
+            nested: dict[str, type[BaseModel]] = {
+                "actions": Action,
+                "descriptions": Description,
+                "provenance": Provenance,
+            }
+            keys = list((nested[location[0]] if len(location) > 1 else ConceptSet).model_fields)
             problem = f"unknown key (known keys: {', '.join(keys)}); {_suggest(str(location[-1]), keys) or 'remove it'}"
         case "missing":
             problem = "missing; add it"
@@ -286,9 +315,12 @@ def _format_validation_error(error: Mapping[str, Any]) -> str:
             problem = "is empty; add one or more entries"
         case "literal_error":
             problem = f"expected {error['ctx']['expected']}, got {value!r}"
-        case "string_type" | "tuple_type" | "model_type" as kind:
-            problem = f"expected {_JSON_TYPES[kind]}, got {value!r}"
+        case "string_type":
+            problem = f"expected a string, got {value!r}"
+        case "tuple_type":
+            problem = f"expected a list, got {value!r}"
+        case "model_type":
+            problem = f"expected an object, got {value!r}"
         case _:
             problem = f"{error['msg']}, got {value!r}"
-    field = ".".join(map(str, location))
-    return f"{field}: {problem}" if field else problem
+    return ": ".join([*([".".join(map(str, location))] if location else []), problem])

@@ -24,12 +24,15 @@ from verbspace.concepts.concept_set import (
 from verbspace.concepts.labels import label_to_phrase, needs_expansion, normalize_label
 from verbspace.concepts.text import clean_sentence, normalize_sentence
 
+_MAX_NAMES_SHOWN = 3  # names in a message
+
 
 def import_concepts(
     files: Mapping[str | Path, DescriptionKind] | Sequence[str | Path],
     labels: Sequence[str] | None = None,
     *,
     name: str | None = None,
+    kind: DescriptionKind = "objects",
 ) -> ConceptSet:
     """Read descriptor files into one concept set.
 
@@ -38,17 +41,17 @@ def import_concepts(
 
     Args:
         files: JSON files with `{class: [text, ...]}` or `{class: text}`. A class is a name (CuPL; Menon and Vondrick)
-            or an index in `labels` (OST, FROSTER). A mapping gives each file the kind of its descriptions, because
-            OST separates temporal descriptors (motion) from spatial ones (objects); in a sequence, all are objects.
+            or an index in `labels` (OST, FROSTER). Pass a mapping to give each file its kind, as OST separates
+            temporal descriptors (motion) from spatial ones (objects).
         labels: Class labels of the dataset, in order. Required for class indices. If given, every class must be one
             of them; letter case, underscores and CamelCase are ignored.
         name: Name of the set; defaults to the name of the first file.
+        kind: Kind of all descriptions, if `files` is a sequence.
 
     Raises:
         ConceptSetError: A file is invalid or does not match the labels, or a class has no text.
     """
-    default_kind: DescriptionKind = "objects"
-    kinds = files if isinstance(files, Mapping) else dict.fromkeys(files, default_kind)
+    kinds = dict(files) if isinstance(files, Mapping) else dict.fromkeys(files, kind)
     if not kinds:
         raise ConceptSetError("no files to import; pass one or more")
     contents = {Path(path): _load_class_dict(Path(path)) for path in kinds}
@@ -63,7 +66,7 @@ def import_concepts(
                 texts.setdefault(normalize_sentence(text), (text, file_kind, []))[2].append(label)
     described = {label for *_, owners in texts.values() for label in owners}
     if missing := [label for label in names if label not in described]:
-        shown = ", ".join(map(repr, missing[:3]))
+        shown = ", ".join(map(repr, missing[:_MAX_NAMES_SHOWN]))
         paths = ", ".join(map(str, contents))
         raise ConceptSetError(f"{paths}: {len(missing)} classes without text: {shown}; add texts for them")
     name_of = _unique_names(names)
@@ -91,6 +94,7 @@ def _load_class_dict(path: Path) -> dict[str, Any]:
 
 
 def _labels_from_keys(contents: Mapping[Path, Iterable[str]]) -> list[str]:
+    """Collect class names from the keys of the files."""
     names: dict[str, str] = {}
     for path, keys in contents.items():
         if all(re.fullmatch(r"\d+", key) for key in keys):
@@ -118,6 +122,7 @@ def _resolve_label(
 
 
 def _clean_texts(value: Any, path: Path, key: str) -> list[str]:
+    """Return the cleaned texts of a class, without empty ones."""
     texts = [value] if isinstance(value, str) else value
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise ConceptSetError(f"{path}: {key}: expected a text or a list of texts")

@@ -1,9 +1,11 @@
-"""Bundled concept sets and vocabularies composed of them, as decoded JSON that `ConceptSet.load` validates."""
+"""Bundled concept sets by name, as decoded JSON, and the vocabularies composed of them.
+
+This module returns plain dicts, in the format of a concept set file; `ConceptSet.load` validates them.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
 from importlib import resources
 from typing import Any
 
@@ -48,7 +50,10 @@ def equivalent_classes() -> list[dict[str, str]]:
 
 
 def all_known_action_names() -> list[str]:
-    """Return every readable action name of `BASE_SETS` and `EXTRA_VOCABULARIES` once."""
+    """Return every readable action name of the package once.
+
+    Names of Kinetics-400, UCF101 and HMDB51 come first, then those of `EXTRA_VOCABULARIES`.
+    """
     names = [(_class_label(action), action["name"]) for part in BASE_SETS for action in load_bundled(part)["actions"]]
     for vocabulary in EXTRA_VOCABULARIES:
         lines = (_DATA / "vocabularies" / f"{vocabulary}.txt").read_text(encoding="utf-8").splitlines()
@@ -69,26 +74,18 @@ def _remove_actions(content: dict[str, Any], labels: set[str]) -> dict[str, Any]
     """Remove the actions with these class labels, and the descriptions that describe no other action."""
     actions = [action for action in content["actions"] if _class_label(action) not in labels]
     names = {action["name"] for action in actions}
-    return {
-        **content,
-        "actions": actions,
-        "descriptions": restrict_descriptions(content["descriptions"], names),
-    }
-
-
-def restrict_descriptions(descriptions: list[dict[str, Any]], names: Collection[str]) -> list[dict[str, Any]]:
-    """Remove all other actions from the descriptions, and the descriptions that are left without an action."""
-    return [
+    descriptions = [
         {**description, "actions": remaining}
-        for description in descriptions
+        for description in content["descriptions"]
         if (remaining := [name for name in description["actions"] if name in names])
     ]
+    return {**content, "actions": actions, "descriptions": descriptions}
 
 
 def _union(sets: dict[str, dict[str, Any]], equivalent: list[dict[str, str]], name: str) -> dict[str, Any]:
-    """Merge sets: each action once, under its name in the first set that has it, with the descriptions of all sets.
+    """Merge sets: each action once, under the name that the first set gives it, with the descriptions of all sets.
 
-    Two actions are the same if `equivalent` groups them or if their normalized names are equal.
+    Actions are merged if `equivalent` groups them or if their normalized names are equal.
     """
     group_of = {(part, label): index for index, group in enumerate(equivalent) for part, label in group.items()}
     merged_name: dict[int | str, str] = {}  # by index of the group, and by normalized name

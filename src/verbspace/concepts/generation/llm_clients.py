@@ -6,7 +6,7 @@ import asyncio
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from verbspace.concepts.generation.reply_parser import InvalidReplyError
 
@@ -15,7 +15,12 @@ RESPONSE_FORMATS = ("json_schema", "json_object", "text")  # strictest first
 
 
 class LanguageModel(Protocol):
-    """A chat model. Its name and its generation parameters are part of the cache key of a reply."""
+    """A chat model.
+
+    Attributes:
+        name: Name of the model.
+        parameters: Generation parameters. Name and parameters are part of the cache key of a reply.
+    """
 
     name: str
     parameters: Mapping[str, Any]
@@ -27,9 +32,11 @@ class LanguageModel(Protocol):
             InvalidReplyError: This request failed; another one may succeed.
             ValueError: Every request would fail.
         """
+        ...
 
     async def close(self) -> None:
         """Close connections."""
+        ...
 
 
 class OpenAIClient:
@@ -41,6 +48,7 @@ class OpenAIClient:
     Args:
         model: Name of the model on the server.
         base_url: URL of the API, usually ending in `/v1`; None for OpenAI.
+        temperature: Sampling temperature.
         max_tokens: Maximum length of a reply.
         timeout: Seconds without data after which a request is retried.
         max_retries: Retries of a failed request, with exponential backoff.
@@ -70,15 +78,19 @@ class OpenAIClient:
                 "or use --base-url with a server that needs no key, or --local-model"
             )
         self.name, self.base_url = model, base_url
-        self.parameters: Mapping[str, Any] = dict(base_url=base_url, temperature=temperature, max_tokens=max_tokens)
+        self.parameters: Mapping[str, Any] = {
+            "base_url": base_url,
+            "temperature": temperature,
+            "max_tokens": max_tokens,
+        }
         self._client = AsyncOpenAI(api_key=key or "none", base_url=base_url, timeout=timeout, max_retries=max_retries)
         self._timeout = timeout
         self._format_index = 0
-        self._max_tokens_key = "max_tokens"
+        self._max_tokens_key: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
         self._send_temperature = True
 
     async def complete(self, messages: Sequence[Message], schema: Mapping[str, Any]) -> str:
-        """Request one chat completion, again with a simpler request if the server rejects a part of it."""
+        """Request one chat completion."""
         import openai
 
         # The client's timeout limits the wait for data, so it does not stop a server that sends one byte at a time.
@@ -164,7 +176,7 @@ class TransformersClient:
         name: Folder or hub id of a checkpoint with safetensors weights.
         temperature: Sampling temperature; 0 for greedy decoding.
         max_tokens: Maximum length of a reply.
-        device: Defaults to CUDA if available, else the CPU.
+        device: Device; defaults to CUDA if available.
 
     Raises:
         ValueError: The checkpoint cannot be loaded.

@@ -57,6 +57,7 @@ class GenerationResult:
     Attributes:
         concepts: Concept set of the actions that succeeded; None if all failed.
         failures: Reason of the failure, by action.
+        num_requests: Requests sent.
         num_cached: Actions whose reply was in the cache.
         num_dropped_sentences: Sentences of replies that were not used.
     """
@@ -69,7 +70,13 @@ class GenerationResult:
 
 
 class ReplyCache:
-    """Cache of replies on disk: one JSON file per model, prompt version, action and generation parameters."""
+    """Cache of replies on disk: one JSON file per model, prompt version, action and generation parameters.
+
+    Args:
+        folder: Folder of the files.
+        model: Language model.
+        min_per_kind: Requested sentences of each kind.
+    """
 
     def __init__(self, folder: Path, model: LanguageModel, min_per_kind: int) -> None:
         self.folder = folder
@@ -126,13 +133,13 @@ def generate_concepts(
 
     Args:
         actions: Action names or class labels.
-        model: Closed at the end.
+        model: Language model. It is closed at the end.
         name: Name of the concept set.
         min_per_kind: Sentences of each kind to request.
         max_attempts: Requests per action until it fails.
         concurrency: Maximum number of concurrent requests.
         cache: Folder of the reply cache; defaults to `default_cache_dir()`.
-        on_progress: The stage is "write", the unit is an action.
+        on_progress: Progress callback; the stage is "write", the unit is an action.
 
     Raises:
         ValueError: No request can succeed, for example because the server cannot be reached.
@@ -190,7 +197,7 @@ async def _request_reply(
     max_attempts: int,
     result: GenerationResult,
 ) -> Reply:
-    """Request until a reply is valid. Count requests and dropped sentences in `result`."""
+    """Request until a reply is valid, and count requests in `result`. Raise the last InvalidReplyError."""
     # The system message is the same in each request, so that servers can reuse its key-value cache.
     listed = json.dumps(list(actions), ensure_ascii=False)
     prompt: list[Message] = [
@@ -198,23 +205,25 @@ async def _request_reply(
         {"role": "user", "content": f"The action: {json.dumps(action, ensure_ascii=False)}"},
     ]
     messages = prompt
-    for attempt in range(1, max_attempts + 1):
+    for remaining in reversed(range(max_attempts)):
         result.num_requests += 1
         content: str | None = None
         try:
             content = await model.complete(messages, reply_schema(min_per_kind))
             reply, issues = parse_reply(content, action, actions)
         except InvalidReplyError as error:
-            if attempt == max_attempts:
+            if not remaining:
                 raise
             messages = prompt
             if content is not None:
-                correction = f"That cannot be used: {error}. Answer again, with the whole object."
-                invalid_reply = {"role": "assistant", "content": content[:4000]}
-                messages = [*prompt, invalid_reply, {"role": "user", "content": correction}]
-        else:
-            result.num_dropped_sentences += len(issues)
-            return reply
+                messages = [
+                    *prompt,
+                    {"role": "assistant", "content": content[:4000]},
+                    {"role": "user", "content": f"That cannot be used: {error}. Answer again, with the whole object."},
+                ]
+            continue
+        result.num_dropped_sentences += len(issues)
+        return reply
     raise ValueError(f"max_attempts: must be at least 1, got {max_attempts}")
 
 
