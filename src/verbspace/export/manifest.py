@@ -44,7 +44,7 @@ def build_manifest(encoder: VideoEncoder, export_format: ExportFormat, towers: l
             tower.name: {name: {"shape": shapes[name], "type": dtypes[tower.name]} for name in tower.inputs}
             for tower in towers
         },
-        "outputs": {tower.name: {f"{tower.name}_embeds": ["batch", encoder.embedding_dim]} for tower in towers},
+        "outputs": {tower.name: {tower.output_name: ["batch", encoder.embedding_dim]} for tower in towers},
         "pixels": {"size": size, "mean": processor.image_mean, "std": processor.image_std},
         "text": {
             "context": processor.context_length,
@@ -59,11 +59,11 @@ def build_manifest(encoder: VideoEncoder, export_format: ExportFormat, towers: l
 
 
 def tokenizer_matches(processor: Processor, tokenizer_file: Path, text_config: dict[str, Any]) -> bool:
-    """Whether the `tokenizers` library, with the settings of a manifest, gives the same token ids as `transformers`.
+    """Whether the `tokenizers` library gives the same token ids as `transformers`.
 
     Args:
         processor: The processor of the encoder.
-        tokenizer_file: A tokenizer.json.
+        tokenizer_file: Path of tokenizer.json.
         text_config: The "text" section of the manifest.
     """
     if not tokenizer_file.exists():

@@ -27,7 +27,7 @@ class PretrainedOptions:
 
     Attributes:
         hub_kwargs: Options of the download from the hub.
-        dtype: Dtype of the loaded weights. None, and "auto" in transformers: float32, whatever the file has.
+        dtype: Dtype of the loaded weights. None, or "auto" in transformers: float32.
         attn_implementation: The requested attention kernel, if any.
     """
 
@@ -43,21 +43,20 @@ class PretrainedOptions:
             TypeError: An option is not supported.
             ValueError: An option has an invalid value.
         """
-        rest = {name: value for name, value in kwargs.items() if name not in (*HUB_KWARGS, *IGNORED_KWARGS)}
-        hub_kwargs = {name: kwargs[name] for name in HUB_KWARGS if kwargs.get(name) is not None}
-        dtypes = [rest.pop(name) for name in ("dtype", "torch_dtype") if name in rest]
-        kernels = [rest.pop("attn_implementation", None), getattr(config, "_attn_implementation", None)]
-        unknown = sorted(name for name, value in rest.items() if value is not None)
-        if unknown:
-            raise TypeError(f"{unknown[0]}: not supported by VideoEncoder.from_pretrained; remove it")
-        kernel = next((value for value in kernels if value is not None), None)
-        if kernel not in (None, "eager", "sdpa"):
-            raise ValueError(f'attn_implementation: {kernel!r} is not supported; use "eager" or "sdpa"')
-        return cls(hub_kwargs, _parse_dtype(next((d for d in dtypes if d not in (None, "auto")), None)), kernel)
+        given = {name: value for name, value in kwargs.items() if value is not None and name not in IGNORED_KWARGS}
+        hub_kwargs = {name: given.pop(name) for name in HUB_KWARGS if name in given}
+        dtypes = [given.pop(name) for name in ("dtype", "torch_dtype") if name in given]
+        attention = given.pop("attn_implementation", None) or getattr(config, "_attn_implementation", None)
+        if given:
+            raise TypeError(f"{min(given)}: not supported by VideoEncoder.from_pretrained; remove it")
+        if attention not in (None, "eager", "sdpa"):
+            raise ValueError(f'attn_implementation: {attention!r} is not supported; use "eager" or "sdpa"')
+        dtype = next((_parse_dtype(value) for value in dtypes if value != "auto"), None)
+        return cls(hub_kwargs, dtype, attention)
 
 
-def _parse_dtype(value: Any) -> torch.dtype | None:
+def _parse_dtype(value: Any) -> torch.dtype:
     dtype = getattr(torch, value, None) if isinstance(value, str) else value
-    if value is not None and not isinstance(dtype, torch.dtype):
+    if not isinstance(dtype, torch.dtype):
         raise ValueError(f"dtype: {value!r} is not a torch dtype; use one such as torch.bfloat16")
     return dtype
