@@ -16,7 +16,7 @@ ExportFormat = Literal["onnx", "torch"]
 TowerFn = Callable[[dict[str, Tensor]], Tensor]  # inputs by name -> embeddings (B, D)
 OPSET = 18
 FILE_SUFFIX: dict[ExportFormat, str] = {"onnx": ".onnx", "torch": ".pt2"}
-# PyTorch has fused attention kernels for every device; ONNX has none for tensors of so many axes.
+# PyTorch has fused attention kernels for every device; ONNX has none for the five axes of temporal attention.
 ATTENTION_BY_FORMAT: dict[ExportFormat, Attention] = {"onnx": "eager", "torch": "sdpa"}
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 
 HUB_KWARGS = ("cache_dir", "force_download", "local_files_only")  # arguments of `snapshot_download`
-# `transformers.AutoModel` always passes these. They change nothing for a video encoder, which runs no remote code, has
-# no adapters and reads only safetensors.
+# `transformers.AutoModel` may pass these. They have no effect on a video encoder, which runs no remote code, has no
+# adapters and reads only safetensors.
 IGNORED_KWARGS = (
     "_from_auto",
     "_commit_hash",
@@ -31,9 +31,9 @@ class PretrainedOptions:
         attn_implementation: The requested attention kernel, if any.
     """
 
-    hub_kwargs: dict[str, Any] = field(default_factory=dict)
-    dtype: torch.dtype | None = None
-    attn_implementation: Literal["eager", "sdpa"] | None = None
+    hub_kwargs: dict[str, Any]
+    dtype: torch.dtype | None
+    attn_implementation: Literal["eager", "sdpa"] | None
 
     @classmethod
     def from_kwargs(cls, kwargs: Mapping[str, Any], config: Any = None) -> PretrainedOptions:
