@@ -253,7 +253,7 @@ def test_torch_export_programs(clip: VideoEncoder, tmp_path: Path) -> None:
 @torch.no_grad()
 def test_deviating_tower_is_not_written(clip: VideoEncoder, tmp_path: Path, monkeypatch: Any) -> None:
     names = {"video": {"pixel_values_videos": {}, "times": {}}, "text": {"input_ids": {}}}
-    towers = [SimpleNamespace(name=name, inputs=inputs, output_name=f"{name}_embeds") for name, inputs in names.items()]
+    towers = [SimpleNamespace(name=name, inputs=inputs) for name, inputs in names.items()]
     monkeypatch.setattr(module, "trace_towers", lambda *_: towers)
     monkeypatch.setattr(module, "write_tower", lambda tower, form, path: path.write_bytes(b"a tower"))
     monkeypatch.setattr(module, "load_tower", lambda path: lambda inputs: clip(**inputs) + 2e-4)
