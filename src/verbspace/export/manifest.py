@@ -44,7 +44,7 @@ def build_manifest(encoder: VideoEncoder, export_format: ExportFormat, towers: l
             tower.name: {name: {"shape": shapes[name], "type": dtypes[tower.name]} for name in tower.inputs}
             for tower in towers
         },
-        "outputs": {tower.name: {tower.output_name: ["batch", encoder.embedding_dim]} for tower in towers},
+        "outputs": {tower.name: {f"{tower.name}_embeds": ["batch", encoder.embedding_dim]} for tower in towers},
         "pixels": {"size": size, "mean": processor.image_mean, "std": processor.image_std},
         "text": {
             "context": processor.context_length,
