@@ -37,7 +37,7 @@ def test_frames_and_times_are_preserved(videos: Path, tmp_path: Path) -> None:
     results = transcode(list_files(videos), videos, out, TranscodeConfig(size=64))
     assert not [result.error for result in results if result.error]
     for result in results:
-        original, copy = Path(result.file), target_path(result.file, str(videos), str(out))
+        original, copy = Path(result.file), target_path(result.file, videos, out)
         assert copy.parent.name == original.parent.name
         assert copy.suffix == ".mp4"
         np.testing.assert_allclose(frame_times(copy), frame_times(original), atol=2 / 90_000)
@@ -115,9 +115,7 @@ def test_name_collisions_and_the_source_folder_are_rejected(videos: Path, tmp_pa
 def test_a_copy_that_differs_is_rejected(videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transcode_module, "MIN_PSNR_DB", 90.0)
     with pytest.raises(ValueError, match=r"a.avi: the transcoded copy differs from the original \(PSNR \d+ dB\); keep"):
-        transcode_module.transcode_file(
-            str(videos / "wave/a.avi"), str(videos), str(tmp_path / "copies"), TranscodeConfig()
-        )
+        transcode_module.transcode_file(str(videos / "wave/a.avi"), videos, tmp_path / "copies", TranscodeConfig())
     assert not list((tmp_path / "copies").rglob("*.*"))
 
 

@@ -29,7 +29,6 @@ class ViewPlan:
         times: Time of each frame, in seconds from the first frame of the clip.
         frame_indices: Index of each frame in the clip, in non-decreasing order. An index is repeated where the clip
             has too few frames.
-        kind: Whether this is a global, local or evaluation view.
     """
 
     times: tuple[float, ...]
@@ -38,25 +37,19 @@ class ViewPlan:
 
 
 def clip_duration(times: np.ndarray) -> float:
-    """Return the duration of a clip in seconds.
+    """Return the duration in seconds of a clip with frame times (F,): the last frame lasts the median frame interval.
 
-    The last frame counts for the median frame interval. A clip of one frame has duration 0.
-
-    Args:
-        times: Frame times (F,) in seconds, ascending.
+    A clip of one frame has duration 0.
     """
     return float(times[-1] - times[0] + np.median(np.diff(times))) if len(times) > 1 else 0.0
 
 
 def nearest_frame(times: np.ndarray, seconds: np.ndarray) -> np.ndarray:
-    """Find the frame that is nearest to each point in time.
+    """Find the nearest frame (n,) for each of n points in time; of two at the same distance, the earlier one.
 
     Args:
         times: Frame times (F,) in seconds, ascending.
         seconds: Points in time (n,), in seconds.
-
-    Returns:
-        Frame indices (n,). Of two frames at the same distance, the earlier one.
     """
     after = np.clip(np.searchsorted(times, seconds), 1, max(len(times) - 1, 1))
     if len(times) == 1:
@@ -65,15 +58,9 @@ def nearest_frame(times: np.ndarray, seconds: np.ndarray) -> np.ndarray:
 
 
 def linspace_in_window(window: Window, num_frames: int, phase: float = 0.5) -> np.ndarray:
-    """Divide a window into equal segments and return one point of each.
+    """Divide a window into `num_frames` equal segments and return one point of each, in seconds.
 
-    Args:
-        window: The window.
-        num_frames: Number of segments.
-        phase: Position of the point in its segment, 0 (start) to 1 (end).
-
-    Returns:
-        Points in time (num_frames,), in seconds.
+    `phase` is the position of the point in its segment, 0 (start) to 1 (end).
     """
     return window.start + (window.end - window.start) * (np.arange(num_frames) + phase) / num_frames
 
@@ -89,14 +76,11 @@ def plan_views(
     windows start anywhere.
 
     Args:
-        times: Frame times (F,) in seconds, ascending.
+        times: Frame times (F,) in seconds, ascending; at least one.
         views: Number of views and frames, and window lengths.
         rng: Source of randomness.
-        max_duration: If the clip is longer than this many seconds, all views are taken from one random interval of this
-            length, so that they show the same event.
-
-    Raises:
-        ValueError: If there are no frame times.
+        max_duration: If the clip is longer than this many seconds, all views are taken from one random interval of
+            this length, so that they show the same event.
     """
     _validate_times(times)
     clip = Window(float(times[0]), float(times[0]) + clip_duration(times))
@@ -119,9 +103,6 @@ def plan_eval(times: np.ndarray, num_frames: int, num_clips: int = 1) -> list[Vi
 
     Together the views have num_frames × num_clips evenly spaced frames, and they are interleaved. A single view has the
     centers of `num_frames` equal segments.
-
-    Raises:
-        ValueError: If there are no frame times.
     """
     _validate_times(times)
     clip = Window(float(times[0]), float(times[0]) + clip_duration(times))
@@ -131,17 +112,16 @@ def plan_eval(times: np.ndarray, num_frames: int, num_clips: int = 1) -> list[Vi
 def plan_windows(times: np.ndarray, length: float, stride: float) -> list[Window]:
     """Cover a video with windows of equal length.
 
+    The last window ends with the video, so it may start less than a stride after the one before. A video that is not
+    longer than `length` is one window of its own length.
+
     Args:
-        times: Frame times (F,) in seconds, ascending.
+        times: Frame times (F,) in seconds, ascending; at least one.
         length: Length of a window, in seconds.
         stride: Seconds between the starts of two windows.
 
-    Returns:
-        Windows in order. The last one ends with the video, so it may start less than a stride after the one before. A
-        video that is not longer than `length` is one window of its own length.
-
     Raises:
-        ValueError: If there are no frame times, or if the stride would leave gaps.
+        ValueError: If the stride would leave gaps.
     """
     _validate_times(times)
     if not 0 < stride <= length:

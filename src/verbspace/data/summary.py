@@ -15,19 +15,14 @@ from verbspace.utils.progress import ProgressCallback
 
 @dataclass
 class DatasetSummary:
-    """What a data set contains.
+    """What a data set contains: the listed files, and the properties of those whose headers were read ("probed").
 
     Attributes:
-        source: The folder or list.
-        format: The detected format.
-        num_videos: Number of listed videos.
         missing: Listed files that do not exist.
         class_counts: Number of videos of each class.
-        num_unlabeled: Number of videos without a label.
-        num_probed: Number of files whose headers were read.
         durations: Durations of the probed files, in seconds.
         stream_kinds: Number of probed files by codec, container, size and frame rate.
-        decode_errors: Probed files that cannot be read, and the reasons.
+        decode_errors: Files that could not be probed, and the reasons.
     """
 
     source: str

@@ -119,15 +119,7 @@ def _adjust_color(view: Tensor, brightness: float | None, contrast: float | None
 
 
 def center_crop(frames: Tensor, size: int) -> Tensor:
-    """Resize the short side to `size` and crop the center, as CLIP does for evaluation.
-
-    Args:
-        frames: Frames, uint8 (..., 3, H, W).
-        size: Side of the crop, in pixels.
-
-    Returns:
-        Crops, uint8 (..., 3, size, size).
-    """
+    """Resize the short side of frames, uint8 (..., 3, H, W), to `size` and crop the center, as CLIP does."""
     return eval_crops(frames, size)[0]
 
 
@@ -145,9 +137,6 @@ def eval_crops(frames: Tensor, size: int, num_crops: int = 1) -> Tensor:
 
     Returns:
         Crops, uint8 (num_crops, ..., 3, size, size).
-
-    Raises:
-        ValueError: If `num_crops` is below 1.
     """
     if num_crops < 1:
         raise ValueError(f"num_crops: {num_crops} is too few; give 1 for the center crop, or more")
@@ -165,15 +154,7 @@ def eval_crops(frames: Tensor, size: int, num_crops: int = 1) -> Tensor:
 
 
 def resize(frames: Tensor, shape: tuple[int, int]) -> Tensor:
-    """Resize frames with bicubic interpolation, antialiased when downsampling.
-
-    Args:
-        frames: Frames, uint8 (n, 3, H, W).
-        shape: New height and width, in pixels.
-
-    Returns:
-        Frames, uint8 (n, 3, *shape).
-    """
+    """Resize frames, uint8 (n, 3, H, W), to (height, width): bicubic, antialiased when downsampling."""
     if frames.device.type == "cpu":  # PyTorch has a fast uint8 kernel there, with PIL's weights
         return F.interpolate(frames, shape, mode="bicubic", antialias=True)
     return F.interpolate(frames.float(), shape, mode="bicubic", antialias=True).round_().clamp_(0, 255).to(torch.uint8)
@@ -214,14 +195,9 @@ def random_boxes(
 
 
 def gaussian_blur(frames: Tensor, sigma: Tensor) -> Tensor:
-    """Blur clips with a Gaussian kernel, which is truncated and renormalized at the edges.
+    """Blur clips, uint8 (N, T, 3, S, S), with a Gaussian kernel, which is truncated and renormalized at the edges.
 
-    Args:
-        frames: Clips, uint8 (N, T, 3, S, S).
-        sigma: Standard deviation for each clip (N,), in pixels.
-
-    Returns:
-        Blurred clips, uint8 (N, T, 3, S, S).
+    `sigma` (N,) is the standard deviation for each clip, in pixels.
     """
     side = frames.shape[-1]
     position = torch.arange(side, dtype=torch.float32, device=frames.device)
