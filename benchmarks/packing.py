@@ -53,7 +53,7 @@ def main() -> None:
             TranscodeConfig(size=chosen.size),
             num_workers=available_cpus(),
         )
-        packed = [Record(target_path(r.file, str(chosen.folder), out)) for r in records]
+        packed = [Record(target_path(r.file, chosen.folder, Path(out))) for r in records]
         sizes = [sum(os.path.getsize(r.file) for r in group) / 1e6 for group in (records, packed)]
         rates = [[views_per_second(group, seed) for group in (records, packed)] for seed in range(chosen.rounds)]
     ratios = sorted(after / before for before, after in rates)

@@ -63,12 +63,11 @@ def load_views(
     timeout: float = WORKER_TIMEOUT_S,
     shard_batch: Callable[[list[tuple[int, int]]], list[tuple[int, int]]] = list,
 ) -> Iterator[dict[str, Tensor]]:
-    """Load batches of views without end, with the options of `iterate_batches`.
+    """Load batches of views without end, from step `start`. The other options are those of `iterate_batches`.
 
     Args:
         dataset: The data set.
         batch_size: Videos per batch.
-        start: First step.
         failures: Receives the videos that cannot be read.
         shard_batch: Selects the (epoch, i) keys of a batch that this process loads.
 

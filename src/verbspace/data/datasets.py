@@ -207,10 +207,7 @@ class ClipDataset(Dataset[dict[str, Any] | DecodeFailure]):
         size: Side of the views (S), in pixels.
         num_clips: Clips per video, each over the whole video.
         num_crops: Crops per clip, along the long side.
-        decoder: "pyav" or "torchcodec".
-
-    Raises:
-        ValueError: If the decoder is not available.
+        decoder: Raises ValueError if it is not available.
     """
 
     def __init__(

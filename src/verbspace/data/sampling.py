@@ -39,17 +39,17 @@ class ViewPlan:
 def clip_duration(times: np.ndarray) -> float:
     """Return the duration in seconds of a clip with frame times (F,): the last frame lasts the median frame interval.
 
-    A clip of one frame has duration 0.
+    A clip of one frame has duration 0. Raises ValueError if there is no frame.
     """
+    if not len(times):
+        raise ValueError("a plan needs the times of at least one frame")
     return float(times[-1] - times[0] + np.median(np.diff(times))) if len(times) > 1 else 0.0
 
 
 def nearest_frame(times: np.ndarray, seconds: np.ndarray) -> np.ndarray:
-    """Find the nearest frame (n,) for each of n points in time; of two at the same distance, the earlier one.
+    """Find the nearest frame (n,) for n points in time, given the frame times (F,), ascending; all times in seconds.
 
-    Args:
-        times: Frame times (F,) in seconds, ascending.
-        seconds: Points in time (n,), in seconds.
+    Of two frames at the same distance, the earlier one is taken.
     """
     after = np.clip(np.searchsorted(times, seconds), 1, max(len(times) - 1, 1))
     if len(times) == 1:
@@ -82,8 +82,7 @@ def plan_views(
         max_duration: If the clip is longer than this many seconds, all views are taken from one random interval of
             this length, so that they show the same event.
     """
-    _validate_times(times)
-    clip = Window(float(times[0]), float(times[0]) + clip_duration(times))
+    clip = _clip_window(times)
     if max_duration is not None and clip.end - clip.start > max_duration:
         clip = _subwindow(clip, max_duration, rng.uniform())
     duration = clip.end - clip.start
@@ -104,26 +103,19 @@ def plan_eval(times: np.ndarray, num_frames: int, num_clips: int = 1) -> list[Vi
     Together the views have num_frames × num_clips evenly spaced frames, and they are interleaved. A single view has the
     centers of `num_frames` equal segments.
     """
-    _validate_times(times)
-    clip = Window(float(times[0]), float(times[0]) + clip_duration(times))
+    clip = _clip_window(times)
     return [_make_plan(times, clip, num_frames, "eval", (n + 0.5) / num_clips) for n in range(num_clips)]
 
 
 def plan_windows(times: np.ndarray, length: float, stride: float) -> list[Window]:
-    """Cover a video with windows of equal length.
+    """Cover a video with windows of `length` seconds, whose starts are `stride` seconds apart.
 
     The last window ends with the video, so it may start less than a stride after the one before. A video that is not
     longer than `length` is one window of its own length.
 
-    Args:
-        times: Frame times (F,) in seconds, ascending; at least one.
-        length: Length of a window, in seconds.
-        stride: Seconds between the starts of two windows.
-
     Raises:
-        ValueError: If the stride would leave gaps.
+        ValueError: If the stride would leave gaps, or `times` is empty.
     """
-    _validate_times(times)
     if not 0 < stride <= length:
         raise ValueError(f"windows of {length:g} s every {stride:g} s; give a stride above 0 and at most the length")
     end = clip_duration(times)
@@ -131,6 +123,11 @@ def plan_windows(times: np.ndarray, length: float, stride: float) -> list[Window
         return [Window(0.0, end)]
     starts = [stride * n for n in range(math.ceil((end - length) / stride - 1e-9))]
     return [*(Window(start, start + length) for start in starts), Window(end - length, end)]
+
+
+def _clip_window(times: np.ndarray) -> Window:
+    duration, start = clip_duration(times), float(times[0])
+    return Window(start, start + duration)
 
 
 def _subwindow(window: Window, length: float, position: float) -> Window:
@@ -142,8 +139,3 @@ def _subwindow(window: Window, length: float, position: float) -> Window:
 def _make_plan(times: np.ndarray, window: Window, num_frames: int, kind: ViewKind, phase: float = 0.5) -> ViewPlan:
     indices = nearest_frame(times, linspace_in_window(window, num_frames, phase))
     return ViewPlan(tuple(times[indices].tolist()), tuple(indices.tolist()), kind)
-
-
-def _validate_times(times: np.ndarray) -> None:
-    if times.ndim != 1 or not len(times):
-        raise ValueError("a plan needs the times of at least one frame")

@@ -25,7 +25,6 @@ class DatasetSummary:
         decode_errors: Files that could not be probed, and the reasons.
     """
 
-    source: str
     format: str
     num_videos: int
     missing: list[Path]
@@ -38,24 +37,17 @@ class DatasetSummary:
 
 
 def summarize_dataset(
-    source: str | Path,
-    manifest: Manifest,
-    probe_files: int | None = 50,
-    on_progress: ProgressCallback | None = None,
+    manifest: Manifest, probe_files: int | None = 50, on_progress: ProgressCallback | None = None
 ) -> DatasetSummary:
     """Check which listed files exist, count classes, and read the headers of some files.
 
-    Args:
-        source: The folder or list that the manifest was read from.
-        manifest: The listed videos.
-        probe_files: Number of files whose headers are read, evenly spaced in the list. None for all.
-        on_progress: Called after each probed file.
+    The headers of `probe_files` files are read, evenly spaced in the list; of all files if it is None. `on_progress` is
+    called after each of them.
     """
     records = manifest.records
     existing = [record for record in records if storage.exists(record.file)]
     existing_files = {record.file for record in existing}
     summary = DatasetSummary(
-        source=str(source),
         format=manifest.format,
         num_videos=len(records),
         missing=[record.path for record in records if record.file not in existing_files],

@@ -51,16 +51,10 @@ def transcode(
     num_workers: int = 1,
     on_progress: ProgressCallback | None = None,
 ) -> list[CheckResult]:
-    """Transcode files. A second call processes only what is missing, new or changed, or has other settings.
+    """Transcode `files` of the folder `source` to the same subfolders of `out`, which also gets a log.
 
-    Args:
-        files: Files in `source`.
-        source: Folder of the originals.
-        out: Folder of the copies. It gets the same subfolders, and a log.
-        config: Encoder settings.
-        timeout: Seconds that a file may take.
-        num_workers: Number of subprocesses.
-        on_progress: Called after each file, with the number of `bad` files so far.
+    A second call processes only what is missing, new or changed, or has other settings. `timeout` and `on_progress` are
+    those of `run_with_log`.
 
     Returns:
         The results, in the order of the files. A file that cannot be transcoded has an error there.

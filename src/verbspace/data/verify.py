@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures import FIRST_COMPLETED, Future, as_completed, wait
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -124,16 +124,13 @@ def run_with_log(
 
     Args:
         task: Returns the number of frames of a file, or raises an exception.
-        files: The files.
+        files: The files; the results are returned in their order.
         log: The log.
         stage: Name of the stage for `on_progress`.
         timeout: Seconds that a file may take.
         num_workers: Number of subprocesses.
         on_progress: Called after each file, with the number of `bad` files so far.
         is_valid: Called with a result of the log. If False, the task is run again.
-
-    Returns:
-        The results, in the order of the files.
     """
     results: dict[str, CheckResult] = {}
     bad = 0
@@ -177,9 +174,7 @@ def run_in_subprocesses(
             if len(pending) > 2 * num_workers:  # futures for all files would take much memory
                 done, pending = wait(pending, return_when=FIRST_COMPLETED)
                 yield from (future.result() for future in done)
-        while pending:
-            done, pending = wait(pending, return_when=FIRST_COMPLETED)
-            yield from (future.result() for future in done)
+        yield from (future.result() for future in as_completed(pending))
 
 
 def _check_file(pool: SubprocessPool, file: str) -> CheckResult:

@@ -104,8 +104,7 @@ class VideoFile:
     def iter_frames(self, packets: Sequence[Any] | None = None) -> Iterator[Any]:
         """Yield the decoded frames in display order, by default of the whole file.
 
-        Raises:
-            DecodeError: If the decoder had to conceal lost data in a frame.
+        Raises DecodeError if the decoder had to conceal lost data in a frame.
         """
         count = 0
         for packet in self.iter_packets() if packets is None else packets:

@@ -22,7 +22,7 @@ def required_packets(
         context: PyAV's codec context of the stream.
         packets: All packets of the stream in decoding order, each with one frame.
         pts: Presentation times of all frames, ascending.
-        frame_indices: Indices of the requested frames, in display order.
+        frame_indices: Requested frames, in display order.
 
     Returns:
         The indices of the frames that decoding gives, and the packets to decode.

@@ -22,7 +22,7 @@ def write_mp4(
     preset: str = "veryfast",
     faststart: bool = False,
 ) -> int:
-    """Encode frames as H.264 without B-frames, and return their number.
+    """Encode frames as H.264 without B-frames, and return their number. `crf` and `preset` are options of x264.
 
     Args:
         path: The file to write.
@@ -30,8 +30,6 @@ def write_mp4(
             is dropped, because yuv420p needs even sizes.
         frame_interval: Usual time between two frames, in seconds.
         gop: Frames from one key frame to the next.
-        crf: Quality of x264; lower is better and larger.
-        preset: Speed preset of x264.
         faststart: Whether a browser can start playing before it has the whole file.
     """
     options = {"movflags": "faststart"} if faststart else {}

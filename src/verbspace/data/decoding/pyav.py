@@ -32,11 +32,8 @@ def read_video(
 ) -> tuple[FrameTimestamps, Tensor]:
     """Decode the frames that a function selects from the timestamps: the file is opened and decoded once.
 
-    Args:
-        path: The video file.
-        select_frames: Called with the timestamps; returns n frame indices in any order, with repeats. It must be a
-            pure function, because it may be called again.
-        max_short_side: See above.
+    `select_frames` returns n frame indices in any order, with repeats. It must be a pure function, because it may be
+    called again.
 
     Returns:
         The timestamps, and the frames, uint8 RGB (n, 3, H, W), in the selected order.
@@ -79,11 +76,7 @@ def frame_times(path: str | Path) -> np.ndarray:
 
 
 def decode_frames(path: str | Path, indices: Sequence[int] | None = None, max_short_side: int | None = None) -> Tensor:
-    """Decode the frames at `indices`, in any order, or all frames: uint8 RGB (n, 3, H, W).
-
-    Raises:
-        IndexError: If an index is out of range.
-    """
+    """Decode the frames at `indices`, in any order, or all frames: uint8 RGB (n, 3, H, W). Raises IndexError."""
 
     def select_frames(timestamps: FrameTimestamps) -> Sequence[int]:
         return range(len(timestamps.times)) if indices is None else indices

@@ -81,10 +81,7 @@ def read_folder(folder: Path) -> list[Record]:
 def read_list(source: Path, root: Path, labels: Sequence[str] | None = None) -> list[Record]:
     """Read a list file: one path per line, alone or followed by a label after a space, comma or tab.
 
-    Args:
-        source: The list file.
-        root: The folder that paths are relative to.
-        labels: Class names, for lists with class indices that count from 0.
+    Paths are relative to `root`. `labels` are class names, for lists with class indices that count from 0.
 
     Raises:
         ValueError: If a line cannot be parsed, or there are no videos. The message has the line number.

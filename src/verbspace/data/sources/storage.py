@@ -32,11 +32,7 @@ def split_shard_path(file: str) -> tuple[str, str] | None:
 
 
 def tar_index(shard: str) -> dict[str, ByteRange]:
-    """Return the regular files of a tar shard by name, in the order of the shard.
-
-    Raises:
-        ValueError: If the file is truncated, or not an uncompressed tar file.
-    """
+    """Return the regular files of an uncompressed tar shard by name, in order. Raises ValueError if it is damaged."""
     stat = os.stat(shard)
     return _tar_index(shard, stat.st_size, stat.st_mtime_ns)
 
