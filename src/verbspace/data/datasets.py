@@ -145,7 +145,7 @@ class ViewDataset(Dataset[dict[str, Any]]):
                 shape = (len(times), len(times[0]))
                 frame_index = positions[start : start + shape[0] * shape[1]].view(shape)
                 start += frame_index.numel()
-                item[kind] = augment(frames, self.views, kind, generator, frame_index=frame_index)
+                item[kind] = augment(frames, self.views, kind, generator, frame_index)
                 item[f"{kind}_times"] = torch.tensor(times, dtype=torch.float32)
         return item
 

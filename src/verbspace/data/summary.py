@@ -45,12 +45,14 @@ def summarize_dataset(
     called after each of them.
     """
     records = manifest.records
-    existing = [record for record in records if storage.exists(record.file)]
-    existing_files = {record.file for record in existing}
+    existing: list[Path] = []
+    missing: list[Path] = []
+    for record in records:
+        (existing if storage.exists(record.file) else missing).append(record.path)
     summary = DatasetSummary(
         format=manifest.format,
         num_videos=len(records),
-        missing=[record.path for record in records if record.file not in existing_files],
+        missing=missing,
         class_counts=Counter(
             name for record in records for name in record.labels or ([record.label] if record.label else [])
         ),
@@ -58,7 +60,7 @@ def summarize_dataset(
     )
     count = len(existing) if probe_files is None else min(probe_files, len(existing))
     for n in range(count):
-        path = existing[n * len(existing) // count].path
+        path = existing[n * len(existing) // count]
         try:
             stream = probe(path)
         except DecodeError as error:

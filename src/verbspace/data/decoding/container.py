@@ -136,13 +136,13 @@ def open_video(path: Path) -> VideoFile:
     """Open a video file, or a video in a tar shard. Raises DecodeError if it is missing or not a video."""
     try:
         byte_range = storage.locate(str(path))
-        is_other = byte_range is None and path.exists()
+        exists = byte_range is not None or path.exists()
     except OSError as error:  # no permission for a parent folder, or the name is too long
         raise DecodeError(path, f"cannot be read: {(error.strerror or str(error)).lower()}") from None
     except ValueError as error:
         raise DecodeError(path, str(error)) from None
     if byte_range is None:
-        raise DecodeError(path, "not a file" if is_other else "there is no such file")
+        raise DecodeError(path, "not a file" if exists else "there is no such file")
     if byte_range.size == 0:
         raise DecodeError(path, "the file is empty")
     return VideoFile(path, byte_range)
