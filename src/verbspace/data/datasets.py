@@ -259,11 +259,10 @@ class ClipDataset(Dataset[dict[str, Any] | DecodeFailure]):
 
 
 def collate(items: Sequence[dict[str, Any] | DecodeFailure]) -> dict[str, Any]:
-    """Stack the items of a `ViewDataset` or a `ClipDataset` into a batch; those without views are left out.
+    """Stack the items of a `ViewDataset` or a `ClipDataset` along a new first axis B; those without views are left out.
 
-    Returns:
-        The tensors of the items with a new first axis B, `index` (B,), and `bad`, the list of all failures. A batch
-        without a readable video has only `bad` and an empty `index`.
+    The batch also has `index` (B,) and `bad`, the list of all failures. Without a readable video it has only `bad` and an
+    empty `index`.
     """
     readable: list[dict[str, Any]] = []
     failures: list[DecodeFailure] = []

@@ -8,10 +8,7 @@ from pathlib import Path
 
 
 class VideoError(ValueError):
-    """An error about one video, which is named by its path, its URL, or another name that the user knows.
-
-    ``str(error)`` is ``"path: reason"``.
-    """
+    """An error about one video, named by its path or URL. ``str(error)`` is ``"path: reason"``."""
 
     def __init__(self, path: str | Path, reason: str) -> None:
         super().__init__(str(path), reason)  # as arguments, so that the error can be pickled

@@ -47,10 +47,7 @@ def clip_duration(times: np.ndarray) -> float:
 
 
 def nearest_frame(times: np.ndarray, seconds: np.ndarray) -> np.ndarray:
-    """Find the nearest frame (n,) for n points in time, given the frame times (F,), ascending; all times in seconds.
-
-    Of two frames at the same distance, the earlier one is taken.
-    """
+    """Find the frames (n,) nearest to the times `seconds` (n,), given ascending frame times (F,). Ties: the earlier one."""
     after = np.clip(np.searchsorted(times, seconds), 1, max(len(times) - 1, 1))
     if len(times) == 1:
         return np.zeros(len(seconds), dtype=np.int64)
@@ -111,10 +108,7 @@ def plan_windows(times: np.ndarray, length: float, stride: float) -> list[Window
     """Cover a video with windows of `length` seconds, whose starts are `stride` seconds apart.
 
     The last window ends with the video, so it may start less than a stride after the one before. A video that is not
-    longer than `length` is one window of its own length.
-
-    Raises:
-        ValueError: If the stride would leave gaps, or `times` is empty.
+    longer than `length` is one window of its own length. Raises ValueError if the stride would leave gaps.
     """
     if not 0 < stride <= length:
         raise ValueError(f"windows of {length:g} s every {stride:g} s; give a stride above 0 and at most the length")

@@ -23,12 +23,7 @@ VERIFY_LOG_NAME = "verbspace-verify.jsonl"
 
 @dataclass(frozen=True)
 class CheckResult:
-    """The result for one file.
-
-    Attributes:
-        frames: Number of frames; 0 for a bad file.
-        error: What is wrong with the file, without its path. None for a good file.
-    """
+    """The result for one file: its number of frames, and what is wrong with it (without its path), None for a good file."""
 
     file: str
     frames: int

@@ -31,10 +31,7 @@ MAX_FRAME_PIXELS = 4096 * 2304  # limit for a frame, unless the header already a
 class StreamInfo:
     """Properties of a video as its header states them. They are not checked against the frames.
 
-    Attributes:
-        codec: FFmpeg's name, as `container` is.
-        fps: 0 if unknown.
-        duration: Seconds, None if unknown.
+    `codec` and `container` are FFmpeg's names; `fps` is 0 and `duration`, in seconds, None if unknown.
     """
 
     codec: str
@@ -48,9 +45,7 @@ class StreamInfo:
 class VideoFile:
     """An open video file, decoded in one thread. Use it as a context manager.
 
-    Raises:
-        DecodeError: If FFmpeg cannot open the file, if it has no video stream, or if FFmpeg raises an error inside the
-            ``with`` block.
+    Raises DecodeError if FFmpeg cannot open the file, if it has no video stream, or in place of FFmpeg's errors.
     """
 
     max_buffer_bytes = 256 << 20  # packets or decoded frames kept in memory; larger videos are read twice
@@ -102,10 +97,7 @@ class VideoFile:
         return bool(formats & RELIABLE_PTS_FORMATS) and self.stream.codec_context.codec.name in RELIABLE_PTS_CODECS
 
     def iter_frames(self, packets: Sequence[Any] | None = None) -> Iterator[Any]:
-        """Yield the decoded frames in display order, by default of the whole file.
-
-        Raises DecodeError if the decoder had to conceal lost data in a frame.
-        """
+        """Yield the decoded frames in display order, by default of the whole file. A frame with concealed damage is an error."""
         count = 0
         for packet in self.iter_packets() if packets is None else packets:
             for frame in packet.decode():

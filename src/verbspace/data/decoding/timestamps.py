@@ -34,8 +34,7 @@ def demux(file: VideoFile, keep_packets: bool = True) -> tuple[list[int], list[A
 
     Returns:
         The presentation times of the packets, ascending, in units of the stream's time base; and the packets, or None
-        without `keep_packets` and if they are larger than ``file.max_buffer_bytes``. None if some times are missing or
-        equal.
+        if they are not wanted or exceed ``file.max_buffer_bytes``. None if some times are missing or equal.
     """
     packets: list[Any] | None = [] if keep_packets else None
     pts: list[int] = []
