@@ -261,8 +261,8 @@ class ClipDataset(Dataset[dict[str, Any] | DecodeFailure]):
 def collate(items: Sequence[dict[str, Any] | DecodeFailure]) -> dict[str, Any]:
     """Stack the items of a `ViewDataset` or a `ClipDataset` along a new first axis B; those without views are left out.
 
-    The batch also has `index` (B,) and `bad`, the list of all failures. Without a readable video it has only `bad` and an
-    empty `index`.
+    The batch also has `index` (B,) and `bad`, the list of all failures. Without a readable video it has only `bad` and
+    an empty `index`.
     """
     readable: list[dict[str, Any]] = []
     failures: list[DecodeFailure] = []

@@ -47,7 +47,7 @@ def clip_duration(times: np.ndarray) -> float:
 
 
 def nearest_frame(times: np.ndarray, seconds: np.ndarray) -> np.ndarray:
-    """Find the frames (n,) nearest to the times `seconds` (n,), given ascending frame times (F,). Ties: the earlier one."""
+    """Find the frames (n,) nearest to the times `seconds` (n,); of two equally near, the earlier. `times` (F,) ascend."""
     after = np.clip(np.searchsorted(times, seconds), 1, max(len(times) - 1, 1))
     if len(times) == 1:
         return np.zeros(len(seconds), dtype=np.int64)

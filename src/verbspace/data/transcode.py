@@ -87,7 +87,7 @@ def transcode(
 
 
 def transcode_file(file: str, source: Path, out: Path, config: TranscodeConfig) -> int:
-    """Transcode one file to its place in `out`, and return the number of frames. Raises VideoError if the copy differs."""
+    """Transcode one file to its place in `out`, and return the number of frames. A copy that differs is an error."""
     times = frame_times(file)
     frame_interval = float(np.median(np.diff(times))) if len(times) > 1 else 0.04
     frames = zip(stream_frames(file, config.size), times.tolist(), strict=True)

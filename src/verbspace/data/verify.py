@@ -23,7 +23,7 @@ VERIFY_LOG_NAME = "verbspace-verify.jsonl"
 
 @dataclass(frozen=True)
 class CheckResult:
-    """The result for one file: its number of frames, and what is wrong with it (without its path), None for a good file."""
+    """The number of frames of a file, and what is wrong with it, without its path. `error` is None for a good file."""
 
     file: str
     frames: int

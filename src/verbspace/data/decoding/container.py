@@ -97,7 +97,7 @@ class VideoFile:
         return bool(formats & RELIABLE_PTS_FORMATS) and self.stream.codec_context.codec.name in RELIABLE_PTS_CODECS
 
     def iter_frames(self, packets: Sequence[Any] | None = None) -> Iterator[Any]:
-        """Yield the decoded frames in display order, by default of the whole file. A frame with concealed damage is an error."""
+        """Yield the decoded frames in display order, by default of the whole file. Concealed damage is an error."""
         count = 0
         for packet in self.iter_packets() if packets is None else packets:
             for frame in packet.decode():
