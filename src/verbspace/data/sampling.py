@@ -47,7 +47,7 @@ def clip_duration(times: np.ndarray) -> float:
 
 
 def nearest_frame(times: np.ndarray, seconds: np.ndarray) -> np.ndarray:
-    """Find the frames (n,) nearest to the times `seconds` (n,); of two equally near, the earlier. `times` (F,) ascend."""
+    """Return the index of the frame nearest to each of `seconds` (n,), the earlier of two. `times` (F,) must ascend."""
     after = np.clip(np.searchsorted(times, seconds), 1, max(len(times) - 1, 1))
     if len(times) == 1:
         return np.zeros(len(seconds), dtype=np.int64)
