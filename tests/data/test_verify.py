@@ -137,7 +137,7 @@ def test_a_folder_with_only_bad_files_is_an_error(tmp_path: Path, tiny_clip: Pat
     (tmp_path / "videos").mkdir()
     (tmp_path / "videos/a.mp4").touch()
     verify_files([str(tmp_path / "videos/a.mp4")], tmp_path / "videos" / VERIFY_LOG_NAME)
-    with pytest.raises(NoReadableVideo, match=r"all 1 videos are bad, says the check's report: .*the file is empty"):
+    with pytest.raises(NoReadableVideo, match=r"found all 1 videos unreadable; .*the file is empty"):
         adapt(
             VideoEncoder.from_pretrained(tiny_clip),
             tmp_path / "videos",
