@@ -33,8 +33,9 @@ test-slow: setup
 	$(BIN)/python -m pytest -m slow
 
 docs: setup
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,docs]'
-	$(BIN)/mkdocs build --strict --quiet --site-dir build/site
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --site-dir build/site
+	@echo build/site/index.html
 
 lint: setup
 	$(BIN)/ruff check .

@@ -56,7 +56,7 @@ def test_calibration_applies_only_to_its_actions(clip: Path) -> None:
     analysis = controller.analyze(clip, "clip.mp4")
     assert controller.rank(analysis, "\n".join(concepts.action_names))[0].calibrated
     assert not controller.rank(analysis, "waving\nbowing")[0].calibrated
-    with pytest.raises(ValueError, match="the calibration was fitted for frames 8, and what is used is 4"):
+    with pytest.raises(ValueError, match="it was fitted for frames 8, not for 4"):
         AppController(
             {"encoder": encoder}, concepts, window_config=WindowConfig(2.0), calibration=calibration, frames=4
         )

@@ -33,7 +33,7 @@ def test_search_prints_tables_and_json_lines(clips: Path, searcher: Searcher) ->
     assert run_search(folder, "waving", "--where", "start > 99")[1] == "no results\n"
     assert "the query only subtracts" in run_search(folder, "--subtract", "waving")[2]
     assert "must be given together" in run_search(folder, "x", "--format", "html")[2]
-    assert "none of table, jsonl, html" in run_search(folder, "x", "--format", "csv")[2]
+    assert "not one of table, jsonl, html" in run_search(folder, "x", "--format", "csv")[2]
     assert run_search(folder, "--similar-to", clips / "01.mp4", "--subtract", "waving", "--per-video")[0] == 0
     (folder / "shards" / "1-of-2").mkdir(parents=True)
     try:

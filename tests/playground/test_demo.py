@@ -161,7 +161,7 @@ def test_interrupted_run_resumes_to_the_same_results(
     with pytest.raises(KeyboardInterrupt) as stopped:
         run_tiny_demo(world, out, stop, supervised_upper_bound=False)
     if by_signal:
-        assert str(stopped.value) == "stopped after step 2 of 3; run the same command again to go on"
+        assert str(stopped.value) == "stopped after step 2 of 3; run the same command again to resume"
     assert not (out / "results.json").exists()
     assert not (out / "encoder").exists()
     events: list[Any] = []

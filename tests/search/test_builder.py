@@ -178,7 +178,7 @@ def test_bf16_is_close_and_not_mixed_with_fp32(tiny_clip: Path, clips: Path, ful
     assert cosines.min() < 1 - 1e-7
     with pytest.raises(ValueError, match=r"2 frames each, in fp32, .*2 frames each, in bf16"):
         run_quick_embed(tiny_clip, clips, full_index, dtype="bf16")
-    with pytest.raises(ValueError, match="dtype: 'fp8' is none of"):
+    with pytest.raises(ValueError, match="dtype: 'fp8' is not one of"):
         run_quick_embed(tiny_clip, clips, tmp_path, dtype="fp8")
 
 
@@ -275,7 +275,7 @@ def test_shard_of_a_file_depends_on_its_name_only() -> None:
 def test_unknown_engine_and_missing_ray(
     tiny_clip: Path, clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(ValueError, match=r"engine: 'spark' is none of local, ray"):
+    with pytest.raises(ValueError, match=r"engine: 'spark' is not one of local, ray"):
         run_quick_embed(tiny_clip, clips, tmp_path, engine="spark")
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ValueError, match=r"needs Ray; pip install 'verbspace\[ray\]'"):

@@ -56,7 +56,7 @@ def test_durations_must_be_finite(seconds: float) -> None:
     ("where", "message"),
     [
         ("nothing >", r"^the filter 'nothing >' is not valid SQL over the columns path, window, start"),
-        ("colour = 3", r"^the filter 'colour = 3' is not valid SQL over the columns"),
+        ("hue = 3", r"^the filter 'hue = 3' is not valid SQL over the columns"),
         ("path = 3", r"^the filter 'path = 3' is not valid SQL"),
         ("start > 1; drop", r"^the filter 'start > 1; drop' is not one SQL condition"),
         (" ", r"is not one SQL condition"),

@@ -29,7 +29,7 @@ from verbspace.training.checkpoint import list_checkpoints
 from verbspace.training.distributed import DistributedContext, init_distributed
 from verbspace.training.grad_cache import GradCacheStep
 
-HERE = Path(__file__).parent
+TESTS = Path(__file__).parents[1]
 CLOSE = 1e-5
 # Settings of runs with two processes. Batches of 3 clips are split unevenly, 1 and 2.
 SCENARIOS: dict[str, dict[str, Any]] = {
@@ -50,9 +50,10 @@ PLAIN = {"steps": 10, "dtype": "fp32", "save_interval": 5, "save_total_limit": 2
 def launch(*command: str, processes: int = 2, limit: float = 240) -> subprocess.CompletedProcess[str]:
     """Run a command under torchrun."""
     run = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes))
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE)}
+    python_path = os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": python_path}
     return subprocess.run(
-        [*run, *command], capture_output=True, text=True, timeout=limit, env=environment, check=False, cwd=HERE
+        [*run, *command], capture_output=True, text=True, timeout=limit, env=environment, check=False, cwd=TESTS
     )
 
 
@@ -89,7 +90,7 @@ def shared(tiny_clip: Path, clips: Path, tmp_path_factory: pytest.TempPathFactor
     ]
     task = {"encoder": str(tiny_clip), "videos": str(clips), "scenarios": scenarios}
     (out / "task.json").write_text(json.dumps(task))
-    done = launch(str(HERE / "rank_run.py"), str(out / "task.json"))
+    done = launch(str(TESTS / "support" / "rank_run.py"), str(out / "task.json"))
     assert done.returncode == 0, done.stderr[-9000:]
     return out
 

@@ -139,7 +139,7 @@ def search(
 
     output_format = resolve_format(output_format, as_json)
     if output_format not in ("table", "jsonl", "html"):
-        raise ValueError(f"format: {output_format!r} is none of table, jsonl, html")
+        raise ValueError(f"format: {output_format!r} is not one of table, jsonl, html")
     if (output_format == "html") != (out is not None):
         raise ValueError("--format html and --out page.html must be given together")
     if embed_clips and out is None:

@@ -134,7 +134,7 @@ def build_index(
         OSError: If another process writes to the index.
     """
     if engine not in ENGINES:
-        raise ValueError(f"engine: {engine!r} is none of {', '.join(ENGINES)}")
+        raise ValueError(f"engine: {engine!r} is not one of {', '.join(ENGINES)}")
     if not math.isfinite(window) or window <= 0:
         raise ValueError(f"window: {window:g} is not a positive number of seconds")
     validate_precision(dtype)

@@ -24,15 +24,10 @@ class Record(_RecordFields):
 
     A tuple of strings, because a million records must be created in about a second and fit into some 200 MB.
 
-    Args:
-        path: The file. A video in a tar shard has the path ``shard.tar/member.mp4``.
+    Attributes:
+        file: The path as a string. A video in a tar shard has the path ``shard.tar/member.mp4``.
         label: Name of the class as the data set writes it, None if unknown.
         labels: Names of all classes, in a data set whose videos may have several; None in other data sets.
-
-    Attributes:
-        file: The path as a string.
-        label: See above.
-        labels: See above.
     """
 
     __slots__ = ()
@@ -59,15 +54,9 @@ def label_from_row(row: Mapping[str, Any]) -> str | None:
 
 
 def label_from_index(label: str, labels: Sequence[str], location: str) -> str:
-    """Replace a class index by its name.
+    """Replace a class index, which counts from 0, by its name; return a name unchanged.
 
-    Args:
-        label: A class index that counts from 0, or a class name, which is returned unchanged.
-        labels: The class names.
-        location: File and line, for the error message.
-
-    Raises:
-        ValueError: If the index is out of range.
+    Raises ValueError, with the file and line in `location`, if the index is out of range.
     """
     if not label.isdigit():
         return label
