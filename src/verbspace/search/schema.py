@@ -100,7 +100,6 @@ class FileRows:
     Attributes:
         path: Absolute path or URL.
         signature: Size and modification time before the file was read; `UNKNOWN_SIGNATURE` if it was not reachable.
-        fps: Frames per second.
         starts: Start of each of the N windows, in seconds.
         ends: End of each window, in seconds.
         vectors: (N, D) float32, L2-normalized; None on failure.

@@ -17,7 +17,7 @@ from verbspace.search.filters import combine_filters, sql_quote
 from verbspace.search.index import Index, corrupt_index_error
 from verbspace.search.query import Term, collect_terms
 from verbspace.search.query_encoder import QueryEncoder, build_query_vector
-from verbspace.search.schema import AnnConfig, Hit, IndexManifest, vectors_to_numpy
+from verbspace.search.schema import AnnConfig, Hit, IndexManifest
 
 HIT_COLUMNS = ("path", "window", "start", "end", "duration", "fps")
 
@@ -90,13 +90,14 @@ class Searcher:
             The window, and the windows most similar to it. These exclude the window itself or, with `per_video`, its
             video.
         """
-        stored = get_window(self.index, path, window)
-        if stored is None:
+        where = f"path = {sql_quote(path)} AND `window` = {int(window)}"
+        rows = [row for batch in self.index.scan((*HIT_COLUMNS, "vector"), where) for row in batch.to_pylist()]
+        if not rows:
             raise ValueError("this window is no longer in the index; search again")
-        hit, vector = stored
+        vector = np.array(rows[0].pop("vector"), np.float32)
         hits = nearest_windows(self.index, vector, top + 1, per_video=per_video)
-        others = [other for other in hits if other.path != path or not (per_video or other.window == window)]
-        return hit, others[:top]
+        others = [hit for hit in hits if hit.path != path or (not per_video and hit.window != window)]
+        return Hit(**rows[0], score=1.0), others[:top]
 
     def embed_clip(self, path: str | Path) -> Tensor:
         """Return the mean embedding (D,) of a clip's windows."""
@@ -159,15 +160,6 @@ def nearest_windows(
             return results[:top]
         else:
             limit *= 4
-
-
-def get_window(index: Index, path: str, window: int) -> tuple[Hit, np.ndarray] | None:
-    """Return a window of the index and its vector (D,), or None if the index does not have it."""
-    where = f"path = {sql_quote(path)} AND `window` = {int(window)}"
-    for batch in index.scan((*HIT_COLUMNS, "vector"), where):
-        for row, vector in zip(batch.select(HIT_COLUMNS).to_pylist(), vectors_to_numpy(batch), strict=True):
-            return Hit(**row, score=1.0), vector
-    return None
 
 
 def _query_table(index: Index, query: np.ndarray, limit: int, where: str | None, config: AnnConfig | None) -> list[Hit]:
