@@ -33,7 +33,7 @@ class _BodyTooLarge(Exception):
 
 
 class RequestLimits:
-    """ASGI middleware that limits uploads, their total size in `upload_dir` and requests, and adds security headers."""
+    """ASGI middleware that limits the size of requests, uploads and `upload_dir`, and adds security headers."""
 
     def __init__(self, app: ASGIApp, *, upload_dir: Path, max_upload_bytes: int, max_total_bytes: int) -> None:
         self.app, self.upload_dir = app, upload_dir
