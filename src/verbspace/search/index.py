@@ -174,7 +174,7 @@ class Index:
         import pyarrow.compute as compute
 
         requested = None if paths is None else pa.array(list(paths), pa.string())
-        signatures = {}
+        signatures: dict[str, FileSignature] = {}
         for batch in self.scan(SIGNATURE_COLUMNS, "`window` = 0"):  # the first row of each file
             rows = batch if requested is None else batch.filter(compute.is_in(batch["path"], requested))
             signatures |= batch_signatures(rows)
