@@ -60,7 +60,17 @@ def exported(clip: VideoEncoder, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 def run_tower(folder: Path, tower: str, **inputs: Tensor) -> Tensor:
     session = onnxruntime.InferenceSession(folder / f"{tower}.onnx")
-    return torch.from_numpy(session.run(None, {name: one.numpy() for name, one in inputs.items()})[0])
+    return torch.from_numpy(session.run(None, {name: tensor.numpy() for name, tensor in inputs.items()})[0])
+
+
+def onnx_towers(folder: Path) -> list[Any]:
+    return [partial(run_tower, folder, name) for name in ("video", "text")]
+
+
+def write_labeled_videos(folder: Path) -> None:
+    for number in range(6):
+        name = f"{'waving' if number % 2 else 'jumping'}/{number}.mp4"
+        write_video(folder / name, numbered_frames(12, seed=number))
 
 
 @torch.no_grad()
@@ -68,39 +78,31 @@ def assert_towers_match(encoder: VideoEncoder, video: Any, text: Any) -> None:
     """Compare towers with the encoder, for all of SIZES, and for TEXTS in a batch and alone."""
     size = encoder.image_size
     for clips, frames in SIZES:
-        seen, times = random_video(clips, frames, 3, size, size, seed=frames), random_times(clips, frames, seed=clips)
-        expected = encoder(seen, times)
-        torch.testing.assert_close(video(pixel_values_videos=seen, times=times), expected, atol=1e-5, rtol=0)
+        pixels = random_video(clips, frames, 3, size, size, seed=frames)
+        times = random_times(clips, frames, seed=clips)
+        expected = encoder(pixels, times)
+        torch.testing.assert_close(video(pixel_values_videos=pixels, times=times), expected, atol=1e-5, rtol=0)
         if frames > 1 and len(encoder.temporal):  # depends on the times, not on frame indices
-            other = video(pixel_values_videos=seen, times=times * 3)
+            other = video(pixel_values_videos=pixels, times=times * 3)
             assert (other - expected).abs().max() > 1e-4
-            torch.testing.assert_close(other, encoder(seen, times * 3), atol=1e-5, rtol=0)
+            torch.testing.assert_close(other, encoder(pixels, times * 3), atol=1e-5, rtol=0)
     for texts in (TEXTS, TEXTS[1:]):
-        words = encoder.require_processor().tokenize(texts)
-        torch.testing.assert_close(text(**words), encoder.encode_text(texts), atol=1e-5, rtol=0)
+        tokens = encoder.require_processor().tokenize(texts)
+        torch.testing.assert_close(text(**tokens), encoder.encode_text(texts), atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize(
-    "family",
-    [
-        pytest.param(TINY_CHECKPOINTS[1], marks=pytest.mark.slow),
-        *TINY_CHECKPOINTS[2:],
-    ],  # MetaCLIP 2 has the architecture of CLIP
-)
+# MetaCLIP 2 has the architecture of CLIP.
+@pytest.mark.parametrize("family", [pytest.param("tiny_metaclip2", marks=pytest.mark.slow), *TINY_CHECKPOINTS[2:]])
 def test_onnx_of_every_family(family: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     encoder = with_random_temporal(VideoEncoder.from_pretrained(request.getfixturevalue(family), temporal_layers=[1]))
-    about = export(encoder, tmp_path / "out")
-    assert about["parity"]["video"]["largest"] < 1e-5
-    assert_towers_match(
-        encoder,
-        lambda **x: run_tower(tmp_path / "out", "video", **x),
-        lambda **x: run_tower(tmp_path / "out", "text", **x),
-    )
+    manifest = export(encoder, tmp_path / "out")
+    assert manifest["parity"]["video"]["largest"] < 1e-5
+    assert_towers_match(encoder, *onnx_towers(tmp_path / "out"))
     run_readme(tmp_path / "out", encoder)
 
 
 def test_onnx_of_clip(clip: VideoEncoder, exported: Path) -> None:
-    assert_towers_match(clip, *(partial(run_tower, exported, name) for name in ("video", "text")))
+    assert_towers_match(clip, *onnx_towers(exported))
     for name in ("video", "text"):
         onnx.checker.check_model(exported / f"{name}.onnx")
 
@@ -108,11 +110,7 @@ def test_onnx_of_clip(clip: VideoEncoder, exported: Path) -> None:
 def test_without_temporal_attention(tiny_clip: Path, tmp_path: Path) -> None:
     encoder = VideoEncoder.from_pretrained(tiny_clip, temporal=False)
     export(encoder, tmp_path / "out")
-    assert_towers_match(
-        encoder,
-        lambda **x: run_tower(tmp_path / "out", "video", **x),
-        lambda **x: run_tower(tmp_path / "out", "text", **x),
-    )
+    assert_towers_match(encoder, *onnx_towers(tmp_path / "out"))
 
 
 def test_files_written(clip: VideoEncoder, exported: Path) -> None:
@@ -120,42 +118,43 @@ def test_files_written(clip: VideoEncoder, exported: Path) -> None:
         "video.onnx", "text.onnx", "video_int8.onnx", "text_int8.onnx", "verbspace.json", "README.md",
         "tokenizer.json", "preprocessor_config.json", "concept_space.safetensors",
     }  # fmt: skip
-    about = json.loads((exported / "verbspace.json").read_text())
-    assert about["encoder"] == {"hash": encoder_hash(clip), "family": "clip", "temporal_layers": [0, 2]}
-    assert about["inputs"]["video"]["pixel_values_videos"]["shape"] == ["batch", "frames", 3, 32, 32]
-    opset = {one.domain: one.version for one in onnx.load(exported / "video.onnx").opset_import}
-    assert about["opset"] == opset[""]
-    for name, size in about["bytes"].items():
+    manifest = json.loads((exported / "verbspace.json").read_text())
+    assert manifest["encoder"] == {"hash": encoder_hash(clip), "family": "clip", "temporal_layers": [0, 2]}
+    assert manifest["inputs"]["video"]["pixel_values_videos"]["shape"] == ["batch", "frames", 3, 32, 32]
+    opset = {entry.domain: entry.version for entry in onnx.load(exported / "video.onnx").opset_import}
+    assert manifest["opset"] == opset[""]
+    for name, size in manifest["bytes"].items():
         assert (exported / name).stat().st_size == size
     processor = json.loads((exported / "preprocessor_config.json").read_text())
-    assert processor["image_mean"] == about["pixels"]["mean"] == clip.require_processor().image_mean
+    assert processor["image_mean"] == manifest["pixels"]["mean"] == clip.require_processor().image_mean
     assert processor["size"] == {"shortest_edge": 32}
     assert clip.concept_set is not None
     space = clip.build_concept_space(clip.concept_set)
-    vectors = load_file(exported / about["concepts"]["file"])
+    vectors = load_file(exported / manifest["concepts"]["file"])
     assert torch.equal(vectors["categories"], space.categories)
     assert torch.equal(vectors["ownership"], space.description_action_mask)
-    assert about["concepts"]["categories"] == ["waving", "jumping"]
-    assert about["concepts"]["descriptions"] == ["both hands up"]
-    assert about["concepts"]["temperature"] == pytest.approx(1 / clip.logit_scale)
+    assert manifest["concepts"]["categories"] == ["waving", "jumping"]
+    assert manifest["concepts"]["descriptions"] == ["both hands up"]
+    assert manifest["concepts"]["temperature"] == pytest.approx(1 / clip.logit_scale)
 
 
 def test_each_tower_contains_only_its_weights(clip: VideoEncoder, exported: Path) -> None:
     video = sum(p.numel() for p in (*clip.temporal_parameters(), *clip.spatial_parameters()))
     for name, expected in (("video", video), ("text", sum(p.numel() for p in clip.parameters()) - video)):
-        held = sum(int(np.prod(one.dims)) for one in onnx.load(exported / f"{name}.onnx").graph.initializer)
-        assert expected * 0.95 < held < expected * 1.05
+        num_weights = sum(int(np.prod(entry.dims)) for entry in onnx.load(exported / f"{name}.onnx").graph.initializer)
+        assert expected * 0.95 < num_weights < expected * 1.05
 
 
 def test_int8(clip: VideoEncoder, exported: Path) -> None:
-    about = json.loads((exported / "verbspace.json").read_text())
+    manifest = json.loads((exported / "verbspace.json").read_text())
     types = {node.op_type for node in onnx.load(exported / "video_int8.onnx").graph.node}
     assert "MatMulInteger" in types
-    seen, times = random_video(2, 4, 3, 32, 32), random_times(2, 4)
+    pixels, times = random_video(2, 4, 3, 32, 32), random_times(2, 4)
+    quantized = run_tower(exported, "video_int8", pixel_values_videos=pixels, times=times)
     with torch.no_grad():
-        cosines = (run_tower(exported, "video_int8", pixel_values_videos=seen, times=times) * clip(seen, times)).sum(1)
+        cosines = (quantized * clip(pixels, times)).sum(1)
     assert 0.99 < cosines.min() < 0.9999999  # close, but not equal
-    assert 0.99 < about["int8"]["video"]["least_cosine"] <= about["int8"]["video"]["mean_cosine"] < 1
+    assert 0.99 < manifest["int8"]["video"]["least_cosine"] <= manifest["int8"]["video"]["mean_cosine"] < 1
     assert (exported / "video_int8.onnx").stat().st_size < (exported / "video.onnx").stat().st_size
 
 
@@ -187,10 +186,10 @@ def test_readme_program_runs_with_the_tokenizer_of_transformers(
 ) -> None:
     """The README for a tokenizer that the `tokenizers` library does not reproduce."""
     folder = shutil.copytree(exported, tmp_path / "out")
-    about = json.loads((folder / "verbspace.json").read_text())
-    about["text"]["tokenizers"] = False
-    (folder / "README.md").write_text(render_readme(about))
-    assert "AutoTokenizer.from_pretrained" in render_readme(about)
+    manifest = json.loads((folder / "verbspace.json").read_text())
+    manifest["text"]["tokenizers"] = False
+    (folder / "README.md").write_text(render_readme(manifest))
+    assert "AutoTokenizer.from_pretrained" in render_readme(manifest)
     run_readme(folder, clip)
 
 
@@ -205,31 +204,29 @@ def test_tokenizer_matches(clip: VideoEncoder, exported: Path) -> None:
 
 
 def test_accuracy_of_full_precision_and_int8(clip: VideoEncoder, exported: Path, tmp_path: Path) -> None:
-    for number in range(6):
-        name = f"{'waving' if number % 2 else 'jumping'}/{number}.mp4"
-        write_video(tmp_path / name, numbered_frames(12, seed=number))
+    write_labeled_videos(tmp_path)
     towers = {
         variant: {tower: load_tower(exported / f"{tower}{suffix}.onnx") for tower in ("video", "text")}
         for variant, suffix in (("full", ""), ("int8", "_int8"))
     }
     found = check_accuracy(clip, towers, tmp_path, frames=4)
-    own = evaluate(clip, tmp_path, baseline=False, frames=4).result
-    assert found["full"] == {"top1": own.top1, "ci95": list(own.ci95), "n": 6, "unreadable": 0}
+    expected = evaluate(clip, tmp_path, baseline=False, frames=4).result
+    assert found["full"] == {"top1": expected.top1, "ci95": list(expected.ci95), "n": 6, "unreadable": 0}
     assert found["int8"]["n"] == 6
     assert 0.99 < found["int8"]["video"]["least_cosine"] < 0.9999999
-    about = json.loads((exported / "verbspace.json").read_text())
-    text = "\n".join(export_summary_lines({**about, "check": found}, exported))
-    assert f"fp32: top-1 {100 * own.top1:.1f}% (95%" in text
+    manifest = json.loads((exported / "verbspace.json").read_text())
+    text = "\n".join(export_summary_lines({**manifest, "check": found}, exported))
+    assert f"fp32: top-1 {100 * expected.top1:.1f}% (95%" in text
     assert f"int8: top-1 {100 * found['int8']['top1']:.1f}% (95%" in text
     assert f"Zero-shot top-1 on 6 labeled videos ({tmp_path.name}, 2 actions" in render_readme(
-        {**about, "check": found}
+        {**manifest, "check": found}
     )
 
 
 def test_tower_too_large_for_int8(tmp_path: Path) -> None:
     (tmp_path / "video.onnx.data").write_bytes(b"")
     with pytest.raises(ValueError, match="int8: the video tower is above 2 GB"):
-        quantize_tower(tmp_path / "video.onnx", tmp_path / "video_int8.onnx")
+        quantize_tower(tmp_path / "video.onnx")
 
 
 def test_torch_export_programs(clip: VideoEncoder, tmp_path: Path) -> None:
@@ -245,10 +242,12 @@ def test_torch_export_programs(clip: VideoEncoder, tmp_path: Path) -> None:
     assert_towers_match(clip, *towers)
     for name in ("video", "text"):  # no pickled example inputs or weights
         with zipfile.ZipFile(folder / f"{name}.pt2") as archive:
-            assert not [one.filename for one in archive.infolist() if one.filename.endswith(".pt") and one.file_size]
+            assert not [
+                entry.filename for entry in archive.infolist() if entry.filename.endswith(".pt") and entry.file_size
+            ]
     run_readme(folder, clip)
-    about = json.loads((folder / "verbspace.json").read_text())
-    assert (about["format"], about["opset"]) == ("torch", None)
+    manifest = json.loads((folder / "verbspace.json").read_text())
+    assert (manifest["format"], manifest["opset"]) == ("torch", None)
 
 
 @torch.no_grad()
@@ -297,9 +296,7 @@ def test_invalid_options(clip: VideoEncoder, tmp_path: Path, monkeypatch: Any) -
 
 
 def test_export_command_with_eval_data(clip: VideoEncoder, tmp_path: Path) -> None:
-    for number in range(6):
-        name = f"{'waving' if number % 2 else 'jumping'}/{number}.mp4"
-        write_video(tmp_path / "clips" / name, numbered_frames(12, seed=number))
+    write_labeled_videos(tmp_path / "clips")
     clip.save_pretrained(tmp_path / "encoder")
     expected = evaluate(clip, tmp_path / "clips", baseline=False).result
     found = CliRunner().invoke(
@@ -309,8 +306,8 @@ def test_export_command_with_eval_data(clip: VideoEncoder, tmp_path: Path) -> No
     )  # fmt: skip
     assert found.exit_code == 0, found.output
     assert "video: largest difference from the encoder" in found.output
-    about = json.loads((tmp_path / "out" / "verbspace.json").read_text())
-    assert about["check"]["full"] == {
+    manifest = json.loads((tmp_path / "out" / "verbspace.json").read_text())
+    assert manifest["check"]["full"] == {
         "top1": expected.top1, "ci95": list(expected.ci95), "n": 6, "unreadable": 0,
     }  # fmt: skip
     assert f"fp32: top-1 {100 * expected.top1:.1f}%" in found.output
@@ -332,7 +329,7 @@ def test_vit_b16(tiny_clip: Path, tmp_path: Path) -> None:
     for name in ("tokenizer.json", "tokenizer_config.json", "preprocessor_config.json"):
         (folder / name).write_bytes((tiny_clip / name).read_bytes())
     encoder = with_random_temporal(VideoEncoder.from_pretrained(folder))
-    about = export(encoder, tmp_path / "out", int8=True)
-    print(json.dumps({name: about[name] for name in ("parity", "int8", "bytes")}, indent=1))
-    assert about["parity"]["video"]["largest"] < 1e-5
-    assert about["int8"]["video"]["least_cosine"] > 0.98
+    manifest = export(encoder, tmp_path / "out", int8=True)
+    print(json.dumps({name: manifest[name] for name in ("parity", "int8", "bytes")}, indent=1))
+    assert manifest["parity"]["video"]["largest"] < 1e-5
+    assert manifest["int8"]["video"]["least_cosine"] > 0.98

@@ -11,7 +11,7 @@ from verbspace.models.video_encoder import VideoEncoder
 TIMES = torch.tensor([0.0, 0.2, 0.5, 1.1])
 
 
-def with_trained_time(folder: Path) -> VideoEncoder:
+def with_trained_temporal(folder: Path) -> VideoEncoder:
     encoder = VideoEncoder.from_pretrained(folder)
     with torch.no_grad():
         for parameter in encoder.temporal_parameters():
@@ -26,33 +26,33 @@ def clip(encoder: VideoEncoder) -> torch.Tensor:
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 def test_fractions_sum_to_one(family: Path, attention: str) -> None:
-    encoder = with_trained_time(family)
+    encoder = with_trained_temporal(family)
     encoder.set_attention(attention)  # type: ignore[arg-type]
     video = clip(encoder)
     before = encoder(video[None], TIMES[None])
     encoder.train()
-    found = attention_rollout(encoder, video, TIMES)
+    rollout = attention_rollout(encoder, video, TIMES)
     assert encoder.training
     encoder.eval()
     torch.testing.assert_close(encoder(video[None], TIMES[None]), before)  # no hook remains
-    assert found.shape[:2] == (4, 4)
-    assert (found >= 0).all()
-    torch.testing.assert_close(found.sum((1, 2)), torch.ones(4))
-    assert rollout_to_grid(encoder, found).shape == (4, 4, 4, 4)
-    assert (found.sum(2).diagonal() < 1).all()  # other frames contribute
+    assert rollout.shape[:2] == (4, 4)
+    assert (rollout >= 0).all()
+    torch.testing.assert_close(rollout.sum((1, 2)), torch.ones(4))
+    assert rollout_to_grid(encoder, rollout).shape == (4, 4, 4, 4)
+    assert (rollout.sum(2).diagonal() < 1).all()  # other frames contribute
 
 
 def test_untrained_temporal_attention_stays_within_frames(family: Path) -> None:
     encoder = VideoEncoder.from_pretrained(family)
-    found = attention_rollout(encoder, clip(encoder), TIMES)
-    torch.testing.assert_close(found.sum(2), torch.eye(4))
+    rollout = attention_rollout(encoder, clip(encoder), TIMES)
+    torch.testing.assert_close(rollout.sum(2), torch.eye(4))
 
 
 def test_rollout_equals_products_of_full_matrices(tiny_clip: Path) -> None:
     """Reference: each layer as a matrix over all tokens of all frames, from the attention weights."""
-    encoder = with_trained_time(tiny_clip)
+    encoder = with_trained_temporal(tiny_clip)
     video = clip(encoder)
-    found = attention_rollout(encoder, video, TIMES)
+    rollout = attention_rollout(encoder, video, TIMES)
     base = encoder.base.vision_model
     hidden = backbones.embed_patches(encoder.base, video)
     frames, tokens, width = hidden.shape
@@ -65,29 +65,29 @@ def test_rollout_equals_products_of_full_matrices(tiny_clip: Path) -> None:
 
     with torch.inference_mode():
         for index, layer in enumerate(base.encoder.layers):
-            time = encoder.temporal[str(index)]
-            qkv = time.qkv(time.norm(hidden)).view(frames, tokens, 3, time.num_heads, -1)
+            temporal = encoder.temporal[str(index)]
+            qkv = temporal.qkv(temporal.norm(hidden)).view(frames, tokens, 3, temporal.num_heads, -1)
             over_time = torch.zeros(frames * tokens, frames * tokens, dtype=torch.float64)
             for position in range(tokens):
                 heads = []
-                for head in range(time.num_heads):
+                for head in range(temporal.num_heads):
                     rotated = [
                         apply_rope(qkv[:, position, part, head][None, None, None], rope)[0, 0, 0] for part in (0, 1)
                     ]
                     heads.append((rotated[0] @ rotated[1].T * rotated[0].shape[-1] ** -0.5).softmax(-1))
                 for a in range(frames):
                     for b in range(frames):
-                        mean = sum(float(one[a, b]) for one in heads) / len(heads)
+                        mean = sum(float(weights[a, b]) for weights in heads) / len(heads)
                         over_time[a * tokens + position, b * tokens + position] = mean
-            after = time(hidden, rope)
+            after = temporal(hidden, rope)
             product = mixed(over_time, after - hidden, hidden) @ product
             hidden = after
             attention = layer.self_attn
-            normal = layer.layer_norm1(hidden)
-            q = attention.q_proj(normal).view(frames, tokens, attention.num_heads, -1).transpose(1, 2)
-            k = attention.k_proj(normal).view(frames, tokens, attention.num_heads, -1).transpose(1, 2)
+            normed = layer.layer_norm1(hidden)
+            q = attention.q_proj(normed).view(frames, tokens, attention.num_heads, -1).transpose(1, 2)
+            k = attention.k_proj(normed).view(frames, tokens, attention.num_heads, -1).transpose(1, 2)
             maps = (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).softmax(-1).mean(1)
-            product = mixed(torch.block_diag(*maps).double(), attention(normal)[0], hidden) @ product
+            product = mixed(torch.block_diag(*maps).double(), attention(normed)[0], hidden) @ product
             hidden = layer(hidden, None)
     expected = product.view(frames, tokens, frames, tokens)[:, 0]
-    torch.testing.assert_close(found.double(), expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(rollout.double(), expected, atol=1e-5, rtol=0)

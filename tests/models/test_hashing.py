@@ -15,8 +15,8 @@ from verbspace.models.video_encoder import VideoEncoder
 
 def test_encoder_hash_depends_on_settings_and_not_on_the_path(tiny_clip: Path, tmp_path: Path) -> None:
     VideoEncoder.from_pretrained(tiny_clip).save_pretrained(tmp_path / "same")
-    known = encoder_hash(VideoEncoder.from_pretrained(tmp_path / "same"))
-    assert known == encoder_hash(VideoEncoder.from_pretrained(tiny_clip))
+    original = encoder_hash(VideoEncoder.from_pretrained(tmp_path / "same"))
+    assert original == encoder_hash(VideoEncoder.from_pretrained(tiny_clip))
 
     def changed(file: str, change: Callable[[dict[str, Any]], object]) -> str:
         folder = shutil.copytree(tmp_path / "same", tmp_path / f"{len(list(tmp_path.iterdir()))}")
@@ -25,24 +25,24 @@ def test_encoder_hash_depends_on_settings_and_not_on_the_path(tiny_clip: Path, t
         (folder / file).write_text(json.dumps(content))
         return encoder_hash(VideoEncoder.from_pretrained(folder))
 
-    assert changed("config.json", lambda config: config.update(base_name="elsewhere")) == known
+    assert changed("config.json", lambda config: config.update(base_name="elsewhere")) == original
     vision = "vision_config"
-    others = [
-        changed("preprocessor_config.json", lambda found: found.update(image_mean=[0.0, 0.0, 0.0])),
-        changed("preprocessor_config.json", lambda found: found.update(image_std=[1.0, 1.0, 1.0])),
+    hashes = [
+        changed("preprocessor_config.json", lambda config: config.update(image_mean=[0.0, 0.0, 0.0])),
+        changed("preprocessor_config.json", lambda config: config.update(image_std=[1.0, 1.0, 1.0])),
         changed("config.json", lambda config: config.update(temporal_heads=1)),
         changed("config.json", lambda config: config["base"][vision].update(hidden_act="gelu")),
         changed("config.json", lambda config: config["base"][vision].update(layer_norm_eps=1e-3)),
         changed("config.json", lambda config: config["base"]["text_config"].update(num_attention_heads=1)),
     ]
-    others.append(changed("config.json", lambda config: config["base"]["text_config"].update(eos_token_id=300)))
+    hashes.append(changed("config.json", lambda config: config["base"]["text_config"].update(eos_token_id=300)))
 
-    def swap(found: dict[str, Any]) -> None:
-        words = found["model"]["vocab"]
-        words["a</w>"], words["b</w>"] = words["b</w>"], words["a</w>"]
+    def swap(tokenizer: dict[str, Any]) -> None:
+        vocab = tokenizer["model"]["vocab"]
+        vocab["a</w>"], vocab["b</w>"] = vocab["b</w>"], vocab["a</w>"]
 
-    others.append(changed("tokenizer.json", swap))
-    assert len({known, *others}) == 9
+    hashes.append(changed("tokenizer.json", swap))
+    assert len({original, *hashes}) == 9
 
 
 def test_state_hash_depends_on_names_values_and_dtypes() -> None:

@@ -18,24 +18,22 @@ from verbspace.models import hub as hub_module
 from verbspace.models.video_encoder import VideoEncoder
 
 TEXTS = ["a video of a person waving", "jumping up and down"]
-
-
 FILES = {"README.md", "config.json", "model.safetensors", "preprocessor_config.json", "tokenizer.json"}
 
 
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Fail tests that open a connection or look up a host."""
-    tried: list[object] = []
+    attempts: list[object] = []
 
     def reject(*args: object, **_: object) -> None:
-        tried.append(args)
+        attempts.append(args)
         raise OSError("no network")
 
     monkeypatch.setattr(socket.socket, "connect", reject)
     monkeypatch.setattr(socket, "getaddrinfo", reject)
     yield
-    assert not tried
+    assert not attempts
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -184,7 +182,6 @@ class FakeHubApi:
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> FakeHubApi:
     sent = FakeHubApi()
-
     real = {name: inspect.signature(getattr(HfApi, name)) for name in ("create_repo", "upload_folder")}
 
     def create_repo(api: HfApi, repo_id: str, **options: Any) -> str:
@@ -238,17 +235,17 @@ def test_push_names_a_base_model_on_the_hub(encoder: VideoEncoder, hub: FakeHubA
 
 
 def test_download_excludes_pickles(encoder: VideoEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[tuple[str, dict[str, Any]]] = []
+    requests: list[tuple[str, dict[str, Any]]] = []
     encoder.save_pretrained(tmp_path / "snapshot")
 
     def snapshot(name: str, **options: Any) -> str:
-        asked.append((name, options))
+        requests.append((name, options))
         return str(tmp_path / "snapshot")
 
     monkeypatch.setattr(hub_module, "snapshot_download", snapshot)
     found = VideoEncoder.from_pretrained("ada/waves", revision="v1", token="secret")
     assert torch.equal(embed_random_clips(found), embed_random_clips(encoder))
-    [(name, options)] = asked
+    [(name, options)] = requests
     patterns = options.pop("allow_patterns")
     assert (name, options) == ("ada/waves", {"revision": "v1", "token": "secret"})
     assert {"*.json", "model.safetensors"} <= set(patterns)

@@ -38,19 +38,19 @@ print(type(encoder).__name__, encoder.concept_set.name, encoder.encode_text(["wa
 
 @pytest.fixture
 def hub() -> Iterator[FakeHub]:
-    with fake_hub() as made:
-        yield made
-        assert not made.unexpected_requests
+    with fake_hub() as hub:
+        yield hub
+        assert not hub.unexpected_requests
 
 
 @pytest.fixture(scope="module")
 def encoder(tiny_clip: Path) -> VideoEncoder:
-    made = with_random_temporal(VideoEncoder.from_pretrained(tiny_clip))
-    made.concept_set = ConceptSet(
+    encoder = with_random_temporal(VideoEncoder.from_pretrained(tiny_clip))
+    encoder.concept_set = ConceptSet(
         name="two moves", actions=[Action(name="waving"), Action(name="jumping")], descriptions=[],
         provenance=Provenance(author="Ada Example"),
     )  # fmt: skip
-    return made
+    return encoder
 
 
 def run_python(hub: FakeHub, home: Path, *command: object, token: str = "hf_ada") -> subprocess.CompletedProcess[str]:
@@ -96,8 +96,8 @@ def test_upload_and_download(hub: FakeHub, encoder: VideoEncoder, tmp_path: Path
         found = run_python(hub, tmp_path / f"home-{kind}", "-c", LOAD, tmp_path, tmp_path / "out", kind)
         assert not found.returncode, found.stderr
         assert found.stdout.strip() == "VideoEncoder two moves 24"
-        got = torch.frombuffer(bytearray((tmp_path / "out").read_bytes()), dtype=torch.float32).view(2, -1)
-        assert torch.equal(got, expected)
+        actual = torch.frombuffer(bytearray((tmp_path / "out").read_bytes()), dtype=torch.float32).view(2, -1)
+        assert torch.equal(actual, expected)
 
 
 def test_second_push_with_an_edited_card(hub: FakeHub, encoder: VideoEncoder, tmp_path: Path) -> None:

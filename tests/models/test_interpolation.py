@@ -23,7 +23,7 @@ def adapted(encoder: VideoEncoder, seed: int = 1) -> VideoEncoder:
 
 
 @pytest.fixture
-def fresh(family: Path) -> VideoEncoder:
+def untrained(family: Path) -> VideoEncoder:
     return VideoEncoder.from_pretrained(family)
 
 
@@ -42,18 +42,18 @@ def assert_endpoints_match(first: VideoEncoder, second: VideoEncoder) -> None:
     torch.testing.assert_close(embed(first.interpolate_with(second, 1)), embed(second), atol=1e-6, rtol=0)
 
 
-def test_endpoints_are_the_two_encoders(fresh: VideoEncoder) -> None:
-    assert_endpoints_match(fresh, adapted(fresh))  # from an image checkpoint
-    assert_endpoints_match(adapted(fresh, 2), adapted(fresh))  # between two that were adapted
-    assert_endpoints_match(adapted(fresh), fresh)  # and back
+def test_endpoints_are_the_two_encoders(untrained: VideoEncoder) -> None:
+    assert_endpoints_match(untrained, adapted(untrained))  # from an image checkpoint
+    assert_endpoints_match(adapted(untrained, 2), adapted(untrained))  # between two that were adapted
+    assert_endpoints_match(adapted(untrained), untrained)  # and back
 
 
 @pytest.mark.parametrize("alpha", ALPHAS)
-def test_output_projections_missing_in_the_first_encoder_are_scaled(fresh: VideoEncoder, alpha: float) -> None:
-    other = adapted(fresh)
-    mixed = fresh.interpolate_with(other, alpha)
+def test_output_projections_missing_in_the_first_encoder_are_scaled(untrained: VideoEncoder, alpha: float) -> None:
+    other = adapted(untrained)
+    mixed = untrained.interpolate_with(other, alpha)
     names = dict(mixed.named_parameters())
-    mine, theirs = dict(fresh.named_parameters()), dict(other.named_parameters())
+    mine, theirs = dict(untrained.named_parameters()), dict(other.named_parameters())
     assert names.keys() == mine.keys()
     seen = {"out": 0, "temporal": 0, "spatial": 0, "text": 0}
     for name, found in names.items():
@@ -70,7 +70,7 @@ def test_output_projections_missing_in_the_first_encoder_are_scaled(fresh: Video
     assert seen["out"] == 3 * 2
     assert seen["temporal"] == 3 * 4
     assert min(seen.values()) > 5
-    assert (embed(mixed) - embed(fresh)).abs().max() > 1e-3
+    assert (embed(mixed) - embed(untrained)).abs().max() > 1e-3
     assert (embed(mixed) - embed(other)).abs().max() > 1e-3
 
 
@@ -133,8 +133,8 @@ def test_alpha_out_of_range(clip: VideoEncoder, alpha: float) -> None:
 
 @pytest.mark.parametrize("other", TINY_CHECKPOINTS[1:])
 def test_different_families(clip: VideoEncoder, other: str, request: pytest.FixtureRequest) -> None:
-    stranger = VideoEncoder.from_pretrained(request.getfixturevalue(other))
-    for first, second in ((clip, stranger), (stranger, clip)):
+    other_family = VideoEncoder.from_pretrained(request.getfixturevalue(other))
+    for first, second in ((clip, other_family), (other_family, clip)):
         with pytest.raises(ValueError, match=r"different architectures: .* differs"):
             first.interpolate_with(second, 0.5)
 
@@ -144,10 +144,10 @@ def test_differences_that_weight_shapes_do_not_show(tiny_clip: Path, clip: Video
     assert_endpoints_match(clip, adapted(other_heads))  # the heads of an untrained encoder do not matter
     with pytest.raises(ValueError, match="temporal_heads"):
         adapted(clip).interpolate_with(adapted(other_heads), 0.5)
-    gelu = adapted(clip)
-    gelu.base.config.vision_config.hidden_act = "gelu"
+    other_activation = adapted(clip)
+    other_activation.base.config.vision_config.hidden_act = "gelu"
     with pytest.raises(ValueError, match="hidden_act"):
-        clip.interpolate_with(gelu, 0.5)
+        clip.interpolate_with(other_activation, 0.5)
 
 
 def test_temporal_layer_missing_in_the_second_encoder(tiny_clip: Path, clip: VideoEncoder) -> None:

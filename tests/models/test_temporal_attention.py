@@ -27,24 +27,24 @@ def periods(half: int) -> list[float]:
     return [0.15 * (30 / 0.15) ** (i / (half - 1)) for i in range(half)]
 
 
-def exact_rotation(times: Tensor, head_width: int) -> Tensor:
+def exact_rope(times: Tensor, head_width: int) -> Tensor:
     """As `rope_cos_sin`, in float64."""
     angles = 2 * math.pi * times.double()[..., None] / torch.tensor(periods(head_width // 2), dtype=torch.float64)
     return torch.stack([angles.cos(), angles.sin()])[:, :, None, None]
 
 
-def naive(layer: TemporalAttention, x: Tensor, times: Tensor) -> Tensor:
+def reference_layer(layer: TemporalAttention, x: Tensor, times: Tensor) -> Tensor:
     """The layer as loops over complex numbers: pair i of a head rotates once per period."""
     clips, num_frames = times.shape
     result = x.clone()
     for b in range(clips):
         for position in range(x.shape[1]):
             column = slice(b * num_frames, (b + 1) * num_frames)
-            result[column, position] = naive_column(layer, x[column, position], times[b].tolist())
+            result[column, position] = reference_column(layer, x[column, position], times[b].tolist())
     return result
 
 
-def naive_column(layer: TemporalAttention, tokens: Tensor, times: list[float]) -> Tensor:
+def reference_column(layer: TemporalAttention, tokens: Tensor, times: list[float]) -> Tensor:
     """One position of one clip: tokens (T, width)."""
     size = tokens.shape[1] // layer.num_heads
     head_periods, steps = periods(size // 2), range(len(times))
@@ -74,14 +74,14 @@ def test_layer_equals_loops_over_complex_numbers(use_sdpa: bool) -> None:
     layer = random_layer()
     x = torch.randn(2 * 3, 4, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     times = torch.tensor([[0.0, 0.11, 0.5], [0.2, 0.9, 1.4]], dtype=torch.float64)
-    found = layer(x, exact_rotation(times, 6), use_sdpa)
+    found = layer(x, exact_rope(times, 6), use_sdpa)
     assert found.dtype == torch.float64
-    expected = naive(layer, x, times)
+    expected = reference_layer(layer, x, times)
     assert (expected - x).abs().max() > 0.5
     torch.testing.assert_close(found, expected, atol=1e-10, rtol=0)
     rounded = layer(x, rope_cos_sin(times, 6), use_sdpa)  # angles in float32
     torch.testing.assert_close(rounded, expected, atol=2e-5, rtol=0)
-    swapped = naive(layer, x, times.flip(1))
+    swapped = reference_layer(layer, x, times.flip(1))
     assert (found - swapped).abs().max() > 1e-2  # the reference depends on the times
 
 
@@ -127,7 +127,7 @@ def test_late_clips_keep_precision() -> None:
 
 def test_rotation_is_relative_to_the_first_frame() -> None:
     times = 3 + random_times(3, 8)
-    expected = exact_rotation(times.double() - times[:, :1].double(), 16).float()
+    expected = exact_rope(times.double() - times[:, :1].double(), 16).float()
     torch.testing.assert_close(rope_cos_sin(times, 16), expected, atol=3e-5, rtol=0)
 
 
@@ -146,7 +146,7 @@ def test_number_of_heads_must_divide_the_width(width: int, heads: int) -> None:
         TemporalAttention(width, heads)
 
 
-# Inside the encoder.
+# Temporal attention within the encoder.
 
 
 @torch.no_grad()
@@ -181,8 +181,8 @@ def test_embeddings_do_not_depend_on_time_without_training(family: Path) -> None
 def test_default_times_are_an_eighth_of_a_second_apart(tiny_clip: Path) -> None:
     encoder = with_random_temporal(VideoEncoder.from_pretrained(tiny_clip))
     video = random_video(2, 4, 3, 32, 32)
-    spelled = torch.tensor([0, 0.125, 0.25, 0.375]).expand(2, -1)
-    assert torch.equal(encoder(video), encoder(video, spelled))
+    explicit_times = torch.tensor([0, 0.125, 0.25, 0.375]).expand(2, -1)
+    assert torch.equal(encoder(video), encoder(video, explicit_times))
 
 
 @torch.no_grad()
@@ -197,14 +197,14 @@ def test_single_frame_skips_temporal_attention(family: Path) -> None:
 def test_output_projection_gets_gradients_first(family: Path) -> None:
     encoder = VideoEncoder.from_pretrained(family).train()
     video, times = random_video(2, 4, 3, 32, 32), random_times(2, 4)
-    aim = torch.randn(2, encoder.embedding_dim, generator=torch.Generator().manual_seed(3))
+    direction = torch.randn(2, encoder.embedding_dim, generator=torch.Generator().manual_seed(3))
     optimizer = torch.optim.SGD(encoder.temporal_parameters(), lr=1.0)
     named = dict(encoder.temporal.named_parameters())
     assert len(named) == 3 * 6
 
     def step() -> dict[str, Tensor]:
         optimizer.zero_grad()
-        (encoder(video, times) * aim).sum().backward()
+        (encoder(video, times) * direction).sum().backward()
         return {name: parameter.grad.clone() for name, parameter in named.items() if parameter.grad is not None}
 
     first = step()

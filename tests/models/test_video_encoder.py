@@ -66,10 +66,10 @@ def test_untrained_encoder_at_other_frame_sizes(family: Path, height: int, width
     encoder = VideoEncoder.from_pretrained(family, attention=attention)
     video = random_video(2, 3, 3, height, width)
     if encoder.base.config.model_type == "siglip2":  # takes patches; rows and columns that fill no patch are dropped
-        whole = video[..., : height // 8 * 8, : width // 8 * 8]
+        full_patches = video[..., : height // 8 * 8, : width // 8 * 8]
     else:
-        whole = video
-    expected = frame_average(AutoModel.from_pretrained(family), whole)
+        full_patches = video
+    expected = frame_average(AutoModel.from_pretrained(family), full_patches)
     torch.testing.assert_close(encoder(video), expected, atol=1e-5, rtol=0)
 
 
@@ -87,7 +87,7 @@ def base_16() -> VideoEncoder:
 
 
 @torch.no_grad()
-def check_base_16(encoder: VideoEncoder, frames: int) -> None:
+def assert_equals_frame_average(encoder: VideoEncoder, frames: int) -> None:
     video = random_video(1, frames, 3, 224, 224)
     expected = frame_average(encoder.base, video)
     for attention in get_args(Attention)[1:]:
@@ -97,13 +97,13 @@ def check_base_16(encoder: VideoEncoder, frames: int) -> None:
 
 def test_untrained_vit_b16(base_16: VideoEncoder) -> None:
     assert sum(p.numel() for p in base_16.spatial_parameters()) == 86_192_640
-    check_base_16(base_16, 4)
+    assert_equals_frame_average(base_16, 4)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("frames", [1, 8, 16])
 def test_untrained_vit_b16_at_other_lengths(base_16: VideoEncoder, frames: int) -> None:
-    check_base_16(base_16, frames)
+    assert_equals_frame_average(base_16, frames)
 
 
 # Kernels, dtypes and gradient checkpointing do not change the result.
@@ -167,8 +167,8 @@ def test_bfloat16_weights(family: Path) -> None:
 
 def gradients(encoder: VideoEncoder, video: Tensor, times: Tensor) -> dict[str, Tensor]:
     encoder.zero_grad()
-    aim = torch.randn(len(video), encoder.embedding_dim, generator=torch.Generator().manual_seed(3))
-    (encoder(video, times) * aim).sum().backward()
+    direction = torch.randn(len(video), encoder.embedding_dim, generator=torch.Generator().manual_seed(3))
+    (encoder(video, times) * direction).sum().backward()
     return {name: p.grad.clone() for name, p in encoder.named_parameters() if p.grad is not None}
 
 
@@ -182,31 +182,31 @@ def test_gradient_checkpointing_recomputes_with_equal_gradients(family: Path, en
         encoder.gradient_checkpointing = True
     else:
         encoder.gradient_checkpointing_enable({"use_reentrant": enable == "reentrant"})
-    ran: list[int] = []
-    encoder.base.vision_model.encoder.layers[1].mlp.register_forward_pre_hook(lambda *_: ran.append(1))
+    calls: list[int] = []
+    encoder.base.vision_model.encoder.layers[1].mlp.register_forward_pre_hook(lambda *_: calls.append(1))
     found = gradients(encoder, video, times)
-    assert len(ran) == 2  # forward, and again in the backward pass
+    assert len(calls) == 2  # forward, and again in the backward pass
     assert found.keys() == expected.keys()
     for name, gradient in found.items():
         torch.testing.assert_close(gradient, expected[name], atol=1e-7, rtol=1e-5, msg=name)
     encoder.eval()
-    ran.clear()
+    calls.clear()
     gradients(encoder, video, times)
-    assert len(ran) == 1  # not in evaluation
+    assert len(calls) == 1  # not in evaluation
 
 
 def test_only_the_vision_side_gets_gradients(family: Path) -> None:
     encoder = with_random_temporal(VideoEncoder.from_pretrained(family)).train()
-    moved = {
+    with_gradient = {
         name for name, g in gradients(encoder, random_video(2, 3, 3, 32, 32), random_times(2, 3)).items() if g.any()
     }
     names = {id(p): name for name, p in encoder.named_parameters()}
     vision = {names[id(p)] for p in (*encoder.spatial_parameters(), *encoder.temporal_parameters())}
-    assert moved == vision
-    assert len(moved) > 60
+    assert with_gradient == vision
+    assert len(with_gradient) > 60
     assert all("vision_model" in name or "visual_projection" in name for name in vision if "temporal" not in name)
-    free = {name for name, p in encoder.named_parameters() if p.requires_grad}
-    assert free == vision
+    trainable = {name for name, p in encoder.named_parameters() if p.requires_grad}
+    assert trainable == vision
 
 
 def test_the_text_tower_stays_in_evaluation_mode(family: Path) -> None:
@@ -264,13 +264,13 @@ def test_properties(family: Path) -> None:
 # Videos and texts.
 
 
-def a_clip(count: int = 2, frames: int = 4, height: int = 32, width: int = 32) -> Tensor:
+def random_clips(count: int = 2, frames: int = 4, height: int = 32, width: int = 32) -> Tensor:
     generator = torch.Generator().manual_seed(5)
     return torch.randint(0, 256, (count, frames, 3, height, width), generator=generator, dtype=torch.uint8)
 
 
 def test_pixels_are_normalized_with_the_checkpoint_statistics(encoder: VideoEncoder) -> None:
-    video = a_clip()
+    video = random_clips()
     mean, std = np.array([0.48145466, 0.4578275, 0.40821073]), np.array([0.26862954, 0.26130258, 0.27577711])
     expected = (video.numpy().transpose(0, 1, 3, 4, 2) / 255 - mean) / std
     found = encoder.normalize(video)
@@ -281,7 +281,7 @@ def test_pixels_are_normalized_with_the_checkpoint_statistics(encoder: VideoEnco
 
 @torch.no_grad()
 def test_encode_frames(encoder: VideoEncoder) -> None:
-    video, times = a_clip(3), random_times(3, 4)
+    video, times = random_clips(3), random_times(3, 4)
     expected = encoder(encoder.normalize(video), times)
     for form, when in ((video, times), (video.numpy(), times.numpy())):
         found = encoder.encode_video(form, when, batch_size=2)
@@ -294,7 +294,7 @@ def test_encode_frames(encoder: VideoEncoder) -> None:
 
 @torch.no_grad()
 def test_frames_are_resized_and_cropped(encoder: VideoEncoder) -> None:
-    low = a_clip(1, 2, 32, 32)
+    low = random_clips(1, 2, 32, 32)
     large = low.repeat_interleave(4, -1).repeat_interleave(4, -2)  # resizing gives almost the original
     wide = torch.cat(
         [torch.zeros_like(large), large, torch.zeros_like(large)], dim=-1
@@ -339,17 +339,17 @@ def test_encode_video_errors(encoder: VideoEncoder, videos: list[Path], tmp_path
     with pytest.raises(ValueError, match="files have their own times"):
         encoder.encode_video(videos, random_times(3, 8))
     with pytest.raises(ValueError, match=r"frames are float32 \(2, 4, 3, 32, 32\); pass uint8"):
-        encoder.encode_video(a_clip().float())
+        encoder.encode_video(random_clips().float())
     with pytest.raises(ValueError, match=r"frames are uint8 \(4, 3, 32, 32\); pass uint8 \(B, T, 3, H, W\)"):
-        encoder.encode_video(a_clip()[0])
+        encoder.encode_video(random_clips()[0])
     with pytest.raises(ValueError, match=r"times are \(2, 3\) for frames of"):
-        encoder.encode_video(a_clip(), random_times(2, 3))
+        encoder.encode_video(random_clips(), random_times(2, 3))
 
 
 @pytest.mark.parametrize("training", [False, True])
 def test_encoding_restores_the_mode(encoder: VideoEncoder, tmp_path: Path, training: bool) -> None:
     encoder.train(training)
-    encoder.encode_video(a_clip())
+    encoder.encode_video(random_clips())
     assert encoder.training is encoder.base.vision_model.training is training
     with pytest.raises(DecodeError):
         encoder.encode_video(tmp_path / "gone.mp4")

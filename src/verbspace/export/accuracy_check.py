@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from verbspace.concepts.concept_set import ConceptSet
 from verbspace.concepts.space import ConceptSpace
 from verbspace.data.sources.manifest import read_manifest
 from verbspace.evaluation.labels import concept_set_from_labels, labels_to_indices, require_labels
-from verbspace.evaluation.metrics import ClassificationMetrics, classification_metrics
+from verbspace.evaluation.metrics import classification_metrics
 from verbspace.evaluation.zero_shot import zero_shot_scores
 from verbspace.export.formats import TowerFn
 from verbspace.export.parity import ParityStats
@@ -27,8 +27,7 @@ class ExportedEncoder:
     device = torch.device("cpu")
 
     def __init__(self, encoder: VideoEncoder, tower_fn: TowerFn) -> None:
-        self.image_size, self._tower_fn = encoder.image_size, tower_fn
-        self.normalize: Callable[[Tensor], Tensor] = encoder.normalize
+        self.image_size, self.normalize, self._tower_fn = encoder.image_size, encoder.normalize, tower_fn
 
     def __call__(self, video: Tensor, times: Tensor) -> Tensor:
         """Embed normalized frames (B, T, 3, S, S) with seconds (B, T): (B, D)."""
@@ -46,13 +45,13 @@ def check_accuracy(
 
     Args:
         encoder: The encoder that was exported.
-        towers: The "video" and "text" tower of each variant, the full-precision variant first.
+        towers: By variant, the full-precision one first, its "video" and "text" tower.
         data: Folder or list of labeled videos.
         concepts: Concept set with the actions. None: that of the encoder, or else the class names.
         frames: Frames per video.
 
     Returns:
-        The accuracy of each variant and, for all but the first, how its video embeddings differ from the first's.
+        The accuracy of each variant and, for all but the first, the difference of its video embeddings from the first.
 
     Raises:
         FileNotFoundError: `data` does not exist.
@@ -76,7 +75,7 @@ def check_accuracy(
         space = ConceptSpace.build(concepts, encode_text, 1 / encoder.logit_scale)
         embedded_labels = [label for label in embedded.labels if label is not None]
         targets = torch.tensor(labels_to_indices(embedded_labels, concepts))
-        metrics: ClassificationMetrics = classification_metrics(zero_shot_scores(embedded.embeddings, space), targets)
+        metrics = classification_metrics(zero_shot_scores(embedded.embeddings, space), targets)
         variants[name] = {
             "top1": metrics.top1,
             "ci95": list(metrics.ci95),
@@ -86,7 +85,7 @@ def check_accuracy(
         if reference is None:
             reference = embedded.embeddings
         else:
-            variants[name]["video"] = ParityStats.from_pairs([(embedded.embeddings, reference)]).model_dump()
+            variants[name]["video"] = ParityStats.from_pairs([(embedded.embeddings, reference)])._asdict()
     return {
         "data": Path(data).resolve().name,
         "concepts": concepts.hash,

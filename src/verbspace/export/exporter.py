@@ -12,7 +12,6 @@ from verbspace.export.formats import (
     ATTENTION_BY_FORMAT,
     FILE_SUFFIX,
     ExportFormat,
-    TowerFn,
     load_tower,
     quantize_tower,
     require_onnx,
@@ -25,14 +24,14 @@ from verbspace.export.manifest import (
     write_concept_space,
     write_image_processor_config,
 )
-from verbspace.export.parity import check_parity, measure_parity
+from verbspace.export.parity import TOLERANCE, measure_parity
 from verbspace.export.traced_towers import to_cpu_float32, trace_towers
 from verbspace.models.video_encoder import VideoEncoder
 from verbspace.utils.atomic_io import atomic_directory
 
 MANIFEST = "verbspace.json"
 CONCEPT_SPACE_FILE = "concept_space.safetensors"
-COMMON_FILES = ("README.md", "preprocessor_config.json", "tokenizer.json")  # other folders may contain these too
+COMMON_FILES = ("README.md", "preprocessor_config.json", "tokenizer.json")  # not only in exports
 TOWERS = ("video", "text")
 OBSOLETE_FILES = (  # files of an earlier export that this one may not write
     CONCEPT_SPACE_FILE,
@@ -49,13 +48,11 @@ def export(
     eval_data: str | Path | None = None,
     concepts: ConceptSet | str | Path | None = None,
 ) -> dict[str, Any]:
-    """Write the towers of an encoder, its tokenizer, pixel statistics and concept space, and a README.
-
-    The towers are compared with the encoder first; the folder is written atomically.
+    """Write the towers of an encoder, its tokenizer, pixel statistics and concept space, and a README, atomically.
 
     Args:
         encoder: An encoder, or a folder or hub id of one.
-        folder: Folder to write. It must be empty, new, or an earlier export.
+        folder: Folder to write. Other files in it are kept.
         export_format: "onnx" writes `video.onnx` and `text.onnx`, "torch" writes `video.pt2` and `text.pt2`.
         int8: Also write `video_int8.onnx` and `text_int8.onnx`.
         eval_data: Folder or list of labeled videos on which to measure the towers' zero-shot accuracy.
@@ -66,7 +63,7 @@ def export(
 
     Raises:
         ValueError: A tower differs from the encoder by more than `parity.TOLERANCE`, or the options are invalid.
-        FileExistsError: The folder contains files that are not of an export.
+        FileExistsError: The folder is not an earlier export, but has files of the same names.
     """
     if export_format not in FILE_SUFFIX:
         raise ValueError(f"format: {export_format!r} is not supported; use {' or '.join(FILE_SUFFIX)}")
@@ -86,12 +83,11 @@ def export(
             write_tower(tower, export_format, paths[tower.name])
         variants = {"full": {name: load_tower(path) for name, path in paths.items()}}
         if int8:
-            variants["int8"] = {name: _quantize(path) for name, path in paths.items()}
+            variants["int8"] = {name: load_tower(quantize_tower(path)) for name, path in paths.items()}
         manifest = build_manifest(encoder, export_format, traced)
-        manifest["parity"] = check_parity(encoder, variants["full"])
+        manifest["parity"] = {"tolerance": TOLERANCE, **measure_parity(encoder, variants["full"], TOLERANCE)}
         if int8:
-            parity = measure_parity(encoder, variants["int8"])
-            manifest["int8"] = {name: stats.model_dump() for name, stats in parity.items()}
+            manifest["int8"] = measure_parity(encoder, variants["int8"])
         if eval_data is not None:
             manifest["check"] = check_accuracy(encoder, variants, eval_data, concepts)
         processor.save(temp)
@@ -103,10 +99,3 @@ def export(
         (temp / MANIFEST).write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         (temp / "README.md").write_text(render_readme(manifest), encoding="utf-8")
     return manifest
-
-
-def _quantize(path: Path) -> TowerFn:
-    """Quantize an ONNX tower to a file beside it, and load that."""
-    quantized = path.with_name(f"{path.stem}_int8{path.suffix}")
-    quantize_tower(path, quantized)
-    return load_tower(quantized)

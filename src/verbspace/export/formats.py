@@ -16,16 +16,12 @@ ExportFormat = Literal["onnx", "torch"]
 TowerFn = Callable[[dict[str, Tensor]], Tensor]  # inputs by name -> embeddings (B, D)
 OPSET = 18
 FILE_SUFFIX: dict[ExportFormat, str] = {"onnx": ".onnx", "torch": ".pt2"}
-# PyTorch has fused attention kernels for every device; ONNX has none for tensors of so many axes.
+# PyTorch has fused attention kernels for every device; ONNX has none for the five axes of temporal attention.
 ATTENTION_BY_FORMAT: dict[ExportFormat, Attention] = {"onnx": "eager", "torch": "sdpa"}
 
 
 def require_onnx() -> tuple[Any, Any]:
-    """Import onnxruntime and onnxruntime.quantization.
-
-    Raises:
-        ValueError: They, or the packages that write ONNX files, are not installed.
-    """
+    """Import onnxruntime and onnxruntime.quantization. Raise ValueError if a package for ONNX is not installed."""
     try:
         import onnxruntime
         import onnxscript  # noqa: F401
@@ -56,8 +52,7 @@ def write_tower(tower: TracedTower, export_format: ExportFormat, path: Path) -> 
 def load_tower(path: Path) -> TowerFn:
     """Load a tower as a function that runs on the CPU."""
     if path.suffix == FILE_SUFFIX["torch"]:
-        # Tracing assumes several frames, and the program's guards check for that. It is also correct for one frame,
-        # which the parity check includes.
+        # The guards require several frames, but the program is correct for one too, as the parity check shows.
         program = torch.export.load(path).module(check_guards=False)
 
         def run_program(inputs: dict[str, Tensor]) -> Tensor:
@@ -75,8 +70,8 @@ def load_tower(path: Path) -> TowerFn:
     return run_session
 
 
-def quantize_tower(source: Path, path: Path) -> None:
-    """Quantize the matrix products of an ONNX tower to 8 bits with onnxruntime's dynamic quantization.
+def quantize_tower(source: Path) -> Path:
+    """Quantize the matrix products of an ONNX tower to 8 bits, in a file `<name>_int8.onnx` beside it.
 
     Weights are stored as 8-bit integers with a scale per column; the other operand is quantized at run time. The patch
     embedding is not quantized.
@@ -89,6 +84,7 @@ def quantize_tower(source: Path, path: Path) -> None:
         raise ValueError(f"int8: the {source.stem} tower is above 2 GB, the limit of quantization; export without int8")
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
+    path = source.with_name(f"{source.stem}_int8.onnx")
     prepared = path.with_suffix(".prepared.onnx")
     with quiet_exporters():
         quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
@@ -97,3 +93,4 @@ def quantize_tower(source: Path, path: Path) -> None:
             weight_type=quantization.QuantType.QInt8,
         )  # fmt: skip
     prepared.unlink()
+    return path

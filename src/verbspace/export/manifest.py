@@ -59,11 +59,11 @@ def build_manifest(encoder: VideoEncoder, export_format: ExportFormat, towers: l
 
 
 def tokenizer_matches(processor: Processor, tokenizer_file: Path, text_config: dict[str, Any]) -> bool:
-    """Whether the `tokenizers` library, with the settings of a manifest, gives the same token ids as `transformers`.
+    """Whether the `tokenizers` library gives the same token ids as `transformers`.
 
     Args:
         processor: The processor of the encoder.
-        tokenizer_file: A tokenizer.json.
+        tokenizer_file: Path of tokenizer.json.
         text_config: The "text" section of the manifest.
     """
     if not tokenizer_file.exists():

@@ -70,9 +70,7 @@ class TextTower(nn.Module):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Embed token ids (B, L) int64, in CLIP with their mask: (B, D) float32, L2-normalized."""
-        inputs = {"input_ids": input_ids} | ({} if attention_mask is None else {"attention_mask": attention_mask})
-        features = self.base.get_text_features(**inputs)
-        return F.normalize(getattr(features, "pooler_output", features).float(), dim=-1)
+        return F.normalize(backbones.embed_texts(self.base, input_ids, attention_mask).float(), dim=-1)
 
 
 def _keep_modules(base: Any, keep_vision: bool) -> Any:
@@ -103,14 +101,7 @@ class TracedTower:
 
 
 def trace_towers(encoder: VideoEncoder, attention: Attention) -> list[TracedTower]:
-    """Trace the video and the text tower on the CPU in float32, with dynamic batch size, frames and text length.
-
-    Texts of SigLIP have a fixed length, the context length.
-
-    Args:
-        encoder: The encoder.
-        attention: The attention kernel, "eager" or "sdpa".
-    """
+    """Trace both towers on the CPU in float32, with dynamic batch size, frames and (except in SigLIP) text length."""
     encoder = to_cpu_float32(encoder)
     encoder.set_attention(attention)
     size, processor = encoder.image_size, encoder.require_processor()

@@ -7,11 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path, PurePath
 from typing import Any
 
-import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
 
 from verbspace.data.errors import DecodeError
 from verbspace.models.hashing import encoder_hash
@@ -33,8 +32,6 @@ class MTEBEncoder:
         frames: Frames per video: the middle frames of equal segments, with their own times.
         name: Name under which MTEB stores results, as owner/name.
 
-    Raises:
-        ValueError: The package mteb is not installed.
     """
 
     def __init__(
@@ -57,46 +54,33 @@ class MTEBEncoder:
         self.frames = frames
         self.mteb_model_meta = _model_meta(self.encoder, name or f"verbspace/{default_name}", frames)
 
-    def encode(
-        self,
-        inputs: Any,
-        *,
-        task_metadata: Any = None,
-        hf_split: str = "",
-        hf_subset: str = "",
-        prompt_type: Any = None,
-        batch_size: int = 16,
-        **_: Any,
-    ) -> Tensor:
+    def encode(self, inputs: Any, *, batch_size: int = 16, **_: Any) -> Tensor:
         """Embed the texts or videos of a data loader: (N, D) float32, L2-normalized.
+
+        Args:
+            inputs: Data loader. Only its data set is used.
+            batch_size: Texts or videos per forward pass.
+            **_: Other arguments of MTEB, which have no effect.
 
         Raises:
             ValueError: The inputs are not texts alone or videos alone.
             DecodeError: A video cannot be read.
         """
         columns = set(inputs.dataset.column_names)
-        is_mixed = {"text", "video"} <= columns or columns & {"image", "audio"}
-        if is_mixed or not columns & {"text", "video"}:
+        modalities = columns & {"text", "video", "image", "audio"}
+        if modalities == {"text"}:
+            return self.encoder.encode_text([str(text) for text in inputs.dataset["text"]], batch_size=batch_size)
+        if modalities != {"video"}:
             raise ValueError(
                 f"inputs have the columns {', '.join(sorted(columns))}; a verbspace encoder takes text alone or video "
                 "alone"
             )
-        if "video" in columns:
-            return self.get_video_embeddings(inputs, batch_size=batch_size)
-        return self.get_text_embeddings(inputs, batch_size=batch_size)
-
-    def get_text_embeddings(self, inputs: Any, *, batch_size: int = 256, **_: Any) -> Tensor:
-        """Embed the texts of a data loader: (N, D)."""
-        return self.encoder.encode_text([str(text) for text in inputs.dataset["text"]], batch_size=batch_size)
-
-    def get_video_embeddings(self, inputs: Any, *, batch_size: int = 16, **_: Any) -> Tensor:
-        """Embed the videos of a data loader: (N, D)."""
         rows = []
         for start, files in _iter_video_files(inputs.dataset, batch_size):
             try:
                 rows.append(self.encoder.encode_video(files, frames=self.frames, batch_size=batch_size))
             except DecodeError as error:
-                index = start + files.index(Path(error.path))  # the file may be temporary
+                index = start + files.index(Path(error.path))  # not the path, which may be temporary
                 raise DecodeError(f"video {index} of the task", error.reason) from error
         return torch.cat(rows) if rows else torch.zeros(0, self.encoder.embedding_dim)
 
@@ -110,8 +94,8 @@ class MTEBEncoder:
 
 
 def _normalize(embeddings: Array) -> Tensor:
-    values = torch.from_numpy(np.asarray(embeddings)) if not isinstance(embeddings, Tensor) else embeddings
-    return functional.normalize(values.float().view(-1, values.shape[-1]), dim=-1)
+    values = torch.as_tensor(embeddings)
+    return F.normalize(values.float().view(-1, values.shape[-1]), dim=-1)
 
 
 def _iter_video_files(dataset: Any, batch_size: int) -> Iterator[tuple[int, list[Path]]]:

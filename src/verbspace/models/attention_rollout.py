@@ -8,10 +8,13 @@ EMNLP 2021) instead of one half each, so a layer that adds nothing changes nothi
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils.hooks import RemovableHandle
 
 from verbspace.models.video_encoder import VideoEncoder
 
@@ -29,7 +32,7 @@ def attention_rollout(encoder: VideoEncoder, video: Tensor, times: Tensor) -> Te
     """Compute how much of the embedding of each frame comes from each token of each frame.
 
     Args:
-        encoder: The encoder. It is used in evaluation mode and restored to its mode.
+        encoder: The encoder, used in evaluation mode.
         video: Normalized frames (T, 3, S, S) of one clip.
         times: Seconds (T,).
 
@@ -38,24 +41,15 @@ def attention_rollout(encoder: VideoEncoder, video: Tensor, times: Tensor) -> Te
         are those of the image tower: in CLIP a class token and the patches, row by row; in SigLIP the patches only.
     """
     layers: list[_LayerAttention] = []
-    handles = []
+    pooling: list[Tensor] = []
     was_training = encoder.training
     encoder.eval()
     try:
-        for layer in encoder.temporal.values():
-            handles.append(layer.register_forward_hook(_temporal_hook(layers)))
-        residual: list[Tensor] = []  # input of the image layer that is running
-        for layer in encoder.base.vision_model.encoder.layers:
-            handles.append(layer.register_forward_pre_hook(_record_input_hook(residual)))
-            handles.append(layer.self_attn.register_forward_hook(_spatial_hook(layers, residual), with_kwargs=True))
-        head = getattr(encoder.base.vision_model, "head", None)
-        pooling: list[Tensor] = []
-        if head is not None:
-            handles.append(head.register_forward_pre_hook(_pooling_hook(pooling)))
-        encoder.frame_embeddings(video[None], times[None])
+        with ExitStack() as stack:
+            for handle in _register_hooks(encoder, layers, pooling):
+                stack.enter_context(handle)  # removes the hook
+            encoder.frame_embeddings(video[None], times[None])
     finally:
-        for handle in handles:
-            handle.remove()
         encoder.train(was_training)
     num_frames, num_tokens = layers[0].update_fraction.shape
     rollout = torch.zeros(num_frames, num_frames, num_tokens)
@@ -63,11 +57,11 @@ def attention_rollout(encoder: VideoEncoder, video: Tensor, times: Tensor) -> Te
     if pooling:
         rollout[diagonal, diagonal] = pooling[0]
     else:
-        rollout[diagonal, diagonal, 0] = 1.0
-    for step in reversed(layers):
-        update = rollout * step.update_fraction
-        equation = "atn,nts->asn" if step.is_temporal else "atn,tnm->atm"
-        rollout = rollout - update + torch.einsum(equation, update, step.weights)
+        rollout[diagonal, diagonal, 0] = 1.0  # the class token
+    for layer in reversed(layers):
+        update = rollout * layer.update_fraction
+        equation = "atn,nts->asn" if layer.is_temporal else "atn,tnm->atm"
+        rollout = rollout - update + torch.einsum(equation, update, layer.weights)
     return rollout
 
 
@@ -79,46 +73,46 @@ def rollout_to_grid(encoder: VideoEncoder, rollout: Tensor) -> Tensor:
 
 
 def _update_fraction(update: Tensor, residual: Tensor) -> Tensor:
-    """Norm of the update divided by the sum of both norms: (T, N) from tokens (T, N, width)."""
-    a, b = update.norm(dim=-1), residual.norm(dim=-1)
-    fraction: Tensor = a / (a + b).clamp_min(1e-12)
+    """Divide the norm of the update by the sum of both norms: (T, N) from tokens (T, N, width)."""
+    update_norm, residual_norm = update.norm(dim=-1), residual.norm(dim=-1)
+    fraction: Tensor = update_norm / (update_norm + residual_norm).clamp_min(1e-12)
     return fraction.float().cpu()
 
 
-def _record_input_hook(residual: list[Tensor]) -> Any:
-    def hook(layer: Any, args: tuple[Any, ...]) -> None:
-        residual[:] = args[:1]
+def _register_hooks(
+    encoder: VideoEncoder, layers: list[_LayerAttention], pooling: list[Tensor]
+) -> Iterator[RemovableHandle]:
+    """Register hooks that append the attention of each layer, and SigLIP's pooling weights (T, N), to the lists."""
+    layer_input = torch.empty(0)  # of the image layer that is running
 
-    return hook
+    def record_input(layer: Any, args: tuple[Any, ...]) -> None:
+        nonlocal layer_input
+        layer_input = args[0]
 
-
-def _spatial_hook(layers: list[_LayerAttention], residual: list[Tensor]) -> Any:
-    def hook(attention: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+    def record_spatial(attention: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
         x = args[0] if args else kwargs["hidden_states"]
-        num_frames, num_tokens, _ = x.shape
-        shape = (num_frames, num_tokens, attention.num_heads, -1)
+        shape = (*x.shape[:2], attention.num_heads, -1)
         q, k = (project(x).view(shape).transpose(1, 2) for project in (attention.q_proj, attention.k_proj))
         weights = (q @ k.transpose(-1, -2) * attention.scale).softmax(-1).mean(1)
-        layers.append(_LayerAttention(False, weights.float().cpu(), _update_fraction(out[0], residual[0])))
+        layers.append(_LayerAttention(False, weights.float().cpu(), _update_fraction(out[0], layer_input)))
 
-    return hook
-
-
-def _temporal_hook(layers: list[_LayerAttention]) -> Any:
-    def hook(layer: Any, args: tuple[Any, ...], out: Tensor) -> None:
+    def record_temporal(layer: Any, args: tuple[Any, ...], out: Tensor) -> None:
         x, rope = args[:2]
         q, k, _ = layer.rotated_qkv(x, rope)  # (1, N, heads, T, head_dim)
         weights = (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).softmax(-1).mean(2)[0]
         layers.append(_LayerAttention(True, weights.float().cpu(), _update_fraction(out - x, x)))
 
-    return hook
-
-
-def _pooling_hook(pooling: list[Tensor]) -> Any:
-    def hook(head: Any, args: tuple[Any, ...]) -> None:
+    def record_pooling(head: Any, args: tuple[Any, ...]) -> None:
         hidden = args[0]
         probe = head.probe.repeat(len(hidden), 1, 1)
         weights = head.attention(probe, hidden, hidden, need_weights=True)[1]
         pooling.append(weights[:, 0].float().cpu())
 
-    return hook
+    vision = encoder.base.vision_model
+    for temporal in encoder.temporal.values():
+        yield temporal.register_forward_hook(record_temporal)
+    for layer in vision.encoder.layers:
+        yield layer.register_forward_pre_hook(record_input)
+        yield layer.self_attn.register_forward_hook(record_spatial, with_kwargs=True)
+    if hasattr(vision, "head"):
+        yield vision.head.register_forward_pre_hook(record_pooling)

@@ -21,15 +21,7 @@ SUPPORTED_MODELS = {  # `model_type` of a config -> the checkpoints that have it
 
 
 def validate_model_type(model_type: object, source: str) -> None:
-    """Check that a model type is supported.
-
-    Args:
-        model_type: The `model_type` of a config.
-        source: Where the config came from, for the error message.
-
-    Raises:
-        ValueError: The model type is not one of `SUPPORTED_MODELS`.
-    """
+    """Raise ValueError, naming the `source` of the config, if its model type is not one of `SUPPORTED_MODELS`."""
     if model_type not in SUPPORTED_MODELS:
         supported = ", ".join(SUPPORTED_MODELS.values())
         raise ValueError(f"{source}: model_type: {model_type!r} is not supported; use a checkpoint of {supported}")
@@ -51,7 +43,7 @@ def embed_patches(base: PreTrainedModel, pixels: Tensor) -> Tensor:
     """Embed the patches of frames. Position embeddings are interpolated for frames of a size that is not native.
 
     Args:
-        base: An image checkpoint's model.
+        base: The model of an image checkpoint.
         pixels: Normalized frames (F, 3, H, W). Rows and columns that do not fill a patch are dropped.
 
     Returns:
@@ -68,11 +60,9 @@ def embed_patches(base: PreTrainedModel, pixels: Tensor) -> Tensor:
             f"frames of {height}×{width} px are smaller than one patch of {patch}×{patch} px; use larger frames"
         )
     if hasattr(vision.embeddings, "resize_positional_embeddings"):
-        return _embed_naflex_patches(
-            vision.embeddings, pixels[..., : height // patch * patch, : width // patch * patch]
-        )
-    native = (image_size(vision.config),) * 2
-    hidden: Tensor = vision.embeddings(pixels, interpolate_pos_encoding=(height, width) != native)
+        return _embed_naflex_patches(vision.embeddings, pixels[..., : height - height % patch, : width - width % patch])
+    native = image_size(vision.config)
+    hidden: Tensor = vision.embeddings(pixels, interpolate_pos_encoding=(height, width) != (native, native))
     if hasattr(vision, "pre_layrnorm"):
         hidden = vision.pre_layrnorm(hidden)
     return hidden
@@ -113,6 +103,14 @@ def pool_and_project(base: PreTrainedModel, hidden: Tensor) -> Tensor:
     return projected
 
 
+def embed_texts(base: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+    """Embed token ids (B, L), in CLIP with their mask: (B, D), not normalized."""
+    model: Any = base
+    features = model.get_text_features(input_ids=input_ids, attention_mask=attention_mask)
+    embeddings: Tensor = getattr(features, "pooler_output", features)  # an output object since transformers 5
+    return embeddings
+
+
 def vision_modules(base: PreTrainedModel) -> list[Any]:
     """List the modules that process pixels: the vision tower and, in CLIP, its projection."""
-    return [base.vision_model, *([base.visual_projection] if hasattr(base, "visual_projection") else [])]
+    return [getattr(base, name) for name in ("vision_model", "visual_projection") if hasattr(base, name)]

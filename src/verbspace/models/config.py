@@ -33,22 +33,20 @@ class VideoEncoderConfig(PretrainedConfig):  # type: ignore[misc]
         temporal_heads: int | None = None,
         **kwargs: Any,
     ) -> None:
-        self.base, self.temporal, self.base_name = _strip_name_or_path(base or {}), temporal, base_name
+        self.base = _strip_name_or_path(base or {})
+        self.temporal = temporal
+        self.base_name = base_name
         self.temporal_layers = None if temporal_layers is None else sorted(set(temporal_layers))
         self.temporal_heads = temporal_heads
         super().__init__(**kwargs)
 
     def base_config(self) -> Any:
-        """Build the config object of the image checkpoint.
-
-        Raises:
-            ValueError: The model type of the checkpoint is not supported.
-        """
+        """Build the config of the image checkpoint; raise ValueError if its model type is not supported."""
         validate_model_type(self.base.get("model_type"), "base")
         return AutoConfig.for_model(**self.base)
 
     def temporal_layer_indices(self, num_layers: int) -> list[int]:
-        """List the indices of the image layers that temporal attention precedes, of `num_layers` layers.
+        """List the image layers, out of `num_layers`, that temporal attention precedes.
 
         Raises:
             ValueError: `temporal_layers` names a layer that does not exist.
@@ -64,6 +62,9 @@ class VideoEncoderConfig(PretrainedConfig):  # type: ignore[misc]
 
 
 def _strip_name_or_path(config: dict[str, Any]) -> dict[str, Any]:
-    """Remove the local paths that transformers records; only `base_name` says where the checkpoint came from."""
-    kept = {name: value for name, value in config.items() if name != "_name_or_path"}
-    return {name: _strip_name_or_path(value) if isinstance(value, dict) else value for name, value in kept.items()}
+    """Remove the local paths that transformers records. `base_name` is the only reference to the checkpoint."""
+    return {
+        name: _strip_name_or_path(value) if isinstance(value, dict) else value
+        for name, value in config.items()
+        if name != "_name_or_path"
+    }

@@ -24,7 +24,7 @@ def eager_attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
 def _image_attention(
     module: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scaling: float, **_: Any
 ) -> tuple[Tensor, None]:
-    """Implement the interface of `transformers`: (B, heads, N, head_dim) to (B, N, heads, head_dim), no dropout."""
+    """Map (B, heads, N, head_dim) to (B, N, heads, head_dim), as `transformers` expects. There is no dropout."""
     if mask is not None:
         raise ValueError("attention mask given; this attention is for image layers, which have none")
     return eager_attention(q, k, v, scaling).transpose(1, 2), None

@@ -14,12 +14,9 @@ from verbspace.models.video_encoder import VideoEncoder
 def encoder_hash(encoder: VideoEncoder) -> str:
     """Hash everything that an encoder's embeddings depend on.
 
-    This covers the weights and the settings that no weight's shape shows: attention heads, activations, layer norm
-    epsilons, pixel statistics and the tokenizer's vocabulary. The hash is the same on every device and does not
-    depend on where the encoder was loaded from.
-
-    Returns:
-        16 hexadecimal digits.
+    These are the weights, and the settings that the weights do not determine: attention heads, activations, layer norm
+    epsilons, pixel statistics and tokenization. The hash of 16 hexadecimal digits is the same on every device and does
+    not depend on where the encoder was loaded from.
     """
     base, processor = encoder.config.base_config(), encoder.require_processor()
     towers = {
@@ -38,17 +35,10 @@ def encoder_hash(encoder: VideoEncoder) -> str:
 
 
 def state_hash(module: nn.Module) -> str:
-    """Hash a module's parameters and buffers: names, dtypes, shapes and bytes.
-
-    The hash is the same on every device.
-
-    Returns:
-        16 hexadecimal digits.
-    """
+    """Hash the names, dtypes, shapes and bytes of a module's parameters and buffers: 16 hexadecimal digits."""
     digest = hashlib.sha256()
     for name, tensor in sorted(module.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        # View as bytes, because NumPy has no bfloat16.
         flat = tensor.detach().cpu().contiguous().reshape(-1)
-        digest.update(flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b"")
+        digest.update(flat.view(torch.uint8).numpy().tobytes())  # NumPy has no bfloat16
     return digest.hexdigest()[:16]

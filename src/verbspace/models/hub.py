@@ -25,6 +25,7 @@ from verbspace.models.config import VideoEncoderConfig
 from verbspace.models.model_card import model_card
 from verbspace.models.processor import Processor
 from verbspace.utils.atomic_io import atomic_directory
+from verbspace.utils.text import first_line
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 BUNDLED_CHECKPOINTS = {"playground": Path(__file__).parents[1] / "playground" / "clip"}
@@ -46,7 +47,7 @@ def resolve_checkpoint(
         **hub_kwargs: Further arguments of `snapshot_download`.
 
     Raises:
-        FileNotFoundError: There is no such checkpoint, or it cannot be downloaded.
+        FileNotFoundError: The checkpoint does not exist or cannot be downloaded.
     """
     path, name = Path(name_or_path), str(name_or_path)
     if path.is_dir():
@@ -71,15 +72,11 @@ def resolve_checkpoint(
 
 
 def require_safetensors(folder: Path) -> None:
-    """Check that the weights of a checkpoint are saved as safetensors.
-
-    Raises:
-        ValueError: They are missing or in another format.
-    """
+    """Raise ValueError if the weights of a checkpoint are missing or not saved as safetensors."""
     if (folder / WEIGHTS_FILE).exists() or (folder / f"{WEIGHTS_FILE}.index.json").exists():
         return
-    other = next(iter(sorted(p.name for pattern in ("*.bin", "*.pt", "*.ckpt") for p in folder.glob(pattern))), None)
-    reason = f"only {other}, a pickle, which is not read" if other else f"no {WEIGHTS_FILE}"
+    pickles = sorted(path.name for pattern in ("*.bin", "*.pt", "*.ckpt") for path in folder.glob(pattern))
+    reason = f"only {pickles[0]}, a pickle, which is not read" if pickles else f"no {WEIGHTS_FILE}"
     raise ValueError(
         f"{folder}: {reason}; save the model again with transformers' save_pretrained, or pass a revision that has "
         "safetensors"
@@ -99,11 +96,7 @@ def _no_progress_bar() -> Iterator[None]:
 
 
 def load_image_checkpoint(folder: Path) -> Any:
-    """Load an image CLIP in float32.
-
-    Raises:
-        ValueError: The weights are missing, unreadable, or do not match config.json.
-    """
+    """Load an image CLIP in float32. Raise ValueError if its weights cannot be read or do not match config.json."""
     require_safetensors(folder)
     try:
         with _no_progress_bar():
@@ -127,11 +120,7 @@ def load_image_checkpoint(folder: Path) -> Any:
 
 
 def load_weights(model: nn.Module, folder: Path) -> None:
-    """Load the weights of a saved encoder into a model.
-
-    Raises:
-        ValueError: The weights are missing, unreadable, or do not match the model.
-    """
+    """Load the weights of a saved encoder. Raise ValueError if they cannot be read or do not match the model."""
     require_safetensors(folder)
     path = folder / WEIGHTS_FILE
     try:
@@ -152,14 +141,7 @@ def load_weights(model: nn.Module, folder: Path) -> None:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The content of an encoder's folder.
-
-    Attributes:
-        config: Configuration.
-        weights: State dict.
-        processor: Tokenizer and image processor.
-        concepts: Concept set that the encoder was adapted with, if any.
-    """
+    """The content of a saved encoder. `concepts` is the concept set that the encoder was adapted with, if any."""
 
     config: VideoEncoderConfig
     weights: Mapping[str, Tensor]
@@ -167,7 +149,7 @@ class Checkpoint:
     concepts: ConceptSet | None
 
     def card(self, **options: Any) -> str:
-        """Write the model card. `options` are the keyword arguments of `model_card`: name, results, sections."""
+        """Return the model card. The options are `name`, `results` and `sections` of `model_card`."""
         outputs = [tensor for name, tensor in self.weights.items() if re.fullmatch(r"temporal\.\d+\.out\.weight", name)]
         is_adapted = any(bool(tensor.any()) for tensor in outputs)
         base_model = self.config.base_name if is_hub_id(self.config.base_name) else None
@@ -181,7 +163,7 @@ def save_checkpoint(
 
     Args:
         folder: Folder to write.
-        checkpoint: What to write.
+        checkpoint: The encoder.
         card: Content of README.md. None: a card without results.
         base_name: Replaces `base_name` in config.json.
     """
@@ -210,25 +192,7 @@ def push_checkpoint(
     token: str | None,
     commit_message: str,
 ) -> str:
-    """Upload an encoder to a model repository in one commit. The repository is created if necessary.
-
-    The name of the image checkpoint is removed if it is a local folder.
-
-    Args:
-        repo_id: Repository, as owner/name.
-        checkpoint: What to upload.
-        card: Content of README.md. None: a card without results.
-        private: Whether a new repository is private. None: the default of the account.
-        token: Access token. None: that of `hf auth login` or `HF_TOKEN`.
-        commit_message: Message of the commit.
-
-    Returns:
-        The address of the repository.
-
-    Raises:
-        ValueError: `repo_id` is not a hub id.
-        OSError: The hub rejected the upload.
-    """
+    """Upload an encoder to a model repository on the hub. See `VideoEncoder.push_to_hub`."""
     if not is_hub_id(repo_id):
         raise ValueError(f"{repo_id}: not a hub id; write it as owner/name")
     base_name = checkpoint.config.base_name
@@ -253,8 +217,3 @@ def push_checkpoint(
 def is_hub_id(name: str) -> bool:
     """Whether a name has the form of a hub id, owner/name."""
     return HUB_ID.fullmatch(name) is not None
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of an error message, or the name of the error's type if it has no message."""
-    return (str(error).splitlines() or [type(error).__name__])[0]

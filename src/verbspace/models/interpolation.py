@@ -28,13 +28,10 @@ def interpolate_weights(
 
     Args:
         first: State dict of the first encoder.
-        second: State dict of the second encoder.
+        second: State dict of the second encoder. The result has its keys.
         alpha: Interpolation coefficient in [0, 1].
         vision_configs: The vision configs of both encoders.
-        temporal_heads: The temporal attention heads of both encoders.
-
-    Returns:
-        A state dict with the keys of `second`.
+        temporal_heads: The number of temporal attention heads of both encoders.
 
     Raises:
         ValueError: `alpha` is not in [0, 1], or the architectures differ.
@@ -67,9 +64,8 @@ def interpolate_weights(
 
 
 def _temporal_layer(name: str) -> str | None:
-    """Return the index of the temporal layer that a weight belongs to, if any."""
-    module, _, rest = name.partition(".")
-    return rest.partition(".")[0] if module == "temporal" else None
+    """Return the index of the temporal layer that a weight belongs to: "3" for temporal.3.out.bias."""
+    return name.split(".")[1] if name.startswith("temporal.") else None
 
 
 def _is_active(weights: WeightDict, layer: str | None) -> bool:

@@ -41,7 +41,7 @@ def model_card(
     results: Sequence[EvalResult] = (),
     sections: Sequence[str] = (),
 ) -> str:
-    """Write a model card: metadata for the hub, a description of the encoder, usage and limitations.
+    """Return a model card as Markdown, with metadata for the hub as YAML front matter.
 
     Args:
         base_model: Hub id of the image checkpoint; None if it is not on the hub.
@@ -51,9 +51,6 @@ def model_card(
         name: Name of the model in the hub's index of results.
         results: Results for the hub's `model-index`.
         sections: Markdown sections between the description and the usage.
-
-    Returns:
-        The card as Markdown with YAML front matter.
     """
     tags = ["video", "action-recognition", "zero-shot", "clip", "safetensors"]
     metadata = ModelCardData(

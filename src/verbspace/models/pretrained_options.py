@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 
 HUB_KWARGS = ("cache_dir", "force_download", "local_files_only")  # arguments of `snapshot_download`
-# `transformers.AutoModel` always passes these. They change nothing for a video encoder, which runs no remote code, has
-# no adapters and reads only safetensors.
+# `transformers.AutoModel` may pass these. They have no effect on a video encoder, which runs no remote code, has no
+# adapters and reads only safetensors.
 IGNORED_KWARGS = (
     "_from_auto",
     "_commit_hash",
@@ -27,13 +27,13 @@ class PretrainedOptions:
 
     Attributes:
         hub_kwargs: Options of the download from the hub.
-        dtype: Dtype of the loaded weights. None, and "auto" in transformers: float32, whatever the file has.
+        dtype: Dtype of the loaded weights. None, or "auto" in transformers: float32.
         attn_implementation: The requested attention kernel, if any.
     """
 
-    hub_kwargs: dict[str, Any] = field(default_factory=dict)
-    dtype: torch.dtype | None = None
-    attn_implementation: Literal["eager", "sdpa"] | None = None
+    hub_kwargs: dict[str, Any]
+    dtype: torch.dtype | None
+    attn_implementation: Literal["eager", "sdpa"] | None
 
     @classmethod
     def from_kwargs(cls, kwargs: Mapping[str, Any], config: Any = None) -> PretrainedOptions:
@@ -43,21 +43,20 @@ class PretrainedOptions:
             TypeError: An option is not supported.
             ValueError: An option has an invalid value.
         """
-        rest = {name: value for name, value in kwargs.items() if name not in (*HUB_KWARGS, *IGNORED_KWARGS)}
-        hub_kwargs = {name: kwargs[name] for name in HUB_KWARGS if kwargs.get(name) is not None}
-        dtypes = [rest.pop(name) for name in ("dtype", "torch_dtype") if name in rest]
-        kernels = [rest.pop("attn_implementation", None), getattr(config, "_attn_implementation", None)]
-        unknown = sorted(name for name, value in rest.items() if value is not None)
-        if unknown:
-            raise TypeError(f"{unknown[0]}: not supported by VideoEncoder.from_pretrained; remove it")
-        kernel = next((value for value in kernels if value is not None), None)
-        if kernel not in (None, "eager", "sdpa"):
-            raise ValueError(f'attn_implementation: {kernel!r} is not supported; use "eager" or "sdpa"')
-        return cls(hub_kwargs, _parse_dtype(next((d for d in dtypes if d not in (None, "auto")), None)), kernel)
+        given = {name: value for name, value in kwargs.items() if value is not None and name not in IGNORED_KWARGS}
+        hub_kwargs = {name: given.pop(name) for name in HUB_KWARGS if name in given}
+        dtypes = [given.pop(name) for name in ("dtype", "torch_dtype") if name in given]
+        attention = given.pop("attn_implementation", None) or getattr(config, "_attn_implementation", None)
+        if given:
+            raise TypeError(f"{min(given)}: not supported by VideoEncoder.from_pretrained; remove it")
+        if attention not in (None, "eager", "sdpa"):
+            raise ValueError(f'attn_implementation: {attention!r} is not supported; use "eager" or "sdpa"')
+        dtype = next((_parse_dtype(value) for value in dtypes if value != "auto"), None)
+        return cls(hub_kwargs, dtype, attention)
 
 
-def _parse_dtype(value: Any) -> torch.dtype | None:
+def _parse_dtype(value: Any) -> torch.dtype:
     dtype = getattr(torch, value, None) if isinstance(value, str) else value
-    if value is not None and not isinstance(dtype, torch.dtype):
+    if not isinstance(dtype, torch.dtype):
         raise ValueError(f"dtype: {value!r} is not a torch dtype; use one such as torch.bfloat16")
     return dtype

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer, BatchEncoding
 
+from verbspace.utils.text import first_line
+
 logger = logging.getLogger(__name__)
 
 # Defaults of the image processors of these families in transformers.
@@ -31,7 +33,7 @@ class Processor:
         image_processor_config: The content of preprocessor_config.json.
         context_length: Maximum number of tokens of the text tower.
         is_siglip: Lower-case texts and pad them to the context length without a mask, as SigLIP and SigLIP 2 were
-            trained. CLIP's tokenizer lower-cases by itself.
+            trained. The tokenizer of CLIP does its own lower-casing.
     """
 
     tokenizer: Any
@@ -41,15 +43,7 @@ class Processor:
 
     @classmethod
     def from_folder(cls, folder: Path, base_config: Any) -> Processor:
-        """Read the processor of a checkpoint.
-
-        Args:
-            folder: Folder of the checkpoint.
-            base_config: Its CLIP-family config.
-
-        Raises:
-            ValueError: A file cannot be read.
-        """
+        """Read the processor of a checkpoint with a CLIP-family config. Raise ValueError if a file cannot be read."""
         siglip = str(base_config.model_type).startswith("siglip")
         image_config = _read_image_processor_config(folder, SIGLIP_PIXEL_STATS if siglip else CLIP_PIXEL_STATS)
         return cls(_read_tokenizer(folder), image_config, int(base_config.text_config.max_position_embeddings), siglip)
@@ -91,8 +85,9 @@ class Processor:
             max_length=self.context_length,
             return_tensors="pt",
         )
-        names = ("input_ids",) if self.is_siglip else ("input_ids", "attention_mask")
-        return BatchEncoding({name: encoding[name] for name in names})
+        if self.is_siglip:
+            return BatchEncoding({"input_ids": encoding["input_ids"]})
+        return BatchEncoding({name: encoding[name] for name in ("input_ids", "attention_mask")})
 
     def count_tokens(self, text: str) -> int:
         """Count the tokens of a text before truncation, special tokens included."""
@@ -100,12 +95,7 @@ class Processor:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object.
-
-    Raises:
-        FileNotFoundError: The file does not exist.
-        ValueError: The file does not hold a JSON object.
-    """
+    """Read a JSON object. Raise FileNotFoundError or ValueError, naming the file, if there is none."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -125,8 +115,7 @@ def _read_tokenizer(folder: Path) -> Any:
             f"{folder}: the tokenizer needs a missing package; pip install sentencepiece protobuf"
         ) from error
     except Exception as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"{folder}: cannot read the tokenizer: {reason}") from error
+        raise ValueError(f"{folder}: cannot read the tokenizer: {first_line(error)}") from error
 
 
 def _read_image_processor_config(folder: Path, default: dict[str, Any]) -> dict[str, Any]:

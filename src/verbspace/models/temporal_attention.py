@@ -51,15 +51,12 @@ class TemporalAttention(nn.Module):
             nn.init.zeros_(tensor)
 
     def forward(self, x: Tensor, rope: Tensor, use_sdpa: bool = False) -> Tensor:
-        """Apply the layer.
+        """Apply the layer to tokens (B·T, N, width).
 
         Args:
-            x: Tokens (B·T, N, width).
+            x: Tokens.
             rope: Cosines and sines from `rope_cos_sin`.
             use_sdpa: Use `scaled_dot_product_attention` instead of explicit matrix products.
-
-        Returns:
-            Tokens (B·T, N, width).
         """
         total_frames, num_tokens, width = x.shape
         q, k, v = self.rotated_qkv(x, rope)
@@ -68,11 +65,7 @@ class TemporalAttention(nn.Module):
         return x + out
 
     def rotated_qkv(self, x: Tensor, rope: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Compute queries and keys, both rotated, and values of tokens (B·T, N, width).
-
-        Returns:
-            Three tensors (B, N, heads, T, head_dim).
-        """
+        """Compute rotated queries, rotated keys, and values (B, N, heads, T, head_dim) of tokens (B·T, N, width)."""
         num_clips, num_frames = rope.shape[1], rope.shape[4]
         qkv = self.qkv(self.norm(x)).view(num_clips, num_frames, x.shape[1], 3, self.num_heads, -1)
         rotated = apply_rope(qkv[:, :, :, :2].permute(0, 2, 3, 4, 1, 5), rope[:, :, :, None])
@@ -93,8 +86,8 @@ def rope_cos_sin(times: Tensor, head_dim: int) -> Tensor:
     Returns:
         Tensor (2, B, 1, 1, T, head_dim / 2) in float32.
     """
-    ends = math.log10(MIN_PERIOD_S), math.log10(MAX_PERIOD_S)
-    periods = torch.logspace(*ends, head_dim // 2, dtype=torch.float32, device=times.device)
+    exponents = math.log10(MIN_PERIOD_S), math.log10(MAX_PERIOD_S)
+    periods = torch.logspace(*exponents, head_dim // 2, dtype=torch.float32, device=times.device)
     angles = (times - times[:, :1]).float()[..., None] * (2 * math.pi / periods)
     return torch.stack([angles.cos(), angles.sin()])[:, :, None, None]
 

@@ -17,25 +17,13 @@ from verbspace.data.errors import DecodeError
 from verbspace.data.sources.manifest import Record
 from verbspace.data.transforms import center_crop
 
+Videos = Sequence[str | Path] | str | Path | Tensor | NDArray[np.uint8]  # paths, or frames (N, T, 3, H, W)
+Times = Tensor | NDArray[np.floating[Any]]  # seconds (N, T)
 ClipBatches = Iterator[tuple[Tensor, Tensor | None]]  # uint8 clips (B, T, 3, S, S) and seconds (B, T)
 
 
-def clip_batches(
-    videos: Sequence[str | Path] | str | Path | Tensor | NDArray[np.uint8],
-    times: Tensor | NDArray[np.floating[Any]] | None,
-    *,
-    frames: int,
-    size: int,
-    batch_size: int,
-) -> ClipBatches:
-    """Iterate over batches of clips, resized and center-cropped.
-
-    Args:
-        videos: Paths, or uint8 frames (N, T, 3, H, W).
-        times: Seconds (N, T) of frames in memory, or None.
-        frames: Evenly spaced frames to take from each file.
-        size: Side length S of the crops in pixels.
-        batch_size: Clips per batch.
+def clip_batches(videos: Videos, times: Times | None, *, frames: int, size: int, batch_size: int) -> ClipBatches:
+    """Iterate over batches of clips, resized and center-cropped. See `VideoEncoder.encode_video` for the arguments.
 
     Raises:
         DecodeError: A file cannot be read.
@@ -49,9 +37,7 @@ def clip_batches(
     return _path_batches(paths, frames, size, batch_size)
 
 
-def _frame_batches(
-    video: Tensor, times: Tensor | NDArray[np.floating[Any]] | None, size: int, batch_size: int
-) -> ClipBatches:
+def _frame_batches(video: Tensor, times: Times | None, size: int, batch_size: int) -> ClipBatches:
     if video.dtype != torch.uint8 or video.ndim != 5 or video.shape[2] != 3:
         dtype = str(video.dtype).removeprefix("torch.")
         raise ValueError(f"frames are {dtype} {tuple(video.shape)}; pass uint8 (B, T, 3, H, W), or paths")

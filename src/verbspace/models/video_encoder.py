@@ -8,10 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoModel, PreTrainedModel
@@ -26,25 +24,24 @@ from verbspace.models.interpolation import interpolate_weights
 from verbspace.models.pretrained_options import PretrainedOptions
 from verbspace.models.processor import Processor, read_json
 from verbspace.models.temporal_attention import TemporalAttention, rope_cos_sin
-from verbspace.models.video_batches import clip_batches
+from verbspace.models.video_batches import Times, Videos, clip_batches
+from verbspace.utils.text import first_line
 
 Attention = Literal["auto", "eager", "sdpa"]
 DEFAULT_FRAME_RATE = 8.0  # frames per second, assumed when no times are given
 
 
 class VideoEncoder(PreTrainedModel):  # type: ignore[misc]
-    """Embed videos and texts in one space.
+    """Embed videos and texts in one space. Build an encoder with `from_pretrained`.
 
-    Image layers are preceded by temporal self-attention. The embedding of a video is the normalized mean of the
+    Each image layer is preceded by temporal self-attention. The embedding of a video is the normalized mean of the
     projected embeddings of its frames. With untrained temporal attention this equals frame-averaged CLIP, up to
-    rounding. A single frame skips temporal attention, since it has no other frame to attend to. The text tower is
-    frozen: it has no gradients and stays in evaluation mode. Build an encoder with `from_pretrained`.
+    rounding. A single frame skips temporal attention. The text tower is frozen and stays in evaluation mode.
 
     Attributes:
         processor: Tokenizer and pixel statistics.
-        concept_set: The concept set that the encoder was adapted with. It is saved with the encoder.
-        gradient_checkpointing: Recompute layers in the backward pass of training instead of storing activations. Set
-            it, or call `gradient_checkpointing_enable`.
+        concept_set: The concept set that the encoder was adapted with, saved with the encoder.
+        gradient_checkpointing: Recompute layers in the backward pass of training instead of storing activations.
     """
 
     config_class = VideoEncoderConfig
@@ -96,14 +93,13 @@ class VideoEncoder(PreTrainedModel):  # type: ignore[misc]
             attention: Attention kernel, see `set_attention`.
             seed: Seed of the new temporal weights.
             revision: Revision of the hub repository.
-            token: Access token for the hub.
+            token: Access token for the hub. None: that of `hf auth login` or `HF_TOKEN`.
             config: Replaces the configuration of a saved encoder.
             **options: Further options of `transformers.AutoModel`, see `PretrainedOptions`.
 
         Raises:
-            FileNotFoundError: There is no such checkpoint.
-            ValueError: The checkpoint cannot be read, or temporal settings are given for a saved encoder, which has
-                its own.
+            FileNotFoundError: The checkpoint does not exist.
+            ValueError: The checkpoint cannot be read, or temporal settings are given for a saved encoder.
         """
         parsed = PretrainedOptions.from_kwargs(options, config)
         folder = hub.resolve_checkpoint(name_or_path, revision=revision, token=token, **parsed.hub_kwargs)
@@ -118,7 +114,7 @@ class VideoEncoder(PreTrainedModel):  # type: ignore[misc]
                 with no_init_weights():
                     encoder = cls(VideoEncoderConfig.from_dict(content) if config is None else config)
             except Exception as error:  # transformers raises many types for invalid fields
-                raise ValueError(f"{folder / 'config.json'}: {hub.first_line(error)}") from error
+                raise ValueError(f"{folder / 'config.json'}: {first_line(error)}") from error
             hub.load_weights(encoder, folder)
         elif config is not None:
             raise ValueError(f"{name_or_path}: config: only for a saved video encoder; this is an image checkpoint")
@@ -142,8 +138,11 @@ class VideoEncoder(PreTrainedModel):  # type: ignore[misc]
     def save_pretrained(self, save_directory: str | Path, *, card: str | None = None) -> None:
         """Write config.json, model.safetensors, tokenizer, image processor, concept set and model card.
 
-        The write is atomic if the folder is new or contains only a saved encoder. Other files in it are kept. `card` is
-        the content of README.md; by default a card without results is written.
+        The write is atomic if the folder is new or contains only a saved encoder. Other files in it are kept.
+
+        Args:
+            save_directory: Folder to write.
+            card: Content of README.md. None: a card without results.
         """
         hub.save_checkpoint(Path(save_directory), self._checkpoint(), card=card)
 
@@ -156,48 +155,51 @@ class VideoEncoder(PreTrainedModel):  # type: ignore[misc]
         commit_message: str = "Upload a verbspace encoder",
         card: str | None = None,
     ) -> str:
-        """Upload the files of `save_pretrained` to a model repository on the hub and return its address.
+        """Upload the files of `save_pretrained` to the hub in one commit and return the address of the repository.
 
-        See `hub.push_checkpoint` for the arguments and errors.
+        The repository is created if necessary. `base_name` is removed from the config if it is a local folder.
+
+        Args:
+            repo_id: Repository, as owner/name.
+            private: Whether a new repository is private. None: the default of the account.
+            token: Access token with write permission. None: that of `hf auth login` or `HF_TOKEN`.
+            commit_message: Message of the commit.
+            card: Content of README.md. None: a card without results.
+
+        Raises:
+            OSError: The hub rejected the upload.
         """
         return hub.push_checkpoint(
             repo_id, self._checkpoint(), card=card, private=private, token=token, commit_message=commit_message
         )
 
     def model_card(self, **options: Any) -> str:
-        """Write the model card. See `model_card.model_card` for the options: name, results and sections."""
+        """Return the model card as Markdown. Options: `name`, `results` and `sections` of `model_card.model_card`."""
         return self._checkpoint().card(**options)
 
     def _checkpoint(self) -> hub.Checkpoint:
         return hub.Checkpoint(self.config, self.state_dict(), self.require_processor(), self.concept_set)
 
     def base_encoder(self) -> VideoEncoder:
-        """Load the image checkpoint of this encoder, as an encoder that averages frames.
-
-        Raises:
-            ValueError: The image checkpoint is unknown.
-            FileNotFoundError: The image checkpoint is not available.
-        """
+        """Load the image checkpoint of this encoder, as an encoder that averages frames."""
         if not self.config.base_name:
             raise ValueError("config.base_name is empty: the image checkpoint is unknown; pass a baseline encoder")
-        name, device = self.config.base_name, self.device
-        base: VideoEncoder = VideoEncoder.from_pretrained(name, temporal=False, attention=self.attention)
-        base.to(device)
+        base = VideoEncoder.from_pretrained(self.config.base_name, temporal=False, attention=self.attention)
+        base.to(self.device)
         return base
 
     def copy(self) -> VideoEncoder:
         """Return an independent copy in evaluation mode, with the same `requires_grad` flags."""
-        immutable = {id(part): part for part in (self.processor, self.concept_set)}
-        duplicate = copy.deepcopy(self, immutable)
+        memo = {id(shared): shared for shared in (self.processor, self.concept_set)}  # immutable, so not copied
+        duplicate = copy.deepcopy(self, memo)
         duplicate.eval()
         return duplicate
 
     def interpolate_with(self, other: VideoEncoder, alpha: float) -> VideoEncoder:
-        """Return a new encoder with the weights (1 - alpha)·self + alpha·other.
+        """Return a new encoder with the weights (1 - alpha)·self + alpha·other (Wortsman et al., CVPR 2022).
 
-        This is weight-space ensembling (Wortsman et al., CVPR 2022). Temporal attention that is missing or untrained in
-        this encoder is taken from `other`, with its output projection scaled by alpha. Alpha 0 gives the embeddings of
-        this encoder, alpha 1 those of `other`.
+        Temporal attention that is missing or untrained in this encoder is taken from `other`, with its output
+        projection scaled by alpha. Alpha 0 gives the embeddings of this encoder, alpha 1 those of `other`.
 
         Raises:
             ValueError: `alpha` is not in [0, 1], or the encoders have different architectures.
@@ -246,20 +248,17 @@ class VideoEncoder(PreTrainedModel):  # type: ignore[misc]
     def set_attention(self, attention: Attention) -> None:
         """Select the attention kernel of image and temporal layers.
 
-        Args:
-            attention: "eager" for explicit matrix products, "sdpa" for `scaled_dot_product_attention`, "auto" for
-                "eager" on the CPU, where its backward pass is faster at small sizes, and "sdpa" elsewhere.
+        "eager" uses explicit matrix products, "sdpa" `scaled_dot_product_attention`. "auto" is "eager" on the CPU,
+        where its backward pass is faster at small sizes, and "sdpa" elsewhere.
         """
         if attention not in ("auto", "eager", "sdpa"):
             raise ValueError(f'attention: {attention!r} is not supported; use "auto", "eager" or "sdpa"')
         self.attention = attention
-        text = "sdpa" if self._use_sdpa() else "eager"
-        self.base.set_attn_implementation(
-            {"text_config": text, "vision_config": text if self._use_sdpa() else EAGER_IMPL}
-        )
+        text, vision = ("sdpa", "sdpa") if self._use_sdpa() else ("eager", EAGER_IMPL)
+        self.base.set_attn_implementation({"text_config": text, "vision_config": vision})
 
     def train(self, mode: bool = True) -> VideoEncoder:
-        """Set the mode of all modules that process pixels; the text tower stays in evaluation mode."""
+        """Set the mode of the vision tower and temporal attention. The text tower stays in evaluation mode."""
         super().train(mode)
         self.base.eval()
         for module in backbones.vision_modules(self.base):
@@ -277,19 +276,19 @@ class VideoEncoder(PreTrainedModel):  # type: ignore[misc]
     def _set_gradient_checkpointing(
         self, enable: bool = True, gradient_checkpointing_func: Callable[..., Any] = checkpoint, **_: Any
     ) -> None:
-        """Implement `gradient_checkpointing_enable`, but not in the image layers as well."""
+        """Checkpoint each pair of temporal and image layer once. `transformers` would checkpoint image layers too."""
         self.gradient_checkpointing = enable
         self._gradient_checkpointing_func = gradient_checkpointing_func
 
     def unfreeze_vision(self) -> None:
-        """Enable gradients for the modules that process pixels and disable them for all others."""
+        """Enable gradients for the vision tower and temporal attention, and disable them for the text tower."""
         self.requires_grad_(True)
         self.base.requires_grad_(False)
         for module in backbones.vision_modules(self.base):
             module.requires_grad_(True)
 
     def require_processor(self) -> Processor:
-        """Return the processor, or raise ValueError if the encoder was built without one."""
+        """Return the processor. Raise ValueError if the encoder was built without one."""
         if self.processor is None:
             raise ValueError("this encoder has no tokenizer and no image processor; build it with from_pretrained")
         return self.processor
@@ -299,21 +298,13 @@ class VideoEncoder(PreTrainedModel):  # type: ignore[misc]
         return self.require_processor().normalize(video)
 
     def frame_embeddings(self, pixel_values_videos: Tensor, times: Tensor | None = None) -> Tensor:
-        """Embed each frame of a clip in the context of the others.
-
-        Args:
-            pixel_values_videos: Normalized frames (B, T, 3, H, W).
-            times: Seconds (B, T). None: 1/8 s apart.
-
-        Returns:
-            Projected frame embeddings (B, T, D), not normalized.
-        """
+        """Embed each frame of clips in the context of the others: (B, T, D), not normalized. See `forward`."""
         if pixel_values_videos.ndim != 5 or pixel_values_videos.shape[2] != 3 or not pixel_values_videos.shape[1]:
             raise ValueError(f"frames are {tuple(pixel_values_videos.shape)}; pass (B, T, 3, H, W)")
         num_clips, num_frames = pixel_values_videos.shape[:2]
         if times is None:
-            seconds = torch.arange(num_frames, device=pixel_values_videos.device) / DEFAULT_FRAME_RATE
-            times = seconds.expand(num_clips, -1)
+            frame_indices = torch.arange(num_frames, device=pixel_values_videos.device)
+            times = (frame_indices / DEFAULT_FRAME_RATE).expand(num_clips, -1)
         elif times.shape != (num_clips, num_frames):
             raise ValueError(
                 f"times are {tuple(times.shape)} for {num_clips} clips of {num_frames} frames; pass (B, T)"
@@ -322,7 +313,7 @@ class VideoEncoder(PreTrainedModel):  # type: ignore[misc]
         rope = rope_cos_sin(times.to(hidden.device), hidden.shape[-1] // self.temporal_heads) if self.temporal else None
         recompute = self.gradient_checkpointing and self.training and torch.is_grad_enabled()
         run = partial(self._gradient_checkpointing_func, self._run_layer) if recompute else self._run_layer
-        temporal = dict(self.temporal.items()) if num_frames > 1 else {}  # an image uses the image layers only
+        temporal = dict(self.temporal.items()) if num_frames > 1 else {}
         for index, layer in enumerate(self.base.vision_model.encoder.layers):
             hidden = run(layer, temporal.get(str(index)), hidden, rope)
         return backbones.pool_and_project(self.base, hidden).view(num_clips, num_frames, -1)
@@ -334,38 +325,27 @@ class VideoEncoder(PreTrainedModel):  # type: ignore[misc]
         return out
 
     def forward(self, pixel_values_videos: Tensor, times: Tensor | None = None) -> Tensor:
-        """Embed clips.
+        """Embed clips: (B, D) float32, L2-normalized.
 
         Args:
             pixel_values_videos: Normalized frames (B, T, 3, H, W).
             times: Seconds (B, T), with any start and any spacing. None: 1/8 s apart.
-
-        Returns:
-            L2-normalized embeddings (B, D) in float32.
         """
         return F.normalize(self.frame_embeddings(pixel_values_videos, times).float().mean(1), dim=-1)
 
     @torch.no_grad()
     def encode_video(
-        self,
-        videos: Sequence[str | Path] | str | Path | Tensor | NDArray[np.uint8],
-        times: Tensor | NDArray[np.floating[Any]] | None = None,
-        *,
-        frames: int = 8,
-        batch_size: int = 16,
+        self, videos: Videos, times: Times | None = None, *, frames: int = 8, batch_size: int = 16
     ) -> Tensor:
-        """Embed video files, or frames in memory.
+        """Embed video files, or frames in memory: (N, D) float32 on the CPU, L2-normalized.
 
-        Frames are resized (short side, bicubic) and center-cropped to the native size.
+        Frames are resized (short side, bicubic) and center-cropped.
 
         Args:
             videos: Paths, or uint8 frames (N, T, 3, H, W).
             times: Seconds (N, T) of frames in memory. None: 1/8 s apart. Files have their own times.
             frames: Frames per file: the middle frames of equal segments.
             batch_size: Clips per forward pass.
-
-        Returns:
-            L2-normalized embeddings (N, D), float32, on the CPU.
 
         Raises:
             DecodeError: A file cannot be read.
@@ -391,8 +371,7 @@ class VideoEncoder(PreTrainedModel):  # type: ignore[misc]
         rows = []
         for start in range(0, len(texts), batch_size):
             inputs = self.require_processor().tokenize(list(texts[start : start + batch_size])).to(self.device)
-            features = self.base.get_text_features(**inputs)
-            rows.append(F.normalize(getattr(features, "pooler_output", features).float(), dim=-1).cpu())
+            rows.append(F.normalize(backbones.embed_texts(self.base, **inputs).float(), dim=-1).cpu())
         return torch.cat(rows) if rows else torch.zeros(0, self.embedding_dim)
 
     def build_concept_space(self, concepts: ConceptSet) -> ConceptSpace:

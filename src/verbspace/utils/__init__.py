@@ -1,1 +1,1 @@
-"""Atomic files, text formatting, progress callbacks and memory allocation."""
+"""Atomic files, text formatting, progress callbacks, and settings of CPU and memory."""

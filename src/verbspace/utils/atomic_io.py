@@ -61,8 +61,8 @@ def atomic_directory(folder: str | Path, obsolete_files: tuple[str, ...] = ()) -
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"{folder}: is a file; choose a folder")
     # A mount point and the working directory cannot be replaced, nor a folder whose parent is read-only.
-    is_fixed = os.path.ismount(folder) or Path.cwd().is_relative_to(folder)
-    is_inside = folder.is_dir() and (is_fixed or not os.access(folder.parent, os.W_OK))
+    is_fixed = os.path.ismount(folder) or Path.cwd().is_relative_to(folder) or not os.access(folder.parent, os.W_OK)
+    is_inside = folder.is_dir() and is_fixed  # the temporary folder is created in `folder`
     temp = _temp_path(folder if is_inside else folder.parent)
     staged = temp if is_inside else _temp_path(folder)
     try:
@@ -73,7 +73,8 @@ def atomic_directory(folder: str | Path, obsolete_files: tuple[str, ...] = ()) -
             _copy_modes(temp, folder)
             old = {path.name for path in folder.iterdir()} - {temp.name} if folder.is_dir() else set()
             new = {path.name for path in temp.iterdir()}
-            if is_inside or not old <= new.union(obsolete_files) or not _replace_directory(temp, folder, bool(old)):
+            can_replace = not is_inside and old <= new.union(obsolete_files)
+            if not can_replace or not _replace_directory(temp, folder, is_filled=bool(old)):
                 if not is_inside:
                     shutil.move(temp, staged)  # copies if `folder` is on another file system
                 for name in sorted(new):
@@ -86,11 +87,7 @@ def atomic_directory(folder: str | Path, obsolete_files: tuple[str, ...] = ()) -
 
 
 def check_writable(path: str | Path) -> None:
-    """Check that `atomic_write` can write a file, before the work that produces its content.
-
-    Raises:
-        OSError: It cannot.
-    """
+    """Raise OSError if `atomic_write` cannot write a file. Call this before producing the content."""
     with annotate_os_error(path):
         if os.path.isdir(path):
             raise IsADirectoryError(f"{path}: is a folder; choose a file")
@@ -109,7 +106,7 @@ def write_text(path: str | Path, text: str) -> None:
 
 @contextmanager
 def annotate_os_error(path: str | Path) -> Iterator[None]:
-    """Add the requested path and advice to the errors that the system raises."""
+    """Add the path and advice to the operating system's errors."""
     try:
         yield
     except (FileExistsError, NotADirectoryError) as error:

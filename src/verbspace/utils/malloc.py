@@ -17,9 +17,7 @@ def disable_malloc_trim() -> bool:
     By default glibc returns large blocks to the system at once and gets them back page by page. On a CPU this takes a
     fifth of a training step of ViT-B/16. Peak memory does not change; between peaks the process keeps its memory. The
     setting affects the whole process, so only the command line, `adapt` and worker processes call this function.
-
-    Returns:
-        Whether the setting was made. It is not with other C libraries.
+    Returns False with other C libraries, where it does nothing.
     """
     if not sys.platform.startswith("linux") or not (os.confstr("CS_GNU_LIBC_VERSION") or "").startswith("glibc"):
         return False

@@ -1,4 +1,4 @@
-"""Text helpers: removal of control characters, and formatting of times and odds."""
+"""Text helpers: control characters, error messages, times and odds."""
 
 from __future__ import annotations
 
@@ -15,8 +15,13 @@ def sanitize(text: str) -> str:
 
 
 def is_utf8_encodable(text: str) -> bool:
-    """Whether a text has no unpaired surrogates. JSON and file names may have them; tokenizers and tables may not."""
+    """Whether a text has no unpaired surrogates, which JSON and file names may have but tokenizers do not accept."""
     return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error message, or the name of the error's type if it has no message."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def format_timestamp(seconds: float) -> str:

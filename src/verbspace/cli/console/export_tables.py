@@ -8,12 +8,7 @@ from typing import Any
 
 
 def export_summary_lines(manifest: dict[str, Any], folder: Path) -> Iterator[str]:
-    """Format parity, the effect of int8, accuracies and file sizes.
-
-    Args:
-        manifest: The return value of `verbspace.export.exporter.export`.
-        folder: The exported folder.
-    """
+    """Format the parity, accuracies and file sizes of an exported folder from the result of `export`."""
     for tower in ("video", "text"):
         stats = manifest["parity"][tower]
         yield (
@@ -25,11 +20,10 @@ def export_summary_lines(manifest: dict[str, Any], folder: Path) -> Iterator[str
         yield f"{tower}, int8: cosine to the encoder {mean:.4f} (mean), {least:.4f} (min)"
     if check := manifest.get("check"):
         yield f"{check['data']}: {check['full']['n']} videos, {check['actions']} actions, {check['frames']} frames each"
-        for variant in ("full", "int8"):
+        for variant, name in (("full", "fp32"), ("int8", "int8")):
             if result := check.get(variant):
                 low, high = (100 * bound for bound in result["ci95"])
                 cosine = f", cosine {result['video']['mean_cosine']:.4f}" if "video" in result else ""
-                name = "fp32" if variant == "full" else variant
                 yield f"  {name}: top-1 {100 * result['top1']:.1f}% (95% {low:.1f} to {high:.1f}){cosine}"
     for name, size in manifest["bytes"].items():
         if name.startswith(("video", "text")):
