@@ -21,7 +21,8 @@ from verbspace.evaluation.results import Evaluation
 from verbspace.inference.predictor import predict
 from verbspace.models.video_encoder import VideoEncoder
 from verbspace.playground.actions import ACTIONS
-from verbspace.playground.demo import METRIC_NAMES, PLAYGROUND_SETTINGS
+from verbspace.playground.demo import PLAYGROUND_SETTINGS
+from verbspace.playground.demo_report import METRIC_ROWS
 from verbspace.training.trainer import TrainingInterrupted
 
 COMMANDS = ("demo", "adapt", "evaluate", "predict")
@@ -385,7 +386,7 @@ def test_demo_passes_its_options_and_prints_the_table(tmp_path: Path, monkeypatc
         options["on_progress"]("adapt", 1, 2, {"loss": 1.0})
         sides = ("frozen", "adapted") if not options["supervised_upper_bound"] else ("frozen", "adapted", "oracle")
         values = {side: {"top1": 0.1234 * (place + 1)} for place, side in enumerate(sides)}
-        return {**dict.fromkeys(METRIC_NAMES, values), "seconds": {"all": 98.6}}
+        return {**dict.fromkeys(METRIC_ROWS, values), "seconds": {"all": 98.6}}
 
     monkeypatch.setattr("verbspace.playground.demo.run_demo", fake_demo)
     out = tmp_path / "run"
@@ -395,9 +396,8 @@ def test_demo_passes_its_options_and_prints_the_table(tmp_path: Path, monkeypatc
     assert (given["out"], given["seeds"], given["world_seed"], given["supervised_upper_bound"]) == (out, 3, 7, False)
     assert given["settings"].training.steps == 5
     assert given["settings"].export_alpha == PLAYGROUND_SETTINGS.export_alpha  # the rest is the playground's
-    rows = {" ".join(re.findall(r"[a-z]+", line)): re.findall(r"\d+\.\d", line) for line in output.splitlines()}
-    for name in METRIC_NAMES:
-        assert rows[name.replace("_", " ")] == ["12.3", "24.7"]
+    for title, _ in METRIC_ROWS.values():
+        assert row_of(output, title) == f"{title} 12.3 24.7"
     assert f"{out / 'report.html'}  ·  99 s" in output.replace("\n", "")
     output = run("demo", "--out", out)
     assert given["supervised_upper_bound"]

@@ -29,18 +29,15 @@ BROWSER_EXTENSIONS = (".mp4", ".webm", ".m4v", ".mov", ".ogv")  # files that bro
 
 
 def render_search_page(hits: Sequence[Hit], query: str, folder: Path, *, index: str, embed_clips: bool = False) -> str:
-    """Render search results as an HTML page.
+    """Render search results as an HTML page. A video that cannot be read is shown with the reason.
 
     Args:
         hits: Search results, best first.
-        query: Query to show as the title.
+        query: Title of the page.
         folder: Folder of the page. Links to videos are relative to it.
         index: Name of the index to show.
         embed_clips: Whether to embed each window as an H.264 clip. The page then needs no other file, and also plays
             videos that browsers cannot play, such as AVI files and members of shards.
-
-    Returns:
-        The page. A video that cannot be read is shown with the reason.
     """
     cards = [hit_card(hit, folder, embed_clips) for hit in hits]
     top = max((abs(hit.score) for hit in hits), default=1.0)

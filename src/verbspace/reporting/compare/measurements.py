@@ -35,15 +35,13 @@ _RUN_SPECIFIC_KEYS = ("checkpoint", "training_seeds", "settings", "machine", "vo
 
 @dataclass(frozen=True)
 class MetricValue:
-    """The primary metric of a run, and of the frozen checkpoint.
+    """The primary metric of a run, and of its baseline, the frozen checkpoint.
 
     Attributes:
         value: The metric, 0 to 1.
         ci95: Confidence interval; None for a mean over folds or seeds.
-        baseline: The metric of the frozen checkpoint, if it was measured.
-        baseline_ci95: Confidence interval of `baseline`.
-        confusion: Confusion matrix, if the videos have one label each.
-        baseline_confusion: Confusion matrix of the frozen checkpoint.
+        baseline: The same metric of the frozen checkpoint, if it was measured.
+        confusion: Confusion matrix, if every video has exactly one label.
     """
 
     value: float
@@ -60,9 +58,6 @@ class Measurement:
 
     Attributes:
         title: Data, task and metric.
-        protocol_fields: Protocol by field name.
-        protocol_summary: Protocol in one line.
-        metric: The measured value.
         source: File that the measurement was read from.
     """
 
@@ -74,7 +69,7 @@ class Measurement:
 
     @property
     def fingerprint(self) -> str:
-        """Equal for comparable measurements."""
+        """A string that is equal for comparable measurements."""
         return json.dumps([self.title, self.protocol_fields], sort_keys=True)
 
 
@@ -83,10 +78,8 @@ class ComparisonRow:
     """One measurement of several runs.
 
     Attributes:
-        title: Data, task, metric, and the fields in which several protocols of these differ.
-        protocol_summary: Protocol in one line.
+        title: Data, task and metric. If a run has several measurements of these, also the fields in which they differ.
         concepts: Hash of the concept set, if the protocol has one.
-        metrics_by_run: Values by name of the run, for the runs that have them.
     """
 
     title: str
@@ -96,11 +89,9 @@ class ComparisonRow:
 
 
 def load_measurements(run: Run, results: Mapping[str, AnyResult]) -> list[Measurement]:
-    """Load the measurements of a run from its `results/*.json`, the demo's `results.json`, and given results.
+    """Load the measurements of a run from its `results/*.json`, from the demo's `results.json`, and from `results`.
 
-    Args:
-        run: The run.
-        results: Further results by file. Those of other checkpoints are ignored.
+    `results` are further results by file name. Those of other checkpoints are ignored.
 
     Raises:
         ValueError: If a file in the run's folder belongs to another checkpoint.
@@ -132,12 +123,9 @@ def assert_all_results_used(runs: Sequence[Run], results: Mapping[str, AnyResult
 
 
 def build_comparison(measurements: dict[str, list[Measurement]]) -> list[ComparisonRow]:
-    """Group measurements into rows, those of most runs first.
+    """Group measurements, by name of the run, into rows. Rows of most runs come first.
 
     A run may have several protocols for one title if all runs have the same ones.
-
-    Args:
-        measurements: Measurements by name of the run.
 
     Raises:
         ValueError: If two runs were measured on the same data and task under different protocols. The message names
@@ -250,7 +238,7 @@ def _metric_value(result: AnyResult) -> MetricValue:
 
 
 def _demo_measurements(path: Path, run: Run) -> Iterator[Measurement]:
-    """Read the measurements in the demo's results.json. Raises ValueError if the demo did not write the file."""
+    """Read the measurements in the demo's results.json."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         protocol = content["protocol"]

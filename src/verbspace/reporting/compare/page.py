@@ -44,13 +44,13 @@ ConfusionPair = tuple[ConfusionMatrix, ConfusionMatrix]  # of the run, of the fr
 
 @dataclass(frozen=True)
 class ComparisonReport:
-    """A comparison of runs.
+    """A comparison of runs, as a page and as the cells of a table.
 
     Attributes:
         html: The page.
         columns: Names of the columns, one per group of runs that differ only in their seed.
         rows: Title of each measurement, and its value in each column.
-        seeds: Name and runs of each column with several runs.
+        seeds: Name of each column with several runs, and the names of these runs.
     """
 
     html: str
@@ -62,16 +62,13 @@ class ComparisonReport:
 def compare_runs(
     folders: Sequence[str | Path], results: Sequence[str | Path] = (), title: str | None = None
 ) -> ComparisonReport:
-    """Compare runs.
+    """Compare run folders.
 
-    Args:
-        folders: Folders of runs.
-        results: Result files of `verbspace evaluate --out`, in addition to those in the runs' `results/`.
-        title: Title of the page.
+    `results` are result files of `verbspace evaluate --out`, in addition to those in the runs' `results/`.
 
     Raises:
-        FileNotFoundError: If a folder or file does not exist.
-        ValueError: If a folder is not a run, a file is not a result, or results are not comparable.
+        FileNotFoundError: If a folder is not a run, or a file does not exist.
+        ValueError: If a file is not a result, or results are not comparable.
     """
     runs = read_runs(folders)
     groups = group_by_seed(runs)
@@ -113,7 +110,7 @@ def _group_metrics(row: ComparisonRow, group: SeedGroup) -> list[MetricValue]:
 
 
 def _cell(row: ComparisonRow, group: SeedGroup) -> dict[str, str] | None:
-    """Return the mean over seeds, its spread or interval, and the gain over the frozen checkpoint."""
+    """Format the mean over seeds, its spread or interval, and the gain over the frozen checkpoint."""
     metrics = _group_metrics(row, group)
     if not metrics:
         return None
@@ -151,7 +148,7 @@ def _metrics_chart(rows: Sequence[ComparisonRow], groups: Sequence[SeedGroup]) -
             metric = row.metrics_by_run.get(name)
             estimates.append(None if metric is None else _point_estimate(metric.value, metric.ci95))
         chart_rows.append((row.title, estimates))
-    return draw_dot_chart(chart_rows, [BASELINE_LABEL, *names], baseline_series=0)
+    return draw_dot_chart(chart_rows, [BASELINE_LABEL, *names])
 
 
 def _point_estimate(value: float, ci95: tuple[float, float] | None) -> PointEstimate:
@@ -192,7 +189,7 @@ def _class_changes(rows: Sequence[ComparisonRow], groups: Sequence[SeedGroup], r
             pairs = [(m.confusion, m.baseline_confusion) for m in metrics if m.confusion and m.baseline_confusion]
             if pairs and len(pairs) == len(metrics):
                 pairs_by_group[group.name] = pairs
-        names = _action_names_of(row.concepts, runs) if pairs_by_group else None  # reads all bundled sets
+        names = _action_names_of(row.concepts, runs) if pairs_by_group else None
         tables = [
             {"name": group, **_largest_changes(pairs, names)}
             for group, pairs in pairs_by_group.items()
@@ -220,7 +217,7 @@ def _class_accuracy(confusion: ConfusionMatrix, index: int) -> float:
 
 
 def _action_names_of(concepts: str | None, runs: Sequence[Run]) -> tuple[str, ...] | None:
-    """Return the actions of the concept set with a hash, if it is bundled or one of the runs'."""
+    """Return the actions of the concept set with the hash `concepts`, if it is one of the runs' or a bundled one."""
     for run in runs:
         if run.concept_set is not None and run.concept_set.hash == concepts:
             return tuple(run.concept_set.action_names)
