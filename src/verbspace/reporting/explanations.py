@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from verbspace.inference.explain import Explanation, format_counterfactual
-from verbspace.reporting.images import data_uri, encode_jpeg
+from verbspace.reporting.images import jpeg_data_uri
 from verbspace.reporting.templating import render_template
 from verbspace.utils.text import format_spans, format_timestamp
 
@@ -33,8 +33,8 @@ def section_context(explanation: Explanation) -> dict[str, Any]:
     frames = [
         {
             "second": format_timestamp(second),
-            "image": data_uri(encode_jpeg(frame.permute(1, 2, 0).numpy())),
-            "attention": data_uri(encode_jpeg(attention)),
+            "image": jpeg_data_uri(frame.permute(1, 2, 0).numpy()),
+            "attention": jpeg_data_uri(attention),
             "contribution": contribution,
             "height": 100 * abs(contribution) / largest,
         }

@@ -19,7 +19,7 @@ from verbspace.data.errors import DecodeError
 from verbspace.data.sampling import nearest_frame
 from verbspace.data.sources.inputs import is_url, localize
 from verbspace.data.sources.storage import split_shard_path
-from verbspace.reporting.images import data_uri, encode_jpeg
+from verbspace.reporting.images import jpeg_data_uri
 from verbspace.reporting.templating import render_template
 from verbspace.search.schema import Hit
 from verbspace.utils.text import format_timestamp
@@ -63,7 +63,7 @@ def hit_card(hit: Hit, folder: Path, embed_clips: bool = False) -> dict[str, Any
     except (DecodeError, OSError) as error:
         card["reason"] = str(error)
         return card
-    card["still"] = data_uri(encode_jpeg(preview))
+    card["still"] = jpeg_data_uri(preview)
     card["video"] = f"data:video/mp4;base64,{base64.b64encode(clip).decode()}" if clip else window_url(hit, folder)
     return card
 
