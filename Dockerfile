@@ -1,7 +1,7 @@
-# The app in a container. Everything is fetched while it is built; a container needs no network.
+# Image of the web app. The build downloads everything; a container needs no network.
 #
 #   docker build -t verbspace .
-#   docker run --rm --network none verbspace --help   # its options
+#   docker run --rm --network none verbspace --help   # list the options
 #   docker run --rm -p 127.0.0.1:7860:7860 verbspace
 #   docker run --rm -p 127.0.0.1:7860:7860 -v "$PWD/runs/mine:/data/run:ro" -v "$PWD/index:/data/index:ro" \
 #       verbspace /data/run --index /data/index
@@ -12,7 +12,7 @@ ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 WORKDIR /src
 RUN python -m venv /opt/verbspace
 ENV PATH=/opt/verbspace/bin:$PATH PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
-# torch first and from its own index: it is the largest part and changes least.
+# torch is installed first and from its own index: it is the largest layer and changes least often.
 COPY constraints.txt ./
 RUN pip install -c constraints.txt --index-url "$TORCH_INDEX" torch
 COPY pyproject.toml README.md LICENSE ./
@@ -21,7 +21,7 @@ RUN pip install -c constraints.txt '.[app,search]'
 
 FROM python:3.11-slim
 COPY --from=build /opt/verbspace /opt/verbspace
-# Nothing is asked of the hub, and nothing is reported to anybody.
+# Disable requests to the Hugging Face hub, and telemetry.
 ENV PATH=/opt/verbspace/bin:$PATH HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 GRADIO_ANALYTICS_ENABLED=False \
     PYTHONUNBUFFERED=1 HOME=/tmp
 RUN useradd --system --no-create-home verbspace
@@ -29,6 +29,6 @@ USER verbspace
 EXPOSE 7860
 HEALTHCHECK --start-period=60s --interval=30s --timeout=5s \
     CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:7860/').close()"]
-# A port is published on the machine's own address only if `docker run -p` says so: name 127.0.0.1 there.
+# The app listens on all interfaces of the container. `docker run -p 127.0.0.1:7860:7860` limits it to this machine.
 ENTRYPOINT ["verbspace", "app", "--host", "0.0.0.0"]
 CMD ["playground", "--concepts", "playground"]

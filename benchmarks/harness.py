@@ -1,6 +1,6 @@
-"""Side by side: ways of doing one thing, timed in turns, and the ratios between them.
+"""Interleaved timings of several implementations, and the rows of the benchmark table.
 
-Not run by itself: python benchmarks/run.py measures everything, and every other script of this folder one thing.
+This module is not a script. Run python benchmarks/run.py for all benchmarks, or another script of this folder for one.
 """
 
 from __future__ import annotations
@@ -20,13 +20,25 @@ from pathlib import Path
 
 import torch
 
+TABLE_HEADER = (
+    "| benchmark | compared with | verbspace | other | unit | ratio (range) | target | met |\n"
+    "|---|---|---|---|---|---|---|---|"
+)
+
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table.
+    """A row of the benchmark table.
 
-    ratios: how many times as fast as `against` we were, one a round; for a share of a limit, that share. goal: what the
-    median should reach. ours, theirs: medians in `unit`.
+    Attributes:
+        what: What is measured.
+        against: Implementation or limit that verbspace is compared with.
+        goal: Target for the median ratio.
+        ratios: Speedup over `against` in each round. For a limit: the fraction of it that is reached.
+        ours: Median of verbspace, in `unit`.
+        theirs: Median of `against`, in `unit`.
+        unit: Unit of both medians.
+        note: Text to print below the table.
     """
 
     what: str
@@ -40,41 +52,48 @@ class Row:
 
     @property
     def median(self) -> float:
-        """The ratio that counts."""
+        """Median ratio, which is compared with the target."""
         return statistics.median(self.ratios)
 
     def to_markdown(self) -> str:
-        """In Markdown."""
-        spread = f"{min(self.ratios):.2f} to {max(self.ratios):.2f}"
+        """Return the row as a line of a Markdown table."""
+        ratio_range = f"{min(self.ratios):.2f} to {max(self.ratios):.2f}"
         met = "yes" if self.median >= self.goal else "**no**"
         return (
             f"| {self.what} | {self.against} | {format_number(self.ours)} | {format_number(self.theirs)} | {self.unit} "
-            f"| **{self.median:.2f}** ({spread}) | {self.goal:g} | {met} |"
+            f"| **{self.median:.2f}** ({ratio_range}) | {self.goal:g} | {met} |"
         )
 
 
-TABLE_HEADER = (
-    "| what | against | ours | theirs | unit | ratio (range) | goal | met |\n|---|---|---|---|---|---|---|---|"
-)
-
-
 def format_number(value: float) -> str:
-    """Three significant digits, without an exponent."""
+    """Format with three significant digits and without an exponent."""
     return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
 class SubprocessBenchmark:
-    """A way that has a process of its own, as its users run it: `make`, a function, gives the callable there."""
+    """A function that runs in a process of its own, as its users run it.
 
-    def __init__(self, make: Callable[..., Callable[[], object]], *args: object) -> None:
+    Args:
+        factory: Called in the process; returns the function to measure. Must be picklable.
+        *args: Arguments of `factory`.
+    """
+
+    def __init__(self, factory: Callable[..., Callable[[], object]], *args: object) -> None:
         context = multiprocessing.get_context("spawn")
-        self.pipe, there = context.Pipe()
-        self.process = context.Process(target=_serve, args=(there, make, args), daemon=True)
+        self.pipe, child_pipe = context.Pipe()
+        self.process = context.Process(target=_serve, args=(child_pipe, factory, args), daemon=True)
         self.process.start()
-        there.close()
+        child_pipe.close()
 
     def __call__(self) -> float:
-        """Run it once. Returns its seconds. Raises EOFError where its process has ended."""
+        """Run the function once.
+
+        Returns:
+            Its duration in seconds.
+
+        Raises:
+            EOFError: If the process has ended.
+        """
         self.pipe.send(True)
         seconds: float = self.pipe.recv()
         return seconds
@@ -85,33 +104,42 @@ class SubprocessBenchmark:
         self.process.join()
 
 
-def _serve(pipe: Connection, make: Callable[..., Callable[[], object]], args: tuple[object, ...]) -> None:
-    way = make(*args)
+def _serve(pipe: Connection, factory: Callable[..., Callable[[], object]], args: tuple[object, ...]) -> None:
+    function = factory(*args)
     while pipe.recv():
-        began = time.perf_counter()
-        way()
-        pipe.send(time.perf_counter() - began)
+        pipe.send(time_call(function))
+
+
+def time_call(function: Callable[[], object]) -> float:
+    """Return the duration of a call in seconds."""
+    if isinstance(function, SubprocessBenchmark):
+        return function()
+    started = time.perf_counter()
+    function()
+    return time.perf_counter() - started
 
 
 def interleaved_timings(
     candidates: Mapping[str, Callable[[], object]], rounds: int, num_warmup: int = 1
 ) -> dict[str, list[float]]:
-    """Seconds of each way, round by round: every round runs each way once, in an order that turns.
+    """Time several functions. Each round calls every function once; the order rotates from round to round.
 
-    warm: runs before that do not count.
+    Args:
+        candidates: Functions by name.
+        rounds: Number of rounds.
+        num_warmup: Number of calls of each function before the first round, which are not counted.
+
+    Returns:
+        Seconds by name, one value per round.
     """
     names = list(candidates)
     for name in names:
         for _ in range(num_warmup):
             candidates[name]()
     seconds: dict[str, list[float]] = {name: [] for name in names}
-    for turn in range(rounds):
-        for name in names[turn % len(names) :] + names[: turn % len(names)]:
-            began = time.perf_counter()
-            told = candidates[name]()
-            seconds[name].append(
-                told if isinstance(candidates[name], SubprocessBenchmark) else time.perf_counter() - began
-            )
+    for offset in range(rounds):
+        for name in names[offset % len(names) :] + names[: offset % len(names)]:
+            seconds[name].append(time_call(candidates[name]))
     return seconds
 
 
@@ -119,50 +147,55 @@ def compare(
     what: str, against: str, goal: float, ours: Sequence[float], theirs: Sequence[float], *,
     work: float = 1.0, unit: str = "s", note: str = "",
 ) -> Row:  # fmt: skip
-    """A row from seconds, round by round. work: done in a round, so that the unit is work a second; 1 keeps seconds."""
-    mine, other = statistics.median(ours), statistics.median(theirs)
+    """Build a row from the seconds of each round.
+
+    Args:
+        what: See `Row`, as for `against`, `goal`, `unit` and `note`.
+        against: See `Row`.
+        goal: See `Row`.
+        ours: Seconds of verbspace.
+        theirs: Seconds of the other implementation. For a limit: the least possible seconds.
+        work: Amount of work per round, if the row is to show work per second.
+        unit: See `Row`.
+        note: See `Row`.
+    """
+    ours_median, theirs_median = statistics.median(ours), statistics.median(theirs)
     if work != 1.0:
-        mine, other = work / mine, work / other
-    return Row(what, against, goal, [b / a for a, b in zip(ours, theirs, strict=True)], mine, other, unit, note)
+        ours_median, theirs_median = work / ours_median, work / theirs_median
+    ratios = [other / own for own, other in zip(ours, theirs, strict=True)]
+    return Row(what, against, goal, ratios, ours_median, theirs_median, unit, note)
 
 
 def describe_machine() -> str:
-    """What the figures were measured on."""
+    """Return the CPU, its number of cores, and the versions of Python and PyTorch."""
     name = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if "model name" in line]
-        name = names[0] if names else name
-    bf16 = "with" if info.exists() and "avx512_bf16" in info.read_text() else "without"
+    cpuinfo = Path("/proc/cpuinfo")
+    text = cpuinfo.read_text() if cpuinfo.exists() else ""
+    models = [line.partition(":")[2].strip() for line in text.splitlines() if "model name" in line]
+    bf16 = "with" if "avx512_bf16" in text else "without"
     return (
-        f"{os.cpu_count()} cores of {name} ({bf16} bf16 instructions), Python {platform.python_version()}, "
-        f"torch {torch.__version__}"
+        f"{os.cpu_count()} cores of {models[0] if models else name} ({bf16} bf16 instructions), "
+        f"Python {platform.python_version()}, torch {torch.__version__}"
     )
 
 
-def compare_to_limit(
-    what: str, limit: str, goal: float, ours: Sequence[float], limit_seconds: Sequence[float], *, note: str = ""
-) -> Row:
-    """A row of how near we are to a limit, from the seconds that we took and those that could not be less."""
-    return Row(
-        what, limit, goal, [b / a for a, b in zip(ours, limit_seconds, strict=True)], statistics.median(ours),
-        statistics.median(limit_seconds), "s", note,
-    )  # fmt: skip
+def main(doc: str, measure: Callable[..., list[Row]], rounds: int = 5, **path_options: str) -> None:
+    """Run the command line of a benchmark script, which prints a table, or JSON lines for `run.py`.
 
-
-def main(doc: str, measure: Callable[..., list[Row]], rounds: int = 5, **flags: str) -> None:
-    """The command line of a script that measures rows: a table, or JSON lines for `run.py`.
-
-    flags: further options by name with their help, each a path that `measure` is given.
+    Args:
+        doc: Description of the script.
+        measure: Called with the number of rounds and the path options.
+        rounds: Default number of rounds.
+        **path_options: Help texts of further options, each a path, by name.
     """
     parser = ArgumentParser(description=doc, formatter_class=RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=rounds)
-    parser.add_argument("--json", action="store_true", help="one row a line, as JSON")
-    for name, text in flags.items():
+    parser.add_argument("--rounds", type=int, default=rounds, help=f"number of rounds (default: {rounds})")
+    parser.add_argument("--json", action="store_true", help="print one JSON object per row")
+    for name, text in path_options.items():
         parser.add_argument(f"--{name}", type=Path, help=text)
-    chosen = parser.parse_args()
-    rows = measure(chosen.rounds, **{name: getattr(chosen, name) for name in flags})
-    if chosen.json:
+    args = parser.parse_args()
+    rows = measure(args.rounds, **{name: getattr(args, name) for name in path_options})
+    if args.json:
         for row in rows:
             print(json.dumps(asdict(row)))
         return

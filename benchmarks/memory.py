@@ -1,14 +1,16 @@
-"""Memory and time of a training step of ViT-B/16 at real size, setting by setting, and what the cost model says.
+"""Memory and time of a training step of ViT-B/16 at real size, for several settings.
 
-    python benchmarks/memory.py                # every setting, each in a process of its own
-    python benchmarks/memory.py --clips 2      # clips a step
+    python benchmarks/memory.py                # all settings, each in a process of its own
+    python benchmarks/memory.py --clips 2      # clips per step
 
-Weights and frames are random; sizes are real: 2 global views of 8 frames at 224 px, 8 local ones of 8 frames at 96
-px, bf16, 463 actions and 3,700 descriptions. The peak on the CPU is the process's over what it held before the
-encoders were made. What a GPU holds is computed, not measured: weights of student and teacher, gradients, Adam's
-moments, bf16 copies of the weights, and every tensor that the graph keeps for the backward pass, with fused attention,
-at its fullest. Workspaces of kernels come on top. The last column is the cost model's operations at the rate of a large
-bf16 product, measured after the steps, by the time that a step took.
+Weights and frames are random. A clip has 2 global views of 8 frames at 224 px and 8 local views of 8 frames at 96 px;
+matrix products are in bf16; there are 463 actions and 3,700 descriptions.
+
+The peak on the CPU is that of the process, minus its memory before the encoders were built. The GPU memory is
+computed, not measured: weights of student and teacher, gradients, Adam's moments, bf16 copies of the weights, and the
+peak of all tensors that the graph keeps for the backward pass, with fused attention. The kernels' workspaces are not
+included. The last column is the time that the counted operations (`verbspace.training.flops`) take at the rate of a
+large bf16 matrix product, measured after the steps, divided by the time of a step.
 """
 
 from __future__ import annotations
@@ -18,201 +20,128 @@ import json
 import resource
 import subprocess
 import sys
-import time
+from collections.abc import Iterable
 from functools import partial
-from types import SimpleNamespace
 from typing import Any
 
 import torch
+from harness import time_call
+from random_models import matmul_rate, random_trainer, random_views, vit_b16
 from torch import Tensor
-from transformers import CLIPConfig
 
-from verbspace.concepts.space import ConceptSpace
-from verbspace.config.settings import AdaptSettings, parse_settings
-from verbspace.models.config import VideoEncoderConfig
-from verbspace.models.video_encoder import VideoEncoder
-from verbspace.training.distiller import Distiller
-from verbspace.training.distributed import DistributedContext
+from verbspace.config.settings import parse_settings
 from verbspace.training.flops import training_flops
-from verbspace.training.grad_cache import GradCacheStep
-from verbspace.training.lora import add_lora
-from verbspace.training.optimizer import build_optimizer, update_teacher
 from verbspace.utils.malloc import disable_malloc_trim
 
+# Fields of TrainSettings. "clips" stands for the number of clips.
 SETTINGS: dict[str, dict[str, Any]] = {
     "plain": {},
-    "micro-batches of one clip": {"gradient_accumulation_steps": 0},  # as many as there are clips
-    "layers recomputed": {"gradient_checkpointing": True},
-    "both": {"gradient_accumulation_steps": 0, "gradient_checkpointing": True},
+    "micro-batches of one clip": {"gradient_accumulation_steps": "clips"},
+    "gradient checkpointing": {"gradient_checkpointing": True},
+    "both": {"gradient_accumulation_steps": "clips", "gradient_checkpointing": True},
     "temporal only": {"trainable": "temporal"},
     "temporal + LoRA": {"trainable": "temporal+lora"},
     "temporal + LoRA, both": {
         "trainable": "temporal+lora",
-        "gradient_accumulation_steps": 0,
+        "gradient_accumulation_steps": "clips",
         "gradient_checkpointing": True,
     },
 }
-ACTIONS, DESCRIPTIONS, STEPS = 463, 3_700, 2
-
-
-def vit_b16() -> CLIPConfig:
-    """OpenAI's sizes; a text tower of one layer, which has no part in a step."""
-    return CLIPConfig(
-        text_config={"num_hidden_layers": 1, "hidden_size": 512, "intermediate_size": 2048},
-        vision_config={"hidden_size": 768, "intermediate_size": 3072, "patch_size": 16, "projection_dim": 512},
-        projection_dim=512,
-    )  # fmt: skip
-
-
-def random_encoder(config: CLIPConfig, attention: str) -> VideoEncoder:
-    """Random weights; pixels are normalised as CLIP does."""
-    made = VideoEncoder(VideoEncoderConfig(config.to_dict()))
-    made.processor = SimpleNamespace(mean=[0.48, 0.46, 0.41], std=[0.27, 0.26, 0.28])  # type: ignore[assignment]
-    made.set_attention(attention)  # type: ignore[arg-type]
-    return made
-
-
-def random_distiller(config: CLIPConfig, settings: AdaptSettings, attention: str) -> Distiller:
-    """Student, teacher and a random concept space."""
-    student, teacher, training = random_encoder(config, attention), random_encoder(config, attention), settings.training
-    if training.trainable == "temporal":
-        for parameter in student.spatial_parameters():
-            parameter.requires_grad_(False)
-    elif training.trainable == "temporal+lora":
-        for one in (student, teacher):
-            add_lora(one, training.lora_rank, training.lora_alpha)
-    student.gradient_checkpointing = training.gradient_checkpointing
-    generator = torch.Generator().manual_seed(0)
-    vectors = torch.randn(ACTIONS + DESCRIPTIONS, student.embedding_dim, generator=generator)
-    owners = torch.nn.functional.one_hot(torch.arange(DESCRIPTIONS) % ACTIONS, ACTIONS)
-    space = ConceptSpace(
-        vectors[:ACTIONS], vectors[ACTIONS:], owners, action_names=[str(n) for n in range(ACTIONS)],
-        description_texts=[str(n) for n in range(DESCRIPTIONS)],
-    )  # fmt: skip
-    return Distiller(student, teacher, space)
-
-
-def random_views(settings: AdaptSettings, clips: int) -> dict[str, Tensor]:
-    """Random frames in memory."""
-    made: dict[str, Tensor] = {"index": torch.arange(clips)}
-    for kind, count, frames, size in (
-        ("global", settings.views.global_views, settings.views.global_frames, 224),
-        ("local", settings.views.local_views, settings.views.local_frames, 96),
-    ):
-        made[kind] = torch.randint(0, 256, (clips, count, frames, 3, size, size), dtype=torch.uint8)
-        made[f"{kind}_times"] = (torch.arange(frames) / 8.0).expand(clips, count, frames)
-    return made
+NUM_STEPS = 2
 
 
 class SavedTensorMeter:
-    """The bytes of the storages that the graph keeps for the backward pass, at their most."""
+    """Counts the bytes of all storages that the graph keeps for the backward pass.
+
+    Args:
+        excluded_storages: Addresses of storages that are not counted, such as weights.
+
+    Attributes:
+        peak_bytes: Highest count so far.
+    """
 
     def __init__(self, excluded_storages: set[int]) -> None:
         self.excluded_storages, self.current_bytes, self.peak_bytes = excluded_storages, 0, 0
-        self.storages: dict[int, list[int]] = {}
+        self.num_tensors: dict[int, int] = {}
 
     def pack(self, tensor: Tensor) -> tuple[Tensor, int]:
-        """Count a storage with its first tensor."""
+        """Count the storage of a tensor, unless another saved tensor has the same one."""
         storage = tensor.untyped_storage()
-        place = storage.data_ptr()
-        if place not in self.excluded_storages:
-            entry = self.storages.setdefault(place, [0, storage.nbytes()])
-            if not entry[0]:
-                self.current_bytes += entry[1]
+        address = storage.data_ptr()
+        if address not in self.excluded_storages:
+            if address not in self.num_tensors:
+                self.current_bytes += storage.nbytes()
                 self.peak_bytes = max(self.peak_bytes, self.current_bytes)
-            entry[0] += 1
-        return tensor, place
+            self.num_tensors[address] = self.num_tensors.get(address, 0) + 1
+        return tensor, address
 
     def unpack(self, packed: tuple[Tensor, int]) -> Tensor:
-        """And let it go with its last."""
-        tensor, place = packed
-        if (entry := self.storages.get(place)) is not None:
-            entry[0] -= 1
-            if not entry[0]:
-                self.current_bytes -= entry[1]
-                del self.storages[place]
+        """Subtract the storage with the last of its tensors."""
+        tensor, address = packed
+        if address in self.num_tensors:
+            self.num_tensors[address] -= 1
+            if not self.num_tensors[address]:
+                self.current_bytes -= tensor.untyped_storage().nbytes()
+                del self.num_tensors[address]
         return tensor
 
 
-def total_gb(tensors: Any) -> float:
-    """Of tensors."""
-    return sum(tensor.nbytes for tensor in tensors) / 1e9
+def total_gb(tensors: Iterable[Tensor]) -> float:
+    """Return the size of tensors in GB."""
+    return float(sum(tensor.nbytes for tensor in tensors)) / 1e9
 
 
 def peak_memory_gb() -> float:
-    """The process's peak memory so far, GB."""
+    """Return the peak memory of this process so far, in GB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9
 
 
-def measure_setting(name: str, clips: int, compute_only: bool) -> dict[str, float]:
-    """Measure or compute a setting, in this process."""
-    how = dict(SETTINGS[name])
-    if "gradient_accumulation_steps" in how:
-        how["gradient_accumulation_steps"] = clips
-    settings = parse_settings({"training": how})
-    before = peak_memory_gb()
+def measure_setting(name: str, num_clips: int, compute_only: bool) -> dict[str, float]:
+    """Measure a setting in this process, or only compute its GPU memory."""
+    training = {key: num_clips if value == "clips" else value for key, value in SETTINGS[name].items()}
+    settings = parse_settings({"training": training})
+    memory_before = peak_memory_gb()
     disable_malloc_trim()
-    distiller = random_distiller(vit_b16(), settings, "sdpa" if compute_only else "auto")
-    distiller.train()
-    distiller.teacher.eval()
-    backward = GradCacheStep(
-        distiller, DistributedContext(), gradient_accumulation_steps=settings.training.gradient_accumulation_steps
-    )
-    optimizer = build_optimizer(distiller.student, settings.training)
-    batch, memory, seconds = random_views(settings, clips), distiller.init_state(), []
-    bf16 = partial(torch.autocast, "cpu", torch.bfloat16)
+    trainer = random_trainer(vit_b16(), settings, attention="sdpa" if compute_only else "auto")
+    step = partial(trainer.training_step, random_views(settings, num_clips), is_logged=False)
     if compute_only:
-        weights = [*distiller.student.parameters(), *distiller.teacher.parameters()]
-        moving = [p for p in distiller.student.parameters() if p.requires_grad]
-        kept = SavedTensorMeter({p.untyped_storage().data_ptr() for p in weights})
-        with torch.autograd.graph.saved_tensors_hooks(kept.pack, kept.unpack):
-            backward(batch, memory, bf16, [clips])
-        copies = total_gb(weights) / 2
-        return {"computed": total_gb(weights) + 3 * total_gb(moving) + copies + kept.peak_bytes / 1e9}
-    for _ in range(STEPS):
-        began = time.perf_counter()
-        optimizer.zero_grad(set_to_none=True)
-        backward(batch, memory, bf16, [clips])
-        optimizer.step()
-        update_teacher(distiller.teacher, distiller.student, 0.99)
-        seconds.append(time.perf_counter() - began)
-    flops = training_flops(vit_b16(), settings) * clips
-    return {"peak": peak_memory_gb() - before, "seconds": min(seconds), "reckoned": flops / matmul_rate()}
-
-
-def matmul_rate(size: int = 2048, rounds: int = 5) -> float:
-    """The best bf16 matrix product's rate here, operations a second."""
-    a, b = torch.randn(2, size, size).bfloat16()
-    best = float("inf")
-    for _ in range(rounds):
-        began = time.perf_counter()
-        a @ b
-        best = min(best, time.perf_counter() - began)
-    return 2 * size**3 / best
+        weights = [*trainer.student.parameters(), *trainer.teacher.parameters()]
+        trainable = [p for p in trainer.student.parameters() if p.requires_grad]
+        meter = SavedTensorMeter({p.untyped_storage().data_ptr() for p in weights})
+        with torch.autograd.graph.saved_tensors_hooks(meter.pack, meter.unpack):
+            step()
+        # Gradients and Adam's two moments are as large as the trainable weights, bf16 copies half as large as all.
+        return {"computed": 1.5 * total_gb(weights) + 3 * total_gb(trainable) + meter.peak_bytes / 1e9}
+    seconds = min(time_call(step) for _ in range(NUM_STEPS))
+    peak = peak_memory_gb() - memory_before
+    matmul_seconds = training_flops(vit_b16(), settings) * num_clips / matmul_rate()
+    return {"peak": peak, "seconds": seconds, "matmul_fraction": matmul_seconds / seconds}
 
 
 def main() -> None:
     """Print a table in Markdown."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--clips", type=int, default=2, help="clips a step")
+    parser.add_argument("--clips", type=int, default=2, help="clips per step (default: 2)")
     parser.add_argument("--one", choices=list(SETTINGS), help=argparse.SUPPRESS)
     parser.add_argument("--computed", action="store_true", help=argparse.SUPPRESS)
-    chosen = parser.parse_args()
-    if chosen.one:
-        print(json.dumps(measure_setting(chosen.one, chosen.clips, chosen.computed)))
+    args = parser.parse_args()
+    if args.one:
+        print(json.dumps(measure_setting(args.one, args.clips, args.computed)))
         return
-    print(f"{chosen.clips} clips a step, {torch.get_num_threads()} threads\n")
-    head = ["setting", "peak on the CPU, GB", "GPU, computed, GB", "s a step", "of that, matrix products at their best"]
-    print(f"| {' | '.join(head)} |\n|---|---|---|---|---|")
+    print(f"{args.clips} clips per step, {torch.get_num_threads()} threads\n")
+    print(
+        "| setting | peak on the CPU, GB | GPU, computed, GB | s per step | of that, matrix products at the best rate |"
+    )
+    print("|---|---|---|---|---|")
     for name in SETTINGS:
-        found: dict[str, float] = {}
+        values: dict[str, float] = {}
         for extra in ([], ["--computed"]):
-            command = [sys.executable, __file__, "--one", name, "--clips", str(chosen.clips), *extra]
-            done = subprocess.run(command, capture_output=True, text=True, check=True)
-            found |= json.loads(done.stdout.strip().splitlines()[-1])
-        share = found["reckoned"] / found["seconds"]
+            command = [sys.executable, __file__, "--one", name, "--clips", str(args.clips), *extra]
+            process = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+            values |= json.loads(process.stdout.splitlines()[-1])
         print(
-            f"| {name} | {found['peak']:.1f} | {found['computed']:.1f} | {found['seconds']:.1f} | {share:.0%} |",
+            f"| {name} | {values['peak']:.1f} | {values['computed']:.1f} | {values['seconds']:.1f} "
+            f"| {values['matmul_fraction']:.0%} |",
             flush=True,
         )
 

@@ -1,21 +1,23 @@
-"""What packing gives: views a second from original files and from packed ones, in one run, in turns.
+"""Training views per second from original and from transcoded files.
 
     python benchmarks/packing.py FOLDER [--size 128] [--rounds 5]
 
-All views of training (2 global ones of 8 frames at 224 px, 8 local ones at 96 px) from one decode of each video, on one
-core.
+All views of a training sample (2 global views of 8 frames at 224 px, 8 local views of 8 frames at 96 px) come from one
+decode of each video, on one core.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import statistics
 import tempfile
-import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from harness import interleaved_timings
 
 from verbspace.config.settings import ViewSettings
 from verbspace.data.datasets import ViewDataset
@@ -25,43 +27,44 @@ from verbspace.data.transcode import TranscodeConfig, target_path, transcode
 from verbspace.utils.cpu import available_cpus
 
 VIEWS = ViewSettings(global_size=224, local_size=96)
+NUM_VIEWS = VIEWS.global_views + VIEWS.local_views
 
 
-def views_per_second(records: list[Record], seed: int) -> float:
-    """Of one pass over the videos."""
-    dataset = ViewDataset(records, VIEWS, seed=seed, max_short_side=256)
-    began = time.perf_counter()
-    for index in range(len(records)):
-        assert not dataset[index]["bad"]
-    return 10 * len(records) / (time.perf_counter() - began)
+def make_loader(records: list[Record]) -> Callable[[], None]:
+    """Return a function that makes the views of all videos, with a new seed in each call."""
+    seeds = itertools.count()
+
+    def load() -> None:
+        dataset = ViewDataset(records, VIEWS, seed=next(seeds), max_short_side=256)
+        for index in range(len(records)):
+            assert not dataset[index]["bad"]
+
+    return load
 
 
 def main() -> None:
-    """Print rates and the median of their ratios."""
+    """Print both rates and the median of their ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--size", type=int, default=256)
-    parser.add_argument("--rounds", type=int, default=5)
-    chosen = parser.parse_args()
+    parser.add_argument("folder", type=Path, help="folder of videos")
+    parser.add_argument("--size", type=int, default=256, help="short side of the copies in pixels (default: 256)")
+    parser.add_argument("--rounds", type=int, default=5, help="number of rounds (default: 5)")
+    args = parser.parse_args()
     torch.set_num_threads(1)
-    records = read_manifest(chosen.folder)
+    originals = read_manifest(args.folder)
     with tempfile.TemporaryDirectory() as out:
-        transcode(
-            [r.file for r in records],
-            chosen.folder,
-            Path(out),
-            TranscodeConfig(size=chosen.size),
-            num_workers=available_cpus(),
-        )
-        packed = [Record(target_path(r.file, str(chosen.folder), out)) for r in records]
-        sizes = [sum(os.path.getsize(r.file) for r in group) / 1e6 for group in (records, packed)]
-        rates = [[views_per_second(group, seed) for group in (records, packed)] for seed in range(chosen.rounds)]
-    ratios = sorted(after / before for before, after in rates)
-    before, after = (statistics.median(rate) for rate in zip(*rates, strict=True))
+        config = TranscodeConfig(size=args.size)
+        transcode([r.file for r in originals], args.folder, Path(out), config, num_workers=available_cpus())
+        copies = [Record(target_path(r.file, str(args.folder), out)) for r in originals]
+        groups = {"originals": originals, "copies": copies}
+        megabytes = {name: sum(os.path.getsize(r.file) for r in group) / 1e6 for name, group in groups.items()}
+        loaders = {name: make_loader(group) for name, group in groups.items()}
+        seconds = interleaved_timings(loaders, args.rounds, num_warmup=0)
+    ratios = [original / copy for original, copy in zip(seconds["originals"], seconds["copies"], strict=True)]
+    rate = {name: NUM_VIEWS * len(originals) / statistics.median(durations) for name, durations in seconds.items()}
     print(
-        f"{chosen.folder.name}: {len(records)} videos, {sizes[0]:.1f} MB, at {chosen.size} px {sizes[1]:.1f} MB; "
-        f"views a second {before:.1f} and {after:.1f}, ratio {statistics.median(ratios):.2f} "
-        f"({ratios[0]:.2f} to {ratios[-1]:.2f})"
+        f"{args.folder.name}: {len(originals)} videos, {megabytes['originals']:.1f} MB; copies of {args.size} px, "
+        f"{megabytes['copies']:.1f} MB; views per second: {rate['originals']:.1f} from originals, {rate['copies']:.1f} "
+        f"from copies; ratio {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
     )
 
 

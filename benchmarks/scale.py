@@ -1,14 +1,16 @@
-"""What a hundred million clips would cost: a video by stages, a row on disk, a commit, a merge, a query.
+"""Cost of a large index, part by part: a video by stage, a row on disk, a commit, a merge, a query.
 
-    python benchmarks/scale.py                        # CPU: some minutes on two cores, 8 GB of memory, 8 GB of disk
+    python benchmarks/scale.py                        # CPU: minutes on two cores, 8 GB of memory, 8 GB of disk space
     python benchmarks/scale.py --device cuda
-    python benchmarks/scale.py --rows 20000 --clips 2 # that it runs, not how fast
+    python benchmarks/scale.py --rows 20000 --clips 2 # a quick test of the script
 
-Prints JSON. The clips are 10 s of 340×256 H.264 that this script encodes, windows are 4 s of 8 frames, the encoder is
-ViT-B/32 in OpenAI's sizes (`--patch 16` for ViT-B/16) with random weights and temporal attention, by stages in fp32.
-All figures of a video are for one core. Vectors of the index have 512 numbers and lie around a thousand random centres,
-as embeddings of videos crowd around what they show; queries lie halfway between a centre and nowhere, as texts lie off
-the videos.
+Prints JSON. The clips are 10 s of 340×256 H.264, encoded by this script; windows are 4 s with 8 frames. The encoder is
+ViT-B/32 with OpenAI's sizes (`--patch 16` for ViT-B/16), random weights and temporal attention. Its stages are measured
+in fp32. All figures of a video are for one core.
+
+The vectors of the index have 512 dimensions and are clustered around a thousand random centers, as embeddings of videos
+are clustered by content. Queries are centers plus noise of the same norm, since text embeddings lie apart from video
+embeddings.
 """
 
 from __future__ import annotations
@@ -19,16 +21,16 @@ import os
 import shutil
 import statistics
 import tempfile
-import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 import torch
-from checkpoints import save_random_checkpoint
-from harness import describe_machine
+import torch.nn.functional as F
+from harness import describe_machine, interleaved_timings, time_call
 from loading import encode_clip
+from random_models import save_random_checkpoint
 
 from verbspace.data.decoding.container import open_video
 from verbspace.data.decoding.windows import stream_windows
@@ -45,40 +47,39 @@ from verbspace.search.transfer import merge_rows
 from verbspace.utils.cpu import available_cpus
 from verbspace.utils.malloc import disable_malloc_trim
 
-DIM, WINDOW, FRAMES = 512, 4.0, 8
-FILES_PER_COMMIT = 256  # files in a commit
+DIM, WINDOW_S, NUM_FRAMES = 512, 4.0, 8
+FILES_PER_COMMIT, WINDOWS_PER_FILE = 256, 3
 NUM_QUERIES = 50
+NUM_ROUNDS = 5
+MIN_ANN_ROWS = 50_000  # fewer rows are searched exactly
 
 
 def make_manifest(dtype: Precision = "fp32") -> IndexManifest:
-    """How the indices here are made."""
-    how = {"dim": DIM, "window": WINDOW, "stride": WINDOW, "frames": FRAMES, "dtype": dtype}
-    return IndexManifest(encoder="random", encoder_hash="0" * 16, **how)  # type: ignore[arg-type]
+    """Return the settings of the indices."""
+    return IndexManifest(
+        encoder="random",
+        encoder_hash="0" * 16,
+        dim=DIM,
+        window=WINDOW_S,
+        stride=WINDOW_S,
+        frames=NUM_FRAMES,
+        dtype=dtype,
+    )
 
 
-def median_seconds(fn: Callable[[], object], rounds: int) -> float:
-    """Seconds, of so many runs after one that does not count."""
-    fn()
-    seconds = []
-    for _ in range(rounds):
-        began = time.perf_counter()
-        fn()
-        seconds.append(time.perf_counter() - began)
-    return statistics.median(seconds)
+def median_seconds(function: Callable[[], object]) -> float:
+    """Return the median duration of a call, after one for warm-up."""
+    return statistics.median(interleaved_timings({"": function}, NUM_ROUNDS)[""])
 
 
-def benchmark_video(folder: Path, clips: int, patch: int, device: str) -> dict[str, float]:
-    """Seconds of one core (and of the device) for a clip, by stage; each stage also by itself, so that they add up to
-    the whole but for what goes between."""
+def benchmark_video(folder: Path, num_clips: int, patch: int, device: str) -> dict[str, float]:
+    """Measure the seconds per clip on one core (and on the device), by stage and in total."""
     torch.set_num_threads(1)
     disable_malloc_trim()
     first = encode_clip(folder / "0.mp4")
-    paths = [first, *(Path(shutil.copy(first, folder / f"{n}.mp4")) for n in range(1, clips))]
+    paths = [first, *(Path(shutil.copy(first, folder / f"{n}.mp4")) for n in range(1, num_clips))]
     encoder = VideoEncoder.from_pretrained(save_random_checkpoint(folder / "clip", patch))
     encoder.to(device)
-
-    def plan(times: np.ndarray) -> list[object]:
-        return plan_windows(times, WINDOW, WINDOW)  # type: ignore[return-value]
 
     def decode() -> None:
         for path in paths:
@@ -86,161 +87,158 @@ def benchmark_video(folder: Path, clips: int, patch: int, device: str) -> dict[s
                 for _ in file.iter_frames():
                     pass
 
-    def views() -> list[tuple[torch.Tensor, torch.Tensor]]:
-        found = []
+    def make_windows() -> list[tuple[torch.Tensor, torch.Tensor]]:
+        inputs = []
         for path in paths:
-            each = list(stream_windows(path, plan, num_frames=FRAMES, size=encoder.image_size))  # type: ignore[arg-type]
-            found.append((torch.stack([clip for _, clip, _ in each]), torch.stack([when for _, _, when in each])))
-        return found
+            plan = partial(plan_windows, length=WINDOW_S, stride=WINDOW_S)
+            windows = list(stream_windows(path, plan, num_frames=NUM_FRAMES, size=encoder.image_size))
+            inputs.append((torch.stack([frames for _, frames, _ in windows]), torch.stack([t for _, _, t in windows])))
+        return inputs
 
-    ready = views()
+    inputs = make_windows()
 
-    def model() -> None:
+    def run_model() -> None:
         with torch.inference_mode():
-            for video, times in ready:
+            for video, times in inputs:
                 encoder(encoder.normalize(video.to(device)), times.to(device)).cpu()
 
-    decoding, viewing, computing = (median_seconds(what, 5) / clips for what in (decode, views, model))
-    whole, short = (
-        median_seconds(lambda how=how: [embed_file(encoder, str(path), make_manifest(how)) for path in paths], 5)
-        / clips  # type: ignore[misc]
-        for how in get_args(Precision)
+    def embed(dtype: Precision) -> None:
+        for path in paths:
+            embed_file(encoder, str(path), make_manifest(dtype))
+
+    decoding, loading, model, total, total_bf16 = (
+        median_seconds(stage) / num_clips
+        for stage in (decode, make_windows, run_model, partial(embed, "fp32"), partial(embed, "bf16"))
     )
     torch.set_num_threads(available_cpus())
     return {
-        "windows": float(len(ready[0][0])),
+        "windows": float(len(inputs[0][0])),
         "open and decode, s": decoding,
-        "transform, s": viewing - decoding,
-        "model, s": computing,
-        "between, s": whole - viewing - computing,
-        "whole, s": whole,
-        "whole in bf16, s": short,
+        "resize and crop, s": loading - decoding,
+        "model, fp32, s": model,
+        "other, s": total - loading - model,
+        "total, fp32, s": total,
+        "total, bf16, s": total_bf16,
     }
-
-
-def random_file_rows(rows: int, seed: int = 0) -> Iterator[list[FileRows]]:
-    """Batches of files of three windows each, around a thousand centres."""
-    rng = np.random.default_rng(seed)
-    centres = random_centers()
-    for start in range(0, rows // 3, FILES_PER_COMMIT):
-        some = []
-        for n in range(start, min(start + FILES_PER_COMMIT, rows // 3)):
-            near = centres[rng.integers(len(centres))] + 0.7 * rng.standard_normal((3, DIM)) / DIM**0.5
-            vectors = (near / np.linalg.norm(near, axis=1, keepdims=True)).astype(np.float32)
-            name = f"s3://bucket/videos/{seed:03}/{n:09}.mp4"
-            some.append(FileRows(name, FileSignature(1_000_000, n), 30.0, [0.0, 4.0, 6.0], [4.0, 8.0, 10.0], vectors))
-        yield some
 
 
 def random_centers() -> np.ndarray:
-    """(1000, D), normalised."""
-    centres = np.random.default_rng(99).standard_normal((1000, DIM))
-    unit: np.ndarray = centres / np.linalg.norm(centres, axis=1, keepdims=True)
-    return unit
+    """Return (1000, D) normalized vectors."""
+    centers = np.random.default_rng(99).standard_normal((1000, DIM))
+    normalized: np.ndarray = centers / np.linalg.norm(centers, axis=1, keepdims=True)
+    return normalized
 
 
 def random_queries() -> torch.Tensor:
-    """(QUERIES, D), normalised."""
+    """Return (NUM_QUERIES, D) normalized queries: centers plus noise."""
     rng = np.random.default_rng(7)
-    off = random_centers()[rng.integers(1000, size=NUM_QUERIES)] + rng.standard_normal((NUM_QUERIES, DIM)) / DIM**0.5
-    return torch.nn.functional.normalize(torch.from_numpy(off).float(), dim=1)
+    centers = random_centers()[rng.integers(1000, size=NUM_QUERIES)]
+    noise = rng.standard_normal((NUM_QUERIES, DIM)) / DIM**0.5
+    return F.normalize(torch.from_numpy(centers + noise).float(), dim=1)
+
+
+def random_file_rows(rows: int, seed: int = 0) -> Iterator[list[FileRows]]:
+    """Yield commits of files with three windows each. Their vectors are centers plus noise."""
+    rng = np.random.default_rng(seed)
+    centers, num_files = random_centers(), rows // WINDOWS_PER_FILE
+    for start in range(0, num_files, FILES_PER_COMMIT):
+        files = []
+        for n in range(start, min(start + FILES_PER_COMMIT, num_files)):
+            vectors = centers[rng.integers(len(centers))] + 0.7 * rng.standard_normal((3, DIM)) / DIM**0.5
+            vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+            path, signature = f"s3://bucket/videos/{seed:03}/{n:09}.mp4", FileSignature(1_000_000, n)
+            files.append(FileRows(path, signature, 30.0, [0.0, 4.0, 6.0], [4.0, 8.0, 10.0], vectors))
+        yield files
+
+
+def create_index(folder: Path, rows: int, seed: int = 0) -> tuple[Index, list[float]]:
+    """Create an index of random rows; return it and the seconds of each commit."""
+    index = Index.create(folder, make_manifest())
+    return index, [time_call(partial(index.write, files, set())) for files in random_file_rows(rows, seed)]
 
 
 def directory_size(folder: Path) -> int:
-    """Bytes of all files in a folder."""
+    """Return the size of all files in a folder, in bytes."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
+def median_search_ms(index: Index, queries: torch.Tensor, exact: bool) -> float:
+    """Return the median time of a query in milliseconds."""
+    searches = (partial(nearest_windows, index, query.numpy(), exact=exact) for query in queries)
+    return 1000 * statistics.median(map(time_call, searches))
+
+
 def benchmark_index(folder: Path, rows: int) -> dict[str, object]:
-    """Writing, committing, joining, scanning and searching so many rows."""
-    index = Index.create(folder / str(rows), make_manifest())
-    commits, made = [], 0.0
-    began = time.perf_counter()
-    each = random_file_rows(rows)
-    while True:
-        start = time.perf_counter()
-        some = next(each, None)
-        made += time.perf_counter() - start
-        if some is None:
-            break
-        start = time.perf_counter()
-        index.write(some, set())
-        commits.append(time.perf_counter() - start)
-    writing = time.perf_counter() - began - made
-    began = time.perf_counter()
-    index.optimize()
-    joining = time.perf_counter() - began
-    count = len(index)
-    began = time.perf_counter()
-    known = len(index.file_signatures())
-    scanning = time.perf_counter() - began
-    queries = random_queries()
-
-    def median_search_ms(exact: bool) -> float:
-        times = []
-        for query in queries:
-            start = time.perf_counter()
-            nearest_windows(index, query.numpy(), exact=exact)
-            times.append(time.perf_counter() - start)
-        return 1000 * statistics.median(times)
-
-    median_search_ms(True)
+    """Measure writing, compacting, scanning and searching an index."""
+    folder = folder / str(rows)
+    index, commits = create_index(folder, rows)
+    optimizing = time_call(index.optimize)
+    count, queries = len(index), random_queries()
+    scanning = time_call(index.file_signatures)
+    median_search_ms(index, queries, exact=True)  # warm-up
+    # Data files of single commits remain beside the compacted ones until they are removed.
+    sizes = [path.stat().st_size for path in (folder / "windows.lance" / "data").iterdir()]
     result: dict[str, object] = {
         "rows": count,
-        "write, s a row": writing / count,
+        "write, s per row": sum(commits) / count,
         f"commit of {FILES_PER_COMMIT} files, s": statistics.median(commits),
-        "the last ten commits, s": statistics.median(commits[-10:]),
-        "joining, s a row": joining / count,
-        "read which files are known, s a file": scanning / known,
-        "exact search, ms": median_search_ms(True),
+        "last ten commits, s": statistics.median(commits[-10:]),
+        "compact, s per row": optimizing / count,
+        "look up indexed files, s per file": scanning / len(index.file_signatures()),
+        "exact search, ms": median_search_ms(index, queries, exact=True),
+        "bytes per row": sum(size for size in sizes if size > 4 * DIM * FILES_PER_COMMIT * 4) / count,
     }
-    live = [path for path in (folder / str(rows) / "windows.lance" / "data").iterdir()]
-    newest = sorted(live, key=lambda path: path.stat().st_mtime)
-    result["bytes a row"] = (
-        sum(p.stat().st_size for p in newest if p.stat().st_size > 4 * DIM * FILES_PER_COMMIT * 4) / count
-    )
-    if count >= 50_000:
-        before = directory_size(folder / str(rows))
-        began = time.perf_counter()
-        try:
-            tuned = build_ann_index(index, queries)
-        except ValueError as error:
-            return {**result, "approximate": {"none": str(error).partition(": ")[2]}}
-        result["approximate"] = {
-            "lists": tuned.num_partitions, "probes": tuned.nprobes, "recall of the exact ten": tuned.recall,
-            "making and tuning, s": time.perf_counter() - began, "ms": median_search_ms(False),
-            "bytes a row": (directory_size(folder / str(rows)) - before) / count,
-        }  # fmt: skip
+    if count < MIN_ANN_ROWS:
+        return result
+    size_before = directory_size(folder)
+    configs = []
+    try:
+        building = time_call(lambda: configs.append(build_ann_index(index, queries)))
+    except ValueError as error:
+        return {**result, "approximate search": {"error": str(error)}}
+    result["approximate search"] = {
+        "partitions": configs[0].num_partitions,
+        "partitions searched": configs[0].nprobes,
+        "candidates per result": configs[0].refine_factor,
+        "recall": configs[0].recall,
+        "build and choose settings, s": building,
+        "query, ms": median_search_ms(index, queries, exact=False),
+        "additional bytes per row": (directory_size(folder) - size_before) / count,
+    }
     return result
 
 
 def benchmark_merge(folder: Path, rows: int) -> dict[str, float]:
-    """A shard of so many rows taken into an index that has as many."""
-    target, shard = (Index.create(folder / name, make_manifest()) for name in ("target", "shard"))
-    for index, seed in ((target, 1), (shard, 2)):
-        for some in random_file_rows(rows, seed):
-            index.write(some, set())
+    """Measure merging a shard into an index of the same size."""
+    target, shard = (create_index(folder / name, rows, seed)[0] for seed, name in enumerate(("target", "shard"), 1))
+    for index in (target, shard):
         index.optimize()
-    began = time.perf_counter()
-    taken = merge_rows(target, shard.scan)
-    return {"rows": float(taken.windows), "s a row": (time.perf_counter() - began) / taken.windows}
+    summaries = []
+    seconds = time_call(lambda: summaries.append(merge_rows(target, shard.scan)))
+    return {"rows": float(summaries[0].windows), "s per row": seconds / summaries[0].windows}
+
+
+def main() -> None:
+    """Print the results as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--clips", type=int, default=8, help="number of clips (default: 8)")
+    parser.add_argument("--patch", type=int, default=32, help="patch size of the encoder (default: 32)")
+    parser.add_argument("--device", default="cpu", help="device of the encoder (default: cpu)")
+    parser.add_argument(
+        "--rows", type=int, nargs="+", default=[100_000, 1_000_000], help="sizes of the indices (default: 1e5 and 1e6)"
+    )
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="verbspace-scale-") as name:
+        folder = Path(name)
+        results = {
+            "machine": describe_machine(),
+            "load average before": os.getloadavg()[0],
+            f"clip of 10 s, ViT-B/{args.patch}": benchmark_video(folder, args.clips, args.patch, args.device),
+            "index": [benchmark_index(folder, rows) for rows in args.rows],
+            "merge": benchmark_merge(folder, min(args.rows)),
+        }
+    print(json.dumps(results, indent=1))
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--clips", type=int, default=8)
-    parser.add_argument("--patch", type=int, default=32)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--rows", type=int, nargs="+", default=[100_000, 1_000_000])
-    chosen = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="verbspace-scale-") as name:
-        found = {
-            "machine": describe_machine(),
-            "load before": os.getloadavg()[0],
-            f"a clip of 10 s, ViT-B/{chosen.patch}": benchmark_video(
-                Path(name), chosen.clips, chosen.patch, chosen.device
-            ),
-            "index": [benchmark_index(Path(name), rows) for rows in chosen.rows],
-            "merge": benchmark_merge(Path(name), min(chosen.rows)),
-        }
-    print(json.dumps(found, indent=1))
+    main()

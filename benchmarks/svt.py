@@ -1,10 +1,14 @@
-"""The peer of the training step: TimeSformer's divided attention, trained as SVT trains it, restated plainly.
+"""SVT's training step on TimeSformer, for comparison in step.py.
 
-Not run by itself: python benchmarks/step.py does. From the papers (Bertasius et al., ICML 2021; Ranasinghe et al., CVPR
-2022) and the recipes their authors document: ViT-B/16 with a temporal attention and a linear layer after it in each
-block, one class token that is averaged over the frames after spatial attention, explicit attention, exact GELU, learned
-places and times resized for smaller views; a projection head of three layers and 65,536 outputs on student and teacher;
-student on all views, one forward for each size, teacher on the global ones; AdamW, gradients clipped at 3, EMA.
+This module is not a script; python benchmarks/step.py uses it. Written from the papers (Bertasius et al., ICML 2021;
+Ranasinghe et al., CVPR 2022) and the authors' documented recipes:
+
+- ViT-B/16. Each block has temporal attention, followed by a linear layer. There is one class token, which is averaged
+  over the frames after spatial attention. Attention is explicit, GELU exact, and the learned spatial positions are
+  resized for smaller views.
+- Student and teacher have a projection head of three layers with 65,536 outputs.
+- The student embeds all views, in one forward pass per size; the teacher embeds the global views.
+- AdamW; gradients are clipped at norm 3; the teacher is a moving average.
 """
 
 from __future__ import annotations
@@ -15,7 +19,7 @@ from torch import Tensor, nn
 
 
 class Attention(nn.Module):
-    """Explicit multi-head self-attention."""
+    """Multi-head self-attention with explicit attention weights."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -23,16 +27,16 @@ class Attention(nn.Module):
         self.qkv, self.proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, N, C) to the same."""
-        batch, places, width = x.shape
-        q, k, v = self.qkv(x).reshape(batch, places, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        """Attend within each sequence of (B, N, C)."""
+        batch, length, width = x.shape
+        q, k, v = self.qkv(x).reshape(batch, length, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
         weights = (q @ k.transpose(-2, -1) * (width // self.heads) ** -0.5).softmax(-1)
-        out: Tensor = self.proj((weights @ v).transpose(1, 2).reshape(batch, places, width))
+        out: Tensor = self.proj((weights @ v).transpose(1, 2).reshape(batch, length, width))
         return out
 
 
 class Block(nn.Module):
-    """Temporal attention, spatial attention, MLP."""
+    """Temporal attention, spatial attention and an MLP."""
 
     def __init__(self, width: int, heads: int, mlp: int) -> None:
         super().__init__()
@@ -42,25 +46,26 @@ class Block(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(width, mlp), nn.GELU(), nn.Linear(mlp, width))
 
     def forward(self, x: Tensor, frames: int) -> Tensor:
-        """(B, 1 + P·T, C), places first, to the same."""
+        """Transform tokens (B, 1 + P·T, C). The class token is first; the frames of a patch are adjacent."""
         batch, width = len(x), x.shape[-1]
-        cls, rest = x[:, :1], x[:, 1:]
-        places = rest.shape[1] // frames
-        timed = rest.reshape(batch * places, frames, width)
-        timed = self.temporal_fc(self.temporal_attn(self.temporal_norm(timed)))
-        rest = rest + timed.reshape(batch, places * frames, width)
-        each = cls.repeat(1, frames, 1).reshape(batch * frames, 1, width)
-        spaced = rest.reshape(batch, places, frames, width).transpose(1, 2).reshape(batch * frames, places, width)
-        found = self.attn(self.norm1(torch.cat([each, spaced], 1)))
-        mean = found[:, :1].reshape(batch, frames, width).mean(1, keepdim=True)
-        back = found[:, 1:].reshape(batch, frames, places, width).transpose(1, 2).reshape(batch, -1, width)
-        x = torch.cat([cls, rest], 1) + torch.cat([mean, back], 1)
+        cls, patches = x[:, :1], x[:, 1:]
+        num_patches = patches.shape[1] // frames
+        temporal = patches.reshape(batch * num_patches, frames, width)
+        temporal = self.temporal_fc(self.temporal_attn(self.temporal_norm(temporal)))
+        patches = patches + temporal.reshape(batch, num_patches * frames, width)
+        cls_per_frame = cls.repeat(1, frames, 1).reshape(batch * frames, 1, width)
+        spatial = patches.reshape(batch, num_patches, frames, width).transpose(1, 2)
+        spatial = torch.cat([cls_per_frame, spatial.reshape(batch * frames, num_patches, width)], 1)
+        spatial = self.attn(self.norm1(spatial)).reshape(batch, frames, 1 + num_patches, width)
+        cls_mean = spatial[:, :, 0].mean(1, keepdim=True)
+        patch_update = spatial[:, :, 1:].transpose(1, 2).reshape(batch, -1, width)
+        x = torch.cat([cls, patches], 1) + torch.cat([cls_mean, patch_update], 1)
         out: Tensor = x + self.mlp(self.norm2(x))
         return out
 
 
 class TimeSformer(nn.Module):
-    """Frames to a class token."""
+    """TimeSformer with divided space-time attention, without a classifier."""
 
     def __init__(self, width: int = 768, layers: int = 12, heads: int = 12, patch: int = 16, size: int = 224) -> None:
         super().__init__()
@@ -72,7 +77,7 @@ class TimeSformer(nn.Module):
         self.norm = nn.LayerNorm(width)
 
     def forward(self, video: Tensor) -> Tensor:
-        """(B, T, 3, S, S) floats to (B, C)."""
+        """Return the class token (B, C) of videos (B, T, 3, S, S)."""
         batch, frames = video.shape[:2]
         x = self.patch_embed(video.flatten(0, 1)).flatten(2).transpose(1, 2)
         side, native = round(x.shape[1] ** 0.5), round((self.pos_embed.shape[1] - 1) ** 0.5)
@@ -90,7 +95,7 @@ class TimeSformer(nn.Module):
 
 
 class DINOHead(nn.Module):
-    """DINO's."""
+    """DINO's projection head."""
 
     def __init__(self, width: int = 768, out_dim: int = 65_536) -> None:
         super().__init__()
@@ -100,12 +105,16 @@ class DINOHead(nn.Module):
         self.last_layer = nn.Parameter(torch.randn(out_dim, 256) / 16)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C) to (B, outputs)."""
+        """Project (B, C) to (B, out_dim)."""
         return F.normalize(self.mlp(x), dim=-1) @ F.normalize(self.last_layer, dim=-1).T
 
 
 class SVTTrainer:
-    """Student, teacher, and a step on frames in memory."""
+    """Student, teacher and optimizer.
+
+    Args:
+        autocast: Compute forward passes in bf16.
+    """
 
     def __init__(self, autocast: bool) -> None:
         torch.manual_seed(0)
@@ -116,20 +125,27 @@ class SVTTrainer:
         self.optimizer = torch.optim.AdamW(self.student.parameters(), lr=1e-4)
         self.center = torch.zeros(65_536)
 
-    def step(self, globals_: Tensor, locals_: Tensor) -> None:
-        """Floats (B, 2, T, 3, 224, 224) and (B, L, T, 3, 96, 96)."""
-        batch = len(globals_)
+    def step(self, global_views: Tensor, local_views: Tensor) -> None:
+        """Train on global views (B, 2, T, 3, 224, 224) and local views (B, L, T, 3, 96, 96), both floats."""
+        batch = len(global_views)
         self.optimizer.zero_grad()
         with torch.autocast("cpu", torch.bfloat16, enabled=self.autocast):
             with torch.no_grad():
-                target = self.teacher(globals_.transpose(0, 1).flatten(0, 1))
-            found = torch.cat([self.student(views.transpose(0, 1).flatten(0, 1)) for views in (globals_, locals_)])
-        target = ((target.float() - self.center) / 0.04).softmax(-1).split(batch)
-        student = (found.float() / 0.1).log_softmax(-1).split(batch)
-        costs = [-(t * s).sum(-1).mean() for i, t in enumerate(target) for j, s in enumerate(student) if i != j]
-        torch.stack(costs).mean().backward()
+                targets = self.teacher(global_views.transpose(0, 1).flatten(0, 1))
+            outputs = torch.cat(
+                [self.student(views.transpose(0, 1).flatten(0, 1)) for views in (global_views, local_views)]
+            )
+        teacher_probs = ((targets.float() - self.center) / 0.04).softmax(-1).split(batch)
+        student_log_probs = (outputs.float() / 0.1).log_softmax(-1).split(batch)
+        losses = [
+            -(p * log_q).sum(-1).mean()
+            for i, p in enumerate(teacher_probs)
+            for j, log_q in enumerate(student_log_probs)
+            if i != j
+        ]
+        torch.stack(losses).mean().backward()
         nn.utils.clip_grad_norm_(self.student.parameters(), 3.0)
         self.optimizer.step()
         with torch.no_grad():
-            for teacher, own in zip(self.teacher.parameters(), self.student.parameters(), strict=True):
-                teacher.mul_(0.996).add_(own, alpha=0.004)
+            for teacher, student in zip(self.teacher.parameters(), self.student.parameters(), strict=True):
+                teacher.mul_(0.996).add_(student, alpha=0.004)
