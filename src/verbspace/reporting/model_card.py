@@ -54,10 +54,14 @@ def read_result(path: str | Path) -> AnyResult:
     return result
 
 
+def list_folds(result: AnyResult) -> list[Evaluation | MultiLabelEvaluation]:
+    """Return the folds of a benchmark result. A single evaluation is its own only fold."""
+    return list(result.folds.values()) if isinstance(result, BenchmarkResult) else [result]
+
+
 def list_protocols(result: AnyResult) -> list[EvalProtocol]:
     """Return the protocols of a result, one per fold."""
-    folds = result.folds.values() if isinstance(result, BenchmarkResult) else [result]
-    return [fold.result.protocol for fold in folds]
+    return [fold.result.protocol for fold in list_folds(result)]
 
 
 def get_dataset_name(result: AnyResult) -> str:
@@ -158,13 +162,12 @@ def _model_name(encoder: str | Path) -> str:
 
 def _metric_and_interval(result: AnyResult, side: str) -> tuple[float, str] | None:
     """Return the primary metric of a side ("result" or "frozen") and its uncertainty as text, if it was measured."""
-    folds = list(result.folds.values()) if isinstance(result, BenchmarkResult) else [result]
-    metrics = [getattr(fold, side) for fold in folds]
+    metrics = [getattr(fold, side) for fold in list_folds(result)]
     if None in metrics:
         return None
-    if isinstance(result, BenchmarkResult) and len(folds) > 1:
+    if isinstance(result, BenchmarkResult) and len(metrics) > 1:
         mean, std = result.mean_and_std(side)
-        return mean, f"± {100 * std:.1f} over {len(folds)} splits"
+        return mean, f"± {100 * std:.1f} over {len(metrics)} splits"
     low, high = (100 * end for end in metrics[0].ci95)
     return metrics[0].primary_metric, f"95% {low:.1f} to {high:.1f}"
 

@@ -14,6 +14,7 @@ from verbspace.reporting.compare.runs import Run
 from verbspace.reporting.model_card import (
     AnyResult,
     get_dataset_name,
+    list_folds,
     list_protocols,
     metric_type_and_name,
     read_result,
@@ -35,21 +36,17 @@ _RUN_SPECIFIC_KEYS = ("checkpoint", "training_seeds", "settings", "machine", "vo
 
 @dataclass(frozen=True)
 class MetricValue:
-    """The primary metric of a run, and of its baseline, the frozen checkpoint.
+    """The primary metric of an encoder.
 
     Attributes:
         value: The metric, 0 to 1.
         ci95: Confidence interval; None for a mean over folds or seeds.
-        baseline: The same metric of the frozen checkpoint, if it was measured.
         confusion: Confusion matrix, if every video has exactly one label.
     """
 
     value: float
-    ci95: tuple[float, float] | None
-    baseline: float | None
-    baseline_ci95: tuple[float, float] | None
+    ci95: tuple[float, float] | None = None
     confusion: ConfusionMatrix | None = None
-    baseline_confusion: ConfusionMatrix | None = None
 
 
 @dataclass(frozen=True)
@@ -58,6 +55,7 @@ class Measurement:
 
     Attributes:
         title: Data, task and metric.
+        baseline: The same metric of the frozen checkpoint, if it was measured.
         source: File that the measurement was read from.
     """
 
@@ -65,6 +63,7 @@ class Measurement:
     protocol_fields: dict[str, Any]
     protocol_summary: str
     metric: MetricValue
+    baseline: MetricValue | None
     source: str
 
     @property
@@ -85,7 +84,7 @@ class ComparisonRow:
     title: str
     protocol_summary: str
     concepts: str | None
-    metrics_by_run: dict[str, MetricValue]
+    measurements_by_run: dict[str, Measurement]
 
 
 def load_measurements(run: Run, results: Mapping[str, AnyResult]) -> list[Measurement]:
@@ -145,10 +144,11 @@ def build_comparison(measurements: dict[str, list[Measurement]]) -> list[Compari
         protocols = list(by_run[first].values())
         for measurement in protocols:
             fields = f" · {_distinguishing_fields(measurement, protocols)}" if len(protocols) > 1 else ""
-            values = {name: each[measurement.fingerprint].metric for name, each in by_run.items()}
+            values = {name: each[measurement.fingerprint] for name, each in by_run.items()}
             concepts = measurement.protocol_fields.get("concepts")
             rows.append(ComparisonRow(title + fields, measurement.protocol_summary, concepts, values))
-    return sorted(rows, key=lambda row: (-len(row.metrics_by_run), *(t not in row.title for t in TASK_TITLES.values())))
+    tasks = TASK_TITLES.values()
+    return sorted(rows, key=lambda row: (-len(row.measurements_by_run), *(task not in row.title for task in tasks)))
 
 
 def _add_measurement(measurements: dict[str, Measurement], measurement: Measurement) -> None:
@@ -211,7 +211,8 @@ def _to_measurement(result: AnyResult, source: str) -> Measurement:
         title=f"{get_dataset_name(result)}, {task}, {metric_type_and_name(result)[1]}",
         protocol_fields=fields,
         protocol_summary=" | ".join(map(_protocol_summary, protocols)),
-        metric=_metric_value(result),
+        metric=_metric_value(result, "result"),
+        baseline=None if any(fold.frozen is None for fold in list_folds(result)) else _metric_value(result, "frozen"),
         source=source,
     )
 
@@ -220,21 +221,13 @@ def _protocol_summary(protocol: EvalProtocol) -> str:
     return protocol.model_copy(update={"chosen": {}}).summary().rpartition(" · checkpoint ")[0]
 
 
-def _metric_value(result: AnyResult) -> MetricValue:
-    folds = list(result.folds.values()) if isinstance(result, BenchmarkResult) else [result]
+def _metric_value(result: AnyResult, side: str) -> MetricValue:
+    """Return the primary metric of a side ("result" or "frozen")."""
+    folds = list_folds(result)
     if isinstance(result, BenchmarkResult) and len(folds) > 1:
-        has_baseline = all(fold.frozen is not None for fold in folds)
-        baseline = result.mean_and_std("frozen")[0] if has_baseline else None
-        return MetricValue(result.mean_and_std()[0], None, baseline, None)
-    adapted, frozen = folds[0].result, folds[0].frozen
-    return MetricValue(
-        adapted.primary_metric,
-        adapted.ci95,
-        None if frozen is None else frozen.primary_metric,
-        None if frozen is None else frozen.ci95,
-        getattr(adapted, "confusion", None),  # multi-label results have none
-        getattr(frozen, "confusion", None),
-    )
+        return MetricValue(result.mean_and_std(side)[0])
+    metrics = getattr(folds[0], side)
+    return MetricValue(metrics.primary_metric, metrics.ci95, getattr(metrics, "confusion", None))
 
 
 def _demo_measurements(path: Path, run: Run) -> Iterator[Measurement]:
@@ -247,16 +240,18 @@ def _demo_measurements(path: Path, run: Run) -> Iterator[Measurement]:
         shared = {name: value for name, value in protocol.items() if name not in _RUN_SPECIFIC_KEYS}
         world = humanize(protocol["world"])
         for key, title in DEMO_TITLES.items():
-            sides = [content[key]["adapted"], content[key]["frozen"]]
             # With several seeds, the demo's folder holds the run of the first one.
-            values = [side.get("by_seed", [side["top1"]])[0] for side in sides]
-            intervals = [None if "by_seed" in side else tuple(side["ci95"]) for side in sides]
-            clips = sides[0]["n"]
+            metric, baseline = (
+                MetricValue(side["by_seed"][0]) if "by_seed" in side else MetricValue(side["top1"], tuple(side["ci95"]))
+                for side in (content[key]["adapted"], content[key]["frozen"])
+            )
+            clips = content[key]["adapted"]["n"]
             yield Measurement(
                 title=f"playground, {title}, top-1",
                 protocol_fields={**shared, "clips": clips},
                 protocol_summary=f"{protocol['views']} · world: {world} · {clips} clips · {protocol['decoder']}",
-                metric=MetricValue(values[0], intervals[0], values[1], intervals[1]),
+                metric=metric,
+                baseline=baseline,
                 source=str(path),
             )
     except (KeyError, TypeError, AttributeError, UnicodeDecodeError, json.JSONDecodeError):

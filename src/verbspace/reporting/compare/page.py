@@ -16,6 +16,7 @@ from verbspace.reporting.charts import MAX_LINES, Line, PointEstimate, draw_dot_
 from verbspace.reporting.compare.measurements import (
     ComparisonRow,
     ConfusionMatrix,
+    Measurement,
     MetricValue,
     assert_all_results_used,
     build_comparison,
@@ -105,33 +106,33 @@ def compare_runs(
     )
 
 
-def _group_metrics(row: ComparisonRow, group: SeedGroup) -> list[MetricValue]:
-    return [row.metrics_by_run[run.name] for run in group.runs if run.name in row.metrics_by_run]
+def _group_measurements(row: ComparisonRow, group: SeedGroup) -> list[Measurement]:
+    return [row.measurements_by_run[run.name] for run in group.runs if run.name in row.measurements_by_run]
 
 
 def _cell(row: ComparisonRow, group: SeedGroup) -> dict[str, str] | None:
     """Format the mean over seeds, its spread or interval, and the gain over the frozen checkpoint."""
-    metrics = _group_metrics(row, group)
-    if not metrics:
+    measurements = _group_measurements(row, group)
+    if not measurements:
         return None
-    values = [100 * metric.value for metric in metrics]
+    values = [100 * measurement.metric.value for measurement in measurements]
     mean = statistics.fmean(values)
     value, spread = f"{mean:.1f}", ""
     if len(values) > 1:
         value += f" ± {statistics.stdev(values):.1f}"
         spread = "by seed " + ", ".join(f"{value:.1f}" for value in values)
-    elif metrics[0].ci95:
-        low, high = (100 * end for end in metrics[0].ci95)
+    elif measurements[0].metric.ci95:
+        low, high = (100 * end for end in measurements[0].metric.ci95)
         spread = f"95 % {low:.1f} to {high:.1f}"
-    baselines = [100 * metric.baseline for metric in metrics if metric.baseline is not None]
+    baselines = [100 * m.baseline.value for m in measurements if m.baseline is not None]
     gain = f"{mean - statistics.fmean(baselines):+.1f} over frozen" if len(baselines) == len(values) else ""
     return {"value": value, "spread": spread, "gain": gain}
 
 
 def _baselines(row: ComparisonRow) -> list[PointEstimate]:
     """Return the distinct values of frozen checkpoints. Runs from one checkpoint share one value."""
-    intervals = {m.baseline: m.baseline_ci95 for m in row.metrics_by_run.values() if m.baseline is not None}
-    return [_point_estimate(value, interval) for value, interval in intervals.items()]
+    baselines = [m.baseline for m in row.measurements_by_run.values() if m.baseline is not None]
+    return [_point_estimate(baseline) for baseline in {baseline.value: baseline for baseline in baselines}.values()]
 
 
 def _baseline_text(row: ComparisonRow) -> str:
@@ -145,14 +146,14 @@ def _metrics_chart(rows: Sequence[ComparisonRow], groups: Sequence[SeedGroup]) -
         baselines = _baselines(row)
         estimates = [baselines[0] if len(baselines) == 1 else None]
         for name in names:
-            metric = row.metrics_by_run.get(name)
-            estimates.append(None if metric is None else _point_estimate(metric.value, metric.ci95))
+            measurement = row.measurements_by_run.get(name)
+            estimates.append(None if measurement is None else _point_estimate(measurement.metric))
         chart_rows.append((row.title, estimates))
     return draw_dot_chart(chart_rows, [BASELINE_LABEL, *names])
 
 
-def _point_estimate(value: float, ci95: tuple[float, float] | None) -> PointEstimate:
-    return PointEstimate(100 * value, ci95 and (100 * ci95[0], 100 * ci95[1]))
+def _point_estimate(metric: MetricValue) -> PointEstimate:
+    return PointEstimate(100 * metric.value, metric.ci95 and (100 * metric.ci95[0], 100 * metric.ci95[1]))
 
 
 def _run_summary(run: Run) -> dict[str, str]:
@@ -185,9 +186,13 @@ def _class_changes(rows: Sequence[ComparisonRow], groups: Sequence[SeedGroup], r
     for row in rows:
         pairs_by_group: dict[str, list[ConfusionPair]] = {}
         for group in groups:
-            metrics = _group_metrics(row, group)
-            pairs = [(m.confusion, m.baseline_confusion) for m in metrics if m.confusion and m.baseline_confusion]
-            if pairs and len(pairs) == len(metrics):
+            measurements = _group_measurements(row, group)
+            pairs = [
+                (m.metric.confusion, m.baseline.confusion)
+                for m in measurements
+                if m.metric.confusion and m.baseline and m.baseline.confusion
+            ]
+            if pairs and len(pairs) == len(measurements):
                 pairs_by_group[group.name] = pairs
         names = _action_names_of(row.concepts, runs) if pairs_by_group else None
         tables = [
