@@ -55,7 +55,7 @@ def run_demo(
     world_settings: WorldSettings | None = None,
     on_progress: ProgressCallback | None = None,
 ) -> dict[str, Any]:
-    """Run the demo, write results.json, metrics.jsonl, encoder/ and report.html, and return the content of results.json.
+    """Run the demo, write results.json, metrics.jsonl, encoder/ and report.html; return the content of results.json.
 
     An interrupted run resumes when the function is called again with the same arguments.
 
