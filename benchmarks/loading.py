@@ -127,13 +127,13 @@ def encode_clip(path: Path, seconds: int = 10) -> Path:
 
 
 def videos_by_folder(root: Path) -> dict[str, list[Path]]:
-    """Return the videos of each subfolder and file type, for example "8 MP4 files of hmdb51"."""
+    """Return the videos of each subfolder and file type, for example "hmdb51, 8 MP4 files"."""
     groups: dict[tuple[str, str], list[Path]] = {}
     for folder in sorted(path for path in root.iterdir() if path.is_dir()):
         for path in sorted(folder.rglob("*")):
             if path.suffix.lower() in VIDEO_EXTENSIONS:
                 groups.setdefault((path.suffix[1:].upper(), folder.name), []).append(path)
-    return {f"{len(paths)} {kind} files of {folder}": paths for (kind, folder), paths in groups.items()}
+    return {f"{folder}, {len(paths)} {kind} files": paths for (kind, folder), paths in groups.items()}
 
 
 def compare_loaders(title: str, paths: Sequence[Path], rounds: int) -> list[Row]:
