@@ -138,7 +138,7 @@ def test_overrides_take_precedence_over_the_settings_file(tmp_path: Path) -> Non
     file.write_text("training:\n  stepz: 7\n")
     with pytest.raises(ValueError, match=rf"{re.escape(str(file))}: training\.stepz: "):
         parse_overrides(file, ["training.steps=9"])
-    with pytest.raises(FileNotFoundError, match="there is no such settings file"):
+    with pytest.raises(FileNotFoundError, match="settings file not found"):
         parse_overrides(tmp_path / "none.yaml", [])
 
 
