@@ -173,7 +173,7 @@ def test_bad_input_is_one_line_and_exit_code_1(world: Path, tmp_path: Path) -> N
         ("adapt --encoder playground --videos WORLD --concepts nix --out run", "nix: no such file or bundled"),
         (
             "adapt --encoder playground --videos . --concepts nix --out run --config no.yaml",
-            "no.yaml: there is no such",
+            "no.yaml: settings file not found",
         ),
     ],
 )
@@ -252,7 +252,7 @@ def test_an_interrupted_run_can_be_resumed(world: Path, tmp_path: Path) -> None:
     running.send_signal(signal.SIGINT)
     output = running.communicate(timeout=60)[1]
     assert running.returncode == 75
-    found = re.search(r"stopped after step (\d+) of 24; run the same command again to go on", output)
+    found = re.search(r"stopped after step (\d+) of 24; run the same command again to resume", output)
     assert found
     assert "Traceback" not in output
     assert not (tmp_path / "run" / "encoder").exists()
@@ -393,7 +393,7 @@ def test_demo_passes_its_options_and_prints_the_table(tmp_path: Path, monkeypatc
     output = run(
         "demo", "--out", out, "--seeds", 3, "--world-seed", 7, "--no-supervised-baseline", "--set", "training.steps=5"
     )
-    assert (given["out"], given["seeds"], given["world_seed"], given["supervised_upper_bound"]) == (out, 3, 7, False)
+    assert (given["out"], given["num_seeds"], given["world_seed"], given["supervised_upper_bound"]) == (out, 3, 7, False)
     assert given["settings"].training.steps == 5
     assert given["settings"].export_alpha == PLAYGROUND_SETTINGS.export_alpha  # the rest is the playground's
     for title, _ in METRIC_ROWS.values():
