@@ -54,7 +54,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as out:
         config = TranscodeConfig(size=args.size)
         transcode([r.file for r in originals], args.folder, Path(out), config, num_workers=available_cpus())
-        copies = [Record(target_path(r.file, str(args.folder), out)) for r in originals]
+        copies = [Record(target_path(r.file, args.folder, Path(out))) for r in originals]
         groups = {"originals": originals, "copies": copies}
         megabytes = {name: sum(os.path.getsize(r.file) for r in group) / 1e6 for name, group in groups.items()}
         loaders = {name: make_loader(group) for name, group in groups.items()}

@@ -28,7 +28,7 @@ VARIANTS: dict[str, tuple[list[str], dict[str, Any]]] = {
     "half the frames": (["views.global_frames=4", "views.local_frames=2"], {}),
     "one global view": (["views.global_views=1", "views.local_views=6"], {}),
     "long tail": ([], {"long_tail": True}),
-    "oracle": ([], {"oracle": True}),
+    "supervised upper bound": ([], {"supervised": True}),
     "without concept distillation": (["losses.category=0", "losses.description=0"], {}),
     "without alignment": (["losses.alignment=0"], {}),
     "without the prior": (["losses.category_prior=0", "losses.description_prior=0"], {}),
@@ -87,7 +87,7 @@ def run_job(job: dict[str, Any]) -> dict[str, Any]:
         return {name: found.top1 for name, found in evaluator.evaluate(encoder).items()}
 
     began = time.perf_counter()
-    if extra.get("oracle"):
+    if extra.get("supervised"):
         exported = train_supervised_upper_bound(
             start, read_labeled_train_records(world), vocabulary, folder, supervised_settings(settings)
         )
@@ -95,14 +95,14 @@ def run_job(job: dict[str, Any]) -> dict[str, Any]:
         exported = adapt(start, world / "train", vocabulary, folder, settings)
     seconds = time.perf_counter() - began
     found: dict[str, Any] = {"exported": top1(exported), "frozen": baseline_top1(out, job, lambda: top1(start))}
-    for share in job["shares"]:
-        found[f"share {share}"] = top1(reinterpolate(start, exported, settings.export_alpha, share, folder))
+    for alpha in job["alphas"]:
+        found[f"alpha {alpha}"] = top1(reinterpolate(start, exported, settings.export_alpha, alpha, folder))
     if job["variant"] == "full" and job["seed"] == 0 and job["split"] == "test":
         found["order"] = {
             "frozen": evaluator.temporal_order_ablation(start),
             "exported": evaluator.temporal_order_ablation(exported),
         }
-        found["held_stills"] = evaluator.static_clip_accuracy(exported)
+        found["static_clips"] = evaluator.static_clip_accuracy(exported)
     return {k: job[k] for k in ("variant", "world", "seed", "split", "set")} | {
         "seconds": round(seconds, 1),
         **found,
@@ -128,17 +128,23 @@ def reinterpolate(start: Any, exported: Any, export_alpha: float, alpha: float, 
 
     teacher = exported.copy()
     teacher.load_state_dict(load_file(list_checkpoints(folder / "state")[-1] / "teacher.safetensors"), strict=False)
-    return start.interpolated(teacher, alpha)
+    return start.interpolate_with(teacher, alpha)
 
 
 def render_table(rows: list[dict[str, Any]]) -> str:
     """Render Markdown: one row per variant, mean ± standard deviation of the change against frozen CLIP, in points."""
-    measures = ("zero_shot", "linear_probe", "knn", "reserved_actions", "stills")
-    lines = ["| variant | runs | " + " | ".join(measures) + " |", "|---|---|" + "---|" * len(measures)]
+    measures = {
+        "zero_shot": "zero-shot",
+        "linear_probe": "linear probe",
+        "knn": "k-NN",
+        "reserved_actions": "held-out actions",
+        "stills": "images",
+    }
+    lines = ["| variant | runs | " + " | ".join(measures.values()) + " |", "|---|---|" + "---|" * len(measures)]
     keys: list[tuple[str, str]] = []
     for row in rows:
         for part in row:
-            if (part == "exported" or part.startswith("share")) and (row["variant"], part) not in keys:
+            if (part == "exported" or part.startswith("alpha")) and (row["variant"], part) not in keys:
                 keys.append((row["variant"], part))
     first = [row for row in rows if row["variant"] == rows[0]["variant"]]
     lines.append(
@@ -178,7 +184,7 @@ def main() -> None:
     )
     parser.add_argument("--split", choices=("test", "validation"), default="test")
     parser.add_argument("--set", dest="set_", action="append", default=[], metavar="group.key=value")
-    parser.add_argument("--shares", nargs="*", type=float, default=[1.0], help="other interpolations to measure")
+    parser.add_argument("--alphas", nargs="*", type=float, default=[1.0], help="other export alphas to evaluate")
     parser.add_argument("--workers", type=int, default=available_cpus())
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
@@ -199,7 +205,7 @@ def main() -> None:
                     "set": changes + args.set_,
                     "extra": extra,
                 }
-                job |= {"out": str(args.out), "shares": args.shares if name in ("full", "long tail") else []}
+                job |= {"out": str(args.out), "alphas": args.alphas if name in ("full", "long tail") else []}
                 same = ("variant", "world", "seed", "split", "set")
                 if not any(all(row[k] == job[k] for k in same) for row in rows):
                     jobs.append(job)

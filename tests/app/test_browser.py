@@ -44,14 +44,14 @@ CONTRAST = """() => {
     }
     return [255, 255, 255, 1];
   };
-  const found = [];
+  const ratios = [];
   for (const node of document.querySelectorAll('.verbspace *')) {
-    const own = [...node.childNodes].some(n => n.nodeType === 3 && n.textContent.trim());
-    if (!own || !node.offsetParent || node.closest('.unplayable')) continue;
+    const hasText = [...node.childNodes].some(n => n.nodeType === 3 && n.textContent.trim());
+    if (!hasText || !node.offsetParent || node.closest('.unplayable')) continue;
     const pair = [light(parse(getComputedStyle(node).color)), light(behind(node))].sort((a, b) => b - a);
-    found.push([(pair[0] + 0.05) / (pair[1] + 0.05), node.className + ': ' + node.textContent.trim().slice(0, 40)]);
+    ratios.push([(pair[0] + 0.05) / (pair[1] + 0.05), node.className + ': ' + node.textContent.trim().slice(0, 40)]);
   }
-  return found.sort((a, b) => a[0] - b[0]);
+  return ratios.sort((a, b) => a[0] - b[0]);
 }"""
 
 
@@ -85,24 +85,21 @@ def address(controller: AppController) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    with launch_chromium() as one:
-        yield one
+    with launch_chromium() as chromium:
+        yield chromium
 
 
 @pytest.fixture
 def page(browser: Any, address: str) -> Iterator[Any]:
     context = browser.new_context(viewport={"width": 1280, "height": 900})
-    one = context.new_page()
-    one.set_default_timeout(WAIT)
-    one.foreign_requests = []
-    one.on(
-        "request",
-        lambda r: one.foreign_requests.append(r.url) if not r.url.startswith((address, "data:", "blob:")) else 0,
-    )
-    one.goto(address)
-    one.wait_for_selector("#clip")
-    yield one
-    assert one.foreign_requests == []  # no requests to other hosts
+    new_page = context.new_page()
+    new_page.set_default_timeout(WAIT)
+    urls: list[str] = []
+    new_page.on("request", lambda request: urls.append(request.url))
+    new_page.goto(address)
+    new_page.wait_for_selector("#clip")
+    yield new_page
+    assert [url for url in urls if not url.startswith((address, "data:", "blob:"))] == []  # no other hosts
     context.close()
 
 
@@ -111,7 +108,7 @@ def upload(page: Any, clip: Path) -> None:
 
 
 def wait_for_explanation(page: Any) -> str:
-    """What the page says of a clip, once it has text why."""
+    """Wait for the explanation of a clip, and return the text of its predictions."""
     page.wait_for_selector("#explanation .strip")
     return str(page.inner_text("#predictions"))
 
@@ -120,19 +117,19 @@ def test_upload_predict_and_edit_actions(page: Any, controller: AppController, w
     clip = sorted(world.rglob("*.mp4"))[1]
     upload(page, clip)
     text = wait_for_explanation(page)
-    words = "\n".join(controller.concepts.action_names)
-    adapted, frozen = controller.rank(controller.analyze(clip, clip.name), words)
-    for one in (adapted, frozen):
-        assert one.name in text
-        assert f"{one.ranking[0][0]} {100 * one.ranking[0][1]:.1f} %" in text
+    actions = "\n".join(controller.concepts.action_names)
+    adapted, frozen = controller.rank(controller.analyze(clip, clip.name), actions)
+    for prediction in (adapted, frozen):
+        assert prediction.name in text
+        assert f"{prediction.ranking[0][0]} {100 * prediction.ranking[0][1]:.1f} %" in text
     assert page.locator("#explanation img").count() == 16
     assert page.locator("#explanation img:not([alt])").count() == 0
     # Edit the actions. The expected values are computed first, because the app uses the encoder in other threads.
-    one, _ = controller.rank(controller.analyze(clip, clip.name), "waving\nbowing\nplaying the piano")
+    edited, _ = controller.rank(controller.analyze(clip, clip.name), "waving\nbowing\nplaying the piano")
     page.fill("#actions textarea", "waving\nbowing\nplaying the piano")
     page.wait_for_function("!document.querySelector('#predictions').innerText.includes('jumping')")
     page.wait_for_function(
-        f"document.querySelector('#predictions').innerText.includes('{100 * one.ranking[0][1]:.1f} %')"
+        f"document.querySelector('#predictions').innerText.includes('{100 * edited.ranking[0][1]:.1f} %')"
     )
     page.click("#reset")
     page.wait_for_function(
@@ -161,8 +158,10 @@ def test_search_results_play_from_the_right_second(page: Any, controller: AppCon
     assert page.locator("#results li").count() == len(hits)
     page.wait_for_function("[...document.querySelectorAll('#results video')].every(v => v.readyState >= 1)")
     time.sleep(1)
-    found = page.evaluate("[...document.querySelectorAll('#results video')].map(v => [v.src, v.currentTime, v.error])")
-    for (source, second, error), hit in zip(found, hits, strict=True):
+    players = page.evaluate(
+        "[...document.querySelectorAll('#results video')].map(v => [v.src, v.currentTime, v.error])"
+    )
+    for (source, second, error), hit in zip(players, hits, strict=True):
         assert error is None
         if "#t=" in source:
             assert second == pytest.approx(hit.start, abs=0.05)
@@ -199,7 +198,7 @@ def test_find_similar_by_keyboard(page: Any, controller: AppController) -> None:
     )
     _, others = controller.find_similar(hit.path, hit.window, 12, per_video=True)
     shown = page.locator("#results .name").all_inner_texts()
-    assert shown == ["/".join(one.path.split("/")[-2:]) for one in others]
+    assert shown == ["/".join(hit.path.split("/")[-2:]) for hit in others]
     assert name not in shown
     assert page.evaluate("document.activeElement.matches('#results .search-results')")  # the focus moves to the results
     # An id that does not exist.
@@ -333,7 +332,7 @@ def test_controls_are_labeled_and_reachable_by_keyboard(page: Any, world: Path) 
 
 def test_concurrent_requests_are_queued(address: str, controller: AppController, world: Path) -> None:
     clips = sorted(world.rglob("*.mp4"))[3:6]
-    words = "\n".join(controller.concepts.action_names)
+    actions = "\n".join(controller.concepts.action_names)
 
     def visit(clip: Path) -> str:
         with launch_chromium() as browser:
@@ -347,5 +346,5 @@ def test_concurrent_requests_are_queued(address: str, controller: AppController,
     with ThreadPoolExecutor(len(clips)) as pool:
         texts = list(pool.map(visit, clips))
     for clip, text in zip(clips, texts, strict=True):
-        (name, share), *_ = controller.rank(controller.analyze(clip, clip.name), words)[0].ranking
-        assert f"{name} {100 * share:.1f} %" in text
+        name, probability = controller.rank(controller.analyze(clip, clip.name), actions)[0].ranking[0]
+        assert f"{name} {100 * probability:.1f} %" in text

@@ -20,7 +20,7 @@ def test_hostile_texts_are_escaped(controller: AppController, clip: Path) -> Non
     pages = [
         analysis_html(analysis, predictions),
         explanation_html(controller.explain(analysis, "\n".join(HOSTILE), 0.0, 1.0)),
-        hits_html(hits, ClipStore(), [None], OpaqueIds(10)),
+        hits_html(hits, ClipStore(), OpaqueIds(10)),
         rejection_html(HOSTILE[0]),
     ]
     for page in pages:
@@ -32,6 +32,6 @@ def test_hostile_texts_are_escaped(controller: AppController, clip: Path) -> Non
 
 def test_names_in_results_are_escaped() -> None:
     hit = Hit('/x/a"b/<i onclick=1>.mp4', 0.0, 1.0, 0.5, 0, 1.0, 25.0)
-    html = hits_html([hit], ClipStore(), [None], OpaqueIds(10), hit)
+    html = hits_html([hit], ClipStore(), OpaqueIds(10), hit)
     assert "<i" not in html
     assert 'a"b' not in html

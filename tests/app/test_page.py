@@ -18,7 +18,7 @@ def test_similar_windows_need_a_registered_id(search_controller: AppController, 
     window_ids: WindowIds = OpaqueIds(10)
     clips = ClipStore()
     (hit,) = nearest_windows(random_searcher.index, random_searcher.index.table.to_arrow()["vector"][9].as_py(), 1)
-    html = hits_html([hit], clips, [None], window_ids)
+    html = hits_html([hit], clips, window_ids)
     window_id = html.partition('data-window-id="')[2].partition('"')[0]
     assert window_ids.lookup(window_id) == (hit.path, hit.window)
     assert f'aria-label="find similar: {hit.path}, 0:04.0 – 0:08.0"' in html

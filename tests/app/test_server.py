@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import logging
+import logging.handlers
+import queue
 import threading
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,6 @@ def test_server_sends_no_other_files(address: str, clip: Path, tmp_path: Path) -
         "/gradio_api/file=http://127.0.0.1:1/x", "/docs", "/openapi.json",
     ):  # fmt: skip
         response = httpx.get(address + path)
-        assert response.status_code in (400, 403, 404, 405) or "root:" not in response.text, path
         assert "secret" not in response.text.replace("secret.mp4", ""), path
         assert "root:" not in response.text, path
 
@@ -77,19 +77,12 @@ def test_large_upload_is_rejected(address: str) -> None:
     assert small.status_code == 200
     (stored,) = small.json()
     assert ".." not in stored
-    assert Path(stored).name != "evil<b>.mp4" or "/" not in Path(stored).name
 
 
 def test_path_instead_of_an_upload_is_not_opened(address: str, tmp_path: Path, clip: Path) -> None:
     outside = write_video(tmp_path / "outside.mp4", numbered_frames(10), rate=10)
-    for path in (
-        str(outside),
-        str(clip),
-        "/etc/passwd",
-        "../../../etc/passwd",
-        f"{address}/clips/x",
-        "file:///etc/passwd",
-    ):
+    system_files = ("/etc/passwd", "../../../etc/passwd", "file:///etc/passwd")
+    for path in (str(outside), str(clip), f"{address}/clips/x", *system_files):
         messages = call_endpoint(
             address, analyze_endpoint(address), [{"path": path, "meta": {"_type": "gradio.FileData"}}, "waving\nbowing"]
         )
@@ -99,15 +92,8 @@ def test_path_instead_of_an_upload_is_not_opened(address: str, tmp_path: Path, c
 
 
 def test_unknown_session_logs_no_error(search_controller: AppController) -> None:
-    class RecordingHandler(logging.Handler):
-        def __init__(self) -> None:
-            super().__init__()
-            self.records: list[Any] = []
-
-        def emit(self, record: logging.LogRecord) -> None:
-            self.records.append(record.getMessage())
-
-    handler = RecordingHandler()
+    records: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    handler = logging.handlers.QueueHandler(records)
     with serve_app(search_controller) as address:
         logging.getLogger("uvicorn.error").addHandler(handler)
         try:
@@ -116,4 +102,4 @@ def test_unknown_session_logs_no_error(search_controller: AppController) -> None
         finally:
             logging.getLogger("uvicorn.error").removeHandler(handler)
     assert "404" in response.text
-    assert handler.records == []
+    assert records.empty()

@@ -80,7 +80,7 @@ def test_errors_name_file_and_field(text: str, message: str, tmp_path: Path) -> 
     (tmp_path / "a.yaml").write_text(text)
     with pytest.raises(ValueError, match=message):
         load_recipe(tmp_path / "a.yaml")
-    with pytest.raises(FileNotFoundError, match="recipe not found"):
+    with pytest.raises(FileNotFoundError, match=r"b\.yaml: file not found"):
         load_recipe(tmp_path / "b.yaml")
 
 

@@ -91,15 +91,21 @@ def first_views(records: list[Record], count: int, **options: Any) -> list[dict[
     return batches
 
 
+def assert_unaffected(records: list[Record], expected: list[dict[str, torch.Tensor]], marker: Path) -> None:
+    """Check that workers give the expected batches, although what `marker` stands for happened to one of them."""
+    failures = DecodeFailures(6)
+    assert_same_batches(first_views(records, len(expected), num_workers=2, failures=failures), expected)
+    assert marker.exists()
+    assert not len(failures)
+
+
 def assert_same_batches(one: list[dict[str, torch.Tensor]], other: list[dict[str, torch.Tensor]]) -> None:
     for first, second in zip(one, other, strict=True):
         assert first.keys() == second.keys()
         assert all(torch.equal(first[key], second[key]) for key in first)
 
 
-def test_training_continues_when_workers_hang_and_crash(
-    records: list[Record], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_training_continues_when_workers_hang_and_crash(records: list[Record], monkeypatch: pytest.MonkeyPatch) -> None:
     run_before_decoding(monkeypatch, at1=hang, at3=crash, at4=lambda: os._exit(3))
     failures = DecodeFailures(6)
     start = time.monotonic()
@@ -116,26 +122,13 @@ def test_training_continues_when_workers_hang_and_crash(
     }
 
 
-def test_a_single_crash_at_a_video_does_not_exclude_it(
-    records: list[Record], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("action", [crash, kill_self])
+def test_a_worker_that_crashes_or_is_killed_once_changes_nothing(
+    records: list[Record], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, action: Callable[[], object]
 ) -> None:
     expected = first_views(records, 6)
-    run_before_decoding(monkeypatch, at2=only_once(tmp_path / "done", crash))
-    failures = DecodeFailures(6)
-    assert_same_batches(first_views(records, 6, num_workers=2, failures=failures), expected)
-    assert (tmp_path / "done").exists()
-    assert not len(failures)
-
-
-def test_a_worker_killed_from_outside_changes_nothing(
-    records: list[Record], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    expected = first_views(records, 6)
-    run_before_decoding(monkeypatch, at2=only_once(tmp_path / "done", kill_self))
-    failures = DecodeFailures(6)
-    assert_same_batches(first_views(records, 6, num_workers=2, failures=failures), expected)
-    assert (tmp_path / "done").exists()
-    assert not len(failures)
+    run_before_decoding(monkeypatch, at2=only_once(tmp_path / "done", action))
+    assert_unaffected(records, expected, tmp_path / "done")
 
 
 def test_a_worker_killed_while_starting_changes_nothing(
@@ -143,10 +136,7 @@ def test_a_worker_killed_while_starting_changes_nothing(
 ) -> None:
     expected = first_views(records, 3)
     monkeypatch.setattr(torch, "set_num_threads", lambda count: only_once(tmp_path / "done", kill_self)())
-    failures = DecodeFailures(6)
-    assert_same_batches(first_views(records, 3, num_workers=2, failures=failures), expected)
-    assert (tmp_path / "done").exists()
-    assert not len(failures)
+    assert_unaffected(records, expected, tmp_path / "done")
 
 
 def test_a_worker_killed_while_it_sends_a_result_changes_nothing(
@@ -161,10 +151,7 @@ def test_a_worker_killed_while_it_sends_a_result_changes_nothing(
         send(connection, content)
 
     monkeypatch.setattr(Connection, "_send", send_half)
-    failures = DecodeFailures(6)
-    assert_same_batches(first_views(records, 6, num_workers=2, failures=failures), expected)
-    assert (tmp_path / "done").exists()
-    assert not len(failures)
+    assert_unaffected(records, expected, tmp_path / "done")
 
 
 def test_a_worker_killed_between_videos_changes_nothing(records: list[Record], workers: list[Any]) -> None:

@@ -26,7 +26,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_counts_durations_and_unreadable_files(folder: Path) -> None:
     calls: list[Any] = []
-    info = summarize_dataset(folder, detect_manifest(folder), on_progress=lambda *args: calls.append(args))
+    info = summarize_dataset(detect_manifest(folder), on_progress=lambda *args: calls.append(args))
     assert (info.num_videos, info.missing, info.num_unlabeled, info.num_probed) == (5, [], 0, 4)
     assert dict(info.class_counts) == {"wave": 3, "clap": 2}
     assert sorted(info.durations) == pytest.approx([0.4, 0.4, 0.6, 0.8], abs=0.05)
@@ -38,7 +38,7 @@ def test_counts_durations_and_unreadable_files(folder: Path) -> None:
 
 def test_missing_files_of_a_list_are_counted(folder: Path) -> None:
     (folder / "list.txt").write_text("wave/0.mp4 1\nwave/9.mp4 1\nclap/0.avi 0\n")
-    info = summarize_dataset(folder, detect_manifest(folder / "list.txt"), probe_files=0)
+    info = summarize_dataset(detect_manifest(folder / "list.txt"), probe_files=0)
     assert info.missing == [folder / "wave/9.mp4"]
     assert info.num_probed == 0
 

@@ -1,7 +1,6 @@
 """Transcoded data sets: the same frames at the same times, smaller and faster to decode."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +9,6 @@ from typer.testing import CliRunner
 from support.video_files import REAL_CLIPS, numbered_frames, read_frame_numbers, write_video
 from verbspace.cli import main
 from verbspace.data import transcode as transcode_module
-from verbspace.data import verify as verify_module
 from verbspace.data.decoding.pyav import decode_frames, frame_times
 from verbspace.data.transcode import TRANSCODE_LOG_NAME, TranscodeConfig, target_path, transcode
 
@@ -37,7 +35,7 @@ def test_frames_and_times_are_preserved(videos: Path, tmp_path: Path) -> None:
     results = transcode(list_files(videos), videos, out, TranscodeConfig(size=64))
     assert not [result.error for result in results if result.error]
     for result in results:
-        original, copy = Path(result.file), target_path(result.file, str(videos), str(out))
+        original, copy = Path(result.file), target_path(result.file, videos, out)
         assert copy.parent.name == original.parent.name
         assert copy.suffix == ".mp4"
         np.testing.assert_allclose(frame_times(copy), frame_times(original), atol=2 / 90_000)
@@ -67,29 +65,22 @@ def test_key_frames_are_near(videos: Path, tmp_path: Path) -> None:
 
 
 def test_a_second_run_processes_missing_new_and_reconfigured_files(
-    videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    videos: Path, tmp_path: Path, processed_files: list[str]
 ) -> None:
     out = tmp_path / "copies"
     transcode(list_files(videos), videos, out)
-    done: list[str] = []
-    run = verify_module.run_in_subprocesses
-
-    def record(task: Any, files: Any, **options: Any) -> Any:
-        done.extend(files)
-        return run(task, files, **options)
-
-    monkeypatch.setattr(verify_module, "run_in_subprocesses", record)
+    processed_files.clear()
     transcode(list_files(videos), videos, out)
-    assert done == []
+    assert processed_files == []
     (out / "wave/a.mp4").unlink()
     write_video(videos / "clap/one.mp4", numbered_frames(3, 96, 128))
     write_video(videos / "new.mp4", numbered_frames(4, 96, 128))
     transcode(list_files(videos), videos, out)
-    assert sorted(Path(name).name for name in done) == ["a.avi", "new.mp4", "one.mp4"]
+    assert sorted(Path(name).name for name in processed_files) == ["a.avi", "new.mp4", "one.mp4"]
     assert len(frame_times(out / "clap/one.mp4")) == 3
-    done.clear()
+    processed_files.clear()
     transcode(list_files(videos), videos, out, TranscodeConfig(crf=30))
-    assert len(done) == 6
+    assert len(processed_files) == 6
 
 
 def test_bad_files_are_reported_and_leave_no_copy(videos: Path, tmp_path: Path) -> None:
@@ -115,9 +106,7 @@ def test_name_collisions_and_the_source_folder_are_rejected(videos: Path, tmp_pa
 def test_a_copy_that_differs_is_rejected(videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transcode_module, "MIN_PSNR_DB", 90.0)
     with pytest.raises(ValueError, match=r"a.avi: the transcoded copy differs from the original \(PSNR \d+ dB\); keep"):
-        transcode_module.transcode_file(
-            str(videos / "wave/a.avi"), str(videos), str(tmp_path / "copies"), TranscodeConfig()
-        )
+        transcode_module.transcode_file(str(videos / "wave/a.avi"), videos, tmp_path / "copies", TranscodeConfig())
     assert not list((tmp_path / "copies").rglob("*.*"))
 
 

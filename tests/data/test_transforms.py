@@ -25,12 +25,13 @@ ALL_AUGMENTATIONS: dict[str, Any] = {
 
 
 def random_views(
-    frames: Tensor, size: int, generator: torch.Generator, ratio: tuple[float, float] = (1.0, 1.0), **views: Any
+    clips: Tensor, size: int, generator: torch.Generator, ratio: tuple[float, float] = (1.0, 1.0), **views: Any
 ) -> Tensor:
-    """`augment` with only the augmentations given; without any, the expected frame."""
-    more = {name: views.pop(name) for name in ("blur_sigma", "frame_index") if name in views}
+    """`augment` clips (N, T, 3, H, W) with only the augmentations given."""
+    more = {"blur_sigma": views.pop("blur_sigma")} if "blur_sigma" in views else {}
     settings = NO_AUGMENTATION.model_copy(update={"global_size": size, **views})
-    return augment(frames, settings, "global", generator, ratio=ratio, **more)
+    frame_index = torch.arange(clips.shape[0] * clips.shape[1]).view(clips.shape[:2])
+    return augment(clips.flatten(0, 1), settings, "global", generator, frame_index, ratio=ratio, **more)
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -57,8 +58,6 @@ def test_output_shape_and_dtype() -> None:
     out = random_views(noise(3, 5, 3, 40, 52), 24, seeded(), **ALL_AUGMENTATIONS)
     assert out.shape == (3, 5, 3, 24, 24)
     assert out.dtype == torch.uint8
-    one = random_views(noise(3, 5, 3, 40, 52)[0], 24, seeded(), **ALL_AUGMENTATIONS)
-    assert one.shape == (5, 3, 24, 24)
 
 
 def test_frames_of_a_clip_share_parameters_and_clips_differ() -> None:
@@ -262,7 +261,8 @@ def test_frame_index_selects_the_same_clips() -> None:
     video = noise(9, 40, 52, 3, seed=4).permute(0, 3, 1, 2)  # in the decoder's layout
     frame_index = torch.tensor([[0, 3, 3], [8, 1, 2], [4, 4, 5], [7, 7, 7]])
     expected = random_views(video[frame_index], 24, seeded(1), **ALL_AUGMENTATIONS)
-    assert torch.equal(random_views(video, 24, seeded(1), frame_index=frame_index, **ALL_AUGMENTATIONS), expected)
+    views = ViewSettings(global_size=24, **{k: v for k, v in ALL_AUGMENTATIONS.items() if k != "ratio"})
+    assert torch.equal(augment(video, views, "global", seeded(1), frame_index), expected)
 
 
 @pytest.mark.parametrize("side", [24, 96, 224])

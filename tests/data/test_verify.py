@@ -3,11 +3,11 @@
 import faulthandler
 import json
 import os
+import re
 import resource
 import signal
 import time
 from pathlib import Path
-from typing import Any
 
 import av
 import numpy as np
@@ -15,9 +15,8 @@ import pytest
 from typer.testing import CliRunner
 
 from support.training_fixtures import make_concept_set, make_settings, write_clips
-from support.video_files import numbered_frames, write_video
+from support.video_files import numbered_frames, write_bad_files, write_video
 from verbspace.cli import main
-from verbspace.data import verify as verify_module
 from verbspace.data.decoding.pyav import count_frames, decode_frames
 from verbspace.data.errors import DecodeError, DecodeFailures, NoReadableVideo
 from verbspace.data.sources.manifest import read_manifest
@@ -34,43 +33,6 @@ from verbspace.training.adapt import adapt
 KINDS = {"a.mp4": "libx264", "b.avi": "mpeg4", "c.mkv": "libx264", "d.webm": "libvpx"}
 
 
-def write_bad_files(folder: Path) -> dict[str, str]:
-    """Write one file of each bad kind. Returns a part of the expected reason by file name."""
-    whole = write_video(folder / "good.mp4", numbered_frames(20)).read_bytes()
-    (folder / "empty.mp4").touch()
-    (folder / "text.mp4").write_text("hello, this is a text\n" * 50)
-    (folder / "dangling.mp4").symlink_to("nowhere.mp4")
-    (folder / "folder.mp4").mkdir()
-    early = write_video(folder / "early.mp4", numbered_frames(20), container_options={"movflags": "faststart"})
-    content = early.read_bytes()
-    early.unlink()
-    cuts = {f"cut{tenth}.mp4": content[: len(content) * tenth // 10] for tenth in range(1, 10)}
-    flipped = bytearray(content)
-    for place in range(len(flipped) // 2, len(flipped), 50):
-        flipped[place] ^= 255
-    for name, part in {**cuts, "flipped.mp4": bytes(flipped), "truncated.mp4": whole[: len(whole) // 2]}.items():
-        (folder / name).write_bytes(part)
-    locked = {}
-    if os.geteuid() != 0:  # root can read everything
-        (folder / "locked.mp4").write_bytes(whole)
-        (folder / "locked.mp4").chmod(0)
-        locked = {"locked.mp4": "Permission denied"}
-    with av.open(str(folder / "audio.mp4"), "w") as container:
-        stream = container.add_stream("aac", rate=16000, layout="mono")
-        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
-        frame.sample_rate = 16000
-        container.mux([*stream.encode(frame), *stream.encode(None)])
-    return {
-        "empty.mp4": "the file is empty",
-        "text.mp4": "not decodable as video",
-        "dangling.mp4": "there is no such file",
-        "folder.mp4": "not a file",
-        **dict.fromkeys(["truncated.mp4", "flipped.mp4", *cuts], ""),
-        **locked,
-        "audio.mp4": "no video stream found, only audio",
-    }
-
-
 def test_every_bad_file_is_reported_with_the_reason(tmp_path: Path) -> None:
     reasons = write_bad_files(tmp_path)
     files = [str(tmp_path / name) for name in ("good.mp4", *reasons)]
@@ -78,7 +40,7 @@ def test_every_bad_file_is_reported_with_the_reason(tmp_path: Path) -> None:
     assert set(found) == {"good.mp4", *reasons}
     assert (found["good.mp4"].error, found["good.mp4"].frames) == (None, 20)
     for name, reason in reasons.items():
-        assert reason in str(found[name].error)
+        assert re.search(reason, str(found[name].error)), name
 
 
 def misbehave(file: str) -> int:
@@ -115,25 +77,18 @@ def test_a_decoder_that_hangs_or_crashes_is_replaced(workers: int, tmp_path: Pat
     assert "MemoryError: too many pixels" in str(found["odd1"].error)
 
 
-def test_a_second_run_decodes_only_new_and_changed_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_run_decodes_only_new_and_changed_files(tmp_path: Path, processed_files: list[str]) -> None:
     write_bad_files(tmp_path)
     files = sorted(str(path) for path in tmp_path.iterdir())
     log_path = tmp_path / VERIFY_LOG_NAME
     first = verify_files(files, log_path)
-    decoded: list[str] = []
-    run = verify_module.run_in_subprocesses
-
-    def record(task: Any, files: Any, **options: Any) -> Any:
-        decoded.extend(files)
-        return run(task, files, **options)
-
-    monkeypatch.setattr(verify_module, "run_in_subprocesses", record)
+    processed_files.clear()
     assert verify_files(files, log_path) == first
-    assert decoded == []
+    assert processed_files == []
     write_video(tmp_path / "empty.mp4", numbered_frames(5))
     write_video(tmp_path / "new.mp4", numbered_frames(6))
     again = {Path(o.file).name: o for o in verify_files([*files, str(tmp_path / "new.mp4")], log_path)}
-    assert sorted(Path(file).name for file in decoded) == ["empty.mp4", "new.mp4"]
+    assert sorted(Path(file).name for file in processed_files) == ["empty.mp4", "new.mp4"]
     assert (again["empty.mp4"].error, again["empty.mp4"].frames, again["new.mp4"].frames) == (None, 5, 6)
 
 
@@ -182,7 +137,7 @@ def test_a_folder_with_only_bad_files_is_an_error(tmp_path: Path, tiny_clip: Pat
     (tmp_path / "videos").mkdir()
     (tmp_path / "videos/a.mp4").touch()
     verify_files([str(tmp_path / "videos/a.mp4")], tmp_path / "videos" / VERIFY_LOG_NAME)
-    with pytest.raises(NoReadableVideo, match=r"all 1 videos are bad, says the check's report: .*the file is empty"):
+    with pytest.raises(NoReadableVideo, match=r"found all 1 videos unreadable; .*the file is empty"):
         adapt(
             VideoEncoder.from_pretrained(tiny_clip),
             tmp_path / "videos",

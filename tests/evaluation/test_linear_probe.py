@@ -10,7 +10,7 @@ from sklearn.linear_model import LogisticRegression
 from torch.nn import functional
 
 from verbspace.evaluation import linear_probe as module
-from verbspace.evaluation.linear_probe import fit_logistic_regression, linear_probe, stratified_folds
+from verbspace.evaluation.linear_probe import LinearClassifier, LogisticRegressionPath, linear_probe, stratified_folds
 
 
 def clips(n: int, classes: int, size: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -20,6 +20,12 @@ def clips(n: int, classes: int, size: int, seed: int) -> tuple[torch.Tensor, tor
     fixed = torch.Generator().manual_seed(0)
     cone, centers = 4 * torch.randn(size, generator=fixed), torch.randn(classes, size, generator=fixed)
     return functional.normalize(cone + centers[labels] + 1.2 * torch.randn(n, size, generator=generator), dim=1), labels
+
+
+def fit_logistic_regression(
+    features: torch.Tensor, labels: torch.Tensor, num_classes: int, C: float
+) -> LinearClassifier:
+    return LogisticRegressionPath(features, labels, num_classes).fit(C)
 
 
 @pytest.mark.parametrize("C", [0.1, 1.0, 100.0, 1e4])
@@ -61,7 +67,7 @@ def test_c_is_selected_on_held_out_clips_only(monkeypatch: pytest.MonkeyPatch) -
     train, labels = clips(150, 5, 16, 4)
     fitted: list[int] = []
 
-    class RecordingPath(module.LogisticRegressionPath):
+    class RecordingPath(LogisticRegressionPath):
         def __init__(self, features: torch.Tensor, labels: torch.Tensor, *rest: Any) -> None:
             fitted.append(len(features))
             super().__init__(features, labels, *rest)
@@ -76,10 +82,10 @@ def test_c_is_selected_on_held_out_clips_only(monkeypatch: pytest.MonkeyPatch) -
     correct = 0
     for part in range(5):
         held = fold == part
-        again = module.fit_logistic_regression(train[~held], labels[~held], 5, 1.0)
+        again = fit_logistic_regression(train[~held], labels[~held], 5, 1.0)
         correct += int((again.scores(train[held]).argmax(dim=1) == labels[held]).sum())
     assert probe.held_out_accuracy[1.0] == pytest.approx(correct / 150)
-    cold = module.fit_logistic_regression(train, labels, 5, probe.best_C)
+    cold = fit_logistic_regression(train, labels, 5, probe.best_C)
     torch.testing.assert_close(probe.model.weight, cold.weight, rtol=1e-3, atol=1e-4)
     assert torch.equal(probe.model.scores(train).argmax(1), cold.scores(train).argmax(1))
 
@@ -143,7 +149,7 @@ def test_many_rows_are_fitted_in_single_precision(monkeypatch: pytest.MonkeyPatc
 
 def test_warm_started_fit_at_another_c_reaches_the_same_optimum() -> None:
     train, labels = clips(150, 5, 16, 4)
-    fits = module.LogisticRegressionPath(train, labels, 5)
+    fits = LogisticRegressionPath(train, labels, 5)
     for C in (0.01, 100.0, 1.0):
         torch.testing.assert_close(
             fits.fit(C).weight, fit_logistic_regression(train, labels, 5, C).weight, atol=1e-4, rtol=0
@@ -166,10 +172,10 @@ def test_fit_initialized_with_another_fit_reaches_the_same_optimum() -> None:
     labels[200:][labels[200:] == 2] = 3
     first = fit_logistic_regression(train[:200], labels[:200], 5, 10.0)
     cold = fit_logistic_regression(train, labels, 5, 10.0)
-    warm = module.LogisticRegressionPath(train, labels, 5, first).fit(10.0)
+    warm = LogisticRegressionPath(train, labels, 5, first).fit(10.0)
     np.testing.assert_allclose(warm.scores(train).softmax(1), cold.scores(train).softmax(1), atol=1e-4)
-    start = module.LogisticRegressionPath(train, labels, 5, cold)
+    start = LogisticRegressionPath(train, labels, 5, cold)
     torch.testing.assert_close(start.weight @ start.eigenvectors.T, cold.weight)
     torch.testing.assert_close(start.bias - cold.weight @ start.feature_mean, cold.bias)
     unseen = fit_logistic_regression(train[labels != 2], labels[labels != 2], 5, 10.0)  # class 2 has no initial value
-    assert not module.LogisticRegressionPath(train, labels, 5, unseen).weight.any()
+    assert not LogisticRegressionPath(train, labels, 5, unseen).weight.any()

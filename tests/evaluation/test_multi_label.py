@@ -96,7 +96,7 @@ def test_annotations_are_read(charades: Path) -> None:
         Record(videos / "AXIW1.mp4", None, (CLASSES[2],)),
         Record(videos / "UN2Q2.mp4", None, ()),
     ]
-    info = summarize_dataset("x", found)
+    info = summarize_dataset(found)
     assert (info.class_counts[CLASSES[1]], len(info.class_counts), info.num_unlabeled) == (1, 3, 1)
 
 

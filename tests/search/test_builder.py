@@ -26,10 +26,7 @@ from verbspace.models.hashing import encoder_hash
 from verbspace.models.video_encoder import VideoEncoder
 from verbspace.search.builder import ShardSpec
 from verbspace.search.index import Index
-from verbspace.search.schema import (
-    rows_checksum,
-    vectors_to_numpy,
-)
+from verbspace.search.schema import rows_checksum, vectors_to_numpy
 from verbspace.search.signatures import file_signature
 
 
@@ -38,13 +35,13 @@ def test_one_row_per_window(tiny_clip: Path, clips: Path, full_index: Path) -> N
     encoder = VideoEncoder.from_pretrained(tiny_clip)
     position = 0
     for path in sorted(clips.iterdir()):
-        found = embed_windows(encoder, path, length=1.0, stride=1.0, frames=2)
-        for n, (window, vector) in enumerate(zip(found.windows, found.embeddings, strict=True)):
+        embedded = embed_windows(encoder, path, length=1.0, stride=1.0, frames=2)
+        for n, (window, vector) in enumerate(zip(embedded.windows, embedded.embeddings, strict=True)):
             row = rows.slice(position, 1)
             assert row["path"][0].as_py() == str(path)
             assert [row[name][0].as_py() for name in ("window", "start", "end")] == [n, window.start, window.end]
             assert row["fps"][0].as_py() == probe(path).fps == 10
-            assert row["duration"][0].as_py() == found.windows[-1].end
+            assert row["duration"][0].as_py() == embedded.windows[-1].end
             assert [row[name][0].as_py() for name in ("size", "modified")] == list(file_signature(str(path)))
             torch.testing.assert_close(torch.from_numpy(vectors_to_numpy(row)[0].copy()), vector, atol=1e-6, rtol=0)
             position += 1
@@ -72,8 +69,8 @@ def test_update_embeds_new_and_changed_files_only(tiny_clip: Path, clips: Path, 
     assert (first.files, first.windows, first.unchanged) == (4, 8, 0)
     old_rows = sorted_rows(index)
     assert run_quick_embed(tiny_clip, folder, index).unchanged == 4
-    write_clip(folder / "00.mp4", 90, 0.5)  # three windows old_rows, one now
-    write_clip(folder / "01.mp4", 91, 1.7)  # one window old_rows, two now
+    write_clip(folder / "00.mp4", 90, 0.5)  # three windows before, one now
+    write_clip(folder / "01.mp4", 91, 1.7)  # one window before, two now
     write_clip(folder / "04's.mp4", 92)
     second = run_quick_embed(tiny_clip, folder, index)
     assert (second.files, second.windows, second.unchanged) == (3, 4, 2)
@@ -102,19 +99,19 @@ def test_failures_are_reported_recorded_and_retried(tiny_clip: Path, clips: Path
     command = ["embed", str(bad), str(good), str(tmp_path / "gone.mp4"), "--index", str(index), "--encoder"]
     command += [str(tiny_clip), "--window", "1", "--frames", "2", "--device", "cpu", "--workers", "1"]
     for unchanged in (0, 1):  # failed files are tried again
-        found = CliRunner().invoke(app, command)
-        assert found.exit_code == 1
-        assert f"{unchanged} unchanged, 2 could not be read" in found.stdout
-        assert f"error: {bad}: not decodable as video" in found.stderr
-        assert f"error: {tmp_path / 'gone.mp4'}: there is no such file" in found.stderr
+        result = CliRunner().invoke(app, command)
+        assert result.exit_code == 1
+        assert f"{unchanged} unchanged, 2 could not be read" in result.stdout
+        assert f"error: {bad}: not decodable as video" in result.stderr
+        assert f"error: {tmp_path / 'gone.mp4'}: there is no such file" in result.stderr
         assert set(Index.open(index).failed_files()) == {str(bad), str(tmp_path / "gone.mp4")}
-    lines = CliRunner().invoke(app, ["index", "info", str(index)]).stdout
-    assert f"{index}: 3 windows of 1 files" in lines
-    assert f"failed    {bad}: not decodable as video" in lines
+    info = CliRunner().invoke(app, ["index", "info", str(index)]).stdout
+    assert f"{index}: 3 windows of 1 files" in info
+    assert f"failed    {bad}: not decodable as video" in info
     shutil.copy(clips / "01.mp4", bad)
     shutil.copy(clips / "02.mp4", tmp_path / "gone.mp4")
-    found = CliRunner().invoke(app, command)
-    assert (found.exit_code, found.stdout) == (0, "2 files embedded in 2 windows, 1 unchanged\n")
+    result = CliRunner().invoke(app, command)
+    assert (result.exit_code, result.stdout) == (0, "2 files embedded in 2 windows, 1 unchanged\n")
     assert Index.open(index).failed_files() == {}
     good.write_bytes(b"no longer a video")
     assert set(run_quick_embed(tiny_clip, [str(good)], index).failures) == {str(good)}
@@ -162,7 +159,7 @@ def test_failed_download_keeps_the_rows(
 
 
 def test_other_encoder_or_windows_are_rejected(tiny_clip: Path, tiny_siglip: Path, full_index: Path) -> None:
-    mine, other = (encoder_hash(VideoEncoder.from_pretrained(one)) for one in (tiny_clip, tiny_siglip))
+    mine, other = (encoder_hash(VideoEncoder.from_pretrained(folder)) for folder in (tiny_clip, tiny_siglip))
     with pytest.raises(ValueError, match=rf"{mine}.*{other}.*cannot be compared"):
         run_quick_embed(tiny_siglip, [], full_index)
     with pytest.raises(ValueError, match=r"windows of 1 s every 1 s, 2 .*this command would add .* every 0\.5 s"):
@@ -194,8 +191,8 @@ def test_interruption_commits_finished_files(tiny_clip: Path, clips: Path, tmp_p
 
 
 def test_file_name_that_is_not_utf8_is_skipped(tiny_clip: Path, clips: Path, tmp_path: Path) -> None:
-    odd = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.mp4")
-    shutil.copy(clips / "01.mp4", odd)
+    non_utf8 = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.mp4")
+    shutil.copy(clips / "01.mp4", non_utf8)
     shutil.copy(clips / "02.mp4", tmp_path / "a.mp4")
     summary = run_quick_embed(tiny_clip, tmp_path, tmp_path / "index")
     assert summary.files == 1

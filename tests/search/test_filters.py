@@ -18,7 +18,7 @@ PATHS = (
 
 
 @pytest.mark.parametrize(
-    ("pattern", "found"),
+    ("pattern", "expected"),
     [
         ("b.mp4", {"a/b.mp4"}),
         ("b*mp4", {"a/b.mp4", "a/bmp4", "a/bx.mp4"}),
@@ -30,13 +30,13 @@ PATHS = (
         ("k?s", {"ack\\slash.avi"}),
     ],
 )
-def test_path_glob_filter(pattern: str, found: set[str], tmp_path: Path) -> None:
+def test_path_glob_filter(pattern: str, expected: set[str], tmp_path: Path) -> None:
     index = random_index(tmp_path, 4 * len(PATHS))
     rows = index.table.to_arrow()
     renamed = rows.set_column(0, rows.schema.field("path"), [[name for name in PATHS for _ in range(4)]])
     index.table.delete("true")
     index.add(renamed.to_batches())
-    assert {hit.path for hit in nearest_windows(index, np.ones(16), 99, path_glob_filter(pattern))} == found
+    assert {hit.path for hit in nearest_windows(index, np.ones(16), 99, path_glob_filter(pattern))} == expected
 
 
 def test_combine_filters_joins_with_and() -> None:

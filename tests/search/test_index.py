@@ -41,8 +41,7 @@ def test_index_without_rows_is_recreated(tiny_clip: Path, clips: Path, tmp_path:
 def test_rows_without_manifest_are_never_dropped(tiny_clip: Path, clips: Path, tmp_path: Path) -> None:
     random_index(tmp_path / "lost", 8)
     (tmp_path / "lost" / "index.json").unlink()
-    base = connect(tmp_path / "database")
-    base.create_table("customers", pa.table({"name": ["ada"]}))
+    connect(tmp_path / "database").create_table("customers", pa.table({"name": ["ada"]}))
     for folder, tables in (("lost", {"windows", "failures"}), ("database", {"customers"})):
         with pytest.raises(
             ValueError, match=rf"{folder}: contains tables but no index\.json .*embed into another folder"
@@ -81,9 +80,9 @@ def test_folder_names_are_taken_literally(
     assert not (tmp_path / "home").exists()
     for url in ("s3://bucket/index", "file:///tmp/index"):
         for command in (["embed", "x", "--index", url, "--encoder", str(tiny_clip)], ["search", url, "x"]):
-            found = CliRunner().invoke(app, command)
-            assert found.exit_code == 2
-            assert "is a URL; give a folder" in " ".join(found.output.split())
+            result = CliRunner().invoke(app, command)
+            assert result.exit_code == 2
+            assert "is a URL; give a folder" in " ".join(result.output.split())
 
 
 def test_long_path_lists_are_split_into_several_filters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

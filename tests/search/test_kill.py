@@ -29,13 +29,13 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def full_index(tiny_clip: Path, clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An index of a run without interruptions."""
-    folder = tmp_path_factory.mktemp("whole")
+    folder = tmp_path_factory.mktemp("full_index")
     run_quick_embed(tiny_clip, clips, folder)
     return folder
 
 
-def command(*words: object) -> list[str]:
-    return [sys.executable, "-m", "verbspace.cli.main", *(str(word) for word in words)]
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "verbspace.cli.main", *map(str, arguments)]
 
 
 def embed_command(encoder: Path, clips: Path, out: Path) -> list[str]:
@@ -45,17 +45,17 @@ def embed_command(encoder: Path, clips: Path, out: Path) -> list[str]:
 
 
 def count_commits(folder: Path) -> int:
-    return sum(len(list(one.glob("*.manifest"))) for one in folder.rglob("_versions"))
+    return len(list(folder.rglob("_versions/*.manifest")))
 
 
-def run_and_kill(run: list[str], folder: Path, rng: random.Random, after: float) -> bool:
-    """Start a command and kill it a random time after its first commit. Returns whether it was still running."""
-    process = subprocess.Popen(run, env=ENVIRONMENT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+def run_and_kill(arguments: list[str], folder: Path, rng: random.Random, max_delay: float) -> bool:
+    """Start a command and kill it up to `max_delay` s after its first commit. Returns whether it was still running."""
+    process = subprocess.Popen(arguments, env=ENVIRONMENT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
     before, limit = count_commits(folder), time.monotonic() + 300  # long, because other processes may use the CPU
     while count_commits(folder) == before and process.poll() is None:
         assert time.monotonic() < limit
         time.sleep(0.001)
-    time.sleep(rng.uniform(0, after))
+    time.sleep(rng.uniform(0, max_delay))
     process.send_signal(signal.SIGKILL)
     error = process.communicate()[1]
     assert process.returncode in (-signal.SIGKILL, 0, 1), error  # 1: one file cannot be read

@@ -48,8 +48,6 @@ def test_parse_query_errors(query: str, message: str) -> None:
 
 
 TEXT = st.text(min_size=1).map(lambda text: re.sub("[“”]", '"', text).strip()).filter(bool)
-
-
 TERMS = st.lists(st.builds(Term, TEXT, st.sampled_from([1, -1])), min_size=1, max_size=5)
 
 
@@ -77,8 +75,8 @@ def test_any_text_is_parsed_or_gives_an_error(query: str) -> None:
     space=st.sampled_from(["", " ", "\t "]),
 )
 def test_signs_with_any_spacing(parts: list[tuple[str, str]], space: str) -> None:
-    escaped = [(text, sign, re.sub(r'(["\\])', r"\\\1", text)) for text, sign in parts]
-    query = space.join(f'{sign}{space}"{inside}"' for _, sign, inside in escaped)
+    escaped = [(sign, re.sub(r'(["\\])', r"\\\1", text)) for text, sign in parts]
+    query = space.join(f'{sign}{space}"{text}"' for sign, text in escaped)
     assert parse_query(query) == [Term(text, 1 if sign == "+" else -1) for text, sign in parts]
 
 

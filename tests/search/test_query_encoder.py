@@ -45,8 +45,8 @@ def test_texts_are_centered() -> None:
 def test_build_query_vector() -> None:
     query_encoder = QueryEncoder(LetterEncoder())
     a, b, c = query_encoder.encode(["aaaa", "bbbb", "cccc"])
-    found = build_query_vector(query_encoder, [Term("aaaa"), Term("bbbb", -1), Term("cccc")])
-    torch.testing.assert_close(found, functional.normalize(a - NEGATIVE_WEIGHT * b + c, dim=0))
+    vector = build_query_vector(query_encoder, [Term("aaaa"), Term("bbbb", -1), Term("cccc")])
+    torch.testing.assert_close(vector, functional.normalize(a - NEGATIVE_WEIGHT * b + c, dim=0))
     torch.testing.assert_close(build_query_vector(query_encoder, [Term("aaaa")]), a)
     clip = functional.normalize(torch.randn(9), dim=0)
     torch.testing.assert_close(build_query_vector(query_encoder, [], [3 * clip]), clip)

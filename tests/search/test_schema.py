@@ -7,21 +7,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from support.indices import make_manifest
-from verbspace.search.schema import (
-    FileRows,
-    files_to_table,
-    rows_checksum,
-    vectors_to_numpy,
-)
+from verbspace.search.schema import FileRows, files_to_table, rows_checksum, vectors_to_numpy
 from verbspace.search.signatures import FileSignature
 
 NUMBERS = st.floats(-1, 1, width=32)
-
-
 FILES = st.lists(
     st.builds(
-        lambda path, size, when, rate, rows: FileRows(
-            path, FileSignature(size, when), rate, [float(n) for n in range(len(rows))],
+        lambda path, size, modified, fps, rows: FileRows(
+            path, FileSignature(size, modified), fps, [float(n) for n in range(len(rows))],
             [n + 1.5 for n in range(len(rows))], np.array(rows, np.float32),
         ),
         st.text(min_size=1), st.integers(0, 2**62), st.integers(0, 2**62), st.floats(0, 100, width=32),

@@ -11,10 +11,7 @@ import pytest
 from support.indices import make_manifest, random_index, run_quick_embed, write_clip
 from verbspace.models.video_encoder import VideoEncoder
 from verbspace.search.index import Index
-from verbspace.search.schema import (
-    FileRows,
-    vectors_to_numpy,
-)
+from verbspace.search.schema import FileRows, vectors_to_numpy
 from verbspace.search.searcher import Searcher, nearest_windows
 from verbspace.search.signatures import FileSignature
 
@@ -91,8 +88,8 @@ def test_search_with_texts_clips_and_filters(clips: Path, searcher: Searcher) ->
     hits = searcher.search("a person waving", top=99)
     vector = searcher.query_encoder.encode(["a person waving"])[0].numpy()
     assert [(hit.path, hit.window) for hit in hits] == [row[:2] for row in brute_force(searcher.index, vector)]
-    found = searcher.search(similar_to=[clips / "01.mp4"], top=1)[0]
-    assert (Path(found.path).name, found.score) == ("01.mp4", pytest.approx(1, abs=1e-5))
+    hit = searcher.search(similar_to=[clips / "01.mp4"], top=1)[0]
+    assert (Path(hit.path).name, hit.score) == ("01.mp4", pytest.approx(1, abs=1e-5))
     assert searcher.search('"waving" - "running"') == searcher.search("waving", subtract=["running"])
     assert searcher.search('"waving" + "running"') == searcher.search("waving", add=["running"])
     assert {hit.path for hit in searcher.search("x", path="0[03]", top=99)} == set()

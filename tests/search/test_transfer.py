@@ -16,12 +16,8 @@ from support.indices import make_manifest, run_quick_embed, sorted_rows, write_c
 from verbspace.cli.console.search_tables import index_info_lines
 from verbspace.cli.main import app
 from verbspace.search.index import Index, list_index_shards, lock_index
-from verbspace.search.schema import (
-    COLUMNS,
-    FileRows,
-    vectors_to_numpy,
-)
-from verbspace.search.signatures import UNKNOWN_SIGNATURE, FileSignature
+from verbspace.search.schema import COLUMNS, FileRows, vectors_to_numpy
+from verbspace.search.signatures import FileSignature
 from verbspace.search.transfer import export_parquet, import_parquet, merge_indices
 
 
@@ -139,25 +135,22 @@ def test_import_rejects_another_encoder(tiny_siglip: Path, clips: Path, full_ind
 
 
 def test_merge_keeps_the_later_rows(tmp_path: Path) -> None:
-    def file(path: str, when: int, value: float, windows: int = 1) -> FileRows:
+    def file(path: str, modified: int, value: float, windows: int = 1) -> FileRows:
         vectors = np.array([[value, 0.0]] * windows, np.float32)
         starts, ends = [float(n) for n in range(windows)], [n + 1.0 for n in range(windows)]
-        return FileRows(path, FileSignature(1, when), 25.0, starts, ends, vectors)
+        return FileRows(path, FileSignature(1, modified), 25.0, starts, ends, vectors)
 
     one, two = (Index.create(tmp_path / name, make_manifest()) for name in ("one", "two"))
     one.write([file("a", 5, 1.0), file("b", 5, 1.0, 3), file("same", 5, 1.0)], set())
     two.write([file("a", 4, -1.0, 2), file("b", 6, -1.0, 2), file("same", 5, 1.0), file("new", 1, -1.0)], set())
-    two.write(
-        [FileRows("a", UNKNOWN_SIGNATURE, reason="damaged"), FileRows("x", UNKNOWN_SIGNATURE, reason="damaged")],
-        set(),
-    )
+    two.write([FileRows(path, reason="damaged") for path in ("a", "x")], set())
     summary = merge_indices(tmp_path / "one", [tmp_path / "two"])
     assert (summary.files, summary.windows, summary.replaced, summary.unchanged) == (1, 3, 1, 2)
     rows = sorted_rows(tmp_path / "one")
-    found = list(
+    windows = list(
         zip(rows["path"].to_pylist(), rows["window"].to_pylist(), vectors_to_numpy(rows)[:, 0].tolist(), strict=True)
     )
-    assert found == [("a", 0, 1.0), ("b", 0, -1.0), ("b", 1, -1.0), ("new", 0, -1.0), ("same", 0, 1.0)]
+    assert windows == [("a", 0, 1.0), ("b", 0, -1.0), ("b", 1, -1.0), ("new", 0, -1.0), ("same", 0, 1.0)]
     assert Index.open(tmp_path / "one").failed_files() == {"x": "damaged"}
     assert len(Index.open(tmp_path / "two")) == 6  # an index that is not a shard stays
 
@@ -185,18 +178,18 @@ def test_merge_skips_files_that_became_unreadable(tiny_clip: Path, clips: Path, 
     shutil.copy(clips / "00.mp4", path)
     for folder in (index, older):
         run_quick_embed(tiny_clip, [str(path)], folder)
-    full_index = path.read_bytes()
+    original = path.read_bytes()
     path.write_bytes(b"no longer a video")
     run_quick_embed(tiny_clip, [str(path)], index)
-    noted = Index.open(index).failed_files()
+    failures = Index.open(index).failed_files()
     summary = merge_indices(index, [older])
     assert (summary.windows, summary.skipped) == (0, 1)
     assert "1 skipped, because they could not be read: embed them again" in summary.summary(index)
     assert len(Index.open(index)) == 0
-    assert Index.open(index).failed_files() == noted
-    path.write_bytes(full_index)
-    state = Index.open(older).file_signatures()[str(path)]
-    os.utime(path, ns=(state.modified, state.modified))
+    assert Index.open(index).failed_files() == failures
+    path.write_bytes(original)
+    signature = Index.open(older).file_signatures()[str(path)]
+    os.utime(path, ns=(signature.modified, signature.modified))
     assert merge_indices(index, [older]).files == 1  # the file is again as it was
     assert Index.open(index).failed_files() == {}
 

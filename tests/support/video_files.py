@@ -142,3 +142,42 @@ def write_shard(path: Path, members: dict[str, bytes]) -> Path:
             entry.size = len(content)
             archive.addfile(entry, io.BytesIO(content))
     return path
+
+
+def write_bad_files(folder: Path) -> dict[str, str]:
+    """Write one file of each bad kind, and good.mp4. Returns a pattern of the reason by file name."""
+    whole = write_video(folder / "good.mp4", numbered_frames(20)).read_bytes()
+    (folder / "empty.mp4").touch()
+    (folder / "text.mp4").write_text("hello, this is a text\n" * 50)
+    (folder / "dangling.mp4").symlink_to("nowhere.mp4")
+    (folder / "folder.mp4").mkdir()
+    early = write_video(folder / "early.mp4", numbered_frames(20), container_options={"movflags": "faststart"})
+    content = early.read_bytes()
+    early.unlink()
+    cuts = {f"cut{tenth}.mp4": content[: len(content) * tenth // 10] for tenth in range(1, 10)}
+    flipped = bytearray(content)
+    for place in range(len(flipped) // 2, len(flipped), 50):
+        flipped[place] ^= 255
+    for name, part in {**cuts, "flipped.mp4": bytes(flipped), "truncated.mp4": whole[: len(whole) // 2]}.items():
+        (folder / name).write_bytes(part)
+    locked = {}
+    if os.geteuid() != 0:  # root can read everything
+        (folder / "locked.mp4").write_bytes(whole)
+        (folder / "locked.mp4").chmod(0)
+        locked = {"locked.mp4": "Permission denied"}
+    with av.open(str(folder / "audio.mp4"), "w") as container:
+        stream = container.add_stream("aac", rate=16000, layout="mono")
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        frame.sample_rate = 16000
+        container.mux([*stream.encode(frame), *stream.encode(None)])
+    return {
+        "empty.mp4": "the file is empty",
+        "text.mp4": "not decodable as video",
+        "dangling.mp4": "there is no such file",
+        "folder.mp4": "not a file",
+        "truncated.mp4": "not decodable as video: Invalid data",
+        "flipped.mp4": "damaged at frame|Invalid data",
+        **dict.fromkeys(cuts, "truncated or damaged at packet|Invalid data"),
+        **locked,
+        "audio.mp4": "no video stream found, only audio",
+    }

@@ -93,8 +93,8 @@ def test_run_json_describes_encoder_and_videos(tiny_clip: Path, clips: Path, tmp
     runs = read_runs([tmp_path / name for name in ("0", "1", "2", "3", "on")])
     whole = data_hash(read_videos(clips))
     assert [run.videos.rpartition(" (")[0] for run in runs] == [
-        f"5 of {clips}", f"5 of {odd}", "5 of the paths given",
-        "4 of the paths given", f"5 of {clips}",
+        f"5 of {clips}", f"5 of {odd}", "5 of a list of paths",
+        "4 of a list of paths", f"5 of {clips}",
     ]  # fmt: skip
     assert [run.data_id == whole for run in runs] == [True, True, True, False, True]
     assert {run.base for run in runs[:4]} == {start.config.base_name}

@@ -33,14 +33,7 @@ _MAX_CACHED_PREDICTORS = 8  # per encoder
 
 @dataclass(frozen=True)
 class ClipAnalysis:
-    """The window embeddings of a clip.
-
-    Attributes:
-        path: The file.
-        title: Name that the page shows.
-        duration: Length in seconds.
-        window_embeddings: One entry per encoder.
-    """
+    """A clip with its title, its length in seconds, and one `WindowEmbeddings` per encoder."""
 
     path: Path
     title: str
@@ -50,14 +43,7 @@ class ClipAnalysis:
 
 @dataclass(frozen=True)
 class EncoderPrediction:
-    """The prediction of one encoder for a clip.
-
-    Attributes:
-        name: Name of the encoder.
-        ranking: Actions with their probabilities, best first.
-        timeline: The best action of each part of the clip.
-        calibrated: Whether the probabilities are calibrated.
-    """
+    """The prediction of one encoder: actions with probabilities, best first, and the best action of each part."""
 
     name: str
     ranking: list[tuple[str, float]]
@@ -66,10 +52,10 @@ class EncoderPrediction:
 
 
 class AppController:
-    """Holds the encoders, the concept set and the index of the app.
+    """Holds the encoders, the concept set and the index of the app. Invalid requests raise RequestRejected.
 
     Args:
-        encoders: Encoders by the name that the page shows. The first one explains and searches.
+        encoders: Encoders by the name that the page shows. The first one explains.
         concepts: The initial actions and their descriptions.
         window_config: Windows of the timelines.
         frames: Frames per window.
@@ -77,9 +63,6 @@ class AppController:
         searcher: The index to search, if there is one.
         clips: Example clips that the user can choose.
         limits: Largest inputs.
-
-    Raises:
-        ValueError: If the calibration was fitted for another encoder, concept set or number of frames.
     """
 
     def __init__(
@@ -105,11 +88,7 @@ class AppController:
         self._predictor = lru_cache(maxsize=_MAX_CACHED_PREDICTORS * len(encoders))(self._make_predictor)
 
     def analyze(self, path: Path, title: str) -> ClipAnalysis:
-        """Embed a clip with each encoder.
-
-        Raises:
-            RequestRejected: If the clip exceeds a limit or cannot be decoded.
-        """
+        """Embed a clip with each encoder. Error messages name its title."""
         duration = self.limits.check_clip(path, title)
         length, stride = self.window_config.length, self.window_config.stride
         try:
@@ -122,16 +101,7 @@ class AppController:
         return ClipAnalysis(path, title, duration, embeddings)
 
     def rank(self, analysis: ClipAnalysis, actions: str, top: int = 5) -> list[EncoderPrediction]:
-        """Rank actions with each encoder.
-
-        Args:
-            analysis: The clip.
-            actions: Action names, one per line.
-            top: Number of actions to return.
-
-        Raises:
-            RequestRejected: If the actions are not valid.
-        """
+        """Rank actions (one name per line) with each encoder, and return the best ones."""
         names = tuple(self.limits.parse_actions(actions))
         predictions = []
         for encoder_name, (windows, embeddings) in zip(self.encoders, analysis.window_embeddings, strict=True):
@@ -144,17 +114,7 @@ class AppController:
         return predictions
 
     def explain(self, analysis: ClipAnalysis, actions: str, start: float, end: float) -> Explanation:
-        """Explain the prediction of the first encoder for a part of a clip.
-
-        Args:
-            analysis: The clip.
-            actions: Action names, one per line.
-            start: Start of the part, in seconds.
-            end: End of the part, in seconds.
-
-        Raises:
-            RequestRejected: If the actions or the part are not valid, or the clip cannot be decoded.
-        """
+        """Explain the prediction of the first encoder for the part of a clip from `start` to `end`, in seconds."""
         predictor = self._predictor(self._main_encoder, tuple(self.limits.parse_actions(actions)))
         try:
             with self._explain_lock:
@@ -167,20 +127,12 @@ class AppController:
             raise RequestRejected(str(error)) from None
 
     def search(self, query: str, top: int, *, per_video: bool = False) -> list[Hit]:
-        """Search the index with a text query.
-
-        Raises:
-            RequestRejected: If there is no index, or the query is not valid.
-        """
+        """Search the index with a text query."""
         with self._require_searcher() as searcher:
             return searcher.search(self.limits.clean_query(query), top=_clamp_top(top), per_video=bool(per_video))
 
     def find_similar(self, path: str, window: int, top: int, *, per_video: bool = False) -> tuple[Hit, list[Hit]]:
-        """Return a window of the index, and the windows most similar to it.
-
-        Raises:
-            RequestRejected: If there is no index, or the window is not in it.
-        """
+        """Return a window of the index, and the windows most similar to it."""
         with self._require_searcher() as searcher:
             return searcher.find_similar(path, window, top=_clamp_top(top), per_video=bool(per_video))
 
@@ -190,8 +142,6 @@ class AppController:
             raise RequestRejected("there is no index to search; start the app with --index")
         try:
             yield self.searcher
-        except RequestRejected:
-            raise
         except ValueError as error:
             raise RequestRejected(str(error)) from None
 
@@ -214,11 +164,7 @@ def _clamp_top(top: int) -> int:
 
 
 class TextEmbeddingCache:
-    """Caches text embeddings, so that after an edit of the actions only new texts are encoded.
-
-    Args:
-        encoder: The encoder.
-    """
+    """Caches text embeddings, so that after an edit of the actions only new texts are encoded."""
 
     def __init__(self, encoder: VideoEncoder) -> None:
         self.encoder = encoder
@@ -235,21 +181,17 @@ class TextEmbeddingCache:
 
 
 def with_actions(concepts: ConceptSet, names: Sequence[str]) -> ConceptSet:
-    """Return a concept set with the given actions. Actions that `concepts` has keep their descriptions.
-
-    Raises:
-        RequestRejected: If the names do not form a valid concept set.
-    """
+    """Return a concept set with the given actions. Actions that `concepts` has keep their descriptions."""
     if list(names) == concepts.action_names:
         return concepts
-    known = {action.name: action.model_dump(exclude_none=True) for action in concepts.actions}
-    kept = set(names)
+    selected = set(names)
+    previous = {action.name: action.model_dump(exclude_none=True) for action in concepts.actions}
     descriptions = [
-        {**description.model_dump(), "actions": [name for name in description.actions if name in kept]}
+        {**description.model_dump(), "actions": shared}
         for description in concepts.descriptions
-        if kept & set(description.actions)
+        if (shared := [name for name in description.actions if name in selected])
     ]
-    actions = [known.get(name, {"name": name}) for name in names]
+    actions = [previous.get(name, {"name": name}) for name in names]
     content = {**concepts.model_dump(), "actions": actions, "descriptions": descriptions}
     try:
         return concept_set_from_dict(content, concepts.name)
@@ -258,12 +200,7 @@ def with_actions(concepts: ConceptSet, names: Sequence[str]) -> ConceptSet:
 
 
 def resolve_clips(sources: Sequence[str]) -> list[Path]:
-    """Return the local video files in files, folders and patterns.
-
-    Raises:
-        ValueError: If a source is a URL or inside a shard.
-        FileNotFoundError: If a file does not exist.
-    """
+    """Return the video files in local files, folders and patterns. Other sources are an error."""
     files = list(expand_inputs(sources))
     for file in files:
         if is_url(file):

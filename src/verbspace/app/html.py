@@ -23,11 +23,6 @@ WindowIds = OpaqueIds[tuple[str, int]]  # windows of the index that were shown: 
 _NUM_PATTERNS = 5  # fill patterns of the timelines; all further actions have a sixth one
 
 
-def stylesheet() -> str:
-    """Return the page's style sheet."""
-    return render_template("app.css.jinja")
-
-
 def analysis_html(analysis: ClipAnalysis, predictions: Sequence[EncoderPrediction]) -> str:
     """Render the ranking and the timeline of each encoder, side by side."""
     patterns = _assign_patterns(predictions)
@@ -54,19 +49,12 @@ def clip_html(title: str, url: str | None) -> str:
     return render_template("app_clip.html.jinja", title=title, url=url)
 
 
-def hits_html(
-    hits: Sequence[Hit],
-    clips: ClipStore,
-    files: Sequence[Path | None],
-    window_ids: WindowIds,
-    similar_to: Hit | None = None,
-) -> str:
-    """Render search results.
+def hits_html(hits: Sequence[Hit], clips: ClipStore, window_ids: WindowIds, similar_to: Hit | None = None) -> str:
+    """Render search results. Those whose file is on this machine get a player.
 
     Args:
         hits: The results.
         clips: Creates the URLs of the players.
-        files: The local file of each result; None if it cannot be played.
         window_ids: The results are registered here, so that the page can request similar windows.
         similar_to: The window that the results are similar to, if it was requested.
     """
@@ -75,10 +63,10 @@ def hits_html(
             "name": _display_name(hit),
             "time": _time_range(hit),
             "score": hit.score,
-            "url": None if file is None else clips.url_for(ClipSegment(file, hit.start, hit.end)),
+            "url": clips.url_for(ClipSegment(Path(hit.path), hit.start, hit.end)) if _is_local_file(hit.path) else None,
             "window_id": window_ids.register(f"{hit.path}\0{hit.window}", (hit.path, hit.window)),
         }
-        for hit, file in zip(hits, files, strict=True)
+        for hit in hits
     ]
     reference = None if similar_to is None else f"{_display_name(similar_to)}, {_time_range(similar_to)}"
     return render_template("app_hits.html.jinja", hits=rows, similar_to=reference)
@@ -89,10 +77,8 @@ def rejection_html(reason: str) -> str:
     return f'<div class="verbspace" role="alert"><p class="error">{escape(reason[:2000])}</p></div>'
 
 
-def local_file(hit: Hit) -> Path | None:
-    """Return the file of a result if it is on this machine."""
-    path = Path(hit.path)
-    return path if not is_url(hit.path) and path.is_file() else None
+def _is_local_file(path: str) -> bool:
+    return not is_url(path) and Path(path).is_file()
 
 
 def _display_name(hit: Hit) -> str:

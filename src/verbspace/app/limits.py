@@ -18,7 +18,7 @@ class RequestRejected(ValueError):
 
 @dataclass(frozen=True)
 class InputLimits:
-    """Largest inputs that the app accepts.
+    """Largest inputs that the app accepts. Inputs that exceed them or are not valid raise RequestRejected.
 
     Attributes:
         max_upload_mb: Size of an upload, in MB.
@@ -35,16 +35,9 @@ class InputLimits:
     max_chars: int = 200
 
     def check_clip(self, path: Path, title: str) -> float:
-        """Check a clip, and return its length in seconds.
+        """Check a clip, and return its length in seconds. Error messages name its title.
 
         The values of the header are checked first, because reading it is fast, and then those of the frames.
-
-        Args:
-            path: The file.
-            title: Name of the clip, for error messages.
-
-        Raises:
-            RequestRejected: If the clip exceeds a limit or cannot be decoded.
         """
         try:
             size = path.stat().st_size
@@ -73,11 +66,7 @@ class InputLimits:
         return seconds
 
     def parse_actions(self, text: str) -> list[str]:
-        """Parse action names, one per line. Empty lines and repeated names are dropped.
-
-        Raises:
-            RequestRejected: If there are no actions, too many, or one that is too long or not valid text.
-        """
+        """Parse action names, one per line. Empty lines and repeated names are dropped."""
         if len(text) > self.max_actions * self.max_chars:
             raise RequestRejected(
                 f"the list of actions has {len(text):,} characters; enter at most {self.max_actions} short names"
@@ -96,11 +85,7 @@ class InputLimits:
         return names
 
     def clean_query(self, text: str) -> str:
-        """Return a query with single spaces.
-
-        Raises:
-            RequestRejected: If the query is empty, too long or not valid text.
-        """
+        """Return a query with single spaces."""
         if len(text) > self.max_chars:
             raise RequestRejected(
                 f"the query has {len(text):,} characters, and the limit is {self.max_chars}; shorten it"

@@ -58,12 +58,9 @@ class ClipStore:
         return None if self.playable_file(self._id_of(segment)) is None else self.url_for(segment)
 
     def playable_file(self, clip_id: str) -> Path | None:
-        """Return the file to send for an id.
+        """Return the file to send for an id, or None if the id is not known or the file cannot be played.
 
-        A file that browsers cannot play is cut and encoded once.
-
-        Returns:
-            The file, or None if the id is not known or the file cannot be played.
+        A part of a file that browsers cannot play is cut out and encoded once.
         """
         segment = self._ids.lookup(clip_id)
         if segment is None or not segment.path.is_file():

@@ -33,14 +33,7 @@ class _BodyTooLarge(Exception):
 
 
 class RequestLimits:
-    """ASGI middleware that limits requests and adds security headers.
-
-    Args:
-        app: The application.
-        upload_dir: Folder of uploaded files.
-        max_upload_bytes: Largest upload.
-        max_total_bytes: Largest total size of `upload_dir`.
-    """
+    """ASGI middleware that limits the size of requests, uploads and `upload_dir`, and adds security headers."""
 
     def __init__(self, app: ASGIApp, *, upload_dir: Path, max_upload_bytes: int, max_total_bytes: int) -> None:
         self.app, self.upload_dir = app, upload_dir
@@ -89,7 +82,7 @@ class RequestLimits:
         if references_url(body):
             await _reject(send, 403, "upload the file; URLs are not accepted")
             return
-        bodies: list[bytes] = [body]
+        bodies = [body]
 
         async def replay_body() -> Message:
             if bodies:
@@ -133,10 +126,8 @@ def directory_size(folder: Path) -> int:
 
 
 def _content_length(scope: Scope) -> int:
-    for name, value in scope["headers"]:
-        if name == b"content-length":
-            return int(value) if value.isdigit() else 0
-    return 0
+    value = dict(scope["headers"]).get(b"content-length", b"")
+    return int(value) if value.isdigit() else 0
 
 
 def _limit_body(receive: Receive, max_bytes: int) -> Receive:

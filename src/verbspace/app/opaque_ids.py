@@ -27,12 +27,7 @@ class OpaqueIds(Generic[T]):
         self._max_size, self._on_evict = max_size, on_evict
 
     def register(self, content: str, value: T) -> str:
-        """Store a value and return its id.
-
-        Args:
-            content: Text that identifies the value. Equal texts have equal ids.
-            value: The value.
-        """
+        """Store a value and return its id. Values with the same `content` have the same id."""
         key = hashlib.blake2b(content.encode(errors="surrogatepass"), key=self._secret, digest_size=16).hexdigest()
         with self._lock:
             self._values[key] = value

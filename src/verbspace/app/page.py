@@ -7,15 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from verbspace.app.controller import AppController, ClipAnalysis
-from verbspace.app.html import (
-    WindowIds,
-    analysis_html,
-    clip_html,
-    explanation_html,
-    hits_html,
-    local_file,
-    rejection_html,
-)
+from verbspace.app.html import WindowIds, analysis_html, clip_html, explanation_html, hits_html, rejection_html
 from verbspace.app.limits import RequestRejected
 from verbspace.app.media import ClipStore
 from verbspace.app.opaque_ids import OpaqueIds
@@ -51,15 +43,7 @@ _ENCODER_QUEUE: dict[str, Any] = {
 
 
 def build_page(controller: AppController, clip_store: ClipStore) -> Any:
-    """Build the page as Gradio Blocks.
-
-    Args:
-        controller: Carries out the requests.
-        clip_store: Creates the URLs of the players.
-
-    Raises:
-        ValueError: If gradio is not installed.
-    """
+    """Build the page as Gradio Blocks."""
     try:
         import gradio as gr
     except ImportError:
@@ -147,8 +131,11 @@ def _build_clip_tab(gr: Any, controller: AppController, clip_store: ClipStore) -
         if analysis is None:
             return ""
         try:
-            start, end = _part_bounds(controller, analysis, action_lines, part_name)
-            return explanation_html(controller.explain(analysis, action_lines, start, end))
+            timeline = controller.rank(analysis, action_lines)[0].timeline
+            bounds = _explainable_parts(timeline, analysis).get(part_name)
+            if bounds is None:
+                raise RequestRejected("this part belongs to a previous list of actions; choose a part again")
+            return explanation_html(controller.explain(analysis, action_lines, *bounds))
         except RequestRejected as error:
             return rejection_html(str(error))
 
@@ -186,7 +173,10 @@ def _build_search_tab(gr: Any, controller: AppController, clip_store: ClipStore)
     window_ids: WindowIds = OpaqueIds(_MAX_WINDOWS)
 
     def search(text: str, count: int, one_per_video: bool) -> str:
-        return _search_html(controller, clip_store, window_ids, text, count, one_per_video)
+        try:
+            return hits_html(controller.search(text or "", count, per_video=one_per_video), clip_store, window_ids)
+        except RequestRejected as error:
+            return rejection_html(str(error))
 
     def find_similar(count: int, one_per_video: bool, event: Any) -> str:
         return _similar_html(controller, clip_store, window_ids, getattr(event, "_data", None), count, one_per_video)
@@ -198,30 +188,11 @@ def _build_search_tab(gr: Any, controller: AppController, clip_store: ClipStore)
 
 def _explainable_parts(timeline: Sequence[Segment], analysis: ClipAnalysis) -> dict[str, tuple[float, float]]:
     """Return the parts of a clip that can be explained, by the name that the page shows."""
-    parts = {WHOLE_CLIP: (0.0, analysis.duration)}
-    for part in timeline:
-        name = f"{format_timestamp(part.start)} – {format_timestamp(part.end)}: {part.action}"
-        parts[name] = (part.start, part.end)
-    return parts
-
-
-def _part_bounds(
-    controller: AppController, analysis: ClipAnalysis, action_lines: str, part_name: str
-) -> tuple[float, float]:
-    parts = _explainable_parts(controller.rank(analysis, action_lines)[0].timeline, analysis)
-    if part_name not in parts:
-        raise RequestRejected("this part belongs to a previous list of actions; choose a part again")
-    return parts[part_name]
-
-
-def _search_html(
-    controller: AppController, clip_store: ClipStore, window_ids: WindowIds, text: str, count: int, per_video: bool
-) -> str:
-    try:
-        hits = controller.search(text or "", count, per_video=per_video)
-    except RequestRejected as error:
-        return rejection_html(str(error))
-    return hits_html(hits, clip_store, [local_file(hit) for hit in hits], window_ids)
+    parts = {
+        f"{format_timestamp(part.start)} – {format_timestamp(part.end)}: {part.action}": (part.start, part.end)
+        for part in timeline
+    }
+    return {WHOLE_CLIP: (0.0, analysis.duration), **parts}
 
 
 def _similar_html(
@@ -241,7 +212,7 @@ def _similar_html(
         reference, hits = controller.find_similar(*window, count, per_video=per_video)
     except RequestRejected as error:
         return rejection_html(str(error))
-    return hits_html(hits, clip_store, [local_file(hit) for hit in hits], window_ids, reference)
+    return hits_html(hits, clip_store, window_ids, reference)
 
 
 def _hint(text: str) -> str:

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from verbspace.app.controller import AppController
-from verbspace.app.html import stylesheet
 from verbspace.app.media import ClipStore
 from verbspace.app.middleware import RequestLimits
 from verbspace.app.page import TITLE, build_page
+from verbspace.reporting.templating import render_template
 
 LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "[::1]")
 MAX_STORED_UPLOADS = 20  # of the largest size; Gradio removes uploads after an hour
@@ -26,12 +26,7 @@ logger = logging.getLogger(__name__)
 def make_app(controller: AppController, hosts: Sequence[str] = LOOPBACK_HOSTS) -> Any:
     """Create the ASGI application: the page at `/`, and the clips that it shows at `/clips/`.
 
-    Args:
-        controller: The controller.
-        hosts: Host names that requests may use, against DNS rebinding; "*" is any.
-
-    Raises:
-        ValueError: If gradio is not installed.
+    Requests whose Host header is not in `hosts` are rejected, which prevents DNS rebinding; "*" allows any.
     """
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -69,7 +64,7 @@ def make_app(controller: AppController, hosts: Sequence[str] = LOOPBACK_HOSTS) -
         app,
         page,
         path="",
-        css=stylesheet(),
+        css=render_template("app.css.jinja"),
         theme=gr.themes.Default(primary_hue="blue", **fonts),
         show_error=False,
         footer_links=[],
@@ -86,16 +81,7 @@ def make_app(controller: AppController, hosts: Sequence[str] = LOOPBACK_HOSTS) -
 
 
 def serve(controller: AppController, host: str, port: int) -> None:
-    """Serve the app until it is stopped.
-
-    Args:
-        controller: The controller.
-        host: Address to listen on.
-        port: Port to listen on.
-
-    Raises:
-        OSError: If the server cannot listen on the address.
-    """
+    """Serve the app until it is stopped."""
     import uvicorn
 
     app = make_app(controller, LOOPBACK_HOSTS if host in ("127.0.0.1", "localhost", "::1") else ("*",))

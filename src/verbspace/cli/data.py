@@ -35,7 +35,7 @@ def info(
 
     manifest = detect_manifest(source, root, split=split, fold=fold)
     with progress() as on_progress:
-        summary = summarize_dataset(source, manifest, probe_files, on_progress)
+        summary = summarize_dataset(manifest, probe_files, on_progress)
     Console().print(f"{source}: read as {summary.format}", markup=False, highlight=False, soft_wrap=True)
     Console().print(dataset_table(summary))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -71,8 +71,6 @@ def embed(
     ] = False,
 ) -> None:
     """Embed new and changed videos into an index. Videos that cannot be read are reported and skipped."""
-    from typing import cast
-
     from verbspace.cli.console.progress import progress
     from verbspace.cli.console.terminal import ErrorCounter
     from verbspace.data.sources.inputs import expand_inputs

@@ -8,7 +8,7 @@ from verbspace.config.settings import AdaptSettings, PositiveInt, Settings, read
 
 
 class BackboneShape(Settings):
-    """Sizes of the vision tower, from which the cost is estimated without the checkpoint."""
+    """Sizes of the vision tower. The cost is estimated from them, without the checkpoint."""
 
     width: int
     num_layers: int
@@ -19,45 +19,22 @@ class BackboneShape(Settings):
 
 
 class Recipe(Settings):
-    """One run.
-
-    Attributes:
-        title: Short description.
-        encoder: Folder or hub id of the image checkpoint.
-        shape: Sizes of its vision tower.
-        concepts: Concept set: bundled name or file.
-        videos: Folder, list or annotation file.
-        root: Folder of the videos, if the list is elsewhere.
-        split: Split of a benchmark's own lists.
-        num_videos: Approximate number of videos, for the estimate.
-        data: What the videos are and how to place them.
-        hardware: Hardware that the settings are meant for.
-        choices: Settings that are our choice because the paper does not give them.
-        settings: All settings.
-    """
+    """One run."""
 
     title: str
-    encoder: str
+    encoder: str  # folder or hub id of the image checkpoint
     shape: BackboneShape
-    concepts: str
-    videos: str
-    root: str | None = None
-    split: str | None = None
-    num_videos: PositiveInt
-    data: str
-    hardware: str
-    choices: tuple[str, ...] = ()
+    concepts: str  # bundled concept set or file
+    videos: str  # folder, list or annotation file
+    root: str | None = None  # folder of the videos, if the list is elsewhere
+    split: str | None = None  # split of a benchmark's own lists
+    num_videos: PositiveInt  # approximate; used to estimate the cost
+    data: str  # what the videos are and how to place them
+    hardware: str  # hardware that the settings are meant for
+    choices: tuple[str, ...] = ()  # settings that are our choice because the paper does not give them
     settings: AdaptSettings
 
 
 def load_recipe(path: str | Path) -> Recipe:
-    """Read a recipe.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is not valid; the message names the file and the first wrong field.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: recipe not found")
-    return validate_model(Recipe, read_config_file(path), str(path))
+    """Read a recipe. A ValueError names the file and the first wrong field."""
+    return validate_model(Recipe, read_config_file(Path(path)), str(path))

@@ -38,7 +38,7 @@ class ViewSettings(Settings):
     global_scale: tuple[UnitInterval, UnitInterval] = (0.65, 1.0)
     local_views: NonNegativeInt = 8
     local_frames: PositiveInt = 8
-    local_size: int | None = None  # None: 3/7 of the global size, rounded to whole patches (96 for 224)
+    local_size: int | None = None  # None: see `resolve`
     local_clip_fraction: tuple[UnitInterval, UnitInterval] = (0.2, 0.5)
     local_scale: tuple[UnitInterval, UnitInterval] = (0.3, 0.8)
     flip_prob: UnitInterval = 0.5  # ignored for a directional concept set, which is never flipped
@@ -65,14 +65,8 @@ class ViewSettings(Settings):
     def resolve(self, image_size: int, patch_size: int, *, directional: bool = False) -> ViewSettings:
         """Fill in the settings that depend on the encoder and the concept set.
 
-        Args:
-            image_size: Image size of the encoder, in pixels. Replaces a `global_size` of None.
-            patch_size: Patch size of the encoder, in pixels. A `local_size` of None becomes 3/7 of the global size,
-                rounded to whole patches (96 for 224).
-            directional: Whether left and right carry meaning in the concept set. If so, views are never flipped.
-
-        Returns:
-            A copy in which both sizes are set.
+        A `global_size` of None becomes `image_size`. A `local_size` of None becomes 3/7 of the global size, rounded to whole
+        patches (96 for 224). Views of a directional concept set, in which left and right carry meaning, are never flipped.
         """
         size = self.global_size or image_size
         local_size = self.local_size or max(patch_size, round(size * 3 / 7 / patch_size) * patch_size)
@@ -159,24 +153,12 @@ def result_affecting_settings(settings: AdaptSettings) -> dict[str, Any]:
 
 
 def load_settings(path: str | Path) -> AdaptSettings:
-    """Read settings from a YAML or TOML file.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is not valid; the message names the file and the field.
-    """
-    path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"{path}: settings file not found")
-    return parse_settings(read_config_file(path), str(path))
+    """Read settings from a YAML or TOML file. A ValueError names the file and the first wrong field."""
+    return parse_settings(read_config_file(Path(path)), str(path))
 
 
 def parse_settings(content: Any, source: str = "settings") -> AdaptSettings:
-    """Validate a nested mapping.
-
-    Raises:
-        ValueError: If it is not valid; the message names `source` and the first wrong field.
-    """
+    """Validate a nested mapping. A ValueError names `source` and the first wrong field."""
     return validate_model(AdaptSettings, content, source)
 
 
@@ -189,8 +171,11 @@ def read_config_file(path: Path) -> Any:
     """Read a YAML or TOML file; an empty one is an empty mapping.
 
     Raises:
+        FileNotFoundError: If there is no such file.
         ValueError: If the file does not parse.
     """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: file not found")
     try:
         text = path.read_text(encoding="utf-8")
         if path.suffix == ".toml":
@@ -203,11 +188,7 @@ def read_config_file(path: Path) -> Any:
 
 
 def validate_model(model: type[S], content: Any, source: str) -> S:
-    """Validate content against a pydantic model.
-
-    Raises:
-        ValueError: If it is not valid; the message names `source`, the first wrong field and its value.
-    """
+    """Validate content with a pydantic model. A ValueError names `source`, the first wrong field and its value."""
     try:
         return model.model_validate(content)
     except ValidationError as error:

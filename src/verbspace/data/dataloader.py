@@ -6,7 +6,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from itertools import chain, repeat
 from typing import Any
 
 import numpy as np
@@ -21,22 +20,15 @@ from verbspace.utils.malloc import disable_malloc_trim
 WORKER_TIMEOUT_S = 300.0  # seconds that a worker may spend on one video
 _MAX_CRASHES = 2  # a video at which workers crashed this often is left out
 _MAX_KILLS = 3  # a video is tried again this often when its worker was killed from outside
-_PREFETCH_BATCHES = 2  # at least so many batches are made ahead by subprocesses,
-_PREFETCH_PER_WORKER = 2  # and so many items per subprocess
+_PREFETCH_BATCHES = 2  # minimum number of batches that subprocesses make ahead
+_PREFETCH_PER_WORKER = 2  # minimum number of items that they make ahead, per subprocess
 
 
 class ResumableBatchSampler:
     """Batches of (epoch, i) keys that can start at any step.
 
     The keys are the shuffled indices of one epoch after another, cut into batches of equal size. So a batch depends
-    only on (seed, step), and all videos occur equally often.
-
-    Args:
-        num_samples: Number of videos.
-        batch_size: Keys per batch.
-        seed: Seed of the shuffles.
-        start: First step.
-        stop: Step to stop before. None for an endless sequence.
+    only on (seed, step), and all videos occur equally often. Without `stop`, the sequence is endless.
     """
 
     def __init__(self, num_samples: int, batch_size: int, seed: int, start: int = 0, stop: int | None = None) -> None:
@@ -71,15 +63,12 @@ def load_views(
     timeout: float = WORKER_TIMEOUT_S,
     shard_batch: Callable[[list[tuple[int, int]]], list[tuple[int, int]]] = list,
 ) -> Iterator[dict[str, Tensor]]:
-    """Load batches of views without end.
+    """Load batches of views without end, from step `start`. The other options are those of `iterate_batches`.
 
     Args:
         dataset: The data set.
         batch_size: Videos per batch.
-        start: First step.
-        num_workers: Number of subprocesses, or 0 for threads of this process.
         failures: Receives the videos that cannot be read.
-        timeout: Seconds that a subprocess may spend on one video.
         shard_batch: Selects the (epoch, i) keys of a batch that this process loads.
 
     Yields:
@@ -102,17 +91,7 @@ def load_views(
 def load_clips(
     dataset: ClipDataset, *, batch_size: int, num_workers: int = 0, timeout: float = WORKER_TIMEOUT_S
 ) -> Iterator[dict[str, Any]]:
-    """Load each video once, in order.
-
-    Args:
-        dataset: The data set.
-        batch_size: Videos per batch.
-        num_workers: Number of subprocesses, or 0 for threads of this process.
-        timeout: Seconds that a subprocess may spend on one video.
-
-    Yields:
-        `video`, `times`, `index` and `bad`, as `collate` returns them.
-    """
+    """Load each video once, in order, in batches as `iterate_batches` yields them."""
     count = len(dataset)
     batches = (list(range(first, min(first + batch_size, count))) for first in range(0, count, batch_size))
     return iterate_batches(dataset, batches, num_workers=num_workers, timeout=timeout)
@@ -125,7 +104,7 @@ def iterate_batches(
     num_workers: int = 0,
     timeout: float = WORKER_TIMEOUT_S,
 ) -> Iterator[dict[str, Any]]:
-    """Load and collate the items of each batch of keys, in order.
+    """Load the items of each batch of keys in order, and yield them as `collate` returns them.
 
     With subprocesses, a video that takes too long, or at which subprocesses crashed twice, counts as one that cannot be
     read. Without, the items of a batch are made by as many threads as PyTorch uses, and nothing can be interrupted.
@@ -135,9 +114,6 @@ def iterate_batches(
         batches: Keys of the data set, batch by batch.
         num_workers: Number of subprocesses, or 0 for threads of this process.
         timeout: Seconds that a subprocess may spend on one video.
-
-    Yields:
-        Batches, as `collate` returns them.
 
     Raises:
         RuntimeError: If subprocesses are killed from outside several times in a row at one video.
@@ -187,14 +163,12 @@ def _collate_in_order(
     collator = ThreadPoolExecutor(1, "verbspace-collate")  # so that the copies do not delay the consumer
     pending: deque[tuple[int, Future[dict[str, Any]]]] = deque()
     try:
-        for keys in chain(batches, repeat(None)):
-            if keys is not None:
-                items = [submit(get_item, key) for key in keys]
-                pending.append((len(keys), collator.submit(_collate_results, items)))
-                if len(pending) <= prefetch_batches or sum(n for n, _ in pending) < pending[0][0] + prefetch_items:
-                    continue
-            if not pending:
-                return
+        for keys in batches:
+            items = [submit(get_item, key) for key in keys]
+            pending.append((len(keys), collator.submit(_collate_results, items)))
+            if len(pending) > prefetch_batches and sum(n for n, _ in pending) >= pending[0][0] + prefetch_items:
+                yield pending.popleft()[1].result()
+        while pending:
             yield pending.popleft()[1].result()
     finally:
         collator.shutdown(wait=False, cancel_futures=True)  # it may wait for items that the caller cancels next

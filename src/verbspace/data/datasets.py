@@ -28,11 +28,8 @@ _KINDS: tuple[Literal["global", "local"], ...] = ("global", "local")
 class FrameCache:
     """Decoded frames of whole videos in memory. Once the cache is full, its contents stay.
 
-    Args:
-        max_bytes: Memory for the frames.
-
     Attributes:
-        used_bytes: Memory in use.
+        max_bytes: Memory for the frames; `used_bytes` of it are in use.
         videos: Frame times and frames (F, 3, H, W) by index of the video.
     """
 
@@ -42,15 +39,15 @@ class FrameCache:
         self.videos: dict[int, tuple[FrameTimestamps, Tensor]] = {}
         self._lock = threading.Lock()
 
-    def fits(self, timeline: FrameTimestamps) -> bool:
+    def fits(self, timestamps: FrameTimestamps) -> bool:
         """Return whether a whole video fits into the memory that is left."""
-        return len(timeline.times) * timeline.frame_bytes <= self.max_bytes - self.used_bytes
+        return len(timestamps.times) * timestamps.frame_bytes <= self.max_bytes - self.used_bytes
 
-    def add(self, index: int, timeline: FrameTimestamps, frames: Tensor) -> None:
+    def add(self, index: int, timestamps: FrameTimestamps, frames: Tensor) -> None:
         """Add the frames of a video (F, 3, H, W) if they fit."""
         with self._lock:
-            if index not in self.videos and self.fits(timeline):
-                self.videos[index] = (timeline, frames)
+            if index not in self.videos and self.fits(timestamps):
+                self.videos[index] = (timestamps, frames)
                 self.used_bytes += frames.nbytes
 
     def __getstate__(self) -> dict[str, Any]:
@@ -129,16 +126,12 @@ class ViewDataset(Dataset[dict[str, Any]]):
         return {"bad": failures}
 
     def load_video(self, epoch: int, index: int, candidate: int) -> dict[str, Tensor]:
-        """Make the views of item (epoch, index) from the video `candidate`.
-
-        Raises:
-            DecodeError: If the video cannot be read.
-        """
+        """Make the views of item (epoch, index) from the video `candidate`. Raises DecodeError."""
         plans: list[ViewPlan] = []
 
-        def select_frames(timeline: FrameTimestamps) -> list[int]:
+        def select_frames(timestamps: FrameTimestamps) -> list[int]:
             rng = np.random.default_rng([self.seed, epoch, index, 0])
-            plans[:] = plan_views(timeline.times, self.views, rng, self.max_duration)
+            plans[:] = plan_views(timestamps.times, self.views, rng, self.max_duration)
             return [frame for plan in plans for frame in plan.frame_indices]
 
         frames, positions = self._read_frames(candidate, select_frames)
@@ -152,7 +145,7 @@ class ViewDataset(Dataset[dict[str, Any]]):
                 shape = (len(times), len(times[0]))
                 frame_index = positions[start : start + shape[0] * shape[1]].view(shape)
                 start += frame_index.numel()
-                item[kind] = augment(frames, self.views, kind, generator, frame_index=frame_index)
+                item[kind] = augment(frames, self.views, kind, generator, frame_index)
                 item[f"{kind}_times"] = torch.tensor(times, dtype=torch.float32)
         return item
 
@@ -166,32 +159,28 @@ class ViewDataset(Dataset[dict[str, Any]]):
                 yield other
 
     def _read_frames(self, index: int, select_frames: Callable[[FrameTimestamps], list[int]]) -> tuple[Tensor, Tensor]:
-        """Read a video from the cache or the file.
-
-        Returns:
-            Frames (F, 3, H, W), and the positions of the selected frames among them (n,).
-        """
+        """Frames (F, 3, H, W) from the cache or the file, and the positions of the selected frames among them (n,)."""
         if index in self.known_bad:
             raise DecodeError(self.paths[index], self.known_bad[index])
         if index in self.cache.videos:
-            timeline, frames = self.cache.videos[index]
-            return frames, torch.tensor(select_frames(timeline))
+            timestamps, frames = self.cache.videos[index]
+            return frames, torch.tensor(select_frames(timestamps))
         read = read_video if self.views.decoder == "pyav" else read_with_torchcodec
         selected: list[int] = []
         cacheable = False
 
-        def select_unique(timeline: FrameTimestamps) -> Sequence[int]:
-            selected[:] = select_frames(timeline)
+        def select_unique(timestamps: FrameTimestamps) -> Sequence[int]:
+            selected[:] = select_frames(timestamps)
             return sorted(set(selected))
 
-        def select_all_if_cacheable(timeline: FrameTimestamps) -> Sequence[int]:
+        def select_all_if_cacheable(timestamps: FrameTimestamps) -> Sequence[int]:
             nonlocal cacheable
-            unique = select_unique(timeline)
-            cacheable = self.cache.fits(timeline)
-            return range(len(timeline.times)) if cacheable else unique
+            unique = select_unique(timestamps)
+            cacheable = self.cache.fits(timestamps)
+            return range(len(timestamps.times)) if cacheable else unique
 
         try:
-            timeline, frames = read(self.paths[index], select_all_if_cacheable, self.max_short_side)
+            timestamps, frames = read(self.paths[index], select_all_if_cacheable, self.max_short_side)
         except DecodeError as error:
             if not selected:  # the error does not depend on the selected frames
                 self.known_bad[index] = error.reason
@@ -202,7 +191,7 @@ class ViewDataset(Dataset[dict[str, Any]]):
             frames, cacheable = read(self.paths[index], select_unique, self.max_short_side)[1], False
         if not cacheable:
             return frames, torch.from_numpy(np.searchsorted(sorted(set(selected)), selected))
-        self.cache.add(index, timeline, frames)
+        self.cache.add(index, timestamps, frames)
         return frames, torch.tensor(selected)
 
 
@@ -218,10 +207,7 @@ class ClipDataset(Dataset[dict[str, Any] | DecodeFailure]):
         size: Side of the views (S), in pixels.
         num_clips: Clips per video, each over the whole video.
         num_crops: Crops per clip, along the long side.
-        decoder: "pyav" or "torchcodec".
-
-    Raises:
-        ValueError: If the decoder is not available.
+        decoder: Raises ValueError if it is not available.
     """
 
     def __init__(
@@ -256,15 +242,11 @@ class ClipDataset(Dataset[dict[str, Any] | DecodeFailure]):
             return DecodeFailure(index, self.paths[index], error.reason)
 
     def load_video(self, index: int) -> dict[str, Tensor]:
-        """Make the clips of a video.
-
-        Raises:
-            DecodeError: If the video cannot be read.
-        """
+        """Make the clips of a video. Raises DecodeError."""
         plans: list[ViewPlan] = []
 
-        def select_frames(timeline: FrameTimestamps) -> list[int]:
-            plans[:] = plan_eval(timeline.times, self.num_frames, self.num_clips)
+        def select_frames(timestamps: FrameTimestamps) -> list[int]:
+            plans[:] = plan_eval(timestamps.times, self.num_frames, self.num_clips)
             return [frame for plan in plans for frame in plan.frame_indices]
 
         if index in self.known_bad:
@@ -277,14 +259,10 @@ class ClipDataset(Dataset[dict[str, Any] | DecodeFailure]):
 
 
 def collate(items: Sequence[dict[str, Any] | DecodeFailure]) -> dict[str, Any]:
-    """Stack items into a batch.
+    """Stack the items of a `ViewDataset` or a `ClipDataset` along a new first axis B; those without views are left out.
 
-    Args:
-        items: Items of a `ViewDataset` or a `ClipDataset`. Those without views are left out.
-
-    Returns:
-        The tensors of the items with a new first axis B, `index` (B,), and `bad`, the list of all failures. A batch
-        without a readable video has only `bad` and an empty `index`.
+    The batch also has `index` (B,) and `bad`, the list of all failures. Without a readable video it has only `bad` and
+    an empty `index`.
     """
     readable: list[dict[str, Any]] = []
     failures: list[DecodeFailure] = []

@@ -8,12 +8,7 @@ from pathlib import Path
 
 
 class VideoError(ValueError):
-    """An error about one video. ``str(error)`` is ``"path: reason"``.
-
-    Args:
-        path: The file or URL, or another name that the user knows the video by.
-        reason: What is wrong, without the path.
-    """
+    """An error about one video, named by its path or URL. ``str(error)`` is ``"path: reason"``."""
 
     def __init__(self, path: str | Path, reason: str) -> None:
         super().__init__(str(path), reason)  # as arguments, so that the error can be pickled
@@ -33,13 +28,7 @@ class NoReadableVideo(RuntimeError):
 
 @dataclass(frozen=True)
 class DecodeFailure:
-    """A video of a data set that could not be decoded. ``str(failure)`` is ``"path: reason"``.
-
-    Attributes:
-        index: Position of the video in the data set's records.
-        path: The file.
-        reason: What is wrong, without the path.
-    """
+    """A video that could not be decoded, and its index in the data set. ``str(failure)`` is ``"path: reason"``."""
 
     index: int
     path: Path
@@ -50,25 +39,14 @@ class DecodeFailure:
 
 
 class DecodeFailures:
-    """The videos of a data set that could not be decoded.
-
-    Args:
-        total: Number of videos in the data set.
-
-    Attributes:
-        by_path: Maps each failed file to the reason.
-    """
+    """Those of the `total` videos of a data set that could not be decoded: `by_path` maps each file to the reason."""
 
     def __init__(self, total: int) -> None:
         self.total = total
         self.by_path: dict[Path, str] = {}
 
     def add(self, failures: Iterable[DecodeFailure]) -> list[DecodeFailure]:
-        """Add failures. Files that are already listed keep their first reason.
-
-        Returns:
-            The failures that were not listed before.
-        """
+        """Add failures and return those that are new. Files that are already listed keep their first reason."""
         new = list({video.path: video for video in failures if video.path not in self.by_path}.values())
         self.by_path.update((video.path, video.reason) for video in new)
         return new

@@ -29,7 +29,6 @@ class ViewPlan:
         times: Time of each frame, in seconds from the first frame of the clip.
         frame_indices: Index of each frame in the clip, in non-decreasing order. An index is repeated where the clip
             has too few frames.
-        kind: Whether this is a global, local or evaluation view.
     """
 
     times: tuple[float, ...]
@@ -38,26 +37,17 @@ class ViewPlan:
 
 
 def clip_duration(times: np.ndarray) -> float:
-    """Return the duration of a clip in seconds.
+    """Return the duration in seconds of a clip with frame times (F,): the last frame lasts the median frame interval.
 
-    The last frame counts for the median frame interval. A clip of one frame has duration 0.
-
-    Args:
-        times: Frame times (F,) in seconds, ascending.
+    A clip of one frame has duration 0. Raises ValueError if there is no frame.
     """
+    if not len(times):
+        raise ValueError("a plan needs the times of at least one frame")
     return float(times[-1] - times[0] + np.median(np.diff(times))) if len(times) > 1 else 0.0
 
 
 def nearest_frame(times: np.ndarray, seconds: np.ndarray) -> np.ndarray:
-    """Find the frame that is nearest to each point in time.
-
-    Args:
-        times: Frame times (F,) in seconds, ascending.
-        seconds: Points in time (n,), in seconds.
-
-    Returns:
-        Frame indices (n,). Of two frames at the same distance, the earlier one.
-    """
+    """Return the index of the frame nearest to each of `seconds` (n,), the earlier of two. `times` (F,) must ascend."""
     after = np.clip(np.searchsorted(times, seconds), 1, max(len(times) - 1, 1))
     if len(times) == 1:
         return np.zeros(len(seconds), dtype=np.int64)
@@ -65,15 +55,9 @@ def nearest_frame(times: np.ndarray, seconds: np.ndarray) -> np.ndarray:
 
 
 def linspace_in_window(window: Window, num_frames: int, phase: float = 0.5) -> np.ndarray:
-    """Divide a window into equal segments and return one point of each.
+    """Divide a window into `num_frames` equal segments and return one point of each, in seconds.
 
-    Args:
-        window: The window.
-        num_frames: Number of segments.
-        phase: Position of the point in its segment, 0 (start) to 1 (end).
-
-    Returns:
-        Points in time (num_frames,), in seconds.
+    `phase` is the position of the point in its segment, 0 (start) to 1 (end).
     """
     return window.start + (window.end - window.start) * (np.arange(num_frames) + phase) / num_frames
 
@@ -89,17 +73,13 @@ def plan_views(
     windows start anywhere.
 
     Args:
-        times: Frame times (F,) in seconds, ascending.
+        times: Frame times (F,) in seconds, ascending; at least one.
         views: Number of views and frames, and window lengths.
         rng: Source of randomness.
-        max_duration: If the clip is longer than this many seconds, all views are taken from one random interval of this
-            length, so that they show the same event.
-
-    Raises:
-        ValueError: If there are no frame times.
+        max_duration: If the clip is longer than this many seconds, all views are taken from one random interval of
+            this length, so that they show the same event.
     """
-    _validate_times(times)
-    clip = Window(float(times[0]), float(times[0]) + clip_duration(times))
+    clip = _clip_window(times)
     if max_duration is not None and clip.end - clip.start > max_duration:
         clip = _subwindow(clip, max_duration, rng.uniform())
     duration = clip.end - clip.start
@@ -119,31 +99,17 @@ def plan_eval(times: np.ndarray, num_frames: int, num_clips: int = 1) -> list[Vi
 
     Together the views have num_frames × num_clips evenly spaced frames, and they are interleaved. A single view has the
     centers of `num_frames` equal segments.
-
-    Raises:
-        ValueError: If there are no frame times.
     """
-    _validate_times(times)
-    clip = Window(float(times[0]), float(times[0]) + clip_duration(times))
+    clip = _clip_window(times)
     return [_make_plan(times, clip, num_frames, "eval", (n + 0.5) / num_clips) for n in range(num_clips)]
 
 
 def plan_windows(times: np.ndarray, length: float, stride: float) -> list[Window]:
-    """Cover a video with windows of equal length.
+    """Cover a video with windows of `length` seconds, whose starts are `stride` seconds apart.
 
-    Args:
-        times: Frame times (F,) in seconds, ascending.
-        length: Length of a window, in seconds.
-        stride: Seconds between the starts of two windows.
-
-    Returns:
-        Windows in order. The last one ends with the video, so it may start less than a stride after the one before. A
-        video that is not longer than `length` is one window of its own length.
-
-    Raises:
-        ValueError: If there are no frame times, or if the stride would leave gaps.
+    The last window ends with the video, so it may start less than a stride after the one before. A video that is not
+    longer than `length` is one window of its own length. Raises ValueError if the stride would leave gaps.
     """
-    _validate_times(times)
     if not 0 < stride <= length:
         raise ValueError(f"windows of {length:g} s every {stride:g} s; give a stride above 0 and at most the length")
     end = clip_duration(times)
@@ -151,6 +117,11 @@ def plan_windows(times: np.ndarray, length: float, stride: float) -> list[Window
         return [Window(0.0, end)]
     starts = [stride * n for n in range(math.ceil((end - length) / stride - 1e-9))]
     return [*(Window(start, start + length) for start in starts), Window(end - length, end)]
+
+
+def _clip_window(times: np.ndarray) -> Window:
+    duration, start = clip_duration(times), float(times[0])
+    return Window(start, start + duration)
 
 
 def _subwindow(window: Window, length: float, position: float) -> Window:
@@ -162,8 +133,3 @@ def _subwindow(window: Window, length: float, position: float) -> Window:
 def _make_plan(times: np.ndarray, window: Window, num_frames: int, kind: ViewKind, phase: float = 0.5) -> ViewPlan:
     indices = nearest_frame(times, linspace_in_window(window, num_frames, phase))
     return ViewPlan(tuple(times[indices].tolist()), tuple(indices.tolist()), kind)
-
-
-def _validate_times(times: np.ndarray) -> None:
-    if times.ndim != 1 or not len(times):
-        raise ValueError("a plan needs the times of at least one frame")

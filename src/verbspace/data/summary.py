@@ -15,22 +15,16 @@ from verbspace.utils.progress import ProgressCallback
 
 @dataclass
 class DatasetSummary:
-    """What a data set contains.
+    """What a data set contains: the listed files, and the properties of those whose headers were read ("probed").
 
     Attributes:
-        source: The folder or list.
-        format: The detected format.
-        num_videos: Number of listed videos.
         missing: Listed files that do not exist.
         class_counts: Number of videos of each class.
-        num_unlabeled: Number of videos without a label.
-        num_probed: Number of files whose headers were read.
         durations: Durations of the probed files, in seconds.
         stream_kinds: Number of probed files by codec, container, size and frame rate.
-        decode_errors: Probed files that cannot be read, and the reasons.
+        decode_errors: Files that could not be probed, and the reasons.
     """
 
-    source: str
     format: str
     num_videos: int
     missing: list[Path]
@@ -43,27 +37,22 @@ class DatasetSummary:
 
 
 def summarize_dataset(
-    source: str | Path,
-    manifest: Manifest,
-    probe_files: int | None = 50,
-    on_progress: ProgressCallback | None = None,
+    manifest: Manifest, probe_files: int | None = 50, on_progress: ProgressCallback | None = None
 ) -> DatasetSummary:
     """Check which listed files exist, count classes, and read the headers of some files.
 
-    Args:
-        source: The folder or list that the manifest was read from.
-        manifest: The listed videos.
-        probe_files: Number of files whose headers are read, evenly spaced in the list. None for all.
-        on_progress: Called after each probed file.
+    The headers of `probe_files` files are read, evenly spaced in the list; of all files if it is None. `on_progress` is
+    called after each of them.
     """
     records = manifest.records
-    existing = [record for record in records if storage.exists(record.file)]
-    existing_files = {record.file for record in existing}
+    existing: list[Path] = []
+    missing: list[Path] = []
+    for record in records:
+        (existing if storage.exists(record.file) else missing).append(record.path)
     summary = DatasetSummary(
-        source=str(source),
         format=manifest.format,
         num_videos=len(records),
-        missing=[record.path for record in records if record.file not in existing_files],
+        missing=missing,
         class_counts=Counter(
             name for record in records for name in record.labels or ([record.label] if record.label else [])
         ),
@@ -71,7 +60,7 @@ def summarize_dataset(
     )
     count = len(existing) if probe_files is None else min(probe_files, len(existing))
     for n in range(count):
-        path = existing[n * len(existing) // count].path
+        path = existing[n * len(existing) // count]
         try:
             stream = probe(path)
         except DecodeError as error:

@@ -32,7 +32,7 @@ class TranscodeConfig:
         size: Short side, in pixels. Smaller videos keep theirs.
         gop: Frames from one key frame to the next.
         crf: Quality of x264, 0 to 51; lower is better.
-        preset: Preset of x264.
+        preset: Speed preset of x264.
     """
 
     size: int = 256
@@ -51,16 +51,10 @@ def transcode(
     num_workers: int = 1,
     on_progress: ProgressCallback | None = None,
 ) -> list[CheckResult]:
-    """Transcode files. A second call processes only what is missing, new or changed, or has other settings.
+    """Transcode `files` of the folder `source` to the same subfolders of `out`, which also gets a log.
 
-    Args:
-        files: Files in `source`.
-        source: Folder of the originals.
-        out: Folder of the copies. It gets the same subfolders, and a log.
-        config: Encoder settings.
-        timeout: Seconds that a file may take.
-        num_workers: Number of subprocesses.
-        on_progress: Called after each file, with the number of `bad` files so far.
+    A second call processes only what is missing, new or changed, or has other settings. `timeout` and `on_progress` are
+    those of `run_with_log`.
 
     Returns:
         The results, in the order of the files. A file that cannot be transcoded has an error there.
@@ -73,15 +67,15 @@ def transcode(
         raise ValueError(f"{out}: this is the folder of the originals; choose another output folder")
     targets: dict[Path, str] = {}
     for file in files:
-        target = target_path(file, str(source), str(out))
+        target = target_path(file, source, out)
         if (other := targets.setdefault(target, file)) != file:
             raise ValueError(f"{file}: this file and {other} would both be written to {target}; rename one of them")
 
     def is_valid(result: CheckResult) -> bool:
-        return result.error is not None or target_path(result.file, str(source), str(out)).is_file()
+        return result.error is not None or target_path(result.file, source, out).is_file()
 
     return run_with_log(
-        partial(transcode_file, source=str(source), out=str(out), config=config),
+        partial(transcode_file, source=source, out=out, config=config),
         files,
         CheckLog(out / TRANSCODE_LOG_NAME, settings=asdict(config)),
         stage="transcode",
@@ -92,15 +86,8 @@ def transcode(
     )
 
 
-def transcode_file(file: str, source: str, out: str, config: TranscodeConfig) -> int:
-    """Transcode one file to its place in `out`.
-
-    Returns:
-        The number of frames.
-
-    Raises:
-        VideoError: If the file cannot be read, or if the copy differs from it.
-    """
+def transcode_file(file: str, source: Path, out: Path, config: TranscodeConfig) -> int:
+    """Transcode one file to its place in `out`, and return the number of frames. A copy that differs is an error."""
     times = frame_times(file)
     frame_interval = float(np.median(np.diff(times))) if len(times) > 1 else 0.04
     frames = zip(stream_frames(file, config.size), times.tolist(), strict=True)
@@ -108,15 +95,14 @@ def transcode_file(file: str, source: str, out: str, config: TranscodeConfig) ->
         count = write_mp4(
             part, frames, frame_interval=frame_interval, gop=config.gop, crf=config.crf, preset=config.preset
         )
-        mismatch = _find_mismatch(Path(file), part, times, config.size)
-        if mismatch:
+        if mismatch := _find_mismatch(Path(file), part, times, config.size):
             raise VideoError(file, f"the transcoded copy {mismatch}; keep the original")
     return count
 
 
-def target_path(file: str, source: str, out: str) -> Path:
+def target_path(file: str, source: Path, out: Path) -> Path:
     """Return the path of a file's copy: the same subfolder and name, with the extension .mp4."""
-    return (Path(out) / os.path.relpath(file, source)).with_suffix(".mp4")
+    return (out / os.path.relpath(file, source)).with_suffix(".mp4")
 
 
 def _find_mismatch(original: Path, transcoded: Path, times: np.ndarray, max_short_side: int) -> str | None:

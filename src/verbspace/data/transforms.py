@@ -7,8 +7,7 @@ of the memory of float32 between the loading workers and the trainer.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -27,12 +26,12 @@ def augment(
     views: ViewSettings,
     kind: Literal["global", "local"],
     generator: torch.Generator,
+    frame_index: Tensor,
     *,
-    frame_index: Tensor | None = None,
     ratio: tuple[float, float] = (3 / 4, 4 / 3),
     blur_sigma: tuple[float, float] = (0.1, 2.0),
 ) -> Tensor:
-    """Crop, resize, flip, color-jitter and blur clips at random.
+    """Crop, resize, flip, color-jitter and blur clips of a video at random.
 
     Each clip has its own random parameters, which are the same for all of its frames. The number of draws from
     `generator` depends on N alone, so switching one augmentation off leaves the others unchanged. Downsampling is
@@ -40,18 +39,17 @@ def augment(
     the mean gray level of the clip.
 
     Args:
-        frames: Clips, uint8 (N, T, 3, H, W) or (T, 3, H, W). With `frame_index`, the frames of one video, uint8
-            (F, 3, H, W).
+        frames: Frames of the video, uint8 (F, 3, H, W).
         views: Sizes, crop scales (as fractions of the frame area), jitter strengths and probabilities. The size must be
             set; see `ViewSettings.resolve`.
         kind: Which size and crop scale to use.
         generator: Source of randomness.
-        frame_index: Frames of each clip, int64 (N, T). Only the cropped parts of these frames are copied.
+        frame_index: Frames of each clip, int64 (N, T).
         ratio: Range of the width of a crop divided by its height.
         blur_sigma: Range of the blur's standard deviation, in pixels of a view of 224 pixels; scaled with the size.
 
     Returns:
-        Views, uint8 (N, T, 3, S, S), or (T, 3, S, S) for a single clip.
+        Views, uint8 (N, T, 3, S, S).
 
     Raises:
         ValueError: If the size is not set.
@@ -60,21 +58,17 @@ def augment(
     scale = views.global_scale if kind == "global" else views.local_scale
     if size is None:
         raise ValueError(f"views.{kind}_size is not set; set it, or call ViewSettings.resolve first")
-    single = frames.ndim == 4 and frame_index is None
-    clips: Sequence[Tensor | _FrameSelection]
-    if frame_index is None:
-        clips = [frames] if single else list(frames)
-    else:
-        clips = [_FrameSelection(frames, indices) for indices in frame_index]
-    count, (height, width) = len(clips), frames.shape[-2:]
+    count, (height, width) = len(frame_index), frames.shape[-2:]
     draws = torch.rand(count, _CROP_DRAWS + 7, generator=generator).to(frames.device)
     boxes = random_boxes(draws[:, :_CROP_DRAWS].view(count, _CROP_ATTEMPTS, 4), (height, width), scale, ratio)
     flip, brightness, contrast, saturation, grayscale, blur, sigma = draws[:, _CROP_DRAWS:].unbind(1)
     saturation_factors = _jitter_factor(saturation, views.saturation) * (grayscale >= views.grayscale_prob)
     sigmas = (blur_sigma[0] + (blur_sigma[1] - blur_sigma[0]) * sigma) * size / 224
-    out = torch.empty(count, clips[0].shape[0], 3, size, size, dtype=torch.uint8, device=frames.device)
-    for n, (clip, (top, left, h, w)) in enumerate(zip(clips, boxes.tolist(), strict=True)):
-        view = resize(clip[..., top : top + h, left : left + w], (size, size))
+    out = torch.empty(*frame_index.shape, 3, size, size, dtype=torch.uint8, device=frames.device)
+    for n, (top, left, h, w) in enumerate(boxes.tolist()):
+        # Crop before copying, in the decoder's layout (channels last), in which the rows of a crop are contiguous.
+        crop = frames[..., top : top + h, left : left + w].permute(0, 2, 3, 1)
+        view = resize(crop.index_select(0, frame_index[n]).permute(0, 3, 1, 2), (size, size))
         if flip[n] < views.flip_prob:
             view = view.flip(-1)
         if views.brightness or views.contrast or views.saturation or views.grayscale_prob:
@@ -87,22 +81,7 @@ def augment(
         if blur[n] < views.blur_prob:
             view = gaussian_blur(view[None], sigmas[n : n + 1])[0]
         out[n] = view
-    return out[0] if single else out
-
-
-class _FrameSelection:
-    """Selected frames of a video that are cropped before they are copied."""
-
-    def __init__(self, frames: Tensor, frame_index: Tensor) -> None:
-        self.frames, self.frame_index = frames, frame_index
-
-    @property
-    def shape(self) -> torch.Size:
-        return torch.Size((len(self.frame_index), *self.frames.shape[1:]))
-
-    def __getitem__(self, crop: Any) -> Tensor:
-        channels_last = self.frames[crop].permute(0, 2, 3, 1)  # the decoder's layout: rows of a crop are contiguous
-        return channels_last.index_select(0, self.frame_index).permute(0, 3, 1, 2)
+    return out
 
 
 def _adjust_color(view: Tensor, brightness: float | None, contrast: float | None, saturation: float | None) -> Tensor:
@@ -119,35 +98,19 @@ def _adjust_color(view: Tensor, brightness: float | None, contrast: float | None
 
 
 def center_crop(frames: Tensor, size: int) -> Tensor:
-    """Resize the short side to `size` and crop the center, as CLIP does for evaluation.
-
-    Args:
-        frames: Frames, uint8 (..., 3, H, W).
-        size: Side of the crop, in pixels.
-
-    Returns:
-        Crops, uint8 (..., 3, size, size).
-    """
+    """Resize the short side of frames, uint8 (..., 3, H, W), to `size` and crop the center, as CLIP does."""
     return eval_crops(frames, size)[0]
 
 
 def eval_crops(frames: Tensor, size: int, num_crops: int = 1) -> Tensor:
-    """Resize the short side to `size` and take evenly spaced crops along the long side.
+    """Resize the short side of frames, uint8 (..., 3, H, W), to `size` and take equidistant crops along the long side.
 
     One crop is the center crop. Three crops are both ends and the center, as in "× 3 crops" (SlowFast). The result
     agrees with the CLIP image processor (PIL) to within two gray levels, and exactly in over 99 % of the values even
     for noise: the filters are the same and only rounding differs.
 
-    Args:
-        frames: Frames, uint8 (..., 3, H, W).
-        size: Side of a crop, in pixels.
-        num_crops: Number of crops.
-
     Returns:
         Crops, uint8 (num_crops, ..., 3, size, size).
-
-    Raises:
-        ValueError: If `num_crops` is below 1.
     """
     if num_crops < 1:
         raise ValueError(f"num_crops: {num_crops} is too few; give 1 for the center crop, or more")
@@ -165,15 +128,7 @@ def eval_crops(frames: Tensor, size: int, num_crops: int = 1) -> Tensor:
 
 
 def resize(frames: Tensor, shape: tuple[int, int]) -> Tensor:
-    """Resize frames with bicubic interpolation, antialiased when downsampling.
-
-    Args:
-        frames: Frames, uint8 (n, 3, H, W).
-        shape: New height and width, in pixels.
-
-    Returns:
-        Frames, uint8 (n, 3, *shape).
-    """
+    """Resize frames, uint8 (n, 3, H, W), to (height, width): bicubic, antialiased when downsampling."""
     if frames.device.type == "cpu":  # PyTorch has a fast uint8 kernel there, with PIL's weights
         return F.interpolate(frames, shape, mode="bicubic", antialias=True)
     return F.interpolate(frames.float(), shape, mode="bicubic", antialias=True).round_().clamp_(0, 255).to(torch.uint8)
@@ -184,14 +139,13 @@ def random_boxes(
 ) -> Tensor:
     """Compute crop boxes from uniform random numbers, as torchvision's RandomResizedCrop does.
 
-    The area is uniform in `scale` and the logarithm of the aspect ratio is uniform in `ratio`. The first attempt that
-    fits into the frame is used. If none fits, the box is the largest centered one with an allowed ratio.
+    The area is uniform in `scale`, as a fraction of the frame area, and the logarithm of width divided by height is
+    uniform in `ratio`. The first attempt that fits into the frame is used. If none fits, the box is the largest
+    centered one with an allowed ratio.
 
     Args:
         draws: Uniform random numbers in [0, 1), (N, attempts, 4).
         shape: Height and width of the frames, in pixels.
-        scale: Range of the area, as fractions of the frame area.
-        ratio: Range of width divided by height.
 
     Returns:
         Boxes, int64 (N, 4): top, left, height, width.
@@ -214,14 +168,9 @@ def random_boxes(
 
 
 def gaussian_blur(frames: Tensor, sigma: Tensor) -> Tensor:
-    """Blur clips with a Gaussian kernel, which is truncated and renormalized at the edges.
+    """Blur clips, uint8 (N, T, 3, S, S), with a Gaussian kernel, which is truncated and renormalized at the edges.
 
-    Args:
-        frames: Clips, uint8 (N, T, 3, S, S).
-        sigma: Standard deviation for each clip (N,), in pixels.
-
-    Returns:
-        Blurred clips, uint8 (N, T, 3, S, S).
+    `sigma` (N,) is the standard deviation for each clip, in pixels.
     """
     side = frames.shape[-1]
     position = torch.arange(side, dtype=torch.float32, device=frames.device)

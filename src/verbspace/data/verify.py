@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures import FIRST_COMPLETED, Future, as_completed, wait
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -23,13 +23,7 @@ VERIFY_LOG_NAME = "verbspace-verify.jsonl"
 
 @dataclass(frozen=True)
 class CheckResult:
-    """The result for one file.
-
-    Attributes:
-        file: The file.
-        frames: Number of frames; 0 for a bad file.
-        error: What is wrong with the file, without its path. None for a good file.
-    """
+    """The number of frames of a file, and what is wrong with it, without its path. `error` is None for a good file."""
 
     file: str
     frames: int
@@ -37,14 +31,10 @@ class CheckResult:
 
 
 class CheckLog:
-    """Results on disk, one JSON line per file.
+    """Results on disk, one JSON line per file, whose path is relative to the folder of the log.
 
-    A result is valid as long as the size and modification time of the file and the settings are the same. Lines that a
-    killed process left incomplete are ignored.
-
-    Args:
-        path: The log file. File paths in it are relative to its folder.
-        settings: Settings that the results depend on.
+    A result is valid as long as the size and modification time of the file are the same, and `settings`, on which the
+    results depend. Lines that a killed process left incomplete are ignored.
     """
 
     def __init__(self, path: Path, settings: Mapping[str, Any] | None = None) -> None:
@@ -59,9 +49,11 @@ class CheckLog:
     def lookup(self, file: str) -> CheckResult | None:
         """Return the result for a file, or None if there is no valid one."""
         entry = self._entries.get(self._relative_path(file))
-        if entry is None or [entry.get("size"), entry.get("changed")] != file_signature(file):
-            return None
-        if entry.get("settings", {}) != self.settings:
+        if (
+            entry is None
+            or [entry.get("size"), entry.get("changed")] != file_signature(file)
+            or entry.get("settings", {}) != self.settings
+        ):
             return None
         return CheckResult(file, int(entry["frames"]), entry["fault"])
 
@@ -90,17 +82,9 @@ def verify_files(
     num_workers: int = 1,
     on_progress: ProgressCallback | None = None,
 ) -> list[CheckResult]:
-    """Decode files to their end. Files with a valid result in the log are not decoded again.
+    """Decode files to their end, and return the results in the same order. Arguments are those of `run_with_log`.
 
-    Args:
-        files: The files.
-        log_path: The log; see `CheckLog`. Each result is appended as soon as it is there.
-        timeout: Seconds that a file may take.
-        num_workers: Number of subprocesses.
-        on_progress: Called after each file, with the number of `bad` files so far.
-
-    Returns:
-        The results, in the order of the files.
+    Files with a valid result in the log are not decoded again. Each new result is appended as soon as it is there.
     """
     return run_with_log(
         count_frames,
@@ -135,16 +119,13 @@ def run_with_log(
 
     Args:
         task: Returns the number of frames of a file, or raises an exception.
-        files: The files.
+        files: The files; the results are returned in their order.
         log: The log.
         stage: Name of the stage for `on_progress`.
         timeout: Seconds that a file may take.
         num_workers: Number of subprocesses.
         on_progress: Called after each file, with the number of `bad` files so far.
         is_valid: Called with a result of the log. If False, the task is run again.
-
-    Returns:
-        The results, in the order of the files.
     """
     results: dict[str, CheckResult] = {}
     bad = 0
@@ -175,17 +156,10 @@ def run_in_subprocesses(
     num_workers: int = 1,
     start_method: str = "spawn",
 ) -> Iterator[CheckResult]:
-    """Run a task on each file in subprocesses. No file can end the run.
+    """Run a task on each file in subprocesses, and yield results as they become available. No file can end the run.
 
-    Args:
-        task: Returns the number of frames of a file, or raises an exception.
-        files: The files.
-        timeout: Seconds that a file may take. Then its process is killed and replaced, like one that crashes.
-        num_workers: Number of subprocesses.
-        start_method: As in `multiprocessing.get_context`.
-
-    Yields:
-        Results as they become available.
+    The task returns the number of frames of a file, or raises an exception. A process that exceeds the timeout, in
+    seconds, is killed and replaced, like one that crashes.
     """
     num_workers = max(1, min(num_workers, len(files)))
     pending: set[Future[CheckResult]] = set()
@@ -195,9 +169,7 @@ def run_in_subprocesses(
             if len(pending) > 2 * num_workers:  # futures for all files would take much memory
                 done, pending = wait(pending, return_when=FIRST_COMPLETED)
                 yield from (future.result() for future in done)
-        while pending:
-            done, pending = wait(pending, return_when=FIRST_COMPLETED)
-            yield from (future.result() for future in done)
+        yield from (future.result() for future in as_completed(pending))
 
 
 def _check_file(pool: SubprocessPool, file: str) -> CheckResult:

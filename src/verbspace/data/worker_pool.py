@@ -79,12 +79,9 @@ class SubprocessPool:
         return self._executor.submit(function, *args, **kwargs)
 
     def call(self, *args: Any) -> Any:
-        """Call the pool's function in the process of this thread, and wait for the result.
+        """Call the pool's function in the process of this thread, and return its result or raise its exception.
 
-        Raises:
-            WorkerTimeout: If the call takes too long.
-            WorkerCrashed: If the process ends.
-            Exception: What the function raises.
+        Raises WorkerTimeout if the call takes too long, and WorkerCrashed if the process ends.
         """
         worker: _Worker | None = getattr(self._thread, "worker", None)
         if worker is None or not worker.process.is_alive():

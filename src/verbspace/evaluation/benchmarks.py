@@ -115,24 +115,17 @@ def evaluate_benchmark(
 ) -> BenchmarkResult:
     """Evaluate an encoder on a benchmark, and the frozen frame-averaged baseline under the same protocol.
 
+    Arguments that are not listed are as in `evaluate`.
+
     Args:
         encoder: A VideoEncoder, or a folder or hub id.
         name: A key of `BENCHMARKS`.
         root: A folder with the benchmark's own annotation files and its videos. Videos are found by name, in any
             subfolder.
         concepts: A concept set, a bundled name or a path. Default: the benchmark's.
-        scoring: Zero-shot by category, by description, or by both.
         frames: Frames per clip. Default: the benchmark's.
         clips: Clips per video. Default: the benchmark's.
         crops: Crops per clip. Default: the benchmark's.
-        baseline: Also evaluate `encoder.base_encoder()`, or the encoder given here.
-        max_missing: Largest fraction of videos that may be missing or unreadable.
-        seed: Seed of folds and bootstrap.
-        batch_size: Videos per batch.
-        num_workers: Processes that decode; 0 decodes in this process.
-        decoder: "pyav", or "torchcodec" (PyAV is used where torchcodec is not exact).
-        dtype: Precision of the encoder's matrix products.
-        on_progress: Called after each batch of videos.
 
     Raises:
         ValueError: An argument is invalid, labels do not fit, or too many videos are missing.
@@ -145,10 +138,9 @@ def evaluate_benchmark(
     validate_precision(dtype)
     spec, root = BENCHMARKS[name], Path(root)
     encoders = load_encoders(encoder, baseline)
+    concepts = concepts or spec.concepts
     if isinstance(concepts, (str, Path)):
         concepts = ConceptSet.load(concepts)
-    elif concepts is None and spec.concepts is not None:
-        concepts = ConceptSet.load(spec.concepts)
     evaluations: dict[int, Evaluation | MultiLabelEvaluation] = {}
     caches: dict[str, EmbeddingCache] = {}  # the folds share videos: each is embedded once
     for fold in spec.folds:
@@ -166,9 +158,9 @@ def assert_comparable(results: Sequence[BenchmarkResult]) -> None:
     """Raise ValueError unless the results differ in the encoder only."""
     first = results[0]
     for other in results[1:]:
-        prints = [{n: fold.result.protocol.fingerprint() for n, fold in one.folds.items()} for one in (first, other)]
-        if first.name != other.name or prints[0] != prints[1]:
-            lines = "\n".join(next(iter(one.folds.values())).result.protocol.summary() for one in (first, other))
+        a, b = ({n: fold.result.protocol.fingerprint() for n, fold in r.folds.items()} for r in (first, other))
+        if first.name != other.name or a != b:
+            lines = "\n".join(next(iter(r.folds.values())).result.protocol.summary() for r in (first, other))
             raise ValueError(f"these results were measured under different protocols and cannot be compared:\n{lines}")
 
 

@@ -52,18 +52,10 @@ def evaluate_calibration(
         `videos`, `top1`, and `"<name>, temperature"`, `"<name>, error"` and `"<name>, confidence"` for each name in
         `uncalibrated`, `calibrated` and `fitted to the labels`. The last one is the lower bound: the temperature
         fitted to these labels.
-
-    Raises:
-        ValueError: A video has no label, or a label matches no action.
     """
     records = read_manifest(data)
-    targets_by_file = dict(
-        zip(
-            (record.file for record in records),
-            labels_to_indices(require_labels(records, str(data)), concepts),
-            strict=True,
-        )
-    )
+    indices = labels_to_indices(require_labels(records, str(data)), concepts)
+    targets_by_file = {record.file: index for record, index in zip(records, indices, strict=True)}
     space = encoder.build_concept_space(concepts)
     embedded = embed_videos(encoder, records, frames=calibration.frames, batch_size=batch_size)
     targets = torch.tensor([targets_by_file[record.file] for record in embedded.records])

@@ -112,7 +112,7 @@ def _build_splits(
     concepts: ConceptSet | str | Path | None,
     train: str | Path | None,
 ) -> tuple[EvalSplit, EvalSplit | None, ConceptSet]:
-    """Read the data and match labels to actions."""
+    """Read the test and training videos and match their labels to actions."""
     supervised = protocol != "zero-shot"
     if supervised and train is None:
         raise ValueError(f"train: {protocol} learns from labeled videos; pass a folder or a list of them")
@@ -136,7 +136,6 @@ def _build_splits(
         raise ValueError(
             f"{shared[0]}: this video is in the train and in the test data; remove it from one ({len(shared)} such)"
         )
-    check_label_coverage(
-        splits[0].class_indices, splits[1].class_indices, concepts, f"{train}: there is no train video"
-    )
-    return splits[0], splits[1], concepts
+    test, train_split = splits
+    check_label_coverage(test.class_indices, train_split.class_indices, concepts, f"{train}: there is no train video")
+    return test, train_split, concepts

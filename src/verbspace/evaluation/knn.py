@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from verbspace.evaluation.labels import validate_class_indices
 from verbspace.evaluation.topk import exact_topk
 
 KNN_K, KNN_TEMPERATURE = 20, 0.07  # as in DINO
@@ -31,27 +32,18 @@ def knn_scores(
         train_labels: Their class indices, shape (N,).
         queries: Embeddings of test clips, shape (Q, D). They need not be normalized.
         num_classes: Number of classes.
-        k: Number of neighbors, at most N.
+        k: Number of neighbors. If it is larger than N, all vote.
         temperature: Temperature of the votes' weights.
         uniform_weights: Give all neighbors the same weight.
 
     Returns:
         Votes as float32, shape (Q, num_classes). Each query's votes sum to 1.
 
-    Raises:
-        ValueError: `k` or `temperature` is out of range, or labels do not fit.
-
     Source: Caron et al., "Emerging Properties in Self-Supervised Vision Transformers", ICCV 2021, after Wu et al. 2018.
     """
     if k < 1 or temperature <= 0:
         raise ValueError(f"k must be 1 or more and the temperature above 0; got {k} and {temperature}")
-    if not len(train) or train_labels.shape != train.shape[:1]:
-        raise ValueError(
-            f"train must have one row or more and as many labels as rows; got train embeddings of shape "
-            f"{tuple(train.shape)} and labels of shape {tuple(train_labels.shape)}"
-        )
-    if train_labels.min() < 0 or train_labels.max() >= num_classes:
-        raise ValueError(f"a train label is outside of the {num_classes} classes 0 to {num_classes - 1}")
+    validate_class_indices(train, train_labels, num_classes, "train embeddings")
     bank = functional.normalize(train.float(), dim=-1)
     votes = bank.new_zeros(len(queries), num_classes)
     similarities, indices = exact_topk(bank, functional.normalize(queries.float(), dim=-1), k)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 
+from torch import Tensor
+
 from verbspace.concepts.concept_set import ConceptSet
 from verbspace.concepts.labels import label_to_phrase, normalize_label
 from verbspace.data.sources.record import Record
@@ -19,15 +21,7 @@ def concept_set_from_labels(labels: Iterable[str]) -> ConceptSet:
 
 
 def require_labels(records: Sequence[Record], data: str) -> list[str]:
-    """Return the labels of records.
-
-    Args:
-        records: The videos.
-        data: Name of the data, for error messages.
-
-    Raises:
-        ValueError: A video has no label, or may have several.
-    """
+    """Return the labels of records of `data`; ValueError if a video has no label, or may have several."""
     for record in records:
         if record.labels is not None:
             raise ValueError(
@@ -78,6 +72,17 @@ def check_label_coverage(
         raise ValueError(
             f"{message_prefix} of {names}{more}; add training videos, or remove the class from the test data"
         )
+
+
+def validate_class_indices(rows: Tensor, labels: Tensor, num_classes: int, name: str) -> None:
+    """Raise ValueError unless `rows` is (N, D) with N > 0 and `labels` is (N,) with indices below `num_classes`."""
+    if rows.ndim != 2 or labels.shape != rows.shape[:1] or not len(labels):
+        raise ValueError(
+            f"{name} of shape (N, D) need labels of shape (N,) with N > 0; "
+            f"got {tuple(rows.shape)} and {tuple(labels.shape)}"
+        )
+    if labels.min() < 0 or labels.max() >= num_classes:
+        raise ValueError(f"a label is outside of the {num_classes} classes 0 to {num_classes - 1}")
 
 
 def _unknown_labels_message(labels: list[str], concepts: ConceptSet) -> str:

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from verbspace.evaluation.labels import validate_class_indices
+
 C_GRID = tuple(10.0**power for power in range(-2, 5))
 NUM_FOLDS = 5
 _TOLERANCE = 1e-7  # of the largest entry of the mean loss's gradient
@@ -46,11 +48,10 @@ class LinearClassifier:
 
 @dataclass(frozen=True)
 class LinearProbeResult:
-    """A fitted linear probe.
+    """A linear probe, fitted to all training clips.
 
     Attributes:
-        model: The classifier, fitted to all training clips.
-        best_C: The value of C that it was fitted with.
+        best_C: The value of C that `model` was fitted with.
         held_out_accuracy: Cross-validated accuracy of each value of C, 0 to 1.
     """
 
@@ -59,34 +60,17 @@ class LinearProbeResult:
     held_out_accuracy: dict[float, float]
 
 
-def fit_logistic_regression(features: Tensor, labels: Tensor, num_classes: int, C: float = 1.0) -> LinearClassifier:
-    """Minimize C · Σ cross-entropy + ½‖W‖² over W and b, as scikit-learn's LogisticRegression(C) does.
-
-    The fit is deterministic. With two classes, it is a softmax over both, which is scikit-learn's binary form at 2C.
-
-    Args:
-        features: Features, shape (N, D).
-        labels: Class indices, shape (N,).
-        num_classes: Number of classes.
-        C: Inverse strength of the regularization.
-
-    Raises:
-        ValueError: Features are not finite, labels do not fit, or C is not above 0.
-    """
-    return LogisticRegressionPath(features, labels, num_classes).fit(C)
-
-
 class LogisticRegressionPath:
     """Logistic regression on one training set at several values of C. Each fit is initialized with the previous one.
+
+    `fit(C)` minimizes C · Σ cross-entropy + ½‖W‖² over W and b, as scikit-learn's LogisticRegression(C) does. With two
+    classes, it is a softmax over both, which is scikit-learn's binary form at 2C.
 
     Args:
         features: Features, shape (N, D).
         labels: Class indices, shape (N,).
         num_classes: Number of classes.
         start: Initial value of the first fit: a fit to similar features.
-
-    Raises:
-        ValueError: Features are not finite, or labels do not fit.
     """
 
     def __init__(
@@ -94,13 +78,7 @@ class LogisticRegressionPath:
     ) -> None:
         if not features.isfinite().all():
             raise ValueError("features must be finite")
-        if features.ndim != 2 or labels.shape != features.shape[:1] or not len(labels):
-            raise ValueError(
-                f"features of shape (N, D) need labels of shape (N,) with N > 0; "
-                f"got {tuple(features.shape)} and {tuple(labels.shape)}"
-            )
-        if labels.min() < 0 or labels.max() >= num_classes:
-            raise ValueError(f"a label is outside of the {num_classes} classes 0 to {num_classes - 1}")
+        validate_class_indices(features, labels, num_classes, "features")
         self.num_classes = num_classes
         # The optimal bias of a class without clips is -inf, so such classes are not part of the fit.
         self.present_classes, self.targets = torch.unique(labels, return_inverse=True)
@@ -114,19 +92,11 @@ class LogisticRegressionPath:
         self.weight = x.new_zeros(len(self.present_classes), x.shape[1])  # along the principal axes
         self.bias = x.new_zeros(len(self.present_classes))
         if start is not None and start.bias[self.present_classes].isfinite().all():
-            self.weight = start.weight[self.present_classes].double() @ self.eigenvectors
-            self.bias = (
-                start.bias[self.present_classes].double()
-                + start.weight[self.present_classes].double() @ self.feature_mean
-            )
+            weight, bias = start.weight[self.present_classes].double(), start.bias[self.present_classes].double()
+            self.weight, self.bias = weight @ self.eigenvectors, bias + weight @ self.feature_mean
 
     def fit(self, C: float, tolerance: float = _TOLERANCE) -> LinearClassifier:
-        """Fit at one value of C.
-
-        Args:
-            C: Inverse strength of the regularization.
-            tolerance: Largest gradient entry at the end of a float64 fit.
-        """
+        """Fit at one value of C, until no gradient entry is larger than `tolerance` (if the fit is in float64)."""
         if C <= 0:
             raise ValueError(f"C must be above 0; got C = {C}")
         single = len(self.rotated_features) >= _FLOAT32_MIN_ROWS
@@ -172,16 +142,13 @@ class LogisticRegressionPath:
 
 
 def cross_entropy_with_grad(x: Tensor, targets: Tensor, weight: Tensor, bias: Tensor) -> tuple[float, Tensor, Tensor]:
-    """Compute the mean cross-entropy of softmax(x Wᵀ + b) and its gradients, in chunks of rows.
+    """Compute the mean cross-entropy of softmax(x Wᵀ + b) and its gradients in W and b, in chunks of rows.
 
     Args:
         x: Features, shape (N, D).
         targets: Class indices, shape (N,).
         weight: W, shape (K, D).
         bias: b, shape (K,).
-
-    Returns:
-        The mean cross-entropy, its gradient in W, and its gradient in b.
     """
     total = 0.0
     weight_grad, bias_grad = torch.zeros_like(weight), torch.zeros_like(bias)
@@ -201,11 +168,6 @@ def stratified_folds(labels: Tensor, num_folds: int = NUM_FOLDS, *, seed: int = 
 
     The clips of a class are spread evenly over the folds, so a class with two or more clips always has one to learn
     from. The only clip of a class is never held out.
-
-    Args:
-        labels: Class indices, shape (N,).
-        num_folds: Number of folds.
-        seed: Seed of the assignment.
 
     Returns:
         The fold in which each clip is held out, 0 to `num_folds` - 1, or -1 for never; shape (N,).

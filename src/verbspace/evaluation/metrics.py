@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import torch
 from pydantic import BaseModel, ConfigDict
-from torch import Generator, Tensor, bincount, randint
+from torch import Tensor
+
+from verbspace.evaluation.labels import validate_class_indices
 
 _MAX_RESAMPLED_CLIPS = 4_000_000  # bootstrap indices in memory at once
 
@@ -31,30 +34,21 @@ class ClassificationMetrics(BaseModel):
 
 
 def bootstrap_ci95(hits: Tensor, *, num_resamples: int = 2000, seed: int = 0) -> tuple[float, float]:
-    """Compute a 95 % confidence interval of a mean with the percentile bootstrap.
+    """Compute a 95 % confidence interval of the mean of `hits`, shape (N,), with the percentile bootstrap.
 
-    Args:
-        hits: One value per clip, shape (N,).
-        num_resamples: Bootstrap resamples.
-        seed: Seed of a separate random generator.
-
-    Returns:
-        The 2.5th and 97.5th percentile of the resampled means.
-
-    Raises:
-        ValueError: `hits` is empty.
+    The random generator is separate, with its own seed.
 
     Source: Efron, "Bootstrap Methods: Another Look at the Jackknife", 1979.
     """
     values = hits.detach().double().cpu()
-    generator = Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
     count = len(values)
     if not count:
         raise ValueError("there are no clips to resample")
     means = values.new_empty(num_resamples)
     step = max(1, _MAX_RESAMPLED_CLIPS // count)
     for start in range(0, num_resamples, step):
-        indices = randint(count, (min(step, num_resamples - start), count), generator=generator)
+        indices = torch.randint(count, (min(step, num_resamples - start), count), generator=generator)
         means[start : start + step] = values[indices].mean(dim=1)
     low, high = means.quantile(values.new_tensor([0.025, 0.975])).tolist()
     return low, high
@@ -72,25 +66,18 @@ def classification_metrics(
         labels: Class indices, shape (N,).
         num_resamples: Bootstrap resamples of the confidence interval.
         seed: Seed of the bootstrap.
-
-    Raises:
-        ValueError: The shapes do not match, a label is not one of the K classes, or a score is NaN.
     """
-    if ranking_scores.ndim != 2 or labels.shape != ranking_scores.shape[:1] or not len(labels):
-        raise ValueError(
-            f"scores of shape (N, K) need labels of shape (N,) with N > 0; "
-            f"got {tuple(ranking_scores.shape)} and {tuple(labels.shape)}"
-        )
-    num_classes = ranking_scores.shape[1]
+    num_classes = ranking_scores.shape[-1]
+    validate_class_indices(ranking_scores, labels, num_classes, "scores")
     labels = labels.detach().cpu().long()
     ranking_scores = ranking_scores.detach().cpu()
-    if labels.min() < 0 or labels.max() >= num_classes:
-        raise ValueError(f"a label is outside of the {num_classes} classes 0 to {num_classes - 1}")
     if ranking_scores.isnan().any():
         raise ValueError("some scores are NaN; check the encoder's embeddings")
     ranks = ranking_scores.argsort(dim=1, descending=True, stable=True)
     hits = ranks[:, 0] == labels
-    confusion = bincount(labels * num_classes + ranks[:, 0], minlength=num_classes**2).view(num_classes, num_classes)
+    confusion = torch.bincount(labels * num_classes + ranks[:, 0], minlength=num_classes**2).view(
+        num_classes, num_classes
+    )
     sizes = confusion.sum(dim=1)
     present = sizes > 0
     return ClassificationMetrics(

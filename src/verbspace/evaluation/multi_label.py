@@ -63,9 +63,6 @@ def multi_label_metrics(
         targets: Which video has which class, bool, shape (N, K).
         num_resamples: Bootstrap resamples.
         seed: Seed of the bootstrap.
-
-    Raises:
-        ValueError: The shapes differ, no target is positive, or a score is NaN.
     """
     if scores.ndim != 2 or scores.shape != targets.shape or not targets.any():
         raise ValueError(

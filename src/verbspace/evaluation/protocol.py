@@ -18,7 +18,6 @@ class EvalProtocol(BaseModel):
     """The settings of one measurement.
 
     Attributes:
-        task: The evaluation task.
         data: Name of the test data.
         data_hash: Hash of the test videos' names, sizes and labels.
         clips: Number of evaluated videos.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
@@ -34,7 +34,21 @@ class MultiLabelResult(MultiLabelMetrics):
         return self.mean_average_precision
 
 
-class Evaluation(BaseModel):
+R = TypeVar("R", Result, MultiLabelResult)
+
+
+class _Evaluation(BaseModel, Generic[R]):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    result: R
+    frozen: R | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Convert to JSON types. `model_validate` reads them."""
+        return self.model_dump(mode="json")
+
+
+class Evaluation(_Evaluation[Result]):
     """The results of an encoder and of the baseline under the same protocol.
 
     Attributes:
@@ -42,37 +56,13 @@ class Evaluation(BaseModel):
         frozen: The result of the frozen, frame-averaged baseline; None if it was not measured.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
-    result: Result
-    frozen: Result | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """Convert to JSON types. `Evaluation.model_validate` reads them."""
-        return self.model_dump(mode="json")
-
-
-class MultiLabelEvaluation(BaseModel):
-    """The multi-label results of an encoder and of the baseline under the same protocol.
-
-    Attributes:
-        result: The encoder's result.
-        frozen: The result of the frozen, frame-averaged baseline; None if it was not measured.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    result: MultiLabelResult
-    frozen: MultiLabelResult | None = None
+class MultiLabelEvaluation(_Evaluation[MultiLabelResult]):
+    """The multi-label results of an encoder and of the baseline under the same protocol. See `Evaluation`."""
 
 
 class BenchmarkResult(BaseModel):
-    """The evaluations of all folds of a benchmark.
-
-    Attributes:
-        name: The benchmark's name.
-        folds: Evaluations by number of the fold.
-    """
+    """The evaluations of all folds of a benchmark, by number of the fold."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

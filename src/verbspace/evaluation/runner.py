@@ -43,7 +43,6 @@ class EvalSplit:
 
     Attributes:
         name: Name for protocols and messages.
-        records: The videos.
         class_indices: One class index per video; empty for multi-label data.
         multi_labels: All class indices of each video; None for single-label data.
     """
@@ -81,27 +80,7 @@ class EvalSplit:
 
 @dataclass(frozen=True, kw_only=True)
 class EvalConfig:
-    """The resolved settings of an evaluation, the same for every encoder.
-
-    Attributes:
-        task: Evaluation task.
-        test: Test videos.
-        train: Training videos, for linear-probe and knn.
-        concepts: Concept set.
-        scoring: Scoring mode of zero-shot.
-        frames: Frames per clip.
-        clips: Clips per video.
-        crops: Crops per clip.
-        seed: Seed of folds and bootstrap.
-        max_missing: Largest fraction of videos that may be missing or unreadable.
-        decoder: Decoding library.
-        dtype: Precision of matrix products.
-        batch_size: Videos per batch.
-        num_workers: Processes that decode.
-        k: Neighbors of knn.
-        temperature: Temperature of knn.
-        Cs: Values of C that linear-probe selects from.
-    """
+    """The resolved settings of an evaluation, the same for every encoder. See the arguments of `evaluate`."""
 
     task: Task
     test: EvalSplit
@@ -129,14 +108,7 @@ class EvalConfig:
     def build_protocol(
         self, encoder: VideoEncoder, test: EmbeddingResult, train: EmbeddingResult | None, chosen: dict[str, Detail]
     ) -> EvalProtocol:
-        """Record the settings of a measurement.
-
-        Args:
-            encoder: The measured encoder.
-            test: Embeddings of the test videos.
-            train: Embeddings of the training videos.
-            chosen: Settings selected on training data.
-        """
+        """Record the settings of a measurement; `chosen` are those selected on training data."""
         details: dict[str, Detail] = {}
         if self.task == "linear-probe":
             details = {"features": _FEATURES, "C among": self.Cs, "folds held out in turn": NUM_FOLDS}
@@ -208,9 +180,7 @@ def run_evaluation(
     caches: dict[str, EmbeddingCache] | None = None,
     on_progress: ProgressCallback | None = None,
 ) -> Evaluation | MultiLabelEvaluation:
-    """Evaluate encoders under one protocol.
-
-    Videos that cannot be read are skipped and logged.
+    """Evaluate encoders under one protocol. Videos that cannot be read are skipped and logged.
 
     Args:
         config: The evaluation.
@@ -247,20 +217,10 @@ def run_evaluation(
 def evaluate_encoder(
     config: EvalConfig, encoder: VideoEncoder, name: str, cache: EmbeddingCache, on_progress: ProgressCallback | None
 ) -> tuple[Result | MultiLabelResult, list[DecodeFailures]]:
-    """Evaluate one encoder.
-
-    Args:
-        config: The evaluation.
-        encoder: The encoder.
-        name: Name for progress messages.
-        cache: Embeddings of this encoder from earlier evaluations with the same views.
-        on_progress: Called after each batch of videos.
+    """Evaluate one encoder. `name` is used in progress messages; for `cache` see `run_evaluation`.
 
     Returns:
         The result, and the unreadable files of each split.
-
-    Raises:
-        ValueError: Too many videos cannot be read, or labels do not fit.
     """
     num_actions = len(config.concepts.actions)
     space = None

@@ -20,10 +20,10 @@ def exact_topk(bank: Tensor, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
     Args:
         bank: Vectors, shape (N, D).
         queries: Queries, shape (Q, D).
-        k: Number of results, at most N.
+        k: Number of results. If it is larger than N, all are returned.
 
     Returns:
-        Inner products, largest first, and indices into the bank, both of shape (Q, k).
+        Inner products, largest first, and indices into the bank, both of shape (Q, min(k, N)).
     """
     step = max(1, _MAX_SIMILARITIES // max(len(bank), 1))
     parts = [blocked_topk(_inner_products(bank, part), min(k, len(bank))) for part in torch.split(queries, step)]
@@ -31,16 +31,9 @@ def exact_topk(bank: Tensor, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 def blocked_topk(rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Find the k largest values of each row.
+    """Return the k largest values of each row of (Q, N) values, largest first, and their indices, both of shape (Q, k).
 
     Of equal values, those with the lowest indices are taken.
-
-    Args:
-        rows: Values, shape (Q, N).
-        k: Number of results.
-
-    Returns:
-        Values, largest first, and their indices, both of shape (Q, k).
     """
     num_blocks = rows.shape[1] // _BLOCK
     if num_blocks <= 4 * k:

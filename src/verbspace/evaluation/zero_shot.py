@@ -21,9 +21,6 @@ def zero_shot_scores(embeddings: Tensor, space: ConceptSpace, scoring: ScoringMo
 
     Returns:
         Scores as float32 on the CPU, shape (N, K).
-
-    Raises:
-        ValueError: The sizes differ, or an action has no description and `scoring` needs one.
     """
     size = space.categories.shape[1]
     if embeddings.ndim != 2 or embeddings.shape[1] != size:

@@ -16,9 +16,9 @@ RECALL_K = 10
 MIN_ROWS = 5_000  # with fewer rows an exact search takes milliseconds
 NPROBES_CANDIDATES = (4, 8, 16, 32, 64, 128, 256, 512, 1024)
 ROWS_PER_PARTITION = 256  # rows that Lance needs to compute the center of a partition
-MIN_SUB_VECTORS = 32  # parts of a vector that are quantized to one byte each
+MIN_SUB_VECTORS = 32  # parts of a vector; each is quantized to one byte
 REFINE_FACTORS = (10, 50, 200)  # candidates per result whose exact distance is computed
-_MIN_RECALL_GAIN = 0.002  # gain in recall for which more partitions are tried
+_MIN_RECALL_GAIN = 0.002  # smallest gain in recall for which more partitions are tried
 
 logger = logging.getLogger(__name__)
 
@@ -27,13 +27,9 @@ def build_ann_index(index: Index, queries: Tensor, *, recall: float = 0.95) -> A
     """Build an IVF-PQ index, and choose the fastest settings that reach a recall. Call it inside `lock_index`.
 
     Args:
-        index: The index.
-        queries: Query vectors (Q, D) of the kind that will be searched: text embeddings lie elsewhere than video
-            embeddings.
+        index: The settings are also written to this index.
+        queries: Vectors (Q, D) like those of later searches: the settings for text and video embeddings differ.
         recall: Fraction of the exact ten nearest neighbors to find.
-
-    Returns:
-        The settings, which are also written to the index.
 
     Raises:
         ValueError: If the index has few rows, or no setting reaches the recall. The search then stays exact.
@@ -42,17 +38,17 @@ def build_ann_index(index: Index, queries: Tensor, *, recall: float = 0.95) -> A
     if rows < MIN_ROWS:
         raise ValueError(f"{index.folder}: has {rows} rows; an exact search is fast, so no approximate index is needed")
     index.write_ann_config(None)
-    partitions = max(1, min(round(math.sqrt(rows)), rows // ROWS_PER_PARTITION))
+    partitions = min(round(math.sqrt(rows)), rows // ROWS_PER_PARTITION)
     dim = index.manifest.dim
-    parts = next((dim // size for size in (8, 4, 2) if dim % size == 0 and dim // size >= MIN_SUB_VECTORS), dim)
-    logger.info("building %d partitions of %d rows", partitions, rows)
+    sub_vectors = next((dim // size for size in (8, 4, 2) if dim % size == 0 and dim // size >= MIN_SUB_VECTORS), dim)
+    logger.info("dividing %d rows into %d partitions", rows, partitions)
     from lancedb.index import IvfPq
 
-    config = IvfPq(distance_type="dot", num_partitions=partitions, num_sub_vectors=parts)
-    index.table.create_index("vector", config=config, replace=True)
+    ivf_pq = IvfPq(distance_type="dot", num_partitions=partitions, num_sub_vectors=sub_vectors)
+    index.table.create_index("vector", config=ivf_pq, replace=True)
     expected = [_top_windows(index, query, None) for query in queries]
     for refine_factor in REFINE_FACTORS:
-        previous = -1.0
+        previous_recall = -1.0
         for nprobes in (count for count in (*NPROBES_CANDIDATES, partitions) if count <= partitions):
             candidate = AnnConfig(
                 rows=rows, num_partitions=partitions, nprobes=nprobes, refine_factor=refine_factor, recall=0.0
@@ -60,18 +56,18 @@ def build_ann_index(index: Index, queries: Tensor, *, recall: float = 0.95) -> A
             start = time.perf_counter()
             results = [_top_windows(index, query, candidate) for query in queries]
             milliseconds = 1000 * (time.perf_counter() - start) / len(queries)
-            found = sum(len(a & b) for a, b in zip(expected, results, strict=True)) / sum(map(len, expected))
+            measured = sum(len(a & b) for a, b in zip(expected, results, strict=True)) / sum(map(len, expected))
             logger.info(
                 "%d partitions searched, %d candidates per result: recall %.3f, %.1f ms per query",
-                nprobes, refine_factor, found, milliseconds,
+                nprobes, refine_factor, measured, milliseconds,
             )  # fmt: skip
-            if found >= recall:
-                chosen = candidate.model_copy(update={"recall": round(found, 4)})
-                index.write_ann_config(chosen)
-                return chosen
-            if found - previous < _MIN_RECALL_GAIN:
+            if measured >= recall:
+                config = candidate.model_copy(update={"recall": round(measured, 4)})
+                index.write_ann_config(config)
+                return config
+            if measured - previous_recall < _MIN_RECALL_GAIN:
                 break  # the missing neighbors are in the searched partitions, but not among the candidates
-            previous = found
+            previous_recall = measured
     raise ValueError(
         f"{index.folder}: no setting finds {recall:g} of the exact {RECALL_K} nearest neighbors; the search stays exact"
     )

@@ -30,14 +30,14 @@ MAX_ROWS_PER_COMMIT = 50_000
 
 @dataclass
 class EmbedSummary:
-    """What an update did.
+    """Counts of an update.
 
     Attributes:
         files: Files embedded.
         windows: Windows of these files.
         unchanged: Files that were in the index already.
-        removed: Files whose rows were removed, because the files no longer exist.
-        failures: Maps files that could not be read to the reason.
+        removed: Files that no longer exist, whose rows were removed.
+        failures: Reason by path, for the files that could not be read.
     """
 
     files: int = 0
@@ -56,23 +56,14 @@ class EmbedSummary:
 
 @dataclass(frozen=True)
 class ShardSpec:
-    """One of several parts of a list of files. The part of a file depends only on its name.
-
-    Attributes:
-        number: Number of the part, from 1.
-        count: Number of parts.
-    """
+    """Part `number` (from 1) of `count` parts of a list of files. The part of a file depends only on its name."""
 
     number: int
     count: int
 
     @staticmethod
     def parse(text: str) -> ShardSpec:
-        """Parse a text such as `3/16`.
-
-        Raises:
-            ValueError: If it is not of the form i/n.
-        """
+        """Parse a text such as `3/16`."""
         number, slash, count = text.partition("/")
         if not (slash and number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
             raise ValueError(f"shard: {text!r} is not of the form i/n; give 1/n to n/n")
@@ -84,8 +75,7 @@ class ShardSpec:
 
     def index_dir(self, root: Path) -> Path:
         """Return the folder of the shard's own index."""
-        digits = len(str(self.count))
-        return root / "shards" / f"{self.number:0{digits}}-of-{self.count}"
+        return root / "shards" / f"{self.number:0{len(str(self.count))}}-of-{self.count}"
 
 
 def build_index(
@@ -116,9 +106,9 @@ def build_index(
         index_dir: Folder of the index.
         window: Length of a window in seconds.
         stride: Seconds between the starts of two windows; `window` if None.
-        frames: Number of frames per window.
+        frames: Frames per window.
         dtype: Precision of the encoder's matrix products.
-        batch_size: Number of windows per forward pass.
+        batch_size: Windows per forward pass.
         num_workers: Number of threads (`local`) or actors (`ray`); one per CPU core, in threads at most 8, if None.
         device: torch device; CUDA if available, otherwise the CPU, if None.
         shard: `i/n`: embed only the i-th of n parts of the files, into a separate index below `index_dir`.
@@ -147,12 +137,13 @@ def build_index(
         )
     if gpus and engine != "ray":
         raise ValueError("gpus: only --engine ray uses this setting; leave it out, or give --device")
-    root, part = Path(index_dir), None if shard is None else ShardSpec.parse(shard)
+    root = Path(index_dir)
+    part = None if shard is None else ShardSpec.parse(shard)
     folder = root if part is None else part.index_dir(root)
     import_lancedb()  # report a missing package before the model is loaded
     model = VideoEncoder.from_pretrained(encoder)
     manifest = IndexManifest(
-        encoder=_canonical_encoder_name(encoder),
+        encoder=os.path.abspath(encoder) if Path(encoder).is_dir() else str(encoder),
         encoder_hash=encoder_hash(model),
         dim=model.embedding_dim,
         window=window,
@@ -164,10 +155,10 @@ def build_index(
     if main_index is not None and len(main_index):
         main_index.manifest.assert_compatible(manifest, str(root), "this command")
     if engine == "ray":
-        run = ray_engine(manifest, num_workers=num_workers, batch_size=batch_size, gpus=gpus, device=device)
+        embed_files = ray_engine(manifest, num_workers=num_workers, batch_size=batch_size, gpus=gpus, device=device)
     else:
         model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        run = local_engine(model, manifest, num_workers=num_workers, batch_size=batch_size)
+        embed_files = local_engine(model, manifest, num_workers=num_workers, batch_size=batch_size)
     # List the files first, so that an error in the list leaves no empty index behind.
     selected = [file for file in files if part is None or canonical_path(file) in part]
     if not selected and not (folder / "index.json").exists():
@@ -176,7 +167,7 @@ def build_index(
         return update_index(
             Index.create(folder, manifest),
             selected,
-            run,
+            embed_files,
             main_index=main_index,
             commit_interval=commit_interval,
             remove_missing=remove_missing,
@@ -198,17 +189,8 @@ def update_index(
 ) -> EmbedSummary:
     """Embed the files that are new or have changed, and commit them at intervals. Call it inside `lock_index`.
 
-    An interruption commits what is done. A process that is killed loses what came after the last commit.
-
-    Args:
-        index: The index.
-        files: Paths and URLs of videos.
-        engine: Embeds the files.
-        main_index: Another index, whose files are skipped as well.
-        commit_interval: Seconds between commits.
-        remove_missing: Remove the rows of files that no longer exist.
-        on_progress: Called after each file, with the stage "embedding".
-        on_failure: Called for each file that cannot be read.
+    An interruption commits what is done. A process that is killed loses what came after the last commit. Files that
+    `main_index` has are skipped as well. The other arguments are those of `build_index`.
     """
     summary = EmbedSummary()
 
@@ -243,7 +225,8 @@ def update_index(
             pending.append(file)
             pending_rows += len(file.starts)
             if file.reason is None:
-                summary.files, summary.windows = summary.files + 1, summary.windows + len(file.starts)
+                summary.files += 1
+                summary.windows += len(file.starts)
             else:
                 add_failure(file.path, file.reason)
             if on_progress is not None:
@@ -263,10 +246,9 @@ def update_index(
 
 
 def remove_missing_files(index: Index) -> int:
-    """Remove the rows and the failure records of files that no longer exist. Files that are not reachable stay.
+    """Remove the rows and failure records of files that no longer exist, and return the number of files with rows.
 
-    Returns:
-        The number of files whose rows were removed.
+    Files that cannot be reached stay.
 
     Raises:
         ValueError: If none of the files exists, because then a disk is probably not mounted.
@@ -288,10 +270,6 @@ def remove_missing_files(index: Index) -> int:
     index.delete_rows(missing)
     index.record_failures({}, missing)
     return len(removed)
-
-
-def _canonical_encoder_name(encoder: str | Path) -> str:
-    return os.path.abspath(encoder) if Path(encoder).is_dir() else str(encoder)
 
 
 def _is_available(device: str) -> bool:

@@ -21,14 +21,7 @@ Engine = Callable[[Sequence[str]], Iterator[FileRows]]  # embeds files; yields o
 
 
 def embed_file(encoder: Embedder, path: str, manifest: IndexManifest, batch_size: int = 16) -> FileRows:
-    """Embed the windows of one file or URL. Failures are returned as `FileRows` with a reason.
-
-    Args:
-        encoder: The encoder.
-        path: Absolute path or URL.
-        manifest: Window settings and precision.
-        batch_size: Number of windows per forward pass.
-    """
+    """Embed the windows of one file or URL. Failures are returned as `FileRows` with a reason."""
     try:
         signature = file_signature(path)  # before decoding, so that a file that changes meanwhile is embedded again
         if signature is None:
@@ -60,12 +53,8 @@ def local_engine(
 ) -> Engine:
     """Return an engine that embeds files in threads of this process. Results are in the order of the files.
 
-    Args:
-        encoder: The encoder.
-        manifest: Window settings and precision.
-        num_workers: Number of threads; one per available CPU core, but at most 8, if None. Each computes with one torch
-            thread, so that the number does not change the results.
-        batch_size: Number of windows per forward pass.
+    If `num_workers` is None, there is one thread per available CPU core, but at most 8. Each computes with one torch
+    thread, so that their number does not change the results. A forward pass has at most `batch_size` windows.
     """
     threads = num_workers or min(8, available_cpus())
 

@@ -19,8 +19,8 @@ def path_in(paths: Sequence[str]) -> str:
 
 def path_glob_filter(pattern: str) -> str:
     """Return a filter for paths that contain a pattern: `*` is any text, `?` is any character."""
-    special = {"*": ".*", "?": ".", "\\": 2 * "\\"}
-    regex = "".join(special.get(letter) or re.escape(letter) for letter in pattern)
+    wildcards = {"*": ".*", "?": "."}
+    regex = "".join(wildcards.get(character) or re.escape(character) for character in pattern)
     # The leading ".*" keeps Lance from converting a plain text to LIKE, which reads backslashes differently.
     return f"regexp_like(path, {sql_quote('.*' + regex)})"
 
@@ -31,17 +31,7 @@ def combine_filters(
     min_duration: float | None = None,
     max_duration: float | None = None,
 ) -> str | None:
-    """Join filters with AND.
-
-    Args:
-        where: SQL condition over the columns.
-        path: Pattern (`*`, `?`) that the path must contain.
-        min_duration: Shortest video, in seconds.
-        max_duration: Longest video, in seconds.
-
-    Raises:
-        ValueError: If a duration is not finite.
-    """
+    """Join an SQL condition, a pattern for the path, and the shortest and longest video (in seconds) with AND."""
     conditions = [f"({where})"] if where is not None else []
     conditions += [path_glob_filter(path)] if path else []
     for name, operator, seconds in (("min", ">=", min_duration), ("max", "<=", max_duration)):
@@ -59,8 +49,8 @@ def is_single_expression(where: str) -> bool:
     """
     unquoted = re.sub(r"'(?:[^']|'')*'|`[^`]*`|\"[^\"]*\"", "", where)
     depth = 0
-    for letter in unquoted:
-        depth += {"(": 1, ")": -1}.get(letter, 0)
+    for character in unquoted:
+        depth += {"(": 1, ")": -1}.get(character, 0)
         if depth < 0:
             return False
     return depth == 0 and bool(where.strip()) and not any(token in unquoted for token in (";", "--", "/*"))

@@ -27,9 +27,11 @@ from pydantic import ValidationError
 from verbspace.search.filters import is_single_expression, path_in
 from verbspace.search.schema import (
     COLUMNS,
+    SIGNATURE_COLUMNS,
     AnnConfig,
     FileRows,
     IndexManifest,
+    batch_signatures,
     files_to_table,
     index_schema,
     rows_checksum,
@@ -47,11 +49,7 @@ _LANCE_ERRORS = (RuntimeError, OSError)  # LanceDB raises RuntimeError for almos
 
 
 def import_lancedb() -> Any:
-    """Import lancedb.
-
-    Raises:
-        ValueError: If lancedb is not installed.
-    """
+    """Import lancedb; raise ValueError if it is not installed."""
     try:
         import lancedb
     except ImportError:
@@ -60,11 +58,7 @@ def import_lancedb() -> Any:
 
 
 def connect(folder: Path) -> Any:
-    """Open the LanceDB database in a folder.
-
-    Raises:
-        ValueError: If lancedb is not installed.
-    """
+    """Open the LanceDB database in a folder."""
     # The path is absolute, because Lance expands "~" and takes some relative paths for URLs.
     return import_lancedb().connect(os.path.abspath(folder), read_consistency_interval=_READ_CONSISTENCY_INTERVAL)
 
@@ -78,17 +72,12 @@ def corrupt_index_error(folder: Path) -> ValueError:
 
 
 class Index:
-    """An existing index. Methods that write must be called inside `lock_index`.
-
-    Args:
-        folder: Folder of the index.
-        manifest: Content of its `index.json`.
+    """An existing index; create it with `Index.open` or `Index.create`. Call methods that write inside `lock_index`.
 
     Attributes:
+        folder: Folder of the index.
+        manifest: Content of its `index.json`.
         table: The LanceDB table of the windows.
-
-    Raises:
-        ValueError: If lancedb is not installed, or the tables cannot be opened.
     """
 
     def __init__(self, folder: Path, manifest: IndexManifest) -> None:
@@ -118,7 +107,7 @@ class Index:
         Args:
             folder: Folder of the index.
             manifest: Settings of the rows that will be added.
-            source: Name of the source of these rows, for error messages.
+            source: Where these rows come from, for error messages.
 
         Raises:
             ValueError: If an index with other settings has rows, or the folder contains other tables.
@@ -152,15 +141,7 @@ class Index:
         return int(self.table.count_rows())
 
     def scan(self, columns: Sequence[str], where: str | None = None) -> Iterator[pa.RecordBatch]:
-        """Iterate over all rows in batches.
-
-        Args:
-            columns: Columns to read.
-            where: SQL condition.
-
-        Raises:
-            ValueError: If the index is damaged.
-        """
+        """Read columns of all rows, or of those that match an SQL condition, in batches."""
         query = self.table.search().select(list(columns))
         try:
             yield from (query if where is None else query.where(where)).to_batches()
@@ -177,11 +158,7 @@ class Index:
         return True
 
     def validate_filter(self, where: str) -> None:
-        """Check an SQL filter without reading rows.
-
-        Raises:
-            ValueError: If it is not one SQL condition over the columns.
-        """
+        """Raise ValueError unless a filter is one SQL condition over the columns. Reads no rows."""
         if not is_single_expression(where):
             raise ValueError(f"the filter {where!r} is not one SQL condition; write, for example, start > 10")
         try:
@@ -192,20 +169,15 @@ class Index:
             ) from error
 
     def file_signatures(self, paths: Iterable[str] | None = None) -> dict[str, FileSignature]:
-        """Return the signature that each file had when it was embedded.
-
-        Args:
-            paths: Files to look up; all files of the index if None.
-        """
+        """Return the signature of each file when it was embedded; of all files in the index if `paths` is None."""
         import pyarrow as pa
         import pyarrow.compute as compute
 
-        wanted = None if paths is None else pa.array(list(paths), pa.string())
-        signatures = {}
-        for batch in self.scan(("path", "size", "modified"), "`window` = 0"):
-            rows = batch if wanted is None else batch.filter(compute.is_in(batch["path"], wanted))
-            for path, *values in zip(*(rows[name].to_pylist() for name in ("path", "size", "modified")), strict=True):
-                signatures[path] = FileSignature(*values)
+        requested = None if paths is None else pa.array(list(paths), pa.string())
+        signatures: dict[str, FileSignature] = {}
+        for batch in self.scan(SIGNATURE_COLUMNS, "`window` = 0"):  # the first row of each file
+            rows = batch if requested is None else batch.filter(compute.is_in(batch["path"], requested))
+            signatures |= batch_signatures(rows)
         return signatures
 
     def failed_files(self) -> dict[str, str]:
@@ -214,14 +186,10 @@ class Index:
         return dict(zip(rows["path"].to_pylist(), rows["reason"].to_pylist(), strict=True))
 
     def write(self, files: Sequence[FileRows], existing: set[str]) -> None:
-        """Commit files.
+        """Commit embedded files and failures. Rows of the files in `existing` are replaced in one transaction.
 
-        Rows of a file that was not reachable stay. Rows of a file that has changed and cannot be read any more are
+        Rows of a file that could not be reached stay. Rows of a file that has changed and can no longer be read are
         deleted.
-
-        Args:
-            files: Files to add, or failures to record.
-            existing: Paths that already have rows. These are replaced in one transaction.
         """
         readable = [file for file in files if file.reason is None]
         new_rows = files_to_table((file for file in readable if file.path not in existing), self.manifest)
@@ -251,12 +219,7 @@ class Index:
             self.table.delete(path_in(chunk))
 
     def record_failures(self, failures: dict[str, str], readable: Iterable[str]) -> None:
-        """Update the list of files that could not be read.
-
-        Args:
-            failures: Maps files that could not be read to the reason.
-            readable: Files to remove from the list.
-        """
+        """Add files to the list of those that could not be read, with the reason, and remove readable ones from it."""
         import pyarrow as pa
 
         recorded = self.failed_files()
@@ -278,11 +241,7 @@ class Index:
         return rows_checksum(self.scan(index_schema(self.manifest).names))
 
     def read_ann_config(self) -> AnnConfig | None:
-        """Return the settings of the approximate index, or None if there is none.
-
-        Raises:
-            ValueError: If the file is damaged.
-        """
+        """Return the settings of the approximate index, or None if there is none."""
         path = self.folder / "ann.json"
         if not path.exists():
             return None
@@ -302,12 +261,7 @@ class Index:
 
 
 def read_index_manifest(folder: Path) -> IndexManifest:
-    """Read the manifest of the index in a folder.
-
-    Raises:
-        FileNotFoundError: If there is no index in the folder.
-        ValueError: If the manifest is damaged.
-    """
+    """Read the manifest of the index in a folder."""
     path = folder / "index.json"
     if not path.exists():
         if list_index_shards(folder):
@@ -334,11 +288,7 @@ def remove_shard(shard: Path) -> None:
 
 @contextmanager
 def lock_index(folder: Path) -> Iterator[None]:
-    """Lock an index for writing. The operating system releases the lock of a process that dies.
-
-    Raises:
-        OSError: If another process has the lock, or the file system has no locks.
-    """
+    """Lock an index for writing, or raise OSError. The operating system releases the lock of a process that dies."""
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"{folder}: is a file; give a folder for the index")
     with annotate_os_error(folder):

@@ -30,11 +30,7 @@ class Term(NamedTuple):
 
 
 def parse_query(query: str) -> list[Term]:
-    """Parse a query into its terms.
-
-    Raises:
-        ValueError: If the query is empty or cannot be parsed. The message quotes the part that cannot be parsed.
-    """
+    """Parse a query into its terms, or raise ValueError with the part that cannot be parsed."""
     if not _QUOTED_START.match(query):
         text = query.strip()
         if not text:
@@ -70,24 +66,16 @@ def format_query(terms: Sequence[Term]) -> str:
 
 
 def collect_terms(query: str | Sequence[Term], add: Sequence[str] = (), subtract: Sequence[str] = ()) -> list[Term]:
-    """Return the terms of a query, followed by further terms.
-
-    Args:
-        query: A query, or its terms.
-        add: Texts to add, one term each.
-        subtract: Texts to subtract, one term each.
-
-    Raises:
-        ValueError: If the query cannot be parsed, or a text is empty or not UTF-8.
-    """
+    """Return the terms of a query, followed by one term per text to add or subtract."""
     for text in (*add, *subtract, query if isinstance(query, str) else ""):
         if not is_utf8_encodable(text):
             raise ValueError(f"the query {text!r} is not valid UTF-8; write it in UTF-8")
-    parsed = (parse_query(query) if query.strip() else []) if isinstance(query, str) else list(query)
+    if isinstance(query, str):
+        query = parse_query(query) if query.strip() else []
     more = [*(Term(text.strip()) for text in add), *(Term(text.strip(), -1) for text in subtract)]
     if any(not term.text for term in more):
         raise ValueError("a text to add or subtract is empty; write a text, or leave the option out")
-    return [*parsed, *more]
+    return [*query, *more]
 
 
 def describe_query(terms: Sequence[Term], similar_to: Sequence[str | Path] = ()) -> str:

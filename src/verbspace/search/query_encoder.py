@@ -41,8 +41,7 @@ class TextEncoder(Protocol):
 class QueryEncoder:
     """Encodes texts as directions in an encoder's embedding space.
 
-    Args:
-        encoder: The encoder. Its concept set, if it has one, provides the templates and the background texts.
+    The encoder's concept set, if it has one, provides the templates and the background texts.
 
     Attributes:
         center: Mean text embedding (D,), which is subtracted from each text.
@@ -68,15 +67,7 @@ class QueryEncoder:
 
 
 def build_query_vector(query_encoder: QueryEncoder, terms: Sequence[Term], clips: Sequence[Tensor] = ()) -> Tensor:
-    """Combine terms and clips into one query vector.
-
-    Args:
-        query_encoder: Encodes the terms.
-        terms: Texts to add or subtract.
-        clips: Embeddings (D,) of example clips.
-
-    Returns:
-        The normalized query vector (D,).
+    """Combine terms and the embeddings (D,) of example clips into one normalized query vector (D,).
 
     Raises:
         ValueError: If there is nothing to search for, or the terms cancel each other out.

@@ -6,7 +6,6 @@ import logging
 import math
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import torch
 
@@ -21,15 +20,8 @@ FILES_PER_BATCH = 8  # per call of an actor
 class FileEmbedder:
     """A Ray actor that loads the encoder once and embeds batches of files.
 
-    torch uses one thread, as in `local_engine`, so that the results are the same.
-
-    Args:
-        manifest: Encoder, window settings and precision.
-        batch_size: Number of windows per forward pass.
-        device: torch device; CUDA if available, otherwise the CPU, if None.
-
-    Raises:
-        ValueError: If the encoder on this node has other weights than the driver's.
+    torch uses one thread, as in `local_engine`, so that the results are the same. Raises ValueError if the encoder on
+    this node has other weights than the driver's.
     """
 
     def __init__(self, manifest: IndexManifest, batch_size: int = 16, device: str | None = None) -> None:
@@ -60,7 +52,7 @@ def ray_engine(
     Args:
         manifest: Encoder, window settings and precision.
         num_workers: Number of actors, with one CPU core each; one per core of the cluster if None.
-        batch_size: Number of windows per forward pass.
+        batch_size: Windows per forward pass.
         gpus: GPUs per actor, which may be a fraction.
         device: torch device of the actors; CUDA if available, otherwise the CPU, if None.
 
@@ -68,7 +60,11 @@ def ray_engine(
         ValueError: If ray is not installed.
         RuntimeError: When an actor fails, for example because the encoder on its node has other weights.
     """
-    ray = _import_ray()
+    try:
+        import ray
+        import ray.util
+    except ImportError:
+        raise ValueError("--engine ray needs Ray; pip install 'verbspace[ray]'") from None
 
     def embed_files(files: Sequence[str]) -> Iterator[FileRows]:
         if not files:
@@ -100,12 +96,3 @@ def ray_engine(
                 ray.shutdown()
 
     return embed_files
-
-
-def _import_ray() -> Any:
-    try:
-        import ray
-        import ray.util
-    except ImportError:
-        raise ValueError("--engine ray needs Ray; pip install 'verbspace[ray]'") from None
-    return ray

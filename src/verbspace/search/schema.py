@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 COLUMNS = ("path", "window", "start", "end", "fps", "duration", "size", "modified", "vector")
+SIGNATURE_COLUMNS = ("path", "size", "modified")
 
 
 class IndexManifest(BaseModel):
@@ -45,15 +46,7 @@ class IndexManifest(BaseModel):
 
     @staticmethod
     def from_json(text: str | bytes, source: str) -> IndexManifest:
-        """Parse a manifest.
-
-        Args:
-            text: The JSON text.
-            source: Name of the file, for error messages.
-
-        Raises:
-            ValueError: If the text is not the manifest of an index.
-        """
+        """Parse a manifest. Error messages name its `source`."""
         try:
             return IndexManifest.model_validate_json(text)
         except ValidationError as error:
@@ -62,23 +55,16 @@ class IndexManifest(BaseModel):
             raise ValueError(f"{source}: {field}{first['msg']}; this does not describe a verbspace index") from None
 
     def assert_compatible(self, other: IndexManifest, name: str, other_name: str) -> None:
-        """Check that rows built with `other` can be added to this index.
-
-        Args:
-            other: Settings of the rows to add.
-            name: Name of this index, for error messages.
-            other_name: Name of the source of the rows, for error messages.
-
-        Raises:
-            ValueError: If the encoder or the window settings differ.
-        """
+        """Raise ValueError, with both names, unless rows built with `other` can be added to this index."""
         if self.encoder_hash != other.encoder_hash:
             raise ValueError(
                 f"{name}: built with the encoder {self.encoder} ({self.encoder_hash}), but {other_name} has "
                 f"{other.encoder} ({other.encoder_hash}); vectors of different encoders cannot be compared: use the "
                 "same encoder or another folder"
             )
-        mine, theirs = ((made.window, made.stride, made.frames, made.dtype) for made in (self, other))
+        mine, theirs = (
+            (manifest.window, manifest.stride, manifest.frames, manifest.dtype) for manifest in (self, other)
+        )
         if mine != theirs:
             describe = "windows of {:g} s every {:g} s, {} frames each, in {}".format
             raise ValueError(
@@ -114,7 +100,6 @@ class FileRows:
     Attributes:
         path: Absolute path or URL.
         signature: Size and modification time before the file was read; `UNKNOWN_SIGNATURE` if it was not reachable.
-        fps: Frames per second.
         starts: Start of each of the N windows, in seconds.
         ends: End of each window, in seconds.
         vectors: (N, D) float32, L2-normalized; None on failure.
@@ -141,7 +126,7 @@ class Hit:
         score: Cosine similarity between the window and the query.
         window: Number of the window in the video, from 0.
         duration: Length of the video in seconds.
-        fps: Frames per second of the video, as its header states.
+        fps: Frames per second according to the header of the video.
     """
 
     path: str
@@ -168,25 +153,22 @@ def files_to_table(files: Iterable[FileRows], manifest: IndexManifest) -> pa.Tab
     import pyarrow as pa
 
     readable = [file for file in files if file.vectors is not None]
-    counts = [len(file.starts) for file in readable]
-
-    def repeat_per_window(values: Sequence[Any], dtype: Any) -> np.ndarray:
-        return np.repeat(np.array(values, dtype), counts)
-
+    rows = [
+        (file.path, window, start, end, file.fps, file.ends[-1], *file.signature)  # in the order of COLUMNS
+        for file in readable
+        for window, (start, end) in enumerate(zip(file.starts, file.ends, strict=True))
+    ]
     vectors = np.concatenate([np.empty((0, manifest.dim), np.float32), *(file.vectors for file in readable)])
-    columns = {
-        "path": pa.array([file.path for file in readable for _ in file.starts], pa.string()),
-        "window": np.concatenate([np.empty(0, np.int32), *(np.arange(count, dtype=np.int32) for count in counts)]),
-        "start": np.array([start for file in readable for start in file.starts], np.float64),
-        "end": np.array([end for file in readable for end in file.ends], np.float64),
-        "fps": repeat_per_window([file.fps for file in readable], np.float32),
-        "duration": repeat_per_window([file.ends[-1] for file in readable], np.float64),
-        "size": repeat_per_window([file.signature.size for file in readable], np.int64),
-        "modified": repeat_per_window([file.signature.modified for file in readable], np.int64),
-        "vector": pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), manifest.dim),
-    }
     schema = index_schema(manifest)
-    return pa.table([pa.array(columns[name]).cast(schema.field(name).type) for name in COLUMNS], schema=schema)
+    columns = [pa.array([row[n] for row in rows], schema.field(name).type) for n, name in enumerate(COLUMNS[:-1])]
+    vector_column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), manifest.dim)
+    return pa.table([*columns, vector_column.cast(schema.field("vector").type)], schema=schema)
+
+
+def batch_signatures(rows: pa.RecordBatch) -> dict[str, FileSignature]:
+    """Return the signature of each file that occurs in the rows."""
+    columns = (rows[name].to_pylist() for name in SIGNATURE_COLUMNS)
+    return {path: FileSignature(size, modified) for path, size, modified in zip(*columns, strict=True)}
 
 
 def vectors_to_numpy(rows: pa.Table | pa.RecordBatch) -> np.ndarray:
@@ -198,10 +180,7 @@ def vectors_to_numpy(rows: pa.Table | pa.RecordBatch) -> np.ndarray:
 
 
 def rows_checksum(batches: Iterable[pa.RecordBatch | pa.Table]) -> str:
-    """Return 16 hex digits that identify a set of rows, independent of their order.
-
-    The checksum is the hash of the sum of the SHA-256 of each row, including the bytes of its vector.
-    """
+    """Return 16 hex digits that identify a set of rows, independent of their order: a hash of the sum of row hashes."""
     total = 0
     for batch in batches:
         vectors = vectors_to_numpy(batch)

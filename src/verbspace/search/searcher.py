@@ -17,7 +17,7 @@ from verbspace.search.filters import combine_filters, sql_quote
 from verbspace.search.index import Index, corrupt_index_error
 from verbspace.search.query import Term, collect_terms
 from verbspace.search.query_encoder import QueryEncoder, build_query_vector
-from verbspace.search.schema import AnnConfig, Hit, IndexManifest, vectors_to_numpy
+from verbspace.search.schema import AnnConfig, Hit, IndexManifest
 
 HIT_COLUMNS = ("path", "window", "start", "end", "duration", "fps")
 
@@ -78,44 +78,29 @@ class Searcher:
             raise ValueError("the query is empty; give a text, a text to add, or a clip to search for similar ones")
         if where is not None:
             self.index.validate_filter(where)
-        vector = self.encode_query(terms, similar_to)
+        clips = [self.embed_clip(clip) for clip in similar_to]
+        vector = build_query_vector(self.query_encoder, terms, clips)
         condition = combine_filters(where, path, min_duration, max_duration)
         return nearest_windows(self.index, vector.numpy(), top, condition, per_video=per_video, exact=exact)
 
     def find_similar(self, path: str, window: int, *, top: int = 10, per_video: bool = False) -> tuple[Hit, list[Hit]]:
-        """Search with the stored vector of a window. No video is read.
-
-        Args:
-            path: Path of the video, as in the index.
-            window: Number of the window in the video.
-            top: Number of results.
-            per_video: Return only the best window of each video.
+        """Search with the stored vector of a window (a path in the index, and the number of the window).
 
         Returns:
             The window, and the windows most similar to it. These exclude the window itself or, with `per_video`, its
             video.
-
-        Raises:
-            ValueError: If the window is not in the index.
         """
-        stored = get_window(self.index, path, window)
-        if stored is None:
+        where = f"path = {sql_quote(path)} AND `window` = {int(window)}"
+        rows = [row for batch in self.index.scan((*HIT_COLUMNS, "vector"), where) for row in batch.to_pylist()]
+        if not rows:
             raise ValueError("this window is no longer in the index; search again")
-        hit, vector = stored
+        vector = np.array(rows[0].pop("vector"), np.float32)
         hits = nearest_windows(self.index, vector, top + 1, per_video=per_video)
-        others = [other for other in hits if other.path != path or not (per_video or other.window == window)]
-        return hit, others[:top]
-
-    def encode_query(self, terms: Sequence[Term], similar_to: Sequence[str | Path] = ()) -> Tensor:
-        """Return the normalized query vector (D,) of terms and example clips."""
-        return build_query_vector(self.query_encoder, terms, [self.embed_clip(path) for path in similar_to])
+        others = [hit for hit in hits if hit.path != path or (not per_video and hit.window != window)]
+        return Hit(**rows[0], score=1.0), others[:top]
 
     def embed_clip(self, path: str | Path) -> Tensor:
-        """Return the mean embedding (D,) of a clip's windows.
-
-        Raises:
-            DecodeError: If the clip cannot be read.
-        """
+        """Return the mean embedding (D,) of a clip's windows."""
         manifest = self.index.manifest
         with localize(str(path)) as local_path:
             windows = embed_windows(
@@ -142,22 +127,16 @@ def nearest_windows(
     """Return the windows whose vectors have the largest cosine similarity to a vector.
 
     The search is exact, unless the index has an approximate index. That is not used with a filter, or if its searched
-    partitions have too few rows.
+    partitions have too few rows. The best results come first; equal scores are ordered by path and time.
 
     Args:
         index: The index.
-        vector: Query vector (D,), of any length.
+        vector: Query vector (D,), of any norm.
         top: Number of results.
         where: SQL condition over the columns.
         per_video: Return only the best window of each video.
         exact: Compare with all rows.
         ann_config: Settings of the approximate search; those of the index if None.
-
-    Returns:
-        The results, best first. Equal scores are ordered by path and time.
-
-    Raises:
-        ValueError: If the vector, `top` or the filter is not valid.
     """
     query = np.asarray(vector, np.float32).reshape(-1)
     if len(query) != index.manifest.dim or not np.isfinite(query).all() or not query.any():
@@ -167,7 +146,8 @@ def nearest_windows(
     if top < 1:
         raise ValueError(f"top: {top} is less than 1")
     query = query / np.linalg.norm(query)
-    config = None if exact or where is not None else ann_config or index.read_ann_config()
+    use_ann = not exact and where is None
+    config = (ann_config or index.read_ann_config()) if use_ann else None
     limit = top + 1  # one more, to see whether more rows have the same score as the last one
     while True:
         hits = _query_table(index, query, limit, where, config)
@@ -180,15 +160,6 @@ def nearest_windows(
             return results[:top]
         else:
             limit *= 4
-
-
-def get_window(index: Index, path: str, window: int) -> tuple[Hit, np.ndarray] | None:
-    """Return a window of the index and its vector (D,), or None if the index does not have it."""
-    where = f"path = {sql_quote(path)} AND `window` = {int(window)}"
-    for batch in index.scan((*HIT_COLUMNS, "vector"), where):
-        for row, vector in zip(batch.select(HIT_COLUMNS).to_pylist(), vectors_to_numpy(batch), strict=True):
-            return Hit(**row, score=1.0), vector
-    return None
 
 
 def _query_table(index: Index, query: np.ndarray, limit: int, where: str | None, config: AnnConfig | None) -> list[Hit]:
@@ -222,12 +193,9 @@ def _best_per_video(hits: list[Hit]) -> list[Hit]:
 def load_index_encoder(
     manifest: IndexManifest, folder: str | Path = "the index", encoder: VideoEncoder | str | Path | None = None
 ) -> VideoEncoder:
-    """Load the encoder that an index was built with, and compare the hash of its weights.
+    """Load the encoder that an index was built with, and check its weights.
 
-    Args:
-        manifest: Manifest of the index.
-        folder: Name of the index, for error messages.
-        encoder: The encoder, or its folder or hub id; the one that the manifest names if None.
+    If `encoder` is None, it is loaded from the folder or hub id in the manifest. Error messages name the `folder`.
 
     Raises:
         FileNotFoundError: If the encoder is not found.

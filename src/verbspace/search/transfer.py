@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from verbspace.search.index import Index, list_index_shards, lock_index, remove_shard
-from verbspace.search.schema import COLUMNS, IndexManifest, index_schema, vectors_to_numpy
+from verbspace.search.index import Index, import_lancedb, list_index_shards, lock_index, remove_shard
+from verbspace.search.schema import (
+    COLUMNS,
+    SIGNATURE_COLUMNS,
+    IndexManifest,
+    batch_signatures,
+    index_schema,
+    vectors_to_numpy,
+)
 from verbspace.search.signatures import FileSignature, try_signature
 from verbspace.utils.atomic_io import atomic_write
 
@@ -23,14 +31,14 @@ _ROW_GROUP_SIZE = 8192
 
 @dataclass
 class MergeSummary:
-    """What a merge or an import did.
+    """Counts of a merge or an import.
 
     Attributes:
         files: Files added.
         windows: Windows added, including those of replaced files.
         replaced: Files whose rows were replaced by newer ones.
         unchanged: Files that were in the index already.
-        skipped: Files that were not added, because the index has a record that they cannot be read.
+        skipped: Files not added, because the index has a record that they cannot be read.
     """
 
     files: int = 0
@@ -47,26 +55,21 @@ class MergeSummary:
 
     def __add__(self, other: MergeSummary) -> MergeSummary:
         """Return the sum of both counts."""
-        return MergeSummary(*(getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__))
+        return MergeSummary(*map(operator.add, astuple(self), astuple(other)))
 
 
 def merge_rows(index: Index, scan: ScanFn) -> MergeSummary:
     """Add rows to an index: new files in one transaction, then changed files in another. Call it inside `lock_index`.
 
     If both have rows of a file, those that match the file on disk stay, otherwise the later ones. A file with a record
-    that it cannot be read is skipped, unless it is again as it was when its rows were computed.
-
-    Args:
-        index: The index.
-        scan: Reads columns of the rows to add.
+    that it cannot be read is skipped, unless the file is again as it was when its rows were computed.
     """
     import pyarrow as pa
     import pyarrow.compute as compute
 
     incoming: dict[str, FileSignature] = {}
-    for batch in scan(("path", "size", "modified")):
-        columns = (batch[name].to_pylist() for name in ("path", "size", "modified"))
-        incoming |= {path: FileSignature(size, modified) for path, size, modified in zip(*columns, strict=True)}
+    for batch in scan(SIGNATURE_COLUMNS):
+        incoming |= batch_signatures(batch)
     unreadable = {
         path for path in index.failed_files() if path in incoming and try_signature(path) not in (None, incoming[path])
     }
@@ -102,17 +105,15 @@ def _is_newer(path: str, incoming: FileSignature, current: FileSignature) -> boo
     if incoming == current:
         return False
     on_disk = try_signature(path)
-    return incoming == on_disk if on_disk in (incoming, current) else incoming.modified >= current.modified
+    if on_disk in (incoming, current):
+        return on_disk == incoming
+    return incoming.modified >= current.modified
 
 
 def merge_indices(folder: Path, other_indices: Sequence[Path] = ()) -> MergeSummary:
-    """Merge an index's shards into it and remove them, or merge other indices, which stay.
+    """Merge other indices, which stay, into an index. If there are none, merge its own shards and remove them.
 
     A merge that is interrupted continues when it is run again.
-
-    Args:
-        folder: Folder of the index.
-        other_indices: Indices to merge; the index's own shards if empty.
 
     Raises:
         FileNotFoundError: If there is nothing to merge.
@@ -157,8 +158,8 @@ def _merge_failures(index: Index, other: Index) -> None:
 
 def export_parquet(index: Index, path: Path) -> int:
     """Write all rows to a Parquet file, with the manifest in its metadata. Returns the number of rows."""
-    pq = _import_pyarrow_parquet()
     import pyarrow as pa
+    import pyarrow.parquet as pq
 
     schema = index_schema(index.manifest)
     count = 0
@@ -172,9 +173,7 @@ def export_parquet(index: Index, path: Path) -> int:
 def import_parquet(folder: Path, path: Path) -> MergeSummary:
     """Add the rows of a file that `export_parquet` wrote to an index, or create an index of them.
 
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If the file is not valid. Nothing is written then.
+    If the file is not valid, nothing is written (see `read_parquet`).
     """
     manifest, scan = read_parquet(path)
     with lock_index(folder):
@@ -185,17 +184,15 @@ def import_parquet(folder: Path, path: Path) -> MergeSummary:
 
 
 def read_parquet(path: Path) -> tuple[IndexManifest, ScanFn]:
-    """Open and check a file that `export_parquet` wrote.
-
-    Returns:
-        The manifest of the rows, and a function that reads columns of all rows.
+    """Check a file that `export_parquet` wrote. Returns its manifest, and a function that reads columns of all rows.
 
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If the file is damaged, a column is missing or has another type, or the rows are not consistent.
     """
-    pq = _import_pyarrow_parquet()
+    import_lancedb()  # which depends on pyarrow
     import pyarrow as pa
+    import pyarrow.parquet as pq
 
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such file")
@@ -257,11 +254,3 @@ def _validate_batches(path: Path, batches: Iterable[pa.RecordBatch]) -> None:
 
 def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
-
-
-def _import_pyarrow_parquet() -> Any:
-    try:
-        import pyarrow.parquet
-    except ImportError:
-        raise ValueError("Parquet files need pyarrow; pip install 'verbspace[search]'") from None
-    return pyarrow.parquet

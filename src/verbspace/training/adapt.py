@@ -23,7 +23,7 @@ from verbspace.training.checkpoint import init_from_checkpoint, list_checkpoints
 from verbspace.training.distiller import Distiller
 from verbspace.training.distributed import apply_fsdp, init_distributed
 from verbspace.training.loggers import ProgressReport
-from verbspace.training.lora import add_lora, merge_lora
+from verbspace.training.lora import merge_lora, select_trainable
 from verbspace.training.optimizer import build_optimizer
 from verbspace.training.run_info import (
     ConceptSetInfo,
@@ -66,7 +66,7 @@ def adapt(
     Args:
         encoder: Image checkpoint of the CLIP family or a video encoder, as `VideoEncoder.from_pretrained` takes it. An
             encoder object is not changed.
-        videos: Paths, or a source that `read_manifest` reads. Labels are ignored.
+        videos: Paths, or a source that `read_manifest` reads with `root`, `split` and `fold`. Labels are ignored.
         concepts: Concept set, its bundled name, or its file.
         out: The run's folder. It gets `config.yaml`, `run.json`, `metrics.jsonl`, checkpoints in `state/`, and the
             returned encoder in `encoder/`.
@@ -77,7 +77,7 @@ def adapt(
         init_from: Run folder or checkpoint whose student, teacher and running statistics a new run starts from.
         allow_config_change: Resume although settings have changed.
         callbacks: Trainer callbacks, such as `ZeroShotValidation`.
-        on_progress: Called after every step with the metrics, if any.
+        on_progress: Called after every step, with the step's metrics if it is logged.
         on_failures: Called at the end if videos could not be read.
         max_steps_this_call: Save and return after this step. Schedules do not change.
 
@@ -121,14 +121,13 @@ def adapt(
             )  # fmt: skip
 
         if distributed.is_main_process and is_new:
-            source = str(videos) if isinstance(videos, (str, Path)) else None
             info = RunInfo(
                 encoder=EncoderInfo(name=start.config.base_name, hash=encoder_hash(start)),
                 concepts=ConceptSetInfo(name=concepts.name, hash=concepts.hash),
                 videos=VideosInfo(
                     count=len(records),
                     hash=data_hash(records),
-                    source=source,
+                    source=str(videos) if isinstance(videos, (str, Path)) else None,
                     split=split,
                     fold=fold if split else None,
                 ),
@@ -185,17 +184,7 @@ def export_teacher(teacher: VideoEncoder, initial_encoder: VideoEncoder, setting
 def read_videos(
     videos: str | Path | Sequence[str | Path], root: str | Path | None = None, split: str | None = None, fold: int = 1
 ) -> list[Record]:
-    """Read records without labels.
-
-    Args:
-        videos: Paths, or a source that `read_manifest` reads with `root`, `split` and `fold`.
-        root: Folder of the videos, if the list is elsewhere.
-        split: Split of a benchmark's own lists.
-        fold: Fold of a benchmark's own lists.
-
-    Raises:
-        ValueError: If there are no videos.
-    """
+    """Read records without labels. For the arguments see `adapt`; ValueError if there are no videos."""
     if isinstance(videos, (str, Path)):
         records = read_manifest(videos, root, split=split, fold=fold)
     else:
@@ -236,25 +225,17 @@ def build_distiller(
     initial_encoder: VideoEncoder, concepts: ConceptSet, settings: AdaptSettings, device: torch.device
 ) -> Distiller:
     """Build student and teacher as copies of one encoder, and the concept space with its text tower."""
-    training = settings.training
     student, teacher = initial_encoder.copy().to(device), initial_encoder.copy().to(device)
     for encoder in (student, teacher):
         encoder.set_attention(initial_encoder.attention)
-    if training.trainable == "temporal":
-        for parameter in student.spatial_parameters():
-            parameter.requires_grad_(False)
-    elif training.trainable == "temporal+lora":
-        for encoder in (student, teacher):
-            add_lora(encoder, training.lora_rank, training.lora_alpha, training.seed)
-    if training.gradient_checkpointing:
-        student.gradient_checkpointing = True
+    select_trainable(student, teacher, settings.training)
     return Distiller(student, teacher, initial_encoder.build_concept_space(concepts), settings.losses).to(device)
 
 
 def build_dataset(
     records: Sequence[Record], encoder: VideoEncoder, concepts: ConceptSet, settings: AdaptSettings
 ) -> ViewDataset:
-    """Build the view dataset at the encoder's sizes. Directional concept sets are never flipped."""
+    """Build the dataset of views at the encoder's sizes. Views of directional concept sets are never flipped."""
     return ViewDataset(
         records,
         settings.views.resolve(encoder.image_size, encoder.patch_size, directional=concepts.directional),

@@ -28,9 +28,6 @@ class ZeroShotValidation:
         concepts: Concept set that has the labels as actions; built from the labels if not given.
         num_frames: Frames per clip.
         max_videos: If there are more videos, this many are taken at even distances.
-
-    Raises:
-        ValueError: If a label is not an action of the concept set.
     """
 
     def __init__(
@@ -55,7 +52,7 @@ class ZeroShotValidation:
         self._initial_top1: float | None = None
 
     def on_step_end(self, trainer: Trainer, metrics: dict[str, float]) -> None:
-        """Measure, if it is time to."""
+        """Validate every `val_interval` steps."""
         settings = trainer.settings
         if trainer.step % settings.val_interval:
             return

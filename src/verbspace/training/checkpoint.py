@@ -39,15 +39,10 @@ def trainable_state_dict(encoder: VideoEncoder) -> dict[str, Tensor]:
 
 
 def load_trainable(encoder: VideoEncoder, state_dict: Mapping[str, Tensor], source: str) -> None:
-    """Load what `trainable_state_dict` returned.
-
-    Args:
-        encoder: Encoder to load into; it may be sharded.
-        state_dict: Full tensors by name.
-        source: Name for error messages.
+    """Load the full tensors that `trainable_state_dict` returned into an encoder, which may be sharded.
 
     Raises:
-        ValueError: If names or shapes do not match the encoder.
+        ValueError: If names or shapes do not match the encoder; the message starts with `source`.
     """
     parameters = trainable_params(encoder)
     shapes, expected = ({name: t.shape for name, t in group.items()} for group in (state_dict, parameters))
@@ -160,11 +155,7 @@ def list_checkpoints(folder: Path) -> list[Path]:
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
-    """Read a checkpoint's `state.json`.
-
-    Raises:
-        ValueError: If it is not JSON or has another format.
-    """
+    """Read a checkpoint's `state.json`; ValueError if it is not JSON or has another format."""
     file = path / "state.json"
     try:
         metadata = json.loads(file.read_text(encoding="utf-8"))
@@ -184,16 +175,9 @@ def read_part(path: Path, part: str) -> dict[str, Tensor]:
 def check_fingerprint(
     path: Path, metadata: Mapping[str, Any], fingerprint: Mapping[str, Any], allow_config_change: bool = False
 ) -> None:
-    """Compare a checkpoint's metadata with the run that resumes from it.
+    """Raise ValueError if values of `fingerprint` differ from the checkpoint's metadata.
 
-    Args:
-        path: Checkpoint, for messages.
-        metadata: Its metadata.
-        fingerprint: Values that must be the same.
-        allow_config_change: Log a warning about differences instead of raising.
-
-    Raises:
-        ValueError: If values differ; the message lists them.
+    With `allow_config_change` the differences are logged as a warning instead.
     """
     changes = ", ".join(
         f"{key} {metadata.get(key)!r} (now {value!r})"
@@ -230,9 +214,8 @@ def init_from_checkpoint(path: Path, student: VideoEncoder, teacher: VideoEncode
     checkpoints = [path] if is_checkpoint else list_checkpoints(path / "state") or list_checkpoints(path)
     if not checkpoints:
         raise FileNotFoundError(f"{path}: no checkpoint found; pass a run's folder or one of its state/step-… folders")
-    read_metadata(checkpoints[-1])
+    newest = checkpoints[-1]
+    read_metadata(newest)  # checks the format
     for part, encoder in (("student", student), ("teacher", teacher)):
-        load_trainable(encoder, read_part(checkpoints[-1], part), f"{checkpoints[-1]}/{part}.safetensors")
-    return load_ema_state(
-        read_part(checkpoints[-1], "ema_state"), ema_state, f"{checkpoints[-1]}/ema_state.safetensors"
-    )
+        load_trainable(encoder, read_part(newest, part), f"{newest}/{part}.safetensors")
+    return load_ema_state(read_part(newest, "ema_state"), ema_state, f"{newest}/ema_state.safetensors")

@@ -115,12 +115,7 @@ class Distiller(nn.Module):
         return EMAState(torch.zeros_like(c), torch.zeros_like(d), c.clone(), d.clone(), torch.zeros_like(c))
 
     def forward(self, views: Views, ema_state: EMAState) -> StepOutput:
-        """Compute the losses of one step. Changes no state.
-
-        Args:
-            views: A batch as `embed_views` takes it.
-            ema_state: State before this step.
-        """
+        """Compute the losses of one step from a batch, as `embed_views` takes it. Changes no state."""
         with torch.no_grad():
             z_teacher = embed_views(self.teacher, views, include_local=False)
         z_student = embed_views(self.student, views)
@@ -136,9 +131,6 @@ class Distiller(nn.Module):
             z_teacher: (V_t, B, D) embeddings of the global views.
             z_student: (V_s, B, D) embeddings of all views, global views first.
             ema_state: State before this step.
-
-        Raises:
-            ValueError: If every loss has weight zero.
         """
         settings, space = self.settings, self.space
         named: dict[str, Tensor] = {}
@@ -183,7 +175,7 @@ class Distiller(nn.Module):
 
 
 def _class_prior(settings: LossSettings, action_names: list[str]) -> Tensor:
-    """Expected distribution over actions (K,): uniform unless the settings give one."""
+    """Return the expected distribution over actions, shape (K,): uniform unless the settings give one."""
     if settings.class_prior is None:
         return torch.full((len(action_names),), 1 / len(action_names))
     if mismatched := sorted(set(settings.class_prior) ^ set(action_names)):

@@ -21,13 +21,7 @@ PROCESS_GROUP_TIMEOUT = timedelta(minutes=30)  # a rank may wait this long for a
 
 
 class DistributedContext:
-    """This process's rank, the number of processes, and the device that it computes on.
-
-    Args:
-        rank: Rank of this process.
-        world_size: Number of processes.
-        device: Device of this process; the CPU if not given.
-    """
+    """This process's rank, the number of processes, and the device that it computes on."""
 
     def __init__(self, rank: int = 0, world_size: int = 1, device: torch.device | None = None) -> None:
         self.rank, self.world_size = rank, world_size
@@ -39,11 +33,7 @@ class DistributedContext:
         return self.rank == 0
 
     def shard_batch(self, items: Sequence[T]) -> list[T]:
-        """Return this rank's consecutive part of a batch; sizes differ by one at most.
-
-        Raises:
-            ValueError: If there are fewer items than ranks.
-        """
+        """Return this rank's consecutive part of a batch, which must have an item per rank; sizes differ by one at most."""
         count = len(items)
         if count < self.world_size:
             raise ValueError(
@@ -62,10 +52,10 @@ class DistributedContext:
         return [each.tolist() for each in gathered]
 
     def all_gather_embeddings(self, z: Tensor, clips_per_rank: Sequence[int]) -> Tensor:
-        """Gather embeddings (V, B, D) from every rank along the clip axis, without gradient.
+        """Gather embeddings from every rank along the clip axis, without gradient.
 
         Args:
-            z: This rank's embeddings.
+            z: (V, B, D) embeddings of this rank.
             clips_per_rank: B of each rank.
 
         Returns:

@@ -10,7 +10,7 @@ from verbspace.config.recipes import BackboneShape
 from verbspace.config.settings import AdaptSettings
 from verbspace.models.config import VideoEncoderConfig
 from verbspace.models.video_encoder import VideoEncoder
-from verbspace.training.lora import add_lora
+from verbspace.training.lora import select_trainable
 
 # Dense bf16 matrix products in operations per second, as the vendors state them, and the fraction assumed in estimates.
 DEVICE_PEAK_FLOPS = {"1 × RTX 4090": 165e12, "1 × A100": 312e12, "8 × A100": 8 * 312e12, "8 × H100": 8 * 989e12}
@@ -47,23 +47,13 @@ def training_flops(config: PretrainedConfig, settings: AdaptSettings) -> int:
 
     The student embeds all views, forward and backward; the teacher embeds the global views. Micro-batches cost the
     student one more forward pass.
-
-    Args:
-        config: Configuration of an image checkpoint.
-        settings: Settings of the run.
     """
     training = settings.training
     student, teacher = _meta_encoder(config), _meta_encoder(config)
     views = settings.views.resolve(student.image_size, student.patch_size)
-    if training.trainable == "temporal":
-        for parameter in student.spatial_parameters():
-            parameter.requires_grad_(False)
-    elif training.trainable == "temporal+lora":
-        for encoder in (student, teacher):
-            add_lora(encoder, training.lora_rank, training.lora_alpha)
-            encoder.to("meta")
-    student.gradient_checkpointing = training.gradient_checkpointing
-    student.train()
+    select_trainable(student, teacher, training)
+    student.to("meta").train()
+    teacher.to("meta")
     assert views.global_size is not None
     assert views.local_size is not None
     global_views = (views.global_views, views.global_frames, views.global_size)

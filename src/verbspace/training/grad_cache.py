@@ -45,12 +45,7 @@ class TrainingMethod(Protocol):
 
 
 class ViewEncoder(nn.Module):
-    """Embeds all views of a batch in one call, so that DDP and FSDP see one forward pass.
-
-    Args:
-        encoder: Video encoder.
-        include_local: Embed the local views too.
-    """
+    """Embeds all views of a batch in one call, so that DDP and FSDP see one forward pass."""
 
     def __init__(self, encoder: VideoEncoder, include_local: bool = True) -> None:
         super().__init__()
@@ -62,13 +57,10 @@ class ViewEncoder(nn.Module):
 
 
 class GradCacheStep:
-    """A callable that leaves the gradients of one step on the student's parameters.
+    """Computes the gradients of one step and leaves them on the student's parameters.
 
-    Args:
-        method: Training method. With several micro-batches or processes it must be a `Distiller`, whose losses are
-            functions of embeddings.
-        distributed: This process's rank and device.
-        gradient_accumulation_steps: Number of micro-batches into which a rank's clips are split.
+    With several micro-batches or processes, `method` must be a `Distiller`, whose losses are functions of embeddings.
+    A rank's clips are split into `gradient_accumulation_steps` micro-batches.
     """
 
     def __init__(
@@ -110,7 +102,7 @@ class GradCacheStep:
                 "micro-batches and several processes need a Distiller; use one process and one micro-batch"
             )
         bounds = chunk_bounds(num_clips, self.gradient_accumulation_steps)
-        chunks = [slice_batch(views, start, stop) for start, stop in bounds]
+        chunks = [{name: value[start:stop] for name, value in views.items()} for start, stop in bounds]
         with autocast(), torch.no_grad():
             z_teacher = torch.cat([self.teacher(chunk) for chunk in chunks], 1)
         with autocast(), torch.set_grad_enabled(len(chunks) == 1):
@@ -145,11 +137,6 @@ class GradCacheStep:
         if isinstance(self.method.student, FSDPModule):
             self.method.student.set_requires_gradient_sync(is_last)
         yield
-
-
-def slice_batch(views: Views, start: int, stop: int) -> dict[str, Tensor]:
-    """Return clips `start` to `stop` of a batch."""
-    return {name: value[start:stop] for name, value in views.items()}
 
 
 def chunk_bounds(num_clips: int, num_chunks: int) -> list[tuple[int, int]]:

@@ -15,12 +15,7 @@ LOGGERS = ("tensorboard", "wandb", "trackio")
 
 
 class ProgressReport:
-    """Reports each step of the main process to a progress callback.
-
-    Args:
-        on_progress: Function to call.
-        stage: Name of the stage.
-    """
+    """Calls a progress callback after each step of the main process."""
 
     def __init__(self, on_progress: ProgressCallback, stage: str = "adapt") -> None:
         self.on_progress, self.stage = on_progress, stage
@@ -32,17 +27,13 @@ class ProgressReport:
 
 
 class MetricsLogger:
-    """Trainer callback that passes each step's metrics on.
-
-    Args:
-        write: Function of step and metrics.
-    """
+    """Passes the metrics of each logged step to `write(step, metrics)`, in the main process."""
 
     def __init__(self, write: Callable[[int, Mapping[str, float]], None]) -> None:
         self.write = write
 
     def on_step_end(self, trainer: Trainer, metrics: dict[str, float]) -> None:
-        """Write the metrics in the main process."""
+        """Write the metrics."""
         if metrics and trainer.distributed.is_main_process:
             self.write(trainer.step, metrics)
 

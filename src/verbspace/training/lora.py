@@ -1,25 +1,32 @@
-"""Low-rank adapters (LoRA, Hu et al., ICLR 2022) on the image layers, with `peft`."""
+"""Which parameters are trained, and low-rank adapters (LoRA, Hu et al., ICLR 2022) on the image layers, with `peft`."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
-from torch import nn
 
+from verbspace.config.settings import TrainSettings
 from verbspace.models.video_encoder import VideoEncoder
 
 _TARGET_MODULES = r".*vision_model\.encoder\.layers\.\d+\.(self_attn\.(q_proj|k_proj|v_proj|out_proj)|mlp\.(fc1|fc2))"
 
 
+def select_trainable(student: VideoEncoder, teacher: VideoEncoder, settings: TrainSettings) -> None:
+    """Freeze the student's image layers or add adapters to them, as `trainable` says; set gradient checkpointing."""
+    if settings.trainable == "temporal":
+        for parameter in student.spatial_parameters():
+            parameter.requires_grad_(False)
+    elif settings.trainable == "temporal+lora":
+        for encoder in (student, teacher):
+            add_lora(encoder, settings.lora_rank, settings.lora_alpha, settings.seed)
+    student.gradient_checkpointing = settings.gradient_checkpointing
+
+
 def add_lora(encoder: VideoEncoder, rank: int, alpha: int, seed: int = 0) -> None:
     """Add adapters to every linear layer of the image layers. Only adapters and temporal attention stay trainable.
 
-    Args:
-        encoder: Encoder to modify in place.
-        rank: Rank of the adapters.
-        alpha: The adapters' output is scaled by alpha / rank. It is zero at first.
-        seed: Seed of the adapters' initial weights.
+    The adapters' output is scaled by alpha / rank. It is zero at first.
 
     Raises:
         ValueError: If peft is not installed.
@@ -45,7 +52,6 @@ def merge_lora(encoder: VideoEncoder) -> VideoEncoder:
             if hasattr(child, "get_base_layer") and hasattr(child, "merge"):
                 adapter: Any = child
                 adapter.merge()
-                base: nn.Module = adapter.get_base_layer()
-                setattr(module, name, base)
+                setattr(module, name, adapter.get_base_layer())
     merged.unfreeze_vision()
     return merged

@@ -18,26 +18,18 @@ def teacher_probs(similarity: Tensor, temperature: float, center: Tensor | None 
     Source: DINO (Caron et al., ICCV 2021), equation 1 with the centering of section 3.1.
 
     Args:
-        similarity: (..., K) cosines.
+        similarity: (..., K) cosines s.
         temperature: τ, on the scale of cosines.
-        center: (K,) value to subtract from the similarities, or None.
-
-    Returns:
-        (..., K) probabilities.
+        center: (K,) c; zero if not given.
     """
     shifted = half_to_float32(similarity if center is None else similarity - center)
     return F.softmax(shifted.detach() / temperature, dim=-1)
 
 
 def cross_view_pairs(num_teacher_views: int, num_student_views: int) -> Tensor:
-    """Return the (teacher view, student view) pairs that count: all except a view with itself.
+    """Return a (V_t, V_s) mask of the pairs of a teacher view and a student view that count: all except a view with itself.
 
-    Args:
-        num_teacher_views: V_t, the number of global views.
-        num_student_views: V_s. The first V_t student views are the teacher's global views.
-
-    Returns:
-        (V_t, V_s) bool mask.
+    The first V_t student views are the teacher's views.
     """
     pairs = torch.ones(num_teacher_views, num_student_views, dtype=torch.bool)
     pairs[:, :num_teacher_views].fill_diagonal_(False)
@@ -53,9 +45,6 @@ def cross_view_cross_entropy(target: Tensor, student: Tensor, temperature: float
         target: (V_t, B, K) teacher probabilities on the global views.
         student: (V_s, B, K) student similarities on all views, global views first.
         temperature: The student's temperature.
-
-    Returns:
-        Scalar.
     """
     log_student = F.log_softmax(half_to_float32(student) / temperature, dim=-1)
     cost = -torch.einsum("tbk,sbk->ts", target.to(log_student), log_student) / student.shape[1]
@@ -78,24 +67,12 @@ def alignment(
         teacher_pooled: (V_t, B, K) probabilities.
         student_category: (V_s, B, K) log-probabilities.
         student_pooled: (V_s, B, K) log-probabilities.
-
-    Returns:
-        Scalar.
     """
-    one = cross_view_kl(teacher_pooled, student_category)
-    return (one + cross_view_kl(teacher_category, student_pooled)) / 2
+    return (cross_view_kl(teacher_pooled, student_category) + cross_view_kl(teacher_category, student_pooled)) / 2
 
 
 def cross_view_kl(target: Tensor, log_student: Tensor) -> Tensor:
-    """Compute the mean KL(target ‖ student) over clips and view pairs.
-
-    Args:
-        target: (V_t, B, K) probabilities.
-        log_student: (V_s, B, K) log-probabilities.
-
-    Returns:
-        Scalar.
-    """
+    """Compute the mean KL over clips and view pairs, from (V_t, B, K) probabilities and (V_s, B, K) log-probabilities."""
     target = target.detach().to(log_student)
     negative_entropy = torch.xlogy(target, target).sum(-1).mean(1)  # (V_t,)
     cross = -torch.einsum("tbk,sbk->ts", target, log_student) / target.shape[1]
@@ -104,7 +81,7 @@ def cross_view_kl(target: Tensor, log_student: Tensor) -> Tensor:
 
 
 def marginal_prior_kl(
-    batch_mean: Tensor, running_mean: Tensor | None, momentum: float, prior: Tensor, margin: float = 0.0
+    batch_mean: Tensor, running_mean: Tensor, momentum: float, prior: Tensor, margin: float = 0.0
 ) -> Tensor:
     """Keep the mean distribution near the prior: max(0, KL(m ‖ prior) - margin).
 
@@ -113,16 +90,12 @@ def marginal_prior_kl(
 
     Args:
         batch_mean: (K,) mean of the student's distributions over the clips and views of this batch.
-        running_mean: (K,) running mean, or None before the first step.
+        running_mean: (K,) mean before this step.
         momentum: Momentum of the running mean.
-        prior: (K,) expected distribution; uniform unless the class distribution is known.
+        prior: (K,) expected distribution.
         margin: Divergence in nats that costs nothing, so that an unbalanced collection is not forced into balance.
-
-    Returns:
-        Scalar.
     """
-    smoothed = batch_mean if running_mean is None else ema_update(running_mean, batch_mean, momentum)
-    m = smoothed.detach() + (batch_mean - batch_mean.detach())
+    m = ema_update(running_mean, batch_mean, momentum) + (batch_mean - batch_mean.detach())
     divergence = (torch.xlogy(m, m) - torch.xlogy(m, prior)).sum()
     return F.relu(divergence - margin)
 

@@ -50,9 +50,7 @@ def peak_memory() -> float:
 class MetricsLog:
     """Writes `metrics.jsonl`, one JSON object per line.
 
-    Args:
-        path: File to append to.
-        start_step: Step from which the run resumes. Lines after it, and incomplete ones, are removed.
+    If a run resumes, lines after `start_step` and incomplete lines are removed.
     """
 
     def __init__(self, path: Path, start_step: int) -> None:

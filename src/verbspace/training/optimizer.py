@@ -13,11 +13,7 @@ from verbspace.training.distributed import local_tensor
 
 
 def build_optimizer(student: VideoEncoder, settings: TrainSettings) -> torch.optim.AdamW:
-    """Build AdamW over the trainable parameters, with a learning rate of its own for temporal attention.
-
-    Raises:
-        ValueError: If no parameter is trainable.
-    """
+    """Build AdamW over the trainable parameters; ValueError if there are none."""
     groups = parameter_groups(student, settings.learning_rate, settings.temporal_lr_multiplier)
     if not groups:
         raise ValueError(
@@ -31,9 +27,7 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """Split the trainable parameters into groups by learning rate (temporal or spatial) and weight decay.
 
-    Returns:
-        Groups for a PyTorch optimizer. Each has `initial_lr`, its peak learning rate, and `use_weight_decay`, which is
-        true for matrices only.
+    Each group has `initial_lr`, its peak learning rate, and `use_weight_decay`, which is true for matrices only.
     """
     temporal_ids = {id(parameter) for parameter in student.temporal_parameters()}
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}

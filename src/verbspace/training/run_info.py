@@ -21,8 +21,8 @@ class EncoderInfo(_Model):
     """The encoder that a run started from.
 
     Attributes:
-        name: Folder or hub id of the image checkpoint; None if unknown.
-        hash: `encoder_hash` of the initial encoder, if known.
+        name: Folder or hub id of the image checkpoint.
+        hash: `encoder_hash` of the initial encoder.
     """
 
     name: str | None = None
@@ -43,8 +43,8 @@ class VideosInfo(_Model):
         count: Number of videos.
         hash: `data_hash` of the videos.
         source: Folder or list as it was given; None for a list of paths.
-        split: Split of a benchmark, if given.
-        fold: Fold of a benchmark, if a split is given.
+        split: Split of a benchmark.
+        fold: Fold of a benchmark; None without a split.
     """
 
     count: int
@@ -55,16 +55,7 @@ class VideosInfo(_Model):
 
 
 class RunInfo(_Model):
-    """Contents of `run.json`.
-
-    Attributes:
-        encoder: The encoder that the run started from.
-        concepts: The concept set.
-        videos: The videos; None if unknown.
-        init_from: Run or checkpoint that training was initialized from.
-        versions: Package versions by name.
-        format: Version of this file format.
-    """
+    """Contents of `run.json`. `init_from` is the run or checkpoint that training was initialized from."""
 
     encoder: EncoderInfo
     concepts: ConceptSetInfo
@@ -85,11 +76,7 @@ def write_run_info(folder: Path, info: RunInfo) -> None:
 
 
 def read_run_info(folder: Path) -> RunInfo | None:
-    """Read `run.json` of a run's folder; None if there is none.
-
-    Raises:
-        ValueError: If the file is not valid.
-    """
+    """Read `run.json` of a run's folder; None if there is none, ValueError if it is not valid."""
     file = folder / RUN_FILE
     if not file.is_file():
         return None

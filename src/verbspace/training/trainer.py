@@ -1,4 +1,4 @@
-"""The training loop: one step on one page, and everything that changes state between steps."""
+"""The training loop, and everything that changes state between steps."""
 
 from __future__ import annotations
 
@@ -122,15 +122,7 @@ class Trainer:
         }
 
     def load_state_dict(self, state: TrainState, source: str = "state") -> None:
-        """Load what `state_dict` returned.
-
-        Args:
-            state: Full tensors by part and name.
-            source: Name for error messages.
-
-        Raises:
-            ValueError: If the tensors do not fit the encoder or the concept set.
-        """
+        """Load what `state_dict` returned; ValueError, starting with `source`, if it does not fit encoder or concept set."""
         for part, encoder in (("student", self.student), ("teacher", self.teacher)):
             load_trainable(encoder, state[part], f"{source}/{part}.safetensors")
         load_optimizer(self.optimizer, state["optimizer"])
@@ -145,15 +137,10 @@ class Trainer:
         self.distributed.barrier()
 
     def resume(self, allow_config_change: bool = False) -> None:
-        """Load the newest checkpoint of `out`, if there is one.
-
-        The number of processes may differ from that of the checkpoint.
-
-        Args:
-            allow_config_change: Resume although values of the fingerprint differ.
+        """Load the newest checkpoint of `out`, if there is one. The number of processes may have changed.
 
         Raises:
-            ValueError: If values of the fingerprint differ, or the checkpoint cannot be read.
+            ValueError: If values of the fingerprint differ and `allow_config_change` is false, or the checkpoint cannot be read.
         """
         checkpoints = list_checkpoints(self.out / "state")
         if not checkpoints:
@@ -183,7 +170,8 @@ class Trainer:
             TrainingCollapsed: If training failed. The last good checkpoint is kept.
             OSError: If a checkpoint cannot be written. The last one is kept.
         """
-        first_step, last_step = self.step, min(self.num_steps, self.num_steps if max_steps is None else max_steps)
+        first_step = self.step
+        last_step = self.num_steps if max_steps is None else min(self.num_steps, max_steps)
         log = MetricsLog(self.out / "metrics.jsonl", first_step) if self.distributed.is_main_process else None
         if first_step >= last_step:
             return
@@ -193,10 +181,8 @@ class Trainer:
         self.teacher.eval()
         with deferred_signals() as received:
             for _, views in zip(range(first_step, last_step), batches(first_step)):
-                is_logged = (self.step + 1) % self.settings.log_interval == 0 or self.step in (
-                    first_step,
-                    self.num_steps - 1,
-                )
+                is_first_or_last = self.step in (first_step, self.num_steps - 1)
+                is_logged = is_first_or_last or (self.step + 1) % self.settings.log_interval == 0
                 metrics = self.training_step(views, is_logged)
                 for callback in self.callbacks:
                     callback.on_step_end(self, metrics)
@@ -215,12 +201,8 @@ class Trainer:
     def training_step(self, views: Views, is_logged: bool = True) -> dict[str, float]:
         """Train on one batch: gradients, AdamW, the teacher's moving average, running statistics.
 
-        Args:
-            views: This rank's part of the batch.
-            is_logged: Whether to collect metrics.
-
         Returns:
-            Metrics of the step; empty if not logged.
+            Metrics of the step; empty unless `is_logged`.
         """
         started, step, settings = time.perf_counter(), self.step, self.settings
         for group in self.optimizer.param_groups:
@@ -260,7 +242,7 @@ class Trainer:
             )
 
     def _last_checkpoint_note(self) -> str:
-        """The last part of an error message: which checkpoint remains."""
+        """Return the end of an error message: which checkpoint remains."""
         checkpoints = list_checkpoints(self.out / "state")
         return f"; the last checkpoint, {checkpoints[-1]}, is kept" if checkpoints else "; no checkpoint was saved yet"
 

@@ -16,6 +16,7 @@ from support.video_files import (
     decode_with_ffmpeg,
     numbered_frames,
     read_frame_numbers,
+    write_bad_files,
     write_video,
 )
 from verbspace.data.decoding import container
@@ -140,58 +141,14 @@ def test_frame_index_out_of_range(tmp_path: Path) -> None:
         decode_frames(path, [0, 3])
 
 
-def write_bad_file(name: str, folder: Path) -> Path:
-    """Write one of the `BAD_FILES`."""
-    path = folder / f"{name}.mp4"
-    if name == "empty":
-        path.touch()
-    elif name == "text":
-        path.write_text("This is no video.\n" * 200)
-    elif name == "folder":
-        path.mkdir()
-    elif name == "dangling link":
-        path.symlink_to(folder / "nowhere.mp4")
-    elif name == "sound only":
-        with av.open(str(path), "w") as container:
-            stream = container.add_stream("aac", rate=16000, layout="mono")
-            sound = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
-            sound.rate = 16000
-            container.mux(stream.encode(sound))
-            container.mux(stream.encode())
-    elif name.startswith("cut"):
-        early = {"movflags": "faststart"} if name == "cut late" else {}
-        write_video(path, numbered_frames(40), container_options=early)
-        path.write_bytes(path.read_bytes()[: path.stat().st_size * 6 // 10])
-    elif name == "flipped":
-        write_video(path, numbered_frames(40), container_options={"movflags": "faststart"})
-        content = bytearray(path.read_bytes())
-        for place in range(len(content) // 2, len(content), 50):
-            content[place] ^= 255
-        path.write_bytes(content)
-    return path
-
-
-BAD_FILES = {
-    "missing": "there is no such file",
-    "empty": "the file is empty",
-    "text": "not decodable as video: Invalid data",
-    "folder": "not a file",
-    "dangling link": "there is no such file",
-    "sound only": "no video stream found, only audio",
-    "cut": "not decodable as video: Invalid data",
-    "cut late": "truncated or damaged at packet",
-    "flipped": "damaged at frame|Invalid data",
-}
-
-
-@pytest.mark.parametrize(("name", "reason"), BAD_FILES.items())
-def test_errors_have_the_path_and_the_reason(tmp_path: Path, name: str, reason: str) -> None:
-    path = write_bad_file(name, tmp_path)
-    with pytest.raises(DecodeError, match=reason) as error:
-        decode_frames(path)
-    assert error.value.path == str(path)
-    assert str(error.value) == f"{path}: {error.value.reason}"
-    assert "\n" not in str(error.value)
+def test_errors_have_the_path_and_the_reason(tmp_path: Path) -> None:
+    reasons = {**write_bad_files(tmp_path), "missing.mp4": "there is no such file"}
+    for name, reason in reasons.items():
+        with pytest.raises(DecodeError, match=reason) as error:
+            decode_frames(tmp_path / name)
+        assert error.value.path == str(tmp_path / name)
+        assert str(error.value) == f"{tmp_path / name}: {error.value.reason}"
+        assert "\n" not in str(error.value)
 
 
 def test_a_truncated_avi_gives_no_concealed_frame(tmp_path: Path) -> None:

@@ -80,7 +80,7 @@ def test_videos_in_shards_decode_as_files(tmp_path: Path, kind: str, monkeypatch
 
 def test_failed_downloads_count_as_missing(shards: Path) -> None:
     found = detect_manifest(shards)
-    info = summarize_dataset(shards, found)
+    info = summarize_dataset(found)
     assert (info.num_videos, [path.name for path in info.missing], info.num_probed) == (4, ["00000001.mp4"], 3)
     with pytest.raises(DecodeError, match=r"00000\.tar/00000001\.mp4: there is no such file"):
         decode_frames(found.records[1].path)

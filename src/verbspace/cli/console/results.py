@@ -27,13 +27,9 @@ def print_results(results: Evaluation | MultiLabelEvaluation | BenchmarkResult) 
 def print_calibration(
     calibration: Calibration, out: Path, data: Path | None = None, metrics: Mapping[str, float] | None = None
 ) -> None:
-    """Print a fitted temperature.
+    """Print a fitted temperature and the file that it was saved to.
 
-    Args:
-        calibration: The calibration.
-        out: The file that it was saved to.
-        data: Labeled videos that it was evaluated on.
-        metrics: The result of `evaluate_calibration` on them.
+    `metrics` is the result of `evaluate_calibration` on the labeled videos `data`.
     """
     console = Console(highlight=False, soft_wrap=True)
     console.print(calibration.summary(), markup=False)
@@ -48,7 +44,6 @@ def print_calibration(
 
 
 def _print_evaluation(console: Console, evaluation: Evaluation | MultiLabelEvaluation) -> None:
-    """Print one line with each protocol, and a table of metrics."""
     if isinstance(evaluation, MultiLabelEvaluation):
         columns = ["mAP", "95% interval"]
     else:
@@ -70,7 +65,6 @@ def _print_evaluation(console: Console, evaluation: Evaluation | MultiLabelEvalu
 
 
 def _folds_table(results: BenchmarkResult) -> Table:
-    """Build a table of the primary metric of each fold, with mean and standard deviation."""
     table = Table("", *(f"split {fold}" for fold in results.folds), "mean", title=results.name, title_justify="left")
     sides = [("frozen", "frozen"), ("result", "encoder")] if results.has_baseline else [("result", "encoder")]
     for side, label in sides:

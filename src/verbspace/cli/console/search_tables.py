@@ -19,16 +19,7 @@ _MAX_LISTED_FAILURES = 20
 def print_hits(
     hits: Sequence[Hit], output_format: str, out: Path | None, *, query: str, index: Index, embed_clips: bool = False
 ) -> None:
-    """Print results as a table or as JSON lines, or write an HTML page.
-
-    Args:
-        hits: The results.
-        output_format: `table` or `jsonl`. Ignored if `out` is given.
-        out: HTML page to write.
-        query: Description of the query, for the page.
-        index: The index.
-        embed_clips: Store the clips inside the page.
-    """
+    """Print results as a table or as JSON lines, or write an HTML page with the query to `out`."""
     if out is not None:
         name = index.folder.resolve().name
         write_text(out, render_search_page(hits, query, out.parent, index=name, embed_clips=embed_clips))
@@ -53,16 +44,7 @@ def format_hits(hits: Sequence[Hit]) -> Iterator[str]:
 
 
 def index_info_lines(folder: Path, checksum: bool = False) -> Iterator[str]:
-    """Describe an index, line by line.
-
-    Args:
-        folder: Folder of the index.
-        checksum: Include a checksum of all rows.
-
-    Raises:
-        FileNotFoundError: If there is no index.
-        ValueError: If the index is damaged.
-    """
+    """Describe an index, line by line, with a checksum of all rows if requested."""
     shards = list_index_shards(folder)
     if shards and not (folder / "index.json").exists():
         yield f"{folder}: contains only shards; run `verbspace index merge {folder}` when all are complete"

@@ -11,11 +11,7 @@ Decoder = Literal["pyav", "torchcodec"]
 
 
 def require_backend(decoder: Decoder) -> None:
-    """Check that a decoder can be used.
-
-    Raises:
-        ValueError: If the name is unknown, or the decoder cannot be imported.
-    """
+    """Raise ValueError if a decoder is unknown or cannot be imported."""
     if decoder not in get_args(Decoder):
         raise ValueError(f"decoder: {decoder!r} is not one of {', '.join(get_args(Decoder))}")
     if decoder == "torchcodec":

@@ -31,13 +31,7 @@ MAX_FRAME_PIXELS = 4096 * 2304  # limit for a frame, unless the header already a
 class StreamInfo:
     """Properties of a video as its header states them. They are not checked against the frames.
 
-    Attributes:
-        codec: FFmpeg's name of the codec.
-        container: FFmpeg's name of the container format.
-        width: Pixels.
-        height: Pixels.
-        fps: Frames per second, 0 if unknown.
-        duration: Seconds, None if unknown.
+    `codec` and `container` are FFmpeg's names; `fps` is 0 and `duration`, in seconds, None if unknown.
     """
 
     codec: str
@@ -51,14 +45,7 @@ class StreamInfo:
 class VideoFile:
     """An open video file, decoded in one thread. Use it as a context manager.
 
-    Errors of FFmpeg inside the ``with`` block are raised as DecodeError.
-
-    Args:
-        path: The path that error messages show.
-        byte_range: The bytes to read.
-
-    Raises:
-        DecodeError: If FFmpeg cannot open the file, or there is no video stream in it.
+    Raises DecodeError if FFmpeg cannot open the file, if it has no video stream, or in place of FFmpeg's errors.
     """
 
     max_buffer_bytes = 256 << 20  # packets or decoded frames kept in memory; larger videos are read twice
@@ -99,13 +86,9 @@ class VideoFile:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.close()
+        self.container.close()
         if isinstance(error, av.FFmpegError):
             raise _not_decodable(self.path, error) from None
-
-    def close(self) -> None:
-        """Close the file."""
-        self.container.close()
 
     @property
     def has_reliable_pts(self) -> bool:
@@ -114,14 +97,7 @@ class VideoFile:
         return bool(formats & RELIABLE_PTS_FORMATS) and self.stream.codec_context.codec.name in RELIABLE_PTS_CODECS
 
     def iter_frames(self, packets: Sequence[Any] | None = None) -> Iterator[Any]:
-        """Yield the decoded frames in display order.
-
-        Args:
-            packets: Packets that were already read. By default they are read from the file.
-
-        Raises:
-            DecodeError: If the decoder had to conceal lost data in a frame.
-        """
+        """Yield the decoded frames in display order, by default of the whole file. Concealed damage is an error."""
         count = 0
         for packet in self.iter_packets() if packets is None else packets:
             for frame in packet.decode():
@@ -149,31 +125,23 @@ def _not_decodable(path: Path, error: av.FFmpegError) -> DecodeError:
 
 
 def open_video(path: Path) -> VideoFile:
-    """Open a video file, or a video in a tar shard.
-
-    Raises:
-        DecodeError: If there is no such file, or it is not a video.
-    """
+    """Open a video file, or a video in a tar shard. Raises DecodeError if it is missing or not a video."""
     try:
         byte_range = storage.locate(str(path))
-        is_other = byte_range is None and path.exists()
+        exists = byte_range is not None or path.exists()
     except OSError as error:  # no permission for a parent folder, or the name is too long
         raise DecodeError(path, f"cannot be read: {(error.strerror or str(error)).lower()}") from None
     except ValueError as error:
         raise DecodeError(path, str(error)) from None
     if byte_range is None:
-        raise DecodeError(path, "not a file" if is_other else "there is no such file")
+        raise DecodeError(path, "not a file" if exists else "there is no such file")
     if byte_range.size == 0:
         raise DecodeError(path, "the file is empty")
     return VideoFile(path, byte_range)
 
 
 def probe(path: str | Path) -> StreamInfo:
-    """Read the header of a video file without decoding frames.
-
-    Raises:
-        DecodeError: If the file cannot be opened as a video.
-    """
+    """Read the header of a video file without decoding frames. Raises DecodeError."""
     with open_video(Path(path)) as file:
         stream, context = file.stream, file.stream.codec_context
         duration: float | None = None

@@ -22,7 +22,7 @@ def required_packets(
         context: PyAV's codec context of the stream.
         packets: All packets of the stream in decoding order, each with one frame.
         pts: Presentation times of all frames, ascending.
-        frame_indices: Indices of the requested frames, in display order.
+        frame_indices: Requested frames, in display order.
 
     Returns:
         The indices of the frames that decoding gives, and the packets to decode.
@@ -53,12 +53,7 @@ def _nal_length_size(context: Any) -> int:
 
 
 def is_non_reference(packet: Sequence[int], length_size: int) -> bool:
-    """Return whether a packet holds a picture that no other picture is predicted from.
-
-    Args:
-        packet: The bytes of an H.264 packet. False if they cannot be parsed.
-        length_size: Bytes of the length before each NAL unit.
-    """
+    """Return whether no other picture is predicted from an H.264 packet. False if the bytes cannot be parsed."""
     slices = [header for header in _nal_headers(packet, length_size) if header & 31 in _SLICE_NAL_TYPES]
     return bool(slices) and not any(header >> 5 & 3 for header in slices)
 

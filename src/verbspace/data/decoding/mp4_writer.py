@@ -22,20 +22,15 @@ def write_mp4(
     preset: str = "veryfast",
     faststart: bool = False,
 ) -> int:
-    """Encode frames with their times as H.264 without B-frames.
+    """Encode frames as H.264 without B-frames, and return their number. `crf` and `preset` are options of x264.
 
     Args:
         path: The file to write.
         timed_frames: Frames, uint8 RGB (H, W, 3), each with its time in seconds. The last row or column of an odd size
             is dropped, because yuv420p needs even sizes.
         frame_interval: Usual time between two frames, in seconds.
-        gop: Frames from key frame to key frame.
-        crf: Quality of x264; lower is better and larger.
-        preset: Preset of x264.
+        gop: Frames from one key frame to the next.
         faststart: Whether a browser can start playing before it has the whole file.
-
-    Returns:
-        The number of frames.
     """
     options = {"movflags": "faststart"} if faststart else {}
     with av.open(str(path), "w", format="mp4", options=options) as container:

@@ -3,6 +3,9 @@
 The frames are those of FFmpeg's own sequential decode, in display order. Where packet times are reliable, the decode
 stops after the last frame that is needed. Elsewhere (mainly AVI, whose MPEG-4 streams often pack two frames into one
 packet and number them wrongly) only a full decode gives the number of frames and their times.
+
+All functions raise DecodeError if a file cannot be decoded. `max_short_side` is in pixels: frames with a longer short
+side are scaled down to it.
 """
 
 from __future__ import annotations
@@ -29,17 +32,13 @@ def read_video(
 ) -> tuple[FrameTimestamps, Tensor]:
     """Decode the frames that a function selects from the timestamps: the file is opened and decoded once.
 
-    Args:
-        path: The video file.
-        select_frames: Called with the timestamps; returns n frame indices in any order, with repeats. It must be a
-            pure function, because it may be called again.
-        max_short_side: Frames with a longer short side, in pixels, are scaled down to it.
+    `select_frames` returns n frame indices in any order, with repeats. It must be a pure function, because it may be
+    called again.
 
     Returns:
         The timestamps, and the frames, uint8 RGB (n, 3, H, W), in the selected order.
 
     Raises:
-        DecodeError: If the file cannot be decoded.
         IndexError: If a selected index is out of range.
     """
     path = Path(path)
@@ -53,15 +52,7 @@ def read_video(
 
 
 def stream_frames(path: str | Path, max_short_side: int | None = None) -> Iterator[np.ndarray]:
-    """Yield all frames in order, one in memory at a time: uint8 RGB (H, W, 3), with the rotation applied.
-
-    Args:
-        path: The video file.
-        max_short_side: Frames with a longer short side, in pixels, are scaled down to it.
-
-    Raises:
-        DecodeError: If the file cannot be decoded.
-    """
+    """Yield all frames in order, one in memory at a time: uint8 RGB (H, W, 3), with the rotation applied."""
     reformatter = VideoReformatter()
     shape: tuple[int, int] | None = None
     with open_video(Path(path)) as file:
@@ -71,11 +62,7 @@ def stream_frames(path: str | Path, max_short_side: int | None = None) -> Iterat
 
 
 def count_frames(path: str | Path) -> int:
-    """Decode a whole video and return the number of its frames.
-
-    Raises:
-        DecodeError: If the file cannot be decoded.
-    """
+    """Decode a whole video and return the number of its frames."""
     with open_video(Path(path)) as file:
         count = sum(1 for _ in file.iter_frames())
     if not count:
@@ -84,29 +71,12 @@ def count_frames(path: str | Path) -> int:
 
 
 def frame_times(path: str | Path) -> np.ndarray:
-    """Return the time of each frame: float64 (F,), seconds, ascending, starting at 0.
-
-    Raises:
-        DecodeError: If the file cannot be decoded.
-    """
+    """Return the time of each frame: float64 (F,), seconds, ascending, starting at 0."""
     return read_video(path, lambda timestamps: ())[0].times
 
 
 def decode_frames(path: str | Path, indices: Sequence[int] | None = None, max_short_side: int | None = None) -> Tensor:
-    """Decode frames by index.
-
-    Args:
-        path: The video file.
-        indices: Indices into `frame_times`, in any order. By default all frames.
-        max_short_side: Frames with a longer short side, in pixels, are scaled down to it.
-
-    Returns:
-        uint8 RGB (n, 3, H, W), in the order of the indices.
-
-    Raises:
-        DecodeError: If the file cannot be decoded.
-        IndexError: If an index is out of range.
-    """
+    """Decode the frames at `indices`, in any order, or all frames: uint8 RGB (n, 3, H, W). Raises IndexError."""
 
     def select_frames(timestamps: FrameTimestamps) -> Sequence[int]:
         return range(len(timestamps.times)) if indices is None else indices
@@ -218,11 +188,7 @@ def restore_order(unique_frames: Tensor, inverse: np.ndarray) -> Tensor:
 
 
 def to_rgb(reformatter: VideoReformatter, frame: Any, shape: tuple[int, int]) -> np.ndarray:
-    """Convert a decoded frame to uint8 RGB of the given (height, width), then apply its rotation.
-
-    Returns:
-        uint8 (H, W, 3).
-    """
+    """Convert a decoded frame to uint8 RGB of the given (height, width), then apply its rotation: (H, W, 3)."""
     height, width = shape
     # Without a change of size, the interpolation only affects the chroma planes: keep FFmpeg's default for them.
     interpolation = "BILINEAR" if (frame.height, frame.width) == shape else "BICUBIC"

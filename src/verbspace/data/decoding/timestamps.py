@@ -32,13 +32,9 @@ class TimestampMismatch(Exception):
 def demux(file: VideoFile, keep_packets: bool = True) -> tuple[list[int], list[Any] | None] | None:
     """Read all packets of a video.
 
-    Args:
-        file: An open video.
-        keep_packets: Whether to return the packets.
-
     Returns:
         The presentation times of the packets, ascending, in units of the stream's time base; and the packets, or None
-        if they are larger than ``file.max_buffer_bytes``. None if some times are missing or equal.
+        if they are not wanted or exceed ``file.max_buffer_bytes``. None if some times are missing or equal.
     """
     packets: list[Any] | None = [] if keep_packets else None
     pts: list[int] = []
@@ -58,7 +54,7 @@ def demux(file: VideoFile, keep_packets: bool = True) -> tuple[list[int], list[A
 
 
 def timestamps_from_packets(file: VideoFile, max_short_side: int | None) -> tuple[FrameTimestamps, float] | None:
-    """Read the frame times of a video without decoding it. The packet times of the video must be reliable.
+    """Read the frame times of a video with reliable packet times, without decoding it.
 
     Returns:
         The timestamps, and the presentation time of the first frame in seconds; None if packet times are missing.
@@ -79,7 +75,7 @@ def resolve_pts(stream: Any, pts: Sequence[int | None], dts: Sequence[int | None
     Args:
         stream: PyAV's video stream.
         pts: Presentation time of each frame, in units of the stream's time base.
-        dts: Decoding time of each frame, likewise.
+        dts: Decoding time of each frame, in the same unit.
 
     Returns:
         float64 (F,), seconds, starting at 0.

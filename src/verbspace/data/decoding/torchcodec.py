@@ -23,11 +23,7 @@ from verbspace.data.transforms import resize
 
 @lru_cache(maxsize=1)
 def torchcodec_decoder() -> Any:
-    """Import torchcodec's VideoDecoder.
-
-    Raises:
-        ValueError: If torchcodec is not installed, or does not find FFmpeg.
-    """
+    """Import torchcodec's VideoDecoder. Raises ValueError if it is not installed, or does not find FFmpeg."""
     try:
         from torchcodec.decoders import VideoDecoder
     except (ImportError, OSError, RuntimeError) as error:
@@ -41,11 +37,7 @@ def torchcodec_decoder() -> Any:
 def read_with_torchcodec(
     path: str | Path, select_frames: FrameSelector, max_short_side: int | None = None
 ) -> tuple[FrameTimestamps, Tensor]:
-    """Decode selected frames with torchcodec where it is reliable, else with PyAV.
-
-    Arguments, results and errors are those of `verbspace.data.decoding.pyav.read_video`. Large frames are scaled down
-    after they are decoded.
-    """
+    """Decode selected frames as `read_video` does: with torchcodec where it is reliable, else with PyAV."""
     found = _seek(Path(path), select_frames, max_short_side)
     return read_video(path, select_frames, max_short_side) if found is None else found
 

@@ -1,4 +1,7 @@
-"""Annotation files of public data sets: UCF101, HMDB51, Kinetics, Something-Something v2, Charades."""
+"""Annotation files of public data sets: UCF101, HMDB51, Kinetics, Something-Something v2, Charades.
+
+The readers raise ValueError, with the file and the line, for an invalid line and if there are no videos.
+"""
 
 from __future__ import annotations
 
@@ -30,17 +33,8 @@ def is_ucf101(source: Path) -> bool:
 def read_ucf101(source: Path, locator: FileLocator, split: str | None, fold: int) -> list[Record]:
     """Read ``trainlist0N.txt`` (``Class/v_Class_g01_c01.avi 1``) or ``testlist0N.txt`` (without class index).
 
-    ``classInd.txt`` must be in the same folder. Class indices count from 1 and must match the folder of the video.
-
-    Args:
-        source: A split file, or the folder of the split files.
-        locator: Finds the videos.
-        split: ``train`` or ``test``; only used for a folder.
-        fold: 1 to 3; only used for a folder.
-
-    Raises:
-        FileNotFoundError: If the split file is missing.
-        ValueError: If a line is invalid, or there are no videos.
+    `source` is one of them, or their folder with a split and a fold. ``classInd.txt`` must be in the same folder. Class
+    indices count from 1 and must match the folder of the video.
     """
     if source.is_dir():
         source = source / f"{_require_split(source, split, ('train', 'test'))}list{fold:02d}.txt"
@@ -73,11 +67,7 @@ def is_hmdb51(source: Path) -> bool:
 
 
 def read_hmdb51(source: Path, locator: FileLocator, split: str | None, fold: int) -> list[Record]:
-    """Read a folder of ``<class>_test_split{1,2,3}.txt`` with lines ``name.avi N``: 1 is train, 2 is test, 0 unused.
-
-    Raises:
-        ValueError: If the split is not ``train`` or ``test``, a line is invalid, or there are no videos.
-    """
+    """Read a folder of ``<class>_test_split{1,2,3}.txt`` with lines ``name.avi N``: 1 is train, 2 is test, 0 unused."""
     code = _HMDB51_CODES[_require_split(source, split, tuple(_HMDB51_CODES))]
     records = []
     for path in sorted(source.iterdir()):
@@ -101,17 +91,9 @@ def is_kinetics(source: Path) -> bool:
 
 
 def read_kinetics(source: Path, locator: FileLocator, split: str | None) -> list[Record]:
-    """Read ``label,youtube_id,time_start,time_end,split``.
+    """Read ``label,youtube_id,time_start,time_end,split``, all rows or those of one split.
 
     Videos are named ``{id}_{start:06d}_{end:06d}.mp4`` or ``{id}.mp4``, or have another extension.
-
-    Args:
-        source: The CSV file.
-        locator: Finds the videos.
-        split: Keep only the rows of this split. None keeps all rows.
-
-    Raises:
-        ValueError: If a row is invalid, or there are no videos.
     """
     records: list[Record] = []
     for number, row in read_csv(source):
@@ -139,10 +121,6 @@ def read_charades(source: Path, locator: FileLocator) -> list[Record]:
 
     The ``labels`` of a record are class names of ``Charades_v1_classes.txt`` in the same folder, in its order, without
     repeats.
-
-    Raises:
-        FileNotFoundError: If ``Charades_v1_classes.txt`` is missing.
-        ValueError: If a row is invalid, or there are no videos.
     """
     names = charades_classes(source)
     records: list[Record] = []
@@ -175,9 +153,6 @@ def read_ssv2(source: Path, locator: FileLocator) -> list[Record]:
     """Read ``[{"id", "template", …}]``: the class is the template without its brackets, the video is ``{id}.webm``.
 
     The test list has no templates, so its records have no labels.
-
-    Raises:
-        ValueError: If the file is not a JSON list with ids, or there are no videos.
     """
     try:
         entries: Any = json.loads(source.read_text(encoding="utf-8-sig"))

@@ -20,9 +20,6 @@ class FileLocator:
     """Finds videos below a folder by name, because annotation files often have other folders or another letter case.
 
     The folder is searched once, when the first file is not where the annotation file says.
-
-    Args:
-        root: The folder.
     """
 
     def __init__(self, root: Path) -> None:
@@ -71,11 +68,7 @@ def iter_videos(folder: Path) -> Iterator[tuple[str, str]]:
 
 
 def read_folder(folder: Path) -> list[Record]:
-    """Read a folder of videos in sorted order. The label is the name of the parent folder, None directly in `folder`.
-
-    Raises:
-        ValueError: If there are no videos.
-    """
+    """Read a folder of videos in sorted order. The label is the name of the subfolder; None directly in `folder`."""
     top = os.fspath(folder)
     records = [
         Record(file, None if parent == top else os.path.basename(parent)) for file, parent in iter_videos(folder)
@@ -88,10 +81,7 @@ def read_folder(folder: Path) -> list[Record]:
 def read_list(source: Path, root: Path, labels: Sequence[str] | None = None) -> list[Record]:
     """Read a list file: one path per line, alone or followed by a label after a space, comma or tab.
 
-    Args:
-        source: The list file.
-        root: The folder that paths are relative to.
-        labels: Class names, for lists with class indices that count from 0.
+    Paths are relative to `root`. `labels` are class names, for lists with class indices that count from 0.
 
     Raises:
         ValueError: If a line cannot be parsed, or there are no videos. The message has the line number.

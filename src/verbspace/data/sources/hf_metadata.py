@@ -20,14 +20,10 @@ def find_metadata_file(folder: Path) -> Path | None:
 
 
 def read_metadata(source: Path, split: str | None = None) -> list[Record]:
-    """Read a metadata file. ``file_name`` is relative to its folder; the label is in the first of `LABEL_COLUMNS`.
+    """Read all rows of a metadata file, or those of one split.
 
-    Args:
-        source: The metadata file.
-        split: Keep only the rows of this split. None keeps all rows.
-
-    Raises:
-        ValueError: If a row is invalid, there are no videos, or pyarrow is missing for a parquet file.
+    ``file_name`` is relative to the folder of the file; the label is in the first of `LABEL_COLUMNS`. Raises ValueError
+    if a row is invalid, there are no videos, or pyarrow is missing for a parquet file.
     """
     records = []
     for number, row in _read_rows(source):

@@ -83,11 +83,7 @@ def is_url(source: str) -> bool:
 
 @contextmanager
 def localize(file: str) -> Iterator[Path]:
-    """Provide a local path of a file. A URL is copied to a temporary file, which is deleted on exit.
-
-    Raises:
-        DecodeError: If a URL cannot be read.
-    """
+    """Provide a local path of a file. A URL is copied to a temporary file until the exit. Raises DecodeError."""
     if not is_url(file):
         yield Path(file)
         return

@@ -10,20 +10,15 @@ from pathlib import Path
 
 from verbspace.data.sources import benchmarks, hf_metadata, storage
 from verbspace.data.sources.file_lists import FileLocator, iter_videos, read_folder, read_list
-from verbspace.data.sources.record import VIDEO_EXTENSIONS, Record
+from verbspace.data.sources.record import Record
 from verbspace.data.sources.webdataset import list_shards, read_shards
 
-__all__ = ["VIDEO_EXTENSIONS", "Manifest", "Record", "data_hash", "detect_manifest", "read_manifest"]
+__all__ = ["Manifest", "Record", "data_hash", "detect_manifest", "read_manifest"]
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """The records of a data set.
-
-    Attributes:
-        records: One per video.
-        format: Description of the format that was detected.
-    """
+    """The records of a data set, and a description of the format that was detected."""
 
     records: list[Record]
     format: str
@@ -103,12 +98,9 @@ def detect_manifest(
 
 
 def data_hash(records: Iterable[Record]) -> str:
-    """Hash the videos of a data set and their labels, independently of their order and of the machine.
+    """Hash the videos of a data set and their labels, independently of their order and of the machine: 16 hex digits.
 
     A video is identified by its name, the name of its folder and its size in bytes; its content is not read.
-
-    Returns:
-        16 hexadecimal digits.
     """
     lines = []
     for record in records:

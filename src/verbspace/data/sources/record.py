@@ -54,15 +54,9 @@ def label_from_row(row: Mapping[str, Any]) -> str | None:
 
 
 def label_from_index(label: str, labels: Sequence[str], location: str) -> str:
-    """Replace a class index by its name.
+    """Replace a class index, which counts from 0, by its name; return a name unchanged.
 
-    Args:
-        label: A class index that counts from 0, or a class name, which is returned unchanged.
-        labels: The class names.
-        location: File and line, for the error message.
-
-    Raises:
-        ValueError: If the index is out of range.
+    Raises ValueError, with the file and line in `location`, if the index is out of range.
     """
     if not label.isdigit():
         return label

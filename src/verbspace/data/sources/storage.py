@@ -16,13 +16,7 @@ _SHARD_PATTERN = re.compile(r"\.tar(?=/)", re.IGNORECASE)
 
 
 class ByteRange(NamedTuple):
-    """Part of a file.
-
-    Attributes:
-        file: The file.
-        start: Offset of the first byte.
-        size: Number of bytes.
-    """
+    """Part of a file: `size` bytes from the offset `start`."""
 
     file: str
     start: int
@@ -38,11 +32,7 @@ def split_shard_path(file: str) -> tuple[str, str] | None:
 
 
 def tar_index(shard: str) -> dict[str, ByteRange]:
-    """Return the regular files of a tar shard by name, in the order of the shard.
-
-    Raises:
-        ValueError: If the file is truncated, or not an uncompressed tar file.
-    """
+    """Return the regular files of an uncompressed tar shard by name, in order. Raises ValueError if it is damaged."""
     stat = os.stat(shard)
     return _tar_index(shard, stat.st_size, stat.st_mtime_ns)
 
@@ -63,11 +53,7 @@ def _tar_index(shard: str, size: int, mtime_ns: int) -> dict[str, ByteRange]:
 
 
 def locate(file: str) -> ByteRange | None:
-    """Return where the bytes of a video are; None if there is no such file or member.
-
-    Raises:
-        ValueError: If the shard of the video is damaged.
-    """
+    """Return where the bytes of a video are, None if it does not exist. Raises ValueError if its shard is damaged."""
     parts = split_shard_path(file)
     if parts is not None:
         return tar_index(parts[0]).get(parts[1])

@@ -1,4 +1,4 @@
-"""Reading text and CSV files. Errors name the file and the line."""
+"""Reading UTF-8 text and CSV files. Errors name the file and the line."""
 
 from __future__ import annotations
 
@@ -8,12 +8,7 @@ from pathlib import Path
 
 
 def read_lines(source: Path) -> list[str]:
-    """Read the lines of a UTF-8 text file.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If the file is not UTF-8.
-    """
+    """Read the lines of a text file. Raises FileNotFoundError, or ValueError if the file is not UTF-8."""
     try:
         return source.read_text(encoding="utf-8-sig").splitlines()
     except FileNotFoundError:
@@ -30,10 +25,7 @@ def numbered_lines(source: Path) -> Iterator[tuple[int, str]]:
 
 
 def read_csv(source: Path) -> Iterator[tuple[int, dict[str, str | None]]]:
-    """Yield each row of a CSV file by column name, with its line number.
-
-    Missing cells are None. Raises ValueError if the file is not UTF-8.
-    """
+    """Yield each row by column name, with its line number. Missing cells are None."""
     with source.open(newline="", encoding="utf-8-sig") as file:
         rows = csv.DictReader(file)
         try:

@@ -26,14 +26,8 @@ def read_shards(shards: Sequence[Path], labels: Sequence[str] | None = None) -> 
     """Read one record per entry. The label is ``key.cls``, or a column of `LABEL_COLUMNS` in ``key.json``.
 
     An entry with a sidecar but no video, as a failed download leaves it, has a record whose file is missing. Captions
-    are not labels.
-
-    Args:
-        shards: Tar files.
-        labels: Class names, for shards with class indices that count from 0.
-
-    Raises:
-        ValueError: If a shard is damaged, or there are no videos.
+    are not labels. `labels` are class names, for shards with class indices that count from 0. Raises ValueError if a
+    shard is damaged, or there are no videos.
     """
     records: list[Record] = []
     for shard in shards:
