@@ -393,7 +393,12 @@ def test_demo_passes_its_options_and_prints_the_table(tmp_path: Path, monkeypatc
     output = run(
         "demo", "--out", out, "--seeds", 3, "--world-seed", 7, "--no-supervised-baseline", "--set", "training.steps=5"
     )
-    assert (given["out"], given["num_seeds"], given["world_seed"], given["supervised_upper_bound"]) == (out, 3, 7, False)
+    assert (given["out"], given["num_seeds"], given["world_seed"], given["supervised_upper_bound"]) == (
+        out,
+        3,
+        7,
+        False,
+    )
     assert given["settings"].training.steps == 5
     assert given["settings"].export_alpha == PLAYGROUND_SETTINGS.export_alpha  # the rest is the playground's
     for title, _ in METRIC_ROWS.values():
