@@ -21,7 +21,8 @@ from verbspace.evaluation.results import Evaluation
 from verbspace.inference.predictor import predict
 from verbspace.models.video_encoder import VideoEncoder
 from verbspace.playground.actions import ACTIONS
-from verbspace.playground.demo import METRIC_NAMES, PLAYGROUND_SETTINGS
+from verbspace.playground.demo import PLAYGROUND_SETTINGS
+from verbspace.playground.demo_report import METRIC_ROWS
 from verbspace.training.trainer import TrainingInterrupted
 
 COMMANDS = ("demo", "adapt", "evaluate", "predict")
@@ -137,7 +138,7 @@ def test_overrides_take_precedence_over_the_settings_file(tmp_path: Path) -> Non
     file.write_text("training:\n  stepz: 7\n")
     with pytest.raises(ValueError, match=rf"{re.escape(str(file))}: training\.stepz: "):
         parse_overrides(file, ["training.steps=9"])
-    with pytest.raises(FileNotFoundError, match="there is no such settings file"):
+    with pytest.raises(FileNotFoundError, match="settings file not found"):
         parse_overrides(tmp_path / "none.yaml", [])
 
 
@@ -172,7 +173,7 @@ def test_bad_input_is_one_line_and_exit_code_1(world: Path, tmp_path: Path) -> N
         ("adapt --encoder playground --videos WORLD --concepts nix --out run", "nix: no such file or bundled"),
         (
             "adapt --encoder playground --videos . --concepts nix --out run --config no.yaml",
-            "no.yaml: there is no such",
+            "no.yaml: settings file not found",
         ),
     ],
 )
@@ -251,7 +252,7 @@ def test_an_interrupted_run_can_be_resumed(world: Path, tmp_path: Path) -> None:
     running.send_signal(signal.SIGINT)
     output = running.communicate(timeout=60)[1]
     assert running.returncode == 75
-    found = re.search(r"stopped after step (\d+) of 24; run the same command again to go on", output)
+    found = re.search(r"stopped after step (\d+) of 24; run the same command again to resume", output)
     assert found
     assert "Traceback" not in output
     assert not (tmp_path / "run" / "encoder").exists()
@@ -385,19 +386,23 @@ def test_demo_passes_its_options_and_prints_the_table(tmp_path: Path, monkeypatc
         options["on_progress"]("adapt", 1, 2, {"loss": 1.0})
         sides = ("frozen", "adapted") if not options["supervised_upper_bound"] else ("frozen", "adapted", "oracle")
         values = {side: {"top1": 0.1234 * (place + 1)} for place, side in enumerate(sides)}
-        return {**dict.fromkeys(METRIC_NAMES, values), "seconds": {"all": 98.6}}
+        return {**dict.fromkeys(METRIC_ROWS, values), "seconds": {"all": 98.6}}
 
     monkeypatch.setattr("verbspace.playground.demo.run_demo", fake_demo)
     out = tmp_path / "run"
     output = run(
         "demo", "--out", out, "--seeds", 3, "--world-seed", 7, "--no-supervised-baseline", "--set", "training.steps=5"
     )
-    assert (given["out"], given["seeds"], given["world_seed"], given["supervised_upper_bound"]) == (out, 3, 7, False)
+    assert (given["out"], given["num_seeds"], given["world_seed"], given["supervised_upper_bound"]) == (
+        out,
+        3,
+        7,
+        False,
+    )
     assert given["settings"].training.steps == 5
     assert given["settings"].export_alpha == PLAYGROUND_SETTINGS.export_alpha  # the rest is the playground's
-    rows = {" ".join(re.findall(r"[a-z]+", line)): re.findall(r"\d+\.\d", line) for line in output.splitlines()}
-    for name in METRIC_NAMES:
-        assert rows[name.replace("_", " ")] == ["12.3", "24.7"]
+    for title, _ in METRIC_ROWS.values():
+        assert row_of(output, title) == f"{title} 12.3 24.7"
     assert f"{out / 'report.html'}  ·  99 s" in output.replace("\n", "")
     output = run("demo", "--out", out)
     assert given["supervised_upper_bound"]

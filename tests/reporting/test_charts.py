@@ -164,7 +164,7 @@ def test_dot_chart_is_drawn_to_scale() -> None:
     (x40, y0), (x50, y1), (x60, y2) = marks.values()
     assert x60 - x50 == pytest.approx(x50 - x40, abs=0.2)
     assert y0 < y1 < y2
-    (whisker,) = (points for points in paths(svg, "--b") if len(points) == 2)
+    (whisker,) = (points for points in paths(svg, "--a") if len(points) == 2)
     assert whisker[0][0] == pytest.approx((x40 + x50) / 2, abs=0.2)
     assert whisker[1][0] == pytest.approx(x60, abs=0.2)
     with pytest.raises(ValueError, match="no row has a value"):
@@ -172,7 +172,7 @@ def test_dot_chart_is_drawn_to_scale() -> None:
 
 
 def test_dot_chart_draws_the_baseline_hollow_and_gray() -> None:
-    svg = draw_dot_chart([("x", [PointEstimate(40.0), PointEstimate(50.0)])], ["base", "a"], baseline_series=0)
+    svg = draw_dot_chart([("x", [PointEstimate(40.0), PointEstimate(50.0)])], ["base", "a"])
     base, run = (use.attrib["style"] for use in list(ElementTree.fromstring(svg).iter("use"))[:2])
     assert "fill: var(--card)" in base
     assert "stroke: var(--soft)" in base

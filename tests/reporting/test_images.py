@@ -1,17 +1,17 @@
 """Image encoding for reports."""
 
+import base64
 import io
 
 import numpy as np
 from PIL import Image
 
-from verbspace.reporting.images import data_uri, encode_jpeg, encode_png
+from verbspace.reporting.images import jpeg_data_uri
 
 
-def test_image_encoding() -> None:
+def test_data_uri_contains_the_image_as_jpeg() -> None:
     rgb = np.linspace(0, 255, 40 * 30 * 3).reshape(40, 30, 3).astype(np.uint8)
-    assert np.array_equal(np.asarray(Image.open(io.BytesIO(encode_png(rgb)))), rgb)
-    lossy = np.asarray(Image.open(io.BytesIO(encode_jpeg(rgb)))).astype(int)
-    assert np.abs(lossy - rgb).mean() < 3
-    assert data_uri(encode_png(rgb)).startswith("data:image/png;base64,iVBOR")
-    assert data_uri(encode_jpeg(rgb)).startswith("data:image/jpeg;base64,/9j/")
+    media_type, _, content = jpeg_data_uri(rgb).partition(",")
+    assert media_type == "data:image/jpeg;base64"
+    decoded = np.asarray(Image.open(io.BytesIO(base64.b64decode(content)))).astype(int)
+    assert np.abs(decoded - rgb).mean() < 3

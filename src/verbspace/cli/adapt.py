@@ -70,11 +70,10 @@ def adapt(
     start = VideoEncoder.from_pretrained(encoder)
     frames = settings.views.global_frames
     validation = [ZeroShotValidation(start, val_data, num_frames=frames)] if val_data else []
-    with open_loggers(logger or [] if is_main_process else [], out) as loggers, live_display() as show_step:
+    with open_loggers((logger or []) if is_main_process else [], out) as loggers, live_display() as on_progress:
         run(
             start, videos, concepts, out, settings, root=root, split=split, fold=fold, init_from=init_from,
-            allow_config_change=allow_config_change, callbacks=[*validation, *loggers],
-            on_progress=lambda _, step, steps, values: show_step(step, steps, dict(values)),
+            allow_config_change=allow_config_change, callbacks=[*validation, *loggers], on_progress=on_progress,
         )  # fmt: skip
     if is_main_process:
         Console().print(f"adapted encoder: {out / 'encoder'}", highlight=False)

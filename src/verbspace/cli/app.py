@@ -11,8 +11,10 @@ from verbspace.cli.options import (
     ActionsOption,
     CalibrationOption,
     ConceptsOption,
+    EncoderArgument,
     FramesOption,
     StrideOption,
+    WindowOption,
     parse_action_list,
 )
 
@@ -21,14 +23,14 @@ app = typer.Typer(rich_markup_mode=None)
 
 @app.command("app")
 def serve_app(
-    encoder: Annotated[str, typer.Argument(help="Run or encoder: a folder or a hub id.")],
+    encoder: EncoderArgument,
     index: Annotated[Path | None, typer.Option(help="Index to search, from `verbspace embed`.")] = None,
     clips: Annotated[
         list[str] | None, typer.Option(help="Example videos to offer: files or folders. Repeatable.")
     ] = None,
     actions: ActionsOption = None,
     concepts: ConceptsOption = None,
-    window: Annotated[float, typer.Option(min=0.1, help="Window length of timelines, in seconds.")] = 4.0,
+    window: WindowOption = 4.0,
     stride: StrideOption = None,
     frames: FramesOption = 8,
     calibration: CalibrationOption = None,

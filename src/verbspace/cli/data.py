@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from verbspace.cli.options import DataArgument, FoldOption, RootOption, SplitOption
+from verbspace.cli.options import DataArgument, FoldOption, RootOption, SplitOption, WorkersOption
 from verbspace.utils.cpu import available_cpus
 
 if TYPE_CHECKING:
@@ -15,9 +15,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Inspect, verify and transcode video data sets.", no_args_is_help=True, rich_markup_mode=None)
 TimeoutOption = Annotated[float, typer.Option("--timeout", min=0.1, help="Seconds that a file may take.")]
-WorkersOption = Annotated[
-    int | None, typer.Option("--workers", min=1, help="Number of processes. Default: one per CPU core.")
-]
 
 
 @app.command()

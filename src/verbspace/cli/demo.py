@@ -26,7 +26,7 @@ def demo(
 
     from verbspace.cli.console.progress import progress
     from verbspace.playground.demo import PLAYGROUND_SETTINGS, run_demo
-    from verbspace.playground.evaluator import METRIC_NAMES
+    from verbspace.playground.demo_report import ENCODER_TITLES, METRIC_ROWS
 
     settings = parse_overrides(None, set_ or [], PLAYGROUND_SETTINGS)
     with progress() as on_progress:
@@ -34,12 +34,12 @@ def demo(
             out, world_seed=world_seed, num_seeds=seeds, supervised_upper_bound=supervised_baseline, settings=settings,
             on_progress=on_progress,
         )  # fmt: skip
-    encoders = ["frozen", "adapted", *(["oracle"] if supervised_baseline else [])]
+    encoders = [name for name in ENCODER_TITLES if name in results["zero_shot"]]
     table = Table("top-1, %")
     for name in encoders:
-        table.add_column("supervised" if name == "oracle" else name, justify="right")
-    for metric in METRIC_NAMES:
-        table.add_row(metric.replace("_", " "), *(f"{100 * results[metric][name]['top1']:.1f}" for name in encoders))
+        table.add_column(ENCODER_TITLES[name], justify="right")
+    for metric, (title, _) in METRIC_ROWS.items():
+        table.add_row(title, *(f"{100 * results[metric][name]['top1']:.1f}" for name in encoders))
     console = Console()
     console.print(table)
     console.print(f"{out / 'report.html'}  ·  {results['seconds']['all']:.0f} s", highlight=False)

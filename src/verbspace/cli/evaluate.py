@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from verbspace.cli.options import ConceptsOption, EncoderOption, ScoringOption
+from verbspace.cli.options import (
+    BatchSizeOption,
+    ConceptsOption,
+    DtypeOption,
+    EncoderOption,
+    ScoringOption,
+    WorkersOption,
+)
 
 if TYPE_CHECKING:
     from verbspace.evaluation.results import BenchmarkResult, Evaluation
@@ -34,12 +41,12 @@ def evaluate(
     frames: Annotated[int | None, typer.Option(min=1, help="Frames per clip. Default: the protocol's, else 8.")] = None,
     clips: Annotated[int | None, typer.Option(min=1, help="Clips per video. Default: the protocol's, else 1.")] = None,
     crops: Annotated[int | None, typer.Option(min=1, help="Crops per clip. Default: the protocol's, else 1.")] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Videos per batch.")] = 16,
-    workers: Annotated[int, typer.Option(min=0, help="Decoding processes; 0 decodes in this one.")] = 0,
+    batch_size: BatchSizeOption = 16,
+    workers: WorkersOption = None,
     decoder: Annotated[
         str, typer.Option(help="pyav, or torchcodec (PyAV is used where torchcodec is not exact).")
     ] = "pyav",
-    dtype: Annotated[str, typer.Option(help="fp32, or bf16 (faster, less exact).")] = "fp32",
+    dtype: DtypeOption = "fp32",
     baseline: Annotated[bool, typer.Option(help="Also evaluate the frozen, frame-averaged base CLIP.")] = True,
     max_missing: Annotated[
         float, typer.Option(min=0, max=1, help="Largest fraction of videos that may be missing or unreadable.")
@@ -59,7 +66,7 @@ def evaluate(
     options: dict[str, Any] = {
         **{name: value for name, value in views.items() if value is not None},
         "concepts": concepts, "scoring": scoring, "baseline": baseline, "max_missing": max_missing, "decoder": decoder,
-        "dtype": dtype, "batch_size": batch_size, "num_workers": workers,
+        "dtype": dtype, "batch_size": batch_size, "num_workers": workers or 0,
     }  # fmt: skip
     result: Evaluation | BenchmarkResult
     with progress() as on_progress:

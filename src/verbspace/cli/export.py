@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from verbspace.cli.options import EncoderArgument
+from verbspace.cli.options import ConceptsOption, EncoderArgument, EvalDataOption
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -22,14 +22,13 @@ def export(
     out: Annotated[Path, typer.Option(help="Folder to write.")],
     export_format: Annotated[str, typer.Option("--format", help="onnx or torch.")] = "onnx",
     int8: Annotated[bool, typer.Option("--int8", help="Also write 8-bit ONNX towers.")] = False,
-    eval_data: Annotated[
-        str | None, typer.Option(help="Labeled videos on which to measure the accuracy of the towers.")
-    ] = None,
-    concepts: Annotated[
-        str | None, typer.Option(help="Concept set for --eval-data. Default: the encoder's own.")
-    ] = None,
+    eval_data: EvalDataOption = None,
+    concepts: ConceptsOption = None,
 ) -> None:
-    """Export an encoder to ONNX or torch.export, and compare the result with the encoder."""
+    """Export an encoder to ONNX or torch.export, and compare the result with the encoder.
+
+    With --eval-data, also compare their zero-shot accuracy over the actions of --concepts.
+    """
     from verbspace.cli.console.export_tables import export_summary_lines
     from verbspace.export.exporter import export as run
 
@@ -72,14 +71,14 @@ def push(
 @app.command()
 def compare(
     runs: Annotated[list[Path], typer.Argument(help="Run folders, written by `adapt` or `demo`.")],
-    result: Annotated[
-        list[Path] | None,
-        typer.Option(help="Result file from `verbspace evaluate --out`, besides RUN/results/*.json. Repeatable."),
-    ] = None,
+    result: ResultsOption = None,
     out: Annotated[Path, typer.Option(help="HTML page to write.")] = Path("report.html"),
     title: Annotated[str | None, typer.Option(help="Title of the page.")] = None,
 ) -> None:
-    """Compare runs on one page: results, settings and training. All results must have the same protocol."""
+    """Compare runs on one page: results, settings and training. All results must have the same protocol.
+
+    Results are read from RUN/results/*.json and from --result.
+    """
     from rich.console import Console
     from rich.table import Table
 

@@ -11,49 +11,50 @@ if TYPE_CHECKING:
     from verbspace.config.settings import AdaptSettings
 
 EncoderArgument = Annotated[str, typer.Argument(help="Encoder: a folder or a hub id.")]
-EncoderOption = Annotated[str, typer.Option("--encoder", help="Encoder: a folder or a hub id.")]
+EncoderOption = Annotated[str, typer.Option(help="Encoder: a folder or a hub id.")]
 ConceptsOption = Annotated[
-    str | None,
-    typer.Option("--concepts", help="Concept set: a bundled name or a JSON file. Default: the encoder's own."),
+    str | None, typer.Option(help="Concept set: a bundled name or a JSON file. Default: the encoder's own.")
 ]
-ActionsOption = Annotated[str | None, typer.Option("--actions", help="Action names, separated by commas.")]
-ScoringOption = Annotated[str, typer.Option("--scoring", help="Score by category, description or both.")]
+ActionsOption = Annotated[str | None, typer.Option(help="Action names, separated by commas.")]
+ScoringOption = Annotated[str, typer.Option(help="Score by category, description or both.")]
 VideosArgument = Annotated[
     list[str], typer.Argument(help="Videos: files, folders, glob patterns or URLs; - reads a list.")
 ]
 DataArgument = Annotated[Path, typer.Argument(help="Video folder, list file, or a data set's own annotation file.")]
-RootOption = Annotated[
-    Path | None, typer.Option("--root", help="Folder of the videos. Default: the folder of the list file.")
-]
+RootOption = Annotated[Path | None, typer.Option(help="Folder of the videos. Default: the folder of the list file.")]
 SplitOption = Annotated[
-    str | None, typer.Option("--split", help="Split of a data set's annotation files: train, test or validation.")
+    str | None, typer.Option(help="Split of a data set's annotation files: train, test or validation.")
 ]
-FoldOption = Annotated[int, typer.Option("--fold", min=1, max=3, help="UCF101 and HMDB51: which official split.")]
-FramesOption = Annotated[int, typer.Option("--frames", min=1, help="Frames per video or per window.")]
+FoldOption = Annotated[int, typer.Option(min=1, max=3, help="UCF101 and HMDB51: which official split.")]
+FramesOption = Annotated[int, typer.Option(min=1, help="Frames per video or per window.")]
+WindowOption = Annotated[float, typer.Option(min=0.1, help="Window length in seconds.")]
 StrideOption = Annotated[
-    float | None, typer.Option("--stride", help="Seconds between window starts. Default: half a window.")
+    float | None, typer.Option(help="Seconds between window starts. Default: half a window; `embed`: a whole one.")
 ]
 CalibrationOption = Annotated[
-    Path | None,
-    typer.Option("--calibration", help="File from `verbspace calibrate`, for the same encoder and actions."),
+    Path | None, typer.Option(help="File from `verbspace calibrate`, for the same encoder and actions.")
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Same as --format jsonl.")]
-ConfigOption = Annotated[Path | None, typer.Option("--config", help="YAML or TOML file with settings.")]
+EvalDataOption = Annotated[Path | None, typer.Option(help="Labeled videos. They are used for evaluation only.")]
+BatchSizeOption = Annotated[int, typer.Option(min=1, help="Videos per batch; `embed`: windows of a video.")]
+WorkersOption = Annotated[
+    int | None,
+    typer.Option(min=0, help="Parallel workers. Default: one per CPU core; `embed`: at most 8; `evaluate`: none."),
+]
+DtypeOption = Annotated[
+    str, typer.Option(help="fp32, or bf16 (faster, less exact) for GPUs and for CPUs with bf16 instructions.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, one object per line.")]
+ConfigOption = Annotated[Path | None, typer.Option(help="YAML or TOML file with settings.")]
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", help="Override one setting: group.key=value. Repeatable.")
 ]
 
 
 def parse_overrides(config: Path | None, overrides: list[str], base: AdaptSettings | None = None) -> AdaptSettings:
-    """Merge a settings file with `--set group.key=value` overrides.
-
-    Args:
-        config: YAML or TOML file. Takes precedence over `base`.
-        overrides: Values of `--set`. They take precedence over the file.
-        base: Settings to start from if there is no file. Default: the default settings.
+    """Apply the values of `--set` to the settings in a YAML or TOML file, or to `base` if there is no file.
 
     Raises:
-        ValueError: An override has no value, names no setting, or has a value of the wrong type.
+        ValueError: If an override has no value, names no setting, or has a value of the wrong type.
     """
     import yaml
 
@@ -83,7 +84,7 @@ def parse_action_list(actions: str | None) -> list[str] | None:
     """Split the value of `--actions` at commas.
 
     Raises:
-        ValueError: There is no name in it, or the same name twice.
+        ValueError: If there is no name in it, or the same name twice.
     """
     if actions is None:
         return None

@@ -13,6 +13,7 @@ from verbspace.cli.options import (
     CalibrationOption,
     ConceptsOption,
     EncoderOption,
+    EvalDataOption,
     FramesOption,
     JsonOption,
     ScoringOption,
@@ -35,7 +36,7 @@ def predict(
     frames: FramesOption = 8,
     calibration: CalibrationOption = None,
     window: Annotated[
-        float | None, typer.Option(min=0.1, help="Predict a timeline from windows of this length, in seconds.")
+        float | None, typer.Option(min=0.1, help="Window length in seconds. Predict a timeline of such windows.")
     ] = None,
     stride: StrideOption = None,
     min_score: Annotated[
@@ -90,7 +91,7 @@ def explain(
     ] = None,
     calibration: CalibrationOption = None,
     out: Annotated[Path | None, typer.Option(help="HTML page with frames and attention maps.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON per video.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Explain predictions: activated descriptions, when they occur, and the frames that decide the result."""
     import json
@@ -154,9 +155,7 @@ def calibrate(
         str | None,
         typer.Option(help="Reference encoder, or `halves`. Default: the base checkpoint if available, else halves."),
     ] = None,
-    eval_data: Annotated[
-        Path | None, typer.Option(help="Labeled videos to measure the calibration error on. Not used for fitting.")
-    ] = None,
+    eval_data: EvalDataOption = None,
 ) -> None:
     """Fit the temperature of probabilities on unlabeled videos."""
     from verbspace.cli.console.progress import progress

@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from verbspace.cli.options import EncoderOption, JsonOption, VideosArgument
+from verbspace.cli.options import (
+    BatchSizeOption,
+    DtypeOption,
+    EncoderOption,
+    FramesOption,
+    JsonOption,
+    StrideOption,
+    VideosArgument,
+    WindowOption,
+    WorkersOption,
+)
 
 if TYPE_CHECKING:
     from verbspace.inference.embedding import Precision
@@ -38,20 +48,15 @@ IndexEncoderOption = Annotated[
 def embed(
     sources: VideosArgument,
     index: Annotated[
-        Path,
-        typer.Option(help="Folder of the index to create or update.", parser=_parse_index_dir, metavar="INDEX"),
+        Path, typer.Option(help="Folder of the index to create or update.", parser=_parse_index_dir, metavar="INDEX")
     ],
     encoder: EncoderOption,
-    window: Annotated[float, typer.Option(min=0.1, help="Window length in seconds.")] = 4.0,
-    stride: Annotated[
-        float | None, typer.Option(help="Seconds between window starts. Default: the window length.")
-    ] = None,
-    frames: Annotated[int, typer.Option(min=1, help="Frames per window.")] = 8,
-    dtype: Annotated[str, typer.Option(help="fp32, or bf16 for GPUs and CPUs with bf16 instructions.")] = "fp32",
-    batch_size: Annotated[int, typer.Option(min=1, help="Windows of a video per forward pass.")] = 16,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Videos in parallel. Default: the number of CPU cores, at most 8.")
-    ] = None,
+    window: WindowOption = 4.0,
+    stride: StrideOption = None,
+    frames: FramesOption = 8,
+    dtype: DtypeOption = "fp32",
+    batch_size: BatchSizeOption = 16,
+    workers: WorkersOption = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda. Default: CUDA if available.")] = None,
     shard: Annotated[
         str | None, typer.Option(help="i/n: embed only the i-th of n parts of the videos, into a separate shard.")
@@ -84,7 +89,7 @@ def embed(
             frames=frames,
             dtype=cast("Precision", dtype),
             batch_size=batch_size,
-            num_workers=workers,
+            num_workers=workers or None,
             device=device,
             shard=shard,
             engine=engine,
@@ -109,8 +114,7 @@ def search(
     add: Annotated[list[str] | None, typer.Option(help="Text to add to the query. Repeatable.")] = None,
     subtract: Annotated[list[str] | None, typer.Option(help="Text to subtract from the query. Repeatable.")] = None,
     where: Annotated[
-        str | None,
-        typer.Option(help="SQL condition over path, window, start, end, fps, duration, size, modified."),
+        str | None, typer.Option(help="SQL condition over path, window, start, end, fps, duration, size, modified.")
     ] = None,
     path: Annotated[str | None, typer.Option(help="Only paths that contain this pattern (*, ?).")] = None,
     min_duration: Annotated[float | None, typer.Option(help="Shortest video, in seconds.")] = None,

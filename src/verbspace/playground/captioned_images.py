@@ -1,7 +1,7 @@
-"""Captioned images: the pretraining data of the small CLIP, and its test data.
+"""Captioned images for pretraining and testing the small CLIP.
 
-A caption consists of true statements about the image: the action or a paraphrase of it, the position of the limbs
-(computed from the joints), objects, clothes and the scene. Captions say nothing about motion.
+A caption is true of its image. It describes the action, the position of the limbs (computed from the joints), objects,
+clothes and the scene, but no motion.
 """
 
 from __future__ import annotations
@@ -65,21 +65,15 @@ ACTION_PARAPHRASES: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class CaptionedImages:
-    """Images with captions and labels.
+    """N images with captions and labels."""
 
-    Attributes:
-        images: uint8, shape (N, S, S, 3).
-        captions: N captions.
-        labels: Indices into `ACTIONS`, shape (N,).
-    """
-
-    images: NDArray[np.uint8]
+    images: NDArray[np.uint8]  # shape (N, S, S, 3)
     captions: list[str]
-    labels: NDArray[np.int64]
+    labels: NDArray[np.int64]  # indices into `ACTIONS`, shape (N,)
 
 
 def sample_scene(action: str, rng: np.random.Generator) -> str:
-    """Sample a scene: with probability 0.4 the typical scene of the action, otherwise any."""
+    """Sample a scene: with probability 0.4 the typical scene of the action if it has one, otherwise any scene."""
     if action in TYPICAL_SCENES and rng.uniform() < 0.4:
         return TYPICAL_SCENES[action]
     return SCENES[rng.integers(len(SCENES))]
@@ -87,7 +81,7 @@ def sample_scene(action: str, rng: np.random.Generator) -> str:
 
 def visible_facts(pose: Pose) -> list[str]:
     """List true statements about the first frame of a pose."""
-    at = {name: place[0] for name, place in compute_joints(pose).items()}
+    at = {name: positions[0] for name, positions in compute_joints(pose).items()}
     out: list[str] = []
     above = [at[f"hand{side}"][1] > at["head"][1] for side in (0, 1)]
     if all(above):
@@ -105,14 +99,15 @@ def visible_facts(pose: Pose) -> list[str]:
         out.append("palms together")
     if abs(at["hand0"][0] - at["hand1"][0]) > 0.95:
         out.append("arms spread wide")
-    bend = max(pose.knee[0][0], pose.knee[1][0])
-    if min(pose.knee[0][0], pose.knee[1][0]) > 60:
+    knees = pose.knee[0][0], pose.knee[1][0]
+    if min(knees) > 60:
         out.append("knees bent deeply")
-    elif bend < 12 and pose.lift[0] < 0.03:
+    elif max(knees) < 12 and pose.lift[0] < 0.03:
         out.append("legs straight")
     if abs(at["foot0"][0] - at["foot1"][0]) > 0.5:
         out.append("legs apart")
-    if max(at["foot0"][1], at["foot1"][1]) > min(at["foot0"][1], at["foot1"][1]) + 0.2:
+    feet = at["foot0"][1], at["foot1"][1]
+    if max(feet) > min(feet) + 0.2:
         out.append("one foot lifted")
     if pose.lift[0] > 0.05:
         out.append("both feet off the ground")
@@ -136,19 +131,15 @@ def visible_facts(pose: Pose) -> list[str]:
             out.append("seated on a chair" if pose.thigh[0][0] > 70 else "a chair behind")
             return out
         else:
-            out.append(f"a {prop.kind} in the hand" if prop.kind == "cup" else "a bat in the hands")
+            out.append("a cup in the hand" if prop.kind == "cup" else "a bat in the hands")
     return out
 
 
 def make_caption(action: str, pose: Pose, appearance: Appearance, rng: np.random.Generator) -> str:
     """Compose a caption: the person, in most captions the action or a paraphrase, then some visible facts."""
     prefix = ("a photo of ", "a picture of ", "")[rng.integers(3)]
-    person = (
-        "a person",
-        "someone",
-        f"a person in a {appearance.shirt} shirt",
-        f"a person in {appearance.trousers} trousers",
-    )[rng.integers(4)]
+    shirt, trousers = f"a person in a {appearance.shirt} shirt", f"a person in {appearance.trousers} trousers"
+    person = ("a person", "someone", shirt, trousers)[rng.integers(4)]
     draw = rng.uniform()
     paraphrases = ACTION_PARAPHRASES[action]
     doing = action if draw < 0.5 else paraphrases[rng.integers(len(paraphrases))] if draw < 0.85 else ""
@@ -163,12 +154,9 @@ def make_caption(action: str, pose: Pose, appearance: Appearance, rng: np.random
 
 
 def render_captioned_images(count: int, seed: int, size: int = 48) -> CaptionedImages:
-    """Render images of people at random moments of the actions, in clean conditions.
+    """Render images of people at random moments of the actions, without degradation.
 
-    Args:
-        count: Number of images. The actions take turns.
-        seed: Seed. The first images do not depend on `count`.
-        size: Height and width in pixels.
+    Image n shows action n modulo the number of actions. It does not depend on `count`. `size` is the height and width.
     """
     rng = np.random.default_rng([seed, 7])
     images = np.empty((count, size, size, 3), np.uint8)

@@ -1,4 +1,4 @@
-"""The demo: render a world, evaluate a small image CLIP, adapt it to unlabeled videos, and evaluate it again."""
+"""The demo: render a synthetic data set, evaluate a small image CLIP on it, adapt the CLIP, and evaluate it again."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from verbspace.training.adapt import adapt
 from verbspace.utils.atomic_io import write_text
 from verbspace.utils.progress import ProgressCallback
 
-# Selected, like the defaults, on validation clips of worlds 100 and 101, which no reported result uses.
+# Like the defaults, selected on the validation clips of worlds 100 and 101. No reported result uses these worlds.
 PLAYGROUND_SETTINGS = AdaptSettings(
     views=ViewSettings(local_views=3, local_frames=4, local_size=32),
     training=TrainSettings(steps=200, batch_size=12, save_interval=100, frame_cache_mb=1000),
@@ -41,7 +41,7 @@ PLAYGROUND_SETTINGS = AdaptSettings(
 
 
 def load_playground_encoder(temporal: bool = True) -> VideoEncoder:
-    """Load the bundled small CLIP, with untrained temporal attention unless `temporal` is False."""
+    """Load the bundled small CLIP, with or without (untrained) temporal attention."""
     return VideoEncoder.from_pretrained("playground", temporal=temporal)
 
 
@@ -55,23 +55,20 @@ def run_demo(
     world_settings: WorldSettings | None = None,
     on_progress: ProgressCallback | None = None,
 ) -> dict[str, Any]:
-    """Run the demo and write results.json, metrics.jsonl, encoder/ and report.html.
+    """Run the demo, write results.json, metrics.jsonl, encoder/ and report.html; return the content of results.json.
 
     An interrupted run resumes when the function is called again with the same arguments.
 
     Args:
         out: Folder for all output.
-        world_seed: Seed of the world.
+        world_seed: Seed of the synthetic data set.
         num_seeds: Number of training seeds. The runs of seeds above 0 are written to `out/seed-N`.
         supervised_upper_bound: Whether to train and evaluate the supervised upper bound as well.
         settings: Settings of the adaptation.
-        world_settings: Settings of the world, instead of the defaults with `world_seed`.
+        world_settings: Settings of the synthetic data set. Default: the default settings with `world_seed`.
         on_progress: Called with the progress of each stage.
-
-    Returns:
-        The content of results.json.
     """
-    report = on_progress or _ignore_progress
+    report = on_progress or (lambda *_: None)
     stopwatch = _Stopwatch()
     out.mkdir(parents=True, exist_ok=True)
     world_settings = world_settings or WorldSettings(seed=world_seed)
@@ -163,10 +160,6 @@ def run_demo(
     return results
 
 
-def _ignore_progress(stage: str, done: int, total: int, values: object) -> None:
-    """Do nothing."""
-
-
 class _Stopwatch:
     """Wall-clock seconds by stage."""
 
@@ -187,8 +180,8 @@ class _Stopwatch:
 def summarize_seeds(per_seed_metrics: Sequence[ClassificationMetrics], seeds: Sequence[int]) -> dict[str, Any]:
     """Average a metric over training seeds, as an entry of results.json.
 
-    The confidence interval is the mean of the bootstrap intervals of the seeds. With more than one seed, the entry
-    also has the standard deviation and the single values.
+    The confidence interval is the mean of the bootstrap intervals of the seeds. With several seeds, the entry also
+    has the standard deviation and the value of each seed.
     """
     top1 = [metrics.top1 for metrics in per_seed_metrics]
     entry: dict[str, Any] = {

@@ -36,10 +36,7 @@ LOSS_CURVES = {
     "loss/category_prior": "prior, categories",
     "loss/description_prior": "prior, descriptions",
 }
-ENTROPY_CURVES = {
-    "category_mean_entropy": "of the batch mean",
-    "category_entropy": "of one clip",
-}
+ENTROPY_CURVES = {"category_mean_entropy": "of the batch mean", "category_entropy": "of one clip"}
 
 
 def render_demo_report(
@@ -59,8 +56,8 @@ def render_demo_report(
         evaluator: Provides the test clips to show.
         base: Encoder before adaptation.
         adapted: Encoder after adaptation.
-        base_zero_shot: Zero-shot metrics before adaptation, for the confusion matrix.
-        adapted_zero_shot: Zero-shot metrics after adaptation.
+        base_zero_shot: Metrics of `base`, for the confusion matrix.
+        adapted_zero_shot: Metrics of `adapted`, for the confusion matrix.
     """
     sides = [side for side in ENCODER_TITLES if side in results["zero_shot"]]
     order, protocol = results["order"], results["protocol"]
@@ -116,21 +113,18 @@ def render_demo_report(
             for side, metrics in (("frozen", base_zero_shot), ("adapted", adapted_zero_shot))
         ],
         clips=_example_clips(evaluator, {"frozen CLIP": base, "adapted": adapted}),
-        protocol=[
-            (name, humanize(value))
-            for name, value in (
-                ("task", protocol["task"]),
-                ("world", protocol["world"]),
-                ("held-out actions", protocol["reserved"]),
-                ("views", protocol["views"]),
-                ("templates", " · ".join(protocol["templates"])),
-                ("concepts", {"hash": protocol["vocabulary"]["hash"]}),
-                ("checkpoints", protocol["checkpoint"]),
-                ("decoder", protocol["decoder"]),
-                ("training seeds", protocol["training_seeds"]),
-                ("machine", protocol["machine"]),
-            )
-        ],
+        protocol={
+            "task": protocol["task"],
+            "world": humanize(protocol["world"]),
+            "held-out actions": humanize(protocol["reserved"]),
+            "views": protocol["views"],
+            "templates": " · ".join(protocol["templates"]),
+            "concepts": f"hash {protocol['vocabulary']['hash']}",
+            "checkpoints": humanize(protocol["checkpoint"]),
+            "decoder": protocol["decoder"],
+            "training seeds": humanize(protocol["training_seeds"]),
+            "machine": protocol["machine"],
+        }.items(),
         timings=[(stage, f"{seconds:.0f} s") for stage, seconds in results["seconds"].items()],
     )
 
@@ -150,19 +144,17 @@ def _accuracy_cell(entry: Mapping[str, Any]) -> dict[str, str]:
 def _example_clips(
     evaluator: WorldEvaluator, encoders: Mapping[str, VideoEncoder], count: int = 9
 ) -> Sequence[dict[str, Any]]:
-    """Test clips of every other action, each encoder's top actions, and the last encoder's nearest descriptions."""
+    """Return clips of `count` actions, each encoder's top actions, and the last encoder's nearest descriptions."""
     test = evaluator.test_clips
-    indices = [
-        int((test.labels == label).nonzero()[0, 0])
-        for label in torch.linspace(0, len(ACTIONS) - 1, count).round().long().tolist()
-    ]
+    labels = torch.linspace(0, len(ACTIONS) - 1, count).round().long().tolist()
+    indices = [int((test.labels == label).nonzero()[0, 0]) for label in labels]
     clips: list[dict[str, Any]] = [
         {
-            "action": ACTIONS[int(test.labels[index])],
+            "action": ACTIONS[label],
             "video": base64.b64encode(test.paths[index].read_bytes()).decode(),
             "predictions": [],
         }
-        for index in indices
+        for label, index in zip(labels, indices, strict=True)
     ]
     for name, encoder in encoders.items():
         space = encoder.build_concept_space(evaluator.concepts)

@@ -1,4 +1,4 @@
-"""Evaluation of an encoder on the generated world."""
+"""Evaluation of an encoder on the synthetic data set."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class LabeledClips:
         video: Frames, uint8, shape (N, T, 3, S, S).
         times: Timestamps in seconds, shape (N, T).
         labels: Indices into `ACTIONS`, shape (N,).
-        paths: The video files, N of them.
+        paths: Files of the N clips.
     """
 
     video: Tensor
@@ -64,9 +64,7 @@ def _action_indices(*names: str) -> Tensor:
 
 
 class WorldEvaluator:
-    """Evaluate encoders on one world.
-
-    All labels of the world are read here. Adaptation does not use this class.
+    """Evaluator of encoders on one world. Adaptation, which has no labels, does not use it.
 
     Args:
         world: Folder that `make_world` wrote.
@@ -97,13 +95,9 @@ class WorldEvaluator:
         stage: str = "evaluate",
         on_progress: ProgressCallback | None = None,
     ) -> dict[str, ClassificationMetrics]:
-        """Compute the metrics in `METRIC_NAMES`.
+        """Compute the metrics in `METRIC_NAMES`; the linear probe and k-NN only with `include_probes`.
 
-        Args:
-            encoder: Encoder to evaluate.
-            include_probes: Whether to include the linear probe and k-NN.
-            stage: Stage name that `on_progress` receives.
-            on_progress: Called after each metric. The last call has the zero-shot accuracy as `top1`.
+        `on_progress` is called with `stage` after each metric, at the end with the zero-shot accuracy as `top1`.
         """
         total = 4 if include_probes else 2
         metrics: dict[str, ClassificationMetrics] = {}
@@ -147,12 +141,8 @@ class WorldEvaluator:
             "single frames", each frame is encoded alone and the scores are averaged over the clip.
         """
         video, times, labels = self.test_clips.video, self.test_clips.times, self.test_clips.labels
-        shuffled = torch.stack(
-            [
-                clip[torch.randperm(len(clip), generator=torch.Generator().manual_seed(index))]
-                for index, clip in enumerate(video)
-            ]
-        )
+        orders = [torch.randperm(video.shape[1], generator=torch.Generator().manual_seed(n)) for n in range(len(video))]
+        shuffled = torch.stack([clip[order] for clip, order in zip(video, orders, strict=True)])
         scores = {
             name: self.zero_shot_scores(encoder, frames, times)
             for name, frames in (("as filmed", video), ("shuffled", shuffled), ("reversed", video.flip(1)))

@@ -85,11 +85,8 @@ def compute_joints(pose: Pose) -> dict[str, Array]:
     pelvis = np.stack([pose.x, zero], -1)
     neck = pelvis + TORSO * up
     nod = np.deg2rad(pose.lean + pose.nod)
-    out = {
-        "pelvis": pelvis,
-        "neck": neck,
-        "head": neck + NECK * np.stack([np.sin(nod), np.cos(nod)], -1).astype(np.float32),
-    }
+    head = neck + NECK * np.stack([np.sin(nod), np.cos(nod)], -1).astype(np.float32)
+    out = {"pelvis": pelvis, "neck": neck, "head": head}
     for side, sign in enumerate((-0.5, 0.5)):
         hip = pelvis + np.array([sign * HIP_WIDTH * pose.front, 0], np.float32)
         shoulder = neck - 0.05 * up + sign * SHOULDER_WIDTH * pose.front * across
@@ -101,16 +98,13 @@ def compute_joints(pose: Pose) -> dict[str, Array]:
     lowest = np.minimum(out["foot0"][:, 1], out["foot1"][:, 1])
     height = -lowest + pose.lift if pose.seat is None else np.maximum(pose.seat, -lowest)
     rise = np.stack([zero, height], -1)
-    return {name: (place + rise).astype(np.float32) for name, place in out.items()}
+    return {name: (position + rise).astype(np.float32) for name, position in out.items()}
 
 
 def prop_endpoints(prop: Prop, joint_positions: dict[str, Array]) -> tuple[Array, Array]:
     """Compute the two end points of a prop in meters, shape (F, 2) each."""
     if prop.hand is None:
         return prop.a, prop.b
-    base = (
-        (joint_positions["hand0"] + joint_positions["hand1"]) / 2
-        if prop.hand == 2
-        else joint_positions[f"hand{prop.hand}"]
-    )
+    hands = joint_positions["hand0"], joint_positions["hand1"]
+    base = (hands[0] + hands[1]) / 2 if prop.hand == 2 else hands[prop.hand]
     return (base + prop.a).astype(np.float32), (base + prop.b).astype(np.float32)

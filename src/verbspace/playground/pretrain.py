@@ -33,15 +33,9 @@ logger = logging.getLogger(__name__)
 
 
 def train_tokenizer(captions: list[str], vocab_size: int = 900) -> CLIPTokenizer:
-    """Train a byte-pair tokenizer in CLIP's format.
-
-    Args:
-        captions: Training texts.
-        vocab_size: Number of merged tokens. The 512 byte tokens are added, so that any text can be encoded.
-    """
+    """Train a byte-pair tokenizer in CLIP's format, with `vocab_size` tokens besides 512 byte tokens for any text."""
     raw = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     raw.normalizer = normalizers.Lowercase()
-    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     # CLIP's tokens have no leading space: split at spaces before the byte level.
     raw.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Whitespace(), pre_tokenizers.ByteLevel(False, use_regex=False)]
@@ -51,11 +45,7 @@ def train_tokenizer(captions: list[str], vocab_size: int = 900) -> CLIPTokenizer
         captions,
         trainers.BpeTrainer(
             vocab_size=vocab_size + 512,
-            special_tokens=[
-                "<|startoftext|>",
-                "<|endoftext|>",
-                *(letter + "</w>" for letter in sorted(alphabet)),
-            ],
+            special_tokens=["<|startoftext|>", "<|endoftext|>", *(letter + "</w>" for letter in sorted(alphabet))],
             initial_alphabet=sorted(alphabet),
             end_of_word_suffix="</w>",
             show_progress=False,
@@ -69,7 +59,7 @@ def train_tokenizer(captions: list[str], vocab_size: int = 900) -> CLIPTokenizer
 
 
 def build_clip_model(tokenizer: CLIPTokenizer) -> CLIPModel:
-    """Build the untrained model: 48 px images, 8 px patches, width 128, 4 layers; text tower of width 96, 3 layers."""
+    """Build the untrained model. A large standard deviation of the position embeddings speeds up training."""
     text = CLIPTextConfig(
         vocab_size=len(tokenizer), hidden_size=96, intermediate_size=288, projection_dim=96, num_hidden_layers=3,
         num_attention_heads=3, max_position_embeddings=CONTEXT_LENGTH, bos_token_id=tokenizer.bos_token_id,

@@ -93,10 +93,10 @@ class Camera:
 def draw_capsule(
     image: Array, a: Array, b: Array, radius: Array, color: Array, visibility: Array | None = None
 ) -> None:
-    """Draw a capsule with anti-aliased edges into `image`, in place.
+    """Draw a capsule with anti-aliased edges into `image` (shape (F, H, W, 3)), in place.
 
     Args:
-        image: Image, shape (F, H, W, 3).
+        image: Changed in place.
         a: First end point in pixels, shape (F, 2).
         b: Second end point in pixels, shape (F, 2).
         radius: Radius in pixels, shape (F,).
@@ -157,17 +157,10 @@ def render_frames(
     size: tuple[int, int],
     clutter: list[tuple[Array, Array]] | None = None,
 ) -> Array:
-    """Render a clip.
+    """Render a clip as float32 frames in [0, 1], shape (F, H, W, 3).
 
-    Args:
-        pose: Pose in every frame.
-        appearance: Appearance of the person and the scene.
-        camera: Camera in every frame.
-        size: Height and width in pixels.
-        clutter: Objects unrelated to the action: x0, y0, x1, y1 and radius in meters, shape (5,), and an RGB color.
-
-    Returns:
-        The frames, float32 in [0, 1], shape (F, H, W, 3).
+    `size` is the height and width in pixels. `clutter` are objects unrelated to the action: an array of x0, y0, x1, y1
+    and radius in meters, and an RGB color.
     """
     frames, (height, width) = len(pose.x), size
     image = np.empty((frames, height, width, 3), np.float32)
@@ -178,43 +171,41 @@ def render_frames(
         draw_capsule(image, a, b, camera.scale * shape[4], color)
 
     positions = compute_joints(pose)
-    at = {
-        name: camera.project(place * np.float32(appearance.body_scale), size, appearance.mirrored)
-        for name, place in positions.items()
-    }
+    body_scale = np.float32(appearance.body_scale)
+    thick = camera.scale * body_scale
     skin = np.array(appearance.skin, np.float32)
     shirt, trousers = (np.array(COLORS[name], np.float32) for name in (appearance.shirt, appearance.trousers))
-    thick = camera.scale * np.float32(appearance.body_scale)
 
-    def limb(start: str, end: str, radius: float, color: Array) -> None:
+    def project(point: Array) -> Array:
+        return camera.project(point * body_scale, size, appearance.mirrored)
+
+    at = {name: project(point) for name, point in positions.items()}
+
+    def draw_limb(start: str, end: str, radius: float, color: Array) -> None:
         draw_capsule(image, at[start], at[end], thick * radius, color)
 
     def draw_props(behind: bool) -> None:
         for prop in pose.props:
             if (prop.kind == "chair") == behind:
-                a, b = (
-                    camera.project(end * np.float32(appearance.body_scale), size, appearance.mirrored)
-                    for end in prop_endpoints(prop, positions)
-                )
-                draw_capsule(
-                    image, a, b, thick * prop.radius, np.array(PROP_COLORS[prop.kind], np.float32), prop.visibility
-                )
+                a, b = map(project, prop_endpoints(prop, positions))
+                color = np.array(PROP_COLORS[prop.kind], np.float32)
+                draw_capsule(image, a, b, thick * prop.radius, color, prop.visibility)
 
-    def arm(side: int, shade: float) -> None:
-        limb(f"shoulder{side}", f"elbow{side}", 0.06, shirt * shade)
-        limb(f"elbow{side}", f"hand{side}", 0.05, skin * shade)
+    def draw_arm(side: int, shade: float) -> None:
+        draw_limb(f"shoulder{side}", f"elbow{side}", 0.06, shirt * shade)
+        draw_limb(f"elbow{side}", f"hand{side}", 0.05, skin * shade)
 
-    def leg(side: int, shade: float) -> None:
-        limb(f"hip{side}", f"knee{side}", 0.085, trousers * shade)
-        limb(f"knee{side}", f"foot{side}", 0.065, trousers * shade)
+    def draw_leg(side: int, shade: float) -> None:
+        draw_limb(f"hip{side}", f"knee{side}", 0.085, trousers * shade)
+        draw_limb(f"knee{side}", f"foot{side}", 0.065, trousers * shade)
 
-    draw_props(behind=True)
-    arm(0, 0.72)
-    leg(0, 0.72)
-    leg(1, 0.92)
-    limb("pelvis", "neck", 0.135 if pose.front < 0.5 else 0.15, shirt)
-    limb("head", "head", 0.125, skin)
-    arm(1, 0.9)
+    draw_props(behind=True)  # from back to front
+    draw_arm(0, 0.72)
+    draw_leg(0, 0.72)
+    draw_leg(1, 0.92)
+    draw_limb("pelvis", "neck", 0.135 if pose.front < 0.5 else 0.15, shirt)
+    draw_limb("head", "head", 0.125, skin)
+    draw_arm(1, 0.9)
     draw_props(behind=False)
     return np.clip(image, 0, 1)
 

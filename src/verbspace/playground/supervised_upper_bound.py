@@ -29,9 +29,7 @@ SUPERVISED_LEARNING_RATES = {"learning_rate": 6e-4, "temporal_lr_multiplier": 3.
 class SupervisedMethod(nn.Module):
     """Cross-entropy between each student view and the label of its clip, in category space.
 
-    Args:
-        distiller: Provides student, teacher, concept space and student temperature.
-        labels: Index of each training clip's action in the concept set, shape (N,).
+    `labels` has the index of each training clip's action in the concept set, shape (N,).
     """
 
     def __init__(self, distiller: Distiller, labels: Tensor) -> None:
@@ -42,7 +40,7 @@ class SupervisedMethod(nn.Module):
         self.init_state = distiller.init_state
 
     def forward(self, views: Mapping[str, Tensor], ema_state: EMAState) -> StepOutput:
-        """Compute the loss of one step. `views["index"]` holds the indices of the clips, shape (B,)."""
+        """Compute the loss of one step. `views["index"]` has the indices of the B clips."""
         distiller = self.distiller
         embeddings = embed_views(self.student, views)
         with torch.autocast(embeddings.device.type, enabled=False):
@@ -71,18 +69,15 @@ def train_supervised_upper_bound(
     settings: AdaptSettings,
     on_progress: ProgressCallback | None = None,
 ) -> VideoEncoder:
-    """Train an encoder on labeled clips.
+    """Train a copy of an encoder on labeled clips, and return the exponential moving average of the trained copy.
 
     Args:
-        initial_encoder: Encoder to start from. It is not changed.
+        initial_encoder: Encoder to copy.
         records: Training clips; labels are action names of `concepts`.
         concepts: Concept set that provides the category space.
         out: Folder for metrics and state.
         settings: Views, batch size, steps and learning rates.
-        on_progress: Called after every step with the metrics, if any.
-
-    Returns:
-        The exponential moving average of the trained encoder.
+        on_progress: Called after every step.
     """
     training = settings.training.model_copy(update={"gradient_accumulation_steps": 1})
     distiller = build_distiller(initial_encoder, concepts, settings, torch.device("cpu"))

@@ -1,7 +1,8 @@
-"""The generated world: a synthetic video data set in a degraded domain.
+"""Worlds: synthetic video data sets, each rendered from a seed.
 
-The small CLIP is pretrained on clean images (captioned_images.py). The videos are H.264 files with camera shake and
-zoom, clutter, occlusion, dim and tinted light, blur, noise, several frame rates and strong compression.
+The small CLIP is pretrained on clean images (captioned_images.py). The videos differ from these images: they are H.264
+files with camera shake and zoom, clutter, occlusion, dim and tinted light, blur, noise, several frame rates and strong
+compression.
 
     train/        unlabeled, numbered files, only `TRAIN_ACTIONS`
     labels/       train.csv: the labels of train/, for the supervised upper bound only
@@ -66,21 +67,14 @@ class DomainShift:
 
 @dataclass(frozen=True)
 class WorldSettings:
-    """Settings of a world.
-
-    Attributes:
-        seed: Seed of all clips.
-        train: Number of clips in the split; likewise `probe`, `validation` and `test`.
-        long_tail: Whether the class frequencies of train fall off from 8 to 1. Uniform otherwise.
-        domain_shift: How the videos differ from the images.
-    """
+    """Settings of a world, with the number of clips in each split."""
 
     seed: int = 0
     train: int = 640
     probe: int = 400
     validation: int = 400
     test: int = 800
-    long_tail: bool = False
+    long_tail: bool = False  # whether the class frequencies of train fall off from 8 to 1, instead of being equal
     domain_shift: DomainShift = DomainShift()
 
 
@@ -108,11 +102,7 @@ def _smooth(rng: np.random.Generator, times: Array, knots_per_second: float, cha
 
 
 def render_video(action: str, rng: np.random.Generator, domain_shift: DomainShift) -> tuple[np.ndarray, int]:
-    """Render one clip.
-
-    Returns:
-        Frames, uint8, shape (F, 64, 80, 3), and the frame rate in frames per second.
-    """
+    """Render one clip: uint8 frames of shape (F, 64, 80, 3), and the frame rate in frames per second."""
     rate = int(rng.choice([8, 10, 12, 15]))
     times: Array = (np.arange(int(rng.uniform(2.0, 3.2) * rate)) / rate).astype(np.float32)
     pose = MOTIONS[action](times, Style.sample(rng))
@@ -121,12 +111,9 @@ def render_video(action: str, rng: np.random.Generator, domain_shift: DomainShif
     drift = _smooth(rng, times, 0.5, 3) * 0.024 * domain_shift.shake
     center = np.array([rng.uniform(-0.2, 0.2), rng.uniform(0.85, 1.05)], np.float32) + shake[:, :2] + drift[:, :2]
     zoom = np.clip((1.15 + rng.uniform(-0.1, 0.08) * domain_shift.zoom) * (1 + drift[:, 2]), 0.7, 1.5)
-    roll = (rng.uniform(-0.03, 0.03) * domain_shift.shake + shake[:, 2] * 0.8 + np.deg2rad(domain_shift.tilt)).astype(
-        np.float32
-    )
-    camera = Camera(
-        center.astype(np.float32), (zoom * HEIGHT / 2.5).astype(np.float32), roll, domain_shift.horizontal_stretch
-    )
+    roll = rng.uniform(-0.03, 0.03) * domain_shift.shake + shake[:, 2] * 0.8 + np.deg2rad(domain_shift.tilt)
+    center, scale, roll = (values.astype(np.float32) for values in (center, zoom * HEIGHT / 2.5, roll))
+    camera = Camera(center, scale, roll, domain_shift.horizontal_stretch)
     clutter = []
     for _ in range(rng.poisson(0.3 * domain_shift.clutter)):
         x, y = rng.uniform(-1.6, 1.6), rng.uniform(0, 2.1)
@@ -172,7 +159,7 @@ def make_world(
     on_progress: ProgressCallback | None = None,
     num_workers: int | None = None,
 ) -> Path:
-    """Render splits of a world into a folder.
+    """Render splits of a world into a folder, and return the folder.
 
     A complete split is kept. A split that lacks a clip is rendered again, with the same result. A split appears under
     its own name only when it is complete.
@@ -181,11 +168,8 @@ def make_world(
         folder: Folder of the world.
         settings: Settings of the world.
         splits: Splits to render.
-        on_progress: Called after every clip with the stage "render clips".
+        on_progress: Called after every clip.
         num_workers: Number of processes. Default: one per core, at most eight.
-
-    Returns:
-        The folder.
 
     Raises:
         ValueError: If the folder holds a world with other settings.

@@ -20,8 +20,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-# matplotlib draws with placeholder colors. `_to_svg` replaces them by CSS variables, so that charts follow the page's
-# light or dark theme.
+# matplotlib draws with placeholder colors. `_to_svg` replaces them with CSS variables, so that charts follow the
+# light or dark theme of the page.
 _CSS_VARIABLES = ("--a", "--b", "--c", "--d", "--e", "--soft", "--rule", "--card")
 *_SERIES_COLORS, _TEXT, _GRID, _BACKGROUND = (f"#a0000{index}" for index in range(len(_CSS_VARIABLES)))
 # Dashes and markers distinguish series without color.
@@ -53,24 +53,21 @@ class PointEstimate:
 
 
 def is_plottable(value: float | None) -> bool:
-    """Return whether a value is finite, and small enough for differences of such values to be finite."""
+    """Return whether a value is finite, and so small that the difference of two such values is finite too."""
     return value is not None and -1e300 < value < 1e300
 
 
 def draw_line_chart(
     lines: Sequence[Line], *, x_label: str, y_label: str, width: int = 430, height: int = 190
 ) -> Markup:
-    """Draw curves over common axes, with a legend below.
+    """Draw curves over common axes, with a legend below. A curve has a gap where a value is not finite.
 
     Args:
-        lines: Curves. A curve has a gap where a value is not finite.
+        lines: At least one of them needs a finite point.
         x_label: Label of the x axis.
-        y_label: Quantity on the y axis, for the description of the image.
+        y_label: Quantity on the y axis. It is only part of the image's description for screen readers.
         width: Width in pixels. The page scales the chart to the available width.
         height: Height in pixels without the legend.
-
-    Raises:
-        ValueError: If no line has a finite point.
     """
     runs = [_plottable_runs(line.points) for line in lines]
     if not any(runs):
@@ -86,8 +83,8 @@ def draw_line_chart(
         axes.set_ylim(bottom=min(0.0, axes.dataLim.y0))
         axes.margins(x=0)
         axes.set_xlabel(_printable(x_label), loc="right", labelpad=0)
-        for axis, count in ((axes.xaxis, 5), (axes.yaxis, 5)):
-            axis.set_major_locator(MaxNLocator(count, steps=[1, 2, 5, 10]))
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
             axis.set_major_formatter("{x:g}")
         axes.grid(axis="y")
         axes.spines[["left", "right", "top"]].set_visible(False)
@@ -127,21 +124,12 @@ def draw_confusion_matrix(matrix: Sequence[Sequence[int]], names: Sequence[str])
         return _to_svg(figure, "confusion matrix", titles)
 
 
-def draw_dot_chart(
-    rows: Sequence[tuple[str, Sequence[PointEstimate | None]]],
-    series: Sequence[str],
-    *,
-    baseline_series: int | None = None,
-) -> Markup:
+def draw_dot_chart(rows: Sequence[tuple[str, Sequence[PointEstimate | None]]], series: Sequence[str]) -> Markup:
     """Draw values with confidence intervals: a group of marks per row, one mark per series.
 
     Args:
-        rows: Name of each row, and a value or None for each series.
-        series: Names of the series.
-        baseline_series: Index of the series that is drawn gray and hollow.
-
-    Raises:
-        ValueError: If no row has a value.
+        rows: Name of each row, and a value or None for each series. At least one value is needed.
+        series: Names of the series. The first one is the baseline; it is drawn gray and hollow.
     """
     estimates = [estimate for _, row in rows for estimate in row if estimate is not None]
     if not estimates:
@@ -150,12 +138,10 @@ def draw_dot_chart(
     low, high = max(0.0, 5 * math.floor(min(ends) / 5 - 0.4)), min(100.0, 5 * math.ceil(max(ends) / 5 + 0.4))
     step, gap, top = 19, 16, 0.0
     plot_height = step * len(estimates) + gap * len(rows)
-    colors = [_SERIES_COLORS[index % 5] for index in range(len(series))]
-    if baseline_series is not None:
-        colors.insert(baseline_series, _TEXT)
+    colors = [_TEXT, *(_SERIES_COLORS[index % 5] for index in range(len(series) - 1))]
 
     def marker(index: int, x: Sequence[float], y: Sequence[float]) -> Line2D:
-        fill = _BACKGROUND if index == baseline_series else colors[index]
+        fill = _BACKGROUND if index == 0 else colors[index]
         shape = _MARKERS[index % len(_MARKERS)]
         return Line2D(x, y, ls="", marker=shape, ms=9, color=colors[index], mfc=fill, mew=1.6, clip_on=False)
 
@@ -163,8 +149,8 @@ def draw_dot_chart(
         titles, centers = list[str](), list[float]()
         for _, row in rows:
             values = [(index, estimate) for index, estimate in enumerate(row) if estimate is not None]
-            for place, (index, estimate) in enumerate(values):
-                y, right = top + gap / 2 + step * (place + 0.5), estimate.value
+            for position, (index, estimate) in enumerate(values):
+                y, right = top + gap / 2 + step * (position + 0.5), estimate.value
                 title = f"{series[index]}: {estimate.value:.1f} %"
                 if estimate.ci95:
                     axes.plot(estimate.ci95, (y, y), color=colors[index], lw=2, solid_capstyle="butt")
@@ -203,7 +189,7 @@ def _new_figure(width: float, height: float) -> Iterator[tuple[Figure, Axes]]:
 
 
 def _to_svg(figure: Figure, label: str, titles: Sequence[str] = ()) -> Markup:
-    """Convert a figure to inline SVG. The artists with the ids "title-0", "title-1" etc. get `titles` as tooltips."""
+    """Convert a figure to inline SVG. The artist with the id "title-N" gets `titles[N]` as its tooltip."""
     file = StringIO()
     figure.savefig(file, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     svg = re.sub(r"\s*\n\s*", " ", file.getvalue().partition("</style>")[2].removeprefix("\n </defs>"))

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from verbspace.inference.explain import Explanation, format_counterfactual
-from verbspace.reporting.images import data_uri, encode_jpeg
+from verbspace.reporting.images import jpeg_data_uri
 from verbspace.reporting.templating import render_template
 from verbspace.utils.text import format_spans, format_timestamp
 
@@ -20,7 +20,7 @@ _MIN_BRIGHTNESS = 0.25  # brightness factor where attention is lowest
 
 
 def render_explanation_page(explanations: Sequence[Explanation], encoder: str) -> str:
-    """Render explanations as one self-contained HTML page. `encoder` is the name to show."""
+    """Render explanations as one self-contained HTML page, which names the encoder `encoder`."""
     sections = [section_context(explanation) for explanation in explanations]
     return render_template("explain.html.jinja", sections=sections, encoder=encoder)
 
@@ -33,8 +33,8 @@ def section_context(explanation: Explanation) -> dict[str, Any]:
     frames = [
         {
             "second": format_timestamp(second),
-            "image": data_uri(encode_jpeg(frame.permute(1, 2, 0).numpy())),
-            "attention": data_uri(encode_jpeg(attention)),
+            "image": jpeg_data_uri(frame.permute(1, 2, 0).numpy()),
+            "attention": jpeg_data_uri(attention),
             "contribution": contribution,
             "height": 100 * abs(contribution) / largest,
         }
@@ -70,10 +70,11 @@ def section_context(explanation: Explanation) -> dict[str, Any]:
 def highlight(frames: Tensor, attention_map: Tensor) -> list[np.ndarray]:
     """Darken frames where attention is low.
 
+    Attention is rescaled to the range from its lowest to its highest value in the clip, which often differ little.
+
     Args:
         frames: uint8, shape (T, 3, S, S).
-        attention_map: Attention of each patch, shape (T, G, G). The values are rescaled over the clip, because they
-            often differ little.
+        attention_map: Attention of each patch, shape (T, G, G).
 
     Returns:
         T images, uint8, shape (S, S, 3).

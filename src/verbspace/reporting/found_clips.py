@@ -19,7 +19,7 @@ from verbspace.data.errors import DecodeError
 from verbspace.data.sampling import nearest_frame
 from verbspace.data.sources.inputs import is_url, localize
 from verbspace.data.sources.storage import split_shard_path
-from verbspace.reporting.images import data_uri, encode_jpeg
+from verbspace.reporting.images import jpeg_data_uri
 from verbspace.reporting.templating import render_template
 from verbspace.search.schema import Hit
 from verbspace.utils.text import format_timestamp
@@ -29,18 +29,15 @@ BROWSER_EXTENSIONS = (".mp4", ".webm", ".m4v", ".mov", ".ogv")  # files that bro
 
 
 def render_search_page(hits: Sequence[Hit], query: str, folder: Path, *, index: str, embed_clips: bool = False) -> str:
-    """Render search results as an HTML page.
+    """Render search results as an HTML page. A video that cannot be read is shown with the reason.
 
     Args:
         hits: Search results, best first.
-        query: Query to show as the title.
+        query: Title of the page.
         folder: Folder of the page. Links to videos are relative to it.
         index: Name of the index to show.
         embed_clips: Whether to embed each window as an H.264 clip. The page then needs no other file, and also plays
             videos that browsers cannot play, such as AVI files and members of shards.
-
-    Returns:
-        The page. A video that cannot be read is shown with the reason.
     """
     cards = [hit_card(hit, folder, embed_clips) for hit in hits]
     top = max((abs(hit.score) for hit in hits), default=1.0)
@@ -66,7 +63,7 @@ def hit_card(hit: Hit, folder: Path, embed_clips: bool = False) -> dict[str, Any
     except (DecodeError, OSError) as error:
         card["reason"] = str(error)
         return card
-    card["still"] = data_uri(encode_jpeg(preview))
+    card["still"] = jpeg_data_uri(preview)
     card["video"] = f"data:video/mp4;base64,{base64.b64encode(clip).decode()}" if clip else window_url(hit, folder)
     return card
 

@@ -14,13 +14,12 @@ _SMOOTHING = 0.6  # weight of the previous values in the moving average
 
 
 def read_metrics(path: Path) -> list[Row]:
-    """Read the rows of a metrics.jsonl. Empty lines and an incomplete last line of a running job are ignored.
+    """Read a metrics.jsonl: one dictionary per line, with "step" first.
 
-    Returns:
-        One dictionary per line, with "step" first.
+    Empty lines are ignored, and so is the incomplete last line of a running job.
 
     Raises:
-        ValueError: If a line is invalid. The message names the file and the line.
+        ValueError: If another line is invalid. The message names the file and the line.
     """
     content = path.read_bytes()
     try:
@@ -67,15 +66,10 @@ def finite_values(rows: Sequence[Row], name: str) -> list[float]:
 
 
 def extract_curve(rows: Sequence[Row], name: str, smooth: bool = True) -> list[tuple[float, float]]:
-    """Return (step, value) wherever a metric was logged.
+    """Return the points (step, value) of a metric, or none if no value is finite.
 
-    Args:
-        rows: Rows of `read_metrics`.
-        name: Name of the metric.
-        smooth: Whether to return the exponential moving average.
-
-    Returns:
-        The points. A value that is not finite becomes NaN and does not enter the average. Empty if no value is finite.
+    With `smooth`, the values are exponential moving averages. A value that is not finite becomes NaN and does not
+    enter the average.
     """
     points: list[tuple[float, float]] = []
     mean: float | None = None

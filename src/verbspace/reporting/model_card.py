@@ -54,19 +54,23 @@ def read_result(path: str | Path) -> AnyResult:
     return result
 
 
+def list_folds(result: AnyResult) -> list[Evaluation | MultiLabelEvaluation]:
+    """Return the folds of a benchmark result. A single evaluation is its own only fold."""
+    return list(result.folds.values()) if isinstance(result, BenchmarkResult) else [result]
+
+
 def list_protocols(result: AnyResult) -> list[EvalProtocol]:
     """Return the protocols of a result, one per fold."""
-    folds = result.folds.values() if isinstance(result, BenchmarkResult) else [result]
-    return [fold.result.protocol for fold in folds]
+    return [fold.result.protocol for fold in list_folds(result)]
 
 
 def get_dataset_name(result: AnyResult) -> str:
-    """Return the name of the benchmark's data set, or of the folder."""
+    """Return the name of the benchmark's data set; of a result on own videos, that of the folder or list."""
     return result.name.split("/")[0] if isinstance(result, BenchmarkResult) else list_protocols(result)[0].data
 
 
 def metric_type_and_name(result: AnyResult) -> tuple[str, str]:
-    """Return the hub's type of the primary metric, and the name to show."""
+    """Return the type of the primary metric on the hub, and the name to show."""
     if isinstance(result, BenchmarkResult):
         return METRICS[result.metric_name]
     return METRICS["mean_average_precision" if isinstance(result, MultiLabelEvaluation) else "top1"]
@@ -79,13 +83,9 @@ def results_card(
     name: str = "verbspace encoder",
     config_path: Path | None = None,
 ) -> str:
-    """Write the model card of an encoder with evaluation results, in a table and as the hub's `model-index`.
+    """Return the text of a model card with evaluation results, in a table and as the hub's `model-index`.
 
-    Args:
-        encoder: The encoder.
-        results: Results of this encoder.
-        name: Name of the model.
-        config_path: A run's config.yaml, to include the training settings.
+    `config_path` is the config.yaml of a run, to include the training settings.
 
     Raises:
         ValueError: If a result belongs to another encoder.
@@ -105,40 +105,32 @@ def results_card(
 
 
 def model_card_for(encoder: str | Path, results: Sequence[str | Path]) -> tuple[str, Path | None]:
-    """Write the model card of a saved encoder.
+    """Return the model card of a saved encoder: a folder, a run folder or a hub id.
 
     Args:
-        encoder: Folder, run folder or hub id.
+        encoder: The encoder.
         results: Result files.
 
     Returns:
         The card, and the path of the encoder's README.md (None for an encoder that is not in a local folder).
     """
     loaded_results = [read_result(path) for path in results]
-    folder = Path(encoder)
-    readme = hub.resolve_checkpoint(folder) / "README.md" if folder.is_dir() else None
-    card = results_card(
-        VideoEncoder.from_pretrained(encoder),
-        loaded_results,
-        name=_model_name(encoder),
-        config_path=find_run_config(encoder),
-    )
-    return card, readme
+    readme = hub.resolve_checkpoint(encoder) / "README.md" if Path(encoder).is_dir() else None
+    loaded = VideoEncoder.from_pretrained(encoder)
+    name, config_path = _model_name(encoder), find_run_config(encoder)
+    return results_card(loaded, loaded_results, name=name, config_path=config_path), readme
 
 
 def push_to_hub(
     encoder: str | Path, repo_id: str, results: Sequence[str | Path] = (), *, private: bool | None = None
 ) -> str:
-    """Upload a saved encoder to the hub.
+    """Upload a saved encoder to the hub, and return the URL of the repository.
 
     Args:
         encoder: Folder, run folder or hub id.
         repo_id: Repository: owner/name.
         results: Result files for the model card. Without them, the encoder's README.md is uploaded if there is one.
         private: Whether a new repository is private.
-
-    Returns:
-        The URL of the repository.
     """
     loaded_results = [read_result(path) for path in results]
     loaded = VideoEncoder.from_pretrained(encoder)
@@ -153,32 +145,29 @@ def push_to_hub(
 
 def find_run_config(encoder: str | Path) -> Path | None:
     """Return the config.yaml of the run that an encoder belongs to, or None."""
-    path = Path(encoder)
-    if not path.is_dir():
+    if not Path(encoder).is_dir():
         return None
-    folder = hub.resolve_checkpoint(path).resolve()
+    folder = hub.resolve_checkpoint(encoder).resolve()
     config_path = folder.parent / "config.yaml"
     return config_path if folder.name == "encoder" and config_path.is_file() else None
 
 
 def _model_name(encoder: str | Path) -> str:
     """Return the last part of a path or hub id; for an encoder in a run, the run's name."""
-    path = Path(encoder)
-    if not path.is_dir():
+    if not Path(encoder).is_dir():
         return str(encoder).split("/")[-1]
-    folder = hub.resolve_checkpoint(path).resolve()
+    folder = hub.resolve_checkpoint(encoder).resolve()
     return folder.parent.name if folder.name == "encoder" else folder.name
 
 
 def _metric_and_interval(result: AnyResult, side: str) -> tuple[float, str] | None:
-    """Return the primary metric of "result" or "frozen" and its uncertainty as text; None if it was not measured."""
-    folds = list(result.folds.values()) if isinstance(result, BenchmarkResult) else [result]
-    metrics = [getattr(fold, side) for fold in folds]
+    """Return the primary metric of a side ("result" or "frozen") and its uncertainty as text, if it was measured."""
+    metrics = [getattr(fold, side) for fold in list_folds(result)]
     if None in metrics:
         return None
-    if isinstance(result, BenchmarkResult) and len(folds) > 1:
+    if isinstance(result, BenchmarkResult) and len(metrics) > 1:
         mean, std = result.mean_and_std(side)
-        return mean, f"± {100 * std:.1f} over {len(folds)} splits"
+        return mean, f"± {100 * std:.1f} over {len(metrics)} splits"
     low, high = (100 * end for end in metrics[0].ci95)
     return metrics[0].primary_metric, f"95% {low:.1f} to {high:.1f}"
 

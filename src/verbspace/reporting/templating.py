@@ -14,7 +14,7 @@ def _environment() -> Environment:
 
 
 def render_template(template: str, **context: Any) -> str:
-    """Render a template by name. All text is escaped. A variable that is missing in the context is an error."""
+    """Render a template. All text is escaped. A variable that is missing in the context is an error."""
     return _environment().get_template(template).render(**context)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import pairwise
 
@@ -13,10 +13,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from verbspace.cli.console.progress import format_rate, plain_progress
+from verbspace.utils.progress import ProgressCallback
 
-StepCallback = Callable[[int, int, dict[str, float]], None]  # step, total steps, metrics
-_BARS = " ▁▂▃▄▅▆▇█"
-_WIDTH = 24
+_BARS = "▁▂▃▄▅▆▇█"
 # Rows with one cell per concept space: label, metric name with a place for the space, format.
 PER_SPACE_ROWS = (
     ("distillation", "loss/{}", "{:.3f}"),
@@ -38,14 +37,14 @@ SCALAR_ROWS = (
 )
 
 
-def sparkline(values: list[float], width: int = _WIDTH) -> str:
-    """Draw values as a row of bars from the lowest to the highest; more than `width` values are averaged in groups."""
+def sparkline(values: list[float], width: int = 24) -> str:
+    """Draw values as a row of bars, scaled to their range. More than `width` values are averaged in groups."""
     if len(values) > width:
         bounds = [len(values) * n // width for n in range(width + 1)]
         values = [sum(values[a:b]) / (b - a) for a, b in pairwise(bounds)]
     low, high = min(values), max(values)
-    scale = (len(_BARS) - 2) / (high - low) if high > low else 0.0
-    return "".join(_BARS[1 + round((value - low) * scale)] for value in values)
+    scale = (len(_BARS) - 1) / (high - low) if high > low else 0.0
+    return "".join(_BARS[round((value - low) * scale)] for value in values)
 
 
 class LiveMetrics:
@@ -81,19 +80,15 @@ class LiveMetrics:
 
 
 @contextmanager
-def live_display(console: Console | None = None) -> Iterator[StepCallback]:
-    """Show a bar and a table of metrics while the context is open; without a terminal, print progress lines.
-
-    Args:
-        console: Where to show it. Default: standard error.
+def live_display(console: Console | None = None) -> Iterator[ProgressCallback]:
+    """Show a bar and a table of metrics on standard error; without a terminal, print progress lines.
 
     Yields:
         The callback, to be called after every step.
     """
     console = console or Console(stderr=True)
     if not console.is_terminal:
-        on_progress = plain_progress(console)
-        yield lambda step, steps, values: on_progress("adapt", step, steps, values)
+        yield plain_progress(console)
         return
     metrics, start_time = LiveMetrics(), time.monotonic()
     bar = Progress(
@@ -105,7 +100,7 @@ def live_display(console: Console | None = None) -> Iterator[StepCallback]:
     with Live(bar, console=console, refresh_per_second=4) as display:
         first_step: int | None = None  # a resumed run does not start at 1
 
-        def on_step(step: int, steps: int, values: dict[str, float]) -> None:
+        def on_progress(_stage: str, step: int, steps: int, values: Mapping[str, float]) -> None:
             nonlocal first_step
             first_step = step - 1 if first_step is None else first_step
             rate = (step - first_step) / max(time.monotonic() - start_time, 1e-9)
@@ -114,4 +109,4 @@ def live_display(console: Console | None = None) -> Iterator[StepCallback]:
             metrics.update(values)
             display.update(Group(bar, metrics.to_table()))
 
-        yield on_step
+        yield on_progress

@@ -5,25 +5,19 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from verbspace.utils.progress import ProgressCallback
 
-# Values that are shown beside the bar, and their labels.
-LABELS = {"loss": "loss", "category_mean_entropy": "entropy", "top1": "top-1", "bad": "bad"}
-LOG_LINES_PER_STAGE = 10
+LABELS = {"loss": "loss", "category_mean_entropy": "entropy", "top1": "top-1", "bad": "bad"}  # of the values to show
 
 
 def format_values(values: Mapping[str, float]) -> str:
-    """Format the values that have a label, for the space beside the bar."""
-    return "  ".join(f"{label} {_format_number(values[key])}" for key, label in LABELS.items() if key in values)
-
-
-def _format_number(value: float) -> str:
-    return str(value) if isinstance(value, int) else f"{value:.3f}"
+    """Format the values that have a label in `LABELS`."""
+    texts = {key: str(value) if isinstance(value, int) else f"{value:.3f}" for key, value in values.items()}
+    return "  ".join(f"{label} {texts[key]}" for key, label in LABELS.items() if key in texts)
 
 
 def format_rate(per_second: float) -> str:
@@ -33,10 +27,7 @@ def format_rate(per_second: float) -> str:
 
 @contextmanager
 def progress(console: Console | None = None) -> Iterator[ProgressCallback]:
-    """Show one bar per stage while the context is open; in logs, print a line per tenth of a stage.
-
-    Args:
-        console: Where to show it. Default: standard error.
+    """Show one bar per stage on standard error; without a terminal, print progress lines.
 
     Yields:
         The callback. A stage with a total of 1 has no rate: its bar pulses until it is done.
@@ -45,7 +36,7 @@ def progress(console: Console | None = None) -> Iterator[ProgressCallback]:
     if not console.is_terminal:
         yield plain_progress(console)
         return
-    bars: dict[str, Any] = {}
+    bars: dict[str, TaskID] = {}
     columns = (
         TextColumn("{task.description:<19}"), BarColumn(bar_width=12), MofNCompleteColumn(),
         TextColumn("{task.fields[rate]:>7}"), TimeRemainingColumn(compact=True, elapsed_when_finished=True),
@@ -66,13 +57,13 @@ def progress(console: Console | None = None) -> Iterator[ProgressCallback]:
 
 
 def plain_progress(console: Console) -> ProgressCallback:
-    """Make a callback for logs: one line at the start of each stage, after each tenth of it, and at its end."""
+    """Make a callback that prints one line at the start of each stage and after each tenth of it."""
     start_times: dict[str, float] = {}
     last_tenth: dict[str, int] = {}
 
     def on_progress(stage: str, done: int, total: int, values: Mapping[str, float]) -> None:
         now = time.monotonic()
-        tenth = LOG_LINES_PER_STAGE * done // total
+        tenth = 10 * done // total
         if tenth == last_tenth.get(stage):
             return
         seconds = now - start_times.setdefault(stage, now)

@@ -14,7 +14,7 @@ def print_error(message: str, prefix: str = "error") -> None:
 
 
 class ErrorCounter:
-    """Prints error messages on standard error and counts them."""
+    """Callable that prints error messages on standard error and counts them."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -33,7 +33,7 @@ def format_os_error(error: Exception) -> str:
 
 
 def encode_fallback(error: UnicodeError) -> tuple[str | bytes, int]:
-    """Codec error handler for characters that the terminal's encoding lacks. File names keep their original bytes."""
+    """Codec error handler: replace characters that the terminal's encoding lacks; keep the bytes of file names."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     char = error.object[error.start]
@@ -43,14 +43,12 @@ def encode_fallback(error: UnicodeError) -> tuple[str | bytes, int]:
 
 
 class _StderrHandler(logging.Handler):
-    """Prints the package's log records on standard error as `warning: …`, without control characters."""
-
     def emit(self, record: logging.LogRecord) -> None:
         print_error(record.getMessage(), record.levelname.lower())
 
 
 def configure_logging() -> None:
-    """Print the package's log records of level INFO and above on standard error."""
+    """Print the package's log records of level INFO and above on standard error, as `warning: …` or `info: …`."""
     logger = logging.getLogger("verbspace")
     logger.handlers = [_StderrHandler()]
     logger.setLevel(logging.INFO)

@@ -1,1 +1,1 @@
-"""Runs side by side: what was measured of each, how they were trained, and how training went."""
+"""Comparison of runs: results, settings and training curves."""

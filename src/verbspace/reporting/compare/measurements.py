@@ -14,6 +14,7 @@ from verbspace.reporting.compare.runs import Run
 from verbspace.reporting.model_card import (
     AnyResult,
     get_dataset_name,
+    list_folds,
     list_protocols,
     metric_type_and_name,
     read_result,
@@ -35,23 +36,17 @@ _RUN_SPECIFIC_KEYS = ("checkpoint", "training_seeds", "settings", "machine", "vo
 
 @dataclass(frozen=True)
 class MetricValue:
-    """The primary metric of a run, and of the frozen checkpoint.
+    """The primary metric of an encoder.
 
     Attributes:
         value: The metric, 0 to 1.
         ci95: Confidence interval; None for a mean over folds or seeds.
-        baseline: The metric of the frozen checkpoint, if it was measured.
-        baseline_ci95: Confidence interval of `baseline`.
-        confusion: Confusion matrix, if the videos have one label each.
-        baseline_confusion: Confusion matrix of the frozen checkpoint.
+        confusion: Confusion matrix, if every video has exactly one label.
     """
 
     value: float
-    ci95: tuple[float, float] | None
-    baseline: float | None
-    baseline_ci95: tuple[float, float] | None
+    ci95: tuple[float, float] | None = None
     confusion: ConfusionMatrix | None = None
-    baseline_confusion: ConfusionMatrix | None = None
 
 
 @dataclass(frozen=True)
@@ -60,9 +55,7 @@ class Measurement:
 
     Attributes:
         title: Data, task and metric.
-        protocol_fields: Protocol by field name.
-        protocol_summary: Protocol in one line.
-        metric: The measured value.
+        baseline: The same metric of the frozen checkpoint, if it was measured.
         source: File that the measurement was read from.
     """
 
@@ -70,11 +63,12 @@ class Measurement:
     protocol_fields: dict[str, Any]
     protocol_summary: str
     metric: MetricValue
+    baseline: MetricValue | None
     source: str
 
     @property
     def fingerprint(self) -> str:
-        """Equal for comparable measurements."""
+        """A string that is equal for comparable measurements."""
         return json.dumps([self.title, self.protocol_fields], sort_keys=True)
 
 
@@ -83,24 +77,20 @@ class ComparisonRow:
     """One measurement of several runs.
 
     Attributes:
-        title: Data, task, metric, and the fields in which several protocols of these differ.
-        protocol_summary: Protocol in one line.
+        title: Data, task and metric. If a run has several measurements of these, also the fields in which they differ.
         concepts: Hash of the concept set, if the protocol has one.
-        metrics_by_run: Values by name of the run, for the runs that have them.
     """
 
     title: str
     protocol_summary: str
     concepts: str | None
-    metrics_by_run: dict[str, MetricValue]
+    measurements_by_run: dict[str, Measurement]
 
 
 def load_measurements(run: Run, results: Mapping[str, AnyResult]) -> list[Measurement]:
-    """Load the measurements of a run from its `results/*.json`, the demo's `results.json`, and given results.
+    """Load the measurements of a run from its `results/*.json`, from the demo's `results.json`, and from `results`.
 
-    Args:
-        run: The run.
-        results: Further results by file. Those of other checkpoints are ignored.
+    `results` are further results by file name. Those of other checkpoints are ignored.
 
     Raises:
         ValueError: If a file in the run's folder belongs to another checkpoint.
@@ -132,12 +122,9 @@ def assert_all_results_used(runs: Sequence[Run], results: Mapping[str, AnyResult
 
 
 def build_comparison(measurements: dict[str, list[Measurement]]) -> list[ComparisonRow]:
-    """Group measurements into rows, those of most runs first.
+    """Group measurements, by name of the run, into rows. Rows of most runs come first.
 
     A run may have several protocols for one title if all runs have the same ones.
-
-    Args:
-        measurements: Measurements by name of the run.
 
     Raises:
         ValueError: If two runs were measured on the same data and task under different protocols. The message names
@@ -157,10 +144,11 @@ def build_comparison(measurements: dict[str, list[Measurement]]) -> list[Compari
         protocols = list(by_run[first].values())
         for measurement in protocols:
             fields = f" · {_distinguishing_fields(measurement, protocols)}" if len(protocols) > 1 else ""
-            values = {name: each[measurement.fingerprint].metric for name, each in by_run.items()}
+            values = {name: each[measurement.fingerprint] for name, each in by_run.items()}
             concepts = measurement.protocol_fields.get("concepts")
             rows.append(ComparisonRow(title + fields, measurement.protocol_summary, concepts, values))
-    return sorted(rows, key=lambda row: (-len(row.metrics_by_run), *(t not in row.title for t in TASK_TITLES.values())))
+    tasks = TASK_TITLES.values()
+    return sorted(rows, key=lambda row: (-len(row.measurements_by_run), *(task not in row.title for task in tasks)))
 
 
 def _add_measurement(measurements: dict[str, Measurement], measurement: Measurement) -> None:
@@ -223,7 +211,8 @@ def _to_measurement(result: AnyResult, source: str) -> Measurement:
         title=f"{get_dataset_name(result)}, {task}, {metric_type_and_name(result)[1]}",
         protocol_fields=fields,
         protocol_summary=" | ".join(map(_protocol_summary, protocols)),
-        metric=_metric_value(result),
+        metric=_metric_value(result, "result"),
+        baseline=None if any(fold.frozen is None for fold in list_folds(result)) else _metric_value(result, "frozen"),
         source=source,
     )
 
@@ -232,25 +221,17 @@ def _protocol_summary(protocol: EvalProtocol) -> str:
     return protocol.model_copy(update={"chosen": {}}).summary().rpartition(" · checkpoint ")[0]
 
 
-def _metric_value(result: AnyResult) -> MetricValue:
-    folds = list(result.folds.values()) if isinstance(result, BenchmarkResult) else [result]
+def _metric_value(result: AnyResult, side: str) -> MetricValue:
+    """Return the primary metric of a side ("result" or "frozen")."""
+    folds = list_folds(result)
     if isinstance(result, BenchmarkResult) and len(folds) > 1:
-        has_baseline = all(fold.frozen is not None for fold in folds)
-        baseline = result.mean_and_std("frozen")[0] if has_baseline else None
-        return MetricValue(result.mean_and_std()[0], None, baseline, None)
-    adapted, frozen = folds[0].result, folds[0].frozen
-    return MetricValue(
-        adapted.primary_metric,
-        adapted.ci95,
-        None if frozen is None else frozen.primary_metric,
-        None if frozen is None else frozen.ci95,
-        getattr(adapted, "confusion", None),  # multi-label results have none
-        getattr(frozen, "confusion", None),
-    )
+        return MetricValue(result.mean_and_std(side)[0])
+    metrics = getattr(folds[0], side)
+    return MetricValue(metrics.primary_metric, metrics.ci95, getattr(metrics, "confusion", None))
 
 
 def _demo_measurements(path: Path, run: Run) -> Iterator[Measurement]:
-    """Read the measurements in the demo's results.json. Raises ValueError if the demo did not write the file."""
+    """Read the measurements in the demo's results.json."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         protocol = content["protocol"]
@@ -259,16 +240,18 @@ def _demo_measurements(path: Path, run: Run) -> Iterator[Measurement]:
         shared = {name: value for name, value in protocol.items() if name not in _RUN_SPECIFIC_KEYS}
         world = humanize(protocol["world"])
         for key, title in DEMO_TITLES.items():
-            sides = [content[key]["adapted"], content[key]["frozen"]]
             # With several seeds, the demo's folder holds the run of the first one.
-            values = [side.get("by_seed", [side["top1"]])[0] for side in sides]
-            intervals = [None if "by_seed" in side else tuple(side["ci95"]) for side in sides]
-            clips = sides[0]["n"]
+            metric, baseline = (
+                MetricValue(side["by_seed"][0]) if "by_seed" in side else MetricValue(side["top1"], tuple(side["ci95"]))
+                for side in (content[key]["adapted"], content[key]["frozen"])
+            )
+            clips = content[key]["adapted"]["n"]
             yield Measurement(
                 title=f"playground, {title}, top-1",
                 protocol_fields={**shared, "clips": clips},
                 protocol_summary=f"{protocol['views']} · world: {world} · {clips} clips · {protocol['decoder']}",
-                metric=MetricValue(values[0], intervals[0], values[1], intervals[1]),
+                metric=metric,
+                baseline=baseline,
                 source=str(path),
             )
     except (KeyError, TypeError, AttributeError, UnicodeDecodeError, json.JSONDecodeError):

@@ -16,6 +16,7 @@ from verbspace.reporting.charts import MAX_LINES, Line, PointEstimate, draw_dot_
 from verbspace.reporting.compare.measurements import (
     ComparisonRow,
     ConfusionMatrix,
+    Measurement,
     MetricValue,
     assert_all_results_used,
     build_comparison,
@@ -44,13 +45,13 @@ ConfusionPair = tuple[ConfusionMatrix, ConfusionMatrix]  # of the run, of the fr
 
 @dataclass(frozen=True)
 class ComparisonReport:
-    """A comparison of runs.
+    """A comparison of runs, as a page and as the cells of a table.
 
     Attributes:
         html: The page.
         columns: Names of the columns, one per group of runs that differ only in their seed.
         rows: Title of each measurement, and its value in each column.
-        seeds: Name and runs of each column with several runs.
+        seeds: Name of each column with several runs, and the names of these runs.
     """
 
     html: str
@@ -62,16 +63,13 @@ class ComparisonReport:
 def compare_runs(
     folders: Sequence[str | Path], results: Sequence[str | Path] = (), title: str | None = None
 ) -> ComparisonReport:
-    """Compare runs.
+    """Compare run folders.
 
-    Args:
-        folders: Folders of runs.
-        results: Result files of `verbspace evaluate --out`, in addition to those in the runs' `results/`.
-        title: Title of the page.
+    `results` are result files of `verbspace evaluate --out`, in addition to those in the runs' `results/`.
 
     Raises:
-        FileNotFoundError: If a folder or file does not exist.
-        ValueError: If a folder is not a run, a file is not a result, or results are not comparable.
+        FileNotFoundError: If a folder is not a run, or a file does not exist.
+        ValueError: If a file is not a result, or results are not comparable.
     """
     runs = read_runs(folders)
     groups = group_by_seed(runs)
@@ -108,33 +106,33 @@ def compare_runs(
     )
 
 
-def _group_metrics(row: ComparisonRow, group: SeedGroup) -> list[MetricValue]:
-    return [row.metrics_by_run[run.name] for run in group.runs if run.name in row.metrics_by_run]
+def _group_measurements(row: ComparisonRow, group: SeedGroup) -> list[Measurement]:
+    return [row.measurements_by_run[run.name] for run in group.runs if run.name in row.measurements_by_run]
 
 
 def _cell(row: ComparisonRow, group: SeedGroup) -> dict[str, str] | None:
-    """Return the mean over seeds, its spread or interval, and the gain over the frozen checkpoint."""
-    metrics = _group_metrics(row, group)
-    if not metrics:
+    """Format the mean over seeds, its spread or interval, and the gain over the frozen checkpoint."""
+    measurements = _group_measurements(row, group)
+    if not measurements:
         return None
-    values = [100 * metric.value for metric in metrics]
+    values = [100 * measurement.metric.value for measurement in measurements]
     mean = statistics.fmean(values)
     value, spread = f"{mean:.1f}", ""
     if len(values) > 1:
         value += f" ± {statistics.stdev(values):.1f}"
         spread = "by seed " + ", ".join(f"{value:.1f}" for value in values)
-    elif metrics[0].ci95:
-        low, high = (100 * end for end in metrics[0].ci95)
+    elif measurements[0].metric.ci95:
+        low, high = (100 * end for end in measurements[0].metric.ci95)
         spread = f"95 % {low:.1f} to {high:.1f}"
-    baselines = [100 * metric.baseline for metric in metrics if metric.baseline is not None]
+    baselines = [100 * m.baseline.value for m in measurements if m.baseline is not None]
     gain = f"{mean - statistics.fmean(baselines):+.1f} over frozen" if len(baselines) == len(values) else ""
     return {"value": value, "spread": spread, "gain": gain}
 
 
 def _baselines(row: ComparisonRow) -> list[PointEstimate]:
     """Return the distinct values of frozen checkpoints. Runs from one checkpoint share one value."""
-    intervals = {m.baseline: m.baseline_ci95 for m in row.metrics_by_run.values() if m.baseline is not None}
-    return [_point_estimate(value, interval) for value, interval in intervals.items()]
+    baselines = [m.baseline for m in row.measurements_by_run.values() if m.baseline is not None]
+    return [_point_estimate(baseline) for baseline in {baseline.value: baseline for baseline in baselines}.values()]
 
 
 def _baseline_text(row: ComparisonRow) -> str:
@@ -148,14 +146,14 @@ def _metrics_chart(rows: Sequence[ComparisonRow], groups: Sequence[SeedGroup]) -
         baselines = _baselines(row)
         estimates = [baselines[0] if len(baselines) == 1 else None]
         for name in names:
-            metric = row.metrics_by_run.get(name)
-            estimates.append(None if metric is None else _point_estimate(metric.value, metric.ci95))
+            measurement = row.measurements_by_run.get(name)
+            estimates.append(None if measurement is None else _point_estimate(measurement.metric))
         chart_rows.append((row.title, estimates))
-    return draw_dot_chart(chart_rows, [BASELINE_LABEL, *names], baseline_series=0)
+    return draw_dot_chart(chart_rows, [BASELINE_LABEL, *names])
 
 
-def _point_estimate(value: float, ci95: tuple[float, float] | None) -> PointEstimate:
-    return PointEstimate(100 * value, ci95 and (100 * ci95[0], 100 * ci95[1]))
+def _point_estimate(metric: MetricValue) -> PointEstimate:
+    return PointEstimate(100 * metric.value, metric.ci95 and (100 * metric.ci95[0], 100 * metric.ci95[1]))
 
 
 def _run_summary(run: Run) -> dict[str, str]:
@@ -188,11 +186,15 @@ def _class_changes(rows: Sequence[ComparisonRow], groups: Sequence[SeedGroup], r
     for row in rows:
         pairs_by_group: dict[str, list[ConfusionPair]] = {}
         for group in groups:
-            metrics = _group_metrics(row, group)
-            pairs = [(m.confusion, m.baseline_confusion) for m in metrics if m.confusion and m.baseline_confusion]
-            if pairs and len(pairs) == len(metrics):
+            measurements = _group_measurements(row, group)
+            pairs = [
+                (m.metric.confusion, m.baseline.confusion)
+                for m in measurements
+                if m.metric.confusion and m.baseline and m.baseline.confusion
+            ]
+            if pairs and len(pairs) == len(measurements):
                 pairs_by_group[group.name] = pairs
-        names = _action_names_of(row.concepts, runs) if pairs_by_group else None  # reads all bundled sets
+        names = _action_names_of(row.concepts, runs) if pairs_by_group else None
         tables = [
             {"name": group, **_largest_changes(pairs, names)}
             for group, pairs in pairs_by_group.items()
@@ -220,7 +222,7 @@ def _class_accuracy(confusion: ConfusionMatrix, index: int) -> float:
 
 
 def _action_names_of(concepts: str | None, runs: Sequence[Run]) -> tuple[str, ...] | None:
-    """Return the actions of the concept set with a hash, if it is bundled or one of the runs'."""
+    """Return the actions of the concept set with the hash `concepts`, if it is one of the runs' or a bundled one."""
     for run in runs:
         if run.concept_set is not None and run.concept_set.hash == concepts:
             return tuple(run.concept_set.action_names)

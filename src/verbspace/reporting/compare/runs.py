@@ -23,15 +23,14 @@ UNKNOWN = "unknown"
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder.
+    """A run folder. `concepts`, `base`, `videos` and `data_id` are `UNKNOWN` if it has no run.json.
 
     Attributes:
-        name: Name among the compared runs.
-        folder: The folder.
+        name: Shortest end of the folder's path that no other compared run has.
         settings: Settings in config.yaml.
-        concepts: Name and hash of the concept set, from run.json.
-        base: Encoder that the run started from, from run.json.
-        videos: Number, source and hash of the videos, from run.json.
+        concepts: Name and hash of the concept set.
+        base: Encoder that the run started from.
+        videos: Number, source and hash of the videos.
         data_id: Hash of the videos; equal for runs on the same videos.
         metrics: Rows of metrics.jsonl.
         checkpoint: Hash of the adapted encoder; None if the run is not finished.
@@ -106,7 +105,7 @@ def _read_run(path: Path, display_path: str, name: str) -> Run:
 
 
 def _describe(info: RunInfo) -> tuple[str, str, str]:
-    """Format the concept set, the encoder and the videos of a run."""
+    """Format `concepts`, `base` and `videos` of a run."""
     base = info.encoder.name or UNKNOWN
     base += f", continued from {info.init_from}" if info.init_from else ""
     videos = UNKNOWN
@@ -128,7 +127,7 @@ def flatten_settings(settings: AdaptSettings) -> dict[str, Any]:
     """Return settings by their full names, as `--set` takes them."""
     out: dict[str, Any] = {}
     for name, value in settings.model_dump(mode="json").items():
-        out |= {f"{name}.{key}": one for key, one in value.items()} if isinstance(value, dict) else {name: value}
+        out |= {f"{name}.{key}": item for key, item in value.items()} if isinstance(value, dict) else {name: value}
     return out
 
 
