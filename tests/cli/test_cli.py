@@ -27,7 +27,8 @@ from verbspace.training.trainer import TrainingInterrupted
 
 COMMANDS = ("demo", "adapt", "evaluate", "predict")
 SMALL = (
-    "training.steps=2", "training.batch_size=4", "training.log_interval=1", "views.local_views=1", "views.local_size=32",
+    "training.steps=2", "training.batch_size=4", "training.log_interval=1", "views.local_views=1",
+    "views.local_size=32",
     "losses.student_temperature=0.1", "training.dtype=fp32",
 )  # fmt: skip
 

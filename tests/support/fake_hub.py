@@ -1,6 +1,6 @@
 """A local model hub with the HTTP endpoints that the Hugging Face client uses.
 
-The client can create a repository, upload to it (small files in the commit, large ones by git-lfs) and download from it.
+The client can create a repository, upload to it (small files in the commit, large ones by git-lfs) and download.
 """
 
 from __future__ import annotations

@@ -24,7 +24,9 @@ SETTINGS: dict[str, Any] = {
         "global_views": 2, "global_frames": 4,
         "local_views": 1, "local_frames": 2, "local_size": 16, "local_clip_fraction": [0.3, 0.6],
     },
-    "training": {"steps": 20, "batch_size": 3, "learning_rate": 1e-3, "log_interval": 1, "save_interval": 5, "dtype": "fp32"},
+    "training": {
+        "steps": 20, "batch_size": 3, "learning_rate": 1e-3, "log_interval": 1, "save_interval": 5, "dtype": "fp32",
+    },
 }  # fmt: skip
 
 

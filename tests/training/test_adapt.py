@@ -232,7 +232,8 @@ def test_result_affecting_settings() -> None:
     affecting = result_affecting_settings(settings)
     assert all(every[name] == value for name, value in affecting.items())
     not_affecting = (
-        "device", "num_workers", "frame_cache_mb", "log_interval", "save_interval", "save_total_limit", "gradient_checkpointing",
+        "device", "num_workers", "frame_cache_mb", "log_interval", "save_interval", "save_total_limit",
+        "gradient_checkpointing",
         "gradient_accumulation_steps", "compile", "distributed_strategy", "val_interval", "validation_tolerance",
         "steps", "epochs",  # compared as the number of steps
     )  # fmt: skip
@@ -301,7 +302,8 @@ def test_directional_concept_sets_are_not_flipped(tiny_clip: Path, clips: Path) 
     ]
     assert flips == [0.5, 0.0]
     always = parse_settings({"views": {"flip_prob": 1.0, "global_scale": [1, 1], "brightness": 0, "contrast": 0,
-                                       "saturation": 0, "grayscale_prob": 0, "blur_prob": 0, "local_views": 0}})  # fmt: skip
+                                       "saturation": 0, "grayscale_prob": 0, "blur_prob": 0,
+                                       "local_views": 0}})  # fmt: skip
     plain = always.model_copy(update={"views": always.views.model_copy(update={"flip_prob": 0.0})})
     mirrored, straight, directed = (
         build_dataset(records, encoder, make_concept_set(directional=way), settings)[0]["global"].int()

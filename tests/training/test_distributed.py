@@ -181,7 +181,8 @@ def adapt_arguments(tiny_clip: Path, clips: Path, out: Path, steps: int) -> list
 def test_sigterm_to_torchrun_saves_and_stops_all_ranks(tiny_clip: Path, clips: Path, tmp_path: Path) -> None:
     run = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
     process = subprocess.Popen(
-        [*run, "-m", "verbspace.cli.main", *adapt_arguments(tiny_clip, clips, tmp_path, 5000)], stderr=subprocess.PIPE, text=True,
+        [*run, "-m", "verbspace.cli.main", *adapt_arguments(tiny_clip, clips, tmp_path, 5000)], stderr=subprocess.PIPE,
+        text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     try:
@@ -204,7 +205,8 @@ def test_accelerate_launch(tiny_clip: Path, clips: Path, tmp_path: Path) -> None
            "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no",
            "-m", "verbspace.cli.main")  # fmt: skip
     done = subprocess.run(
-        [*run, *adapt_arguments(tiny_clip, clips, tmp_path, 5)], capture_output=True, text=True, timeout=120, check=False,
+        [*run, *adapt_arguments(tiny_clip, clips, tmp_path, 5)], capture_output=True, text=True, timeout=120,
+        check=False,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]

@@ -130,7 +130,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(tiny_clip: Path, clips: Path, tmp
     try:
         with pytest.raises(
             OSError,
-            match=r"step-000010: the checkpoint could not be written .*step-000005, is complete; free disk space and run",
+            match=r"step-000010: the checkpoint could not be written .*step-000005, is complete; free disk space",
         ):
             adapt(start, clips, make_concept_set(), tmp_path, make_settings(steps=20), on_progress=limit_file_size)
     finally:

@@ -27,8 +27,8 @@ from verbspace.training.optimizer import parameter_groups, update_teacher
 from verbspace.training.schedules import cosine, warmup_cosine
 from verbspace.training.trainer import Trainer, TrainingCollapsed, TrainingInterrupted
 
-# The losses of `test_golden_losses` (fp32). After an intended change of the method, run that test and copy the line that
-# its failure prints.
+# The losses of `test_golden_losses` (fp32). After an intended change of the method, run that test and copy the line
+# that its failure prints.
 GOLDEN = [2.454923, 2.306446, 2.057511, 2.46229, 2.23363, 2.24839]
 
 

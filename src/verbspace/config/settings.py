@@ -65,8 +65,9 @@ class ViewSettings(Settings):
     def resolve(self, image_size: int, patch_size: int, *, directional: bool = False) -> ViewSettings:
         """Fill in the settings that depend on the encoder and the concept set.
 
-        A `global_size` of None becomes `image_size`. A `local_size` of None becomes 3/7 of the global size, rounded to whole
-        patches (96 for 224). Views of a directional concept set, in which left and right carry meaning, are never flipped.
+        A `global_size` of None becomes `image_size`. A `local_size` of None becomes 3/7 of the global size, rounded to
+        whole patches (96 for 224). Views of a directional concept set, in which left and right carry meaning, are never
+        flipped.
         """
         size = self.global_size or image_size
         local_size = self.local_size or max(patch_size, round(size * 3 / 7 / patch_size) * patch_size)

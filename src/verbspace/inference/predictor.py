@@ -216,9 +216,17 @@ def predict(
     calibration: Calibration | str | Path | None = None,
     window_config: WindowConfig | None = None,
 ) -> list[Prediction]:
-    """Rank actions for one or more files or URLs. See `Predictor` for the options.
+    """Rank actions for one or more files or URLs.
 
     Args:
+        encoder: An encoder, or a folder or hub id.
+        paths: Video files or URLs.
+        actions: Names to choose from. Default: `concepts`, else the encoder's own concept set.
+        concepts: A concept set, the name of a bundled one, or a JSON file.
+        scoring: Space that scores: category, description or both.
+        frames: Frames per video, or per window.
+        top: Number of actions to return per video.
+        calibration: From `calibrate`, for the same encoder and actions.
         window_config: Sliding windows for long videos; None embeds each video as one clip.
 
     Raises:

@@ -60,8 +60,8 @@ def adapt(
 ) -> VideoEncoder:
     """Adapt an encoder to unlabeled videos, in the concept space of a concept set.
 
-    A second call with the same arguments resumes an unfinished run. Under torchrun or accelerate the processes share the
-    work; the first one writes files and calls `on_progress` and `on_failures`.
+    A second call with the same arguments resumes an unfinished run. Under torchrun or accelerate the processes share
+    the work; the first one writes files and calls `on_progress` and `on_failures`.
 
     Args:
         encoder: Image checkpoint of the CLIP family or a video encoder, as `VideoEncoder.from_pretrained` takes it. An

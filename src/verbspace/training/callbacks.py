@@ -63,7 +63,8 @@ class ZeroShotValidation:
             raise TrainingCollapsed(
                 f"step {trainer.step}: zero-shot top-1 on {self.data} fell to {top1:.1%}, from "
                 f"{self._initial_top1:.1%} of the initial encoder, by more than training.validation_tolerance "
-                f"({settings.validation_tolerance:.0%}); lower training.learning_rate, or set training.trainable to temporal"
+                f"({settings.validation_tolerance:.0%}); lower training.learning_rate, or set training.trainable to "
+                "temporal"
             )
         metrics |= {"val/top1": top1, "val/frozen": self._initial_top1}
 

@@ -101,8 +101,8 @@ def save_checkpoint(
 ) -> Path:
     """Write `folder/step-NNNNNN`, and delete all but the newest checkpoints.
 
-    If the process is killed at any moment, the newest complete checkpoint is still on disk. A resumed run repeats itself
-    exactly, so a checkpoint of the same step is kept as it is.
+    If the process is killed at any moment, the newest complete checkpoint is still on disk. A resumed run repeats
+    itself exactly, so a checkpoint of the same step is kept as it is.
 
     Args:
         folder: The run's `state` folder.

@@ -33,7 +33,7 @@ class DistributedContext:
         return self.rank == 0
 
     def shard_batch(self, items: Sequence[T]) -> list[T]:
-        """Return this rank's consecutive part of a batch, which must have an item per rank; sizes differ by one at most."""
+        """Return this rank's consecutive part of a batch of at least one item per rank; sizes differ by at most 1."""
         count = len(items)
         if count < self.world_size:
             raise ValueError(

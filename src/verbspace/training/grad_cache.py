@@ -1,8 +1,8 @@
 """Gradients of one step, exact over micro-batches and processes.
 
 The losses need the whole batch at once, for its mean distribution and its center, but only through the embeddings,
-which are small. Each rank embeds its clips; the embeddings of all ranks are gathered; the losses are computed on them as
-in one process; and their gradient with respect to this rank's embeddings is propagated through this rank's encoder. With
+which are small. Each rank embeds its clips; the embeddings of all ranks are gathered; the losses are computed on them
+as in one process; their gradient with respect to this rank's embeddings is propagated through this rank's encoder. With
 micro-batches the embeddings are first computed without a graph and then, one micro-batch at a time, again with a graph
 (GradCache, Gao et al. 2021). That costs one more forward pass and gives the gradient of the whole batch to rounding.
 """

@@ -27,7 +27,7 @@ def teacher_probs(similarity: Tensor, temperature: float, center: Tensor | None 
 
 
 def cross_view_pairs(num_teacher_views: int, num_student_views: int) -> Tensor:
-    """Return a (V_t, V_s) mask of the pairs of a teacher view and a student view that count: all except a view with itself.
+    """Return a (V_t, V_s) mask of the pairs of teacher and student views that count: all except a view with itself.
 
     The first V_t student views are the teacher's views.
     """
@@ -72,7 +72,7 @@ def alignment(
 
 
 def cross_view_kl(target: Tensor, log_student: Tensor) -> Tensor:
-    """Compute the mean KL over clips and view pairs, from (V_t, B, K) probabilities and (V_s, B, K) log-probabilities."""
+    """Return the mean KL over clips and view pairs of (V_t, B, K) probabilities and (V_s, B, K) log-probabilities."""
     target = target.detach().to(log_student)
     negative_entropy = torch.xlogy(target, target).sum(-1).mean(1)  # (V_t,)
     cross = -torch.einsum("tbk,sbk->ts", target, log_student) / target.shape[1]

@@ -122,7 +122,11 @@ class Trainer:
         }
 
     def load_state_dict(self, state: TrainState, source: str = "state") -> None:
-        """Load what `state_dict` returned; ValueError, starting with `source`, if it does not fit encoder or concept set."""
+        """Load what `state_dict` returned.
+
+        Raises:
+            ValueError: It does not fit the encoder or the concept set. The message starts with `source`.
+        """
         for part, encoder in (("student", self.student), ("teacher", self.teacher)):
             load_trainable(encoder, state[part], f"{source}/{part}.safetensors")
         load_optimizer(self.optimizer, state["optimizer"])
@@ -140,7 +144,7 @@ class Trainer:
         """Load the newest checkpoint of `out`, if there is one. The number of processes may have changed.
 
         Raises:
-            ValueError: If values of the fingerprint differ and `allow_config_change` is false, or the checkpoint cannot be read.
+            ValueError: Values of the fingerprint differ, or the checkpoint cannot be read.
         """
         checkpoints = list_checkpoints(self.out / "state")
         if not checkpoints:
@@ -237,8 +241,8 @@ class Trainer:
         )
         if self.step > self.num_warmup_steps and expected >= 4 and used < max(1.5, 0.1 * expected):
             raise TrainingCollapsed(
-                f"step {self.step - 1}: the concept distribution collapsed: {used:.1f} of {expected:.1f} concepts are in "
-                "use; raise losses.category_prior, or set losses.centering to true" + self._last_checkpoint_note()
+                f"step {self.step - 1}: the concept distribution collapsed: {used:.1f} of {expected:.1f} concepts are "
+                "in use; raise losses.category_prior, or set losses.centering to true" + self._last_checkpoint_note()
             )
 
     def _last_checkpoint_note(self) -> str:
