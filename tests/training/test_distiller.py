@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from support.training_fixtures import make_distiller, random_views
 from verbspace.config.settings import LossSettings
 from verbspace.training.distiller import EMAState, embed_views
-from verbspace.training.trainer import update_ema_state
+from verbspace.training.ema import update_ema_state
 
 NAMES = {"category", "description", "alignment", "category_prior", "description_prior"}
 

@@ -23,7 +23,8 @@ from verbspace.config.settings import LossSettings, TrainSettings
 from verbspace.training import trainer as module
 from verbspace.training.checkpoint import list_checkpoints
 from verbspace.training.distiller import Distiller, EMAState, embed_views
-from verbspace.training.optimizer import parameter_groups, update_teacher
+from verbspace.training.ema import update_teacher
+from verbspace.training.optimizer import parameter_groups
 from verbspace.training.schedules import cosine, warmup_cosine
 from verbspace.training.trainer import Trainer, TrainingCollapsed, TrainingInterrupted
 

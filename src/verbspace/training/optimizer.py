@@ -1,4 +1,4 @@
-"""AdamW over the trainable parameters, and the teacher's moving average of them."""
+"""AdamW over the trainable parameters."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from torch import nn
 
 from verbspace.config.settings import TrainSettings
 from verbspace.models.video_encoder import VideoEncoder
-from verbspace.training.distributed import local_tensor
 
 
 def build_optimizer(student: VideoEncoder, settings: TrainSettings) -> torch.optim.AdamW:
@@ -43,10 +42,3 @@ def parameter_groups(
         }
         for (is_temporal, is_matrix), parameters in groups.items()
     ]
-
-
-@torch.no_grad()
-def update_teacher(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
-    """Set teacher = momentum · teacher + (1 - momentum) · student, for the parameters that the student trains."""
-    pairs = [(t, s) for t, s in zip(teacher.parameters(), student.parameters(), strict=True) if s.requires_grad]
-    torch._foreach_lerp_([local_tensor(t) for t, _ in pairs], [local_tensor(s) for _, s in pairs], 1 - momentum)

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from verbspace.config.settings import LossSettings, TrainSettings
+from verbspace.config.settings import TrainSettings
 from verbspace.training.checkpoint import (
     PARTS,
     TrainState,
@@ -32,12 +32,12 @@ from verbspace.training.checkpoint import (
     save_checkpoint,
     trainable_state_dict,
 )
-from verbspace.training.distiller import EMAState, StepOutput, Views
+from verbspace.training.distiller import EMAState, Views
 from verbspace.training.distributed import DistributedContext, full_tensor
+from verbspace.training.ema import update_ema_state, update_teacher
 from verbspace.training.grad_cache import GradCacheStep, TrainingMethod
-from verbspace.training.losses import ema_update, entropy
+from verbspace.training.losses import entropy
 from verbspace.training.metrics import MetricsLog, step_metrics
-from verbspace.training.optimizer import update_teacher
 from verbspace.training.schedules import cosine, warmup_cosine
 from verbspace.utils.malloc import disable_malloc_trim
 
@@ -249,19 +249,6 @@ class Trainer:
         """Return the end of an error message: which checkpoint remains."""
         checkpoints = list_checkpoints(self.out / "state")
         return f"; the last checkpoint, {checkpoints[-1]}, is kept" if checkpoints else "; no checkpoint was saved yet"
-
-
-def update_ema_state(ema_state: EMAState, output: StepOutput, settings: LossSettings) -> EMAState:
-    """Return centers and running means after a step."""
-    batch = output.batch_stats
-    center_momentum, prior_momentum = settings.center_momentum, settings.prior_momentum
-    return EMAState(
-        category_center=ema_update(ema_state.category_center, batch.category_center, center_momentum),
-        description_center=ema_update(ema_state.description_center, batch.description_center, center_momentum),
-        category_mean=ema_update(ema_state.category_mean, batch.category_mean, prior_momentum),
-        description_mean=ema_update(ema_state.description_mean, batch.description_mean, prior_momentum),
-        category_used=torch.maximum(ema_state.category_used, batch.category_used),
-    )
 
 
 @contextlib.contextmanager
