@@ -139,7 +139,7 @@ def test_overrides_take_precedence_over_the_settings_file(tmp_path: Path) -> Non
     file.write_text("training:\n  stepz: 7\n")
     with pytest.raises(ValueError, match=rf"{re.escape(str(file))}: training\.stepz: "):
         parse_overrides(file, ["training.steps=9"])
-    with pytest.raises(FileNotFoundError, match="settings file not found"):
+    with pytest.raises(FileNotFoundError, match="file not found"):
         parse_overrides(tmp_path / "none.yaml", [])
 
 
@@ -174,7 +174,7 @@ def test_bad_input_is_one_line_and_exit_code_1(world: Path, tmp_path: Path) -> N
         ("adapt --encoder playground --videos WORLD --concepts nix --out run", "nix: no such file or bundled"),
         (
             "adapt --encoder playground --videos . --concepts nix --out run --config no.yaml",
-            "no.yaml: settings file not found",
+            "no.yaml: file not found",
         ),
     ],
 )

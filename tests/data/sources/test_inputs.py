@@ -45,15 +45,18 @@ def test_sources_without_videos_are_errors(folder: Path) -> None:
 def test_urls_are_copied_and_deleted(folder: Path) -> None:
     store = fsspec.filesystem("memory")
     for name in ("x.mp4", "y.mp4"):
-        store.pipe_file(f"/clips/{name}", (folder / "a.mp4").read_bytes())
-    assert list(expand_inputs(["memory://clips/*.mp4"])) == ["memory:///clips/x.mp4", "memory:///clips/y.mp4"]
-    with localize("memory://clips/x.mp4") as path:
+        store.pipe_file(f"/copied-urls/{name}", (folder / "a.mp4").read_bytes())
+    assert list(expand_inputs(["memory://copied-urls/*.mp4"])) == [
+        "memory:///copied-urls/x.mp4",
+        "memory:///copied-urls/y.mp4",
+    ]
+    with localize("memory://copied-urls/x.mp4") as path:
         assert path.suffix == ".mp4"
         assert path.read_bytes() == (folder / "a.mp4").read_bytes()
     assert not path.parent.exists()
     with (
-        pytest.raises(DecodeError, match=r"memory://clips/z\.mp4: there is no such file"),
-        localize("memory://clips/z.mp4"),
+        pytest.raises(DecodeError, match=r"memory://copied-urls/z\.mp4: there is no such file"),
+        localize("memory://copied-urls/z.mp4"),
     ):
         pass
 
