@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -107,6 +107,7 @@ def test_positions_are_independent() -> None:
 
 
 @settings(deadline=None, max_examples=30)
+@example([34.996460985160475, 60.0], 0.0, 68)
 @given(st.lists(st.floats(0, 60), min_size=2, max_size=2), st.floats(0, 1e6), st.integers(0, 99))
 def test_scores_depend_on_time_differences(pair: list[float], shift: float, seed: int) -> None:
     q, k = torch.randn(2, 8, generator=torch.Generator().manual_seed(seed))
@@ -117,7 +118,8 @@ def test_scores_depend_on_time_differences(pair: list[float], shift: float, seed
         return a[1] @ b[2]
 
     late, early = pair
-    torch.testing.assert_close(score([late + 3, early + 3]), score([late, early]), atol=2e-3, rtol=0)
+    tolerance = 5e-4 * float(q.norm() * k.norm())  # float32 angles of up to 2,600 radians
+    torch.testing.assert_close(score([late + 3, early + 3]), score([late, early]), atol=tolerance, rtol=0)
 
 
 def test_late_clips_keep_precision() -> None:
