@@ -21,6 +21,7 @@ from verbspace.search.schema import (
 )
 from verbspace.search.signatures import FileSignature, try_signature
 from verbspace.utils.atomic_io import atomic_write
+from verbspace.utils.text import first_line
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -199,7 +200,7 @@ def read_parquet(path: Path) -> tuple[IndexManifest, ScanFn]:
     try:
         file = pq.ParquetFile(path)
     except (pa.ArrowInvalid, OSError) as error:
-        raise ValueError(f"{path}: not a Parquet file, or damaged ({_first_line(error)})") from None
+        raise ValueError(f"{path}: not a Parquet file, or damaged ({first_line(error).rstrip('.')})") from None
     metadata = (file.schema_arrow.metadata or {}).get(b"verbspace")
     if metadata is None:
         raise ValueError(f"{path}: has no verbspace metadata; give a file that `verbspace index export` wrote")
@@ -218,7 +219,7 @@ def read_parquet(path: Path) -> tuple[IndexManifest, ScanFn]:
                 arrays = [batch.column(batch.schema.get_field_index(name)) for name in columns]
                 yield pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields))
         except (pa.ArrowInvalid, OSError) as error:
-            raise ValueError(f"{path}: is damaged ({_first_line(error)})") from None
+            raise ValueError(f"{path}: is damaged ({first_line(error).rstrip('.')})") from None
 
     try:
         _validate_batches(path, scan(COLUMNS))
@@ -250,7 +251,3 @@ def _validate_batches(path: Path, batches: Iterable[pa.RecordBatch]) -> None:
                 raise ValueError(f"{path}: row {row}: times or file properties of {name} contradict each other")
             last_window[name] = window
             row += 1
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
