@@ -39,7 +39,6 @@ from verbspace.training.grad_cache import GradCacheStep, TrainingMethod
 from verbspace.training.losses import entropy
 from verbspace.training.metrics import MetricsLog, step_metrics
 from verbspace.training.schedules import cosine, warmup_cosine
-from verbspace.utils.malloc import disable_malloc_trim
 
 logger = logging.getLogger(__name__)
 
@@ -179,8 +178,6 @@ class Trainer:
         log = MetricsLog(self.out / "metrics.jsonl", first_step) if self.distributed.is_main_process else None
         if first_step >= last_step:
             return
-        if self.distributed.device.type == "cpu":
-            disable_malloc_trim()
         self.method.train()
         self.teacher.eval()
         with deferred_signals() as received:
