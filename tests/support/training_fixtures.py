@@ -79,8 +79,8 @@ def make_distiller(
     encoder = VideoEncoder.from_pretrained(checkpoint, temporal=temporal)
     encoder.unfreeze_vision()
     space = ConceptSpace.build(make_concept_set(with_descriptions=with_descriptions), encoder.encode_text, 0.1)
-    temperatures = {"student_temperature": 0.07, "teacher_temperature": 0.03}
-    return Distiller(encoder.copy(), encoder.copy(), space, LossSettings(**{**temperatures, **settings}))
+    scales = {"student_temperature": 0.07, "teacher_temperature": 0.03, "category_prior": 1, "description_prior": 0.5}
+    return Distiller(encoder.copy(), encoder.copy(), space, LossSettings(**{**scales, **settings}))
 
 
 def random_views(seed: int, num_clips: int = 2, size: int = 32, num_local_views: int = 1) -> dict[str, torch.Tensor]:

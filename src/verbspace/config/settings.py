@@ -82,11 +82,11 @@ class LossSettings(Settings):
     category: NonNegativeFloat = 1.0
     description: NonNegativeFloat = 0.5
     alignment: NonNegativeFloat = 0.5
-    category_prior: NonNegativeFloat = 1.0
-    description_prior: NonNegativeFloat = 0.5
-    # Temperatures divide cosines.
-    student_temperature: PositiveFloat = 0.1
-    teacher_temperature: PositiveFloat = 0.04
+    category_prior: NonNegativeFloat | None = None  # None: from the temperatures, see `training.loss_scales`
+    description_prior: NonNegativeFloat | None = None
+    # Temperatures divide cosines. None: from the spread of the frozen encoder's cosines, see `training.loss_scales`
+    student_temperature: PositiveFloat | None = None
+    teacher_temperature: PositiveFloat | None = None
     centering: bool = False  # subtract the running mean of the teacher's similarities, as DINO does
     center_momentum: UnitInterval = 0.9
     prior_momentum: UnitInterval = 0.9
@@ -100,7 +100,9 @@ class TrainSettings(Settings):
     steps: PositiveInt | None = None  # None: computed from epochs
     epochs: PositiveFloat = 20
     batch_size: PositiveInt = 32  # clips, over all processes
-    learning_rate: PositiveFloat = 2e-4
+    learning_rate: PositiveFloat | None = (
+        None  # of pretrained weights; None: from their width
+    )
     temporal_lr_multiplier: PositiveFloat = 4.5  # multiplies the learning rate of temporal attention
     warmup_fraction: UnitInterval = 0.1  # of all steps
     weight_decay: tuple[float, float] = (0.04, 0.1)  # at the first and last step

@@ -58,16 +58,23 @@ def train_tokenizer(captions: list[str], vocab_size: int = 900) -> CLIPTokenizer
     return CLIPTokenizer(vocab, [tuple(line.split(" ")) for line in merges], model_max_length=CONTEXT_LENGTH)
 
 
-def build_clip_model(tokenizer: CLIPTokenizer) -> CLIPModel:
-    """Build the untrained model. A large standard deviation of the position embeddings speeds up training."""
+def build_clip_model(tokenizer: CLIPTokenizer, width: int = 128, num_layers: int = 4) -> CLIPModel:
+    """Build the untrained model. A large standard deviation of the position embeddings speeds up training.
+
+    Args:
+        tokenizer: The tokenizer.
+        width: Width of the vision tower, a multiple of 32; the text tower has three quarters of it.
+        num_layers: Layers of the vision tower.
+    """
+    text_width, num_heads = width * 3 // 4, width // 32
     text = CLIPTextConfig(
-        vocab_size=len(tokenizer), hidden_size=96, intermediate_size=288, projection_dim=96, num_hidden_layers=3,
-        num_attention_heads=3, max_position_embeddings=CONTEXT_LENGTH, bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+        vocab_size=len(tokenizer), hidden_size=text_width, intermediate_size=3 * text_width, projection_dim=96,
+        num_hidden_layers=3, num_attention_heads=max(1, text_width // 32), max_position_embeddings=CONTEXT_LENGTH,
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
     )  # fmt: skip
     vision = CLIPVisionConfig(
-        hidden_size=128, intermediate_size=384, projection_dim=96, num_hidden_layers=4, num_attention_heads=4,
-        image_size=IMAGE_SIZE, patch_size=PATCH_SIZE,
+        hidden_size=width, intermediate_size=3 * width, projection_dim=96, num_hidden_layers=num_layers,
+        num_attention_heads=num_heads, image_size=IMAGE_SIZE, patch_size=PATCH_SIZE,
     )  # fmt: skip
     model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=96))
     with torch.no_grad():
@@ -95,7 +102,14 @@ def zero_shot_accuracy(model: CLIPModel, tokenizer: CLIPTokenizer, dataset: Capt
 
 
 def pretrain(
-    num_images: int = 40_000, steps: int = 3000, batch_size: int = 256, learning_rate: float = 2e-3, seed: int = 0
+    num_images: int = 40_000,
+    steps: int = 3000,
+    batch_size: int = 256,
+    learning_rate: float = 2e-3,
+    seed: int = 0,
+    *,
+    width: int = 128,
+    num_layers: int = 4,
 ) -> tuple[CLIPModel, CLIPTokenizer, float]:
     """Train from scratch. Returns the model, its tokenizer, and zero-shot top-1 on held-out images."""
     torch.manual_seed(seed)
@@ -107,7 +121,7 @@ def pretrain(
     token_present = torch.zeros(num_images, len(tokenizer)).scatter_(1, ids, 1.0)
     frequency = token_present.mean(0)
     token_present = token_present[:, (frequency > 0.002) & (frequency < 0.9)]
-    model = build_clip_model(tokenizer)
+    model = build_clip_model(tokenizer, width, num_layers)
     model.set_attn_implementation("eager")  # at this size the fused kernel's bf16 backward costs three times as much
     head = nn.Linear(96, token_present.shape[1])
     decay_params = [p for m in (model, head) for p in m.parameters() if p.ndim > 1]
@@ -176,8 +190,13 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=40_000)
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--width", type=int, default=128, help="width of the vision tower")
+    parser.add_argument("--layers", type=int, default=4, help="layers of the vision tower")
     args = parser.parse_args()
-    model, tokenizer, top1 = pretrain(args.images, args.steps, seed=args.seed)
+    learning_rate = 2e-3 * 128 / args.width
+    model, tokenizer, top1 = pretrain(
+        args.images, args.steps, learning_rate=learning_rate, seed=args.seed, width=args.width, num_layers=args.layers
+    )
     save_clip_model(model, tokenizer, args.out)
     num_params = sum(p.numel() for p in model.parameters())
     logger.info(f"saved {args.out}: {num_params:,} parameters, held-out top-1 {top1:.3f}")

@@ -19,6 +19,7 @@ from verbspace.training.adapt import build_dataset, build_distiller
 from verbspace.training.distiller import Distiller, EMAState, StepOutput, embed_views
 from verbspace.training.loggers import ProgressReport
 from verbspace.training.optimizer import build_optimizer
+from verbspace.training.preview import embed_sample, frozen_statistics, sample_records
 from verbspace.training.trainer import Trainer
 from verbspace.utils.progress import ProgressCallback
 
@@ -44,7 +45,7 @@ class SupervisedMethod(nn.Module):
         distiller = self.distiller
         embeddings = embed_views(self.student, views)
         with torch.autocast(embeddings.device.type, enabled=False):
-            logits = embeddings @ distiller.space.categories.T / distiller.settings.student_temperature
+            logits = embeddings @ distiller.space.categories.T / distiller.scales["category"].student_temperature
             target = self.labels[views["index"].cpu()].to(logits.device).expand(len(embeddings), -1)
             loss = F.cross_entropy(logits.flatten(0, 1), target.flatten())
         return StepOutput(loss, {"supervised": loss}, {}, ema_state)
@@ -80,7 +81,10 @@ def train_supervised_upper_bound(
         on_progress: Called after every step.
     """
     training = settings.training.model_copy(update={"gradient_accumulation_steps": 1})
-    distiller = build_distiller(initial_encoder, concepts, settings, torch.device("cpu"))
+    space = initial_encoder.build_concept_space(concepts)
+    _, embeddings = embed_sample(initial_encoder, sample_records(records), settings, None)
+    scales = frozen_statistics(embeddings, space, settings).scales
+    distiller = build_distiller(initial_encoder, space, settings, torch.device("cpu"), scales)
     action_indices = {name: index for index, name in enumerate(concepts.action_names)}
     labels = torch.tensor([action_indices[str(record.label)] for record in records])
     dataset = build_dataset([Record(r.path, None) for r in records], distiller.student, concepts, settings)

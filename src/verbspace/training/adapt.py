@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 
 from verbspace.concepts.concept_set import ConceptSet
+from verbspace.concepts.space import ConceptSpace
 from verbspace.config.settings import AdaptSettings, dump_settings, result_affecting_settings
 from verbspace.data.dataloader import load_views
 from verbspace.data.datasets import ViewDataset
@@ -24,21 +25,33 @@ from verbspace.training.distiller import Distiller
 from verbspace.training.distributed import apply_fsdp, init_distributed
 from verbspace.training.loggers import ProgressReport
 from verbspace.training.lora import merge_lora, select_trainable
-from verbspace.training.optimizer import build_optimizer
+from verbspace.training.loss_scales import LossScales
+from verbspace.training.optimizer import build_optimizer, learning_rate
+from verbspace.training.preview import (
+    NUM_PREVIEW_VIDEOS,
+    RunPreview,
+    embed_sample,
+    frozen_statistics,
+    preview_run,
+    sample_records,
+)
 from verbspace.training.run_info import (
     ConceptSetInfo,
     EncoderInfo,
     RunInfo,
     VideosInfo,
     package_versions,
+    read_run_info,
     write_run_info,
 )
 from verbspace.training.trainer import Callback, Trainer
+from verbspace.training.watches import CollapseWatch, DriftWatch
 from verbspace.utils.atomic_io import write_text
 from verbspace.utils.malloc import disable_malloc_trim
 from verbspace.utils.progress import ProgressCallback
 
 logger = logging.getLogger(__name__)
+MIN_HELD_OUT = 20 * NUM_PREVIEW_VIDEOS
 
 
 def adapt(
@@ -54,6 +67,7 @@ def adapt(
     init_from: str | Path | None = None,
     allow_config_change: bool = False,
     callbacks: Sequence[Callback] = (),
+    on_start: Callable[[RunPreview], None] | None = None,
     on_progress: ProgressCallback | None = None,
     on_failures: Callable[[DecodeFailures], None] | None = None,
     max_steps_this_call: int | None = None,
@@ -61,7 +75,11 @@ def adapt(
     """Adapt an encoder to unlabeled videos, in the concept space of a concept set.
 
     A second call with the same arguments resumes an unfinished run. Under torchrun or accelerate the processes share
-    the work; the first one writes files and calls `on_progress` and `on_failures`.
+    the work; the first one writes files and calls `on_start`, `on_progress` and `on_failures`.
+
+    Before the first step the frozen encoder embeds a sample of the videos. Temperatures follow from it, and the run is
+    compared with it (`training.watches`). In a collection of `MIN_HELD_OUT` videos or more the sample is not trained
+    on.
 
     Args:
         encoder: Image checkpoint of the CLIP family or a video encoder, as `VideoEncoder.from_pretrained` takes it. An
@@ -77,6 +95,7 @@ def adapt(
         init_from: Run folder or checkpoint whose student, teacher and running statistics a new run starts from.
         allow_config_change: Resume although settings have changed.
         callbacks: Trainer callbacks, such as `ZeroShotValidation`.
+        on_start: Called before the first step of a new run.
         on_progress: Called after every step, with the step's metrics if it is logged.
         on_failures: Called at the end if videos could not be read.
         max_steps_this_call: Save and return after this step. Schedules do not change.
@@ -98,10 +117,17 @@ def adapt(
         concepts = concepts if isinstance(concepts, ConceptSet) else ConceptSet.load(concepts)
         start = encoder if isinstance(encoder, VideoEncoder) else VideoEncoder.from_pretrained(encoder)
         records, known_bad = drop_known_bad(read_videos(videos, root, split, fold), root or videos)
-        num_steps = training.num_steps(len(records))
         is_new = not list_checkpoints(out / "state")
+        sample, records = hold_out_sample(records)
+        num_steps = training.num_steps(len(records))
 
-        distiller = build_distiller(start, concepts, settings, distributed.device)
+        space = start.build_concept_space(concepts)
+        frozen = start.copy().to(distributed.device)
+        sample, embeddings = embed_sample(frozen, sample, settings, on_progress if is_new else None)
+        statistics = distributed.all_gather_object(frozen_statistics(embeddings, space, settings))[0]
+        if not is_new and (info := read_run_info(out)) is not None and info.frozen is not None:
+            statistics = info.frozen
+        distiller = build_distiller(start, space, settings, distributed.device, statistics.scales)
         ema_state = distiller.init_state()
         if init_from is not None and is_new:
             ema_state = init_from_checkpoint(Path(init_from), distiller.student, distiller.teacher, ema_state)
@@ -121,6 +147,10 @@ def adapt(
             )  # fmt: skip
 
         if distributed.is_main_process and is_new:
+            for sentence in statistics.warnings():
+                logger.warning(sentence)
+            if on_start is not None:
+                on_start(preview_run(frozen, statistics, settings, len(records), distributed.world_size))
             info = RunInfo(
                 encoder=EncoderInfo(name=start.config.base_name, hash=encoder_hash(start)),
                 concepts=ConceptSetInfo(name=concepts.name, hash=concepts.hash),
@@ -132,6 +162,8 @@ def adapt(
                     fold=fold if split else None,
                 ),
                 init_from=None if init_from is None else str(init_from),
+                frozen=statistics,
+                learning_rate=learning_rate(distiller.student, training),
                 versions=package_versions(),
             )
             write_run_info(out, info)
@@ -142,7 +174,12 @@ def adapt(
             training,
             num_steps=num_steps,
             out=out,
-            callbacks=[*callbacks, *([ProgressReport(on_progress)] if on_progress else [])],
+            callbacks=[
+                CollapseWatch(statistics),
+                DriftWatch(sample, embeddings, space, settings.views.global_frames),
+                *callbacks,
+                *([ProgressReport(on_progress)] if on_progress else []),
+            ],
             distributed=distributed,
             ema_state=ema_state,
             fingerprint={
@@ -221,15 +258,28 @@ def drop_known_bad(
     return readable, dropped
 
 
+def hold_out_sample(records: list[Record]) -> tuple[list[Record], list[Record]]:
+    """Return a sample of the videos, and the videos to train on: without the sample if there are many."""
+    sample = sample_records(records)
+    if len(records) < MIN_HELD_OUT:
+        return sample, records
+    held_out = {record.path for record in sample}
+    return sample, [record for record in records if record.path not in held_out]
+
+
 def build_distiller(
-    initial_encoder: VideoEncoder, concepts: ConceptSet, settings: AdaptSettings, device: torch.device
+    initial_encoder: VideoEncoder,
+    space: ConceptSpace,
+    settings: AdaptSettings,
+    device: torch.device,
+    scales: LossScales | None = None,
 ) -> Distiller:
-    """Build student and teacher as copies of one encoder, and the concept space with its text tower."""
+    """Build student and teacher as copies of one encoder."""
     student, teacher = initial_encoder.copy().to(device), initial_encoder.copy().to(device)
     for encoder in (student, teacher):
         encoder.set_attention(initial_encoder.attention)
     select_trainable(student, teacher, settings.training)
-    return Distiller(student, teacher, initial_encoder.build_concept_space(concepts), settings.losses).to(device)
+    return Distiller(student, teacher, space, settings.losses, scales).to(device)
 
 
 def build_dataset(

@@ -22,7 +22,7 @@ from verbspace.utils.atomic_io import atomic_directory
 
 logger = logging.getLogger(__name__)
 
-FORMAT = "verbspace-state/3"
+FORMAT = "verbspace-state/4"
 PARTS = ("student", "teacher", "optimizer", "ema_state")
 TrainState = dict[str, dict[str, Tensor]]  # part -> tensors by name
 

@@ -13,6 +13,7 @@ from verbspace.concepts.space import ConceptSpace
 from verbspace.config.settings import LossSettings
 from verbspace.models.video_encoder import VideoEncoder
 from verbspace.training import losses
+from verbspace.training.loss_scales import LossScales, resolve_loss_scales
 
 Views = Mapping[str, Tensor]
 
@@ -29,6 +30,10 @@ class EMAState:
         category_mean: (K,) running mean of the student's distributions over categories.
         description_mean: (M,) the same for descriptions.
         category_used: (K,) 1 for each action that was the teacher's top-1 for some view so far, else 0.
+        category_top1: (K,) running mean of the frequency of each action as the teacher's top-1, started at zero: its
+            sum is the weight of what was seen.
+        embedding_variance: () running mean of the variance of the teacher's embeddings between clips, also started at
+            zero; to be divided by the sum of `category_top1`.
     """
 
     category_center: Tensor
@@ -36,6 +41,16 @@ class EMAState:
     category_mean: Tensor
     description_mean: Tensor
     category_used: Tensor
+    category_top1: Tensor
+    embedding_variance: Tensor
+
+    def top1_frequency(self) -> Tensor:
+        """Return the running frequency of each action as the teacher's top-1, (K,); NaN before the first step."""
+        return self.category_top1 / self.category_top1.sum()
+
+    def variance_between_clips(self) -> float:
+        """Return the running variance of the teacher's embeddings between clips; NaN before the first step."""
+        return float(self.embedding_variance / self.category_top1.sum())
 
 
 @dataclass(frozen=True)
@@ -84,20 +99,29 @@ class Distiller(nn.Module):
         teacher: Encoder of the same architecture, updated as a moving average of the student.
         space: Frozen concept space.
         settings: Loss weights, temperatures and prior. A loss of weight zero is not computed.
+        scales: Temperatures and prior weights by concept space. Not needed if the settings have both temperatures.
 
     Raises:
-        ValueError: If the keys of `settings.class_prior` are not the actions of `space`.
+        ValueError: If the keys of `settings.class_prior` are not the actions of `space`, or a temperature is missing.
     """
 
     category_prior: Tensor
     description_prior: Tensor
 
     def __init__(
-        self, student: VideoEncoder, teacher: VideoEncoder, space: ConceptSpace, settings: LossSettings | None = None
+        self,
+        student: VideoEncoder,
+        teacher: VideoEncoder,
+        space: ConceptSpace,
+        settings: LossSettings | None = None,
+        scales: LossScales | None = None,
     ) -> None:
         super().__init__()
         self.student, self.teacher, self.space = student, teacher, space
         self.settings = settings or LossSettings()
+        self.scales = resolve_loss_scales(self.settings) if scales is None else scales
+        self.weights = {name: getattr(self.settings, name) for name in ("category", "description", "alignment")}
+        self.weights |= {f"{name}_prior": scale.prior_weight for name, scale in self.scales.items()}
         category_prior = _class_prior(self.settings, space.action_names)
         self.register_buffer("category_prior", category_prior, persistent=False)
         # The probability of an action is split evenly over its descriptions.
@@ -112,7 +136,8 @@ class Distiller(nn.Module):
     def init_state(self) -> EMAState:
         """Return the state before the first step: centers at zero, running means at the prior."""
         c, d = self.category_prior, self.description_prior
-        return EMAState(torch.zeros_like(c), torch.zeros_like(d), c.clone(), d.clone(), torch.zeros_like(c))
+        zeros = torch.zeros_like(c)
+        return EMAState(zeros, torch.zeros_like(d), c.clone(), d.clone(), zeros.clone(), zeros.clone(), c.new_zeros(()))
 
     def forward(self, views: Views, ema_state: EMAState) -> StepOutput:
         """Compute the losses of one step from a batch, as `embed_views` takes it. Changes no state."""
@@ -132,7 +157,7 @@ class Distiller(nn.Module):
             z_student: (V_s, B, D) embeddings of all views, global views first.
             ema_state: State before this step.
         """
-        settings, space = self.settings, self.space
+        settings, space, weights = self.settings, self.space, self.weights
         named: dict[str, Tensor] = {}
         metrics: dict[str, Tensor] = {}
         batch_stats = replace(ema_state)
@@ -142,14 +167,15 @@ class Distiller(nn.Module):
         for name, prototypes in (("category", space.categories), ("description", space.descriptions)):
             if not len(prototypes):
                 continue
+            scale = self.scales[name]
             s_teacher, s_student = z_teacher @ prototypes.T, z_student @ prototypes.T
             center = getattr(ema_state, f"{name}_center") if settings.centering else None
-            teacher[name] = losses.teacher_probs(s_teacher, settings.teacher_temperature, center)
-            student[name] = F.log_softmax(s_student / settings.student_temperature, -1)
+            teacher[name] = losses.teacher_probs(s_teacher, scale.teacher_temperature, center)
+            student[name] = F.log_softmax(s_student / scale.student_temperature, -1)
             mean = student[name].exp().mean((0, 1))
-            if getattr(settings, name):
-                named[name] = losses.cross_view_cross_entropy(teacher[name], s_student, settings.student_temperature)
-            if getattr(settings, f"{name}_prior"):
+            if weights[name]:
+                named[name] = losses.cross_view_cross_entropy(teacher[name], s_student, scale.student_temperature)
+            if scale.prior_weight:
                 running_mean, prior = getattr(ema_state, f"{name}_mean"), getattr(self, f"{name}_prior")
                 named[f"{name}_prior"] = losses.marginal_prior_kl(
                     mean, running_mean, settings.prior_momentum, prior, settings.prior_margin
@@ -157,12 +183,14 @@ class Distiller(nn.Module):
             setattr(batch_stats, f"{name}_center", s_teacher.mean((0, 1)))
             setattr(batch_stats, f"{name}_mean", mean.detach())
             if name == "category":
-                batch_stats.category_used = torch.zeros_like(ema_state.category_used)
-                batch_stats.category_used.scatter_(0, teacher[name].argmax(-1).flatten(), 1.0)
+                top1 = teacher[name].argmax(-1).flatten()
+                batch_stats.category_top1 = torch.bincount(top1, minlength=len(prototypes)) / mean.new_tensor(len(top1))
+                batch_stats.category_used = (batch_stats.category_top1 > 0).to(mean)
+                batch_stats.embedding_variance = variance_between_clips(z_teacher)
             metrics[f"{name}_entropy"] = losses.entropy(teacher[name]).mean()
             metrics[f"{name}_mean_entropy"] = losses.entropy(teacher[name].mean((0, 1)))
             metrics[f"{name}_agreement"] = (teacher[name][0].argmax(-1) == student[name][-1].argmax(-1)).float().mean()
-        if settings.alignment and "description" in teacher:
+        if weights["alignment"] and "description" in teacher:
             pooled_student = space.pool_to_actions(student["description"].exp()).clamp_min(1e-8).log()
             pooled_teacher = space.pool_to_actions(teacher["description"])
             named["alignment"] = losses.alignment(
@@ -170,8 +198,17 @@ class Distiller(nn.Module):
             )
         if not named:
             raise ValueError("losses: every loss has weight zero; give at least one a positive weight")
-        total = torch.stack([getattr(settings, name) * value for name, value in named.items()]).sum()
+        total = torch.stack([weights[name] * value for name, value in named.items()]).sum()
         return StepOutput(total, named, {key: value.detach() for key, value in metrics.items()}, batch_stats)
+
+
+def variance_between_clips(z: Tensor) -> Tensor:
+    """Compute the unbiased variance of normalized embeddings (..., B, D) between clips, summed over D: a scalar.
+
+    0 if all clips have the same embedding; also 0 if there is only one clip.
+    """
+    num_clips = z.shape[-2]
+    return (1 - z.mean(-2).square().sum(-1)).mean() * num_clips / max(1, num_clips - 1)
 
 
 def _class_prior(settings: LossSettings, action_names: list[str]) -> Tensor:

@@ -28,4 +28,6 @@ def update_ema_state(ema_state: EMAState, output: StepOutput, settings: LossSett
         category_mean=ema_update(ema_state.category_mean, batch.category_mean, prior_momentum),
         description_mean=ema_update(ema_state.description_mean, batch.description_mean, prior_momentum),
         category_used=torch.maximum(ema_state.category_used, batch.category_used),
+        category_top1=ema_update(ema_state.category_top1, batch.category_top1, prior_momentum),
+        embedding_variance=ema_update(ema_state.embedding_variance, batch.embedding_variance, prior_momentum),
     )

@@ -8,6 +8,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from verbspace.training.preview import FrozenStatistics
 from verbspace.utils.atomic_io import write_text
 
 RUN_FILE = "run.json"
@@ -55,12 +56,20 @@ class VideosInfo(_Model):
 
 
 class RunInfo(_Model):
-    """Contents of `run.json`. `init_from` is the run or checkpoint that training was initialized from."""
+    """Contents of `run.json`.
+
+    Attributes:
+        init_from: Run or checkpoint that training was initialized from.
+        frozen: The frozen encoder on a sample of the videos, with the temperatures of the run.
+        learning_rate: Peak learning rate of pretrained weights.
+    """
 
     encoder: EncoderInfo
     concepts: ConceptSetInfo
     videos: VideosInfo | None = None
     init_from: str | None = None
+    frozen: FrozenStatistics | None = None
+    learning_rate: float | None = None
     versions: dict[str, str] = {}
     format: Literal["verbspace-run/1"] = "verbspace-run/1"
 

@@ -36,7 +36,6 @@ from verbspace.training.distiller import EMAState, Views
 from verbspace.training.distributed import DistributedContext, full_tensor
 from verbspace.training.ema import update_ema_state, update_teacher
 from verbspace.training.grad_cache import GradCacheStep, TrainingMethod
-from verbspace.training.losses import entropy
 from verbspace.training.metrics import MetricsLog, step_metrics
 from verbspace.training.schedules import cosine, warmup_cosine
 
@@ -185,12 +184,12 @@ class Trainer:
                 is_first_or_last = self.step in (first_step, self.num_steps - 1)
                 is_logged = is_first_or_last or (self.step + 1) % self.settings.log_interval == 0
                 metrics = self.training_step(views, is_logged)
-                for callback in self.callbacks:
-                    callback.on_step_end(self, metrics)
-                if metrics:
-                    if log is not None:
+                try:
+                    for callback in self.callbacks:
+                        callback.on_step_end(self, metrics)
+                finally:
+                    if metrics and log is not None:
                         log.write(self.step, metrics)
-                    self._check_collapse()
                 stop = any(flag for (flag,) in self.distributed.all_gather_ints(bool(received)))
                 if self.step % self.settings.save_interval == 0 or self.step == last_step or stop:
                     self.save()
@@ -219,7 +218,7 @@ class Trainer:
         if not math.isfinite(grad_norm) or not math.isfinite(float(output.total.detach())):
             raise TrainingCollapsed(
                 f"step {step}: the loss or its gradient is not finite; "
-                f"lower training.learning_rate, or set training.dtype to fp32{self._last_checkpoint_note()}"
+                f"lower training.learning_rate, or set training.dtype to fp32{self.last_checkpoint_note()}"
             )
         self.optimizer.step()
         update_teacher(self.teacher, self.student, cosine(step, self.num_steps, *settings.teacher_momentum))
@@ -231,18 +230,7 @@ class Trainer:
         learning_rate, seconds = self.optimizer.param_groups[0]["lr"], time.perf_counter() - started
         return step_metrics(output, self.ema_state, learning_rate, grad_norm, seconds, sum(clips_per_rank))
 
-    def _check_collapse(self) -> None:
-        """Stop when the mean distribution covers less than a tenth of the concepts that the prior expects."""
-        used, expected = (
-            float(torch.exp(entropy(p))) for p in (self.ema_state.category_mean, self.method.category_prior)
-        )
-        if self.step > self.num_warmup_steps and expected >= 4 and used < max(1.5, 0.1 * expected):
-            raise TrainingCollapsed(
-                f"step {self.step - 1}: the concept distribution collapsed: {used:.1f} of {expected:.1f} concepts are "
-                "in use; raise losses.category_prior, or set losses.centering to true" + self._last_checkpoint_note()
-            )
-
-    def _last_checkpoint_note(self) -> str:
+    def last_checkpoint_note(self) -> str:
         """Return the end of an error message: which checkpoint remains."""
         checkpoints = list_checkpoints(self.out / "state")
         return f"; the last checkpoint, {checkpoints[-1]}, is kept" if checkpoints else "; no checkpoint was saved yet"
