@@ -65,7 +65,8 @@ def run_job(job: dict[str, Any]) -> dict[str, Any]:
     from verbspace.cli.options import parse_overrides
     from verbspace.concepts.concept_set import ConceptSet
     from verbspace.playground.actions import TRAIN_ACTIONS
-    from verbspace.playground.demo import PLAYGROUND_SETTINGS, load_playground_encoder
+    from verbspace.models.video_encoder import VideoEncoder
+    from verbspace.playground.demo import PLAYGROUND_SETTINGS
     from verbspace.playground.evaluator import WorldEvaluator
     from verbspace.playground.supervised_upper_bound import (
         read_labeled_train_records,
@@ -76,11 +77,11 @@ def run_job(job: dict[str, Any]) -> dict[str, Any]:
 
     out, extra = Path(job["out"]), job["extra"]
     world = world_folder(out, job["world"], extra.get("long_tail", False))
-    start = load_playground_encoder(temporal=extra.get("temporal", True))
+    start = VideoEncoder.from_pretrained(job["encoder"], temporal=extra.get("temporal", True))
     evaluator = WorldEvaluator(world, start.image_size, split=job["split"], seed=job["world"])
     settings = parse_overrides(None, [*job["set"], f"training.seed={job['seed']}"], PLAYGROUND_SETTINGS)
     vocabulary = ConceptSet.load("playground").subset(TRAIN_ACTIONS)
-    name = "-".join([job["variant"], str(job["world"]), str(job["seed"]), *job["set"]])
+    name = "-".join([Path(job["encoder"]).name, job["variant"], str(job["world"]), str(job["seed"]), *job["set"]])
     folder = out / "runs" / name.replace(" ", "-")
 
     def top1(encoder: Any) -> dict[str, float]:
@@ -103,17 +104,17 @@ def run_job(job: dict[str, Any]) -> dict[str, Any]:
             "exported": evaluator.temporal_order_ablation(exported),
         }
         found["static_clips"] = evaluator.static_clip_accuracy(exported)
-    return {k: job[k] for k in ("variant", "world", "seed", "split", "set")} | {
+    return {k: job[k] for k in ("encoder", "variant", "world", "seed", "split", "set")} | {
         "seconds": round(seconds, 1),
         **found,
     }
 
 
 def baseline_top1(out: Path, job: dict[str, Any], measure: Any) -> dict[str, float]:
-    """Evaluate frozen CLIP once per world, because it is the same for every run."""
+    """Evaluate frozen CLIP once per world and encoder, because it is the same for every run."""
     from verbspace.utils.atomic_io import write_text
 
-    note = out / "worlds" / f"frozen-{job['world']}-{job['split']}.json"
+    note = out / "worlds" / f"frozen-{Path(job['encoder']).name}-{job['world']}-{job['split']}.json"
     if not note.exists():
         write_text(note, json.dumps(measure()))
     found: dict[str, float] = json.loads(note.read_text())
@@ -173,6 +174,7 @@ def main() -> None:
     """Run the study."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--encoder", default="playground", help="image checkpoint to adapt")
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), metavar="NAME")
     parser.add_argument("--worlds", nargs="+", type=int, default=[1, 2, 3])
     parser.add_argument(
@@ -198,6 +200,7 @@ def main() -> None:
         for seed in args.seeds if args.seeds is not None else ([0, 1, 2] if name == "full" else [0]):
             for world in args.worlds:
                 job = {
+                    "encoder": args.encoder,
                     "variant": name,
                     "world": world,
                     "seed": seed,
@@ -206,7 +209,7 @@ def main() -> None:
                     "extra": extra,
                 }
                 job |= {"out": str(args.out), "alphas": args.alphas if name in ("full", "long tail") else []}
-                same = ("variant", "world", "seed", "split", "set")
+                same = ("encoder", "variant", "world", "seed", "split", "set")
                 if not any(all(row[k] == job[k] for k in same) for row in rows):
                     jobs.append(job)
     for world, long_tail in sorted({(job["world"], job["extra"].get("long_tail", False)) for job in jobs}):

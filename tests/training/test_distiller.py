@@ -30,7 +30,7 @@ def random_state(actions: int = 4, descriptions: int = 5) -> EMAState:
     generator = torch.Generator().manual_seed(9)
     centers = [0.3 * torch.randn(size, generator=generator) for size in (actions, descriptions)]
     means = [torch.randn(size, generator=generator).softmax(-1) for size in (actions, descriptions)]
-    return EMAState(*centers, *means, torch.tensor([1.0, 0.0, 0.0, 0.0]))
+    return EMAState(*centers, *means, torch.tensor([1.0, 0.0, 0.0, 0.0]), torch.full((4,), 0.2), torch.tensor(0.3))
 
 
 def entropy(p: torch.Tensor) -> float:
@@ -73,7 +73,7 @@ def test_losses_equal_plain_loops(tiny_clip: Path) -> None:
         for b in range(3)
     ]
     assert output.losses["alignment"].item() == pytest.approx(sum(cost) / len(cost), rel=1e-4)
-    weights = LossSettings().model_dump()
+    weights = distiller.weights
     assert output.total.item() == pytest.approx(
         sum(weights[name] * value.item() for name, value in output.losses.items()), rel=1e-5
     )

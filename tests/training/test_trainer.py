@@ -3,7 +3,6 @@
 import json
 import math
 import os
-import re
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -19,10 +18,10 @@ from support.training_fixtures import (
     make_optimizer,
     random_views,
 )
-from verbspace.config.settings import LossSettings, TrainSettings
+from verbspace.config.settings import TrainSettings
 from verbspace.training import trainer as module
 from verbspace.training.checkpoint import list_checkpoints
-from verbspace.training.distiller import Distiller, EMAState, embed_views
+from verbspace.training.distiller import Distiller, EMAState
 from verbspace.training.ema import update_teacher
 from verbspace.training.optimizer import parameter_groups
 from verbspace.training.schedules import cosine, warmup_cosine
@@ -279,35 +278,3 @@ def test_a_non_finite_loss_keeps_the_last_checkpoint(tiny_clip: Path, tmp_path: 
     assert [path.name for path in list_checkpoints(tmp_path / "state")] == ["step-000004"]
     assert all(t.isfinite().all() for t in checkpoint_tensors(tmp_path / "state" / "step-000004").values())
     assert all(p.isfinite().all() for p in distiller.student.parameters())
-
-
-def collapsed_distiller(tiny_clip: Path) -> Distiller:
-    """A distiller to which every clip is the first concept."""
-    distiller = make_distiller(
-        tiny_clip, description=0, alignment=0, category_prior=0, description_prior=0, prior_momentum=0.0
-    )
-    views = random_views(0)
-    with torch.no_grad():
-        centre = embed_views(distiller.student, views, include_local=False).mean((0, 1))
-    distiller.space.categories[0] = centre / centre.norm()
-    distiller.space.categories[1:] = -centre / centre.norm()
-    return distiller
-
-
-def test_a_collapse_stops_the_run(tiny_clip: Path, tmp_path: Path) -> None:
-    """The message names settings to change; the newest checkpoint is from before the collapse."""
-    with pytest.raises(
-        TrainingCollapsed, match=r"collapsed: 1\.\d of 4\.0 concepts are in use; raise losses.category_prior"
-    ) as caught:
-        run(collapsed_distiller(tiny_clip), tmp_path, save_interval=1)
-    assert [row["step"] for row in metrics(tmp_path)] == [1, 2, 3]  # not checked during the two warm-up steps
-    assert [path.name for path in list_checkpoints(tmp_path / "state")] == ["step-000002"]
-    named = re.findall(r"losses\.(\w+)", str(caught.value))
-    assert set(named) == {"category_prior", "centering"} <= LossSettings.model_fields.keys()
-
-
-def test_few_concepts_are_no_collapse_if_few_are_expected(tiny_clip: Path, tmp_path: Path) -> None:
-    distiller = collapsed_distiller(tiny_clip)
-    distiller.category_prior.copy_(torch.tensor([0.97, 0.01, 0.01, 0.01]))
-    run(distiller, tmp_path)
-    assert len(metrics(tmp_path)) == 6

@@ -48,6 +48,7 @@ def adapt(
     from rich.console import Console
 
     from verbspace.cli.console.live import live_display
+    from verbspace.cli.console.run_preview import run_preview_table
     from verbspace.config.recipes import load_recipe
     from verbspace.models.video_encoder import VideoEncoder
     from verbspace.training.adapt import adapt as run
@@ -73,7 +74,8 @@ def adapt(
     with open_loggers((logger or []) if is_main_process else [], out) as loggers, live_display() as on_progress:
         run(
             start, videos, concepts, out, settings, root=root, split=split, fold=fold, init_from=init_from,
-            allow_config_change=allow_config_change, callbacks=[*validation, *loggers], on_progress=on_progress,
+            allow_config_change=allow_config_change, callbacks=[*validation, *loggers],
+            on_start=lambda preview: Console(stderr=True).print(run_preview_table(preview)), on_progress=on_progress,
         )  # fmt: skip
     if is_main_process:
         Console().print(f"adapted encoder: {out / 'encoder'}", highlight=False)

@@ -100,9 +100,7 @@ class TrainSettings(Settings):
     steps: PositiveInt | None = None  # None: computed from epochs
     epochs: PositiveFloat = 20
     batch_size: PositiveInt = 32  # clips, over all processes
-    learning_rate: PositiveFloat | None = (
-        None  # of pretrained weights; None: from their width
-    )
+    learning_rate: PositiveFloat | None = None  # of pretrained weights; None: from their width
     temporal_lr_multiplier: PositiveFloat = 4.5  # multiplies the learning rate of temporal attention
     warmup_fraction: UnitInterval = 0.1  # of all steps
     weight_decay: tuple[float, float] = (0.04, 0.1)  # at the first and last step

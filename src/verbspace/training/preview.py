@@ -104,7 +104,7 @@ class RunPreview:
         learning_rates: Of the pretrained weights and of temporal attention.
         num_videos: Videos to train on.
         num_steps: Steps of the run.
-        seconds: Estimated time of all steps, if loading keeps up; None if it was not measured.
+        seconds: Estimated time of all steps, if loading keeps up.
         state_bytes: Memory of weights, gradients and optimizer state, without activations.
     """
 
@@ -112,7 +112,7 @@ class RunPreview:
     learning_rates: tuple[float, float]
     num_videos: int
     num_steps: int
-    seconds: float | None
+    seconds: float
     state_bytes: int
 
 

@@ -29,6 +29,8 @@ SCALAR_ROWS = (
     ("loss", "loss", "{:.3f}"),
     ("alignment", "loss/alignment", "{:.3f}"),
     ("actions used", "concepts_used", "{:.0%}"),
+    ("agreement with frozen CLIP", "watch/agreement", "{:.0%}"),
+    ("drift from frozen CLIP", "watch/drift", "{:.3f}"),
     ("validation top-1", "val/top1", "{:.1%}"),
     ("frozen baseline", "val/frozen", "{:.1%}"),
     ("gradient norm", "gradient_norm", "{:.2f}"),
@@ -92,18 +94,21 @@ def live_display(console: Console | None = None) -> Iterator[ProgressCallback]:
         return
     metrics, start_time = LiveMetrics(), time.monotonic()
     bar = Progress(
-        TextColumn("adapt"), BarColumn(bar_width=24), MofNCompleteColumn(), TextColumn("{task.fields[rate]:>8}"),
+        TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]:>8}"),
         TimeRemainingColumn(compact=True, elapsed_when_finished=True), TextColumn("{task.fields[suffix]}"),
         console=console,
     )  # fmt: skip
     task = bar.add_task("adapt", total=None, rate="", suffix="left")
     with Live(bar, console=console, refresh_per_second=4) as display:
-        first_step: int | None = None  # a resumed run does not start at 1
+        first_steps: dict[str, tuple[int, float]] = {}  # by stage; a resumed run does not start at 1
 
-        def on_progress(_stage: str, step: int, steps: int, values: Mapping[str, float]) -> None:
-            nonlocal first_step
-            first_step = step - 1 if first_step is None else first_step
-            rate = (step - first_step) / max(time.monotonic() - start_time, 1e-9)
+        def on_progress(stage: str, step: int, steps: int, values: Mapping[str, float]) -> None:
+            if stage not in first_steps:
+                first_steps[stage] = (step - 1, time.monotonic() if first_steps else start_time)
+                bar.reset(task, description=stage)
+            first_step, start = first_steps[stage]
+            rate = (step - first_step) / max(time.monotonic() - start, 1e-9)
             suffix = "left" if step < steps else "elapsed"
             bar.update(task, completed=step, total=steps, rate=format_rate(rate), suffix=suffix)
             metrics.update(values)

@@ -24,7 +24,7 @@ def recipe_table(recipe: Recipe) -> Table:
     table.add_row("steps", f"{num_steps:,} of {training.batch_size} clips, {training.trainable}")
     table.add_row("training step, per clip", f"{flops / 1e12:.2f} TFLOP")
     for name, peak in DEVICE_PEAK_FLOPS.items():
-        duration = _format_duration(num_steps * training.batch_size * flops / (ASSUMED_UTILIZATION * peak))
+        duration = format_duration(num_steps * training.batch_size * flops / (ASSUMED_UTILIZATION * peak))
         table.add_row(
             f"on {name}", f"{duration} (estimate: {ASSUMED_UTILIZATION:.0%} of the stated peak, if loading keeps up)"
         )
@@ -33,7 +33,8 @@ def recipe_table(recipe: Recipe) -> Table:
     return table
 
 
-def _format_duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
+    """Format a duration in minutes, hours or days."""
     if seconds < 90 * 60:
         return f"{seconds / 60:.0f} min" if seconds >= 60 else "under a minute"
     return f"{seconds / 3600:.1f} h" if seconds < 48 * 3600 else f"{seconds / 86400:.1f} days"
