@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import CLIPConfig, CLIPModel
 
 from verbspace.concepts.space import ConceptSpace
-from verbspace.config.settings import AdaptSettings
+from verbspace.config.settings import AdaptSettings, LossSettings
 from verbspace.models import hub
 from verbspace.models.config import VideoEncoderConfig
 from verbspace.models.processor import CLIP_PIXEL_STATS, Processor
@@ -77,7 +77,8 @@ def random_trainer(
         action_names=[str(n) for n in range(NUM_ACTIONS)],
         description_texts=[str(n) for n in range(NUM_DESCRIPTIONS)],
     )  # fmt: skip
-    distiller = Distiller(student, teacher, space).to(device)
+    settings = LossSettings(student_temperature=0.02, teacher_temperature=0.008)
+    distiller = Distiller(student, teacher, space, settings).to(device)
     distiller.train()
     teacher.eval()
     if training.compile:

@@ -64,8 +64,8 @@ def run_job(job: dict[str, Any]) -> dict[str, Any]:
     torch.set_num_threads(1)
     from verbspace.cli.options import parse_overrides
     from verbspace.concepts.concept_set import ConceptSet
-    from verbspace.playground.actions import TRAIN_ACTIONS
     from verbspace.models.video_encoder import VideoEncoder
+    from verbspace.playground.actions import TRAIN_ACTIONS
     from verbspace.playground.demo import PLAYGROUND_SETTINGS
     from verbspace.playground.evaluator import WorldEvaluator
     from verbspace.playground.supervised_upper_bound import (

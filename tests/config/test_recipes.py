@@ -17,6 +17,7 @@ from verbspace.models.video_encoder import VideoEncoder
 from verbspace.playground.demo import PLAYGROUND_SETTINGS
 from verbspace.training.adapt import build_dataset, build_distiller
 from verbspace.training.checkpoint import list_checkpoints
+from verbspace.training.loss_scales import resolve_loss_scales
 from verbspace.training.optimizer import build_optimizer
 
 RECIPES = sorted((Path(__file__).resolve().parents[2] / "recipes").glob("*.yaml"))
@@ -35,7 +36,9 @@ def test_recipes_parse_and_build(path: Path, tiny_clip: Path, tmp_path: Path) ->
     assert training.batch_size % training.gradient_accumulation_steps == 0
     # Everything except the checkpoint, which is a small one here.
     start = VideoEncoder.from_pretrained(tiny_clip)
-    distiller = build_distiller(start, make_concept_set(), recipe.settings, torch.device("cpu"))
+    scales = resolve_loss_scales(recipe.settings.losses, {"category": 0.02, "description": 0.02})
+    space = start.build_concept_space(make_concept_set())
+    distiller = build_distiller(start, space, recipe.settings, torch.device("cpu"), scales)
     assert build_optimizer(distiller.student, training).param_groups
     sizes = {"global_size": 32, "local_size": 16}
     settings = recipe.settings.model_copy(update={"views": recipe.settings.views.model_copy(update=sizes)})

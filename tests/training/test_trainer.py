@@ -19,11 +19,13 @@ from support.training_fixtures import (
     random_views,
 )
 from verbspace.config.settings import TrainSettings
+from verbspace.models.video_encoder import VideoEncoder
 from verbspace.training import trainer as module
 from verbspace.training.checkpoint import list_checkpoints
 from verbspace.training.distiller import Distiller, EMAState
 from verbspace.training.ema import update_teacher
-from verbspace.training.optimizer import parameter_groups
+from verbspace.training.lora import add_lora
+from verbspace.training.optimizer import default_learning_rate, parameter_groups
 from verbspace.training.schedules import cosine, warmup_cosine
 from verbspace.training.trainer import Trainer, TrainingCollapsed, TrainingInterrupted
 
@@ -278,3 +280,29 @@ def test_a_non_finite_loss_keeps_the_last_checkpoint(tiny_clip: Path, tmp_path: 
     assert [path.name for path in list_checkpoints(tmp_path / "state")] == ["step-000004"]
     assert all(t.isfinite().all() for t in checkpoint_tensors(tmp_path / "state" / "step-000004").values())
     assert all(p.isfinite().all() for p in distiller.student.parameters())
+
+
+@pytest.mark.parametrize(
+    ("width", "batch_size", "low", "high"),
+    [
+        (768, 256, 3e-6, 2e-5),  # ViT-B/16: published fine-tuning on video
+        (1024, 256, 2e-6, 1e-5),
+        (768, 32, 2e-6, 1e-5),
+        (128, 12, 1.5e-4, 2.5e-4),  # the playground's CLIP
+    ],
+)
+def test_default_learning_rates(width: int, batch_size: int, low: float, high: float) -> None:
+    assert low <= default_learning_rate(width, batch_size) <= high
+    assert default_learning_rate(width, 4 * batch_size) == pytest.approx(
+        2 * default_learning_rate(width, batch_size), rel=0.05
+    )
+
+
+def test_adapters_are_trained_at_the_rate_of_new_layers(tiny_clip: Path) -> None:
+    pytest.importorskip("peft")
+    student = VideoEncoder.from_pretrained(tiny_clip)
+    add_lora(student, 2, 4)
+    rates = {id(p): g["initial_lr"] for g in parameter_groups(student, 0.1, 3.0) for p in g["params"]}
+    names = {name: rates[id(p)] for name, p in student.named_parameters() if p.requires_grad}
+    assert any("lora_" in name for name in names)
+    assert set(names.values()) == {pytest.approx(0.3)}

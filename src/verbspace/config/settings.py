@@ -1,6 +1,7 @@
 """Typed settings. Unknown keys are errors.
 
-The defaults of learning rates, temperatures and augmentation were chosen on validation clips of the playground.
+What depends on the checkpoint (temperatures, weights of the priors, learning rates, view sizes) is None: it is measured
+or follows from the checkpoint's sizes. The defaults of augmentation were chosen on validation clips of the playground.
 """
 
 from __future__ import annotations
@@ -95,13 +96,13 @@ class LossSettings(Settings):
 
 
 class TrainSettings(Settings):
-    """The training loop. Learning rates are not rescaled with the batch size."""
+    """The training loop. A learning rate that is set is not rescaled with the batch size."""
 
     steps: PositiveInt | None = None  # None: computed from epochs
     epochs: PositiveFloat = 20
     batch_size: PositiveInt = 32  # clips, over all processes
-    learning_rate: PositiveFloat | None = None  # of pretrained weights; None: from their width
-    temporal_lr_multiplier: PositiveFloat = 4.5  # multiplies the learning rate of temporal attention
+    learning_rate: PositiveFloat | None = None  # of pretrained weights; None: from width and batch size
+    temporal_lr_multiplier: PositiveFloat = 4.5  # of temporal attention and LoRA adapters, which are new
     warmup_fraction: UnitInterval = 0.1  # of all steps
     weight_decay: tuple[float, float] = (0.04, 0.1)  # at the first and last step
     teacher_momentum: tuple[UnitInterval, UnitInterval] = (0.98, 0.995)  # at the first and last step

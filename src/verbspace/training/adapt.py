@@ -26,7 +26,7 @@ from verbspace.training.distributed import apply_fsdp, init_distributed
 from verbspace.training.loggers import ProgressReport
 from verbspace.training.lora import merge_lora, select_trainable
 from verbspace.training.loss_scales import LossScales
-from verbspace.training.optimizer import build_optimizer, learning_rate
+from verbspace.training.optimizer import build_optimizer, pretrained_learning_rate
 from verbspace.training.preview import (
     NUM_PREVIEW_VIDEOS,
     RunPreview,
@@ -163,7 +163,7 @@ def adapt(
                 ),
                 init_from=None if init_from is None else str(init_from),
                 frozen=statistics,
-                learning_rate=learning_rate(distiller.student, training),
+                learning_rate=pretrained_learning_rate(distiller.student, training),
                 versions=package_versions(),
             )
             write_run_info(out, info)

@@ -21,7 +21,7 @@ from verbspace.training.distiller import variance_between_clips
 from verbspace.training.flops import forward_flops, training_flops
 from verbspace.training.loss_scales import LossScale, measure_spreads, resolve_loss_scales
 from verbspace.training.losses import entropy
-from verbspace.training.optimizer import learning_rate
+from verbspace.training.optimizer import pretrained_learning_rate
 from verbspace.utils.progress import ProgressCallback
 
 NUM_PREVIEW_VIDEOS = 64
@@ -175,7 +175,7 @@ def preview_run(
     seconds = _forward_seconds(student, frames, size, training.dtype) * ratio
     trainable = sum(p.numel() for p in student.parameters() if p.requires_grad)
     total = sum(p.numel() for p in student.parameters())
-    rate = learning_rate(student, training)
+    rate = pretrained_learning_rate(student, training)
     return RunPreview(
         statistics,
         (rate, rate * training.temporal_lr_multiplier),
