@@ -8,6 +8,7 @@ from support.playground_files import TINY_SETTINGS, TINY_TRAINING
 from support.training_fixtures import deterministic_metrics
 from verbspace.concepts.concept_set import ConceptSet
 from verbspace.concepts.space import ConceptSpace
+from verbspace.config.settings import LossSettings
 from verbspace.data.dataloader import load_views
 from verbspace.models.hashing import encoder_hash
 from verbspace.playground.actions import TRAIN_ACTIONS
@@ -32,10 +33,14 @@ def test_labeled_train_records_match_the_train_split(world: Path) -> None:
 @pytest.mark.parametrize("local_views", [3, 0])
 def test_supervised_loss_is_the_mean_cross_entropy_over_views(local_views: int, world: Path) -> None:
     settings = TINY_SETTINGS.model_copy(
-        update={"views": PLAYGROUND_SETTINGS.views.model_copy(update={"local_views": local_views})}
+        update={
+            "views": PLAYGROUND_SETTINGS.views.model_copy(update={"local_views": local_views}),
+            "losses": LossSettings(student_temperature=0.1, teacher_temperature=0.04),
+        }
     )
     concepts, records = ConceptSet.load("playground").subset(TRAIN_ACTIONS), read_labeled_train_records(world)
-    distiller = build_distiller(load_playground_encoder(), concepts, settings, torch.device("cpu"))
+    start = load_playground_encoder()
+    distiller = build_distiller(start, start.build_concept_space(concepts), settings, torch.device("cpu"))
     labels = torch.tensor([TRAIN_ACTIONS.index(str(record.label)) for record in records])
     views = next(iter(load_views(build_dataset(records, distiller.student, concepts, settings), batch_size=3)))
     outcome = SupervisedMethod(distiller, labels)(views, distiller.init_state())

@@ -28,6 +28,7 @@ from verbspace.models.hashing import encoder_hash
 from verbspace.reporting.compare.runs import read_runs
 from verbspace.training import adapt as module
 from verbspace.training.adapt import adapt, build_dataset, read_videos
+from verbspace.training.lora import select_trainable
 from verbspace.training.optimizer import build_optimizer
 from verbspace.training.run_info import read_run_info
 from verbspace.training.trainer import TrainingInterrupted
@@ -55,7 +56,7 @@ def test_the_files_of_a_run(tiny_clip: Path, clips: Path, tmp_path: Path) -> Non
         start, clips, make_concept_set(), tmp_path / "run", make_settings(steps=4),
         on_progress=lambda stage, done, total, values: reported.append((stage, done, total)),
     )  # fmt: skip
-    assert reported == [("adapt", step, 4) for step in (1, 2, 3, 4)]
+    assert reported == [("inspect", 5, 5), *(("adapt", step, 4) for step in (1, 2, 3, 4))]
     assert all(torch.equal(p, before[name]) for name, p in start.named_parameters())
     folder = tmp_path / "run"
     assert {path.name for path in folder.iterdir()} == {"config.yaml", "encoder", "metrics.jsonl", "run.json", "state"}
@@ -334,11 +335,10 @@ def test_training_temporal_attention_only(tiny_clip: Path, clips: Path, tmp_path
     still = torch.zeros(1, 1, 3, 32, 32, dtype=torch.uint8)
     assert torch.equal(adapted.encode_video(still), start.encode_video(still))  # a single frame is an image
     bare = vs.VideoEncoder.from_pretrained(tiny_clip, temporal=False)
-    distiller = module.build_distiller(
-        bare, make_concept_set(), make_settings(trainable="temporal"), torch.device("cpu")
-    )
+    student = bare.copy()
+    select_trainable(student, bare.copy(), make_settings(trainable="temporal").training)
     with pytest.raises(ValueError, match=r"training\.trainable: this encoder has no temporal attention"):
-        build_optimizer(distiller.student, make_settings(trainable="temporal").training)
+        build_optimizer(student, make_settings(trainable="temporal").training)
     with pytest.raises(ValueError, match="no temporal attention, so nothing would be trained; set it to full"):
         adapt(bare, clips, make_concept_set(), tmp_path / "bare", make_settings(steps=3, trainable="temporal"))
     adapt(
@@ -349,8 +349,11 @@ def test_training_temporal_attention_only(tiny_clip: Path, clips: Path, tmp_path
 def test_class_prior(tiny_clip: Path, clips: Path, tmp_path: Path) -> None:
     start = vs.VideoEncoder.from_pretrained(tiny_clip)
     shares = {"waving": 4.0, "jumping": 2.0, "clapping": 1.0, "running": 1.0}
-    settings = parse_settings({"losses": {"class_prior": shares}})
-    distiller = module.build_distiller(start, make_concept_set(), settings, torch.device("cpu"))
+    settings = parse_settings(
+        {"losses": {"class_prior": shares, "student_temperature": 0.1, "teacher_temperature": 0.04}}
+    )
+    space = start.build_concept_space(make_concept_set())
+    distiller = module.build_distiller(start, space, settings, torch.device("cpu"))
     assert distiller.category_prior.tolist() == [0.5, 0.25, 0.125, 0.125]
     odd = parse_settings({"losses": {"class_prior": {"waving": 1.0, "flying": 1.0}}})
     with pytest.raises(ValueError, match=r"losses.class_prior: 'clapping' is not in both"):
