@@ -300,8 +300,5 @@ def test_failures_are_counted_once() -> None:
     assert bad.add([video, video]) == [video]
     assert bad.add([video]) == []
     assert (len(bad), bad.fraction) == (1, 0.25)
-    assert bad.summary().splitlines() == [
-        "1 of 4 videos could not be read and were left out (25.0%)",
-        "  a.mp4: empty",
-    ]
+    assert bad.summary().splitlines() == ["1 of 4 videos could not be read and were left out (25.0%)", "  a.mp4: empty"]
     assert DecodeFailures(0).fraction == 0

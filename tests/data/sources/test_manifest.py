@@ -34,10 +34,7 @@ def test_symbolic_links_are_followed_except_in_cycles(tmp_path: Path) -> None:
     touch(tmp_path, "elsewhere/1.mp4", "data/own/2.mp4")
     os.symlink(tmp_path / "elsewhere", tmp_path / "data/linked")
     os.symlink(tmp_path / "data", tmp_path / "data/own/circle")
-    assert [(r.path.name, r.label) for r in read_manifest(tmp_path / "data")] == [
-        ("1.mp4", "linked"),
-        ("2.mp4", "own"),
-    ]
+    assert [(r.path.name, r.label) for r in read_manifest(tmp_path / "data")] == [("1.mp4", "linked"), ("2.mp4", "own")]
 
 
 @pytest.mark.parametrize(
@@ -64,11 +61,7 @@ def test_list_lines(tmp_path: Path, line: str, path: str, label: str | None) -> 
 
 def test_list_order_header_and_root(tmp_path: Path) -> None:
     source = write_list(tmp_path, "\ufeffpath,label\nz.mp4,1\na.mp4,0\n/abs/b.mp4,1\n")
-    expected = [
-        Record(Path("/data/z.mp4"), "1"),
-        Record(Path("/data/a.mp4"), "0"),
-        Record(Path("/abs/b.mp4"), "1"),
-    ]
+    expected = [Record(Path("/data/z.mp4"), "1"), Record(Path("/data/a.mp4"), "0"), Record(Path("/abs/b.mp4"), "1")]
     assert read_manifest(source, root="/data") == expected
 
 
