@@ -173,7 +173,8 @@ def test_the_cache_avoids_decoding_and_does_not_change_items(
         decoded.clear()
         cached = ViewDataset(records, SMALL, frame_cache_bytes=limit)
         assert all(same_items(cached[key], item) for key, item in zip(keys, expected, strict=True))
-        assert cached.cache.used_bytes == sum(frames.nbytes for _, frames in cached.cache.videos.values()) <= limit
+        used = sum(frames.nbytes for _, frames in cached.cache.videos.values())
+        assert cached.cache.free_bytes == limit - used >= 0
         assert len(decoded) == VIDEOS + 2 * (VIDEOS - len(cached.cache.videos))
         assert {whole: VIDEOS, 1000: 0}.get(limit, len(cached.cache.videos)) == len(cached.cache.videos)
 
@@ -184,7 +185,7 @@ def test_large_frames_are_downscaled_while_decoding(records: list[Record]) -> No
     assert dataset.cache.videos[0][1].shape[1:] == (3, 24, 32)
     with pytest.raises(ValueError, match="no videos to train on"):
         ViewDataset([], SMALL)
-    with pytest.raises(IndexError, match="video 7 of 7"):
+    with pytest.raises(IndexError):
         dataset[VIDEOS]
 
 

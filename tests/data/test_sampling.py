@@ -150,11 +150,6 @@ def test_invalid_clip_fractions_are_rejected(window: tuple[float, float]) -> Non
         ViewSettings(local_clip_fraction=window)
 
 
-def test_plan_eval_needs_at_least_one_frame() -> None:
-    with pytest.raises(ValueError, match="at least one frame"):
-        plan_eval(np.zeros(0), 4)
-
-
 @settings(deadline=None, max_examples=200)
 @given(steps, st.floats(0.05, 20), st.floats(0.02, 1))
 @example([1.0], 0.05, 1.0)

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from support.training_fixtures import make_concept_set, make_settings, write_clips
 from support.video_files import numbered_frames, write_bad_files, write_video
 from verbspace.cli import main
+from verbspace.data import verify
 from verbspace.data.decoding.pyav import count_frames, decode_frames
 from verbspace.data.errors import DecodeError, DecodeFailures, NoReadableVideo
 from verbspace.data.sources.manifest import read_manifest
@@ -54,14 +55,14 @@ def misbehave(file: str) -> int:
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-def test_a_decoder_that_hangs_or_crashes_is_replaced(workers: int, tmp_path: Path) -> None:
+def test_a_decoder_that_hangs_or_crashes_is_replaced(
+    workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     names = ["ok1", "hang1", "crash1", "ok2", "exit1", "odd1", "hang2", "ok3"]
     files = [str(tmp_path / name) for name in names]
+    monkeypatch.setattr(verify, "_START_METHOD", "fork")
     start = time.monotonic()
-    found = {
-        Path(o.file).name: o
-        for o in run_in_subprocesses(misbehave, files, timeout=0.5, num_workers=workers, start_method="fork")
-    }
+    found = {Path(o.file).name: o for o in run_in_subprocesses(misbehave, files, timeout=0.5, num_workers=workers)}
     assert time.monotonic() - start < 20
     assert set(found) == set(names)
     assert all(found[name].frames == 7 and found[name].error is None for name in names if name.startswith("ok"))

@@ -1,9 +1,7 @@
 """A pool of subprocesses with a time limit for each call.
 
-Each process serves one thread of a `ThreadPoolExecutor`, which supplies the queue, the futures and the idle threads.
-Libraries with process pools do not fit. In `concurrent.futures` and loky a crash ends every call of the pool, and there
-is no time limit per call. pebble has one, but its processes share a pipe and a lock: a process that is killed while it
-sends a result (a few megabytes of frames) stalls the whole pool. Here each process has its own pipe.
+In `concurrent.futures` and loky a crash ends every call of the pool, and there is no time limit per call. In pebble, a
+process that is killed while it sends a result stalls the whole pool. Here each process has its own pipe.
 """
 
 from __future__ import annotations
@@ -33,9 +31,7 @@ class WorkerTimeout(Exception):
 class WorkerCrashed(Exception):
     """A process that ended during a call. ``str(error)`` is "signal 11" or "exit code 3".
 
-    Attributes:
-        was_killed: Whether the process was killed from outside (SIGKILL, as the system does when memory is short) or
-            ended before it was ready, so that the call is not to blame.
+    The call is not to blame if `was_killed`: from outside (SIGKILL, as when memory is short), or before it was ready.
     """
 
     def __init__(self, exit_code: int, started: bool) -> None:
@@ -44,17 +40,10 @@ class WorkerCrashed(Exception):
 
 
 class SubprocessPool:
-    """Run one function in subprocesses, one call per process at a time.
+    """Run one function in subprocesses. Each serves one thread of a `ThreadPoolExecutor`, which supplies the queue.
 
-    A process that exceeds the time limit is killed, and one that ends is replaced with the next call. Leave the context
-    to stop the processes; those that are busy are killed.
-
-    Args:
-        function: Called in the processes.
-        num_workers: Number of processes.
-        timeout: Seconds that a call may take. Starting the process does not count.
-        initializer: Called once in each process.
-        start_method: As in `multiprocessing.get_context`.
+    A process whose call takes more than `timeout` seconds is killed, and one that ends is replaced with the next call.
+    Leave the context to stop the processes; those that are busy are killed. `initializer` is called once in each.
     """
 
     def __init__(

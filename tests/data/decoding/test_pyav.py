@@ -142,7 +142,8 @@ def test_frame_index_out_of_range(tmp_path: Path) -> None:
 
 
 def test_errors_have_the_path_and_the_reason(tmp_path: Path) -> None:
-    reasons = {**write_bad_files(tmp_path), "missing.mp4": "there is no such file"}
+    reasons = {**write_bad_files(tmp_path), "missing.mp4": "there is no such file", "folder.mp4": "not a file"}
+    (tmp_path / "folder.mp4").mkdir()
     for name, reason in reasons.items():
         with pytest.raises(DecodeError, match=reason) as error:
             decode_frames(tmp_path / name)

@@ -118,13 +118,6 @@ def test_data_hash_depends_on_the_members(shards: Path) -> None:
     assert data_hash(records) not in (first, second)
 
 
-def test_label_list_gives_names_to_class_indices(tmp_path: Path) -> None:
-    source = write_shard(tmp_path / "a.tar", {"0.mp4": b"x", "0.cls": b"1", "1.mp4": b"x", "1.json": b'{"label": 0}'})
-    assert [record.label for record in read_manifest(source, labels=["wave", "clap"])] == ["clap", "wave"]
-    with pytest.raises(ValueError, match=r"a\.tar: entry 0: class 1, but the label list has 1 names"):
-        read_manifest(source, labels=["wave"])
-
-
 def test_damaged_shards_are_errors(tmp_path: Path, shards: Path) -> None:
     text = tmp_path / "a.tar"
     text.write_text("no tar at all " * 100)

@@ -19,10 +19,9 @@ def write_mp4(
     frame_interval: float,
     gop: int = 12,
     crf: int = 20,
-    preset: str = "veryfast",
     faststart: bool = False,
 ) -> int:
-    """Encode frames as H.264 without B-frames, and return their number. `crf` and `preset` are options of x264.
+    """Encode frames as H.264 without B-frames, and return their number.
 
     Args:
         path: The file to write.
@@ -30,6 +29,7 @@ def write_mp4(
             is dropped, because yuv420p needs even sizes.
         frame_interval: Usual time between two frames, in seconds.
         gop: Frames from one key frame to the next.
+        crf: Quality of x264, 0 to 51; lower is better.
         faststart: Whether a browser can start playing before it has the whole file.
     """
     options = {"movflags": "faststart"} if faststart else {}
@@ -37,7 +37,7 @@ def write_mp4(
         stream = container.add_stream(
             "libx264",
             rate=Fraction(1 / frame_interval).limit_denominator(1000),
-            options={"crf": str(crf), "preset": preset, "threads": "1", "bf": "0"},
+            options={"crf": str(crf), "preset": "veryfast", "threads": "1", "bf": "0"},
         )
         stream.gop_size, stream.pix_fmt = gop, "yuv420p"
         stream.codec_context.time_base = stream.time_base = Fraction(1, TICKS_PER_SECOND)

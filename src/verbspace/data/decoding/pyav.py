@@ -1,16 +1,13 @@
-"""Frames of a video from one sequential decode with PyAV, without seeking.
+"""Frames of a video from one sequential decode with PyAV, without seeking: those of FFmpeg's own sequential decode.
 
-The frames are those of FFmpeg's own sequential decode, in display order. Where packet times are reliable, the decode
-stops after the last frame that is needed. Elsewhere (mainly AVI, whose MPEG-4 streams often pack two frames into one
-packet and number them wrongly) only a full decode gives the number of frames and their times.
-
-All functions raise DecodeError if a file cannot be decoded. `max_short_side` is in pixels: frames with a longer short
-side are scaled down to it.
+All functions raise DecodeError if a file cannot be decoded. Frames with a short side above `max_short_side`, in pixels,
+are scaled down to it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import itertools
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +18,7 @@ from torch import Tensor
 
 from verbspace.data.decoding.container import VideoFile, fit_short_side, open_video
 from verbspace.data.decoding.h264_skip import required_packets
-from verbspace.data.decoding.timestamps import FrameTimestamps, TimestampMismatch, demux, resolve_pts
+from verbspace.data.decoding.timestamps import FrameTimestamps, TimestampMismatch, demux, pts_to_seconds, resolve_pts
 from verbspace.data.errors import DecodeError
 
 FrameSelector = Callable[[FrameTimestamps], Sequence[int]]
@@ -31,6 +28,9 @@ def read_video(
     path: str | Path, select_frames: FrameSelector, max_short_side: int | None = None
 ) -> tuple[FrameTimestamps, Tensor]:
     """Decode the frames that a function selects from the timestamps: the file is opened and decoded once.
+
+    Where packet times are reliable, the decode stops after the last frame that is needed. Elsewhere (mainly AVI, whose
+    MPEG-4 streams often pack two frames into one packet and number them wrongly) only a full decode gives the times.
 
     `select_frames` returns n frame indices in any order, with repeats. It must be a pure function, because it may be
     called again.
@@ -53,21 +53,23 @@ def read_video(
 
 def stream_frames(path: str | Path, max_short_side: int | None = None) -> Iterator[np.ndarray]:
     """Yield all frames in order, one in memory at a time: uint8 RGB (H, W, 3), with the rotation applied."""
-    reformatter = VideoReformatter()
-    shape: tuple[int, int] | None = None
     with open_video(Path(path)) as file:
-        for frame in file.iter_frames():
-            shape = shape or fit_short_side(frame.height, frame.width, max_short_side)
-            yield to_rgb(reformatter, frame, shape)
+        for _, rgb in iter_rgb(file.iter_frames(), None, max_short_side):
+            yield rgb
 
 
 def count_frames(path: str | Path) -> int:
     """Decode a whole video and return the number of its frames."""
+    return len(decode_times(path))
+
+
+def decode_times(path: str | Path) -> np.ndarray:
+    """Decode a whole video, without keeping its frames, and return their times as `frame_times` does."""
     with open_video(Path(path)) as file:
-        count = sum(1 for _ in file.iter_frames())
-    if not count:
-        raise DecodeError(path, "the video stream has no decodable frame")
-    return count
+        stamps = [(frame.pts, frame.dts) for frame in file.iter_frames()]
+        if not stamps:
+            raise DecodeError(path, "the video stream has no decodable frame")
+        return resolve_pts(file.stream, *zip(*stamps, strict=True))
 
 
 def frame_times(path: str | Path) -> np.ndarray:
@@ -92,8 +94,7 @@ def _read_by_packets(
     if found is None:
         raise TimestampMismatch
     pts, packets = found
-    times = (np.asarray(pts) - pts[0]) * float(file.stream.time_base)
-    timestamps = FrameTimestamps(times, file.frame_bytes(max_short_side))
+    timestamps = FrameTimestamps(pts_to_seconds(file.stream, pts), file.frame_bytes(max_short_side))
     indices = _validate_indices(file, select_frames(timestamps), len(pts))
     if not len(indices):
         return timestamps, torch.empty(0, 3, 0, 0, dtype=torch.uint8)
@@ -107,7 +108,6 @@ def _read_by_packets(
 def _read_by_decode(
     file: VideoFile, select_frames: FrameSelector, max_short_side: int | None
 ) -> tuple[FrameTimestamps, Tensor]:
-    """Take the times and the frames from a decode of the whole file."""
     frames: list[Any] | None = []
     pts: list[int | None] = []
     dts: list[int | None] = []
@@ -147,37 +147,45 @@ def _collect_frames(
     expected_pts: Sequence[int] | None = None,
     frame_numbers: Sequence[int] | None = None,
 ) -> Tensor:
-    """Convert the frames at `indices` to RGB and stop decoding after the last of them.
-
-    `expected_pts` are the times of all frames, which the decode must confirm (else TimestampMismatch).
-    `frame_numbers` are the indices of the decoded frames, if some packets were skipped.
-    """
+    """Frames at `indices`, uint8 (n, 3, H, W). The other arguments are those of `iter_rgb`."""
     unique, inverse = np.unique(indices, return_inverse=True)
-    needed = set(unique.tolist())
-    reformatter = VideoReformatter()
-    shape: tuple[int, int] | None = None
     out: np.ndarray | None = None
     count = 0
-    for position, frame in enumerate(frames):
-        if frame_numbers is not None and position >= len(frame_numbers):
-            raise TimestampMismatch
-        number = position if frame_numbers is None else frame_numbers[position]
-        if expected_pts is not None and (number >= len(expected_pts) or frame.pts != expected_pts[number]):
-            raise TimestampMismatch
-        if number in needed:
-            # As in FFmpeg, later frames are scaled to the size of the first.
-            shape = shape or fit_short_side(frame.height, frame.width, max_short_side)
-            rgb = to_rgb(reformatter, frame, shape)
-            out = np.empty((len(unique), *rgb.shape), np.uint8) if out is None else out
-            out[count] = rgb
-            count += 1
-        if count == len(unique):
-            break
+    for _, rgb in iter_rgb(frames, set(unique.tolist()), max_short_side, expected_pts, frame_numbers):
+        out = np.empty((len(unique), *rgb.shape), np.uint8) if out is None else out
+        out[count] = rgb
+        count += 1
     if out is None or count < len(unique):
         if expected_pts is not None:
             raise TimestampMismatch
         raise DecodeError(file.path, "the second pass found fewer frames than the first")
     return restore_order(torch.from_numpy(out), inverse).permute(0, 3, 1, 2)
+
+
+def iter_rgb(
+    frames: Iterator[Any],
+    needed: Collection[int] | None,
+    max_short_side: int | None = None,
+    expected_pts: Sequence[int] | None = None,
+    frame_numbers: Sequence[int] | None = None,
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield the index and RGB (H, W, 3) of the needed frames, or of all, and stop decoding after the last of them.
+
+    `expected_pts` are the times of all frames, which the decode must confirm (else TimestampMismatch).
+    `frame_numbers` are the indices of the decoded frames, if some packets were skipped.
+    """
+    reformatter = VideoReformatter()
+    shape: tuple[int, int] | None = None
+    last = None if needed is None else max(needed)
+    for number, frame in zip(itertools.count() if frame_numbers is None else frame_numbers, frames, strict=False):
+        if expected_pts is not None and (number >= len(expected_pts) or frame.pts != expected_pts[number]):
+            raise TimestampMismatch
+        if needed is None or number in needed:
+            # As in FFmpeg, later frames are scaled to the size of the first.
+            shape = shape or fit_short_side(frame.height, frame.width, max_short_side)
+            yield number, _to_rgb(reformatter, frame, shape)
+        if number == last:
+            return
 
 
 def restore_order(unique_frames: Tensor, inverse: np.ndarray) -> Tensor:
@@ -187,8 +195,8 @@ def restore_order(unique_frames: Tensor, inverse: np.ndarray) -> Tensor:
     return unique_frames[torch.from_numpy(inverse)]
 
 
-def to_rgb(reformatter: VideoReformatter, frame: Any, shape: tuple[int, int]) -> np.ndarray:
-    """Convert a decoded frame to uint8 RGB of the given (height, width), then apply its rotation: (H, W, 3)."""
+def _to_rgb(reformatter: VideoReformatter, frame: Any, shape: tuple[int, int]) -> np.ndarray:
+    """Convert a decoded frame to uint8 RGB of the given (height, width), then apply its rotation."""
     height, width = shape
     # Without a change of size, the interpolation only affects the chroma planes: keep FFmpeg's default for them.
     interpolation = "BILINEAR" if (frame.height, frame.width) == shape else "BICUBIC"

@@ -33,30 +33,19 @@ def is_ucf101(source: Path) -> bool:
 def read_ucf101(source: Path, locator: FileLocator, split: str | None, fold: int) -> list[Record]:
     """Read ``trainlist0N.txt`` (``Class/v_Class_g01_c01.avi 1``) or ``testlist0N.txt`` (without class index).
 
-    `source` is one of them, or their folder with a split and a fold. ``classInd.txt`` must be in the same folder. Class
-    indices count from 1 and must match the folder of the video.
+    `source` is one of them, or their folder with a split and a fold. The label is the folder of the video, as
+    ``classInd.txt`` in the same folder spells it.
     """
     if source.is_dir():
         source = source / f"{_require_split(source, split, ('train', 'test'))}list{fold:02d}.txt"
-    class_file = source.parent / "classInd.txt"
-    name_by_folder: dict[str, str] = {}
-    name_by_index: dict[str, str] = {}
-    for number, line in numbered_lines(class_file):
-        match = re.fullmatch(r"(\d+) (\S+)", line)
-        if match is None:
-            raise ValueError(
-                f"{class_file}: line {number}: {line!r} is not an index and a class; use the official file"
-            )
-        name_by_index[match[1]], name_by_folder[match[2].casefold()] = match[2], match[2]
+    names = [line.partition(" ")[2] for _, line in numbered_lines(source.parent / "classInd.txt")]
+    name_by_folder = {name.casefold(): name for name in names}
     records = []
     for number, line in numbered_lines(source):
-        path, _, index = line.partition(" ")
-        label = name_by_folder.get(path.split("/")[0].casefold())
-        if label is None or (index and name_by_index.get(index.strip()) != label):
-            what = f"class {index}" if label is not None else f"folder {path.split('/')[0]!r}"
-            raise ValueError(
-                f"{source}: line {number}: {what} does not match classInd.txt; use files of the same version"
-            )
+        path = line.partition(" ")[0]
+        folder = path.partition("/")[0]
+        if (label := name_by_folder.get(folder.casefold())) is None:
+            raise ValueError(f"{source}: line {number}: {folder!r} is not in classInd.txt; use files of one version")
         records.append(Record(locator.locate(path), label))
     return _require_records(records, source)
 
@@ -76,10 +65,8 @@ def read_hmdb51(source: Path, locator: FileLocator, split: str | None, fold: int
             continue
         for number, line in numbered_lines(path):
             name, _, use = line.rpartition(" ")
-            if use not in ("0", "1", "2") or not name.strip():
-                raise ValueError(
-                    f"{path}: line {number}: {line!r} is not a file name and 0, 1 or 2; use the official file"
-                )
+            if use not in ("0", "1", "2"):
+                raise ValueError(f"{path}: line {number}: {line!r} has no 0, 1 or 2; use the official file")
             if use == code:
                 records.append(Record(locator.locate(f"{match[1]}/{name.strip()}"), match[1]))
     return _require_records(records, source)
@@ -101,9 +88,7 @@ def read_kinetics(source: Path, locator: FileLocator, split: str | None) -> list
         try:
             start, end = (round(float(row[key] or "")) for key in ("time_start", "time_end"))
         except ValueError:
-            raise ValueError(
-                f"{source}: line {number}: no id, start and end in {','.join(map(str, row.values()))!r}"
-            ) from None
+            raise ValueError(f"{source}: line {number}: time_start and time_end must be numbers of seconds") from None
         if is_in_split(row.get("split"), split):
             stems = (f"{name}_{start:06d}_{end:06d}", name)
             paths = [f"{stem}{extension}" for stem in stems for extension in _KINETICS_EXTENSIONS]
@@ -119,8 +104,7 @@ def is_charades(source: Path) -> bool:
 def read_charades(source: Path, locator: FileLocator) -> list[Record]:
     """Read ``id,…,actions,length`` with ``c092 11.90 21.20;c147 0.00 12.60`` in ``actions``; a video is ``{id}.mp4``.
 
-    The ``labels`` of a record are class names of ``Charades_v1_classes.txt`` in the same folder, in its order, without
-    repeats.
+    The ``labels`` of a record are class names of ``Charades_v1_classes.txt``, in its order, without repeats.
     """
     names = charades_classes(source)
     records: list[Record] = []

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
-from verbspace.data.sources.record import VIDEO_EXTENSIONS, Record, is_video, label_from_index
+from verbspace.data.sources.record import VIDEO_EXTENSIONS, Record, is_video
 from verbspace.data.sources.text_files import numbered_lines
 
 _HEADER_NAMES = {"path", "video", "video_path", "file", "filename", "file_name"}
@@ -24,15 +24,13 @@ class FileLocator:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._prefix = os.path.join(root, "")
         self._by_name: dict[str, str] | None = None
 
     def locate(self, *names: str) -> str:
         """Find a video by any of several relative paths.
 
-        Returns:
-            The first path that exists; else the first video at any depth whose file name is that of one of the paths,
-            ignoring case; else the path where the first name would be.
+        The first path that exists is returned; else the first video at any depth whose file name is that of one of the
+        paths, ignoring case; else the path where the first name would be.
         """
         if self._by_name is None:
             for name in names:
@@ -43,14 +41,11 @@ class FileLocator:
             for name in names:
                 if (found := self._by_name.get(name.rpartition("/")[2].casefold())) is not None:
                     return found
-        return f"{self._prefix}{names[0]}"
+        return os.path.join(self.root, names[0])
 
 
 def iter_videos(folder: Path) -> Iterator[tuple[str, str]]:
-    """Yield each video at any depth, with the folder it is in.
-
-    Symbolic links are followed, except in cycles. Hidden files and folders are skipped.
-    """
+    """Yield each video at any depth, with its folder. Links are followed; hidden files and folders are skipped."""
     visited: set[str] = set()
     for parent, folders, files in os.walk(folder, followlinks=True):
         real = os.path.realpath(parent)
@@ -59,9 +54,6 @@ def iter_videos(folder: Path) -> Iterator[tuple[str, str]]:
             continue
         visited.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in folders:  # a folder with the name of a video is a mistake that decoding will report
-            if is_video(name) and next(iter_videos(Path(parent, name)), None) is None:
-                yield os.path.join(parent, name), parent
         for name in files:
             if is_video(name) and not name.startswith("."):
                 yield os.path.join(parent, name), parent
@@ -70,22 +62,14 @@ def iter_videos(folder: Path) -> Iterator[tuple[str, str]]:
 def read_folder(folder: Path) -> list[Record]:
     """Read a folder of videos in sorted order. The label is the name of the subfolder; None directly in `folder`."""
     top = os.fspath(folder)
-    records = [
-        Record(file, None if parent == top else os.path.basename(parent)) for file, parent in iter_videos(folder)
-    ]
+    records = [Record(file, os.path.basename(at) if at != top else None) for file, at in iter_videos(folder)]
     if not records:
         raise ValueError(f"{folder}: no videos in this folder (extensions: {' '.join(VIDEO_EXTENSIONS)})")
     return sorted(records, key=lambda record: record.file.split(os.sep))
 
 
-def read_list(source: Path, root: Path, labels: Sequence[str] | None = None) -> list[Record]:
-    """Read a list file: one path per line, alone or followed by a label after a space, comma or tab.
-
-    Paths are relative to `root`. `labels` are class names, for lists with class indices that count from 0.
-
-    Raises:
-        ValueError: If a line cannot be parsed, or there are no videos. The message has the line number.
-    """
+def read_list(source: Path, root: Path) -> list[Record]:
+    """Read a list file: one path below `root` per line, alone or followed by a label after a space, comma or tab."""
     if is_video(source.name):
         raise ValueError(f"{source}: this is a video; pass a folder, or a text file with one video per line")
     records: list[Record] = []
@@ -109,8 +93,6 @@ def read_list(source: Path, root: Path, labels: Sequence[str] | None = None) -> 
             raise ValueError(
                 f"{source}: line {number}: several numbers after the path, {label!r}; keep only the class index"
             )
-        if labels is not None and label is not None:
-            label = label_from_index(label, labels, f"{source}: line {number}")
         records.append(Record(os.path.join(base, path), label))
     if not records:
         raise ValueError(f"{source}: no videos in this list; write one path per line, optionally followed by a label")

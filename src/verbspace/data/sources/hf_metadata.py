@@ -22,8 +22,7 @@ def find_metadata_file(folder: Path) -> Path | None:
 def read_metadata(source: Path, split: str | None = None) -> list[Record]:
     """Read all rows of a metadata file, or those of one split.
 
-    ``file_name`` is relative to the folder of the file; the label is in the first of `LABEL_COLUMNS`. Raises ValueError
-    if a row is invalid, there are no videos, or pyarrow is missing for a parquet file.
+    ``file_name`` is relative to the folder of the file. Raises ValueError if a row is invalid or there are no videos.
     """
     records = []
     for number, row in _read_rows(source):
@@ -47,9 +46,7 @@ def _read_rows(source: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
                 row = json.loads(line)
             except ValueError as error:
                 raise ValueError(f"{source}: line {number}: not valid JSON: {error}") from None
-            if not isinstance(row, dict):
-                raise ValueError(f"{source}: line {number}: not a JSON object")
-            yield number, row
+            yield number, row if isinstance(row, dict) else {}
     else:
         try:
             import pyarrow.parquet

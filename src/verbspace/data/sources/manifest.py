@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,45 +25,27 @@ class Manifest:
 
 
 def read_manifest(
-    source: str | Path,
-    root: str | Path | None = None,
-    *,
-    split: str | None = None,
-    fold: int = 1,
-    labels: Sequence[str] | None = None,
+    source: str | Path, root: str | Path | None = None, *, split: str | None = None, fold: int = 1
 ) -> list[Record]:
     """Read the records of a data set. The format is detected from the name and the first lines.
 
-    * A folder of videos: the label is the name of the parent folder, None directly in `source`.
-    * A folder with ``metadata.csv``, ``.jsonl`` or ``.parquet`` (Hugging Face Hub).
-    * A list file with one path per line, alone or followed by a label (SlowFast, VideoMAE, mmaction2), in its order.
-    * ``trainlist01.txt`` or ``testlist01.txt`` of UCF101, or their folder with `split` and `fold`.
-    * The folder of ``<class>_test_split1.txt`` of HMDB51, with `split` and `fold`.
-    * The CSV file of Kinetics, the JSON file of Something-Something, the CSV file of Charades (records with `labels`).
-    * A WebDataset shard, or a folder of them, as video2dataset writes them.
-
     Args:
-        source: A folder or file of one of these formats.
+        source: A folder of videos, shards or split files, a list file, an annotation file or a shard; docs/data.md
+            lists the formats.
         root: The folder of the videos, if they are not beside `source`. Annotation files of public data sets are
             matched with the files below it by name. A missing file has a record, too.
         split: ``train``, ``test`` or ``validation``. None keeps all rows, where the format allows it.
         fold: Fold of UCF101 and HMDB51, 1 to 3.
-        labels: Class names, for class indices in a list file or in shards.
 
     Raises:
         FileNotFoundError: If `source` does not exist.
         ValueError: If the source cannot be parsed. The message has the file and the line.
     """
-    return detect_manifest(source, root, split=split, fold=fold, labels=labels).records
+    return detect_manifest(source, root, split=split, fold=fold).records
 
 
 def detect_manifest(
-    source: str | Path,
-    root: str | Path | None = None,
-    *,
-    split: str | None = None,
-    fold: int = 1,
-    labels: Sequence[str] | None = None,
+    source: str | Path, root: str | Path | None = None, *, split: str | None = None, fold: int = 1
 ) -> Manifest:
     """Read the records of a data set as `read_manifest` does, and return the detected format with them."""
     source = Path(source)
@@ -83,9 +65,9 @@ def detect_manifest(
             return Manifest(read_folder(source), "a folder of videos")
         if (video := next(iter_videos(source), None)) is not None:
             raise ValueError(f"{source}: contains shards ({shards[0].name}) and videos ({video[0]}); separate them")
-        return Manifest(read_shards(shards, labels), f"WebDataset, {len(shards)} shards")
+        return Manifest(read_shards(shards), f"WebDataset, {len(shards)} shards")
     if shards:
-        return Manifest(read_shards(shards, labels), "WebDataset, 1 shard")
+        return Manifest(read_shards(shards), "WebDataset, 1 shard")
     if source.name in hf_metadata.METADATA_FILENAMES:
         return Manifest(hf_metadata.read_metadata(source, split), source.name)
     if benchmarks.is_kinetics(source):
@@ -94,7 +76,7 @@ def detect_manifest(
         return Manifest(benchmarks.read_charades(source, locator), "CSV file of Charades")
     if benchmarks.is_ssv2(source):
         return Manifest(benchmarks.read_ssv2(source, locator), "JSON file of Something-Something")
-    return Manifest(read_list(source, video_root, labels), "a list of videos")
+    return Manifest(read_list(source, video_root), "a list of videos")
 
 
 def data_hash(records: Iterable[Record]) -> str:

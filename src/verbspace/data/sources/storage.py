@@ -1,7 +1,6 @@
 """Where the bytes of a video are: in a file, or in a tar shard, with the path ``shard.tar/member.mp4``.
 
-Shards are not unpacked. The table of contents of a shard is read once per process, and FFmpeg then reads the byte range
-of the member as if it were a file.
+Shards are not unpacked: FFmpeg reads the byte range of the member as if it were a file.
 """
 
 from __future__ import annotations
@@ -70,11 +69,11 @@ def file_signature(file: str) -> list[int]:
     parts = split_shard_path(file)
     try:
         stat = os.lstat(file if parts is None else parts[0])
-        member = None if parts is None else locate(file)
+        if parts is None:
+            return [stat.st_size, stat.st_mtime_ns]
+        member = locate(file)
     except (OSError, ValueError):
         return [-1, -1]
-    if parts is None:
-        return [stat.st_size, stat.st_mtime_ns]
     return [-1 if member is None else member.size, stat.st_mtime_ns]
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from verbspace.data.sources.record import Record, is_video, label_from_index, label_from_row
+from verbspace.data.sources.record import Record, is_video, label_from_row
 from verbspace.data.sources.storage import ByteRange, tar_index
 
 _SIDECAR_EXTENSIONS = {"json", "cls"}
@@ -22,12 +22,11 @@ def list_shards(source: Path) -> list[Path]:
     return [source] if source.suffix.lower() == ".tar" else []
 
 
-def read_shards(shards: Sequence[Path], labels: Sequence[str] | None = None) -> list[Record]:
+def read_shards(shards: Sequence[Path]) -> list[Record]:
     """Read one record per entry. The label is ``key.cls``, or a column of `LABEL_COLUMNS` in ``key.json``.
 
-    An entry with a sidecar but no video, as a failed download leaves it, has a record whose file is missing. Captions
-    are not labels. `labels` are class names, for shards with class indices that count from 0. Raises ValueError if a
-    shard is damaged, or there are no videos.
+    An entry with a sidecar but no video, as a failed download leaves it, has a record whose file is missing. Raises
+    ValueError if a shard is damaged, or there are no videos.
     """
     records: list[Record] = []
     for shard in shards:
@@ -42,8 +41,6 @@ def read_shards(shards: Sequence[Path], labels: Sequence[str] | None = None) -> 
             if not videos and not _SIDECAR_EXTENSIONS & members.keys():
                 continue  # images, sound, a license
             label = _read_label(shard, members)
-            if labels is not None and label is not None:
-                label = label_from_index(label, labels, f"{shard}: entry {key}")
             records += [Record(f"{shard}/{name}", label) for name in videos or [f"{key}.mp4"]]
     if not records:
         raise ValueError(f"{shards[0].parent if len(shards) > 1 else shards[0]}: no videos in these shards")
