@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,33 +25,20 @@ _PREFETCH_BATCHES = 2  # minimum number of batches that subprocesses make ahead
 _PREFETCH_PER_WORKER = 2  # minimum number of items that they make ahead, per subprocess
 
 
-class ResumableBatchSampler:
-    """Batches of (epoch, i) keys that can start at any step.
+def shuffled_batches(num_samples: int, batch_size: int, seed: int, start: int = 0) -> Iterator[list[tuple[int, int]]]:
+    """Yield batches of (epoch, i) keys without end, from step `start`: shuffled indices of one epoch after another.
 
-    The keys are the shuffled indices of one epoch after another, cut into batches of equal size. So a batch depends
-    only on (seed, step), and all videos occur equally often. Without `stop`, the sequence is endless.
+    A batch depends only on (seed, step), and all videos occur equally often.
     """
-
-    def __init__(self, num_samples: int, batch_size: int, seed: int, start: int = 0, stop: int | None = None) -> None:
-        self.num_samples, self.batch_size, self.seed, self.start, self.stop = num_samples, batch_size, seed, start, stop
-
-    def num_steps(self, epochs: float) -> int:
-        """Return the number of steps in a number of epochs, rounded up."""
-        return -int(-epochs * self.num_samples // self.batch_size)
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        step, start = self.start, self.start * self.batch_size
-        shuffled_epoch, order = -1, np.empty(0, np.int64)
-        while self.stop is None or step < self.stop:
-            batch = []
-            for position in range(start, start + self.batch_size):
-                epoch, i = divmod(position, self.num_samples)
-                if epoch != shuffled_epoch:
-                    shuffled_epoch = epoch
-                    order = np.random.default_rng([self.seed, epoch]).permutation(self.num_samples)
-                batch.append((epoch, int(order[i])))
-            yield batch
-            step, start = step + 1, start + self.batch_size
+    shuffled_epoch, order = -1, np.empty(0, np.int64)
+    for step in itertools.count(start):
+        batch = []
+        for position in range(step * batch_size, (step + 1) * batch_size):
+            epoch, i = divmod(position, num_samples)
+            if epoch != shuffled_epoch:
+                shuffled_epoch, order = epoch, np.random.default_rng([seed, epoch]).permutation(num_samples)
+            batch.append((epoch, int(order[i])))
+        yield batch
 
 
 def load_views(
@@ -64,21 +52,11 @@ def load_views(
 ) -> Iterator[dict[str, Tensor]]:
     """Load batches of views without end, from step `start`, as `iterate_batches` does.
 
-    Args:
-        dataset: The data set.
-        batch_size: Videos per batch.
-        start: Step of the first batch.
-        num_workers: Number of subprocesses, or 0 for threads of this process.
-        failures: Receives the videos that cannot be read.
-        shard_batch: Selects the (epoch, i) keys of a batch that this process loads.
-
-    Yields:
-        `global`, `global_times`, `local`, `local_times` and `index`, with a first axis B.
-
-    Raises:
-        NoReadableVideo: If no video of a batch can be read.
+    A batch has `global`, `global_times`, `local`, `local_times` and `index`, with a first axis B. `failures` receives
+    the videos that cannot be read; NoReadableVideo is raised if a batch has no other. `shard_batch` selects the
+    (epoch, i) keys of a batch that this process loads.
     """
-    batches = map(shard_batch, ResumableBatchSampler(len(dataset), batch_size, dataset.seed, start))
+    batches = map(shard_batch, shuffled_batches(len(dataset), batch_size, dataset.seed, start))
     for batch in iterate_batches(dataset, batches, num_workers):
         found = batch.pop("bad")
         if failures is not None:
@@ -101,9 +79,9 @@ def iterate_batches(
 ) -> Iterator[dict[str, Any]]:
     """Load the items of each batch of keys in order, and yield them as `collate` returns them.
 
-    With subprocesses, a video that takes too long, or at which subprocesses crashed twice, counts as one that cannot be
-    read. Without, the items of a batch are made by as many threads as PyTorch uses, and nothing can be interrupted.
-    Raises RuntimeError if subprocesses are killed from outside several times in a row at one video.
+    With `num_workers` subprocesses, a video that takes too long, or at which subprocesses crashed twice, counts as one
+    that cannot be read. Without, as many threads as PyTorch uses make the items, and nothing can be interrupted. Raises
+    RuntimeError if subprocesses are killed from outside several times in a row at one video.
     """
     if num_workers:
         return _load_in_subprocesses(dataset, batches, num_workers)
@@ -115,9 +93,6 @@ def _load_in_threads(
     dataset: ViewDataset | ClipDataset, batches: Iterable[list[Any]], num_threads: int, prefetch: int = 0
 ) -> Iterator[dict[str, Any]]:
     """Decoders and image kernels release Python's lock, so threads run in parallel."""
-    if num_threads == 1 and not prefetch:
-        yield from (collate([dataset[key] for key in keys]) for keys in batches)
-        return
     previous = torch.get_num_threads()
     pool = ThreadPoolExecutor(num_threads, "verbspace-load", initializer=torch.set_num_threads, initargs=(1,))
     try:

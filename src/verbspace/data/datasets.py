@@ -59,9 +59,6 @@ class ViewDataset(Dataset[dict[str, Any]]):
         max_duration: The views of a longer video come from one random interval of this many seconds.
         max_short_side: Frames with a longer short side, in pixels, are downscaled to it while decoding.
         frame_cache_bytes: Memory for decoded videos, which later epochs do not decode again. Items do not depend on it.
-
-    Raises:
-        ValueError: If there are no videos, or if the decoder is not available.
     """
 
     def __init__(
@@ -229,20 +226,14 @@ class ClipDataset(Dataset[dict[str, Any] | DecodeFailure]):
 def collate(items: Sequence[dict[str, Any] | DecodeFailure]) -> dict[str, Any]:
     """Stack the items of a `ViewDataset` or a `ClipDataset` along a new first axis B; those without views are left out.
 
-    The batch also has `index` (B,) and `bad`, the list of all failures. Without a readable video it has only `bad` and
-    an empty `index`.
+    The batch also has `index` (B,) and `bad`, the list of all failures.
     """
-    readable: list[dict[str, Any]] = []
-    failures: list[DecodeFailure] = []
-    for item in items:
-        if isinstance(item, DecodeFailure):
-            failures.append(item)
-            continue
-        failures.extend(item.get("bad", ()))
-        if "index" in item:
-            readable.append(item)
-    batch: dict[str, Any] = {"index": torch.tensor([item["index"] for item in readable], dtype=torch.long)}
-    for key in readable[0] if readable else ():
-        if key not in ("index", "bad"):
-            batch[key] = torch.stack([item[key] for item in readable])
-    return {**batch, "bad": failures}
+    parts = [{"bad": [item]} if isinstance(item, DecodeFailure) else item for item in items]
+    readable = [part for part in parts if "index" in part]
+    batch: dict[str, Any] = {
+        key: torch.stack([part[key] for part in readable])
+        for key in (readable[0] if readable else ())
+        if key not in ("index", "bad")
+    }
+    batch["index"] = torch.tensor([part["index"] for part in readable], dtype=torch.long)
+    return {**batch, "bad": [failure for part in parts for failure in part.get("bad", ())]}

@@ -80,10 +80,9 @@ def plan_views(
 
 
 def plan_eval(times: np.ndarray, num_frames: int, num_clips: int = 1) -> list[ViewPlan]:
-    """Plan deterministic evaluation views, each of which covers the whole clip.
+    """Plan deterministic, interleaved evaluation views: together, num_frames × num_clips evenly spaced frames.
 
-    Together the views have num_frames × num_clips evenly spaced frames, and they are interleaved. A single view has the
-    centers of `num_frames` equal segments.
+    A single view has the centers of `num_frames` equal segments of the clip.
     """
     clip = _clip_window(times)
     return [_make_plan(times, clip, num_frames, "eval", (n + 0.5) / num_clips) for n in range(num_clips)]
@@ -105,8 +104,7 @@ def plan_windows(times: np.ndarray, length: float, stride: float) -> list[Window
 
 
 def _clip_window(times: np.ndarray) -> Window:
-    duration, start = clip_duration(times), float(times[0])
-    return Window(start, start + duration)
+    return Window(float(times[0]), float(times[0]) + clip_duration(times))
 
 
 def _subwindow(window: Window, length: float, position: float) -> Window:

@@ -15,10 +15,7 @@ from verbspace.utils.progress import ProgressCallback
 
 @dataclass
 class DatasetSummary:
-    """What a data set contains: the listed files, and the properties of those whose headers were read ("probed").
-
-    `durations` are in seconds, and `stream_kinds` counts files by codec, container, size and frame rate.
-    """
+    """What a data set contains, and the properties of the files whose headers were read ("probed")."""
 
     format: str
     num_videos: int

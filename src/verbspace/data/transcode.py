@@ -54,10 +54,6 @@ def transcode(
         target = target_path(file, source, out)
         if (other := targets.setdefault(target, file)) != file:
             raise ValueError(f"{file}: this file and {other} would both be written to {target}; rename one of them")
-
-    def is_valid(result: CheckResult) -> bool:
-        return result.error is not None or target_path(result.file, source, out).is_file()
-
     return run_with_log(
         partial(transcode_file, source=source, out=out, config=config),
         files,
@@ -66,7 +62,7 @@ def transcode(
         timeout=timeout,
         num_workers=num_workers,
         on_progress=on_progress,
-        is_valid=is_valid,
+        is_valid=lambda result: result.error is not None or target_path(result.file, source, out).is_file(),
     )
 
 

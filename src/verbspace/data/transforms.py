@@ -35,8 +35,7 @@ def augment(
 
     Args:
         frames: Frames of the video, uint8 (F, 3, H, W).
-        views: Sizes, crop scales (as fractions of the frame area), jitter strengths and probabilities. The size must be
-            set; see `ViewSettings.resolve`.
+        views: The size must be set; see `ViewSettings.resolve`.
         kind: Which size and crop scale to use.
         generator: Source of randomness.
         frame_index: Frames of each clip, int64 (N, T).
@@ -146,10 +145,7 @@ def random_boxes(
 
 
 def gaussian_blur(frames: Tensor, sigma: Tensor) -> Tensor:
-    """Blur clips, uint8 (N, T, 3, S, S), with a Gaussian kernel, which is truncated and renormalized at the edges.
-
-    `sigma` (N,) is the standard deviation for each clip, in pixels.
-    """
+    """Blur clips, uint8 (N, T, 3, S, S), with a Gaussian kernel of `sigma` (N,) pixels, renormalized at the edges."""
     side = frames.shape[-1]
     position = torch.arange(side, dtype=torch.float32, device=frames.device)
     distance = (position[:, None] - position[None]) / sigma.float().clamp_min(1e-3).view(-1, 1, 1)

@@ -14,9 +14,8 @@ import traceback
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from multiprocessing.connection import Connection
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, TypeVar
 
-P = ParamSpec("P")
 R = TypeVar("R")
 _START_LOCK = threading.Lock()
 _ORPHAN_CHECK_S = 5.0  # an idle process checks this often whether its parent still exists
@@ -63,15 +62,12 @@ class SubprocessPool:
         self._workers: set[_Worker] = set()
         self._closed = False
 
-    def submit(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> Future[R]:
+    def submit(self, function: Callable[..., R], *args: Any) -> Future[R]:
         """Run a function in one of the pool's threads, from which it can use `call`."""
-        return self._executor.submit(function, *args, **kwargs)
+        return self._executor.submit(function, *args)
 
     def call(self, *args: Any) -> Any:
-        """Call the pool's function in the process of this thread, and return its result or raise its exception.
-
-        Raises WorkerTimeout if the call takes too long, and WorkerCrashed if the process ends.
-        """
+        """Call the function in the process of this thread. Raises its exception, WorkerTimeout or WorkerCrashed."""
         worker: _Worker | None = getattr(self._thread, "worker", None)
         if worker is None or not worker.process.is_alive():
             worker = self._thread.worker = self._start_worker()

@@ -76,7 +76,7 @@ def test_ucf101_files_are_found_in_any_folder_and_letter_case(tmp_path: Path) ->
     ("name", "text", "why"),
     [
         ("testlist01.txt", "\nArchry/v_x.avi\n", "line 2: 'Archry' is not in classInd.txt"),
-        ("testlist01.txt", "\n", "no videos of this split"),
+        ("testlist01.txt", "\n", "no videos found \\(read as UCF101, fold 1\\)"),
     ],
 )
 def test_ucf101_errors_have_file_and_line(name: str, text: str, why: str, tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
-"""Skipping H.264 packets that the requested frames do not need.
+"""Skipping H.264 packets that the requested frames do not need: no other picture is predicted from them.
 
-The header of each NAL unit states whether other pictures are predicted from it (nal_ref_idc, ITU-T H.264, 7.4.1). A
-picture that is neither requested nor a reference can be skipped: the other frames stay bit-identical.
+The header of each NAL unit says so (nal_ref_idc, ITU-T H.264, 7.4.1). The other frames stay bit-identical.
 """
 
 from __future__ import annotations
@@ -20,17 +19,12 @@ def required_packets(
     `packets` are all packets of the stream in decoding order, each with one frame, and `pts` the ascending presentation
     times of all frames.
     """
-    index_of = {value: index for index, value in enumerate(pts)}
     length_size = _nal_length_size(context)
-    required: list[Any] = []
-    skipped: set[int] = set()
-    for packet in packets:
-        is_unneeded = length_size and packet.size and index_of[packet.pts] not in frame_indices
-        if is_unneeded and is_non_reference(memoryview(packet), length_size):
-            skipped.add(index_of[packet.pts])
-        else:
-            required.append(packet)
-    return [index for index in range(len(pts)) if index not in skipped], required
+    needed_pts = {pts[index] for index in frame_indices}
+    optional = [packet for packet in packets if length_size and packet.size and packet.pts not in needed_pts]
+    skipped = {packet.pts for packet in optional if is_non_reference(memoryview(packet), length_size)}
+    required = [packet for packet in packets if not packet.size or packet.pts not in skipped]
+    return [index for index, time in enumerate(pts) if time not in skipped], required
 
 
 def _nal_length_size(context: Any) -> int:

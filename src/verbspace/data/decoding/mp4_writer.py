@@ -23,14 +23,9 @@ def write_mp4(
 ) -> int:
     """Encode frames as H.264 without B-frames, and return their number.
 
-    Args:
-        path: The file to write.
-        timed_frames: Frames, uint8 RGB (H, W, 3), each with its time in seconds. The last row or column of an odd size
-            is dropped, because yuv420p needs even sizes.
-        frame_interval: Usual time between two frames, in seconds.
-        gop: Frames from one key frame to the next.
-        crf: Quality of x264, 0 to 51; lower is better.
-        faststart: Whether a browser can start playing before it has the whole file.
+    The frames are uint8 RGB (H, W, 3), each with its time in seconds, usually `frame_interval` seconds apart. Odd sizes
+    lose a row or column. `gop` is the distance of key frames, in frames, and a lower `crf` (0 to 51) gives a better
+    quality. With `faststart`, a browser can start playing before it has the whole file.
     """
     options = {"movflags": "faststart"} if faststart else {}
     with av.open(str(path), "w", format="mp4", options=options) as container:

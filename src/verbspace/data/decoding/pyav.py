@@ -1,7 +1,6 @@
 """Frames of a video from one sequential decode with PyAV, without seeking: those of FFmpeg's own sequential decode.
 
-All functions raise DecodeError if a file cannot be decoded. Frames with a short side above `max_short_side`, in pixels,
-are scaled down to it.
+All functions raise DecodeError. Frames with a short side above `max_short_side`, in pixels, are scaled down to it.
 """
 
 from __future__ import annotations
@@ -32,23 +31,16 @@ def read_video(
     Where packet times are reliable, the decode stops after the last frame that is needed. Elsewhere (mainly AVI, whose
     MPEG-4 streams often pack two frames into one packet and number them wrongly) only a full decode gives the times.
 
-    `select_frames` returns n frame indices in any order, with repeats. It must be a pure function, because it may be
-    called again.
-
-    Returns:
-        The timestamps, and the frames, uint8 RGB (n, 3, H, W), in the selected order.
-
-    Raises:
-        IndexError: If a selected index is out of range.
+    `select_frames` returns n frame indices in any order, with repeats, and may be called twice. The frames, uint8 RGB
+    (n, 3, H, W), are in this order. Raises IndexError if an index is out of range.
     """
     path = Path(path)
     try:
         with open_video(path) as file:
-            read = _read_by_packets if file.has_reliable_pts else _read_by_decode
-            return read(file, select_frames, max_short_side)
+            return _read(file, select_frames, max_short_side, file.has_reliable_pts)
     except TimestampMismatch:
         with open_video(path) as file:
-            return _read_by_decode(file, select_frames, max_short_side)
+            return _read(file, select_frames, max_short_side, use_packets=False)
 
 
 def stream_frames(path: str | Path, max_short_side: int | None = None) -> Iterator[np.ndarray]:
@@ -66,10 +58,7 @@ def count_frames(path: str | Path) -> int:
 def decode_times(path: str | Path) -> np.ndarray:
     """Decode a whole video, without keeping its frames, and return their times as `frame_times` does."""
     with open_video(Path(path)) as file:
-        stamps = [(frame.pts, frame.dts) for frame in file.iter_frames()]
-        if not stamps:
-            raise DecodeError(path, "the video stream has no decodable frame")
-        return resolve_pts(file.stream, *zip(*stamps, strict=True))
+        return _decode_all(file, keep_frames=False)[0]
 
 
 def frame_times(path: str | Path) -> np.ndarray:
@@ -86,57 +75,50 @@ def decode_frames(path: str | Path, indices: Sequence[int] | None = None, max_sh
     return read_video(path, select_frames, max_short_side)[1]
 
 
-def _read_by_packets(
-    file: VideoFile, select_frames: FrameSelector, max_short_side: int | None
+def _read(
+    file: VideoFile, select_frames: FrameSelector, max_short_side: int | None, use_packets: bool
 ) -> tuple[FrameTimestamps, Tensor]:
-    """Take the times from the packets, then decode only what is needed. Raises TimestampMismatch."""
-    found = demux(file)
-    if found is None:
-        raise TimestampMismatch
-    pts, packets = found
-    timestamps = FrameTimestamps(pts_to_seconds(file.stream, pts), file.frame_bytes(max_short_side))
-    indices = _validate_indices(file, select_frames(timestamps), len(pts))
+    """Take the times from the packets, or else from a decode of the whole file. Raises TimestampMismatch."""
+    pts: list[int] | None = None
+    if use_packets:
+        found = demux(file)
+        if found is None:
+            raise TimestampMismatch
+        pts, buffer = found
+        times = pts_to_seconds(file.stream, pts)
+    else:
+        times, buffer = _decode_all(file)
+    timestamps = FrameTimestamps(times, file.frame_bytes(max_short_side))
+    indices = np.asarray(select_frames(timestamps), dtype=np.int64)
     if not len(indices):
         return timestamps, torch.empty(0, 3, 0, 0, dtype=torch.uint8)
-    if packets is not None:
-        numbers, needed = required_packets(file.stream.codec_context, packets, pts, set(indices.tolist()))
-        return timestamps, _collect_frames(file, file.iter_frames(needed), indices, max_short_side, pts, numbers)
-    with open_video(file.path) as second:
-        return timestamps, _collect_frames(second, second.iter_frames(), indices, max_short_side, pts)
+    if indices.min() < 0 or indices.max() >= len(times):
+        wanted = f"frames {indices.min()} to {indices.max()}"
+        raise IndexError(f"{file.path}: {wanted} requested, but the video has {len(times)}")
+    if buffer is None:
+        with open_video(file.path) as second:
+            return timestamps, _collect_frames(second, second.iter_frames(), indices, max_short_side, pts)
+    if pts is None:
+        return timestamps, _collect_frames(file, iter(buffer), indices, max_short_side)
+    numbers, needed = required_packets(file.stream.codec_context, buffer, pts, set(indices.tolist()))
+    return timestamps, _collect_frames(file, file.iter_frames(needed), indices, max_short_side, pts, numbers)
 
 
-def _read_by_decode(
-    file: VideoFile, select_frames: FrameSelector, max_short_side: int | None
-) -> tuple[FrameTimestamps, Tensor]:
-    frames: list[Any] | None = []
-    pts: list[int | None] = []
-    dts: list[int | None] = []
+def _decode_all(file: VideoFile, keep_frames: bool = True) -> tuple[np.ndarray, list[Any] | None]:
+    """Frame times, and the decoded frames unless they exceed ``file.max_buffer_bytes``."""
+    frames: list[Any] | None = [] if keep_frames else None
+    stamps: list[tuple[int | None, int | None]] = []
     num_bytes = 0
     for frame in file.iter_frames():
-        pts.append(frame.pts)
-        dts.append(frame.dts)
-        num_bytes += sum(plane.buffer_size for plane in frame.planes)
+        stamps.append((frame.pts, frame.dts))
         if frames is not None:
             frames.append(frame)
+            num_bytes += sum(plane.buffer_size for plane in frame.planes)
             if num_bytes > file.max_buffer_bytes:
                 frames = None
-    if not pts:
+    if not stamps:
         raise DecodeError(file.path, "the video stream has no decodable frame")
-    timestamps = FrameTimestamps(resolve_pts(file.stream, pts, dts), file.frame_bytes(max_short_side))
-    indices = _validate_indices(file, select_frames(timestamps), len(pts))
-    if not len(indices):
-        return timestamps, torch.empty(0, 3, 0, 0, dtype=torch.uint8)
-    if frames is not None:
-        return timestamps, _collect_frames(file, iter(frames), indices, max_short_side)
-    with open_video(file.path) as second:
-        return timestamps, _collect_frames(second, second.iter_frames(), indices, max_short_side)
-
-
-def _validate_indices(file: VideoFile, indices: Sequence[int], count: int) -> np.ndarray:
-    found = np.asarray(indices, dtype=np.int64)
-    if len(found) and (found.min() < 0 or found.max() >= count):
-        raise IndexError(f"{file.path}: frames {found.min()} to {found.max()} requested, but the video has {count}")
-    return found
+    return resolve_pts(file.stream, *zip(*stamps, strict=True)), frames
 
 
 def _collect_frames(

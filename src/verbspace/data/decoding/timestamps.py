@@ -27,9 +27,8 @@ class TimestampMismatch(Exception):
 def demux(file: VideoFile, keep_packets: bool = True) -> tuple[list[int], list[Any] | None] | None:
     """Read all packets of a video. Returns None if some presentation times are missing or equal.
 
-    Returns:
-        The presentation times, ascending, in units of the stream's time base; and the packets, or None if they are not
-        wanted or exceed ``file.max_buffer_bytes``.
+    Otherwise returns the ascending presentation times, in units of the stream's time base, and the packets, or None if
+    they are not wanted or exceed ``file.max_buffer_bytes``.
     """
     packets: list[Any] | None = [] if keep_packets else None
     pts: list[int] = []

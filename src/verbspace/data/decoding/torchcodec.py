@@ -35,9 +35,8 @@ def torchcodec_decoder() -> Any:
 def read_with_torchcodec(
     path: str | Path, select_frames: FrameSelector, max_short_side: int | None = None
 ) -> tuple[FrameTimestamps, Tensor]:
-    """Decode selected frames as `read_video` does: with torchcodec where it is reliable, else with PyAV."""
-    found = _seek(Path(path), select_frames, max_short_side)
-    return read_video(path, select_frames, max_short_side) if found is None else found
+    """Decode selected frames as `read_video` does."""
+    return _seek(Path(path), select_frames, max_short_side) or read_video(path, select_frames, max_short_side)
 
 
 def _seek(

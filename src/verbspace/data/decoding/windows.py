@@ -23,22 +23,14 @@ WindowPlanner = Callable[[np.ndarray], Sequence[Window]]
 def stream_windows(
     path: str | Path, plan_windows: WindowPlanner, *, num_frames: int, size: int, use_packet_times: bool = True
 ) -> Iterator[tuple[Window, Tensor, Tensor]]:
-    """Yield the windows of a video in order, from one decode.
+    """Yield the windows of a video in order, with T = `num_frames` frames, center-cropped to S = `size` pixels.
 
-    Args:
-        path: The video file.
-        plan_windows: Maps the frame times (F,) in seconds to windows with ascending starts and ends.
-        num_frames: Frames per window (T): the middles of T equal parts.
-        size: Side of the center crop (S), in pixels, as CLIP evaluates.
-        use_packet_times: Whether to take the times from the packets where they are reliable. Otherwise the video is
-            decoded twice, the first time only for the frame times.
-
-    Yields:
-        The window, its frames, uint8 RGB (T, 3, S, S), and their seconds from the start of the window, float32 (T,).
+    `plan_windows` maps the frame times (F,) in seconds to windows with ascending starts and ends. A window comes with
+    its frames, uint8 RGB (T, 3, S, S), and their seconds from its start, float32 (T,).
 
     Raises:
         TimestampMismatch: If the decoded frames do not have the times of the packets. Discard the windows so far, and
-            call this again with ``use_packet_times=False``.
+            call this again with ``use_packet_times=False``, which decodes the video twice.
     """
     path = Path(path)
     with open_video(path) as file:

@@ -19,13 +19,10 @@ def expand_inputs(
 ) -> Iterator[str]:
     """Yield the files that sources name, in order. The files of a folder or pattern are sorted; repeats are kept.
 
-    Args:
-        sources: Each is a file, a folder or a tar shard (all of its videos), a pattern (``clips/**/*.mp4``), a URL or a
-            pattern of URLs that fsspec can read (``s3://``, ``https://``, ``hf://``), or ``-`` for `lines`. A file that
-            does not exist is yielded too: decoding reports it.
-        lines: One source per line, such as standard input.
-        on_error: Called with the message if a source names no videos or cannot be read; the next sources follow. By
-            default the ValueError or OSError is raised.
+    A source is a file, a folder or a tar shard (all of its videos), a pattern (``clips/**/*.mp4``), a URL or a pattern
+    of URLs that fsspec can read (``s3://``, ``https://``, ``hf://``), or ``-`` for `lines` of sources. A file that
+    does not exist is yielded too: decoding reports it. If a source names no videos or cannot be read, `on_error`
+    is called with the message, and the next sources follow; by default the ValueError or OSError is raised.
     """
     for source in sources:
         try:
