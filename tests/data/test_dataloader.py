@@ -132,14 +132,6 @@ def test_a_worker_that_crashes_or_is_killed_once_changes_nothing(
     assert_unaffected(records, expected, tmp_path / "done")
 
 
-def test_a_worker_killed_while_starting_changes_nothing(
-    records: list[Record], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    expected = first_views(records, 3)
-    monkeypatch.setattr(torch, "set_num_threads", lambda count: only_once(tmp_path / "done", kill_self)())
-    assert_unaffected(records, expected, tmp_path / "done")
-
-
 def test_a_worker_killed_while_it_sends_a_result_changes_nothing(
     records: list[Record], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -189,24 +181,6 @@ def test_workers_that_are_always_killed_raise(records: list[Record], monkeypatch
     run_before_decoding(monkeypatch, **{f"at{n}": kill_self for n in range(6)})
     with pytest.raises(RuntimeError, match=r"\d.mp4: loading workers were killed 4 times in a row.*use fewer workers"):
         next(load_views(ViewDataset(records, SMALL), batch_size=2, num_workers=2))
-
-
-def test_exceptions_in_a_worker_are_raised(records: list[Record], monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail() -> None:
-        raise RuntimeError("a bug")
-
-    run_before_decoding(monkeypatch, at0=fail)
-    with pytest.raises(RuntimeError, match="a bug") as caught:
-        list(islice(load_views(ViewDataset(records, SMALL), batch_size=6, num_workers=1), 2))
-    assert "In a worker process:\nTraceback" in caught.value.__notes__[0]
-
-
-def test_slow_videos_are_waited_for(records: list[Record], monkeypatch: pytest.MonkeyPatch) -> None:
-    run_before_decoding(monkeypatch, at0=lambda: time.sleep(2.5))
-    failures = DecodeFailures(6)
-    loader = load_views(ViewDataset(records, SMALL), batch_size=6, num_workers=1, failures=failures)
-    assert len(next(loader)["index"]) == 6
-    assert not len(failures)
 
 
 def test_evaluation_reports_videos_that_hang_and_crash(records: list[Record], monkeypatch: pytest.MonkeyPatch) -> None:

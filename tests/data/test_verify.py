@@ -15,7 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 from support.training_fixtures import make_concept_set, make_settings, write_clips
-from support.video_files import numbered_frames, write_bad_files, write_video
+from support.video_files import numbered_frames, touch, write_bad_files, write_video
 from verbspace.cli import main
 from verbspace.data import verify
 from verbspace.data.decoding.pyav import count_frames, decode_frames
@@ -129,17 +129,11 @@ def test_training_with_a_third_of_bad_files_finishes_and_reports_each(tmp_path: 
 
 
 def test_a_folder_with_only_bad_files_is_an_error(tmp_path: Path, tiny_clip: Path) -> None:
-    (tmp_path / "videos").mkdir()
-    (tmp_path / "videos/a.mp4").touch()
-    verify_files([str(tmp_path / "videos/a.mp4")], tmp_path / "videos" / VERIFY_LOG_NAME)
+    videos = touch(tmp_path / "videos", "a.mp4")
+    verify_files([str(videos / "a.mp4")], videos / VERIFY_LOG_NAME)
+    encoder = VideoEncoder.from_pretrained(tiny_clip)
     with pytest.raises(NoReadableVideo, match=r"found all 1 videos unreadable; .*the file is empty"):
-        adapt(
-            VideoEncoder.from_pretrained(tiny_clip),
-            tmp_path / "videos",
-            make_concept_set(),
-            tmp_path / "run",
-            make_settings(),
-        )
+        adapt(encoder, videos, make_concept_set(), tmp_path / "run", make_settings())
 
 
 # Fuzz.

@@ -141,16 +141,6 @@ def test_existing_folder_is_updated(tmp_path: Path) -> None:
     assert contents(tmp_path / "saved") == {"weights": "new", "other": "old"}
 
 
-def test_working_directory_is_updated_in_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "here").mkdir()
-    monkeypatch.chdir(tmp_path / "here")
-    for text in ("one", "two"):
-        save_weights(".", text)
-        assert Path("weights").read_text() == text
-    assert os.listdir(tmp_path / "here") == ["weights"]
-    assert os.listdir(tmp_path) == ["here"]
-
-
 def test_write_text_encodes_utf8_and_escapes_lone_surrogates(tmp_path: Path) -> None:
     path = tmp_path / "a" / "page.html"
     write_text(path, "é → done\n")

@@ -2,15 +2,12 @@ from __future__ import annotations
 
 import json
 import tarfile
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from support.video_files import numbered_frames, read_frame_numbers, write_shard, write_video
-from verbspace.config.settings import ViewSettings
-from verbspace.data.datasets import ClipDataset, ViewDataset, collate
 from verbspace.data.decoding.pyav import decode_frames, frame_times
 from verbspace.data.errors import DecodeError
 from verbspace.data.sources import storage
@@ -86,16 +83,6 @@ def test_failed_downloads_count_as_missing(shards: Path) -> None:
         decode_frames(found.records[1].path)
 
 
-def test_datasets_read_shards(shards: Path) -> None:
-    records = read_manifest(shards)
-    batch = collate([ClipDataset(records, num_frames=2, size=32)[n] for n in range(4)])
-    assert batch["index"].tolist() == [0, 2, 3]
-    assert [bad.path.name for bad in batch["bad"]] == ["00000001.mp4"]
-    item = ViewDataset(records, ViewSettings(global_size=32, local_size=16))[1]
-    assert item["index"] != 1
-    assert [bad.index for bad in item["bad"]] == [1]
-
-
 def test_verify_checks_each_member(shards: Path) -> None:
     files = [record.file for record in read_manifest(shards)]
     outcomes = verify_files(files, shards / VERIFY_LOG_NAME)
@@ -157,14 +144,3 @@ def test_file_names_that_look_like_a_url_scheme(tmp_path: Path, monkeypatch: pyt
     (tmp_path / "concat:a.mp4").write_bytes(encode_video(tmp_path, seed=4))
     monkeypatch.chdir(tmp_path)
     assert len(decode_frames("concat:a.mp4")) == 12
-
-
-def test_ten_thousand_entries(tmp_path: Path) -> None:
-    note = b'{"label": "waving"}'
-    parts = {f"{n:08d}.{kind}": note for n in range(10_000) for kind in ("mp4", "json")}
-    source = write_shard(tmp_path / "a.tar", parts)
-    began = time.perf_counter()
-    records = read_manifest(source)
-    assert time.perf_counter() - began < 10
-    assert len(records) == 10_000
-    assert storage.locate(records[-1].file) is not None
