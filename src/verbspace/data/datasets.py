@@ -228,7 +228,7 @@ def collate(items: Sequence[dict[str, Any] | DecodeFailure]) -> dict[str, Any]:
 
     The batch also has `index` (B,) and `bad`, the list of all failures.
     """
-    parts = [{"bad": [item]} if isinstance(item, DecodeFailure) else item for item in items]
+    parts: list[dict[str, Any]] = [{"bad": [item]} if isinstance(item, DecodeFailure) else item for item in items]
     readable = [part for part in parts if "index" in part]
     batch: dict[str, Any] = {
         key: torch.stack([part[key] for part in readable])
