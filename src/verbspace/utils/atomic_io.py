@@ -55,7 +55,7 @@ def atomic_directory(folder: str | Path, obsolete_files: tuple[str, ...] = ()) -
             temp.mkdir(parents=True)
         yield temp
         with annotate_os_error(folder):
-            _set_modes(temp, folder)
+            _copy_modes(temp, folder)
             if exists:
                 new = {path.name for path in temp.iterdir()}
                 for name in sorted(new):
@@ -104,7 +104,7 @@ def _temp_path(folder: Path) -> Path:
     return folder / f".{secrets.token_hex(8)}.part"
 
 
-def _set_modes(temp: Path, folder: Path) -> None:
+def _copy_modes(temp: Path, folder: Path) -> None:
     default = 0o666 & temp.stat().st_mode  # safetensors creates files that only their owner can read
     for path in filter(Path.is_file, temp.rglob("*")):
         existing = folder / path.relative_to(temp)
