@@ -83,6 +83,7 @@ def test_clips_are_named_by_unique_path_endings() -> None:
     paths = [Path("a/x/1.mp4"), Path("a/y/1.mp4"), Path("b/x/1.mp4")]
     assert clips_by_name(paths) == {"a/x/1.mp4": paths[0], "a/y/1.mp4": paths[1], "b/x/1.mp4": paths[2]}
     assert list(clips_by_name(paths[:2])) == ["x/1.mp4", "y/1.mp4"]
+    assert list(clips_by_name([Path("/1.mp4")])) == ["1.mp4"]
     assert clips_by_name([]) == {}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -33,12 +34,12 @@ _MAX_CACHED_PREDICTORS = 8  # per encoder
 
 @dataclass(frozen=True)
 class ClipAnalysis:
-    """A clip with its title, its length in seconds, and one `WindowEmbeddings` per encoder."""
+    """A clip and its embeddings."""
 
     path: Path
     title: str
-    duration: float
-    window_embeddings: tuple[WindowEmbeddings, ...]
+    duration: float  # seconds
+    window_embeddings: tuple[WindowEmbeddings, ...]  # one per encoder
 
 
 @dataclass(frozen=True)
@@ -60,9 +61,7 @@ class AppController:
         window_config: Windows of the timelines.
         frames: Frames per window.
         calibration: Calibration of the first encoder; used as long as the actions are those of `concepts`.
-        searcher: The index to search, if there is one.
         clips: Example clips that the user can choose.
-        limits: Largest inputs.
     """
 
     def __init__(
@@ -128,8 +127,11 @@ class AppController:
 
     def search(self, query: str, top: int, *, per_video: bool = False) -> list[Hit]:
         """Search the index with a text query."""
+        if len(query) > self.limits.max_chars:
+            limit = f"the limit is {self.limits.max_chars}"
+            raise RequestRejected(f"the query has {len(query):,} characters, and {limit}; shorten it")
         with self._require_searcher() as searcher:
-            return searcher.search(self.limits.clean_query(query), top=_clamp_top(top), per_video=bool(per_video))
+            return searcher.search(" ".join(query.split()), top=_clamp_top(top), per_video=bool(per_video))
 
     def find_similar(self, path: str, window: int, top: int, *, per_video: bool = False) -> tuple[Hit, list[Hit]]:
         """Return a window of the index, and the windows most similar to it."""
@@ -213,12 +215,7 @@ def resolve_clips(sources: Sequence[str]) -> list[Path]:
 
 
 def clips_by_name(paths: Sequence[Path]) -> dict[str, Path]:
-    """Name clips by the shortest path endings that are unique, with at least one folder."""
-    names: dict[str, Path] = {}
-    for depth in range(2, 64):
-        names = {}
-        for path in paths:
-            names.setdefault("/".join(path.parts[-depth:]), path)
-        if len(names) == len(set(paths)):
-            break
-    return names
+    """Name clips by their paths below the folder that contains all of their folders."""
+    resolved = [path.absolute() for path in paths]
+    root = os.path.commonpath([path.parent.parent for path in resolved]) if resolved else ""
+    return {str(absolute.relative_to(root)): path for absolute, path in zip(resolved, paths, strict=True)}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,9 +40,7 @@ class ClipStore:
     """Creates URLs for parts of files, and finds the file of a URL."""
 
     def __init__(self) -> None:
-        self._ids: OpaqueIds[ClipSegment] = OpaqueIds(
-            _MAX_CLIPS, lambda key: self._encoded_path(key).unlink(missing_ok=True)
-        )
+        self._ids: OpaqueIds[ClipSegment] = OpaqueIds(_MAX_CLIPS)
         self._encoding_lock = threading.Lock()  # only one clip is encoded at a time
         self._folder = tempfile.TemporaryDirectory(prefix="verbspace-clips-")
 
@@ -67,7 +64,7 @@ class ClipStore:
             return None
         if is_browser_playable(segment.path):
             return segment.path
-        target = self._encoded_path(clip_id)
+        target = Path(self._folder.name) / f"{clip_id}.mp4"
         with self._encoding_lock:
             if not target.exists():
                 if not _encode_for_browser(segment, target):
@@ -80,18 +77,12 @@ class ClipStore:
 
     def _evict_oldest(self, keep: Path) -> None:
         """Remove the oldest encoded files until the rest fits the cache. They are encoded again on request."""
-        files = []
-        for path in Path(self._folder.name).glob("*.mp4"):
-            with suppress(FileNotFoundError):  # removed by another thread
-                files.append((path.stat().st_mtime_ns, path.stat().st_size, path))
-        total = sum(size for _, size, _ in files)
-        for _, size, path in sorted(files):
+        files = [(path.stat(), path) for path in keep.parent.glob("*.mp4")]
+        total = sum(stat.st_size for stat, _ in files)
+        for stat, path in sorted(files, key=lambda file: file[0].st_mtime_ns):
             if total > _MAX_CACHE_BYTES and path != keep:
-                path.unlink(missing_ok=True)
-                total -= size
-
-    def _encoded_path(self, clip_id: str) -> Path:
-        return Path(self._folder.name) / f"{clip_id}.mp4"
+                path.unlink()
+                total -= stat.st_size
 
 
 def is_browser_playable(path: Path) -> bool:

@@ -6,25 +6,19 @@ import hashlib
 import secrets
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
 
 class OpaqueIds(Generic[T]):
-    """Maps random-looking ids to values. The least recently registered values are dropped.
+    """Maps random-looking ids to at most `max_size` values. The least recently registered values are dropped."""
 
-    Args:
-        max_size: Number of values to keep.
-        on_evict: Called with the id of each value that is dropped.
-    """
-
-    def __init__(self, max_size: int, on_evict: Callable[[str], None] = lambda key: None) -> None:
+    def __init__(self, max_size: int) -> None:
         self._secret = secrets.token_bytes(16)
         self._values: OrderedDict[str, T] = OrderedDict()
         self._lock = threading.Lock()
-        self._max_size, self._on_evict = max_size, on_evict
+        self._max_size = max_size
 
     def register(self, content: str, value: T) -> str:
         """Store a value and return its id. Values with the same `content` have the same id."""
@@ -32,8 +26,8 @@ class OpaqueIds(Generic[T]):
         with self._lock:
             self._values[key] = value
             self._values.move_to_end(key)
-            while len(self._values) > self._max_size:
-                self._on_evict(self._values.popitem(last=False)[0])
+            if len(self._values) > self._max_size:
+                self._values.popitem(last=False)
         return key
 
     def lookup(self, key: str) -> T | None:

@@ -35,11 +35,7 @@ if (typeof watch === 'function') watch('value', () => {
   if (results) { requested = false; results.focus({preventScroll: true}); results.scrollIntoView(); }
 });"""
 # The encoders handle one request at a time. Endpoints are not part of a public API.
-_ENCODER_QUEUE: dict[str, Any] = {
-    "concurrency_limit": 1,
-    "concurrency_id": "encoders",
-    "api_visibility": "private",
-}
+_ENCODER_QUEUE: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "encoders", "api_visibility": "private"}
 
 
 def build_page(controller: AppController, clip_store: ClipStore) -> Any:
@@ -73,21 +69,13 @@ def _build_clip_tab(gr: Any, controller: AppController, clip_store: ClipStore) -
         upload = gr.File(label="Clip", elem_id="clip", height=140)
         player = gr.HTML(elem_id="player", js_on_load=_PLAYER_ERROR_JS)
         example = gr.Dropdown(
-            list(controller.clips),
-            value=None,
-            label="Example clips",
-            elem_id="examples",
-            interactive=True,
+            list(controller.clips), value=None, label="Example clips", elem_id="examples", interactive=True,
             visible=bool(controller.clips),
-        )
+        )  # fmt: skip
         actions = gr.Textbox(
-            initial_actions,
-            label="Actions, one per line",
-            lines=8,
-            max_lines=14,
-            elem_id="actions",
+            initial_actions, label="Actions, one per line", lines=8, max_lines=14, elem_id="actions",
             max_length=controller.limits.max_actions * controller.limits.max_chars,
-        )
+        )  # fmt: skip
         reset = gr.Button("Reset actions", size="sm", elem_id="reset")
     with gr.Column(scale=5, min_width=300):
         predictions = gr.HTML(_hint(NO_CLIP_HINT), elem_id="predictions")
@@ -158,12 +146,9 @@ def _build_clip_tab(gr: Any, controller: AppController, clip_store: ClipStore) -
 def _build_search_tab(gr: Any, controller: AppController, clip_store: ClipStore) -> None:
     with gr.Row(equal_height=True):
         query = gr.Textbox(
-            label="Query",
-            elem_id="query",
-            scale=5,
-            max_length=controller.limits.max_chars,
+            label="Query", elem_id="query", scale=5, max_length=controller.limits.max_chars,
             placeholder="a person bowing · or “a person running” − “outdoors”",
-        )
+        )  # fmt: skip
         top = gr.Slider(1, 50, 12, step=1, label="Number of results", elem_id="top", scale=2)
         per_video = gr.Checkbox(
             True, label="One result per video", elem_id="per-video", scale=2, container=False, min_width=200

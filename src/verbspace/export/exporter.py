@@ -52,7 +52,7 @@ def export(
 
     Args:
         encoder: An encoder, or a folder or hub id of one.
-        folder: Folder to write. Other files in it are kept.
+        folder: Other files in it are kept.
         export_format: "onnx" writes `video.onnx` and `text.onnx`, "torch" writes `video.pt2` and `text.pt2`.
         int8: Also write `video_int8.onnx` and `text_int8.onnx`.
         eval_data: Folder or list of labeled videos on which to measure the towers' zero-shot accuracy.

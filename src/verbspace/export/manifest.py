@@ -24,12 +24,8 @@ def build_manifest(encoder: VideoEncoder, export_format: ExportFormat, towers: l
     size, processor = encoder.image_size, encoder.require_processor()
     tokenizer = processor.tokenizer
     length = processor.context_length if processor.is_siglip else "length"
-    shapes: dict[str, list[int | str]] = {
-        "pixel_values_videos": ["batch", "frames", 3, size, size],
-        "times": ["batch", "frames"],
-        "input_ids": ["batch", length],
-        "attention_mask": ["batch", length],
-    }
+    shapes: dict[str, list[int | str]] = {name: ["batch", length] for name in ("input_ids", "attention_mask")}
+    shapes |= {"pixel_values_videos": ["batch", "frames", 3, size, size], "times": ["batch", "frames"]}
     dtypes = {"video": "float32", "text": "int64"}
     return {
         "verbspace": version("verbspace"),
@@ -59,13 +55,7 @@ def build_manifest(encoder: VideoEncoder, export_format: ExportFormat, towers: l
 
 
 def tokenizer_matches(processor: Processor, tokenizer_file: Path, text_config: dict[str, Any]) -> bool:
-    """Whether the `tokenizers` library gives the same token ids as `transformers`.
-
-    Args:
-        processor: The processor of the encoder.
-        tokenizer_file: Path of tokenizer.json.
-        text_config: The "text" section of the manifest.
-    """
+    """Whether `tokenizers`, with the "text" section of the manifest, gives the same token ids as `transformers`."""
     if not tokenizer_file.exists():
         return False
     tokenizer = Tokenizer.from_file(str(tokenizer_file))
@@ -86,15 +76,10 @@ def tokenizer_matches(processor: Processor, tokenizer_file: Path, text_config: d
 def write_image_processor_config(encoder: VideoEncoder, path: Path) -> None:
     """Write the checkpoint's image processor config with the native size, mean and standard deviation."""
     size, processor = encoder.image_size, encoder.require_processor()
-    config = {
-        **processor.image_processor_config,
-        "size": {"shortest_edge": size},
-        "crop_size": {"height": size, "width": size},
-        "do_center_crop": True,
-        "do_resize": True,
-        "image_mean": processor.image_mean,
-        "image_std": processor.image_std,
-    }
+    native_size = {"size": {"shortest_edge": size}, "crop_size": {"height": size, "width": size}}
+    steps = {"do_center_crop": True, "do_resize": True}
+    pixels = {"image_mean": processor.image_mean, "image_std": processor.image_std}
+    config = {**processor.image_processor_config, **native_size, **steps, **pixels}
     path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
@@ -103,20 +88,12 @@ def write_concept_space(encoder: VideoEncoder, path: Path) -> dict[str, Any]:
     concepts = encoder.concept_set
     assert concepts is not None
     space = encoder.build_concept_space(concepts)
-    tensors = {
-        "categories": space.categories,
-        "descriptions": space.descriptions,
-        "ownership": space.description_action_mask,
-    }
+    vectors = {"categories": space.categories, "descriptions": space.descriptions}
+    tensors = {**vectors, "ownership": space.description_action_mask}
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
-    return {
-        "name": concepts.name,
-        "hash": concepts.hash,
-        "file": path.name,
-        "temperature": space.temperature,
-        "categories": space.action_names,
-        "descriptions": space.description_texts,
-    }
+    names = {"categories": space.action_names, "descriptions": space.description_texts}
+    source = {"name": concepts.name, "hash": concepts.hash, "file": path.name}
+    return {**source, "temperature": space.temperature, **names}
 
 
 def render_readme(manifest: dict[str, Any]) -> str:

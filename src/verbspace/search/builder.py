@@ -30,21 +30,13 @@ MAX_ROWS_PER_COMMIT = 50_000
 
 @dataclass
 class EmbedSummary:
-    """Counts of an update.
+    """Counts of an update."""
 
-    Attributes:
-        files: Files embedded.
-        windows: Windows of these files.
-        unchanged: Files that were in the index already.
-        removed: Files that no longer exist, whose rows were removed.
-        failures: Reason by path, for the files that could not be read.
-    """
-
-    files: int = 0
-    windows: int = 0
-    unchanged: int = 0
-    removed: int = 0
-    failures: dict[str, str] = field(default_factory=dict)
+    files: int = 0  # embedded
+    windows: int = 0  # of these files
+    unchanged: int = 0  # files that were in the index already
+    removed: int = 0  # files that no longer exist
+    failures: dict[str, str] = field(default_factory=dict)  # reason by path
 
     def summary(self) -> str:
         """Return the counts in one line."""
@@ -98,7 +90,9 @@ def build_index(
     on_progress: ProgressCallback | None = None,
     on_failure: Callable[[DecodeError], None] | None = None,
 ) -> EmbedSummary:
-    """Create an index, or update it: embed the files that are new or have changed.
+    """Create an index, or update it: embed the files that are new or have changed, and commit them at intervals.
+
+    An interruption commits what is done. A process that is killed loses what came after the last commit.
 
     Args:
         encoder: Folder or hub id.
@@ -137,9 +131,10 @@ def build_index(
         )
     if gpus and engine != "ray":
         raise ValueError("gpus: only --engine ray uses this setting; leave it out, or give --device")
-    root = Path(index_dir)
-    part = None if shard is None else ShardSpec.parse(shard)
-    folder = root if part is None else part.index_dir(root)
+    root = folder = Path(index_dir)
+    if shard is not None:
+        part = ShardSpec.parse(shard)
+        folder, files = part.index_dir(root), [file for file in files if canonical_path(file) in part]
     import_lancedb()  # report a missing package before the model is loaded
     model = VideoEncoder.from_pretrained(encoder)
     manifest = IndexManifest(
@@ -151,7 +146,7 @@ def build_index(
         frames=frames,
         dtype=dtype,
     )
-    main_index = Index.open(root) if part is not None and (root / "index.json").exists() else None
+    main_index = Index.open(root) if shard is not None and (root / "index.json").exists() else None
     if main_index is not None and len(main_index):
         main_index.manifest.assert_compatible(manifest, str(root), "this command")
     if engine == "ray":
@@ -159,39 +154,29 @@ def build_index(
     else:
         model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         embed_files = local_engine(model, manifest, num_workers=num_workers, batch_size=batch_size)
-    # List the files first, so that an error in the list leaves no empty index behind.
-    selected = [file for file in files if part is None or canonical_path(file) in part]
-    if not selected and not (folder / "index.json").exists():
+    files = list(files)  # first, so that an error in the list leaves no empty index behind
+    if not files and not (folder / "index.json").exists():
         return EmbedSummary()
     with lock_index(folder):
-        return update_index(
-            Index.create(folder, manifest),
-            selected,
-            embed_files,
-            main_index=main_index,
-            commit_interval=commit_interval,
-            remove_missing=remove_missing,
-            on_progress=on_progress,
-            on_failure=on_failure,
-        )
+        index = Index.create(folder, manifest)
+        summary = _embed_changed(index, main_index, files, embed_files, commit_interval, on_progress, on_failure)
+        if remove_missing:
+            summary.removed = _remove_missing_files(index)
+        if summary.files or summary.failures or summary.removed:
+            index.optimize()
+    return summary
 
 
-def update_index(
+def _embed_changed(
     index: Index,
+    main_index: Index | None,
     files: Iterable[str],
     engine: Engine,
-    *,
-    main_index: Index | None = None,
-    commit_interval: float = 30.0,
-    remove_missing: bool = False,
-    on_progress: ProgressCallback | None = None,
-    on_failure: Callable[[DecodeError], None] | None = None,
+    commit_interval: float,
+    on_progress: ProgressCallback | None,
+    on_failure: Callable[[DecodeError], None] | None,
 ) -> EmbedSummary:
-    """Embed the files that are new or have changed, and commit them at intervals. Call it inside `lock_index`.
-
-    An interruption commits what is done. A process that is killed loses what came after the last commit. Files that
-    `main_index` has are skipped as well. The other arguments are those of `build_index`.
-    """
+    """Embed the files that `index` and `main_index` do not have, or that have changed."""
     summary = EmbedSummary()
 
     def add_failure(path: str, reason: str) -> None:
@@ -238,20 +223,13 @@ def update_index(
     finally:
         if pending:
             commit()
-    if remove_missing:
-        summary.removed = remove_missing_files(index)
-    if todo or summary.removed:
-        index.optimize()
     return summary
 
 
-def remove_missing_files(index: Index) -> int:
+def _remove_missing_files(index: Index) -> int:
     """Remove the rows and failure records of files that no longer exist, and return the number of files with rows.
 
-    Files that cannot be reached stay.
-
-    Raises:
-        ValueError: If none of the files exists, because then a disk is probably not mounted.
+    Files that cannot be reached stay. If none of the files exists, a disk is probably not mounted: ValueError.
     """
     embedded = set(index.file_signatures())
     missing = []

@@ -11,7 +11,6 @@ Each commit is one Lance transaction, so that a process that is killed leaves al
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 import shutil
@@ -24,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from verbspace.search.filters import is_single_expression, path_in
+from verbspace.search.filters import closes_parenthesis_early, path_in
 from verbspace.search.schema import (
     COLUMNS,
     SIGNATURE_COLUMNS,
@@ -72,13 +71,7 @@ def corrupt_index_error(folder: Path) -> ValueError:
 
 
 class Index:
-    """An existing index; create it with `Index.open` or `Index.create`. Call methods that write inside `lock_index`.
-
-    Attributes:
-        folder: Folder of the index.
-        manifest: Content of its `index.json`.
-        table: The LanceDB table of the windows.
-    """
+    """An existing index; create it with `Index.open` or `Index.create`. Call methods that write inside `lock_index`."""
 
     def __init__(self, folder: Path, manifest: IndexManifest) -> None:
         self.folder, self.manifest = folder, manifest
@@ -102,12 +95,7 @@ class Index:
 
     @staticmethod
     def create(folder: str | Path, manifest: IndexManifest, source: str = "this command") -> Index:
-        """Open the index in a folder, or create one.
-
-        Args:
-            folder: Folder of the index.
-            manifest: Settings of the rows that will be added.
-            source: Where these rows come from, for error messages.
+        """Open the index in a folder, or create one, for rows with the settings of `manifest` that `source` adds.
 
         Raises:
             ValueError: If an index with other settings has rows, or the folder contains other tables.
@@ -148,36 +136,26 @@ class Index:
         except _LANCE_ERRORS as error:
             raise corrupt_index_error(self.folder) from error
 
-    def is_readable(self) -> bool:
-        """Whether all rows can be read. Reads the whole table."""
-        try:
-            for _ in self.scan(COLUMNS):
-                pass
-        except ValueError:
-            return False
-        return True
-
     def validate_filter(self, where: str) -> None:
         """Raise ValueError unless a filter is one SQL condition over the columns. Reads no rows."""
-        if not is_single_expression(where):
-            raise ValueError(f"the filter {where!r} is not one SQL condition; write, for example, start > 10")
         try:
+            # Lance ignores what follows the first condition. In parentheses, that is an error.
+            if closes_parenthesis_early(where):
+                raise ValueError
             self.table.search().where(f"({where})").explain_plan()
         except (ValueError, *_LANCE_ERRORS) as error:
             raise ValueError(
-                f"the filter {where!r} is not valid SQL over the columns {', '.join(COLUMNS[:-1])}; correct it"
+                f"the filter {where!r} is not one SQL condition over the columns {', '.join(COLUMNS[:-1])}; write, for "
+                "example, start > 10"
             ) from error
 
     def file_signatures(self, paths: Iterable[str] | None = None) -> dict[str, FileSignature]:
         """Return the signature of each file when it was embedded; of all files in the index if `paths` is None."""
-        import pyarrow as pa
-        import pyarrow.compute as compute
-
-        requested = None if paths is None else pa.array(list(paths), pa.string())
+        requested = None if paths is None else set(paths)
         signatures: dict[str, FileSignature] = {}
         for batch in self.scan(SIGNATURE_COLUMNS, "`window` = 0"):  # the first row of each file
-            rows = batch if requested is None else batch.filter(compute.is_in(batch["path"], requested))
-            signatures |= batch_signatures(rows)
+            found = batch_signatures(batch)
+            signatures |= found if requested is None else {path: found[path] for path in found.keys() & requested}
         return signatures
 
     def failed_files(self) -> dict[str, str]:
@@ -227,9 +205,8 @@ class Index:
             self._failure_table.delete(path_in(chunk))
         new = {path: reason for path, reason in failures.items() if recorded.get(path) != reason}
         if new:
-            rows = pa.table({"path": list(new), "reason": list(new.values())})
             merge = self._failure_table.merge_insert("path").when_matched_update_all().when_not_matched_insert_all()
-            merge.execute(rows)
+            merge.execute(pa.table({"path": list(new), "reason": list(new.values())}))
 
     def optimize(self) -> None:
         """Compact the files that many small commits leave, and remove versions older than an hour."""
@@ -247,9 +224,8 @@ class Index:
             return None
         try:
             return AnnConfig.model_validate_json(path.read_bytes())
-        except ValidationError as error:
-            reason = error.errors()[0]["msg"]
-            raise ValueError(f"{path}: {reason}; run `verbspace index build-ann {self.folder}` again") from None
+        except ValidationError:
+            raise ValueError(f"{path}: is damaged; run `verbspace index build-ann {self.folder}` again") from None
 
     def write_ann_config(self, config: AnnConfig | None) -> None:
         """Write the settings of the approximate index; None removes them, so that searches are exact."""
@@ -289,19 +265,16 @@ def remove_shard(shard: Path) -> None:
 @contextmanager
 def lock_index(folder: Path) -> Iterator[None]:
     """Lock an index for writing, or raise OSError. The operating system releases the lock of a process that dies."""
-    if folder.exists() and not folder.is_dir():
+    if folder.is_file():
         raise NotADirectoryError(f"{folder}: is a file; give a folder for the index")
     with annotate_os_error(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "lock").touch()
-    with (folder / "lock").open("a+") as file:
+        lock = (folder / "lock").open("a+")
+    with lock as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno not in (errno.EAGAIN, errno.EACCES):
-                raise OSError(
-                    f"{folder}: its file system has no file locks ({error.strerror}); move the index to one that has"
-                ) from None
+            with annotate_os_error(folder):  # the file system may have no locks
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
             file.seek(0)
             owner = file.read().strip()
             raise OSError(

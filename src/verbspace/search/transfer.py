@@ -32,21 +32,13 @@ _ROW_GROUP_SIZE = 8192
 
 @dataclass
 class MergeSummary:
-    """Counts of a merge or an import.
+    """Counts of a merge or an import."""
 
-    Attributes:
-        files: Files added.
-        windows: Windows added, including those of replaced files.
-        replaced: Files whose rows were replaced by newer ones.
-        unchanged: Files that were in the index already.
-        skipped: Files not added, because the index has a record that they cannot be read.
-    """
-
-    files: int = 0
-    windows: int = 0
-    replaced: int = 0
-    unchanged: int = 0
-    skipped: int = 0
+    files: int = 0  # added
+    windows: int = 0  # added, with those of replaced files
+    replaced: int = 0  # files whose rows were replaced by newer ones
+    unchanged: int = 0  # files that were in the index already
+    skipped: int = 0  # files that the index has recorded as unreadable
 
     def summary(self, folder: Path) -> str:
         """Return the counts in one line."""
@@ -199,32 +191,24 @@ def read_parquet(path: Path) -> tuple[IndexManifest, ScanFn]:
         raise FileNotFoundError(f"{path}: there is no such file")
     try:
         file = pq.ParquetFile(path)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise ValueError(f"{path}: not a Parquet file, or damaged ({first_line(error).rstrip('.')})") from None
-    metadata = (file.schema_arrow.metadata or {}).get(b"verbspace")
-    if metadata is None:
-        raise ValueError(f"{path}: has no verbspace metadata; give a file that `verbspace index export` wrote")
-    manifest = IndexManifest.from_json(metadata, str(path))
-    schema = index_schema(manifest)
-    for field in schema:
-        position = file.schema_arrow.get_field_index(field.name)
-        if position < 0 or not file.schema_arrow.field(position).type.equals(field.type):
-            actual = "is missing" if position < 0 else f"is {file.schema_arrow.field(position).type}"
-            raise ValueError(f"{path}: the column {field.name} {actual}; it must be {field.type}")
+        metadata = (file.schema_arrow.metadata or {}).get(b"verbspace")
+        if metadata is None:
+            raise ValueError(f"{path}: has no verbspace metadata; give a file that `verbspace index export` wrote")
+        manifest = IndexManifest.from_json(metadata, str(path))
+        schema, types = index_schema(manifest), {field.name: field.type for field in file.schema_arrow}
+        for field in schema:
+            if types.get(field.name) != field.type:
+                actual = types.get(field.name, "missing")
+                raise ValueError(f"{path}: the column {field.name} is {actual}; it must be {field.type}")
 
-    def scan(columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-        try:
+        def scan(columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+            fields = pa.schema([schema.field(name) for name in columns])
             for batch in file.iter_batches(_ROW_GROUP_SIZE, columns=list(columns)):
-                fields = [schema.field(name) for name in columns]
-                arrays = [batch.column(batch.schema.get_field_index(name)) for name in columns]
-                yield pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields))
-        except (pa.ArrowInvalid, OSError) as error:
-            raise ValueError(f"{path}: is damaged ({first_line(error).rstrip('.')})") from None
+                yield pa.RecordBatch.from_arrays([batch[name] for name in columns], schema=fields)
 
-    try:
         _validate_batches(path, scan(COLUMNS))
-    except UnicodeDecodeError:
-        raise ValueError(f"{path}: is damaged (a path is not valid UTF-8)") from None
+    except (pa.ArrowInvalid, OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not a Parquet file, or damaged ({first_line(error).rstrip('.')})") from None
     return manifest, scan
 
 
