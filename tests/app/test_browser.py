@@ -10,16 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from support.browser import find_chromium, launch_chromium, serve_app
 from support.playground_files import tiny_world
+from support.small_encoders import adapted_and_frozen
 from support.video_files import numbered_frames, write_video
 from verbspace.app.controller import AppController
 from verbspace.app.limits import InputLimits
 from verbspace.concepts.concept_set import ConceptSet
 from verbspace.inference.predictor import WindowConfig
-from verbspace.models.video_encoder import VideoEncoder
 from verbspace.search.builder import build_index
 from verbspace.search.searcher import Searcher
 from verbspace.utils.text import format_timestamp
@@ -62,18 +61,14 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def controller(world: Path, tmp_path_factory: pytest.TempPathFactory) -> AppController:
-    adapted, frozen = (VideoEncoder.from_pretrained("playground", temporal=time) for time in (True, False))
-    with torch.no_grad():
-        for parameter in adapted.temporal_parameters():
-            parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
-    folder = tmp_path_factory.mktemp("app")
-    adapted.save_pretrained(folder / "encoder")
+    encoders, folder = adapted_and_frozen(), tmp_path_factory.mktemp("app")
+    encoders["adapted"].save_pretrained(folder / "encoder")
     clips = sorted(world.rglob("*.mp4"))[::4]
     old = write_video(folder / "old" / "numbers.avi", numbered_frames(30), "mpeg4", rate=10)
     build_index(str(folder / "encoder"), [*map(str, clips), str(old)], folder / "index", window=1.0, num_workers=1)
     return AppController(
-        {"adapted": adapted, "frozen CLIP": frozen}, ConceptSet.load("playground"), window_config=WindowConfig(1.0),
-        searcher=Searcher(folder / "index", adapted), clips=clips, limits=InputLimits(max_upload_mb=2, max_duration=10),
+        encoders, ConceptSet.load("playground"), window_config=WindowConfig(1.0), clips=clips,
+        searcher=Searcher(folder / "index", encoders["adapted"]), limits=InputLimits(max_upload_mb=2, max_duration=10),
     )  # fmt: skip
 
 

@@ -96,8 +96,8 @@ def test_missing_example_clips(
         main.main()
     assert exit_info.value.code == 1
     error = capsys.readouterr().err
-    assert error == f"error: --clips {tmp_path / 'nope'}: there is no such file or folder\n"
-    with pytest.raises(ValueError, match=r"--clips memory://c\.mp4: is a URL, .* download it first"):
+    assert error == f"error: --clips {tmp_path / 'nope'}: there is no such file; give local files or folders\n"
+    with pytest.raises(FileNotFoundError, match=r"--clips memory:/c\.mp4: there is no such file; give local files"):
         resolve_clips(["memory://c.mp4"])
     clip = write_video(tmp_path / "there" / "a.mp4", numbered_frames(3), rate=10)
     assert resolve_clips([str(tmp_path / "there")]) == resolve_clips([str(clip)]) == [clip]

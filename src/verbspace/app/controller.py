@@ -17,8 +17,7 @@ from torch import Tensor
 from verbspace.app.limits import InputLimits, RequestRejected
 from verbspace.concepts.concept_set import ConceptSet, concept_set_from_dict
 from verbspace.data.errors import DecodeError, VideoError
-from verbspace.data.sources import storage
-from verbspace.data.sources.inputs import expand_inputs, is_url
+from verbspace.data.sources.inputs import expand_inputs
 from verbspace.inference.calibration import Calibration
 from verbspace.inference.embedding import WindowEmbeddings, embed_windows
 from verbspace.inference.explain import Explanation, explain
@@ -202,16 +201,12 @@ def with_actions(concepts: ConceptSet, names: Sequence[str]) -> ConceptSet:
 
 
 def resolve_clips(sources: Sequence[str]) -> list[Path]:
-    """Return the video files in local files, folders and patterns. Other sources are an error."""
-    files = list(expand_inputs(sources))
+    """Return the video files in local files, folders and patterns. URLs and members of shards are an error."""
+    files = [Path(file) for file in expand_inputs(sources)]
     for file in files:
-        if is_url(file):
-            raise ValueError(f"--clips {file}: is a URL, but the app serves local files; download it first")
-        if storage.split_shard_path(file) is not None:
-            raise ValueError(f"--clips {file}: is inside a shard, but the app serves files; extract it first")
-        if not Path(file).is_file():
-            raise FileNotFoundError(f"--clips {file}: there is no such file or folder")
-    return [Path(file) for file in files]
+        if not file.is_file():
+            raise FileNotFoundError(f"--clips {file}: there is no such file; give local files or folders")
+    return files
 
 
 def clips_by_name(paths: Sequence[Path]) -> dict[str, Path]:

@@ -107,18 +107,14 @@ def _model_meta(encoder: VideoEncoder, name: str, frames: int) -> Any:
         from mteb.models.model_meta import ModelMeta, ScoringFunction
     except ImportError:
         raise ValueError("MTEB tasks need the package mteb; pip install 'verbspace[mteb]'") from None
-    num_parameters = sum(parameter.numel() for parameter in encoder.parameters())
     return ModelMeta.create_empty(
         {
             "name": name,
             "revision": encoder_hash(encoder),
-            "n_parameters": num_parameters,
-            "memory_usage_mb": round(num_parameters * encoder.dtype.itemsize / 2**20, 1),
+            "n_parameters": sum(parameter.numel() for parameter in encoder.parameters()),
             "max_tokens": encoder.require_processor().context_length,
             "embed_dim": encoder.embedding_dim,
             "similarity_fn_name": ScoringFunction.COSINE,
-            "framework": ["PyTorch", "Transformers", "safetensors"],
-            "use_instructions": False,
             "modalities": ["video", "text"],
             "experiment_kwargs": {"frames": frames},  # MTEB stores results of other settings separately
         }

@@ -97,11 +97,9 @@ def build_index(
     Args:
         encoder: Folder or hub id.
         files: Paths and URLs of videos.
-        index_dir: Folder of the index.
         window: Length of a window in seconds.
         stride: Seconds between the starts of two windows; `window` if None.
         frames: Frames per window.
-        dtype: Precision of the encoder's matrix products.
         batch_size: Windows per forward pass.
         num_workers: Number of threads (`local`) or actors (`ray`); one per CPU core, in threads at most 8, if None.
         device: torch device; CUDA if available, otherwise the CPU, if None.
@@ -119,16 +117,11 @@ def build_index(
     """
     if engine not in ENGINES:
         raise ValueError(f"engine: {engine!r} is not one of {', '.join(ENGINES)}")
-    if not math.isfinite(window) or window <= 0:
-        raise ValueError(f"window: {window:g} is not a positive number of seconds")
+    stride = window if stride is None else stride
+    if not 0 < stride <= window < math.inf:
+        raise ValueError(f"stride: {stride:g} s is not above 0 and at most the length of a window, {window:g} s")
     validate_precision(dtype)
-    if device is not None and not _is_available(device):
-        raise ValueError(f"device: {device} is not available; give cpu, or leave it out")
     validate_num_frames(frames)
-    if stride is not None and not 0 < stride <= window:
-        raise ValueError(
-            f"stride: {stride:g} s must be above 0, and leaves gaps if it is longer than a window ({window:g} s)"
-        )
     if gpus and engine != "ray":
         raise ValueError("gpus: only --engine ray uses this setting; leave it out, or give --device")
     root = folder = Path(index_dir)
@@ -142,7 +135,7 @@ def build_index(
         encoder_hash=encoder_hash(model),
         dim=model.embedding_dim,
         window=window,
-        stride=window if stride is None else stride,
+        stride=stride,
         frames=frames,
         dtype=dtype,
     )
@@ -152,7 +145,10 @@ def build_index(
     if engine == "ray":
         embed_files = ray_engine(manifest, num_workers=num_workers, batch_size=batch_size, gpus=gpus, device=device)
     else:
-        model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        try:
+            model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        except (RuntimeError, AssertionError):  # torch without CUDA support raises AssertionError
+            raise ValueError(f"device: {device} is not available; give cpu, or leave it out") from None
         embed_files = local_engine(model, manifest, num_workers=num_workers, batch_size=batch_size)
     files = list(files)  # first, so that an error in the list leaves no empty index behind
     if not files and not (folder / "index.json").exists():
@@ -248,11 +244,3 @@ def _remove_missing_files(index: Index) -> int:
     index.delete_rows(missing)
     index.record_failures({}, missing)
     return len(removed)
-
-
-def _is_available(device: str) -> bool:
-    try:
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError):  # torch without CUDA support raises AssertionError
-        return False
-    return True

@@ -269,21 +269,16 @@ def lock_index(folder: Path) -> Iterator[None]:
         raise NotADirectoryError(f"{folder}: is a file; give a folder for the index")
     with annotate_os_error(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / "lock").open("a+")
+        lock = (folder / "lock").open("a")
     with lock as file:
         try:
             with annotate_os_error(folder):  # the file system may have no locks
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            file.seek(0)
-            owner = file.read().strip()
             raise OSError(
-                f"{folder}: {'process ' + owner if owner else 'another process'} is writing to this index; wait until "
-                "it ends, or give each process its own shard (--shard 1/2, --shard 2/2)"
+                f"{folder}: another process is writing to this index; wait until it ends, or give each process its own "
+                "shard (--shard 1/2, --shard 2/2)"
             ) from None
-        file.truncate(0)
-        file.write(f"{os.getpid()} on {os.uname().nodename}")
-        file.flush()
         yield
 
 

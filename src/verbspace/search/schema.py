@@ -46,21 +46,15 @@ class IndexManifest(BaseModel):
 
     def assert_compatible(self, other: IndexManifest, name: str, other_name: str) -> None:
         """Raise ValueError, with both names, unless rows built with `other` can be added to this index."""
-        if self.encoder_hash != other.encoder_hash:
+        if self.model_copy(update={"encoder": other.encoder}) != other:
             raise ValueError(
-                f"{name}: built with the encoder {self.encoder} ({self.encoder_hash}), but {other_name} has "
-                f"{other.encoder} ({other.encoder_hash}); vectors of different encoders cannot be compared: use the "
-                "same encoder or another folder"
-            )
-        if self.describe_windows() != other.describe_windows():
-            raise ValueError(
-                f"{name}: contains windows of {self.describe_windows()}, but {other_name} would add windows of "
-                f"{other.describe_windows()}; use the same window, stride, frames and dtype, or another folder"
+                f"{name}: contains {self._describe()}, but {other_name} would add {other._describe()}, which cannot be "
+                "compared; use the same encoder, window, stride, frames and dtype, or another folder"
             )
 
-    def describe_windows(self) -> str:
-        """Return the window settings and the precision in one line."""
-        return f"{self.window:.15g} s every {self.stride:.15g} s, {self.frames} frames each, in {self.dtype}"
+    def _describe(self) -> str:
+        windows = f"windows of {self.window:g} s every {self.stride:g} s, {self.frames} frames each, in {self.dtype}"
+        return f"{windows}, of the encoder {self.encoder} ({self.encoder_hash})"
 
 
 class AnnConfig(BaseModel):

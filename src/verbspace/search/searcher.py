@@ -35,8 +35,6 @@ class Searcher:
         query: str | Sequence[Term] = "",
         *,
         similar_to: Sequence[str | Path] = (),
-        add: Sequence[str] = (),
-        subtract: Sequence[str] = (),
         top: int = 10,
         where: str | None = None,
         path: str | None = None,
@@ -50,8 +48,6 @@ class Searcher:
         Args:
             query: Text in the grammar of `verbspace.search.query`, or its terms.
             similar_to: Clips whose embeddings are added to the query.
-            add: Texts to add to the query.
-            subtract: Texts to subtract from the query.
             top: Number of results.
             where: SQL condition over the columns of the index.
             path: Pattern (`*`, `?`) that the path must contain.
@@ -63,7 +59,7 @@ class Searcher:
         Raises:
             ValueError: If the query or a filter is not valid, or a clip cannot be decoded (`DecodeError`).
         """
-        terms = collect_terms(query, add, subtract)
+        terms = collect_terms(query)
         if not terms and not similar_to:
             raise ValueError("the query is empty; give a text, a text to add, or a clip to search for similar ones")
         if where is not None:

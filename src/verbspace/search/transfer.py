@@ -38,13 +38,11 @@ class MergeSummary:
     windows: int = 0  # added, with those of replaced files
     replaced: int = 0  # files whose rows were replaced by newer ones
     unchanged: int = 0  # files that were in the index already
-    skipped: int = 0  # files that the index has recorded as unreadable
 
     def summary(self, folder: Path) -> str:
         """Return the counts in one line."""
         changed = f"{self.replaced} replaced, {self.unchanged} unchanged"
-        skipped = f"; {self.skipped} skipped, because they could not be read: embed them again" if self.skipped else ""
-        return f"{folder}: {self.windows} windows added, {self.files} new files, {changed}{skipped}"
+        return f"{folder}: {self.windows} windows added, {self.files} new files, {changed}"
 
     def __add__(self, other: MergeSummary) -> MergeSummary:
         """Return the sum of both counts."""
@@ -54,8 +52,7 @@ class MergeSummary:
 def merge_rows(index: Index, scan: ScanFn) -> MergeSummary:
     """Add rows to an index: new files in one transaction, then changed files in another. Call it inside `lock_index`.
 
-    If both have rows of a file, those that match the file on disk stay, otherwise the later ones. A file with a record
-    that it cannot be read is skipped, unless the file is again as it was when its rows were computed.
+    If both have rows of a file, those that match the file on disk stay, otherwise the later ones.
     """
     import pyarrow as pa
     import pyarrow.compute as compute
@@ -63,18 +60,10 @@ def merge_rows(index: Index, scan: ScanFn) -> MergeSummary:
     incoming: dict[str, FileSignature] = {}
     for batch in scan(SIGNATURE_COLUMNS):
         incoming |= batch_signatures(batch)
-    unreadable = {
-        path for path in index.failed_files() if path in incoming and try_signature(path) not in (None, incoming[path])
-    }
-    incoming = {path: signature for path, signature in incoming.items() if path not in unreadable}
     current = index.file_signatures(incoming)
     changed = [path for path in incoming if path in current and _is_newer(path, incoming[path], current[path])]
-    summary = MergeSummary(
-        files=len(incoming.keys() - current.keys()),
-        replaced=len(changed),
-        unchanged=len(current) - len(changed),
-        skipped=len(unreadable),
-    )
+    new_files, unchanged = len(incoming) - len(current), len(current) - len(changed)
+    summary = MergeSummary(files=new_files, replaced=len(changed), unchanged=unchanged)
 
     def filtered_batches(paths: pa.Array, include: bool) -> Iterator[pa.RecordBatch]:
         for batch in scan(COLUMNS):
@@ -85,7 +74,7 @@ def merge_rows(index: Index, scan: ScanFn) -> MergeSummary:
                 yield rows
 
     if summary.files:
-        index.add(filtered_batches(pa.array([*current, *unreadable], pa.string()), include=False))
+        index.add(filtered_batches(pa.array(list(current), pa.string()), include=False))
     if changed:
         batches = list(filtered_batches(pa.array(changed, pa.string()), include=True))
         index.replace(pa.Table.from_batches(batches, index_schema(index.manifest)))
