@@ -49,17 +49,15 @@ def test_calibration_applies_only_to_its_actions(clip: Path) -> None:
     encoder, concepts = VideoEncoder.from_pretrained("playground"), ConceptSet.load("playground")
     calibration = Calibration(
         temperature=2.0, method="halves", videos=20, agreement=0.5, confidence=(0.8, 0.5),
-        encoder=encoder_hash(encoder),
-        concepts=concepts.hash, by="category", frames=8,
+        encoder=encoder_hash(encoder), concepts=concepts.hash, by="category", frames=8,
     )  # fmt: skip
     controller = AppController({"encoder": encoder}, concepts, window_config=WindowConfig(2.0), calibration=calibration)
     analysis = controller.analyze(clip, "clip.mp4")
     assert controller.rank(analysis, "\n".join(concepts.action_names))[0].calibrated
     assert not controller.rank(analysis, "waving\nbowing")[0].calibrated
+    window_config = WindowConfig(2.0)
     with pytest.raises(ValueError, match="it was fitted for frames 8, not for 4"):
-        AppController(
-            {"encoder": encoder}, concepts, window_config=WindowConfig(2.0), calibration=calibration, frames=4
-        )
+        AppController({"encoder": encoder}, concepts, window_config=window_config, calibration=calibration, frames=4)
 
 
 def test_text_embeddings_are_cached() -> None:

@@ -6,8 +6,7 @@ from pathlib import Path
 
 from verbspace.app.controller import AppController
 from verbspace.app.html import analysis_html, explanation_html, hits_html, rejection_html
-from verbspace.app.media import ClipStore
-from verbspace.app.opaque_ids import OpaqueIds
+from verbspace.app.media import ClipStore, OpaqueIds
 from verbspace.search.schema import Hit
 
 HOSTILE = ["<img src=x onerror=alert(1)>", "${alert(1)}", "{{7*7}}", "</textarea><script>alert(1)</script>", "‮gnivaw"]

@@ -10,8 +10,7 @@ import pytest
 from support.video_files import numbered_frames, read_frame_numbers, write_video
 from verbspace.app import media
 from verbspace.app.html import clip_html
-from verbspace.app.media import ClipSegment, ClipStore, is_browser_playable
-from verbspace.app.opaque_ids import OpaqueIds
+from verbspace.app.media import ClipSegment, ClipStore, OpaqueIds, is_browser_playable
 from verbspace.data.decoding.pyav import decode_frames, frame_times
 
 

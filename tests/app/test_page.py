@@ -5,8 +5,7 @@ from __future__ import annotations
 from verbspace.app import page as app_page
 from verbspace.app.controller import AppController
 from verbspace.app.html import WindowIds, hits_html
-from verbspace.app.media import ClipStore
-from verbspace.app.opaque_ids import OpaqueIds
+from verbspace.app.media import ClipStore, OpaqueIds
 from verbspace.search.searcher import Searcher, nearest_windows
 
 

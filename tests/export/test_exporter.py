@@ -1,6 +1,5 @@
 import json
 import re
-import shutil
 import subprocess
 import sys
 import zipfile
@@ -29,7 +28,7 @@ from verbspace.export import exporter as module
 from verbspace.export.accuracy_check import check_accuracy
 from verbspace.export.exporter import export
 from verbspace.export.formats import load_tower, quantize_tower
-from verbspace.export.manifest import render_readme, tokenizer_matches
+from verbspace.export.manifest import render_readme
 from verbspace.export.parity import ParityStats
 from verbspace.models.hashing import encoder_hash
 from verbspace.models.video_encoder import VideoEncoder
@@ -105,6 +104,7 @@ def test_onnx_of_clip(clip: VideoEncoder, exported: Path) -> None:
     assert_towers_match(clip, *onnx_towers(exported))
     for name in ("video", "text"):
         onnx.checker.check_model(exported / f"{name}.onnx")
+    run_readme(exported, clip)
 
 
 def test_without_temporal_attention(tiny_clip: Path, tmp_path: Path) -> None:
@@ -136,9 +136,7 @@ def test_files_written(clip: VideoEncoder, exported: Path) -> None:
     assert manifest["concepts"]["categories"] == ["waving", "jumping"]
     assert manifest["concepts"]["descriptions"] == ["both hands up"]
     assert manifest["concepts"]["temperature"] == pytest.approx(1 / clip.logit_scale)
-
-
-def test_each_tower_contains_only_its_weights(clip: VideoEncoder, exported: Path) -> None:
+    # Each tower contains only its weights.
     video = sum(p.numel() for p in (*clip.temporal_parameters(), *clip.spatial_parameters()))
     for name, expected in (("video", video), ("text", sum(p.numel() for p in clip.parameters()) - video)):
         num_weights = sum(int(np.prod(entry.dims)) for entry in onnx.load(exported / f"{name}.onnx").graph.initializer)
@@ -175,32 +173,6 @@ def run_readme(folder: Path, encoder: VideoEncoder) -> None:
     np.testing.assert_allclose(arrays["videos"], videos, atol=1e-5)
     texts = encoder.encode_text(["a video of a person waving", "a video of a person jumping"])
     np.testing.assert_allclose(arrays["texts"], texts, atol=1e-5)
-
-
-def test_readme_program_runs(clip: VideoEncoder, exported: Path) -> None:
-    run_readme(exported, clip)
-
-
-def test_readme_program_runs_with_the_tokenizer_of_transformers(
-    clip: VideoEncoder, exported: Path, tmp_path: Path
-) -> None:
-    """The README for a tokenizer that the `tokenizers` library does not reproduce."""
-    folder = shutil.copytree(exported, tmp_path / "out")
-    manifest = json.loads((folder / "verbspace.json").read_text())
-    manifest["text"]["tokenizers"] = False
-    (folder / "README.md").write_text(render_readme(manifest))
-    assert "AutoTokenizer.from_pretrained" in render_readme(manifest)
-    run_readme(folder, clip)
-
-
-def test_tokenizer_matches(clip: VideoEncoder, exported: Path) -> None:
-    text = json.loads((exported / "verbspace.json").read_text())["text"]
-    processor, file = clip.require_processor(), exported / "tokenizer.json"
-    assert tokenizer_matches(processor, file, text)
-    other = "left" if text["pad_side"] == "right" else "right"
-    for change in ({"context": 9}, {"pad_side": other}, {"pad_to_context": True}):
-        assert not tokenizer_matches(processor, file, {**text, **change})
-    assert not tokenizer_matches(processor, exported / "none.json", text)
 
 
 def test_accuracy_of_full_precision_and_int8(clip: VideoEncoder, exported: Path, tmp_path: Path) -> None:
@@ -299,17 +271,13 @@ def test_export_command_with_eval_data(clip: VideoEncoder, tmp_path: Path) -> No
     write_labeled_videos(tmp_path / "clips")
     clip.save_pretrained(tmp_path / "encoder")
     expected = evaluate(clip, tmp_path / "clips", baseline=False).result
-    found = CliRunner().invoke(
-        app,
-        ["export", str(tmp_path / "encoder"), "--out", str(tmp_path / "out"), "--format", "torch", "--eval-data",
-         str(tmp_path / "clips")],
-    )  # fmt: skip
+    encoder, out, clips = (str(tmp_path / name) for name in ("encoder", "out", "clips"))
+    command = ["export", encoder, "--out", out, "--format", "torch", "--eval-data", clips]
+    found = CliRunner().invoke(app, command)
     assert found.exit_code == 0, found.output
     assert "video: largest difference from the encoder" in found.output
     manifest = json.loads((tmp_path / "out" / "verbspace.json").read_text())
-    assert manifest["check"]["full"] == {
-        "top1": expected.top1, "ci95": list(expected.ci95), "n": 6, "unreadable": 0,
-    }  # fmt: skip
+    assert manifest["check"]["full"]["top1"] == expected.top1
     assert f"fp32: top-1 {100 * expected.top1:.1f}%" in found.output
 
 

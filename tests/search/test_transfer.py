@@ -25,7 +25,7 @@ from verbspace.cli.main import app
 from verbspace.search.index import Index, list_index_shards, lock_index
 from verbspace.search.schema import COLUMNS, FileRows, vectors_to_numpy
 from verbspace.search.signatures import FileSignature
-from verbspace.search.transfer import export_parquet, import_parquet, merge_indices
+from verbspace.search.transfer import export_parquet, import_parquet, merge_shards
 
 
 def test_shards_merge_to_the_same_rows(
@@ -42,11 +42,11 @@ def test_shards_merge_to_the_same_rows(
     assert ["only shards" in line for line in index_info_lines(tmp_path)] == [True, False, False, False]
     again = run_quick_embed(tiny_clip, many_clips, tmp_path, shard="1/3")
     assert (again.files, again.unchanged) == (0, summaries[0].files)
-    summary = merge_indices(tmp_path)
+    summary = merge_shards(tmp_path)
     assert (summary.files, summary.windows, summary.replaced) == (40, len(Index.open(many_clips_index)), 0)
     assert_same_content(tmp_path, many_clips_index)
     assert not (tmp_path / "shards").exists()
-    assert merge_indices(tmp_path).files == 0
+    assert merge_shards(tmp_path).files == 0
 
 
 def test_shards_embed_only_what_the_index_lacks(tiny_clip: Path, tmp_path: Path) -> None:
@@ -57,7 +57,7 @@ def test_shards_embed_only_what_the_index_lacks(tiny_clip: Path, tmp_path: Path)
     for part in (1, 2):
         run_quick_embed(tiny_clip, folder, index, shard=f"{part}/2")
     assert sum(len(Index.open(shard).file_signatures()) for shard in list_index_shards(index)) == 2
-    summary = merge_indices(index)
+    summary = merge_shards(index)
     assert (summary.files, summary.windows, summary.replaced) == (1, 3, 1)
     run_quick_embed(tiny_clip, folder, tmp_path / "fresh")
     assert Index.open(index).checksum() == Index.open(tmp_path / "fresh").checksum()
@@ -69,10 +69,10 @@ def test_locked_shard_is_not_merged(tiny_clip: Path, many_clips: Path, tmp_path:
         lock_index(tmp_path / "shards" / "1-of-2"),
         pytest.raises(OSError, match=r"1-of-2: another process is writing"),
     ):
-        merge_indices(tmp_path)
+        merge_shards(tmp_path)
     assert len(list_index_shards(tmp_path)) == 1
     (tmp_path / "shards" / ".2-of-2.merged-1").mkdir()  # left by a merge that was killed
-    assert merge_indices(tmp_path).files > 0
+    assert merge_shards(tmp_path).files > 0
     assert not (tmp_path / "shards").exists()
 
 
@@ -135,8 +135,6 @@ def test_import_rejects_another_encoder(tiny_siglip: Path, clips: Path, full_ind
     run_quick_embed(tiny_siglip, [str(clips / "01.mp4")], tmp_path / "other")
     with pytest.raises(ValueError, match=r"other: contains .*a\.parquet would add .*cannot be compared"):
         import_parquet(tmp_path / "other", tmp_path / "a.parquet")
-    with pytest.raises(ValueError, match=r"cannot be compared"):
-        merge_indices(tmp_path / "other", [full_index])
     assert len(Index.open(tmp_path / "other")) == 1
 
 
@@ -146,11 +144,11 @@ def test_merge_keeps_the_later_rows(tmp_path: Path) -> None:
         starts, ends = [float(n) for n in range(windows)], [n + 1.0 for n in range(windows)]
         return FileRows(path, FileSignature(1, modified), 25.0, starts, ends, vectors)
 
-    one, two = (Index.create(tmp_path / name, make_manifest()) for name in ("one", "two"))
+    one, two = (Index.create(tmp_path / name, make_manifest()) for name in ("one", "one/shards/1-of-1"))
     one.write([file("a", 5, 1.0), file("b", 5, 1.0, 3), file("same", 5, 1.0)], set())
     two.write([file("a", 4, -1.0, 2), file("b", 6, -1.0, 2), file("same", 5, 1.0), file("new", 1, -1.0)], set())
     two.write([FileRows(path, reason="damaged") for path in ("a", "x")], set())
-    summary = merge_indices(tmp_path / "one", [tmp_path / "two"])
+    summary = merge_shards(tmp_path / "one")
     assert (summary.files, summary.windows, summary.replaced, summary.unchanged) == (1, 3, 1, 2)
     rows = sorted_rows(tmp_path / "one")
     windows = list(
@@ -158,7 +156,6 @@ def test_merge_keeps_the_later_rows(tmp_path: Path) -> None:
     )
     assert windows == [("a", 0, 1.0), ("b", 0, -1.0), ("b", 1, -1.0), ("new", 0, -1.0), ("same", 0, 1.0)]
     assert Index.open(tmp_path / "one").failed_files() == {"x": "damaged"}
-    assert len(Index.open(tmp_path / "two")) == 6  # an index that is not a shard stays
 
 
 def test_merge_prefers_rows_that_match_the_file(tiny_clip: Path, clips: Path, tmp_path: Path) -> None:
@@ -169,26 +166,24 @@ def test_merge_prefers_rows_that_match_the_file(tiny_clip: Path, clips: Path, tm
     shutil.copy(clips / "01.mp4", path)
     os.utime(path, (1, 1))  # rsync and cp -p keep old times
     assert run_quick_embed(tiny_clip, [str(path)], index, shard="1/1").files == 1
-    assert merge_indices(index).replaced == 1
+    assert merge_shards(index).replaced == 1
     assert Index.open(index).checksum() != before
     assert run_quick_embed(tiny_clip, [str(path)], index).unchanged == 1
     path.write_bytes(b"no longer a video")
     run_quick_embed(tiny_clip, [str(path)], index, shard="1/1")
-    merge_indices(index)
+    merge_shards(index)
     assert Index.open(index).file_signatures() == {}
     assert set(Index.open(index).failed_files()) == {str(path)}
 
 
-def test_merge_without_sources_and_with_itself(tiny_clip: Path, clips: Path, tmp_path: Path) -> None:
+def test_merge_without_shards(tiny_clip: Path, clips: Path, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no index found"):
-        merge_indices(tmp_path / "nowhere")
+        merge_shards(tmp_path / "nowhere")
     assert not (tmp_path / "nowhere").exists()
     index = tmp_path / "index"
     run_quick_embed(tiny_clip, [str(clips / "01.mp4")], index)
-    with pytest.raises(ValueError, match="cannot be merged into itself"):
-        merge_indices(index, [index])
     assert "no shards to merge" in CliRunner().invoke(app, ["index", "merge", str(index)]).output
     run_quick_embed(tiny_clip, [str(clips / "02.mp4")], index, shard="1/1")
     (index / "shards" / "2-of-2").mkdir(parents=True)  # of a process that died at its start
-    merge_indices(index)
+    merge_shards(index)
     assert len(Index.open(index).file_signatures()) == 2

@@ -10,8 +10,7 @@ from typing import Any
 from markupsafe import escape
 
 from verbspace.app.controller import ClipAnalysis, EncoderPrediction
-from verbspace.app.media import ClipSegment, ClipStore
-from verbspace.app.opaque_ids import OpaqueIds
+from verbspace.app.media import ClipSegment, ClipStore, OpaqueIds
 from verbspace.inference.explain import Explanation
 from verbspace.inference.timeline import Segment
 from verbspace.reporting.explanations import section_context

@@ -56,10 +56,6 @@ class InputLimits:
 
     def parse_actions(self, text: str) -> list[str]:
         """Parse action names, one per line. Empty lines and repeated names are dropped."""
-        if len(text) > self.max_actions * self.max_chars:
-            raise RequestRejected(
-                f"the list of actions has {len(text):,} characters; enter at most {self.max_actions} short names"
-            )
         names = list(dict.fromkeys(name for line in text.splitlines() if (name := " ".join(line.split()))))
         if not names:
             raise RequestRejected("there are no actions; enter at least one, one per line")
@@ -69,6 +65,6 @@ class InputLimits:
             raise RequestRejected("an action name contains an unpaired Unicode surrogate; enter it again")
         if too_long := next((name for name in names if len(name) > self.max_chars), None):
             raise RequestRejected(
-                f"“{too_long[:40]}…” has {len(too_long)} characters, and the limit is {self.max_chars}; shorten it"
+                f"“{too_long[:40]}…” has {len(too_long):,} characters, and the limit is {self.max_chars}; shorten it"
             )
         return names

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
+import secrets
 import tempfile
 import threading
+from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import av
 import numpy as np
 
-from verbspace.app.opaque_ids import OpaqueIds
 from verbspace.data.decoding.container import probe
 from verbspace.data.decoding.mp4_writer import write_mp4
 from verbspace.data.decoding.pyav import frame_times, stream_frames
@@ -25,6 +28,7 @@ _BROWSER_CODECS = {  # by FFmpeg's name of the container; browsers play "matrosk
     "matroska": {"vp8", "libvpx", "vp9", "libvpx-vp9", "av1", "libdav1d"},
 }
 _SHORT_SIDE = 360  # of clips that are encoded for browsers, in pixels
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,31 @@ class ClipSegment:
     path: Path
     start: float
     end: float
+
+
+class OpaqueIds(Generic[T]):
+    """Maps random-looking ids to at most `max_size` values. The least recently registered values are dropped."""
+
+    def __init__(self, max_size: int) -> None:
+        self._secret = secrets.token_bytes(16)
+        self._values: OrderedDict[str, T] = OrderedDict()
+        self._lock = threading.Lock()
+        self._max_size = max_size
+
+    def register(self, content: str, value: T) -> str:
+        """Store a value and return its id. Values with the same `content` have the same id."""
+        key = hashlib.blake2b(content.encode(errors="surrogatepass"), key=self._secret, digest_size=16).hexdigest()
+        with self._lock:
+            self._values[key] = value
+            self._values.move_to_end(key)
+            if len(self._values) > self._max_size:
+                self._values.popitem(last=False)
+        return key
+
+    def lookup(self, key: str) -> T | None:
+        """Return the value of an id, or None if the id is not known."""
+        with self._lock:
+            return self._values.get(key)
 
 
 class ClipStore:

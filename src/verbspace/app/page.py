@@ -9,8 +9,7 @@ from typing import Any
 from verbspace.app.controller import AppController, ClipAnalysis
 from verbspace.app.html import WindowIds, analysis_html, clip_html, explanation_html, hits_html, rejection_html
 from verbspace.app.limits import RequestRejected
-from verbspace.app.media import ClipStore
-from verbspace.app.opaque_ids import OpaqueIds
+from verbspace.app.media import ClipStore, OpaqueIds
 from verbspace.inference.timeline import Segment
 from verbspace.utils.text import format_timestamp
 
@@ -93,27 +92,22 @@ def _build_clip_tab(gr: Any, controller: AppController, clip_store: ClipStore) -
             return ""  # the reason is shown instead of the predictions
         return clip_html(Path(path).name, clip_store.full_clip_url(Path(path)))
 
-    def rank(analysis: ClipAnalysis, action_lines: str) -> tuple[Any, ...]:
-        ranked = controller.rank(analysis, action_lines)
+    def rank(analysis: ClipAnalysis | None, action_lines: str) -> tuple[Any, ...]:
+        if analysis is None:
+            return _hint(NO_CLIP_HINT), gr.update(visible=False), ""
+        try:
+            ranked = controller.rank(analysis, action_lines)
+        except RequestRejected as error:
+            return rejection_html(str(error)), gr.update(visible=False), ""
         parts = list(_explainable_parts(ranked[0].timeline, analysis))
         return analysis_html(analysis, ranked), gr.update(choices=parts, value=WHOLE_CLIP, visible=True), ""
 
     def analyze_clip(path: str | None, action_lines: str) -> tuple[Any, ...]:
-        if path is None:
-            return None, _hint(NO_CLIP_HINT), gr.update(visible=False), ""
         try:
-            analysis = controller.analyze(Path(path), Path(path).name)
-            return (analysis, *rank(analysis, action_lines))
+            analysis = None if path is None else controller.analyze(Path(path), Path(path).name)
         except RequestRejected as error:
             return None, rejection_html(str(error)), gr.update(visible=False), ""
-
-    def update_ranking(analysis: ClipAnalysis | None, action_lines: str) -> tuple[Any, ...]:
-        if analysis is None:
-            return _hint(NO_CLIP_HINT), gr.update(visible=False), ""
-        try:
-            return rank(analysis, action_lines)
-        except RequestRejected as error:
-            return rejection_html(str(error)), gr.update(visible=False), ""
+        return (analysis, *rank(analysis, action_lines))
 
     def explain_part(analysis: ClipAnalysis | None, action_lines: str, part_name: str) -> str:
         if analysis is None:
@@ -137,7 +131,7 @@ def _build_clip_tab(gr: Any, controller: AppController, clip_store: ClipStore) -
         lambda name: str(controller.clips[name]) if name else gr.skip(), example, upload, api_visibility="private"
     )
     actions.change(
-        update_ranking, [state, actions], results, trigger_mode="always_last", show_progress="hidden", **_ENCODER_QUEUE
+        rank, [state, actions], results, trigger_mode="always_last", show_progress="hidden", **_ENCODER_QUEUE
     ).then(explain_part, explain_inputs, explanation, show_progress="hidden", **_ENCODER_QUEUE)
     reset.click(lambda: initial_actions, None, actions, api_visibility="private")
     part.input(explain_part, explain_inputs, explanation, **_ENCODER_QUEUE)

@@ -9,20 +9,16 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from safetensors.torch import save_file
-from tokenizers import Tokenizer
 
 from verbspace.export.formats import OPSET, ExportFormat
-from verbspace.export.parity import SAMPLE_TEXTS
 from verbspace.export.traced_towers import TracedTower
 from verbspace.models.hashing import encoder_hash
-from verbspace.models.processor import Processor
 from verbspace.models.video_encoder import VideoEncoder
 
 
 def build_manifest(encoder: VideoEncoder, export_format: ExportFormat, towers: list[TracedTower]) -> dict[str, Any]:
     """Describe the encoder, the inputs and outputs of its towers, pixel statistics, tokenization and temperature."""
     size, processor = encoder.image_size, encoder.require_processor()
-    tokenizer = processor.tokenizer
     length = processor.context_length if processor.is_siglip else "length"
     shapes: dict[str, list[int | str]] = {name: ["batch", length] for name in ("input_ids", "attention_mask")}
     shapes |= {"pixel_values_videos": ["batch", "frames", 3, size, size], "times": ["batch", "frames"]}
@@ -46,31 +42,9 @@ def build_manifest(encoder: VideoEncoder, export_format: ExportFormat, towers: l
             "context": processor.context_length,
             "lower": processor.is_siglip,
             "pad_to_context": processor.is_siglip,
-            "pad_id": tokenizer.pad_token_id,
-            "pad_token": tokenizer.pad_token,
-            "pad_side": tokenizer.padding_side,
         },
         "temperature": 1 / encoder.logit_scale,
     }
-
-
-def tokenizer_matches(processor: Processor, tokenizer_file: Path, text_config: dict[str, Any]) -> bool:
-    """Whether `tokenizers`, with the "text" section of the manifest, gives the same token ids as `transformers`."""
-    if not tokenizer_file.exists():
-        return False
-    tokenizer = Tokenizer.from_file(str(tokenizer_file))
-    tokenizer.enable_truncation(text_config["context"])
-    tokenizer.enable_padding(
-        direction=text_config["pad_side"],
-        pad_id=text_config["pad_id"],
-        pad_token=text_config["pad_token"],
-        length=text_config["context"] if text_config["pad_to_context"] else None,
-    )
-    for texts in (*SAMPLE_TEXTS, [" ".join(map(" ".join, SAMPLE_TEXTS)), "a"]):
-        encodings = tokenizer.encode_batch([text.lower() for text in texts] if text_config["lower"] else list(texts))
-        if [encoding.ids for encoding in encodings] != processor.tokenize(list(texts))["input_ids"].tolist():
-            return False
-    return True
 
 
 def write_image_processor_config(encoder: VideoEncoder, path: Path) -> None:

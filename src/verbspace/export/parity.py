@@ -76,12 +76,12 @@ def measure_parity(
     actions = [] if encoder.concept_set is None else [encoder.concept_set.action_names[:16]]
     tokenize = encoder.require_processor().tokenize
     pairs = {
-        "video": [(towers["video"](clip), encoder(**clip)) for clip in random_clips(encoder.image_size)],
-        "text": [(towers["text"](dict(tokenize(t))), encoder.encode_text(t)) for t in (*SAMPLE_TEXTS, *actions)],
+        "video": ((towers["video"](clip), encoder(**clip)) for clip in random_clips(encoder.image_size)),
+        "text": ((towers["text"](dict(tokenize(t))), encoder.encode_text(t)) for t in (*SAMPLE_TEXTS, *actions)),
     }
     parity = {}
     for name in pairs:
-        stats = ParityStats.from_pairs(pairs[name])
+        stats = ParityStats.from_pairs(list(pairs[name]))
         if not stats.largest <= tolerance:
             raise ValueError(
                 f"the exported {name} tower differs from the encoder by {stats.largest:.2g}, more than the "

@@ -91,7 +91,14 @@ class Index:
             ValueError: If the index is damaged, or lancedb is not installed.
         """
         folder = Path(folder)
-        return Index(folder, read_index_manifest(folder))
+        path = folder / "index.json"
+        if not path.exists():
+            if list_index_shards(folder):
+                raise FileNotFoundError(f"{folder}: contains only shards; run `verbspace index merge {folder}` first")
+            raise FileNotFoundError(
+                f"{folder}: no index found; create one with `verbspace embed VIDEOS --index {folder} --encoder ENCODER`"
+            )
+        return Index(folder, IndexManifest.from_json(path.read_bytes(), str(path)))
 
     @staticmethod
     def create(folder: str | Path, manifest: IndexManifest, source: str = "this command") -> Index:
@@ -201,12 +208,11 @@ class Index:
         import pyarrow as pa
 
         recorded = self.failed_files()
-        for chunk in _chunks(path for path in readable if path in recorded):
-            self._failure_table.delete(path_in(chunk))
-        new = {path: reason for path, reason in failures.items() if recorded.get(path) != reason}
-        if new:
-            merge = self._failure_table.merge_insert("path").when_matched_update_all().when_not_matched_insert_all()
-            merge.execute(pa.table({"path": list(new), "reason": list(new.values())}))
+        removed = recorded.keys() & set(readable)
+        updated = {path: reason for path, reason in recorded.items() if path not in removed} | failures
+        if updated != recorded:
+            columns = [pa.array(values, pa.string()) for values in (list(updated), list(updated.values()))]
+            self._failure_table.add(pa.table(columns, self._failure_table.schema.names), mode="overwrite")
 
     def optimize(self) -> None:
         """Compact the files that many small commits leave, and remove versions older than an hour."""
@@ -234,18 +240,6 @@ class Index:
             path.unlink(missing_ok=True)
         else:
             write_text(path, config.model_dump_json(indent=2) + "\n")
-
-
-def read_index_manifest(folder: Path) -> IndexManifest:
-    """Read the manifest of the index in a folder."""
-    path = folder / "index.json"
-    if not path.exists():
-        if list_index_shards(folder):
-            raise FileNotFoundError(f"{folder}: contains only shards; run `verbspace index merge {folder}` first")
-        raise FileNotFoundError(
-            f"{folder}: no index found; create one with `verbspace embed VIDEOS --index {folder} --encoder ENCODER`"
-        )
-    return IndexManifest.from_json(path.read_bytes(), str(path))
 
 
 def list_index_shards(folder: Path) -> list[Path]:

@@ -1,4 +1,4 @@
-"""Merge shards and other indices into an index, and export and import its rows as Parquet."""
+"""Merge the shards of an index, and export and import its rows as Parquet."""
 
 from __future__ import annotations
 
@@ -92,50 +92,44 @@ def _is_newer(path: str, incoming: FileSignature, current: FileSignature) -> boo
     return incoming.modified >= current.modified
 
 
-def merge_indices(folder: Path, other_indices: Sequence[Path] = ()) -> MergeSummary:
-    """Merge other indices, which stay, into an index. If there are none, merge its own shards and remove them.
-
-    A merge that is interrupted continues when it is run again.
+def merge_shards(folder: Path) -> MergeSummary:
+    """Merge the shards of an index into it and remove them. An interrupted merge continues when it is run again.
 
     Raises:
-        FileNotFoundError: If there is nothing to merge.
-        ValueError: If the encoder or the window settings differ.
-        OSError: If another process writes to one of the indices.
+        FileNotFoundError: If there is no index.
+        ValueError: If the encoder or the window settings of a shard differ.
+        OSError: If another process writes to the index or to a shard.
     """
-    if folder.resolve() in [other.resolve() for other in other_indices]:
-        raise ValueError(f"{folder}: cannot be merged into itself; give other indices, or none for its own shards")
-    if not other_indices and not list_index_shards(folder):
+    if not list_index_shards(folder):
         Index.open(folder)  # raises if there is no index, before the lock creates the folder
     with lock_index(folder):
         for leftover in (folder / "shards").glob(".*.merged-*"):  # of a merge that was killed while removing shards
             remove_shard(leftover)
-        sources = list(other_indices) or list_index_shards(folder)
-        manifests = [Index.open(source).manifest for source in sources]
-        index = Index.create(folder, manifests[0], str(sources[0])) if sources else Index.open(folder)
-        for source, manifest in zip(sources, manifests, strict=True):
-            index.manifest.assert_compatible(manifest, str(folder), str(source))
-        total = MergeSummary()
-        for source in sources:
-            with lock_index(source):
-                other = Index.open(source)
+        total, shards = MergeSummary(), list_index_shards(folder)
+        if not shards:
+            return total
+        manifests = [Index.open(shard).manifest for shard in shards]
+        index = Index.create(folder, manifests[0], str(shards[0]))
+        for shard, manifest in zip(shards, manifests, strict=True):
+            index.manifest.assert_compatible(manifest, str(folder), str(shard))
+        for shard in shards:
+            with lock_index(shard):
+                other = Index.open(shard)
                 total += merge_rows(index, other.scan)
                 _merge_failures(index, other)
-                if not other_indices:
-                    remove_shard(source)
-        if sources:
-            index.optimize()
+                remove_shard(shard)
+        index.optimize()
     return total
 
 
 def _merge_failures(index: Index, other: Index) -> None:
-    """Take over the failures of another index, unless this index has rows that match the file on disk."""
+    """Take over the failures of a shard, unless the index has rows that match the file on disk."""
     failures = other.failed_files()
     current = index.file_signatures(failures)
     outdated = {path for path, signature in current.items() if try_signature(path) not in (None, signature)}
     index.delete_rows(sorted(outdated))
-    index.record_failures(
-        {path: reason for path, reason in failures.items() if path not in current or path in outdated}, ()
-    )
+    valid = current.keys() - outdated
+    index.record_failures({path: reason for path, reason in failures.items() if path not in valid}, ())
 
 
 def export_parquet(index: Index, path: Path) -> int:
