@@ -223,13 +223,16 @@ def test_torch_export_programs(clip: VideoEncoder, tmp_path: Path) -> None:
 
 
 @torch.no_grad()
-def test_deviating_tower_is_not_written(clip: VideoEncoder, tmp_path: Path, monkeypatch: Any) -> None:
+@pytest.mark.parametrize(("deviation", "shown"), [(2e-4, r"0\.0002"), (float("nan"), "nan")])
+def test_deviating_tower_is_not_written(
+    deviation: float, shown: str, clip: VideoEncoder, tmp_path: Path, monkeypatch: Any
+) -> None:
     names = {"video": {"pixel_values_videos": {}, "times": {}}, "text": {"input_ids": {}}}
     towers = [SimpleNamespace(name=name, inputs=inputs) for name, inputs in names.items()]
     monkeypatch.setattr(module, "trace_towers", lambda *_: towers)
     monkeypatch.setattr(module, "write_tower", lambda tower, form, path: path.write_bytes(b"a tower"))
-    monkeypatch.setattr(module, "load_tower", lambda path: lambda inputs: clip(**inputs) + 2e-4)
-    with pytest.raises(ValueError, match=r"the exported video tower differs from the encoder by 0\.0002, more than"):
+    monkeypatch.setattr(module, "load_tower", lambda path: lambda inputs: clip(**inputs) + deviation)
+    with pytest.raises(ValueError, match=rf"the exported video tower differs from the encoder by {shown}, more than"):
         export(clip, tmp_path / "out", "torch")
     assert not list(tmp_path.iterdir())
 
@@ -250,10 +253,7 @@ def test_parity_stats() -> None:
     b[2, 3] += 0.25
     assert ParityStats.from_pairs([(a, b), (a, a)]).largest == pytest.approx(0.25)
     assert ParityStats.from_pairs([(a, -a), (a, a)]).mean_cosine == pytest.approx(0, abs=1e-6)
-    with pytest.raises(ValueError, match=r"embeddings are \(4, 8\), the encoder's \(4, 7\)"):
-        ParityStats.from_pairs([(a, a[:, 1:])])
-    with pytest.raises(ValueError, match="are not finite"):
-        ParityStats.from_pairs([(a / 0, a)])
+    assert np.isnan(ParityStats.from_pairs([(a, a), (a * float("nan"), a), (a, a)]).largest)
 
 
 def test_invalid_options(clip: VideoEncoder, tmp_path: Path, monkeypatch: Any) -> None:

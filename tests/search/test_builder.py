@@ -24,7 +24,7 @@ from verbspace.data.errors import DecodeError
 from verbspace.inference.embedding import embed_windows
 from verbspace.models.hashing import encoder_hash
 from verbspace.models.video_encoder import VideoEncoder
-from verbspace.search.builder import ShardSpec
+from verbspace.search.builder import select_shard
 from verbspace.search.index import Index
 from verbspace.search.schema import rows_checksum, vectors_to_numpy
 from verbspace.search.signatures import file_signature
@@ -251,14 +251,15 @@ def test_number_of_threads_does_not_change_the_rows(
 
 
 def test_shard_of_a_file_depends_on_its_name_only() -> None:
-    names = [f"{n}.mp4" for n in range(1000)]
-    shards = [ShardSpec(number, 7) for number in range(1, 8)]
-    assert all(sum(name in shard for shard in shards) == 1 for name in names)
-    assert all(90 < sum(name in shard for name in names) < 200 for shard in shards)
-    assert ShardSpec.parse("03/16").index_dir(Path("i")) == Path("i/shards/03-of-16")
+    names = [f"/{n}.mp4" for n in range(1000)]
+    shards = [select_shard(f"{number}/7", names)[1] for number in range(1, 8)]
+    assert sorted(name for shard in shards for name in shard) == sorted(names)
+    assert all(90 < len(shard) < 200 for shard in shards)
+    assert select_shard("3/7", names[::-1])[1] == shards[2][::-1]
+    assert select_shard("03/16", [])[0] == "03-of-16"
     for wrong in ("3", "0/2", "3/2", "a/2", "1/-2", "1/2/3"):
         with pytest.raises(ValueError, match=f"shard: '{wrong}' is not of the form i/n"):
-            ShardSpec.parse(wrong)
+            select_shard(wrong, [])
 
 
 def test_missing_ray(tiny_clip: Path, clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

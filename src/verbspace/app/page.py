@@ -175,15 +175,10 @@ def _explainable_parts(timeline: Sequence[Segment], analysis: ClipAnalysis) -> d
 
 
 def _similar_html(
-    controller: AppController,
-    clip_store: ClipStore,
-    window_ids: WindowIds,
-    event_data: Any,
-    count: int,
-    per_video: bool,
+    controller: AppController, clip_store: ClipStore, window_ids: WindowIds, data: Any, count: int, per_video: bool
 ) -> str:
-    """Render the windows similar to a window. `event_data` comes from the browser and can be anything."""
-    window_id = event_data.get("window_id") if isinstance(event_data, dict) else None
+    """Render the windows similar to a window. `data` comes from the browser and can be anything."""
+    window_id = data.get("window_id") if isinstance(data, dict) else None
     window = window_ids.lookup(window_id) if isinstance(window_id, str) else None
     try:
         if window is None:

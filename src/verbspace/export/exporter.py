@@ -17,12 +17,7 @@ from verbspace.export.formats import (
     require_onnx,
     write_tower,
 )
-from verbspace.export.manifest import (
-    build_manifest,
-    render_readme,
-    write_concept_space,
-    write_image_processor_config,
-)
+from verbspace.export.manifest import build_manifest, render_readme, write_concept_space, write_image_processor_config
 from verbspace.export.parity import TOLERANCE, measure_parity
 from verbspace.export.traced_towers import to_cpu_float32, trace_towers
 from verbspace.models.video_encoder import VideoEncoder

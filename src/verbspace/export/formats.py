@@ -74,9 +74,6 @@ def quantize_tower(source: Path) -> Path:
     """Quantize the matrix products of an ONNX tower to 8 bits, in a file `<name>_int8.onnx` beside it.
 
     Weights are stored as 8-bit integers with a scale per column; the other operand is quantized at run time.
-
-    Raises:
-        ValueError: The tower is above 2 GB.
     """
     _, quantization = require_onnx()
     if source.with_name(f"{source.name}.data").exists():

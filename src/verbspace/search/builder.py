@@ -46,28 +46,14 @@ class EmbedSummary:
         return ", ".join(parts)
 
 
-@dataclass(frozen=True)
-class ShardSpec:
-    """Part `number` (from 1) of `count` parts of a list of files. The part of a file depends only on its name."""
-
-    number: int
-    count: int
-
-    @staticmethod
-    def parse(text: str) -> ShardSpec:
-        """Parse a text such as `3/16`."""
-        number, slash, count = text.partition("/")
-        if not (slash and number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
-            raise ValueError(f"shard: {text!r} is not of the form i/n; give 1/n to n/n")
-        return ShardSpec(int(number), int(count))
-
-    def __contains__(self, path: str) -> bool:
-        """Whether a file belongs to this part."""
-        return zlib.crc32(path.encode("utf-8", "surrogateescape")) % self.count == self.number - 1
-
-    def index_dir(self, root: Path) -> Path:
-        """Return the folder of the shard's own index."""
-        return root / "shards" / f"{self.number:0{len(str(self.count))}}-of-{self.count}"
+def select_shard(shard: str, files: Iterable[str]) -> tuple[str, list[str]]:
+    """Return the folder name of shard `i/n`, and the files in it. The shard of a file depends only on its name."""
+    number, _, count = shard.partition("/")
+    if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+        raise ValueError(f"shard: {shard!r} is not of the form i/n; give 1/n to n/n")
+    index, total = int(number), int(count)
+    hashes = ((file, zlib.crc32(canonical_path(file).encode("utf-8", "surrogateescape"))) for file in files)
+    return f"{index:0{len(str(total))}}-of-{total}", [file for file, value in hashes if value % total == index - 1]
 
 
 def build_index(
@@ -126,8 +112,8 @@ def build_index(
         raise ValueError("gpus: only --engine ray uses this setting; leave it out, or give --device")
     root = folder = Path(index_dir)
     if shard is not None:
-        part = ShardSpec.parse(shard)
-        folder, files = part.index_dir(root), [file for file in files if canonical_path(file) in part]
+        name, files = select_shard(shard, files)
+        folder = root / "shards" / name
     import_lancedb()  # report a missing package before the model is loaded
     model = VideoEncoder.from_pretrained(encoder)
     manifest = IndexManifest(

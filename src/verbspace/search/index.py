@@ -1,12 +1,10 @@
 """The index: a folder with a LanceDB database, its manifest, and a lock for the process that writes.
 
-    index/index.json       the settings that it was built with
-    index/windows.lance    one row per window
-    index/failures.lance   the files that could not be read, with the reason
-    index/ann.json         settings of the approximate index, if one was built
-    index/shards/3-of-16/  a separate index of one of sixteen processes, until it is merged
-
-Each commit is one Lance transaction, so that a process that is killed leaves all rows of a file or none.
+index.json       the settings that it was built with
+windows.lance    one row per window; a commit is one transaction, so that a file has all of its rows or none
+failures.lance   the files that could not be read, with the reason
+ann.json         settings of the approximate index, if one was built
+shards/3-of-16/  a separate index of one of sixteen processes, until it is merged
 """
 
 from __future__ import annotations
@@ -84,12 +82,7 @@ class Index:
 
     @staticmethod
     def open(folder: str | Path) -> Index:
-        """Open an index.
-
-        Raises:
-            FileNotFoundError: If there is no index in the folder.
-            ValueError: If the index is damaged, or lancedb is not installed.
-        """
+        """Open an index. FileNotFoundError: there is none in the folder. ValueError: it is damaged."""
         folder = Path(folder)
         path = folder / "index.json"
         if not path.exists():
@@ -102,11 +95,7 @@ class Index:
 
     @staticmethod
     def create(folder: str | Path, manifest: IndexManifest, source: str = "this command") -> Index:
-        """Open the index in a folder, or create one, for rows with the settings of `manifest` that `source` adds.
-
-        Raises:
-            ValueError: If an index with other settings has rows, or the folder contains other tables.
-        """
+        """Open the index in a folder, or create one, for rows with the settings of `manifest` that `source` adds."""
         folder = Path(folder)
         if (folder / "index.json").exists():
             index = Index.open(folder)
@@ -173,8 +162,7 @@ class Index:
     def write(self, files: Sequence[FileRows], existing: set[str]) -> None:
         """Commit embedded files and failures. Rows of the files in `existing` are replaced in one transaction.
 
-        Rows of a file that could not be reached stay. Rows of a file that has changed and can no longer be read are
-        deleted.
+        If one of these cannot be read, its rows are deleted. If it cannot be reached, they stay.
         """
         readable = [file for file in files if file.reason is None]
         new_rows = files_to_table((file for file in readable if file.path not in existing), self.manifest)

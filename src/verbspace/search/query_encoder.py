@@ -46,10 +46,7 @@ class QueryEncoder:
 def build_query_vector(query_encoder: QueryEncoder, terms: Sequence[Term], clips: Sequence[Tensor] = ()) -> Tensor:
     """Combine terms and the embeddings (D,) of example clips into one normalized query vector (D,).
 
-        q = normalize(sum of clips + sum of added texts - 0.5 * sum of subtracted texts)
-
-    Raises:
-        ValueError: If there is nothing to search for, or the terms cancel each other out.
+    q = normalize(sum of clips + sum of added texts - 0.5 * sum of subtracted texts)
     """
     if not clips and not any(term.sign > 0 for term in terms):
         raise ValueError("the query only subtracts; add a text or a clip to search for")

@@ -166,15 +166,7 @@ def _best_per_video(hits: list[Hit]) -> list[Hit]:
 def load_index_encoder(
     manifest: IndexManifest, folder: str | Path = "the index", encoder: VideoEncoder | str | Path | None = None
 ) -> VideoEncoder:
-    """Load the encoder that an index was built with, and check its weights. Error messages name the `folder`.
-
-    Args:
-        encoder: An encoder, its folder, or its hub id; the one in the manifest if None.
-
-    Raises:
-        FileNotFoundError: If the encoder is not found.
-        ValueError: If its weights differ from those that the index was built with.
-    """
+    """Load the encoder that an index was built with: by default, the one in the manifest. Check its weights."""
     name = "the given encoder"
     if not isinstance(encoder, VideoEncoder):
         name = str(encoder or manifest.encoder)

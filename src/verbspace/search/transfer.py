@@ -93,13 +93,7 @@ def _is_newer(path: str, incoming: FileSignature, current: FileSignature) -> boo
 
 
 def merge_shards(folder: Path) -> MergeSummary:
-    """Merge the shards of an index into it and remove them. An interrupted merge continues when it is run again.
-
-    Raises:
-        FileNotFoundError: If there is no index.
-        ValueError: If the encoder or the window settings of a shard differ.
-        OSError: If another process writes to the index or to a shard.
-    """
+    """Merge the shards of an index into it and remove them. An interrupted merge continues when it is run again."""
     if not list_index_shards(folder):
         Index.open(folder)  # raises if there is no index, before the lock creates the folder
     with lock_index(folder):
@@ -147,10 +141,7 @@ def export_parquet(index: Index, path: Path) -> int:
 
 
 def import_parquet(folder: Path, path: Path) -> MergeSummary:
-    """Add the rows of a file that `export_parquet` wrote to an index, or create an index of them.
-
-    If the file is not valid, nothing is written (see `read_parquet`).
-    """
+    """Add the rows of a file that `export_parquet` wrote to an index, or create one. A damaged file adds nothing."""
     manifest, scan = read_parquet(path)
     with lock_index(folder):
         index = Index.create(folder, manifest, str(path))
@@ -160,12 +151,7 @@ def import_parquet(folder: Path, path: Path) -> MergeSummary:
 
 
 def read_parquet(path: Path) -> tuple[IndexManifest, ScanFn]:
-    """Check a file that `export_parquet` wrote. Returns its manifest, and a function that reads columns of all rows.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If the file is damaged, a column is missing or has another type, or the rows are not consistent.
-    """
+    """Check a file that `export_parquet` wrote. Returns its manifest, and a function that reads columns of all rows."""
     import_lancedb()  # which depends on pyarrow
     import pyarrow as pa
     import pyarrow.parquet as pq
