@@ -20,15 +20,12 @@ from typer.testing import CliRunner
 
 from support.small_encoders import TINY_CHECKPOINTS, random_times, random_video, with_random_temporal
 from support.video_files import numbered_frames, write_video
-from verbspace.cli.console.export_tables import export_summary_lines
 from verbspace.cli.main import app
 from verbspace.concepts.concept_set import Action, ConceptSet, Description, Provenance
 from verbspace.evaluation.evaluate import evaluate
 from verbspace.export import exporter as module
-from verbspace.export.accuracy_check import check_accuracy
 from verbspace.export.exporter import export
-from verbspace.export.formats import load_tower, quantize_tower
-from verbspace.export.manifest import render_readme
+from verbspace.export.formats import quantize_tower
 from verbspace.export.parity import ParityStats
 from verbspace.models.hashing import encoder_hash
 from verbspace.models.video_encoder import VideoEncoder
@@ -64,12 +61,6 @@ def run_tower(folder: Path, tower: str, **inputs: Tensor) -> Tensor:
 
 def onnx_towers(folder: Path) -> list[Any]:
     return [partial(run_tower, folder, name) for name in ("video", "text")]
-
-
-def write_labeled_videos(folder: Path) -> None:
-    for number in range(6):
-        name = f"{'waving' if number % 2 else 'jumping'}/{number}.mp4"
-        write_video(folder / name, numbered_frames(12, seed=number))
 
 
 @torch.no_grad()
@@ -144,7 +135,6 @@ def test_files_written(clip: VideoEncoder, exported: Path) -> None:
 
 
 def test_int8(clip: VideoEncoder, exported: Path) -> None:
-    manifest = json.loads((exported / "verbspace.json").read_text())
     types = {node.op_type for node in onnx.load(exported / "video_int8.onnx").graph.node}
     assert "MatMulInteger" in types
     pixels, times = random_video(2, 4, 3, 32, 32), random_times(2, 4)
@@ -152,7 +142,8 @@ def test_int8(clip: VideoEncoder, exported: Path) -> None:
     with torch.no_grad():
         cosines = (quantized * clip(pixels, times)).sum(1)
     assert 0.99 < cosines.min() < 0.9999999  # close, but not equal
-    assert 0.99 < manifest["int8"]["video"]["least_cosine"] <= manifest["int8"]["video"]["mean_cosine"] < 1
+    stats = json.loads((exported / "verbspace.json").read_text())["int8"]["video"]
+    assert 0.99 < stats["least_cosine"] <= stats["mean_cosine"] < 1
     assert (exported / "video_int8.onnx").stat().st_size < (exported / "video.onnx").stat().st_size
 
 
@@ -173,26 +164,6 @@ def run_readme(folder: Path, encoder: VideoEncoder) -> None:
     np.testing.assert_allclose(arrays["videos"], videos, atol=1e-5)
     texts = encoder.encode_text(["a video of a person waving", "a video of a person jumping"])
     np.testing.assert_allclose(arrays["texts"], texts, atol=1e-5)
-
-
-def test_accuracy_of_full_precision_and_int8(clip: VideoEncoder, exported: Path, tmp_path: Path) -> None:
-    write_labeled_videos(tmp_path)
-    towers = {
-        variant: {tower: load_tower(exported / f"{tower}{suffix}.onnx") for tower in ("video", "text")}
-        for variant, suffix in (("full", ""), ("int8", "_int8"))
-    }
-    found = check_accuracy(clip, towers, tmp_path, frames=4)
-    expected = evaluate(clip, tmp_path, baseline=False, frames=4).result
-    assert found["full"] == {"top1": expected.top1, "ci95": list(expected.ci95), "n": 6, "unreadable": 0}
-    assert found["int8"]["n"] == 6
-    assert 0.99 < found["int8"]["video"]["least_cosine"] < 0.9999999
-    manifest = json.loads((exported / "verbspace.json").read_text())
-    text = "\n".join(export_summary_lines({**manifest, "check": found}, exported))
-    assert f"fp32: top-1 {100 * expected.top1:.1f}% (95%" in text
-    assert f"int8: top-1 {100 * found['int8']['top1']:.1f}% (95%" in text
-    assert f"Zero-shot top-1 on 6 labeled videos ({tmp_path.name}, 2 actions" in render_readme(
-        {**manifest, "check": found}
-    )
 
 
 def test_tower_too_large_for_int8(tmp_path: Path) -> None:
@@ -268,17 +239,24 @@ def test_invalid_options(clip: VideoEncoder, tmp_path: Path, monkeypatch: Any) -
 
 
 def test_export_command_with_eval_data(clip: VideoEncoder, tmp_path: Path) -> None:
-    write_labeled_videos(tmp_path / "clips")
+    for number in range(6):
+        name = f"{'waving' if number % 2 else 'jumping'}/{number}.mp4"
+        write_video(tmp_path / "clips" / name, numbered_frames(12, seed=number))
     clip.save_pretrained(tmp_path / "encoder")
     expected = evaluate(clip, tmp_path / "clips", baseline=False).result
     encoder, out, clips = (str(tmp_path / name) for name in ("encoder", "out", "clips"))
-    command = ["export", encoder, "--out", out, "--format", "torch", "--eval-data", clips]
+    command = ["export", encoder, "--out", out, "--int8", "--eval-data", clips]
     found = CliRunner().invoke(app, command)
     assert found.exit_code == 0, found.output
     assert "video: largest difference from the encoder" in found.output
-    manifest = json.loads((tmp_path / "out" / "verbspace.json").read_text())
-    assert manifest["check"]["full"]["top1"] == expected.top1
-    assert f"fp32: top-1 {100 * expected.top1:.1f}%" in found.output
+    check = json.loads((tmp_path / "out" / "verbspace.json").read_text())["check"]
+    assert check["full"] == {"top1": expected.top1, "ci95": list(expected.ci95), "n": 6, "unreadable": 0}
+    assert check["int8"]["n"] == 6
+    assert 0.99 < check["int8"]["video"]["least_cosine"] < 0.9999999
+    for name, top1 in (("fp32", expected.top1), ("int8", check["int8"]["top1"])):
+        assert f"{name}: top-1 {100 * top1:.1f}% (95%" in found.output
+    readme = (tmp_path / "out" / "README.md").read_text()
+    assert "Zero-shot top-1 on 6 labeled videos (clips, 2 actions" in readme
 
 
 @pytest.mark.slow

@@ -22,12 +22,6 @@ def command(*arguments: object) -> list[str]:
     return [sys.executable, "-m", "verbspace.cli.main", *map(str, arguments)]
 
 
-def embed_command(encoder: Path, clips: Path, out: Path) -> list[str]:
-    """Return the command to embed with a commit after each file."""
-    quick = ("--window", 1, "--frames", 2, "--workers", 1, "--device", "cpu", "--commit-interval", 0)
-    return command("embed", clips, "--index", out, "--encoder", encoder, *quick)
-
-
 def count_commits(folder: Path) -> int:
     return len(list(folder.rglob("_versions/*.manifest")))
 
@@ -62,7 +56,8 @@ def test_killed_and_resumed_embed_gives_the_same_rows(
     kills: int, tiny_clip: Path, many_clips: Path, many_clips_index: Path, tmp_path: Path
 ) -> None:
     rng, out, done, row_counts = random.Random(kills), tmp_path / "index", 0, []
-    arguments = embed_command(tiny_clip, many_clips, out)
+    quick = ("--window", 1, "--frames", 2, "--workers", 1, "--device", "cpu", "--commit-interval", 0)
+    arguments = command("embed", many_clips, "--index", out, "--encoder", tiny_clip, *quick)
     while done < kills:
         if not run_and_kill(arguments, out, rng, 0.6 / kills):
             break  # it ended before the kill
