@@ -187,19 +187,14 @@ def info(
 
 
 @index_app.command("merge")
-def merge(
-    index: IndexArgument,
-    other_indices: Annotated[
-        list[Path] | None, typer.Argument(help="Other indices, which stay. Default: the index's own shards.")
-    ] = None,
-) -> None:
-    """Merge the shards of an index into it and remove them, or merge other indices."""
+def merge(index: IndexArgument) -> None:
+    """Merge the shards of an index into it and remove them."""
     from verbspace.search.index import list_index_shards
-    from verbspace.search.transfer import merge_indices
+    from verbspace.search.transfer import merge_shards
 
-    has_sources = bool(other_indices or list_index_shards(index))
-    summary = merge_indices(index, other_indices or ())
-    print(summary.summary(index) if has_sources else f"{index}: there are no shards to merge")
+    has_shards = bool(list_index_shards(index))
+    summary = merge_shards(index)
+    print(summary.summary(index) if has_shards else f"{index}: there are no shards to merge")
 
 
 @index_app.command("export")
