@@ -1,5 +1,7 @@
 """Concept spaces: vectors, distributions, pooling and scores, against naive loops."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -167,16 +169,11 @@ def test_actions_without_descriptions_are_reported(scoring: ScoringMode) -> None
 
 
 def test_size_mismatches_are_errors() -> None:
-    names, texts = ["a", "b"], ["x"]
-    good = {"action_names": names, "description_texts": texts}
-    with pytest.raises(ValueError, match=r"description_action_mask: expected shape \(1, 2\), got \(2, 1\)"):
+    good: Any = {"action_names": ["a", "b"], "description_texts": ["x"]}
+    with pytest.raises(ValueError, match=r"description_action_mask: expected \(1, 2\) .*, got \(2, 1\)"):
         ConceptSpace(torch.ones(2, 3), torch.ones(1, 3), torch.ones(2, 1), **good)
-    with pytest.raises(ValueError, match="differ in embedding size"):
-        ConceptSpace(torch.ones(2, 3), torch.ones(1, 4), torch.ones(1, 2), **good)
-    with pytest.raises(ValueError, match="expected 1 description_texts and 2 action_names, got 1 and 1"):
-        ConceptSpace(torch.ones(2, 3), torch.ones(1, 3), torch.ones(1, 2), action_names=["a"], description_texts=texts)
-    with pytest.raises(ValueError, match=r"temperature: must be positive, got 0\.0"):
-        ConceptSpace(torch.ones(2, 3), torch.ones(1, 3), torch.ones(1, 2), **good, temperature=0.0)
+    with pytest.raises(ValueError, match=r"descriptions and categories: expected \(1, 2\) .*, got \(1, 3\)"):
+        ConceptSpace(torch.ones(3, 3), torch.ones(1, 3), torch.ones(1, 2), **good)
 
 
 def test_pairwise_confusion_is_the_softmax_of_two_actions() -> None:
