@@ -30,10 +30,9 @@ class LanguageModel(Protocol):
 
 
 class OpenAIClient:
-    """A model behind an OpenAI-compatible API: OpenAI, vLLM, llama.cpp, Ollama, `transformers serve` and others.
+    """A model behind an OpenAI-compatible API. The API key is read from the environment variable OPENAI_API_KEY.
 
-    The API key is read from the environment variable OPENAI_API_KEY. Replies are requested with a JSON schema. If the
-    server rejects it, any JSON object is requested, and then plain text.
+    Replies are requested with a JSON schema. If the server rejects it, any JSON object is requested, then plain text.
 
     Args:
         model: Name of the model on the server.
@@ -60,16 +59,11 @@ class OpenAIClient:
             raise ValueError("generating concepts requires openai; run: pip install 'verbspace[llm]'") from None
         key = os.environ.get("OPENAI_API_KEY")
         if not key and base_url is None:
-            raise ValueError(
-                "no API key: set the environment variable OPENAI_API_KEY, "
-                "or use --base-url with a server that needs no key, or --local-model"
-            )
+            other = "use --base-url with a server that needs no key, or --local-model"
+            raise ValueError(f"no API key: set the environment variable OPENAI_API_KEY, or {other}")
         self.name, self.base_url = model, base_url
-        self.parameters: Mapping[str, Any] = {
-            "base_url": base_url,
-            "temperature": temperature,
-            "max_tokens": max_tokens,
-        }
+        sampling = {"temperature": temperature, "max_tokens": max_tokens}
+        self.parameters: Mapping[str, Any] = {"base_url": base_url, **sampling}
         self._client = AsyncOpenAI(api_key=key or "none", base_url=base_url, timeout=timeout, max_retries=max_retries)
         self._timeout = timeout
         self._format_index = 0
@@ -87,14 +81,14 @@ class OpenAIClient:
             request = self._build_request(messages, schema)
             try:
                 async with asyncio.timeout(total_timeout):
-                    return _completion_text(await self._client.chat.completions.create(**request))
-            except InvalidReplyError:
-                raise
+                    completion = await self._client.chat.completions.create(**request)
             except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
                 if not self._relax_request(str(error), request, format_index):
                     raise self._translate_error(error) from None
             except (openai.OpenAIError, TimeoutError, ValueError) as error:
                 raise self._translate_error(error) from None
+            else:
+                return _completion_text(completion)
 
     def _build_request(self, messages: Sequence[Message], schema: Mapping[str, Any]) -> dict[str, Any]:
         request: dict[str, Any] = {"model": self.name, "messages": list(messages)}
@@ -110,11 +104,8 @@ class OpenAIClient:
         return request
 
     def _relax_request(self, message: str, request: Mapping[str, Any], format_index: int) -> bool:
-        """Drop what the server rejected in `request`. Return False if nothing is left to drop.
-
-        The decision depends on the rejected request and not on the current state, because a concurrent request may
-        have changed the state in the meantime.
-        """
+        """Drop what the server rejected in `request`. Return False if nothing is left to drop."""
+        # Not by the current state, which a concurrent request may have changed in the meantime.
         if "max_completion_tokens" in message and "max_tokens" in request:
             self._max_tokens_key = "max_completion_tokens"
         elif "temperature" in message and "temperature" in request:
