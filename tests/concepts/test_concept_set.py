@@ -233,13 +233,6 @@ def test_errors_name_the_file_and_the_field(
     assert "\n" not in error
 
 
-def test_further_errors_are_counted(tmp_path: Path) -> None:
-    content = changed(("actions", 0, "name"), "")
-    content["extra"] = 1
-    with pytest.raises(ConceptSetError, match=r"actions\.0\.name: is empty.* \(and 1 more\)$"):
-        load(content, tmp_path)
-
-
 @pytest.mark.parametrize(
     ("content", "message"),
     [

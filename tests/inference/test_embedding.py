@@ -115,6 +115,5 @@ def test_cache_returns_every_embedding() -> None:
     cache.failures["x"] = DecodeFailure(0, Path("x"), "why")
     assert torch.equal(cache.get_embeddings(files), rows)
     assert torch.equal(cache.get_embeddings(["8999", "0"]), rows[[8999, 0]])
-    assert len(cache) == 9001
     assert "x" in cache
     assert "y" not in cache

@@ -14,7 +14,7 @@ from verbspace.config.settings import AdaptSettings, dump_settings
 from verbspace.evaluation.results import BenchmarkResult, Evaluation, MultiLabelEvaluation
 from verbspace.models.hashing import encoder_hash
 from verbspace.models.video_encoder import VideoEncoder
-from verbspace.reporting.model_card import find_run_config, read_result, results_card
+from verbspace.reporting.model_card import read_result, results_card
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +130,6 @@ def test_card_command_includes_the_settings_of_the_run(encoder: VideoEncoder, tm
         assert re.search(r"^  steps: 123$", card, re.MULTILINE)
         assert str(tmp_path) not in card
     encoder.save_pretrained(tmp_path / "alone")
-    assert find_run_config(tmp_path / "alone") is None
     out = tmp_path / "card.md"
     assert CliRunner().invoke(app, ["card", str(tmp_path / "alone"), "--out", str(out)]).exit_code == 0
     assert "## Results" not in out.read_text()

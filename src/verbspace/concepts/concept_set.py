@@ -130,11 +130,7 @@ class ConceptSet(_FrozenModel):
         return mask
 
     def subset(self, names: Sequence[str]) -> ConceptSet:
-        """Return a set with only the named actions, in the given order, and the descriptions of those.
-
-        Raises:
-            ConceptSetError: A name is not in the set or is repeated, or `names` is empty.
-        """
+        """Return a set with only the named actions, in the given order, and the descriptions of those."""
         known = set(self.action_names)
         if missing := [name for name in names if name not in known]:
             raise ConceptSetError(f"{self.name}: no action named {missing[0]!r}; `action_names` lists the actions")
@@ -151,10 +147,7 @@ class ConceptSet(_FrozenModel):
     def load(cls, name_or_path: str | Path) -> ConceptSet:
         """Load a bundled set by name (see `list_bundled`) or any set from a JSON file.
 
-        A bundled name takes precedence over a file of the same name.
-
-        Raises:
-            ConceptSetError: There is no such set, or the file is not a valid concept set.
+        A bundled name takes precedence over a file of the same name. Raises ConceptSetError if there is no valid set.
         """
         name, path, bundled = str(name_or_path), Path(name_or_path), cls.list_bundled()
         if name in bundled:
@@ -185,9 +178,7 @@ def concept_set_from_dict(content: Any, source: str) -> ConceptSet:
     try:
         return ConceptSet.model_validate(content)
     except ValidationError as error:
-        errors = error.errors()
-        more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
-        raise ConceptSetError(f"{source}: {_format_validation_error(errors[0])}{more}") from None
+        raise ConceptSetError(f"{source}: {_format_validation_error(error.errors()[0])}") from None
 
 
 def action_entry(name: str, label: str) -> dict[str, str]:

@@ -35,9 +35,6 @@ def import_concepts(
         labels: Class labels of the dataset, in order. Required for class indices. If given, every class must be one
             of them; letter case, underscores and CamelCase are ignored.
         name: Name of the set; defaults to the name of the first file.
-
-    Raises:
-        ConceptSetError: A file is invalid or does not match the labels, or a class has no text.
     """
     contents = {Path(path): _load_class_dict(Path(path)) for path in files}
     names = list(labels) if labels is not None else _labels_from_keys(contents)

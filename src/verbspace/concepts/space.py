@@ -47,12 +47,8 @@ class ConceptSpace(nn.Module):
     ) -> None:
         super().__init__()
         sizes = (len(description_texts), len(action_names))
-        for name, shape in (
-            ("descriptions and categories", (len(descriptions), len(categories))),
-            ("description_action_mask", tuple(description_action_mask.shape)),
-        ):
-            if shape != sizes:
-                raise ValueError(f"{name}: expected {sizes} as description_texts and action_names, got {shape}")
+        if not sizes == (len(descriptions), len(categories)) == description_action_mask.shape:
+            raise ValueError(f"expected {sizes[0]} descriptions, {sizes[1]} categories, and a mask of {sizes}")
         self.register_buffer("categories", F.normalize(categories.float(), dim=-1))
         self.register_buffer("descriptions", F.normalize(descriptions.float(), dim=-1))
         self.register_buffer("description_action_mask", description_action_mask.bool())

@@ -27,12 +27,9 @@ MIN_VIDEOS = 20
 
 
 class Calibration(BaseModel):
-    """A fitted temperature, and what it was fitted for and on.
+    """A fitted temperature, which divides the zero-shot scores, and what it was fitted for and on.
 
     Attributes:
-        temperature: Divides the zero-shot scores.
-        method: Where the reference predictions come from.
-        videos: Number of videos that the temperature was fitted on.
         agreement: Fraction of videos on which both predictions are the same.
         confidence: Mean of the largest probability, before and after calibration.
         other: Hash of the reference encoder; None for halves.
@@ -125,7 +122,7 @@ def calibrate(
     batch_size: int = 16,
     on_progress: ProgressCallback | None = None,
 ) -> Calibration:
-    """Fit a temperature for an encoder and a concept set on unlabeled videos. Those that cannot be read are skipped.
+    """Fit a temperature on unlabeled videos. ValueError if fewer than 20 can be read, or predictions agree on all.
 
     A calibrated probability of 0.7 estimates that the reference agrees on 70 % of such videos. It equals the accuracy
     only where the two make independent errors; where they make the same errors, it is too high.
@@ -138,9 +135,6 @@ def calibrate(
             the other half.
         scoring: Scoring mode that predictions will use.
         frames: Frames per video, or per half.
-
-    Raises:
-        ValueError: Fewer than 20 videos can be read, or the predictions agree on all of them.
     """
     space = encoder.build_concept_space(concepts)
     records = [Record(path) for path in files]

@@ -89,9 +89,6 @@ class EmbeddingCache:
     def __contains__(self, file: str) -> bool:
         return file in self._indices or file in self.failures
 
-    def __len__(self) -> int:
-        return len(self._indices) + len(self.failures)
-
     def add(self, files: Sequence[str], embeddings: Tensor) -> None:
         """Add the embeddings (N, D) of N files."""
         self._indices.update(zip(files, range(len(self._buffer), len(self._buffer) + len(embeddings)), strict=True))
@@ -196,7 +193,7 @@ def embed_windows(
     batch_size: int = 16,
     dtype: Precision = "fp32",
 ) -> WindowEmbeddings:
-    """Embed a video of any length in overlapping windows, from one decode.
+    """Embed a video of any length in overlapping windows, from one decode. Raises DecodeError if it cannot be read.
 
     A video that is not longer than one window gives one window, with the same embedding as from `embed_videos`.
 
@@ -206,9 +203,6 @@ def embed_windows(
         frames: Frames per window.
         batch_size: Windows per batch; the frames of only one batch are in memory.
         dtype: Precision of matrix products.
-
-    Raises:
-        DecodeError: The video cannot be decoded, or has more than 200,000 windows.
     """
     validate_precision(dtype)
     validate_num_frames(frames)

@@ -44,11 +44,9 @@ class ActivatedDescription:
 
 @dataclass(frozen=True)
 class Counterfactual:
-    """What makes the second most probable action, the runner-up, win.
+    """The odds of the winner against the runner-up, and the parts of the video without which the runner-up wins.
 
-    Attributes:
-        odds: Probability of the winner divided by that of the runner-up.
-        spans_to_drop: Parts of the video without which the runner-up wins; None if none were found.
+    `spans_to_drop` is None if none were found.
     """
 
     winner: str
@@ -110,7 +108,7 @@ def explain(
     """Explain a prediction for a video, or for a part of it.
 
     A video's embedding is the normalized mean of its frame embeddings, and a score is its inner product with a text
-    vector, so each frame's contribution to a score is exact.
+    vector, so each frame's contribution to a score is exact. Raises VideoError if the video has no such part.
 
     Args:
         predictor: Encoder, concepts and calibration to explain.
@@ -118,9 +116,6 @@ def explain(
         start: Start of the part, in seconds.
         end: End of the part, in seconds; default: the end of the video.
         top: Number of descriptions.
-
-    Raises:
-        VideoError: The video cannot be read, or has no such part.
     """
     window, clip, times = _read_clip(predictor, path, start, end)
     seconds = times + window.start

@@ -19,12 +19,9 @@ from verbspace.utils.progress import ProgressCallback
 
 @dataclass(frozen=True)
 class Suggestion:
-    """A suggested action, and the number of videos for which it is the most probable one.
+    """A suggested action, and its mean probability on the `num_videos` videos for which it is the most probable one.
 
-    Attributes:
-        probability: Mean probability on these videos.
-        examples: The videos with the highest probability.
-        synonyms: Other names that the encoder does not distinguish from this one.
+    `synonyms` are other names that the encoder does not distinguish from this one.
     """
 
     name: str

@@ -100,11 +100,9 @@ def model_card_for(encoder: str | Path, results: Sequence[str | Path]) -> tuple[
     The second value is the path of the encoder's README.md, or None for an encoder that is not in a local folder.
     """
     loaded_results = [read_result(path) for path in results]
-    loaded, name, readme = VideoEncoder.from_pretrained(encoder), str(encoder).split("/")[-1], None
-    if Path(encoder).is_dir():
-        folder = hub.resolve_checkpoint(encoder).resolve()
-        name, readme = folder.parent.name if folder.name == "encoder" else folder.name, folder / "README.md"
-    return results_card(loaded, loaded_results, name=name, config_path=find_run_config(encoder)), readme
+    name, readme, config_path = _name_and_files(encoder)
+    loaded = VideoEncoder.from_pretrained(encoder)
+    return results_card(loaded, loaded_results, name=name, config_path=config_path), readme
 
 
 def push_to_hub(
@@ -115,23 +113,24 @@ def push_to_hub(
     The model card has the results from the files `results`. Without them, it is the encoder's README.md, if any.
     """
     loaded_results = [read_result(path) for path in results]
-    loaded = VideoEncoder.from_pretrained(encoder)
-    card: str | None = None
+    loaded, card = VideoEncoder.from_pretrained(encoder), None
+    _, readme, config_path = _name_and_files(encoder)
     if loaded_results:
-        name = repo_id.split("/")[-1]
-        card = results_card(loaded, loaded_results, name=name, config_path=find_run_config(encoder))
-    elif Path(encoder).is_dir() and (readme := hub.resolve_checkpoint(encoder) / "README.md").is_file():
+        card = results_card(loaded, loaded_results, name=repo_id.split("/")[-1], config_path=config_path)
+    elif readme is not None and readme.is_file():
         card = readme.read_text(encoding="utf-8")
     return loaded.push_to_hub(repo_id, private=private, card=card)
 
 
-def find_run_config(encoder: str | Path) -> Path | None:
-    """Return the config.yaml of the run that an encoder belongs to, or None."""
+def _name_and_files(encoder: str | Path) -> tuple[str, Path | None, Path | None]:
+    """Return the name of an encoder or of its run, and the paths of its README.md and of the run's config.yaml."""
     if not Path(encoder).is_dir():
-        return None
+        return str(encoder).split("/")[-1], None, None
     folder = hub.resolve_checkpoint(encoder).resolve()
+    if folder.name != "encoder":
+        return folder.name, folder / "README.md", None
     config_path = folder.parent / "config.yaml"
-    return config_path if folder.name == "encoder" and config_path.is_file() else None
+    return folder.parent.name, folder / "README.md", config_path if config_path.is_file() else None
 
 
 def _metric_and_interval(result: AnyResult, side: str) -> tuple[float, str] | None:

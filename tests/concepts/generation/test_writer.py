@@ -18,16 +18,6 @@ from verbspace.concepts.generation.reply_parser import Reply
 from verbspace.concepts.generation.writer import ReplyCache, build_concept_set, generate_concepts
 from verbspace.concepts.lint import lint_concepts
 
-FORTY = [
-    "brush_hair", "YoYo", "CleanAndJerk", "hurling (sport)", "riding a bike", "waving", "opening a door",
-    "closing a door", "slicing bread", "kneading dough", "pouring tea", "lighting a match", "tying a shoe",
-    "folding a shirt", "hanging a picture", "sweeping leaves", "raking gravel", "stacking bricks", "sawing a plank",
-    "planing wood", "sharpening a saw", "threading a needle", "winding yarn", "stamping letters", "sealing a parcel",
-    "feeding pigeons", "walking a goat", "milking a cow", "shearing a sheep", "mending a net", "hauling an anchor",
-    "rowing a boat", "raising a sail", "casting a line", "gutting a fish", "shelling peas", "peeling an orange",
-    "cracking a nut", "beating an egg", "grating cheese",
-]  # fmt: skip
-
 
 def test_names_labels_and_provenance_of_generated_sets(tmp_path: Path) -> None:
     model = ScriptedLLM(lambda action, attempt: reply_about(action).replace('"YoYo"', '"playing with a yo-yo"'))
@@ -160,7 +150,7 @@ def count_replies(cache: Path) -> int:
 def test_a_killed_run_with_a_real_server_is_resumed(llama: str, tmp_path: Path) -> None:
     """Kill the first run with SIGKILL after some replies. The second run requests only the missing ones."""
     actions, out, cache = tmp_path / "actions.txt", tmp_path / "forty.json", tmp_path / "cache"
-    actions.write_text("\n".join(FORTY))
+    actions.write_text("\n".join(ConceptSet.load("ucf101").labels[:40]))
     requests: list[str] = []
     with relay_server(llama, requests, delay_s=0.05) as server:
         options = ("--out", out, "--base-url", server.url, "--cache", cache, "--concurrency", 2)

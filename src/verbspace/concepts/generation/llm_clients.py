@@ -146,12 +146,9 @@ class OpenAIClient:
 
 
 class TransformersClient:
-    """A local text-generation checkpoint of `transformers`. It processes one request at a time.
+    """A local text-generation checkpoint of `transformers`: a folder or hub id with safetensors weights.
 
-    Args:
-        name: Folder or hub id of a checkpoint with safetensors weights.
-        temperature: Sampling temperature; 0 for greedy decoding.
-        max_tokens: Maximum length of a reply.
+    It processes one request at a time. At temperature 0 it decodes greedily.
     """
 
     def __init__(self, name: str | Path, *, temperature: float = 0.7, max_tokens: int = 2000) -> None:

@@ -70,12 +70,9 @@ def reply_schema(min_per_kind: int) -> dict[str, Any]:
 def parse_reply(content: str, label: str, labels: Iterable[str]) -> tuple[Reply, list[str]]:
     """Validate a reply about the action `label` and clean its sentences.
 
-    Returns:
-        The usable part of the reply, and a message for each dropped sentence: a duplicate, or one that contains markup,
-        is too short or too long, names another action of `labels`, or adds nothing to the action's name.
-
-    Raises:
-        InvalidReplyError: The reply is malformed, or has too few usable sentences.
+    Returns the usable part of the reply, and a message for each dropped sentence: a duplicate, or one that contains
+    markup, is too short or too long, names another action of `labels`, or adds nothing to the action's name. Raises
+    InvalidReplyError if the reply is malformed, or has too few usable sentences.
     """
     if len(content) > MAX_REPLY_CHARS:
         raise InvalidReplyError(f"the reply has {len(content):,} characters, more than {MAX_REPLY_CHARS:,}")

@@ -113,6 +113,7 @@ def generate_concepts(
 
     Valid replies are cached at once, so a repeated call requests only the missing ones. After an invalid reply the
     model is asked again, with the reason. An action that fails is reported in the result and left out of the set.
+    Raises ValueError if no request can succeed, for example because the server cannot be reached.
 
     Args:
         actions: Action names or class labels.
@@ -123,9 +124,6 @@ def generate_concepts(
         concurrency: Maximum number of concurrent requests.
         cache: Folder of the reply cache; defaults to `default_cache_dir()`.
         on_progress: Progress callback; the stage is "write".
-
-    Raises:
-        ValueError: No request can succeed, for example because the server cannot be reached.
     """
     reply_cache = ReplyCache(cache or default_cache_dir(), model, min_per_kind)
     cached = {action: reply_cache.get(action, actions) for action in actions}

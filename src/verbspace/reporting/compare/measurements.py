@@ -202,7 +202,7 @@ def _metric_value(result: AnyResult, side: str) -> PointEstimate | None:
 
 
 def _in_percent(value: float, ci95: Sequence[float] | None = None) -> PointEstimate:
-    return PointEstimate(100 * value, ci95 and (100 * ci95[0], 100 * ci95[1]))
+    return PointEstimate(100 * value, None if ci95 is None else (100 * ci95[0], 100 * ci95[1]))
 
 
 def _demo_measurements(path: Path, run: Run) -> Iterator[Measurement]:

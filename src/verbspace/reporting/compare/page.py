@@ -13,7 +13,6 @@ from markupsafe import Markup
 from verbspace.reporting.charts import Line, PointEstimate, draw_dot_chart, draw_line_chart
 from verbspace.reporting.compare.measurements import (
     ComparisonRow,
-    Measurement,
     assert_all_results_used,
     build_comparison,
     load_measurements,
@@ -70,7 +69,9 @@ def compare_runs(
         title=title or (f"{len(runs)} runs compared" if len(runs) > 1 else f"Run {runs[0].name}"),
         runs=[_run_summary(run) for run in runs],
         columns=[(group.name, group.run_names if len(group.runs) > 1 else []) for group in groups],
-        rows=[{"name": row.title, "frozen": _baseline_text(row), "cells": each} for row, each in zip(rows, cells)],
+        rows=[
+            (row.title, ", ".join(f"{b.value:.1f}" for b in _baselines(row)), each) for row, each in zip(rows, cells)
+        ],
         metrics_chart=_metrics_chart(rows, groups) if rows else None,
         curves=list(_training_curves(runs)),
         differences=find_setting_differences(runs),
@@ -85,13 +86,9 @@ def compare_runs(
     )
 
 
-def _group_measurements(row: ComparisonRow, group: SeedGroup) -> list[Measurement]:
-    return [row.measurements_by_run[run.name] for run in group.runs if run.name in row.measurements_by_run]
-
-
 def _cell(row: ComparisonRow, group: SeedGroup) -> dict[str, str] | None:
     """Format the mean over seeds, its spread or interval, and the gain over the frozen checkpoint."""
-    measurements = _group_measurements(row, group)
+    measurements = [row.measurements_by_run[name] for name in group.run_names if name in row.measurements_by_run]
     if not measurements:
         return None
     values = [measurement.metric.value for measurement in measurements]
@@ -110,10 +107,6 @@ def _cell(row: ComparisonRow, group: SeedGroup) -> dict[str, str] | None:
 def _baselines(row: ComparisonRow) -> list[PointEstimate]:
     """Return the distinct values of frozen checkpoints. Runs from one checkpoint share one value."""
     return list({m.baseline.value: m.baseline for m in row.measurements_by_run.values() if m.baseline}.values())
-
-
-def _baseline_text(row: ComparisonRow) -> str:
-    return ", ".join(f"{estimate.value:.1f}" for estimate in _baselines(row)) or "–"
 
 
 def _metrics_chart(rows: Sequence[ComparisonRow], groups: Sequence[SeedGroup]) -> Markup:
