@@ -59,7 +59,7 @@ def correct_seconds(predictor: Predictor, clips: Sequence[Clip], path: Path, win
     ends = concatenate_clips(clips, path)
     grid = np.arange(0, ends[-1], 0.01)
     predicted = np.full(len(grid), "", object)
-    for segment in predictor.predict_timeline(path, WindowConfig(window))[0].timeline or []:
+    for segment in predictor.predict_timeline(path, WindowConfig(window)).timeline or []:
         predicted[(grid >= segment.start) & (grid < segment.end)] = segment.action
     labels = np.array([label for _, label in clips], object)
     expected = labels[np.searchsorted(ends, grid, side="right").clip(max=len(labels) - 1)]
