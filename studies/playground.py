@@ -33,10 +33,7 @@ VARIANTS: dict[str, tuple[list[str], dict[str, Any]]] = {
     "without alignment": (["losses.alignment=0"], {}),
     "without the prior": (["losses.category_prior=0", "losses.description_prior=0"], {}),
     "without temporal attention": ([], {"temporal": False}),
-    "without descriptions": (
-        ["losses.description=0", "losses.alignment=0", "losses.description_prior=0"],
-        {},
-    ),
+    "without descriptions": (["losses.description=0", "losses.alignment=0", "losses.description_prior=0"], {}),
     "without local views": (["views.local_views=0"], {}),
 }
 
@@ -51,9 +48,7 @@ def build_world(out: Path, world: int, long_tail: bool, split: str) -> None:
     from verbspace.playground.world import WorldSettings, make_world
 
     make_world(
-        world_folder(out, world, long_tail),
-        WorldSettings(seed=world, long_tail=long_tail),
-        ("train", "probe", split),
+        world_folder(out, world, long_tail), WorldSettings(seed=world, long_tail=long_tail), ("train", "probe", split)
     )
 
 
@@ -103,10 +98,7 @@ def run_job(job: dict[str, Any]) -> dict[str, Any]:
             "exported": evaluator.temporal_order_ablation(exported),
         }
         found["static_clips"] = evaluator.static_clip_accuracy(exported)
-    return {k: job[k] for k in ("variant", "world", "seed", "split", "set")} | {
-        "seconds": round(seconds, 1),
-        **found,
-    }
+    return {k: job[k] for k in ("variant", "world", "seed", "split", "set")} | {"seconds": round(seconds, 1), **found}
 
 
 def baseline_top1(out: Path, job: dict[str, Any], measure: Any) -> dict[str, float]:
@@ -176,11 +168,7 @@ def main() -> None:
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), metavar="NAME")
     parser.add_argument("--worlds", nargs="+", type=int, default=[1, 2, 3])
     parser.add_argument(
-        "--seeds",
-        nargs="+",
-        type=int,
-        default=None,
-        help="training seeds; by default 0 1 2 for `full`, 0 for the rest",
+        "--seeds", nargs="+", type=int, default=None, help="training seeds; by default 0 1 2 for `full`, 0 for the rest"
     )
     parser.add_argument("--split", choices=("test", "validation"), default="test")
     parser.add_argument("--set", dest="set_", action="append", default=[], metavar="group.key=value")

@@ -172,10 +172,7 @@ def test_bad_input_is_one_line_and_exit_code_1(world: Path, tmp_path: Path) -> N
         ("evaluate --encoder playground --data WORLD --protocol knn", "train: knn learns from labeled videos; pass"),
         ("adapt --encoder playground --videos nowhere --concepts playground --out run", "nowhere: there is no such"),
         ("adapt --encoder playground --videos WORLD --concepts nix --out run", "nix: no such file or bundled"),
-        (
-            "adapt --encoder playground --videos . --concepts nix --out run --config no.yaml",
-            "no.yaml: file not found",
-        ),
+        ("adapt --encoder playground --videos . --concepts nix --out run --config no.yaml", "no.yaml: file not found"),
     ],
 )
 def test_errors_are_one_sentence(

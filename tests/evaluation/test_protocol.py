@@ -39,13 +39,7 @@ def test_summary() -> None:
         "8 frames · 2x1 views · 56 px · PyAV 18.1.0 · float32 · C of 0.1/1 · C 0.1 · seed 3 · checkpoint cdef"
     )
     other = PROBE.model_copy(
-        update={
-            "task": "zero-shot",
-            "by": "both",
-            "templates": ("a {}.",),
-            "train": None,
-            "details": {"k": 20},
-        }
+        update={"task": "zero-shot", "by": "both", "templates": ("a {}.",), "train": None, "details": {"k": 20}}
     )
     assert other.summary().startswith(
         "zero-shot by both · test (0123) · 98 of 100 clips · 5 actions (4567) · 1 template ·"

@@ -5,9 +5,7 @@ from support.playground_files import STEADY, still_pose
 from verbspace.concepts.concept_set import ConceptSet
 from verbspace.playground import figure
 from verbspace.playground.actions import ACTIONS, HELD_OUT_ACTIONS, MOTIONS, TRAIN_ACTIONS, Style
-from verbspace.playground.captioned_images import (
-    ACTION_PARAPHRASES,
-)
+from verbspace.playground.captioned_images import ACTION_PARAPHRASES
 from verbspace.playground.figure import Prop, compute_joints, prop_endpoints
 
 MOMENTS = np.linspace(0, 4, 120, dtype=np.float32)

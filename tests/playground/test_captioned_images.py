@@ -9,10 +9,7 @@ from verbspace.playground.captioned_images import (
     render_captioned_images,
     visible_facts,
 )
-from verbspace.playground.render import (
-    COLORS,
-    Appearance,
-)
+from verbspace.playground.render import COLORS, Appearance
 
 
 def test_images_depend_on_the_seed_only() -> None:

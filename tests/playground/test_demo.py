@@ -16,11 +16,7 @@ from verbspace.evaluation.metrics import ClassificationMetrics
 from verbspace.models.hashing import encoder_hash
 from verbspace.models.video_encoder import VideoEncoder
 from verbspace.playground.actions import HELD_OUT_ACTIONS, TRAIN_ACTIONS
-from verbspace.playground.demo import (
-    load_playground_encoder,
-    run_demo,
-    summarize_seeds,
-)
+from verbspace.playground.demo import load_playground_encoder, run_demo, summarize_seeds
 from verbspace.playground.evaluator import METRIC_NAMES, WorldEvaluator
 from verbspace.utils.progress import ProgressCallback
 
@@ -31,13 +27,7 @@ def run_tiny_demo(
     """Run the demo with tiny settings, in a folder with a copy of the world unless the folder exists."""
     if not out.exists():
         shutil.copytree(world, out / "world")
-    return run_demo(
-        out,
-        settings=TINY_SETTINGS,
-        world_settings=TINY_WORLD_SETTINGS,
-        on_progress=on_progress,
-        **options,
-    )
+    return run_demo(out, settings=TINY_SETTINGS, world_settings=TINY_WORLD_SETTINGS, on_progress=on_progress, **options)
 
 
 @pytest.fixture(scope="module")

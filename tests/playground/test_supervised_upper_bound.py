@@ -11,10 +11,7 @@ from verbspace.concepts.space import ConceptSpace
 from verbspace.data.dataloader import load_views
 from verbspace.models.hashing import encoder_hash
 from verbspace.playground.actions import TRAIN_ACTIONS
-from verbspace.playground.demo import (
-    PLAYGROUND_SETTINGS,
-    load_playground_encoder,
-)
+from verbspace.playground.demo import PLAYGROUND_SETTINGS, load_playground_encoder
 from verbspace.playground.supervised_upper_bound import (
     SupervisedMethod,
     read_labeled_train_records,

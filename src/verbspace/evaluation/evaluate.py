@@ -12,12 +12,7 @@ from verbspace.concepts.space import ScoringMode, validate_scoring
 from verbspace.data.decoding.backends import Decoder, require_backend
 from verbspace.data.sources.manifest import read_manifest
 from verbspace.evaluation.knn import KNN_K, KNN_TEMPERATURE
-from verbspace.evaluation.labels import (
-    check_label_coverage,
-    concept_set_from_labels,
-    labels_to_indices,
-    require_labels,
-)
+from verbspace.evaluation.labels import check_label_coverage, concept_set_from_labels, labels_to_indices, require_labels
 from verbspace.evaluation.linear_probe import C_GRID
 from verbspace.evaluation.protocol import Task
 from verbspace.evaluation.results import Evaluation
