@@ -114,17 +114,14 @@ def measure(rounds: int) -> list[Row]:
             return lambda: embeddings.update({name: embed()})
 
         embed_tutorial = partial(embed_with_transformers, model, processor, paths)
-        seconds = interleaved_timings(
-            {
-                "bf16": store("bf16", lambda: embed_videos(encoder, records, dtype="bf16").embeddings),
-                "fp32": store("fp32", lambda: embed_videos(encoder, records).embeddings),
-                "PyAV": store("PyAV", lambda: embed_tutorial(read_pyav)),
-                "OpenCV": store("OpenCV", lambda: embed_tutorial(read_opencv)),
-                "decode": lambda: decode_only(paths),
-                "model": model_only,
-            },
-            rounds,
-        )
+        candidates = {
+            "bf16": store("bf16", lambda: embed_videos(encoder, records, dtype="bf16").embeddings),
+            "fp32": store("fp32", lambda: embed_videos(encoder, records).embeddings),
+            "PyAV": store("PyAV", lambda: embed_tutorial(read_pyav)),
+            "OpenCV": store("OpenCV", lambda: embed_tutorial(read_opencv)),
+            "decode": lambda: decode_only(paths), "model": model_only,
+        }  # fmt: skip
+        seconds = interleaved_timings(candidates, rounds)
     cosine = {name: float((embeddings[name] * embeddings["PyAV"]).sum(1).min()) for name in ("bf16", "fp32")}
     assert cosine["fp32"] > 0.9999, cosine
     assert cosine["bf16"] > 0.999, cosine

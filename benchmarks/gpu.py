@@ -91,10 +91,8 @@ def main() -> None:
     num_clips, num_steps, num_warmup = (2, 1, 1) if is_check else (args.clips, args.steps, 3)
     peak_rate = max(matmul_rate(size, 20, device) for size in ((256,) if is_check else (4096, 8192, 16384)))
     name = "CPU, tiny model: these figures have no meaning" if is_check else torch.cuda.get_device_name()
-    print(
-        f"{name}; bf16 matrix products at {peak_rate / 1e12:.2f} TFLOP/s; {num_clips} clips per step; "
-        f"torch {torch.__version__}\n"
-    )
+    rate = f"bf16 matrix products at {peak_rate / 1e12:.2f} TFLOP/s"
+    print(f"{name}; {rate}; {num_clips} clips per step; torch {torch.__version__}\n")
     print("| setting | clips/s | fraction of the peak rate | peak memory, GB |\n|---|---|---|---|")
     profiled: tuple[str, list[tuple[str, float]]] | None = None
     for title in args.settings:

@@ -16,6 +16,7 @@ from verbspace.concepts.concept_set import ConceptSet, concept_set_from_dict
 from verbspace.concepts.space import ConceptSpace
 from verbspace.evaluation.evaluate import evaluate
 from verbspace.evaluation.labels import concept_set_from_labels, label_to_phrase, labels_to_indices
+from verbspace.evaluation.linear_probe import C_GRID
 from verbspace.evaluation.protocol import are_comparable
 from verbspace.evaluation.results import Evaluation
 from verbspace.models.hashing import encoder_hash
@@ -62,18 +63,11 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ).save_pretrained(folder)
     layers = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
     torch.manual_seed(0)
+    text = {"vocab_size": len(vocabulary), "max_position_embeddings": 24, "bos_token_id": 2, "eos_token_id": 3}
     config = CLIPConfig(
-        text_config={
-            **layers,
-            "vocab_size": len(vocabulary),
-            "max_position_embeddings": 24,
-            "bos_token_id": 2,
-            "eos_token_id": 3,
-            "pad_token_id": 0,
-        },
-        vision_config={**layers, "image_size": 16, "patch_size": 8},
-        projection_dim=12,
-    )
+        text_config={**layers, **text, "pad_token_id": 0},
+        vision_config={**layers, "image_size": 16, "patch_size": 8}, projection_dim=12,
+    )  # fmt: skip
     CLIPModel(config).save_pretrained(folder)
     return folder
 
@@ -153,16 +147,7 @@ def test_supervised_tasks_separate_colors(
     encoder: VideoEncoder, data: Path, task: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(data / "test")
-    found = evaluate(
-        encoder,
-        ".",
-        task,  # type: ignore[arg-type]
-        train=data / "train",
-        frames=4,
-        k=3,
-        Cs=(1e4, 1e2),
-        max_missing=0.5,
-    )
+    found = evaluate(encoder, ".", task, train=data / "train", frames=4, max_missing=0.5)  # type: ignore[arg-type]
     for result in (found.result, found.frozen):
         assert result is not None
         assert result.top1 == 1.0
@@ -171,10 +156,10 @@ def test_supervised_tasks_separate_colors(
         assert (protocol.data, protocol.train, protocol.train_clips) == ("test", "train", 18)
         assert protocol.by is None
         if task == "knn":
-            assert protocol.details == {"features": FEATURES, "k": 3, "temperature": 0.07}
+            assert protocol.details == {"features": FEATURES, "k": 20, "temperature": 0.07}
         else:
-            assert protocol.details == {"features": FEATURES, "C among": (1e2, 1e4), "folds held out in turn": 5}
-            assert protocol.chosen["C"] in (1e2, 1e4)
+            assert protocol.details == {"features": FEATURES, "C among": C_GRID, "folds held out in turn": 5}
+            assert protocol.chosen["C"] in C_GRID
 
 
 def test_encoder_from_a_path_has_its_own_concepts(

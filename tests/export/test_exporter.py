@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 
 from support.small_encoders import TINY_CHECKPOINTS, random_times, random_video, with_random_temporal
 from support.video_files import numbered_frames, write_video
-from verbspace.cli.console.export_tables import export_summary_lines
+from verbspace.cli.export import export_summary_lines
 from verbspace.cli.main import app
 from verbspace.concepts.concept_set import Action, ConceptSet, Description, Provenance
 from verbspace.evaluation.evaluate import evaluate

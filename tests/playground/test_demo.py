@@ -118,11 +118,6 @@ def test_run_writes_report_metrics_and_config_and_reports_progress(run: tuple[Pa
     assert not list(out.rglob("*.part"))
 
 
-def test_run_renders_the_clips_of_its_settings(run: tuple[Path, dict[str, Any], Any], world: Path) -> None:
-    for path in (world / "probe").rglob("*.mp4"):
-        assert (run[0] / "world" / path.relative_to(world)).read_bytes() == path.read_bytes()
-
-
 def test_finished_run_called_again_gives_the_same_results(
     run: tuple[Path, dict[str, Any], Any], world: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

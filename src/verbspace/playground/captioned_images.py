@@ -167,8 +167,9 @@ def render_captioned_images(count: int, seed: int, size: int = 48) -> CaptionedI
         moment = np.array([rng.uniform(0, 2.4)], np.float32)
         pose = MOTIONS[action](moment, Style.sample(rng))
         appearance = Appearance.sample(rng, sample_scene(action, rng))
-        camera = Camera.make_static(
-            1, size, zoom=rng.uniform(0.95, 1.35), x=rng.uniform(-0.2, 0.2), y=rng.uniform(0.85, 1.05)
+        zoom, x, y = rng.uniform(0.95, 1.35), rng.uniform(-0.2, 0.2), rng.uniform(0.85, 1.05)
+        camera = Camera(
+            np.array([[x, y]], np.float32), np.array([zoom * size / 2.5], np.float32), np.zeros(1, np.float32)
         )
         frames = render_frames(pose, appearance, camera, (size, size))
         images[index] = apply_camera_effects(frames, CLEAN_EFFECTS, rng)[0]

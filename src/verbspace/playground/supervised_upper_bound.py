@@ -71,13 +71,7 @@ def train_supervised_upper_bound(
 ) -> VideoEncoder:
     """Train a copy of an encoder on labeled clips, and return the exponential moving average of the trained copy.
 
-    Args:
-        initial_encoder: Encoder to copy.
-        records: Training clips; labels are action names of `concepts`.
-        concepts: Concept set that provides the category space.
-        out: Folder for metrics and state.
-        settings: Views, batch size, steps and learning rates.
-        on_progress: Called after every step.
+    The labels are action names of `concepts`. Metrics and state are written to `out`.
     """
     training = settings.training.model_copy(update={"gradient_accumulation_steps": 1})
     distiller = build_distiller(initial_encoder, concepts, settings, torch.device("cpu"))
