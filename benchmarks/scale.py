@@ -180,7 +180,10 @@ def benchmark_index(folder: Path, rows: int) -> dict[str, object]:
         return result
     size_before = directory_size(folder)
     configs = []
-    building = time_call(lambda: configs.append(build_ann_index(index, queries)))
+    try:
+        building = time_call(lambda: configs.append(build_ann_index(index, queries)))
+    except ValueError as error:
+        return {**result, "approximate search": {"error": str(error)}}
     result["approximate search"] = {
         "partitions": configs[0].num_partitions, "partitions searched": configs[0].nprobes,
         "candidates per result": configs[0].refine_factor, "recall": configs[0].recall,

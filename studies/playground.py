@@ -65,7 +65,7 @@ def run_job(job: dict[str, Any]) -> dict[str, Any]:
     from verbspace.training.adapt import adapt
 
     out, extra = Path(job["out"]), job["extra"]
-    world = build_world(job)
+    world = Path(job["folder"])
     start = load_playground_encoder(temporal=extra.get("temporal", True))
     evaluator = WorldEvaluator(world, start.image_size, split=job["split"], seed=job["world"])
     settings = parse_overrides(None, [*job["set"], f"training.seed={job['seed']}"], PLAYGROUND_SETTINGS)
@@ -172,7 +172,7 @@ def main() -> None:
                 if not any(all(row[k] == job[k] for k in same) for row in rows):
                     jobs.append(job)
     for job in jobs:
-        build_world(job)  # before the processes start, which share the worlds
+        job["folder"] = str(build_world(job))
     with ProcessPoolExecutor(args.workers, mp_context=get_context("spawn")) as pool:
         pending = [pool.submit(run_job, job) for job in jobs]
         for done, future in enumerate(as_completed(pending), 1):
@@ -182,10 +182,8 @@ def main() -> None:
                 file.write(json.dumps(row) + "\n")
             before, after = (100 * row[part]["zero_shot"] for part in ("frozen", "exported"))
             title = f"{row['variant']}, world {row['world']}, seed {row['seed']}"
-            print(
-                f"{done}/{len(jobs)}  {title}: zero-shot {before:.1f} -> {after:.1f}  ({row['seconds']:.0f} s)",
-                flush=True,
-            )
+            change = f"zero-shot {before:.1f} -> {after:.1f}"
+            print(f"{done}/{len(jobs)}  {title}: {change}  ({row['seconds']:.0f} s)", flush=True)
     if rows:
         (args.out / "table.md").write_text(render_table(rows) + "\n")
         print(render_table(rows))

@@ -15,7 +15,7 @@ from verbspace.cli.console.results import print_results
 from verbspace.concepts.concept_set import ConceptSet, concept_set_from_dict
 from verbspace.concepts.space import ConceptSpace
 from verbspace.evaluation.evaluate import evaluate
-from verbspace.evaluation.labels import concept_set_from_labels, label_to_phrase, labels_to_indices
+from verbspace.evaluation.labels import concept_set_from_labels, labels_to_indices
 from verbspace.evaluation.linear_probe import C_GRID
 from verbspace.evaluation.protocol import are_comparable
 from verbspace.evaluation.results import Evaluation
@@ -260,11 +260,7 @@ def test_labels_match_actions() -> None:
         labels_to_indices([str(n) for n in range(7)], CONCEPTS)
 
 
-def test_labels_become_phrases() -> None:
-    assert label_to_phrase("ApplyEyeMakeup") == "apply eye makeup"
-    assert label_to_phrase("brush_hair") == "brush hair"
-    assert label_to_phrase("playing guitar") == "playing guitar"
-    assert label_to_phrase("TVShow-2") == "tv show 2"
+def test_labels_become_a_concept_set() -> None:
     names = concept_set_from_labels(["brush_hair", "BrushHair", "YoYo"])
     assert names.action_names == ["brush hair", "yo yo"]
     assert labels_to_indices(["YoYo", "BrushHair", "brush_hair"], names) == [1, 0, 0]

@@ -181,11 +181,6 @@ def test_two_seeds_add_the_standard_deviation(
     assert "over 2 seeds" in (out / "report.html").read_text()
 
 
-def test_folder_with_another_world_is_rejected(run: tuple[Path, dict[str, Any], Any]) -> None:
-    with pytest.raises(ValueError, match="the folder holds a world with other settings"):
-        run_demo(run[0], world_seed=5, settings=TINY_SETTINGS)
-
-
 def score(top1: float, low: float, high: float) -> ClassificationMetrics:
     return ClassificationMetrics(top1=top1, top5=1.0, mean_class=top1, confusion=[[1]], n=50, ci95=(low, high))
 

@@ -100,14 +100,11 @@ def evaluate_benchmark(
     Arguments that are not listed are as in `evaluate`.
 
     Args:
-        encoder: A VideoEncoder, or a folder or hub id.
         name: A key of `BENCHMARKS`.
-        root: A folder with the benchmark's own annotation files and its videos. Videos are found by name, in any
-            subfolder.
+        root: A folder with the benchmark's own annotation files and, in any subfolder, its videos.
         concepts: A concept set, a bundled name or a path. Default: the benchmark's.
 
     Raises:
-        ValueError: An argument is invalid, labels do not fit, or too many videos are missing.
         FileNotFoundError: Annotation files do not exist.
     """
     if name not in BENCHMARKS:

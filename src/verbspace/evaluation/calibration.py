@@ -18,14 +18,10 @@ NUM_BINS = 15  # as in Guo et al. (2017)
 
 
 def expected_calibration_error(probabilities: Tensor, targets: Tensor) -> float:
-    """Compute the expected calibration error over 15 equal-width confidence bins.
+    """Compute the expected calibration error of probabilities (N, K) for class indices (N,), over 15 equal bins.
 
     The error is the mean over bins, weighted by the number of videos in each, of the absolute difference between
     accuracy and mean confidence.
-
-    Args:
-        probabilities: Distributions over classes, shape (N, K).
-        targets: Class indices, shape (N,).
 
     Source: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017.
     """

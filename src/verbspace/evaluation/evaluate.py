@@ -58,22 +58,16 @@ def evaluate(
             one; otherwise a set of the data's class names.
         train: Labeled training videos, disjoint from `data`.
         scoring: Zero-shot by category, by description, or by both.
-        frames: Frames per clip.
-        clips: Clips per video.
         baseline: Also evaluate `encoder.base_encoder()`, or the encoder given here.
         seed: Seed of folds and bootstrap.
-        batch_size: Videos per batch.
         num_workers: Processes that decode; 0 decodes in this process.
-        crops: Crops per clip.
         max_missing: Largest fraction of videos that may be missing or unreadable.
         decoder: "pyav", or "torchcodec" (PyAV is used where torchcodec is not exact).
         dtype: Precision of the encoder's matrix products.
         on_progress: Called after each batch of videos.
 
     Raises:
-        ValueError: An argument is invalid, labels do not fit, or too many videos are missing. Errors that can be
-            found before videos are read are raised then.
-        FileNotFoundError: The data do not exist.
+        ValueError: An argument is invalid or labels do not fit (before videos are read), or too many are missing.
     """
     if protocol not in get_args(Task):
         raise ValueError(f"protocol: {protocol!r} is not one of " + ", ".join(f'"{name}"' for name in get_args(Task)))

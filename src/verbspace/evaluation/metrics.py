@@ -57,7 +57,6 @@ def classification_metrics(ranking_scores: Tensor, labels: Tensor, *, seed: int 
     Args:
         ranking_scores: Scores, higher for more likely, shape (N, K).
         labels: Class indices, shape (N,).
-        seed: Seed of the bootstrap.
     """
     num_classes = ranking_scores.shape[-1]
     validate_class_indices(ranking_scores, labels, num_classes, "scores")

@@ -56,13 +56,7 @@ def average_precisions(scores: Tensor, targets: Tensor, sample_weights: Tensor |
 
 
 def multi_label_metrics(scores: Tensor, targets: Tensor, *, seed: int = 0) -> MultiLabelMetrics:
-    """Compute mean average precision with a bootstrap confidence interval.
-
-    Args:
-        scores: Scores, higher for more likely, shape (N, K).
-        targets: Which video has which class, bool, shape (N, K).
-        seed: Seed of the bootstrap.
-    """
+    """Compute mean average precision of scores (N, K) and bool targets (N, K), with a bootstrap confidence interval."""
     if scores.ndim != 2 or scores.shape != targets.shape or not targets.any():
         raise ValueError(
             f"scores and targets must have the same shape (N, K), with one positive target or more; "

@@ -12,7 +12,6 @@ from torch import Tensor
 from verbspace.concepts.concept_set import ConceptSet
 from verbspace.concepts.space import ScoringMode, validate_scoring
 from verbspace.data.decoding.backends import Decoder, decoder_version, require_backend
-from verbspace.data.errors import DecodeFailures
 from verbspace.data.sources import storage
 from verbspace.data.sources.manifest import data_hash
 from verbspace.data.sources.record import Record
@@ -36,16 +35,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class EvalSplit:
-    """Videos with their classes.
+    """Videos with their classes."""
 
-    Attributes:
-        name: Name for protocols and messages.
-        targets: Class indices, shape (N,); for multi-label data, which video has which class, bool, shape (N, K).
-    """
-
-    name: str
+    name: str  # for protocols and messages
     records: list[Record]
-    targets: Tensor
+    targets: Tensor  # class indices, shape (N,), or for multi-label data bool, shape (N, K)
 
     @property
     def is_multi_label(self) -> bool:
@@ -140,12 +134,7 @@ class EvalConfig:
 def load_encoders(encoder: VideoEncoder | str | Path, baseline: bool | VideoEncoder) -> dict[str, VideoEncoder]:
     """Load the baseline as "frozen", if there is one, and the encoder as "encoder".
 
-    Args:
-        encoder: A VideoEncoder, or a folder or hub id.
-        baseline: True for `encoder.base_encoder()`, False for none, or an encoder.
-
-    Raises:
-        ValueError: The baseline cannot be loaded, or differs in frame size or dtype.
+    `baseline` is True for `encoder.base_encoder()`, False for none, or an encoder of the same frame size and dtype.
     """
     encoder = encoder if isinstance(encoder, VideoEncoder) else VideoEncoder.from_pretrained(encoder)
     if baseline is False:
@@ -172,27 +161,19 @@ def run_evaluation(
     caches: dict[str, EmbeddingCache] | None = None,
     on_progress: ProgressCallback | None = None,
 ) -> Evaluation | MultiLabelEvaluation:
-    """Evaluate encoders under one protocol. Videos that cannot be read are skipped and logged.
+    """Evaluate the encoders of `load_encoders` under one protocol. Unreadable videos are skipped and logged.
 
-    Args:
-        config: The evaluation.
-        encoders: The result of `load_encoders`.
-        caches: By the same names, embeddings of earlier evaluations with the same views. New ones are added.
-        on_progress: Called after each batch of videos.
+    `caches` has, by the same names, embeddings of earlier evaluations with the same views. New ones are added.
     """
     caches = {} if caches is None else caches
     for split in config.splits:  # missing files are reported before any video is read
         missing = [record.file for record in split.records if not storage.exists(record.file)]
         reason = f"{missing[0]}: there is no such file" if missing else ""
         split.validate_missing(len(missing), config.max_missing, reason)
-    results: dict[str, Result | MultiLabelResult] = {}
-    failures: list[DecodeFailures] = []
-    for name, encoder in encoders.items():
-        cache = caches.setdefault(name, EmbeddingCache())
-        results[name], failures = evaluate_encoder(config, encoder, name, cache, on_progress)
-    for one in failures:
-        if len(one):
-            logger.warning(one.summary())
+    results = {
+        name: evaluate_encoder(config, encoder, name, caches.setdefault(name, EmbeddingCache()), on_progress)
+        for name, encoder in encoders.items()
+    }
     kind = MultiLabelEvaluation if config.test.is_multi_label else Evaluation
     evaluation = kind.model_validate({"result": results["encoder"], "frozen": results.get("frozen")})
     if evaluation.frozen is not None and not are_comparable(evaluation.result.protocol, evaluation.frozen.protocol):
@@ -205,8 +186,8 @@ def run_evaluation(
 
 def evaluate_encoder(
     config: EvalConfig, encoder: VideoEncoder, name: str, cache: EmbeddingCache, on_progress: ProgressCallback | None
-) -> tuple[Result | MultiLabelResult, list[DecodeFailures]]:
-    """Evaluate one encoder; return the result and the unreadable files of each split. See `run_evaluation`."""
+) -> Result | MultiLabelResult:
+    """Evaluate one encoder. See `run_evaluation`."""
     num_actions = len(config.concepts.actions)
     space = None
     if config.task == "zero-shot":
@@ -220,12 +201,13 @@ def evaluate_encoder(
             cache=cache, on_progress=on_progress, stage=f"{name}: {split.name}",
         )  # fmt: skip
         split.validate_missing(len(result.failures), config.max_missing, result.failures.first())
+        if name == "encoder" and len(result.failures):  # those of the baseline are the same
+            logger.warning(result.failures.summary())
         return result
 
     train = embed_split(config.train) if config.train else None
     test = embed_split(config.test)
     test_targets = config.test.readable_targets(test)
-    failures = [part.failures for part in (train, test) if part is not None]
     chosen: dict[str, Detail] = {}
     if space is not None:
         scores = zero_shot_scores(test.embeddings, space, config.scoring)
@@ -244,6 +226,6 @@ def evaluate_encoder(
     protocol = config.build_protocol(encoder, test, train, chosen)
     if config.test.is_multi_label:
         multi = multi_label_metrics(scores, test_targets, seed=config.seed)
-        return MultiLabelResult(**multi.model_dump(), protocol=protocol), failures
+        return MultiLabelResult(**multi.model_dump(), protocol=protocol)
     metrics = classification_metrics(scores, test_targets, seed=config.seed)
-    return Result(**metrics.model_dump(), protocol=protocol), failures
+    return Result(**metrics.model_dump(), protocol=protocol)
