@@ -57,11 +57,7 @@ def run_job(job: dict[str, Any]) -> dict[str, Any]:
     from verbspace.playground.actions import TRAIN_ACTIONS
     from verbspace.playground.demo import PLAYGROUND_SETTINGS, load_playground_encoder
     from verbspace.playground.evaluator import WorldEvaluator
-    from verbspace.playground.supervised_upper_bound import (
-        read_labeled_train_records,
-        supervised_settings,
-        train_supervised_upper_bound,
-    )
+    from verbspace.playground.supervised_upper_bound import train_supervised_upper_bound
     from verbspace.training.adapt import adapt
 
     out, extra = Path(job["out"]), job["extra"]
@@ -78,9 +74,7 @@ def run_job(job: dict[str, Any]) -> dict[str, Any]:
 
     began = time.perf_counter()
     if extra.get("supervised"):
-        exported = train_supervised_upper_bound(
-            start, read_labeled_train_records(world), vocabulary, folder, supervised_settings(settings)
-        )
+        exported = train_supervised_upper_bound(start, world, vocabulary, folder, settings)
     else:
         exported = adapt(start, world / "train", vocabulary, folder, settings)
     seconds = time.perf_counter() - began

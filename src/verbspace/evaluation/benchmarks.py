@@ -150,7 +150,9 @@ def _build_splits(
         train = read_manifest(train_annotations, root, split=spec.test_split and "train", fold=fold)
     class_names = sorted({*require_labels(test, name), *require_labels(train, name)})
     if spec.class_name_files:
-        fold_classes = _read_class_names(root, spec.class_name_files, fold)
+        names = [file_name.format(fold=fold) for file_name in spec.class_name_files]
+        class_list = _find(root, names, "class lists", "create one with one class name per line")
+        fold_classes = {line.strip() for line in read_lines(class_list) if line.strip()}
         test, class_names = [record for record in test if record.label in fold_classes], sorted(fold_classes)
     concepts = concepts or ConceptSet.from_actions(class_names, name)
     if not test:
@@ -163,22 +165,13 @@ def _build_splits(
     return make_split("", test), make_split(", train", train) if train else None, concepts
 
 
-def _find_annotations(root: Path, candidates: Sequence[str]) -> Path:
-    """Return the first annotation file or folder that exists."""
-    for candidate in candidates:
-        path = root / candidate
+def _find(root: Path, candidates: Sequence[str], kind: str, hint: str) -> Path:
+    """Return the first file, or folder of official splits, that exists."""
+    for path in (root / candidate for candidate in candidates):
         if path.is_file() or any(path.glob("classInd.txt")) or any(path.glob("*_test_split1.txt")):
             return path
-    raise FileNotFoundError(
-        f"{root}: none of the annotation files {', '.join(candidates)} exists; copy the official files there"
-    )
+    raise FileNotFoundError(f"{root}: none of the {kind} {', '.join(candidates)} exists; {hint}")
 
 
-def _read_class_names(root: Path, candidates: Sequence[str], fold: int) -> set[str]:
-    names = [name.format(fold=fold) for name in candidates]
-    for name in names:
-        if (root / name).is_file():
-            return {line.strip() for line in read_lines(root / name) if line.strip()}
-    raise FileNotFoundError(
-        f"{root}: none of the class lists {', '.join(names)} exists; create one with one class name per line"
-    )
+def _find_annotations(root: Path, candidates: Sequence[str]) -> Path:
+    return _find(root, candidates, "annotation files", "copy the official files there")

@@ -23,11 +23,7 @@ from verbspace.models.video_encoder import VideoEncoder
 from verbspace.playground.actions import HELD_OUT_ACTIONS, TRAIN_ACTIONS
 from verbspace.playground.demo_report import render_demo_report
 from verbspace.playground.evaluator import METRIC_NAMES, WorldEvaluator
-from verbspace.playground.supervised_upper_bound import (
-    read_labeled_train_records,
-    supervised_settings,
-    train_supervised_upper_bound,
-)
+from verbspace.playground.supervised_upper_bound import train_supervised_upper_bound
 from verbspace.playground.world import WorldSettings, make_world
 from verbspace.training.adapt import adapt
 from verbspace.utils.atomic_io import write_text
@@ -116,10 +112,8 @@ def run_demo(
         for name in METRIC_NAMES
     }
     if supervised_upper_bound:
-        supervised = train_supervised_upper_bound(
-            base, read_labeled_train_records(world), concepts, out / "supervised-upper-bound",
-            supervised_settings(settings), on_progress=report,
-        )  # fmt: skip
+        folder = out / "supervised-upper-bound"
+        supervised = train_supervised_upper_bound(base, world, concepts, folder, settings, on_progress=report)
         for name, metrics in evaluate(supervised, stage="evaluate supervised").items():
             results[name]["oracle"] = summarize_seeds([metrics], [0])
         order["oracle"] = evaluator.temporal_order_ablation(supervised)

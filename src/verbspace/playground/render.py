@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,6 +27,15 @@ WALL_COLORS = {
 FLOOR_COLORS = {
     "park": (0.42, 0.66, 0.32), "street": (0.42, 0.42, 0.45), "gym": (0.80, 0.56, 0.32), "room": (0.58, 0.46, 0.38),
 }  # fmt: skip
+
+Capsule = tuple[float, float, float, float, float, ArrayLike]  # x0, y0, x1, y1, radius, RGB color
+# Landmarks of the scenes: capsules in meters.
+LANDMARKS: dict[str, list[Capsule]] = {
+    "park": [(-1.05, 0.1, -1.05, 0.8, 0.08, (0.40, 0.28, 0.18)), (-1.05, 1.2, -1.05, 1.5, 0.4, (0.22, 0.48, 0.22))],
+    "street": [(1.15, 0.0, 1.15, 2.4, 0.05, (0.25, 0.25, 0.28)), (-6, -0.25, 6, -0.25, 0.04, (0.95, 0.95, 0.85))],
+    "gym": [(-6, y, 6, y, 0.03, (0.66, 0.50, 0.34)) for y in (0.9, 1.3, 1.7)],
+    "room": [(0.95, 1.35, 0.95, 1.65, 0.28, (0.55, 0.72, 0.90)), (0.95, 1.0, 0.95, 2.0, 0.02, (0.98, 0.98, 0.98))],
+}
 
 
 @dataclass(frozen=True)
@@ -105,46 +114,21 @@ def draw_capsule(
     patch += cover[..., None] * (color - patch)
 
 
-# Draws a capsule: x0, y0, x1, y1 and radius in meters, and the RGB color.
-Bar = Callable[[float, float, float, float, float, ArrayLike], None]
-
-
-def _draw_scene(image: Array, scene: str, bar: Bar) -> None:
-    """Draw a wall or the sky, the floor, and a landmark of the scene."""
-    image[:] = np.array(WALL_COLORS[scene], np.float32)
-    bar(-6, -1.98, 6, -1.98, 2.0, FLOOR_COLORS[scene])
-    if scene == "park":
-        bar(-1.05, 0.1, -1.05, 0.8, 0.08, (0.40, 0.28, 0.18))
-        bar(-1.05, 1.2, -1.05, 1.5, 0.4, (0.22, 0.48, 0.22))
-    elif scene == "street":
-        bar(1.15, 0.0, 1.15, 2.4, 0.05, (0.25, 0.25, 0.28))
-        bar(-6, -0.25, 6, -0.25, 0.04, (0.95, 0.95, 0.85))
-    elif scene == "gym":
-        for y in (0.9, 1.3, 1.7):
-            bar(-6, y, 6, y, 0.03, (0.66, 0.50, 0.34))
-    else:
-        bar(0.95, 1.35, 0.95, 1.65, 0.28, (0.55, 0.72, 0.90))
-        bar(0.95, 1.0, 0.95, 2.0, 0.02, (0.98, 0.98, 0.98))
-
-
 def render_frames(
-    pose: Pose, appearance: Appearance, camera: Camera, size: tuple[int, int],
-    clutter: Iterable[tuple[float, float, float, float, float, ArrayLike]] = (),
-) -> Array:  # fmt: skip
+    pose: Pose, appearance: Appearance, camera: Camera, size: tuple[int, int], clutter: Iterable[Capsule] = ()
+) -> Array:
     """Render a clip as float32 frames in [0, 1], shape (F, H, W, 3).
 
-    `size` is the height and width in pixels. `clutter` are objects unrelated to the action, as arguments of `Bar`.
+    `size` is the height and width in pixels. `clutter` are objects unrelated to the action, in meters.
     """
+    scene = appearance.scene
     image = np.empty((len(pose.x), *size, 3), np.float32)
-
-    def bar(x0: float, y0: float, x1: float, y1: float, radius: float, color: ArrayLike) -> None:
+    image[:] = np.array(WALL_COLORS[scene], np.float32)
+    floor = (-6.0, -1.98, 6.0, -1.98, 2.0, FLOOR_COLORS[scene])
+    for x0, y0, x1, y1, radius, color in (floor, *LANDMARKS[scene], *clutter):
         ends = (np.array([end], np.float32) for end in ((x0, y0), (x1, y1)))
         a, b = (camera.project(end, size, appearance.mirrored) for end in ends)
         draw_capsule(image, a, b, camera.scale * radius, np.asarray(color, np.float32))
-
-    _draw_scene(image, appearance.scene, bar)
-    for capsule in clutter:
-        bar(*capsule)
     positions = compute_joints(pose)
     body_scale = np.float32(appearance.body_scale)
     thick = camera.scale * body_scale
