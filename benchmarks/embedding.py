@@ -2,11 +2,9 @@
 
     python benchmarks/embedding.py
 
-16 clips of 10 s (340×256 H.264), 8 frames each, random weights. A tutorial's loop processes one video after the other:
-it decodes with PyAV (up to the last frame that is needed) or OpenCV (every frame), and passes the frames to
-`CLIPProcessor` and `CLIPModel.get_image_features` in fp32. verbspace uses `embed_videos`, in fp32 and with bf16 matrix
-products. On a CPU, where decoder and model share the cores, the limit is the sum of both: decoding the packets that are
-needed, on all cores, and the model's forward pass on frames in memory.
+16 clips of 10 s (340×256 H.264), 8 frames each, random weights. A tutorial's loop processes one video after the other
+with `CLIPModel` in fp32: it decodes with PyAV (up to the last needed frame) or OpenCV (every frame). The limit is the
+sum of decoding on all cores and the model's forward pass, which share the cores of a CPU.
 """
 
 from __future__ import annotations

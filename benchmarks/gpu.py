@@ -4,10 +4,9 @@
     python benchmarks/gpu.py --clips 32 --settings plain compiled
     python benchmarks/gpu.py --cpu-check             # run the same code with a tiny model on a CPU, as a test
 
-A clip has 2 global views of 8 frames at 224 px and 8 local views of 8 frames at 96 px, as uint8 in memory. The step is
-that of `adapt`, in bf16, with the teacher and AdamW. The fraction is the rate of the counted operations
-(`verbspace.training.flops`, without recomputed forward passes), divided by the highest rate of a large bf16 matrix
-product on the same GPU in the same run.
+A clip has 2 global views of 8 frames at 224 px and 8 local views of 8 frames at 96 px. The step is that of `adapt`, in
+bf16. The fraction is the rate of the counted operations (`verbspace.training.flops`, without recomputed forward passes)
+divided by the highest rate of a large bf16 matrix product on the same GPU.
 """
 
 from __future__ import annotations
