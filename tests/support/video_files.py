@@ -13,6 +13,7 @@ from typing import Any
 
 import av
 import numpy as np
+import pytest
 
 BITS = 6
 REAL_CLIPS = Path(__file__).resolve().parents[3] / "shared" / "data" / "videos"
@@ -123,6 +124,16 @@ def decode_with_ffmpeg(path: Path) -> np.ndarray:
     """Return the frames of FFmpeg's own sequential decode, (F, H, W, 3)."""
     with av.open(str(path), metadata_errors="ignore") as container:
         return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with the videos a.mp4, b.mp4 and deep/c.mp4, and a text file."""
+    for name in ("b.mp4", "a.mp4", "deep/c.mp4"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        write_video(tmp_path / name, numbered_frames(4))
+    (tmp_path / "notes.txt").write_text("no video")
+    return tmp_path
 
 
 def touch(folder: Path, *names: str) -> Path:
