@@ -2,11 +2,9 @@
 
     python benchmarks/embedding.py
 
-16 clips of 10 s (340×256 H.264), 8 frames each, random weights. A tutorial's loop processes one video after the other:
-it decodes with PyAV (up to the last frame that is needed) or OpenCV (every frame), and passes the frames to
-`CLIPProcessor` and `CLIPModel.get_image_features` in fp32. verbspace uses `embed_videos`, in fp32 and with bf16 matrix
-products. On a CPU, where decoder and model share the cores, the limit is the sum of both: decoding the packets that are
-needed, on all cores, and the model's forward pass on frames in memory.
+16 clips of 10 s (340×256 H.264), 8 frames each, random weights. A tutorial's loop processes one video after the other
+with `CLIPModel` in fp32: it decodes with PyAV (up to the last needed frame) or OpenCV (every frame). The limit is the
+sum of decoding on all cores and the model's forward pass, which share the cores of a CPU.
 """
 
 from __future__ import annotations
@@ -114,17 +112,14 @@ def measure(rounds: int) -> list[Row]:
             return lambda: embeddings.update({name: embed()})
 
         embed_tutorial = partial(embed_with_transformers, model, processor, paths)
-        seconds = interleaved_timings(
-            {
-                "bf16": store("bf16", lambda: embed_videos(encoder, records, dtype="bf16").embeddings),
-                "fp32": store("fp32", lambda: embed_videos(encoder, records).embeddings),
-                "PyAV": store("PyAV", lambda: embed_tutorial(read_pyav)),
-                "OpenCV": store("OpenCV", lambda: embed_tutorial(read_opencv)),
-                "decode": lambda: decode_only(paths),
-                "model": model_only,
-            },
-            rounds,
-        )
+        candidates = {
+            "bf16": store("bf16", lambda: embed_videos(encoder, records, dtype="bf16").embeddings),
+            "fp32": store("fp32", lambda: embed_videos(encoder, records).embeddings),
+            "PyAV": store("PyAV", lambda: embed_tutorial(read_pyav)),
+            "OpenCV": store("OpenCV", lambda: embed_tutorial(read_opencv)),
+            "decode": lambda: decode_only(paths), "model": model_only,
+        }  # fmt: skip
+        seconds = interleaved_timings(candidates, rounds)
     cosine = {name: float((embeddings[name] * embeddings["PyAV"]).sum(1).min()) for name in ("bf16", "fp32")}
     assert cosine["fp32"] > 0.9999, cosine
     assert cosine["bf16"] > 0.999, cosine

@@ -4,10 +4,9 @@
     python benchmarks/gpu.py --clips 32 --settings plain compiled
     python benchmarks/gpu.py --cpu-check             # run the same code with a tiny model on a CPU, as a test
 
-A clip has 2 global views of 8 frames at 224 px and 8 local views of 8 frames at 96 px, as uint8 in memory. The step is
-that of `adapt`, in bf16, with the teacher and AdamW. The fraction is the rate of the counted operations
-(`verbspace.training.flops`, without recomputed forward passes), divided by the highest rate of a large bf16 matrix
-product on the same GPU in the same run.
+A clip has 2 global views of 8 frames at 224 px and 8 local views of 8 frames at 96 px. The step is that of `adapt`, in
+bf16. The fraction is the rate of the counted operations (`verbspace.training.flops`, without recomputed forward passes)
+divided by the highest rate of a large bf16 matrix product on the same GPU.
 """
 
 from __future__ import annotations
@@ -91,10 +90,8 @@ def main() -> None:
     num_clips, num_steps, num_warmup = (2, 1, 1) if is_check else (args.clips, args.steps, 3)
     peak_rate = max(matmul_rate(size, 20, device) for size in ((256,) if is_check else (4096, 8192, 16384)))
     name = "CPU, tiny model: these figures have no meaning" if is_check else torch.cuda.get_device_name()
-    print(
-        f"{name}; bf16 matrix products at {peak_rate / 1e12:.2f} TFLOP/s; {num_clips} clips per step; "
-        f"torch {torch.__version__}\n"
-    )
+    rate = f"bf16 matrix products at {peak_rate / 1e12:.2f} TFLOP/s"
+    print(f"{name}; {rate}; {num_clips} clips per step; torch {torch.__version__}\n")
     print("| setting | clips/s | fraction of the peak rate | peak memory, GB |\n|---|---|---|---|")
     profiled: tuple[str, list[tuple[str, float]]] | None = None
     for title in args.settings:

@@ -28,27 +28,16 @@ TABLE_HEADER = (
 
 @dataclass(frozen=True)
 class Row:
-    """A row of the benchmark table.
+    """A row of the benchmark table."""
 
-    Attributes:
-        what: What is measured.
-        against: Implementation or limit that verbspace is compared with.
-        goal: Target for the median ratio.
-        ratios: Speedup over `against` in each round. For a limit: the fraction of it that is reached.
-        ours: Median of verbspace, in `unit`.
-        theirs: Median of `against`, in `unit`.
-        unit: Unit of both medians.
-        note: Text to print below the table.
-    """
-
-    what: str
-    against: str
-    goal: float
-    ratios: list[float]
-    ours: float
-    theirs: float
+    what: str  # what is measured
+    against: str  # implementation or limit that verbspace is compared with
+    goal: float  # target for the median ratio
+    ratios: list[float]  # speedup over `against` in each round; for a limit: the fraction of it that is reached
+    ours: float  # median of verbspace, in `unit`
+    theirs: float  # median of `against`, in `unit`
     unit: str
-    note: str = ""
+    note: str = ""  # text to print below the table
 
     @property
     def median(self) -> float:
@@ -71,12 +60,7 @@ def format_number(value: float) -> str:
 
 
 class SubprocessBenchmark:
-    """A function that runs in a process of its own, as its users run it.
-
-    Args:
-        factory: Called in the process; returns the function to measure. Must be picklable.
-        *args: Arguments of `factory`.
-    """
+    """A function that runs in a process of its own; `factory(*args)` makes it there and must be picklable."""
 
     def __init__(self, factory: Callable[..., Callable[[], object]], *args: object) -> None:
         context = multiprocessing.get_context("spawn")
@@ -86,14 +70,7 @@ class SubprocessBenchmark:
         child_pipe.close()
 
     def __call__(self) -> float:
-        """Run the function once.
-
-        Returns:
-            Its duration in seconds.
-
-        Raises:
-            EOFError: If the process has ended.
-        """
+        """Run the function once and return its duration in seconds."""
         self.pipe.send(True)
         seconds: float = self.pipe.recv()
         return seconds
@@ -124,13 +101,7 @@ def interleaved_timings(
 ) -> dict[str, list[float]]:
     """Time several functions. Each round calls every function once; the order rotates from round to round.
 
-    Args:
-        candidates: Functions by name.
-        rounds: Number of rounds.
-        num_warmup: Number of calls of each function before the first round, which are not counted.
-
-    Returns:
-        Seconds by name, one value per round.
+    Returns the seconds by name, one value per round. The first `num_warmup` calls of each function are not counted.
     """
     names = list(candidates)
     for name in names:
@@ -147,17 +118,9 @@ def compare(
     what: str, against: str, goal: float, ours: Sequence[float], theirs: Sequence[float], *,
     work: float = 1.0, unit: str = "s", note: str = "",
 ) -> Row:  # fmt: skip
-    """Build a row from the seconds of each round.
+    """Build a row from the seconds of each round; for a limit, `theirs` are the least possible seconds.
 
-    Args:
-        what: See `Row`, as for `against`, `goal`, `unit` and `note`.
-        against: See `Row`.
-        goal: See `Row`.
-        ours: Seconds of verbspace.
-        theirs: Seconds of the other implementation. For a limit: the least possible seconds.
-        work: Amount of work per round, if the row is to show work per second.
-        unit: See `Row`.
-        note: See `Row`.
+    With `work`, the amount of work per round, the row shows work per second.
     """
     ours_median, theirs_median = statistics.median(ours), statistics.median(theirs)
     if work != 1.0:
@@ -182,11 +145,7 @@ def describe_machine() -> str:
 def main(doc: str, measure: Callable[..., list[Row]], rounds: int = 5, **path_options: str) -> None:
     """Run the command line of a benchmark script, which prints a table, or JSON lines for `run.py`.
 
-    Args:
-        doc: Description of the script.
-        measure: Called with the number of rounds and the path options.
-        rounds: Default number of rounds.
-        **path_options: Help texts of further options, each a path, by name.
+    `measure` is called with the number of rounds and the values of `path_options` (help texts by name).
     """
     parser = ArgumentParser(description=doc, formatter_class=RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=rounds, help=f"number of rounds (default: {rounds})")

@@ -5,10 +5,9 @@
 A sample has ten views: 2 global views of 8 frames at 224 px and 8 local views of 8 frames at 96 px, as uint8. All
 loaders run in one process with one thread.
 
-SVT's data loading, as documented, decodes the whole clip to arrays. Each view is then indexed, converted to floats,
-color-jittered, blurred, cropped, resized (bilinear) and flipped by itself, with torch operations. The limit for any
-loader is the time to decode up to the last frame that is needed (to the end if the container's times are unreliable)
-without converting the frames.
+SVT's data loading, as documented, decodes the whole clip; then each view is indexed, converted to floats, augmented and
+resized by itself with torch operations. The limit for any loader is the time to decode up to the last frame that is
+needed (to the end if the container's times are unreliable), without converting the frames.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ import itertools
 import tempfile
 from collections.abc import Callable, Sequence
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 
 import av
@@ -51,17 +51,7 @@ def load_verbspace(paths: Sequence[Path], seed: int) -> None:
 
 
 def make_svt_view(clip: Tensor, size: int, scale: tuple[float, float], generator: torch.Generator) -> Tensor:
-    """Make one view as SVT does.
-
-    Args:
-        clip: (T, H, W, 3) uint8 frames.
-        size: Side of the view in pixels.
-        scale: Range of the crop's area, relative to the frame's.
-        generator: Random generator.
-
-    Returns:
-        (T, 3, size, size) float frames in [0, 1].
-    """
+    """Make one view of (T, H, W, 3) uint8 frames as SVT does: (T, 3, size, size) floats in [0, 1]."""
     x = clip.permute(0, 3, 1, 2).float() / 255
     draw = torch.rand(9, generator=generator).tolist()
     if draw[0] < 0.8:
@@ -140,18 +130,12 @@ def compare_loaders(title: str, paths: Sequence[Path], rounds: int) -> list[Row]
     """Time the three loaders. Each round has a seed of its own."""
     times = [frame_times(path) for path in paths]
 
-    def with_seeds(load: Callable[[Sequence[Path], int], None]) -> Callable[[], None]:
+    def with_seeds(load: Callable[..., None]) -> Callable[[], None]:
         seeds = itertools.count()
         return lambda: load(paths, next(seeds))
 
-    seconds = interleaved_timings(
-        {
-            "verbspace": with_seeds(load_verbspace),
-            "svt": with_seeds(load_svt),
-            "limit": with_seeds(lambda paths, seed: decode_only(paths, seed, times)),
-        },
-        rounds,
-    )
+    loaders = {"verbspace": load_verbspace, "svt": load_svt, "limit": partial(decode_only, times=times)}
+    seconds = interleaved_timings({name: with_seeds(load) for name, load in loaders.items()}, rounds)
     what, work = f"views of {title}", float(NUM_VIEWS * len(paths))
     return [
         compare(what, against, goal, seconds["verbspace"], seconds[name], work=work, unit="views/s")

@@ -6,11 +6,10 @@
 Weights and frames are random. A clip has 2 global views of 8 frames at 224 px and 8 local views of 8 frames at 96 px;
 matrix products are in bf16; there are 463 actions and 3,700 descriptions.
 
-The peak on the CPU is that of the process, minus its memory before the encoders were built. The GPU memory is
-computed, not measured: weights of student and teacher, gradients, Adam's moments, bf16 copies of the weights, and the
-peak of all tensors that the graph keeps for the backward pass, with fused attention. The kernels' workspaces are not
-included. The last column is the time that the counted operations (`verbspace.training.flops`) take at the rate of a
-large bf16 matrix product, measured after the steps, divided by the time of a step.
+The peak on the CPU excludes the memory before the encoders were built. The GPU memory is computed, not measured:
+weights of student and teacher, gradients, Adam's moments, bf16 copies of the weights, and the peak of all tensors that
+the graph keeps for the backward pass, without the kernels' workspaces. The last column is the time of the counted
+operations (`verbspace.training.flops`) at the rate of a large bf16 matrix product, divided by the time of a step.
 """
 
 from __future__ import annotations
@@ -42,23 +41,14 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "temporal only": {"trainable": "temporal"},
     "temporal + LoRA": {"trainable": "temporal+lora"},
     "temporal + LoRA, both": {
-        "trainable": "temporal+lora",
-        "gradient_accumulation_steps": "clips",
-        "gradient_checkpointing": True,
+        "trainable": "temporal+lora", "gradient_accumulation_steps": "clips", "gradient_checkpointing": True,
     },
-}
+}  # fmt: skip
 NUM_STEPS = 2
 
 
 class SavedTensorMeter:
-    """Counts the bytes of all storages that the graph keeps for the backward pass.
-
-    Args:
-        excluded_storages: Addresses of storages that are not counted, such as weights.
-
-    Attributes:
-        peak_bytes: Highest count so far.
-    """
+    """Counts the bytes of the storages that the graph keeps for the backward pass, without some (the weights)."""
 
     def __init__(self, excluded_storages: set[int]) -> None:
         self.excluded_storages, self.current_bytes, self.peak_bytes = excluded_storages, 0, 0
@@ -139,11 +129,8 @@ def main() -> None:
             command = [sys.executable, __file__, "--one", name, "--clips", str(args.clips), *extra]
             process = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
             values |= json.loads(process.stdout.splitlines()[-1])
-        print(
-            f"| {name} | {values['peak']:.1f} | {values['computed']:.1f} | {values['seconds']:.1f} "
-            f"| {values['matmul_fraction']:.0%} |",
-            flush=True,
-        )
+        cells = f"{values['peak']:.1f} | {values['computed']:.1f} | {values['seconds']:.1f}"
+        print(f"| {name} | {cells} | {values['matmul_fraction']:.0%} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -68,11 +68,8 @@ def main() -> None:
         rows = run_script(script, options)
         for row in rows:
             print(row.to_markdown(), flush=True)
-        results[script] = {
-            "machine": describe_machine(),
-            "date": date.today().isoformat(),
-            "rows": [vars(row) for row in rows],
-        }
+        run = {"machine": describe_machine(), "date": date.today().isoformat()}
+        results[script] = {**run, "rows": [vars(row) for row in rows]}
         write_text(JSON_PATH, json.dumps(results, indent=1, ensure_ascii=False) + "\n")
         update_page(results)
 

@@ -4,13 +4,9 @@
     python benchmarks/scale.py --device cuda
     python benchmarks/scale.py --rows 20000 --clips 2 # a quick test of the script
 
-Prints JSON. The clips are 10 s of 340×256 H.264, encoded by this script; windows are 4 s with 8 frames. The encoder is
-ViT-B/32 with OpenAI's sizes (`--patch 16` for ViT-B/16), random weights and temporal attention. Its stages are measured
-in fp32. All figures of a video are for one core.
-
-The vectors of the index have 512 dimensions and are clustered around a thousand random centers, as embeddings of videos
-are clustered by content. Queries are centers plus noise of the same norm, since text embeddings lie apart from video
-embeddings.
+Prints JSON. The clips are 10 s of 340×256 H.264; windows are 4 s with 8 frames. The encoder is ViT-B/32 (`--patch 16`
+for ViT-B/16) with random weights and temporal attention. All figures of a video are for one core. The index has vectors
+of 512 dimensions around a thousand random centers; queries are centers plus noise of the same norm.
 """
 
 from __future__ import annotations
@@ -57,14 +53,9 @@ MIN_ANN_ROWS = 50_000  # fewer rows are searched exactly
 def make_manifest(dtype: Precision = "fp32") -> IndexManifest:
     """Return the settings of the indices."""
     return IndexManifest(
-        encoder="random",
-        encoder_hash="0" * 16,
-        dim=DIM,
-        window=WINDOW_S,
-        stride=WINDOW_S,
-        frames=NUM_FRAMES,
+        encoder="random", encoder_hash="0" * 16, dim=DIM, window=WINDOW_S, stride=WINDOW_S, frames=NUM_FRAMES,
         dtype=dtype,
-    )
+    )  # fmt: skip
 
 
 def median_seconds(function: Callable[[], object]) -> float:
@@ -112,27 +103,24 @@ def benchmark_video(folder: Path, num_clips: int, patch: int, device: str) -> di
     )
     torch.set_num_threads(available_cpus())
     return {
-        "windows": float(len(inputs[0][0])),
-        "open and decode, s": decoding,
-        "resize and crop, s": loading - decoding,
-        "model, fp32, s": model,
-        "other, s": total - loading - model,
-        "total, fp32, s": total,
+        "windows": float(len(inputs[0][0])), "open and decode, s": decoding, "resize and crop, s": loading - decoding,
+        "model, fp32, s": model, "other, s": total - loading - model, "total, fp32, s": total,
         "total, bf16, s": total_bf16,
-    }
+    }  # fmt: skip
 
 
-def random_centers() -> np.ndarray:
-    """Return (1000, D) normalized vectors."""
-    centers = np.random.default_rng(99).standard_normal((1000, DIM))
-    normalized: np.ndarray = centers / np.linalg.norm(centers, axis=1, keepdims=True)
-    return normalized
+def normalize(vectors: np.ndarray) -> np.ndarray:
+    """Normalize the rows."""
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)  # type: ignore[no-any-return]
+
+
+CENTERS = normalize(np.random.default_rng(99).standard_normal((1000, DIM)))
 
 
 def random_queries() -> torch.Tensor:
     """Return (NUM_QUERIES, D) normalized queries: centers plus noise."""
     rng = np.random.default_rng(7)
-    centers = random_centers()[rng.integers(1000, size=NUM_QUERIES)]
+    centers = CENTERS[rng.integers(1000, size=NUM_QUERIES)]
     noise = rng.standard_normal((NUM_QUERIES, DIM)) / DIM**0.5
     return F.normalize(torch.from_numpy(centers + noise).float(), dim=1)
 
@@ -140,12 +128,12 @@ def random_queries() -> torch.Tensor:
 def random_file_rows(rows: int, seed: int = 0) -> Iterator[list[FileRows]]:
     """Yield commits of files with three windows each. Their vectors are centers plus noise."""
     rng = np.random.default_rng(seed)
-    centers, num_files = random_centers(), rows // WINDOWS_PER_FILE
+    num_files = rows // WINDOWS_PER_FILE
     for start in range(0, num_files, FILES_PER_COMMIT):
         files = []
         for n in range(start, min(start + FILES_PER_COMMIT, num_files)):
-            vectors = centers[rng.integers(len(centers))] + 0.7 * rng.standard_normal((3, DIM)) / DIM**0.5
-            vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+            vectors = CENTERS[rng.integers(1000)] + 0.7 * rng.standard_normal((3, DIM)) / DIM**0.5
+            vectors = normalize(vectors).astype(np.float32)
             path, signature = f"s3://bucket/videos/{seed:03}/{n:09}.mp4", FileSignature(1_000_000, n)
             files.append(FileRows(path, signature, 30.0, [0.0, 4.0, 6.0], [4.0, 8.0, 10.0], vectors))
         yield files
@@ -197,14 +185,11 @@ def benchmark_index(folder: Path, rows: int) -> dict[str, object]:
     except ValueError as error:
         return {**result, "approximate search": {"error": str(error)}}
     result["approximate search"] = {
-        "partitions": configs[0].num_partitions,
-        "partitions searched": configs[0].nprobes,
-        "candidates per result": configs[0].refine_factor,
-        "recall": configs[0].recall,
-        "build and choose settings, s": building,
-        "query, ms": median_search_ms(index, queries, exact=False),
+        "partitions": configs[0].num_partitions, "partitions searched": configs[0].nprobes,
+        "candidates per result": configs[0].refine_factor, "recall": configs[0].recall,
+        "build and choose settings, s": building, "query, ms": median_search_ms(index, queries, exact=False),
         "additional bytes per row": (directory_size(folder) - size_before) / count,
-    }
+    }  # fmt: skip
     return result
 
 
@@ -224,9 +209,7 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=8, help="number of clips (default: 8)")
     parser.add_argument("--patch", type=int, default=32, help="patch size of the encoder (default: 32)")
     parser.add_argument("--device", default="cpu", help="device of the encoder (default: cpu)")
-    parser.add_argument(
-        "--rows", type=int, nargs="+", default=[100_000, 1_000_000], help="sizes of the indices (default: 1e5 and 1e6)"
-    )
+    parser.add_argument("--rows", type=int, nargs="+", default=[100_000, 1_000_000], help="sizes of the indices")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="verbspace-scale-") as name:
         folder = Path(name)

@@ -83,18 +83,12 @@ def compare_text_encodings(encoder: VideoEncoder, clips: LabeledClips) -> dict[s
         ", minus the mean of the encoder's own actions": concept_set.action_names,
     }
     results: dict[str, dict[str, float]] = {}
-    for (prompts_name, prompts), (background_name, names) in itertools.product(
-        prompt_sets.items(), backgrounds.items()
-    ):
+    for (prompts_name, prompts), (background, names) in itertools.product(prompt_sets.items(), backgrounds.items()):
         center = 0 if names is None else mean_text_embeddings(encoder, names, templates).mean(0)
-        results[prompts_name + background_name] = {
-            form: clips.mean_precision(
-                F.normalize(
-                    mean_text_embeddings(encoder, [form.format(name) for name in clips.names], prompts) - center, dim=-1
-                )
-            )
-            for form in QUERY_FORMS
-        }
+        precision = results[prompts_name + background] = {}
+        for form in QUERY_FORMS:
+            queries = mean_text_embeddings(encoder, [form.format(name) for name in clips.names], prompts)
+            precision[form] = clips.mean_precision(F.normalize(queries - center, dim=-1))
     return results
 
 

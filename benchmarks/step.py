@@ -62,21 +62,16 @@ def measure(rounds: int) -> list[Row]:
         if is_compiled and not shutil.which("g++"):
             continue
         seconds = time_candidates(
-            rounds,
-            verbspace=SubprocessBenchmark(make_verbspace_step, FOUR_LOCAL_VIEWS, is_compiled),
-            svt_bf16=SubprocessBenchmark(make_svt_step, True),
-            svt_fp32=SubprocessBenchmark(make_svt_step, False),
-        )
+            rounds, verbspace=SubprocessBenchmark(make_verbspace_step, FOUR_LOCAL_VIEWS, is_compiled),
+            svt_bf16=SubprocessBenchmark(make_svt_step, True), svt_fp32=SubprocessBenchmark(make_svt_step, False),
+        )  # fmt: skip
         rows += [
             compare(title, "SVT's TimeSformer, bf16", 1.15, seconds["verbspace"], seconds["svt_bf16"]),
             compare(title, "SVT's TimeSformer, fp32 as published", 4, seconds["verbspace"], seconds["svt_fp32"]),
             compare(title, "limit: its matrix products at the best rate", 0.8, seconds["verbspace"], seconds["limit"]),
         ]
-    seconds = time_candidates(
-        rounds,
-        four=SubprocessBenchmark(make_verbspace_step, FOUR_FRAMES),
-        eight=SubprocessBenchmark(make_verbspace_step, {}),
-    )
+    four, eight = SubprocessBenchmark(make_verbspace_step, FOUR_FRAMES), SubprocessBenchmark(make_verbspace_step, {})
+    seconds = time_candidates(rounds, four=four, eight=eight)
     what, against = "training step, ViT-B/16, 4 frames per view", "verbspace, 8 frames per view"
     return [*rows, compare(what, against, 2, seconds["four"], seconds["eight"])]
 

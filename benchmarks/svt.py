@@ -1,17 +1,13 @@
 """SVT's training step on TimeSformer, for comparison in step.py.
 
-This module is not a script; python benchmarks/step.py uses it. Written from the papers (Bertasius et al., ICML 2021;
-Ranasinghe et al., CVPR 2022) and the authors' documented recipes:
-
-- ViT-B/16. Each block has temporal attention, followed by a linear layer. There is one class token, which is averaged
-  over the frames after spatial attention. Attention is explicit, GELU exact, and the learned spatial positions are
-  resized for smaller views.
-- Student and teacher have a projection head of three layers with 65,536 outputs.
-- The student embeds all views, in one forward pass per size; the teacher embeds the global views.
-- AdamW; gradients are clipped at norm 3; the teacher is a moving average.
+Used by step.py. Written from the papers (Bertasius et al., ICML 2021; Ranasinghe et al., CVPR 2022) and the authors'
+documented recipes: divided space-time attention with one class token, explicit attention, exact GELU, a projection head
+with 65,536 outputs, one forward pass per view size, AdamW, gradients clipped at norm 3, and a moving-average teacher.
 """
 
 from __future__ import annotations
+
+import itertools
 
 import torch
 import torch.nn.functional as F
@@ -110,11 +106,7 @@ class DINOHead(nn.Module):
 
 
 class SVTTrainer:
-    """Student, teacher and optimizer.
-
-    Args:
-        autocast: Compute forward passes in bf16.
-    """
+    """Student, teacher and optimizer; forward passes in bf16 with `autocast`."""
 
     def __init__(self, autocast: bool) -> None:
         torch.manual_seed(0)
@@ -132,17 +124,12 @@ class SVTTrainer:
         with torch.autocast("cpu", torch.bfloat16, enabled=self.autocast):
             with torch.no_grad():
                 targets = self.teacher(global_views.transpose(0, 1).flatten(0, 1))
-            outputs = torch.cat(
-                [self.student(views.transpose(0, 1).flatten(0, 1)) for views in (global_views, local_views)]
-            )
+            views = (global_views, local_views)
+            outputs = torch.cat([self.student(each.transpose(0, 1).flatten(0, 1)) for each in views])
         teacher_probs = ((targets.float() - self.center) / 0.04).softmax(-1).split(batch)
         student_log_probs = (outputs.float() / 0.1).log_softmax(-1).split(batch)
-        losses = [
-            -(p * log_q).sum(-1).mean()
-            for i, p in enumerate(teacher_probs)
-            for j, log_q in enumerate(student_log_probs)
-            if i != j
-        ]
+        pairs = itertools.product(enumerate(teacher_probs), enumerate(student_log_probs))
+        losses = [-(p * log_q).sum(-1).mean() for (i, p), (j, log_q) in pairs if i != j]
         torch.stack(losses).mean().backward()
         nn.utils.clip_grad_norm_(self.student.parameters(), 3.0)
         self.optimizer.step()

@@ -2,10 +2,10 @@
 
     python benchmarks/timelines.py RUN [--split probe]
 
-RUN is a run of `verbspace demo`. Its labeled clips (two to three seconds each) are concatenated into videos of four
-clips with different actions. The script prints the percentage of seconds for which `verbspace predict --window`
-predicts the correct action, for several window lengths, and for the separate clips. The standard deviation is over
-three ways to concatenate the clips. The window was selected on the split `probe`; report the split `test`.
+RUN is a run of `verbspace demo`. Its labeled clips are concatenated into videos of four clips with different actions.
+Prints the percentage of seconds for which `verbspace predict --window` predicts the correct action, by window length,
+and for the separate clips. The standard deviation is over three ways to concatenate the clips. The window was selected
+on the split `probe`; report the split `test`.
 """
 
 from __future__ import annotations
@@ -51,15 +51,11 @@ def concatenate_clips(clips: Sequence[Clip], path: Path) -> np.ndarray:
 
 
 def correct_seconds(predictor: Predictor, clips: Sequence[Clip], path: Path, window: float) -> tuple[float, float]:
-    """Write clips to a video and predict its timeline.
-
-    Returns:
-        The seconds with a correct prediction, in steps of 10 ms, and the duration of the video.
-    """
+    """Write clips to a video, predict its timeline, and return the correctly predicted seconds and the duration."""
     ends = concatenate_clips(clips, path)
     grid = np.arange(0, ends[-1], 0.01)
     predicted = np.full(len(grid), "", object)
-    for segment in predictor.predict_timeline(path, WindowConfig(window))[0].timeline or []:
+    for segment in predictor.predict_timeline(path, WindowConfig(window)).timeline or []:
         predicted[(grid >= segment.start) & (grid < segment.end)] = segment.action
     labels = np.array([label for _, label in clips], object)
     expected = labels[np.searchsorted(ends, grid, side="right").clip(max=len(labels) - 1)]

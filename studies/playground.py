@@ -33,28 +33,18 @@ VARIANTS: dict[str, tuple[list[str], dict[str, Any]]] = {
     "without alignment": (["losses.alignment=0"], {}),
     "without the prior": (["losses.category_prior=0", "losses.description_prior=0"], {}),
     "without temporal attention": ([], {"temporal": False}),
-    "without descriptions": (
-        ["losses.description=0", "losses.alignment=0", "losses.description_prior=0"],
-        {},
-    ),
+    "without descriptions": (["losses.description=0", "losses.alignment=0", "losses.description_prior=0"], {}),
     "without local views": (["views.local_views=0"], {}),
 }
 
 
-def world_folder(out: Path, world: int, long_tail: bool) -> Path:
-    """Folder of a world."""
-    return out / "worlds" / f"{world}{'-long-tail' if long_tail else ''}"
-
-
-def build_world(out: Path, world: int, long_tail: bool, split: str) -> None:
-    """Render the splits of a world that the study needs."""
+def build_world(job: dict[str, Any]) -> Path:
+    """Render the splits of a job's world that are missing, and return its folder."""
     from verbspace.playground.world import WorldSettings, make_world
 
-    make_world(
-        world_folder(out, world, long_tail),
-        WorldSettings(seed=world, long_tail=long_tail),
-        ("train", "probe", split),
-    )
+    world, long_tail = job["world"], job["extra"].get("long_tail", False)
+    folder = Path(job["out"]) / "worlds" / f"{world}{'-long-tail' if long_tail else ''}"
+    return make_world(folder, WorldSettings(seed=world, long_tail=long_tail), ("train", "probe", job["split"]))
 
 
 def run_job(job: dict[str, Any]) -> dict[str, Any]:
@@ -68,15 +58,11 @@ def run_job(job: dict[str, Any]) -> dict[str, Any]:
     from verbspace.playground.actions import TRAIN_ACTIONS
     from verbspace.playground.demo import PLAYGROUND_SETTINGS
     from verbspace.playground.evaluator import WorldEvaluator
-    from verbspace.playground.supervised_upper_bound import (
-        read_labeled_train_records,
-        supervised_settings,
-        train_supervised_upper_bound,
-    )
+    from verbspace.playground.supervised_upper_bound import train_supervised_upper_bound
     from verbspace.training.adapt import adapt
 
     out, extra = Path(job["out"]), job["extra"]
-    world = world_folder(out, job["world"], extra.get("long_tail", False))
+    world = Path(job["folder"])
     start = VideoEncoder.from_pretrained(job["encoder"], temporal=extra.get("temporal", True))
     evaluator = WorldEvaluator(world, start.image_size, split=job["split"], seed=job["world"])
     settings = parse_overrides(None, [*job["set"], f"training.seed={job['seed']}"], PLAYGROUND_SETTINGS)
@@ -89,9 +75,7 @@ def run_job(job: dict[str, Any]) -> dict[str, Any]:
 
     began = time.perf_counter()
     if extra.get("supervised"):
-        exported = train_supervised_upper_bound(
-            start, read_labeled_train_records(world), vocabulary, folder, supervised_settings(settings)
-        )
+        exported = train_supervised_upper_bound(start, world, vocabulary, folder, settings)
     else:
         exported = adapt(start, world / "train", vocabulary, folder, settings)
     seconds = time.perf_counter() - began
@@ -99,15 +83,11 @@ def run_job(job: dict[str, Any]) -> dict[str, Any]:
     for alpha in job["alphas"]:
         found[f"alpha {alpha}"] = top1(reinterpolate(start, exported, settings.export_alpha, alpha, folder))
     if job["variant"] == "full" and job["seed"] == 0 and job["split"] == "test":
-        found["order"] = {
-            "frozen": evaluator.temporal_order_ablation(start),
-            "exported": evaluator.temporal_order_ablation(exported),
-        }
+        encoders = {"frozen": start, "exported": exported}
+        found["order"] = {name: evaluator.temporal_order_ablation(encoder) for name, encoder in encoders.items()}
         found["static_clips"] = evaluator.static_clip_accuracy(exported)
-    return {k: job[k] for k in ("encoder", "variant", "world", "seed", "split", "set")} | {
-        "seconds": round(seconds, 1),
-        **found,
-    }
+    keys = ("encoder", "variant", "world", "seed", "split", "set")
+    return {k: job[k] for k in keys} | {"seconds": round(seconds, 1), **found}
 
 
 def baseline_top1(out: Path, job: dict[str, Any], measure: Any) -> dict[str, float]:
@@ -135,32 +115,19 @@ def reinterpolate(start: Any, exported: Any, export_alpha: float, alpha: float, 
 def render_table(rows: list[dict[str, Any]]) -> str:
     """Render Markdown: one row per variant, mean ± standard deviation of the change against frozen CLIP, in points."""
     measures = {
-        "zero_shot": "zero-shot",
-        "linear_probe": "linear probe",
-        "knn": "k-NN",
-        "reserved_actions": "held-out actions",
+        "zero_shot": "zero-shot", "linear_probe": "linear probe", "knn": "k-NN", "reserved_actions": "held-out actions",
         "stills": "images",
-    }
+    }  # fmt: skip
     lines = ["| variant | runs | " + " | ".join(measures.values()) + " |", "|---|---|" + "---|" * len(measures)]
-    keys: list[tuple[str, str]] = []
-    for row in rows:
-        for part in row:
-            if (part == "exported" or part.startswith("alpha")) and (row["variant"], part) not in keys:
-                keys.append((row["variant"], part))
+    parts = [(row["variant"], part) for row in rows for part in row if part == "exported" or part.startswith("alpha")]
     first = [row for row in rows if row["variant"] == rows[0]["variant"]]
-    lines.append(
-        "| frozen CLIP (level, not change) | "
-        + str(len(first))
-        + " | "
-        + " | ".join(format_mean_std([100 * r["frozen"][m] for r in first], "") for m in measures)
-        + " |"
-    )
-    for variant, part in keys:
+    cells = " | ".join(format_mean_std([100 * row["frozen"][m] for row in first], "") for m in measures)
+    lines.append(f"| frozen CLIP (level, not change) | {len(first)} | {cells} |")
+    for variant, part in dict.fromkeys(parts):
         mine = [row for row in rows if row["variant"] == variant and part in row]
-        cells = [format_mean_std([100 * (row[part][m] - row["frozen"][m]) for row in mine], "+") for m in measures]
-        lines.append(
-            f"| {variant}{'' if part == 'exported' else ', ' + part} | {len(mine)} | " + " | ".join(cells) + " |"
-        )
+        changes = ([100 * (row[part][m] - row["frozen"][m]) for row in mine] for m in measures)
+        title = variant if part == "exported" else f"{variant}, {part}"
+        lines.append(f"| {title} | {len(mine)} | {' | '.join(format_mean_std(each, '+') for each in changes)} |")
     return "\n".join(lines)
 
 
@@ -177,13 +144,7 @@ def main() -> None:
     parser.add_argument("--encoder", default="playground", help="image checkpoint to adapt")
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), metavar="NAME")
     parser.add_argument("--worlds", nargs="+", type=int, default=[1, 2, 3])
-    parser.add_argument(
-        "--seeds",
-        nargs="+",
-        type=int,
-        default=None,
-        help="training seeds; by default 0 1 2 for `full`, 0 for the rest",
-    )
+    parser.add_argument("--seeds", nargs="+", type=int, help="by default 0 1 2 for `full`, 0 for the rest")
     parser.add_argument("--split", choices=("test", "validation"), default="test")
     parser.add_argument("--set", dest="set_", action="append", default=[], metavar="group.key=value")
     parser.add_argument("--alphas", nargs="*", type=float, default=[1.0], help="other export alphas to evaluate")
@@ -200,20 +161,15 @@ def main() -> None:
         for seed in args.seeds if args.seeds is not None else ([0, 1, 2] if name == "full" else [0]):
             for world in args.worlds:
                 job = {
-                    "encoder": args.encoder,
-                    "variant": name,
-                    "world": world,
-                    "seed": seed,
-                    "split": args.split,
-                    "set": changes + args.set_,
-                    "extra": extra,
-                }
-                job |= {"out": str(args.out), "alphas": args.alphas if name in ("full", "long tail") else []}
+                    "encoder": args.encoder, "variant": name, "world": world, "seed": seed, "split": args.split,
+                    "set": changes + args.set_, "extra": extra, "out": str(args.out),
+                    "alphas": args.alphas if name in ("full", "long tail") else [],
+                }  # fmt: skip
                 same = ("encoder", "variant", "world", "seed", "split", "set")
                 if not any(all(row[k] == job[k] for k in same) for row in rows):
                     jobs.append(job)
-    for world, long_tail in sorted({(job["world"], job["extra"].get("long_tail", False)) for job in jobs}):
-        build_world(args.out, world, long_tail, args.split)
+    for job in jobs:
+        job["folder"] = str(build_world(job))
     with ProcessPoolExecutor(args.workers, mp_context=get_context("spawn")) as pool:
         pending = [pool.submit(run_job, job) for job in jobs]
         for done, future in enumerate(as_completed(pending), 1):
@@ -221,12 +177,10 @@ def main() -> None:
             rows.append(row)
             with log.open("a") as file:
                 file.write(json.dumps(row) + "\n")
-            print(
-                f"{done}/{len(jobs)}  {row['variant']}, world {row['world']}, seed {row['seed']}: zero-shot "
-                f"{100 * row['frozen']['zero_shot']:.1f} -> {100 * row['exported']['zero_shot']:.1f}  "
-                f"({row['seconds']:.0f} s)",
-                flush=True,
-            )
+            before, after = (100 * row[part]["zero_shot"] for part in ("frozen", "exported"))
+            title = f"{row['variant']}, world {row['world']}, seed {row['seed']}"
+            change = f"zero-shot {before:.1f} -> {after:.1f}"
+            print(f"{done}/{len(jobs)}  {title}: {change}  ({row['seconds']:.0f} s)", flush=True)
     if rows:
         (args.out / "table.md").write_text(render_table(rows) + "\n")
         print(render_table(rows))

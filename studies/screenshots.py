@@ -31,13 +31,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         index, fitted = f"{folder}/index", f"{folder}/calibration.json"
         test = str(args.world / "test")
-        subprocess.run(
-            [*VERBSPACE_COMMAND, "embed", test, "--index", index, "--encoder", args.run, "--window", "1.5"], check=True
-        )
-        train = str(args.world / "train")
-        subprocess.run(
-            [*VERBSPACE_COMMAND, "calibrate", train, "--encoder", args.run, *words, "--out", fitted], check=True
-        )
+        embed = ["embed", test, "--index", index, "--encoder", args.run, "--window", "1.5"]
+        calibrate = ["calibrate", str(args.world / "train"), "--encoder", args.run, *words, "--out", fitted]
+        for command in (embed, calibrate):
+            subprocess.run([*VERBSPACE_COMMAND, *command], check=True)
         served = subprocess.Popen(
             [*VERBSPACE_COMMAND, "app", args.run, *words, "--index", index, "--clips", test, "--calibration", fitted,
              "--window", "1", "--port", str(PORT)]

@@ -25,6 +25,7 @@ from support.indices import full_index as full_index
 from support.indices import many_clips as many_clips
 from support.indices import many_clips_index as many_clips_index
 from support.indices import searcher as searcher
+from support.video_files import folder as folder
 
 LAYER_CONFIG = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 2}
 IMAGE_CONFIG = {"image_size": 32, "patch_size": 8}
@@ -41,22 +42,9 @@ def byte_tokenizer() -> CLIPTokenizer:
 def word_tokenizer() -> PreTrainedTokenizerFast:
     """Whole words, with an end token and a pad token of their own, as SigLIP has them."""
     words = [
-        "a",
-        "video",
-        "of",
-        "person",
-        "waving",
-        "jumping",
-        "clapping",
-        "running",
-        "the",
-        "both",
-        "hands",
-        "moves",
-        "up",
-        "and",
-        "down",
-    ]
+        "a", "video", "of", "person", "waving", "jumping", "clapping", "running", "the", "both", "hands", "moves", "up",
+        "and", "down",
+    ]  # fmt: skip
     vocabulary = {word: place for place, word in enumerate(["<pad>", "</s>", "<unk>", *words])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -80,13 +68,10 @@ def write_clip_checkpoint(folder: Path, config: type[Any], model: type[Any]) -> 
     tokenizer = byte_tokenizer()
     torch.manual_seed(0)
     text = {
-        **LAYER_CONFIG,
-        "vocab_size": len(tokenizer),
-        "max_position_embeddings": 40,
-        "bos_token_id": tokenizer.bos_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
+        **LAYER_CONFIG, "vocab_size": len(tokenizer), "max_position_embeddings": 40,
+        "bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
-    }
+    }  # fmt: skip
     built = model(config(text_config=text, vision_config={**LAYER_CONFIG, **IMAGE_CONFIG}, projection_dim=24))
     processor = {
         "image_processor_type": "CLIPImageProcessor",
@@ -102,14 +87,9 @@ def write_siglip_checkpoint(folder: Path, config: type[Any], model: type[Any], i
     tokenizer = word_tokenizer()
     torch.manual_seed(0)
     text = {
-        **LAYER_CONFIG,
-        "vocab_size": len(tokenizer),
-        "max_position_embeddings": 16,
-        "bos_token_id": None,
-        "eos_token_id": 1,
-        "pad_token_id": 0,
-        "projection_size": LAYER_CONFIG["hidden_size"],
-    }
+        **LAYER_CONFIG, "vocab_size": len(tokenizer), "max_position_embeddings": 16, "bos_token_id": None,
+        "eos_token_id": 1, "pad_token_id": 0, "projection_size": LAYER_CONFIG["hidden_size"],
+    }  # fmt: skip
     built = model(config(text_config=text, vision_config={**LAYER_CONFIG, **image_config}))
     processor = {
         "image_processor_type": "SiglipImageProcessor",

@@ -172,15 +172,8 @@ def test_every_package_has_a_layer() -> None:
     ("file", "source", "wrong"),
     [
         ("concepts/space.py", "from verbspace.data.datasets import x", {"data"}),
-        ("concepts/space.py", "from verbspace.concepts.concept_set import x", set()),
-        ("concepts/space.py", "import verbspace.training.losses", {"training"}),
         ("data/transforms.py", "def f():\n from verbspace.models import hub", {"models"}),
-        ("data/transforms.py", "class A:\n from verbspace.models import hub", {"models"}),
         ("models/hub.py", "if TYPE_CHECKING:\n from verbspace.training.trainer import x", {"training"}),
-        ("models/hub.py", "if True:\n from verbspace.data.transforms import x", set()),
-        ("evaluation/a.py", "from verbspace.training import losses", {"training"}),
-        ("playground/demo.py", "from verbspace.cli.main import main", {"cli"}),
-        ("inference/a.py", "from verbspace.playground import world", {"playground"}),
         ("cli/demo.py", "from verbspace.playground import world", set()),
     ],
 )
@@ -199,11 +192,6 @@ def test_import_cycles_are_found(statement: str) -> None:
     assert import_cycle(module_graph({**direct, "verbspace.a.y": ""})) == []
 
 
-def test_type_checking_imports_are_found() -> None:
-    tree = ast.parse("import a\nif TYPE_CHECKING:\n import b\n from c import d\nelse:\n import e\nif x:\n import f")
-    assert type_checking_imports(tree) == {"b", "c.d"}
-
-
 @pytest.mark.parametrize(
     ("source", "found"),
     [
@@ -217,10 +205,3 @@ def test_type_checking_imports_are_found() -> None:
 )
 def test_unsafe_reads_are_found(source: str, found: list[str]) -> None:
     assert unsafe_reads(ast.parse(source)) == found
-
-
-def test_absolute_paths_are_found() -> None:
-    for text in ('"/tmp"', "'/home/me/x'", "# see /work/a", '"/tmp/a"'):
-        assert ABSOLUTE_PATH.search(text), text
-    for text in ('f"{folder}/work"', '"https://example.org/home"', '"a/tmp/b"', '"/workers"'):
-        assert not ABSOLUTE_PATH.search(text), text

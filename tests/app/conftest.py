@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
 from support.browser import serve_app
 from support.indices import random_index
+from support.small_encoders import adapted_and_frozen
 from support.video_files import numbered_frames, write_video
 from verbspace.app.controller import AppController
 from verbspace.app.limits import InputLimits
@@ -28,18 +28,10 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def controller(clip: Path) -> AppController:
     """A controller with an adapted and a frozen encoder, one example clip and no index."""
-    frozen = VideoEncoder.from_pretrained("playground", temporal=False)
-    adapted = VideoEncoder.from_pretrained("playground")
-    with torch.no_grad():
-        for parameter in adapted.temporal_parameters():
-            parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
     return AppController(
-        {"adapted": adapted, "frozen CLIP": frozen},
-        ConceptSet.load("playground"),
-        window_config=WindowConfig(2.0),
-        clips=[clip],
+        adapted_and_frozen(), ConceptSet.load("playground"), window_config=WindowConfig(2.0), clips=[clip],
         limits=InputLimits(max_upload_mb=1, max_duration=10),
-    )
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="session")
@@ -53,13 +45,9 @@ def random_searcher(tmp_path_factory: pytest.TempPathFactory) -> Searcher:
 @pytest.fixture(scope="session")
 def search_controller(random_searcher: Searcher) -> AppController:
     """A controller with one encoder and an index of random vectors."""
-    encoder = VideoEncoder.from_pretrained("playground", temporal=False)
-    return AppController(
-        {"encoder": encoder},
-        ConceptSet.load("playground"),
-        window_config=WindowConfig(2.0),
-        searcher=random_searcher,
-    )
+    encoders = {"encoder": VideoEncoder.from_pretrained("playground", temporal=False)}
+    concepts = ConceptSet.load("playground")
+    return AppController(encoders, concepts, window_config=WindowConfig(2.0), searcher=random_searcher)
 
 
 @pytest.fixture(scope="session")

@@ -49,17 +49,15 @@ def test_calibration_applies_only_to_its_actions(clip: Path) -> None:
     encoder, concepts = VideoEncoder.from_pretrained("playground"), ConceptSet.load("playground")
     calibration = Calibration(
         temperature=2.0, method="halves", videos=20, agreement=0.5, confidence=(0.8, 0.5),
-        encoder=encoder_hash(encoder),
-        concepts=concepts.hash, by="category", frames=8,
+        encoder=encoder_hash(encoder), concepts=concepts.hash, by="category", frames=8,
     )  # fmt: skip
     controller = AppController({"encoder": encoder}, concepts, window_config=WindowConfig(2.0), calibration=calibration)
     analysis = controller.analyze(clip, "clip.mp4")
     assert controller.rank(analysis, "\n".join(concepts.action_names))[0].calibrated
     assert not controller.rank(analysis, "waving\nbowing")[0].calibrated
+    window_config = WindowConfig(2.0)
     with pytest.raises(ValueError, match="it was fitted for frames 8, not for 4"):
-        AppController(
-            {"encoder": encoder}, concepts, window_config=WindowConfig(2.0), calibration=calibration, frames=4
-        )
+        AppController({"encoder": encoder}, concepts, window_config=window_config, calibration=calibration, frames=4)
 
 
 def test_text_embeddings_are_cached() -> None:
@@ -83,6 +81,7 @@ def test_clips_are_named_by_unique_path_endings() -> None:
     paths = [Path("a/x/1.mp4"), Path("a/y/1.mp4"), Path("b/x/1.mp4")]
     assert clips_by_name(paths) == {"a/x/1.mp4": paths[0], "a/y/1.mp4": paths[1], "b/x/1.mp4": paths[2]}
     assert list(clips_by_name(paths[:2])) == ["x/1.mp4", "y/1.mp4"]
+    assert list(clips_by_name([Path("/1.mp4")])) == ["1.mp4"]
     assert clips_by_name([]) == {}
 
 
@@ -95,8 +94,8 @@ def test_missing_example_clips(
         main.main()
     assert exit_info.value.code == 1
     error = capsys.readouterr().err
-    assert error == f"error: --clips {tmp_path / 'nope'}: there is no such file or folder\n"
-    with pytest.raises(ValueError, match=r"--clips memory://c\.mp4: is a URL, .* download it first"):
+    assert error == f"error: --clips {tmp_path / 'nope'}: there is no such file; give local files or folders\n"
+    with pytest.raises(FileNotFoundError, match=r"--clips memory:/c\.mp4: there is no such file; give local files"):
         resolve_clips(["memory://c.mp4"])
     clip = write_video(tmp_path / "there" / "a.mp4", numbered_frames(3), rate=10)
     assert resolve_clips([str(tmp_path / "there")]) == resolve_clips([str(clip)]) == [clip]

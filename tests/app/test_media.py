@@ -10,20 +10,43 @@ import pytest
 from support.video_files import numbered_frames, read_frame_numbers, write_video
 from verbspace.app import media
 from verbspace.app.html import clip_html
-from verbspace.app.media import ClipSegment, ClipStore, is_browser_playable
+from verbspace.app.media import ClipSegment, ClipStore, OpaqueIds, is_browser_playable
 from verbspace.data.decoding.pyav import decode_frames, frame_times
+
+
+@pytest.fixture
+def encodings(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """The files that were encoded for browsers."""
+    files: list[Path] = []
+    write = media.write_mp4
+    monkeypatch.setattr(media, "write_mp4", lambda path, *args, **how: (files.append(path), write(path, *args, **how)))
+    return files
+
+
+def clip_id(url: str | None) -> str:
+    assert url is not None
+    return url.removeprefix("clips/").partition("#")[0]
 
 
 def test_url_gives_its_clip_and_no_other_file(clip: Path, tmp_path: Path) -> None:
     clips = ClipStore()
     url = clips.url_for(ClipSegment(clip, 1.0, 2.5))
     assert url.endswith("#t=1.00,2.50")
-    clip_id = url.removeprefix("clips/").partition("#")[0]
-    assert clips.playable_file(clip_id) == clip
+    key = clip_id(url)
+    assert clips.playable_file(key) == clip
+    assert clips.url_for(ClipSegment(clip, 1.0, 2.5)) == url != clips.url_for(ClipSegment(clip, 1.0, 2.0))
     assert ClipStore().url_for(ClipSegment(clip, 1.0, 2.5)) != url  # another instance has other ids
-    for guess in ("", "..", str(clip), clip_id[:-1] + ("0" if clip_id[-1] != "0" else "1")):
+    for guess in ("", "..", str(clip), key[:-1] + ("0" if key[-1] != "0" else "1")):
         assert clips.playable_file(guess) is None
-    assert clips.playable_file(clips.url_for(ClipSegment(tmp_path / "gone.mp4", 0, 1)).removeprefix("clips/")) is None
+    assert clips.playable_file(clip_id(clips.url_for(ClipSegment(tmp_path / "gone.mp4", 0, 1)))) is None
+
+
+def test_oldest_ids_are_dropped() -> None:
+    keys: OpaqueIds[int] = OpaqueIds(2)
+    one, two = keys.register("one", 1), keys.register("two", 2)
+    assert keys.register("one", 1) == one
+    keys.register("three\ud800", 3)
+    assert (keys.lookup(one), keys.lookup(two)) == (1, None)
 
 
 def test_unplayable_segment_is_encoded(tmp_path: Path) -> None:
@@ -32,54 +55,29 @@ def test_unplayable_segment_is_encoded(tmp_path: Path) -> None:
     clips = ClipStore()
     url = clips.url_for(ClipSegment(unplayable, 1.0, 2.0))
     assert "#" not in url
-    encoded = clips.playable_file(url.removeprefix("clips/"))
+    encoded = clips.playable_file(clip_id(url))
     assert encoded is not None
     assert is_browser_playable(encoded)
     times = frame_times(encoded)
     assert len(times) == 10
     assert times[-1] == pytest.approx(0.9, abs=1e-3)
     assert read_frame_numbers(decode_frames(encoded).numpy()) == list(range(10, 20))
-    assert clips.playable_file(url.removeprefix("clips/")) == encoded
+    assert clips.playable_file(clip_id(url)) == encoded
 
 
-def test_evicted_clips_are_deleted_and_encoding_runs_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(media, "_MAX_CLIPS", 2)
-    runs = []
-    write = media.write_mp4
-    monkeypatch.setattr(media, "write_mp4", lambda *args, **how: (runs.append(1), write(*args, **how))[1])
-    unplayable = write_video(tmp_path / "old.avi", numbered_frames(30), "mpeg4", rate=10)
-    clips = ClipStore()
-    for start in range(4):
-        clip_id = clips.url_for(ClipSegment(unplayable, start / 2, start / 2 + 0.5)).removeprefix("clips/")
-        with ThreadPoolExecutor(6) as pool:
-            encoded = set(pool.map(clips.playable_file, [clip_id] * 6))
-        assert len(encoded) == 1
-        assert len(runs) == start + 1
-    (last,) = encoded
-    assert last is not None
-    assert len(list(last.parent.iterdir())) == 2
-
-
-def test_full_clip_is_encoded_only_if_unplayable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    runs = []
-    write = media.write_mp4
-    monkeypatch.setattr(media, "write_mp4", lambda *args, **how: (runs.append(1), write(*args, **how))[1])
+def test_full_clip_is_encoded_once_if_unplayable(tmp_path: Path, encodings: list[Path]) -> None:
     clips = ClipStore()
     new = write_video(tmp_path / "new.mp4", numbered_frames(20), rate=10)
-    url = clips.full_clip_url(new)
-    assert url is not None
-    assert clips.playable_file(url.removeprefix("clips/")) == new
-    assert not runs
+    assert clips.playable_file(clip_id(clips.full_clip_url(new))) == new
+    assert not encodings
     unplayable = write_video(tmp_path / "old.avi", numbered_frames(20), "mpeg4", rate=10)
-    url = clips.full_clip_url(unplayable)
-    assert url is not None
-    assert runs == [1]
-    encoded = clips.playable_file(url.removeprefix("clips/"))
+    with ThreadPoolExecutor(6) as pool:
+        (url,) = set(pool.map(clips.full_clip_url, [unplayable] * 6))
+    encoded = clips.playable_file(clip_id(url))
     assert encoded is not None
     assert is_browser_playable(encoded)
     assert len(frame_times(encoded)) == 20
-    assert clips.full_clip_url(unplayable) == url
-    assert runs == [1]
+    assert len(encodings) == 1
     (tmp_path / "words.avi").write_text("these are words")
     assert clips.full_clip_url(tmp_path / "words.avi") is None
     assert "words.avi cannot be played here" in clip_html("words.avi", None)
@@ -90,8 +88,7 @@ def test_encoded_clips_fit_the_cache_and_are_encoded_again(tmp_path: Path, monke
     monkeypatch.setattr(media, "_MAX_CACHE_BYTES", 1)
     clips = ClipStore()
     unplayable = [write_video(tmp_path / f"{n}.avi", numbered_frames(9, seed=n), "mpeg4", rate=10) for n in range(3)]
-    clip_ids = [(clips.full_clip_url(path) or "").removeprefix("clips/") for path in unplayable]
-    for clip_id in clip_ids:
-        encoded = clips.playable_file(clip_id)
+    for url in [clips.full_clip_url(path) for path in unplayable]:
+        encoded = clips.playable_file(clip_id(url))
         assert encoded is not None
         assert list(encoded.parent.glob("*.mp4")) == [encoded]

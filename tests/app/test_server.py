@@ -36,9 +36,12 @@ def test_other_host_names_are_rejected(address: str) -> None:
     assert httpx.get(address, headers={"Host": "localhost"}).status_code == 200
 
 
-def call_endpoint(address: str, function: int, data: list[object]) -> str:
-    """Call a Gradio function, and return all messages of the queue about it."""
+def analyze_file(address: str, path: str) -> str:
+    """Call the Gradio function that analyzes a clip, and return all messages of the queue about it."""
+    config = httpx.get(f"{address}/config").json()
+    function = next(d["id"] for d in config["dependencies"] if len(d["inputs"]) == 2 and len(d["outputs"]) == 4)
     session = f"test{function}{threading.get_ident()}"
+    data = [{"path": path, "meta": {"_type": "gradio.FileData"}}, "waving\nbowing"]
     body = {"data": data, "fn_index": function, "session_hash": session}
     joined = httpx.post(f"{address}/gradio_api/queue/join", json=body, timeout=60)
     if joined.status_code != 200:
@@ -52,20 +55,12 @@ def call_endpoint(address: str, function: int, data: list[object]) -> str:
     return response
 
 
-def analyze_endpoint(address: str) -> int:
-    """Return the number of the Gradio function that analyzes a clip."""
-    config = httpx.get(f"{address}/config").json()
-    return next(d["id"] for d in config["dependencies"] if len(d["inputs"]) == 2 and len(d["outputs"]) == 4)
-
-
 def test_uploaded_playlist_is_not_opened(address: str, tmp_path: Path) -> None:
     secret = write_video(tmp_path / "secret.ts", numbered_frames(9), rate=10)
     playlist = f"#EXTM3U\n#EXT-X-TARGETDURATION:3\n#EXTINF:3.0,\nfile:{secret}\n#EXT-X-ENDLIST\n"
     files = {"files": ("a.m3u8", playlist.encode())}
     (stored,) = httpx.post(f"{address}/gradio_api/upload", files=files).json()
-    messages = call_endpoint(
-        address, analyze_endpoint(address), [{"path": stored, "meta": {"_type": "gradio.FileData"}}, "waving\nbowing"]
-    )
+    messages = analyze_file(address, stored)
     assert "a playlist of files" in messages
     assert 'class=\\"rank' not in messages
 
@@ -83,9 +78,7 @@ def test_path_instead_of_an_upload_is_not_opened(address: str, tmp_path: Path, c
     outside = write_video(tmp_path / "outside.mp4", numbered_frames(10), rate=10)
     system_files = ("/etc/passwd", "../../../etc/passwd", "file:///etc/passwd")
     for path in (str(outside), str(clip), f"{address}/clips/x", *system_files):
-        messages = call_endpoint(
-            address, analyze_endpoint(address), [{"path": path, "meta": {"_type": "gradio.FileData"}}, "waving\nbowing"]
-        )
+        messages = analyze_file(address, path)
         assert "root:" not in messages
         assert 'class=\\"rank' not in messages
         assert '"success":false' in messages.replace(" ", "") or messages[:1] in "45", messages[:500]

@@ -1,11 +1,11 @@
 import json
-import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from verbspace.playground.demo import PLAYGROUND_SETTINGS
 from verbspace.playground.demo_report import METRIC_ROWS
 from verbspace.training.trainer import TrainingInterrupted
 
+PROGRAM = (sys.executable, "-m", "verbspace.cli.main")
 COMMANDS = ("demo", "adapt", "evaluate", "predict")
 SMALL = (
     "training.steps=2", "training.batch_size=4", "training.log_interval=1", "views.local_views=1",
@@ -45,13 +46,6 @@ def run(*arguments: object) -> str:
     return found.stdout
 
 
-def program(*arguments: object, **more: Any) -> subprocess.CompletedProcess[str]:
-    """The installed program, as a shell would run it."""
-    environment = {**os.environ, "COLUMNS": "200", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "verbspace.cli.main", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120, check=False, **more)
-
-
 def run_main(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: object
 ) -> tuple[int, str]:
@@ -70,27 +64,6 @@ def row_of(table: str, name: str) -> str:
 
 
 # Help.
-
-
-@pytest.mark.parametrize("command", COMMANDS)
-def test_help_lists_every_option(command: str) -> None:
-    output = run(command, "--help")
-    expected = {
-        "demo": ("--out", "--seeds", "--world-seed", "--supervised-baseline", "--set", "runs/demo"),
-        "adapt": ("--encoder", "--videos", "--concepts", "--out", "--config", "--set"),
-        "evaluate": (
-            "--encoder",
-            "--data",
-            "--protocol",
-            "--train",
-            "--scoring",
-            "--frames",
-            "--baseline",
-            "zero-shot",
-        ),
-        "predict": ("--encoder", "--actions", "--concepts", "--top", "--format", "--json"),
-    }[command]
-    assert not [word for word in expected if word not in output]
 
 
 def test_help_lists_the_commands_without_loading_torch() -> None:
@@ -143,8 +116,9 @@ def test_overrides_take_precedence_over_the_settings_file(tmp_path: Path) -> Non
         parse_overrides(tmp_path / "none.yaml", [])
 
 
-def test_bad_input_is_one_line_and_exit_code_1(world: Path, tmp_path: Path) -> None:
-    done = program("predict", tmp_path / "gone.mp4", "--encoder", "playground", "--actions", "waving,bowing")
+def test_bad_input_is_one_line_and_exit_code_1(tmp_path: Path) -> None:
+    command = ["predict", tmp_path / "gone.mp4", "--encoder", "playground", "--actions", "waving,bowing"]
+    done = subprocess.run([*PROGRAM, *map(str, command)], capture_output=True, text=True, timeout=120, check=False)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == f"error: {tmp_path / 'gone.mp4'}: there is no such file\n"
 
@@ -172,20 +146,13 @@ def test_bad_input_is_one_line_and_exit_code_1(world: Path, tmp_path: Path) -> N
         ("evaluate --encoder playground --data WORLD --protocol knn", "train: knn learns from labeled videos; pass"),
         ("adapt --encoder playground --videos nowhere --concepts playground --out run", "nowhere: there is no such"),
         ("adapt --encoder playground --videos WORLD --concepts nix --out run", "nix: no such file or bundled"),
-        (
-            "adapt --encoder playground --videos . --concepts nix --out run --config no.yaml",
-            "no.yaml: file not found",
-        ),
+        ("adapt --encoder playground --videos . --concepts nix --out run --config no.yaml", "no.yaml: file not found"),
     ],
 )
 def test_errors_are_one_sentence(
-    arguments: str,
-    message: str,
-    world: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    arguments: str, message: str, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-) -> None:
+) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
     words = [str(world / "test") if word == "WORLD" else word for word in arguments.split()]
     code, output = run_main(monkeypatch, capsys, *words)
@@ -214,11 +181,15 @@ def test_usage_errors_exit_with_2(
     assert "Traceback" not in output
 
 
-def test_unexpected_exceptions_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*_: object, **__: object) -> None:
-        raise AttributeError("a bug")
+def raising(error: BaseException) -> Callable[..., None]:
+    def fail(*_: object, **__: object) -> None:
+        raise error
 
-    monkeypatch.setattr("verbspace.inference.predictor.Predictor", broken)
+    return fail
+
+
+def test_unexpected_exceptions_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("verbspace.inference.predictor.Predictor", raising(AttributeError("a bug")))
     monkeypatch.setattr(sys, "argv", ["verbspace", "predict", "a.mp4", "--encoder", "playground"])
     with pytest.raises(AttributeError, match="a bug"):
         main.main()
@@ -226,26 +197,20 @@ def test_unexpected_exceptions_keep_their_traceback(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize(
     ("stop", "message"),
-    [
-        (KeyboardInterrupt(), "stopped\n"),
-        (TrainingInterrupted("stopped after step 3 of 9"), "stopped after step 3 of 9\n"),
-    ],
+    [(KeyboardInterrupt(), "stopped\n"), (TrainingInterrupted("stopped after step 3"), "stopped after step 3\n")],
 )
 def test_interruption_exits_with_75(
     stop: BaseException, message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def interrupted(*_: object, **__: object) -> None:
-        raise stop
-
-    monkeypatch.setattr("verbspace.inference.predictor.Predictor", interrupted)
+    monkeypatch.setattr("verbspace.inference.predictor.Predictor", raising(stop))
     assert run_main(monkeypatch, capsys, "predict", "a.mp4", "--encoder", "playground") == (75, message)
 
 
 def test_an_interrupted_run_can_be_resumed(world: Path, tmp_path: Path) -> None:
     changes = [part for change in (*SMALL, "training.steps=24") for part in ("--set", change)]
     arguments = ["adapt", "--encoder", "playground", "--videos", world / "train", "--concepts", "playground"]
-    command = [sys.executable, "-m", "verbspace.cli.main", *map(str, [*arguments, "--out", tmp_path / "run", *changes])]
-    running = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    command = [*arguments, "--out", tmp_path / "run", *changes]
+    running = subprocess.Popen([*PROGRAM, *map(str, command)], stderr=subprocess.PIPE, text=True)
     log = tmp_path / "run" / "metrics.jsonl"
     deadline = time.monotonic() + 60
     while not (log.exists() and log.stat().st_size) and time.monotonic() < deadline:
@@ -269,18 +234,8 @@ def test_an_interrupted_run_can_be_resumed(world: Path, tmp_path: Path) -> None:
 
 def test_the_other_commands_accept_the_run_of_adapt(world: Path, tmp_path: Path) -> None:
     out, changes = tmp_path / "run", [part for change in SMALL for part in ("--set", change)]
-    output = run(
-        "adapt",
-        "--encoder",
-        "playground",
-        "--videos",
-        world / "train",
-        "--concepts",
-        "playground",
-        "--out",
-        out,
-        *changes,
-    )
+    arguments = ("--encoder", "playground", "--videos", world / "train", "--concepts", "playground")
+    output = run("adapt", *arguments, "--out", out, *changes)
     assert output == f"adapted encoder: {out / 'encoder'}\n"
     assert yaml.safe_load((out / "config.yaml").read_text())["training"]["steps"] == 2
     encoder = VideoEncoder.from_pretrained(out)
@@ -299,31 +254,17 @@ def test_the_other_commands_accept_the_run_of_adapt(world: Path, tmp_path: Path)
 
 
 def test_evaluate_prints_the_result_that_it_writes(world: Path, tmp_path: Path) -> None:
-    output = run(
-        "evaluate",
-        "--encoder",
-        "playground",
-        "--data",
-        world / "test",
-        "--concepts",
-        "playground",
-        "--out",
-        tmp_path / "a.json",
-    )
+    arguments = ("--encoder", "playground", "--data", world / "test", "--concepts", "playground")
+    output = run("evaluate", *arguments, "--out", tmp_path / "a.json")
     content = json.loads((tmp_path / "a.json").read_text())
     found = Evaluation.model_validate(content)
     assert found.to_json() == content
     assert (found.result.n, found.result.protocol.actions, found.result.protocol.frames) == (40, 20, 8)
     assert found.frozen is not None
     assert found.result.top1 == found.frozen.top1  # it is the frozen one, but for attention that does nothing yet
-    hits = sum(
-        one.ranking[0][0] == record.label
-        for record, one in zip(
-            read_manifest(world / "test"),
-            predict("playground", [record.path for record in read_manifest(world / "test")], concepts="playground"),
-            strict=True,
-        )
-    )
+    records = read_manifest(world / "test")
+    predictions = predict("playground", [record.path for record in records], concepts="playground")
+    hits = sum(one.ranking[0][0] == record.label for record, one in zip(records, predictions, strict=True))
     assert found.result.top1 == pytest.approx(hits / 40)
     row = row_of(output, "encoder")
     low, high = found.result.ci95
@@ -394,12 +335,8 @@ def test_demo_passes_its_options_and_prints_the_table(tmp_path: Path, monkeypatc
     output = run(
         "demo", "--out", out, "--seeds", 3, "--world-seed", 7, "--no-supervised-baseline", "--set", "training.steps=5"
     )
-    assert (given["out"], given["num_seeds"], given["world_seed"], given["supervised_upper_bound"]) == (
-        out,
-        3,
-        7,
-        False,
-    )
+    expected = {"out": out, "num_seeds": 3, "world_seed": 7, "supervised_upper_bound": False}
+    assert given.items() >= expected.items()
     assert given["settings"].training.steps == 5
     assert given["settings"].export_alpha == PLAYGROUND_SETTINGS.export_alpha  # the rest is the playground's
     for title, _ in METRIC_ROWS.values():

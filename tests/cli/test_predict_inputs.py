@@ -12,7 +12,6 @@ import fsspec
 import pytest
 from typer.testing import CliRunner
 
-from support.video_files import numbered_frames, write_video
 from verbspace.cli import main
 from verbspace.cli.console.predictions import make_printer
 from verbspace.cli.main import app
@@ -22,15 +21,6 @@ from verbspace.inference.predictor import Predictor
 NAMES = ["waving", "bowing"]
 PREDICT = [sys.executable, "-m", "verbspace", "predict", "--encoder", "playground"]
 ODD_NAME = b"c\x1b]0;own\x07\x1b[2J\xff\r.mp4"  # escape sequences, invalid UTF-8
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    for name in ("b.mp4", "a.mp4", "deep/c.mp4"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        write_video(tmp_path / name, numbered_frames(4))
-    (tmp_path / "notes.txt").write_text("no video")
-    return tmp_path
 
 
 def test_predict_stream_continues_after_bad_files(folder: Path) -> None:

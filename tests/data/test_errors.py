@@ -13,9 +13,11 @@ def test_error_keeps_path_and_reason_when_pickled() -> None:
     assert str(error) == "a.mp4: the file is empty"
 
 
-def test_first_failure() -> None:
-    failures = DecodeFailures(3)
+def test_failures_are_counted_once() -> None:
+    failures = DecodeFailures(4)
     assert failures.first() == ""
-    failures.add([DecodeFailure(2, Path("b.mp4"), "empty"), DecodeFailure(1, Path("a.mp4"), "damaged")])
-    assert failures.first() == "b.mp4: empty"
-    assert str(DecodeFailure(2, Path("b.mp4"), "empty")) == "b.mp4: empty"
+    video = DecodeFailure(0, Path("a.mp4"), "empty")
+    assert failures.add([video, video]) == [video]
+    assert failures.add([video]) == []
+    assert (len(failures), failures.fraction, failures.first()) == (1, 0.25, "a.mp4: empty")
+    assert failures.summary().splitlines()[1:] == ["  a.mp4: empty"]

@@ -10,15 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from verbspace.config.settings import ViewSettings
-from verbspace.data.sampling import (
-    Window,
-    clip_duration,
-    linspace_in_window,
-    nearest_frame,
-    plan_eval,
-    plan_views,
-    plan_windows,
-)
+from verbspace.data.sampling import clip_duration, nearest_frame, plan_eval, plan_views, plan_windows
 
 steps = st.lists(st.floats(0.001, 2.0), max_size=60)
 seeds = st.integers(0, 2**32 - 1)
@@ -37,21 +29,12 @@ def test_plan_views_handles_any_clip(
     views = ViewSettings(global_views=n, global_frames=frames, local_views=m, local_frames=local_frames)
     plans = plan_views(times, views, np.random.default_rng(seed))
     assert [plan.kind for plan in plans] == ["global"] * n + ["local"] * m
+    assert plans == plan_views(times, views, np.random.default_rng(seed))  # depends on the seed alone
     for plan in plans:
-        assert len(plan.frame_indices) == len(plan.times) == (frames if plan.kind == "global" else local_frames)
-        indices = np.asarray(plan.frame_indices)
-        assert indices.min() >= 0
-        assert indices.max() < len(times)
-        assert (np.diff(indices) >= 0).all()
-        assert plan.times == tuple(times[indices])
-
-
-@settings(deadline=None, max_examples=100)
-@given(steps, seeds)
-def test_plan_views_depends_on_the_seed_alone(gaps: list[float], seed: int) -> None:
-    times = as_times(gaps)
-    first, second = (plan_views(times, ViewSettings(), np.random.default_rng(seed)) for _ in range(2))
-    assert first == second
+        assert len(plan.times) == (frames if plan.kind == "global" else local_frames)
+        assert plan.times == tuple(times[list(plan.frame_indices)])
+        assert 0 <= plan.frame_indices[0] <= plan.frame_indices[-1] < len(times)
+        assert (np.diff(plan.frame_indices) >= 0).all()
 
 
 @settings(deadline=None, max_examples=100)
@@ -64,10 +47,6 @@ def test_nearest_frame_minimizes_the_distance(gaps: list[float], wanted: list[fl
 
 def test_nearest_frame_prefers_the_earlier_of_two() -> None:
     assert nearest_frame(np.array([0.0, 1.0, 2.0]), np.array([0.5, 1.5, 0.51])).tolist() == [0, 1, 1]
-
-
-def test_linspace_in_window_returns_segment_centers() -> None:
-    assert linspace_in_window(Window(1.0, 3.0), 4).tolist() == [1.25, 1.75, 2.25, 2.75]
 
 
 def view_times(
@@ -142,17 +121,6 @@ def test_plan_eval_handles_any_clip(gaps: list[float], frames: int, clips: int) 
 
 def test_a_single_frame_is_repeated() -> None:
     assert plan_eval(np.zeros(1), 4)[0].frame_indices == (0, 0, 0, 0)
-
-
-@pytest.mark.parametrize("window", [(0.0, 0.5), (0.6, 0.5), (0.5, 1.2)])
-def test_invalid_clip_fractions_are_rejected(window: tuple[float, float]) -> None:
-    with pytest.raises(ValueError, match="local_clip_fraction"):
-        ViewSettings(local_clip_fraction=window)
-
-
-def test_plan_eval_needs_at_least_one_frame() -> None:
-    with pytest.raises(ValueError, match="at least one frame"):
-        plan_eval(np.zeros(0), 4)
 
 
 @settings(deadline=None, max_examples=200)

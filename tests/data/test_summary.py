@@ -36,13 +36,6 @@ def test_counts_durations_and_unreadable_files(folder: Path) -> None:
     assert calls[-1] == ("probe", 5, 5, {})
 
 
-def test_missing_files_of_a_list_are_counted(folder: Path) -> None:
-    (folder / "list.txt").write_text("wave/0.mp4 1\nwave/9.mp4 1\nclap/0.avi 0\n")
-    info = summarize_dataset(detect_manifest(folder / "list.txt"), probe_files=0)
-    assert info.missing == [folder / "wave/9.mp4"]
-    assert info.num_probed == 0
-
-
 def test_the_info_command(folder: Path) -> None:
     (folder / "list.txt").write_text("wave/0.mp4\nwave/9.mp4\n")
     output = CliRunner().invoke(main.app, ["data", "info", str(folder)], env={"COLUMNS": "150"}).stdout

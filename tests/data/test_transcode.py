@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from support.video_files import REAL_CLIPS, numbered_frames, read_frame_numbers, write_video
+from support.video_files import numbered_frames, read_frame_numbers, write_video
 from verbspace.cli import main
 from verbspace.data import transcode as transcode_module
 from verbspace.data.decoding.pyav import decode_frames, frame_times
@@ -108,10 +108,3 @@ def test_a_copy_that_differs_is_rejected(videos: Path, tmp_path: Path, monkeypat
     with pytest.raises(ValueError, match=r"a.avi: the transcoded copy differs from the original \(PSNR \d+ dB\); keep"):
         transcode_module.transcode_file(str(videos / "wave/a.avi"), videos, tmp_path / "copies", TranscodeConfig())
     assert not list((tmp_path / "copies").rglob("*.*"))
-
-
-@pytest.mark.skipif(not REAL_CLIPS.exists(), reason="no real clips")
-def test_real_clips(tmp_path: Path) -> None:
-    files = sorted(str(path) for path in REAL_CLIPS.glob("ucf101/*/*.avi"))[:2]
-    results = transcode(files, REAL_CLIPS, tmp_path, num_workers=1)
-    assert [result.error for result in results] == [None, None]

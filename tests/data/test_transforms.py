@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from verbspace.config.settings import ViewSettings
+from verbspace.data import transforms
 from verbspace.data.transforms import augment, center_crop, eval_crops, gaussian_blur, random_boxes
 
 NO_AUGMENTATION = ViewSettings(
@@ -28,10 +29,11 @@ def random_views(
     clips: Tensor, size: int, generator: torch.Generator, ratio: tuple[float, float] = (1.0, 1.0), **views: Any
 ) -> Tensor:
     """`augment` clips (N, T, 3, H, W) with only the augmentations given."""
-    more = {"blur_sigma": views.pop("blur_sigma")} if "blur_sigma" in views else {}
     settings = NO_AUGMENTATION.model_copy(update={"global_size": size, **views})
     frame_index = torch.arange(clips.shape[0] * clips.shape[1]).view(clips.shape[:2])
-    return augment(clips.flatten(0, 1), settings, "global", generator, frame_index, ratio=ratio, **more)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(transforms, "_CROP_RATIO", ratio)
+        return augment(clips.flatten(0, 1), settings, "global", generator, frame_index)
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -54,32 +56,12 @@ def test_no_augmentation_is_the_identity() -> None:
     assert torch.equal(random_views(frames, 32, seeded()), frames)
 
 
-def test_output_shape_and_dtype() -> None:
-    out = random_views(noise(3, 5, 3, 40, 52), 24, seeded(), **ALL_AUGMENTATIONS)
-    assert out.shape == (3, 5, 3, 24, 24)
-    assert out.dtype == torch.uint8
-
-
 def test_frames_of_a_clip_share_parameters_and_clips_differ() -> None:
     static = smooth(1, 1, 3, 40, 52).expand(12, 6, -1, -1, -1)
     out = random_views(static, 24, seeded(), **ALL_AUGMENTATIONS)
+    assert (out.shape, out.dtype) == ((12, 6, 3, 24, 24), torch.uint8)
     assert torch.equal(out, out[:, :1].expand_as(out))
     assert len({tuple(clip.flatten().tolist()) for clip in out[:, 0]}) == 12
-
-
-def test_contrast_uses_the_mean_of_the_clip() -> None:
-    dark, light = torch.full((3, 8, 8), 60, dtype=torch.uint8), torch.full((3, 8, 8), 180, dtype=torch.uint8)
-    out = random_views(torch.stack([dark, light])[None], 8, seeded(3), contrast=0.4).float()
-    # Stretched about the mean of the clip (120), the frames move; about their own means they would not.
-    assert out.mean() == pytest.approx(120, abs=0.5)
-    assert abs((out[0, 1] - out[0, 0]).mean() - 120) > 5
-
-
-def test_augment_depends_on_the_seed() -> None:
-    frames = noise(4, 2, 3, 40, 52)
-    a, b, c = (random_views(frames, 24, seeded(seed), **ALL_AUGMENTATIONS) for seed in (5, 5, 6))
-    assert torch.equal(a, b)
-    assert not torch.equal(a, c)
 
 
 @pytest.mark.parametrize("name", ["flip_prob", "brightness", "contrast", "saturation", "grayscale_prob", "blur_prob"])
@@ -144,9 +126,10 @@ def test_blur_is_gaussian() -> None:
     assert torch.equal(gaussian_blur(sharp, torch.tensor([0.0])), sharp)
 
 
-def test_blur_scales_with_the_view_size() -> None:
+def test_blur_scales_with_the_view_size(monkeypatch: pytest.MonkeyPatch) -> None:
     frames = noise(1, 1, 3, 56, 56)
-    fixed = random_views(frames, 56, seeded(), blur_prob=1.0, blur_sigma=(4.0, 4.0))
+    monkeypatch.setattr(transforms, "_BLUR_SIGMA", (4.0, 4.0))
+    fixed = random_views(frames, 56, seeded(), blur_prob=1.0)
     assert torch.equal(fixed, gaussian_blur(frames, torch.tensor([1.0])))
 
 
@@ -156,12 +139,10 @@ def test_boxes_are_inside_the_frame(height: int, width: int, seed: int, a: float
     draws = torch.rand(8, 10, 4, generator=seeded(seed))
     boxes = random_boxes(draws, (height, width), (min(a, b), max(a, b)), (3 / 4, 4 / 3))
     top, left, h, w = boxes.unbind(1)
-    assert (top >= 0).all()
-    assert (left >= 0).all()
-    assert (h >= 1).all()
-    assert (w >= 1).all()
-    assert (top + h <= height).all()
-    assert (left + w <= width).all()
+    assert min(top.min(), left.min()) >= 0
+    assert min(h.min(), w.min()) >= 1
+    assert (top + h).max() <= height
+    assert (left + w).max() <= width
 
 
 def test_boxes_have_the_requested_area_and_ratio() -> None:
@@ -199,13 +180,6 @@ def test_crops_match_their_boxes() -> None:
     assert y.mean().item() == pytest.approx((top + h / 2 - 0.5) * 255 / 99, abs=1.5)
 
 
-@pytest.mark.parametrize("size", [12, 16])
-def test_downsampling_does_not_alias(size: int) -> None:
-    board = ((torch.arange(64)[:, None] + torch.arange(64)) % 2 * 255).to(torch.uint8).expand(2, 1, 3, 64, 64)
-    for out in (random_views(board, size, seeded()), center_crop(board, size)):
-        assert (out.float() - 127.5).abs().max() < 12
-
-
 @pytest.mark.parametrize(
     ("height", "width", "size"),
     [(240, 320, 224), (64, 80, 56), (45, 61, 48), (61, 45, 48), (64, 80, 64), (37, 200, 48), (333, 250, 224)],
@@ -228,23 +202,6 @@ def test_center_crop_matches_the_clip_image_processor(height: int, width: int, s
         assert (difference > 0).float().mean() < 0.01
 
 
-def test_center_crop_accepts_any_leading_axes() -> None:
-    frames = noise(2, 3, 3, 40, 52)
-    out = center_crop(frames, 24)
-    assert out.shape == (2, 3, 3, 24, 24)
-    assert torch.equal(out[1, 2], center_crop(frames[1, 2], 24))
-
-
-def test_augment_does_not_depend_on_the_memory_layout() -> None:
-    frames = noise(2, 4, 3, 40, 52)
-    permuted = frames.permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3)
-    assert permuted.stride() != frames.stride()
-    assert torch.equal(
-        random_views(frames, 24, seeded(), **ALL_AUGMENTATIONS),
-        random_views(permuted, 24, seeded(), **ALL_AUGMENTATIONS),
-    )
-
-
 @pytest.mark.parametrize(("height", "width"), [(24, 60), (61, 24), (24, 24)])
 def test_eval_crops_run_along_the_long_side(height: int, width: int) -> None:
     frames = torch.randint(0, 255, (2, 3, height, width), dtype=torch.uint8, generator=seeded())
@@ -253,8 +210,6 @@ def test_eval_crops_run_along_the_long_side(height: int, width: int) -> None:
     assert torch.equal(views[0], frames[..., :24, :24])
     assert torch.equal(views[1], center_crop(frames, 24))
     assert torch.equal(views[2], frames[..., -24:, -24:])
-    with pytest.raises(ValueError, match="num_crops: 0 is too few"):
-        eval_crops(frames, 24, num_crops=0)
 
 
 def test_frame_index_selects_the_same_clips() -> None:

@@ -15,18 +15,13 @@ import pytest
 from typer.testing import CliRunner
 
 from support.training_fixtures import make_concept_set, make_settings, write_clips
-from support.video_files import numbered_frames, write_bad_files, write_video
+from support.video_files import numbered_frames, touch, write_bad_files, write_video
 from verbspace.cli import main
+from verbspace.data import verify
 from verbspace.data.decoding.pyav import count_frames, decode_frames
 from verbspace.data.errors import DecodeError, DecodeFailures, NoReadableVideo
 from verbspace.data.sources.manifest import read_manifest
-from verbspace.data.verify import (
-    VERIFY_LOG_NAME,
-    CheckLog,
-    cached_failures,
-    run_in_subprocesses,
-    verify_files,
-)
+from verbspace.data.verify import VERIFY_LOG_NAME, CheckLog, cached_failures, run_in_subprocesses, verify_files
 from verbspace.models.video_encoder import VideoEncoder
 from verbspace.training.adapt import adapt
 
@@ -60,14 +55,14 @@ def misbehave(file: str) -> int:
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-def test_a_decoder_that_hangs_or_crashes_is_replaced(workers: int, tmp_path: Path) -> None:
+def test_a_decoder_that_hangs_or_crashes_is_replaced(
+    workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     names = ["ok1", "hang1", "crash1", "ok2", "exit1", "odd1", "hang2", "ok3"]
     files = [str(tmp_path / name) for name in names]
+    monkeypatch.setattr(verify, "_START_METHOD", "fork")
     start = time.monotonic()
-    found = {
-        Path(o.file).name: o
-        for o in run_in_subprocesses(misbehave, files, timeout=0.5, num_workers=workers, start_method="fork")
-    }
+    found = {Path(o.file).name: o for o in run_in_subprocesses(misbehave, files, timeout=0.5, num_workers=workers)}
     assert time.monotonic() - start < 20
     assert set(found) == set(names)
     assert all(found[name].frames == 7 and found[name].error is None for name in names if name.startswith("ok"))
@@ -134,17 +129,11 @@ def test_training_with_a_third_of_bad_files_finishes_and_reports_each(tmp_path: 
 
 
 def test_a_folder_with_only_bad_files_is_an_error(tmp_path: Path, tiny_clip: Path) -> None:
-    (tmp_path / "videos").mkdir()
-    (tmp_path / "videos/a.mp4").touch()
-    verify_files([str(tmp_path / "videos/a.mp4")], tmp_path / "videos" / VERIFY_LOG_NAME)
+    videos = touch(tmp_path / "videos", "a.mp4")
+    verify_files([str(videos / "a.mp4")], videos / VERIFY_LOG_NAME)
+    encoder = VideoEncoder.from_pretrained(tiny_clip)
     with pytest.raises(NoReadableVideo, match=r"found all 1 videos unreadable; .*the file is empty"):
-        adapt(
-            VideoEncoder.from_pretrained(tiny_clip),
-            tmp_path / "videos",
-            make_concept_set(),
-            tmp_path / "run",
-            make_settings(),
-        )
+        adapt(encoder, videos, make_concept_set(), tmp_path / "run", make_settings())
 
 
 # Fuzz.

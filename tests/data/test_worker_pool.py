@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from verbspace.data import worker_pool
@@ -45,10 +44,6 @@ def fail_unpicklably() -> None:
     raise Unpicklable("a bug")
 
 
-def random_array(size: int) -> dict[str, np.ndarray]:
-    return {"array": np.random.default_rng(0).integers(0, 256, size, dtype=np.uint8), "empty": np.zeros((0, 3))}
-
-
 @pytest.fixture
 def pool() -> Iterator[SubprocessPool]:
     with SubprocessPool(run, 1, timeout=1.0, start_method="fork") as pool:
@@ -64,17 +59,6 @@ def test_results_come_from_other_processes(start_method: str) -> None:
     with SubprocessPool(os.getppid, 2, timeout=60, start_method=start_method) as pool:
         futures = [pool.submit(pool.call) for _ in range(8)]
         assert [future.result() for future in futures] == [os.getpid()] * 8
-
-
-def test_large_arrays_are_returned_unchanged_and_writable(pool: SubprocessPool) -> None:
-    found, expected = call(pool, random_array, 3_000_000), random_array(3_000_000)
-    assert np.array_equal(found["array"], expected["array"])
-    assert found["empty"].shape == (0, 3)
-    assert found["array"].flags.writeable
-
-
-def test_a_process_serves_many_calls(pool: SubprocessPool) -> None:
-    assert call(pool, os.getpid) == call(pool, os.getpid)
 
 
 def test_a_call_that_takes_too_long_is_stopped(pool: SubprocessPool) -> None:
@@ -99,13 +83,6 @@ def test_crashes_are_reported(
         call(pool, function, *args)
     assert caught.value.was_killed == was_killed
     assert call(pool, abs, -1) == 1
-
-
-def test_a_process_that_ends_while_idle_is_replaced(pool: SubprocessPool) -> None:
-    first = call(pool, os.getpid)
-    os.kill(first, signal.SIGKILL)
-    time.sleep(0.2)
-    assert call(pool, os.getpid) != first
 
 
 def test_a_process_that_ends_while_starting_is_not_blamed_on_the_call() -> None:

@@ -12,25 +12,10 @@ from verbspace.evaluation.protocol import EvalProtocol, are_comparable
 from verbspace.evaluation.results import Result
 
 PROBE = EvalProtocol(
-    task="linear-probe",
-    data="test",
-    data_hash="0123",
-    clips=98,
-    missing=2,
-    actions=5,
-    concepts="4567",
-    frames=8,
-    views=(2, 1),
-    size=56,
-    decoder="PyAV 18.1.0",
-    seed=3,
-    train="train",
-    train_hash="89ab",
-    train_clips=400,
-    details={"C of": (0.1, 1.0)},
-    checkpoint="cdef",
-    chosen={"C": 0.1},
-)
+    task="linear-probe", data="test", data_hash="0123", clips=98, missing=2, actions=5, concepts="4567", frames=8,
+    views=(2, 1), size=56, decoder="PyAV 18.1.0", seed=3, train="train", train_hash="89ab", train_clips=400,
+    details={"C of": (0.1, 1.0)}, checkpoint="cdef", chosen={"C": 0.1},
+)  # fmt: skip
 
 
 def test_summary() -> None:
@@ -39,13 +24,7 @@ def test_summary() -> None:
         "8 frames · 2x1 views · 56 px · PyAV 18.1.0 · float32 · C of 0.1/1 · C 0.1 · seed 3 · checkpoint cdef"
     )
     other = PROBE.model_copy(
-        update={
-            "task": "zero-shot",
-            "by": "both",
-            "templates": ("a {}.",),
-            "train": None,
-            "details": {"k": 20},
-        }
+        update={"task": "zero-shot", "by": "both", "templates": ("a {}.",), "train": None, "details": {"k": 20}}
     )
     assert other.summary().startswith(
         "zero-shot by both · test (0123) · 98 of 100 clips · 5 actions (4567) · 1 template ·"
@@ -57,26 +36,11 @@ def test_summary() -> None:
 def test_comparable_protocols_differ_in_the_encoder_only() -> None:
     assert are_comparable(PROBE, PROBE.model_copy(update={"checkpoint": "other", "chosen": {"C": 1.0}}))
     changes = {
-        "task": "knn",
-        "data": "other",
-        "data_hash": "other",
-        "clips": 99,
-        "missing": 1,
-        "actions": 6,
-        "concepts": "other",
-        "templates": ("{}",),
-        "by": "category",
-        "frames": 4,
-        "views": (1, 1),
-        "size": 64,
-        "decoder": "PyAV 17",
-        "dtype": "bfloat16",
-        "seed": 4,
-        "train": "other",
-        "train_hash": "other",
-        "train_clips": 1,
-        "details": {"k": 20},
-    }
+        "task": "knn", "data": "other", "data_hash": "other", "clips": 99, "missing": 1, "actions": 6,
+        "concepts": "other", "templates": ("{}",), "by": "category", "frames": 4, "views": (1, 1), "size": 64,
+        "decoder": "PyAV 17", "dtype": "bfloat16", "seed": 4, "train": "other", "train_hash": "other",
+        "train_clips": 1, "details": {"k": 20},
+    }  # fmt: skip
     assert set(changes) == set(EvalProtocol.model_fields) - {"checkpoint", "chosen"}
     for field, value in changes.items():
         assert not are_comparable(PROBE, PROBE.model_copy(update={field: value})), field

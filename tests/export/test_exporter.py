@@ -1,6 +1,5 @@
 import json
 import re
-import shutil
 import subprocess
 import sys
 import zipfile
@@ -21,15 +20,12 @@ from typer.testing import CliRunner
 
 from support.small_encoders import TINY_CHECKPOINTS, random_times, random_video, with_random_temporal
 from support.video_files import numbered_frames, write_video
-from verbspace.cli.console.export_tables import export_summary_lines
 from verbspace.cli.main import app
 from verbspace.concepts.concept_set import Action, ConceptSet, Description, Provenance
 from verbspace.evaluation.evaluate import evaluate
 from verbspace.export import exporter as module
-from verbspace.export.accuracy_check import check_accuracy
 from verbspace.export.exporter import export
-from verbspace.export.formats import load_tower, quantize_tower
-from verbspace.export.manifest import render_readme, tokenizer_matches
+from verbspace.export.formats import quantize_tower
 from verbspace.export.parity import ParityStats
 from verbspace.models.hashing import encoder_hash
 from verbspace.models.video_encoder import VideoEncoder
@@ -67,12 +63,6 @@ def onnx_towers(folder: Path) -> list[Any]:
     return [partial(run_tower, folder, name) for name in ("video", "text")]
 
 
-def write_labeled_videos(folder: Path) -> None:
-    for number in range(6):
-        name = f"{'waving' if number % 2 else 'jumping'}/{number}.mp4"
-        write_video(folder / name, numbered_frames(12, seed=number))
-
-
 @torch.no_grad()
 def assert_towers_match(encoder: VideoEncoder, video: Any, text: Any) -> None:
     """Compare towers with the encoder, for all of SIZES, and for TEXTS in a batch and alone."""
@@ -105,6 +95,7 @@ def test_onnx_of_clip(clip: VideoEncoder, exported: Path) -> None:
     assert_towers_match(clip, *onnx_towers(exported))
     for name in ("video", "text"):
         onnx.checker.check_model(exported / f"{name}.onnx")
+    run_readme(exported, clip)
 
 
 def test_without_temporal_attention(tiny_clip: Path, tmp_path: Path) -> None:
@@ -136,9 +127,7 @@ def test_files_written(clip: VideoEncoder, exported: Path) -> None:
     assert manifest["concepts"]["categories"] == ["waving", "jumping"]
     assert manifest["concepts"]["descriptions"] == ["both hands up"]
     assert manifest["concepts"]["temperature"] == pytest.approx(1 / clip.logit_scale)
-
-
-def test_each_tower_contains_only_its_weights(clip: VideoEncoder, exported: Path) -> None:
+    # Each tower contains only its weights.
     video = sum(p.numel() for p in (*clip.temporal_parameters(), *clip.spatial_parameters()))
     for name, expected in (("video", video), ("text", sum(p.numel() for p in clip.parameters()) - video)):
         num_weights = sum(int(np.prod(entry.dims)) for entry in onnx.load(exported / f"{name}.onnx").graph.initializer)
@@ -146,7 +135,6 @@ def test_each_tower_contains_only_its_weights(clip: VideoEncoder, exported: Path
 
 
 def test_int8(clip: VideoEncoder, exported: Path) -> None:
-    manifest = json.loads((exported / "verbspace.json").read_text())
     types = {node.op_type for node in onnx.load(exported / "video_int8.onnx").graph.node}
     assert "MatMulInteger" in types
     pixels, times = random_video(2, 4, 3, 32, 32), random_times(2, 4)
@@ -154,7 +142,8 @@ def test_int8(clip: VideoEncoder, exported: Path) -> None:
     with torch.no_grad():
         cosines = (quantized * clip(pixels, times)).sum(1)
     assert 0.99 < cosines.min() < 0.9999999  # close, but not equal
-    assert 0.99 < manifest["int8"]["video"]["least_cosine"] <= manifest["int8"]["video"]["mean_cosine"] < 1
+    stats = json.loads((exported / "verbspace.json").read_text())["int8"]["video"]
+    assert 0.99 < stats["least_cosine"] <= stats["mean_cosine"] < 1
     assert (exported / "video_int8.onnx").stat().st_size < (exported / "video.onnx").stat().st_size
 
 
@@ -175,52 +164,6 @@ def run_readme(folder: Path, encoder: VideoEncoder) -> None:
     np.testing.assert_allclose(arrays["videos"], videos, atol=1e-5)
     texts = encoder.encode_text(["a video of a person waving", "a video of a person jumping"])
     np.testing.assert_allclose(arrays["texts"], texts, atol=1e-5)
-
-
-def test_readme_program_runs(clip: VideoEncoder, exported: Path) -> None:
-    run_readme(exported, clip)
-
-
-def test_readme_program_runs_with_the_tokenizer_of_transformers(
-    clip: VideoEncoder, exported: Path, tmp_path: Path
-) -> None:
-    """The README for a tokenizer that the `tokenizers` library does not reproduce."""
-    folder = shutil.copytree(exported, tmp_path / "out")
-    manifest = json.loads((folder / "verbspace.json").read_text())
-    manifest["text"]["tokenizers"] = False
-    (folder / "README.md").write_text(render_readme(manifest))
-    assert "AutoTokenizer.from_pretrained" in render_readme(manifest)
-    run_readme(folder, clip)
-
-
-def test_tokenizer_matches(clip: VideoEncoder, exported: Path) -> None:
-    text = json.loads((exported / "verbspace.json").read_text())["text"]
-    processor, file = clip.require_processor(), exported / "tokenizer.json"
-    assert tokenizer_matches(processor, file, text)
-    other = "left" if text["pad_side"] == "right" else "right"
-    for change in ({"context": 9}, {"pad_side": other}, {"pad_to_context": True}):
-        assert not tokenizer_matches(processor, file, {**text, **change})
-    assert not tokenizer_matches(processor, exported / "none.json", text)
-
-
-def test_accuracy_of_full_precision_and_int8(clip: VideoEncoder, exported: Path, tmp_path: Path) -> None:
-    write_labeled_videos(tmp_path)
-    towers = {
-        variant: {tower: load_tower(exported / f"{tower}{suffix}.onnx") for tower in ("video", "text")}
-        for variant, suffix in (("full", ""), ("int8", "_int8"))
-    }
-    found = check_accuracy(clip, towers, tmp_path, frames=4)
-    expected = evaluate(clip, tmp_path, baseline=False, frames=4).result
-    assert found["full"] == {"top1": expected.top1, "ci95": list(expected.ci95), "n": 6, "unreadable": 0}
-    assert found["int8"]["n"] == 6
-    assert 0.99 < found["int8"]["video"]["least_cosine"] < 0.9999999
-    manifest = json.loads((exported / "verbspace.json").read_text())
-    text = "\n".join(export_summary_lines({**manifest, "check": found}, exported))
-    assert f"fp32: top-1 {100 * expected.top1:.1f}% (95%" in text
-    assert f"int8: top-1 {100 * found['int8']['top1']:.1f}% (95%" in text
-    assert f"Zero-shot top-1 on 6 labeled videos ({tmp_path.name}, 2 actions" in render_readme(
-        {**manifest, "check": found}
-    )
 
 
 def test_tower_too_large_for_int8(tmp_path: Path) -> None:
@@ -251,13 +194,16 @@ def test_torch_export_programs(clip: VideoEncoder, tmp_path: Path) -> None:
 
 
 @torch.no_grad()
-def test_deviating_tower_is_not_written(clip: VideoEncoder, tmp_path: Path, monkeypatch: Any) -> None:
+@pytest.mark.parametrize(("deviation", "shown"), [(2e-4, r"0\.0002"), (float("nan"), "nan")])
+def test_deviating_tower_is_not_written(
+    deviation: float, shown: str, clip: VideoEncoder, tmp_path: Path, monkeypatch: Any
+) -> None:
     names = {"video": {"pixel_values_videos": {}, "times": {}}, "text": {"input_ids": {}}}
     towers = [SimpleNamespace(name=name, inputs=inputs) for name, inputs in names.items()]
     monkeypatch.setattr(module, "trace_towers", lambda *_: towers)
     monkeypatch.setattr(module, "write_tower", lambda tower, form, path: path.write_bytes(b"a tower"))
-    monkeypatch.setattr(module, "load_tower", lambda path: lambda inputs: clip(**inputs) + 2e-4)
-    with pytest.raises(ValueError, match=r"the exported video tower differs from the encoder by 0\.0002, more than"):
+    monkeypatch.setattr(module, "load_tower", lambda path: lambda inputs: clip(**inputs) + deviation)
+    with pytest.raises(ValueError, match=rf"the exported video tower differs from the encoder by {shown}, more than"):
         export(clip, tmp_path / "out", "torch")
     assert not list(tmp_path.iterdir())
 
@@ -278,10 +224,7 @@ def test_parity_stats() -> None:
     b[2, 3] += 0.25
     assert ParityStats.from_pairs([(a, b), (a, a)]).largest == pytest.approx(0.25)
     assert ParityStats.from_pairs([(a, -a), (a, a)]).mean_cosine == pytest.approx(0, abs=1e-6)
-    with pytest.raises(ValueError, match=r"embeddings are \(4, 8\), the encoder's \(4, 7\)"):
-        ParityStats.from_pairs([(a, a[:, 1:])])
-    with pytest.raises(ValueError, match="are not finite"):
-        ParityStats.from_pairs([(a / 0, a)])
+    assert np.isnan(ParityStats.from_pairs([(a, a), (a * float("nan"), a), (a, a)]).largest)
 
 
 def test_invalid_options(clip: VideoEncoder, tmp_path: Path, monkeypatch: Any) -> None:
@@ -296,21 +239,24 @@ def test_invalid_options(clip: VideoEncoder, tmp_path: Path, monkeypatch: Any) -
 
 
 def test_export_command_with_eval_data(clip: VideoEncoder, tmp_path: Path) -> None:
-    write_labeled_videos(tmp_path / "clips")
+    for number in range(6):
+        name = f"{'waving' if number % 2 else 'jumping'}/{number}.mp4"
+        write_video(tmp_path / "clips" / name, numbered_frames(12, seed=number))
     clip.save_pretrained(tmp_path / "encoder")
     expected = evaluate(clip, tmp_path / "clips", baseline=False).result
-    found = CliRunner().invoke(
-        app,
-        ["export", str(tmp_path / "encoder"), "--out", str(tmp_path / "out"), "--format", "torch", "--eval-data",
-         str(tmp_path / "clips")],
-    )  # fmt: skip
+    encoder, out, clips = (str(tmp_path / name) for name in ("encoder", "out", "clips"))
+    command = ["export", encoder, "--out", out, "--int8", "--eval-data", clips]
+    found = CliRunner().invoke(app, command)
     assert found.exit_code == 0, found.output
     assert "video: largest difference from the encoder" in found.output
-    manifest = json.loads((tmp_path / "out" / "verbspace.json").read_text())
-    assert manifest["check"]["full"] == {
-        "top1": expected.top1, "ci95": list(expected.ci95), "n": 6, "unreadable": 0,
-    }  # fmt: skip
-    assert f"fp32: top-1 {100 * expected.top1:.1f}%" in found.output
+    check = json.loads((tmp_path / "out" / "verbspace.json").read_text())["check"]
+    assert check["full"] == {"top1": expected.top1, "ci95": list(expected.ci95), "n": 6, "unreadable": 0}
+    assert check["int8"]["n"] == 6
+    assert 0.99 < check["int8"]["video"]["least_cosine"] < 0.9999999
+    for name, top1 in (("fp32", expected.top1), ("int8", check["int8"]["top1"])):
+        assert f"{name}: top-1 {100 * top1:.1f}% (95%" in found.output
+    readme = (tmp_path / "out" / "README.md").read_text()
+    assert "Zero-shot top-1 on 6 labeled videos (clips, 2 actions" in readme
 
 
 @pytest.mark.slow

@@ -10,37 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 
-from support.playground_files import tiny_world
 from verbspace.concepts.concept_set import ConceptSet
-from verbspace.data.sources.manifest import read_manifest
 from verbspace.evaluation.calibration import expected_calibration_error
-from verbspace.inference.calibration import (
-    Calibration,
-    calibrate,
-    fit_temperature,
-    resolve_reference,
-)
+from verbspace.inference.calibration import Calibration, calibrate, fit_temperature, resolve_reference
 from verbspace.inference.predictor import predict
 from verbspace.models.video_encoder import VideoEncoder
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_world(tmp_path_factory) / "test"
-
-
-@pytest.fixture(scope="module")
-def adapted() -> VideoEncoder:
-    encoder = VideoEncoder.from_pretrained("playground")
-    with torch.no_grad():
-        for parameter in encoder.temporal_parameters():
-            parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
-    return encoder
-
-
-@pytest.fixture(scope="module")
-def files(world: Path) -> list[str]:
-    return [record.file for record in read_manifest(world)]
 
 
 @settings(deadline=None, max_examples=50)
@@ -67,31 +41,30 @@ def test_fit_recovers_the_temperature_that_targets_were_sampled_with() -> None:
     assert calibrated < 0.01 < expected_calibration_error(scores.softmax(1), targets)
 
 
-def test_reference_encoder(adapted: VideoEncoder, files: list[str]) -> None:
+def test_reference_encoder(encoder: VideoEncoder, files: list[str]) -> None:
     concepts = ConceptSet.load("playground")
-    reference = resolve_reference(adapted)
+    reference = resolve_reference(encoder)
     assert reference is not None
-    found = calibrate(adapted, files, concepts, reference=reference)
-    scores = adapted.logit_scale * adapted.encode_video(files) @ _categories(adapted, concepts).T
+    found = calibrate(encoder, files, concepts, reference=reference)
+    scores = encoder.logit_scale * encoder.encode_video(files) @ _categories(encoder, concepts).T
     reference_predictions = (reference.encode_video(files) @ _categories(reference, concepts).T).argmax(1)
     assert found.temperature == pytest.approx(fit_temperature(scores, reference_predictions), rel=1e-3)
     assert found.agreement == pytest.approx(float((scores.argmax(1) == reference_predictions).double().mean()))
     assert found.method == "another encoder"
     assert found.videos == len(files)
-    assert found.confidence[1] == pytest.approx(
-        float((scores / found.temperature).softmax(1).max(1).values.mean()), abs=1e-4
-    )
+    confidence = (scores / found.temperature).softmax(1).max(1).values.mean()
+    assert found.confidence[1] == pytest.approx(float(confidence), abs=1e-4)
     assert "by another encoder: the two encoders agree on" in found.summary()
 
 
 def test_halves_without_a_reference_encoder(files: list[str]) -> None:
-    encoder, concepts = VideoEncoder.from_pretrained("playground"), ConceptSet.load("playground")
-    assert resolve_reference(encoder) is None
+    base, concepts = VideoEncoder.from_pretrained("playground"), ConceptSet.load("playground")
+    assert resolve_reference(base) is None
     vision_adapted = VideoEncoder.from_pretrained("playground", temporal=False)
     with torch.no_grad():
         next(vision_adapted.base.vision_model.parameters()).add_(0.1)
     assert resolve_reference(vision_adapted) is not None
-    found = calibrate(encoder, files, concepts)
+    found = calibrate(base, files, concepts)
     assert found.method == "halves"
     assert 0 < found.agreement < 1
     assert found.temperature > 1  # this CLIP is overconfident on the synthetic dataset
@@ -103,36 +76,34 @@ def _categories(encoder: VideoEncoder, concepts: ConceptSet) -> torch.Tensor:
 
 
 def test_predictions_use_a_calibration_and_reject_one_for_other_settings(
-    adapted: VideoEncoder, files: list[str], tmp_path: Path
+    encoder: VideoEncoder, files: list[str], tmp_path: Path
 ) -> None:
     concepts = ConceptSet.load("playground")
-    found = calibrate(adapted, files, concepts, reference=resolve_reference(adapted))
+    found = calibrate(encoder, files, concepts, reference=resolve_reference(encoder))
     found.save(tmp_path / "calibration.json")
     assert Calibration.load(tmp_path / "calibration.json") == found
-    (uncalibrated,) = predict(adapted, files[0], concepts=concepts, top=20)
-    (calibrated,) = predict(adapted, files[0], concepts=concepts, top=20, calibration=tmp_path / "calibration.json")
+    (uncalibrated,) = predict(encoder, files[0], concepts=concepts, top=20)
+    (calibrated,) = predict(encoder, files[0], concepts=concepts, top=20, calibration=tmp_path / "calibration.json")
     logs = {name: np.log(p) for name, p in uncalibrated.ranking}
     first, second = calibrated.ranking[0], calibrated.ranking[5]
     expected = (logs[first[0]] - logs[second[0]]) / found.temperature
     assert np.log(first[1] / second[1]) == pytest.approx(expected, rel=1e-3)
     with pytest.raises(ValueError, match=r"fitted for frames 8, not for 4; .*run `verbspace calibrate` again"):
-        predict(adapted, files[0], concepts=concepts, frames=4, calibration=found)
+        predict(encoder, files[0], concepts=concepts, frames=4, calibration=found)
     with pytest.raises(ValueError, match="was fitted for concepts"):
-        predict(adapted, files[0], ["waving", "bowing"], calibration=found)
+        predict(encoder, files[0], ["waving", "bowing"], calibration=found)
     with pytest.raises(ValueError, match="was fitted for encoder"):
         predict("playground", files[0], concepts=concepts, calibration=found)
 
 
-def test_calibration_errors_name_the_cause(adapted: VideoEncoder, files: list[str], tmp_path: Path) -> None:
+def test_calibration_errors_name_the_cause(encoder: VideoEncoder, files: list[str], tmp_path: Path) -> None:
     concepts = ConceptSet.load("playground")
     for few in ([], files[:5], [str(tmp_path / f"{n}.mp4") for n in range(30)]):
-        for reference in (None, resolve_reference(adapted)):
-            with pytest.raises(
-                ValueError, match="videos can be read, and a temperature needs 20 or more; pass more videos"
-            ):
-                calibrate(adapted, few, concepts, reference=reference)
+        for reference in (None, resolve_reference(encoder)):
+            with pytest.raises(ValueError, match="videos can be read, and a temperature needs 20 or more; pass more"):
+                calibrate(encoder, few, concepts, reference=reference)
     with pytest.raises(ValueError, match=r"the two predictions agree on all .* videos"):
-        calibrate(adapted, files, concepts, reference=adapted)
+        calibrate(encoder, files, concepts, reference=encoder)
     with pytest.raises(FileNotFoundError, match=r"none\.json: there is no such file; create it with"):
         Calibration.load(tmp_path / "none.json")
     for content, field in (("{", "content"), ('{"temperature": -1}', "temperature"), ("{}", "temperature")):

@@ -46,18 +46,6 @@ def test_result_has_readable_videos_in_order_and_failures(records: list[Record])
     assert encoder.training
 
 
-def test_embedding_is_the_mean_of_normalized_clips(records: list[Record]) -> None:
-    encoder = ColorEncoder().eval()
-    found = embed_videos(encoder, [records[0]], frames=3, clips=4)
-    item = ClipDataset([records[0]], num_frames=3, num_clips=4, size=32)[0]
-    assert isinstance(item, dict)
-    with torch.no_grad():
-        each = functional.normalize(encoder(encoder.normalize(item["video"]), item["times"]), dim=1)
-    expected = functional.normalize(each.mean(0), dim=0)
-    torch.testing.assert_close(found.embeddings[0], expected)
-    assert not encoder.training
-
-
 def test_batches_and_workers_change_nothing(records: list[Record]) -> None:
     one = embed_videos(ColorEncoder(), records, frames=4, clips=2, batch_size=1)
     before = torch.get_rng_state()
@@ -127,6 +115,5 @@ def test_cache_returns_every_embedding() -> None:
     cache.failures["x"] = DecodeFailure(0, Path("x"), "why")
     assert torch.equal(cache.get_embeddings(files), rows)
     assert torch.equal(cache.get_embeddings(["8999", "0"]), rows[[8999, 0]])
-    assert len(cache) == 9001
     assert "x" in cache
     assert "y" not in cache

@@ -6,37 +6,25 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from support.playground_files import tiny_world
 from verbspace.concepts.concept_set import ConceptSet, ConceptSetError
 from verbspace.data.errors import DecodeError
-from verbspace.data.sources.manifest import read_manifest
 from verbspace.inference.predictor import predict
 from verbspace.models.video_encoder import VideoEncoder
 from verbspace.playground.actions import ACTIONS
-from verbspace.playground.demo import load_playground_encoder
 
 NAMES = ["waving", "bowing", "kicking a ball"]
 
 
 @pytest.fixture(scope="module")
-def encoder() -> VideoEncoder:
-    encoder = load_playground_encoder()
-    with torch.no_grad():  # as if adapted: frames depend on each other
-        for parameter in encoder.temporal_parameters():
-            parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
-    return encoder
-
-
-@pytest.fixture(scope="module")
-def paths(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    return [record.path for record in read_manifest(tiny_world(tmp_path_factory) / "test")][:6]
+def paths(files: list[str]) -> list[Path]:
+    return [Path(file) for file in files[:6]]
 
 
 def reference_logits(
-    encoder: VideoEncoder, paths: list[Path], concepts: ConceptSet
+    encoder: VideoEncoder, paths: list[Path], concepts: ConceptSet, frames: int = 8
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Compute scaled cosines with each action's mean prompt (N, K) and with each description (N, M)."""
-    z = F.normalize(encoder.encode_video(paths), dim=-1)
+    z = F.normalize(encoder.encode_video(paths, frames=frames), dim=-1)
     columns = []
     for name in concepts.action_names:
         prompts = encoder.encode_text([template.replace("{}", name) for template in concepts.templates])
@@ -46,9 +34,7 @@ def reference_logits(
     return encoder.logit_scale * z @ torch.stack(columns, 1), encoder.logit_scale * z @ described.T
 
 
-@pytest.mark.parametrize(
-    "concepts", [ConceptSet.from_actions(NAMES), ConceptSet.load("playground")], ids=["bare", "set"]
-)
+@pytest.mark.parametrize("concepts", [ConceptSet.from_actions(NAMES), ConceptSet.load("playground")])
 def test_ranking_is_the_softmax_of_scaled_cosines(
     encoder: VideoEncoder, paths: list[Path], concepts: ConceptSet
 ) -> None:
@@ -85,11 +71,8 @@ def test_top_truncates_the_ranking_without_renormalizing(encoder: VideoEncoder, 
 
 
 def test_number_of_frames(encoder: VideoEncoder, paths: list[Path]) -> None:
-    concepts = ConceptSet.from_actions(NAMES)
     (few,) = predict(encoder, paths[0], NAMES, frames=2)
-    z = encoder.encode_video([paths[0]], frames=2)
-    texts = [encoder.encode_text([t.format(name) for t in concepts.templates]).mean(0) for name in NAMES]
-    row = (encoder.logit_scale * z @ F.normalize(torch.stack(texts), dim=-1).T).softmax(-1)[0]
+    row = reference_logits(encoder, paths[:1], ConceptSet.from_actions(NAMES), frames=2)[0].softmax(-1)[0]
     assert dict(few.ranking) == pytest.approx(dict(zip(NAMES, row.tolist(), strict=True)), abs=1e-5)
     assert few.ranking != predict(encoder, paths[0], NAMES)[0].ranking
 
@@ -107,17 +90,9 @@ def test_concepts_from_an_object_a_name_a_file_or_the_encoder(
     assert predict(copy, paths[:2]) == expected
     copy.save_pretrained(tmp_path / "encoder")
     assert predict(tmp_path / "encoder", paths[:2]) == expected
-    without_descriptions = predict(
-        copy, paths[:2], list(reversed(NAMES))
-    )  # actions take precedence over the encoder's own set
+    # Actions take precedence over the encoder's own set.
+    without_descriptions = predict(copy, paths[:2], list(reversed(NAMES)))
     assert [one.descriptions for one in without_descriptions] == [[], []]
-
-
-def test_frozen_clip_is_better_than_chance_on_the_synthetic_dataset(tmp_path_factory: pytest.TempPathFactory) -> None:
-    records = read_manifest(tiny_world(tmp_path_factory) / "test")
-    found = predict("playground", [record.path for record in records], list(ACTIONS))
-    hits = sum(one.ranking[0][0] == record.label for one, record in zip(found, records, strict=True))
-    assert hits / len(records) > 0.2  # chance is 0.05
 
 
 def test_errors_name_the_cause(encoder: VideoEncoder, paths: list[Path], tmp_path: Path) -> None:
@@ -125,12 +100,8 @@ def test_errors_name_the_cause(encoder: VideoEncoder, paths: list[Path], tmp_pat
         predict(encoder, paths)
     with pytest.raises(ValueError, match="give actions or concepts, not both"):
         predict(encoder, paths, NAMES, concepts="playground")
-    with pytest.raises(ConceptSetError, match="actions: is empty; add one or more"):
+    with pytest.raises(ConceptSetError, match="actions: is empty; fill it in"):
         predict(encoder, paths, [])
-    with pytest.raises(ConceptSetError, match=r"'waving' duplicates actions\.0"):
-        predict(encoder, paths, ["waving", "waving"])
-    with pytest.raises(ConceptSetError, match="no-such-set: no such file or bundled concept set"):
-        predict(encoder, paths, concepts="no-such-set")
     with pytest.raises(ValueError, match="no descriptions of waving"):
         predict(encoder, paths, NAMES, scoring="description")
     with pytest.raises(DecodeError, match=r"gone\.mp4: there is no such file"):

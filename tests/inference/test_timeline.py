@@ -105,16 +105,3 @@ def test_unreadable_file_does_not_stop_the_stream(long_video: Path, tmp_path: Pa
         predict("playground", files, NAMES, window_config=WindowConfig(2.0))
     with pytest.raises(ValueError, match="windows of 2 s every 3 s"):
         predict("playground", long_video, NAMES, window_config=WindowConfig(2.0, 3.0))
-
-
-@settings(max_examples=100, deadline=None)
-@given(st.floats(0.1, 30), st.floats(0.2, 5), st.floats(0.1, 1), st.integers(0, 9))
-def test_cells_are_means_of_all_covering_windows(duration: float, length: float, overlap: float, seed: int) -> None:
-    times = np.arange(max(2, round(duration * 10))) / 10
-    windows = plan_windows(times, length, length * overlap)
-    rows = torch.rand(len(windows), 3, generator=torch.Generator().manual_seed(seed))
-    grid = merge_windows(windows, rows)
-    for n, (start, end) in enumerate(pairwise(grid.edges)):
-        middle = (start + end) / 2
-        covering = [row for window, row in zip(windows, rows, strict=True) if window.start <= middle <= window.end]
-        torch.testing.assert_close(grid.probabilities[n], torch.stack(covering).mean(0))

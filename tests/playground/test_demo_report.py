@@ -59,11 +59,12 @@ def metrics(tmp_path: Path) -> Path:
 
 
 def render(demo_results: dict[str, Any], metrics: Path, evaluator: WorldEvaluator) -> str:
-    encoder, zero_shot = (
-        load_playground_encoder(),
-        classification_metrics(torch.eye(20).repeat(2, 1), evaluator.test_clips.labels, num_resamples=10),
+    encoder = load_playground_encoder()
+    zero_shot = classification_metrics(torch.eye(20).repeat(2, 1), evaluator.test_clips.labels)
+    sides = ("frozen", "adapted")
+    return render_demo_report(
+        demo_results, metrics, evaluator, dict.fromkeys(sides, encoder), dict.fromkeys(sides, zero_shot)
     )
-    return render_demo_report(demo_results, metrics, evaluator, encoder, encoder, zero_shot, zero_shot)
 
 
 def test_report_is_self_contained_and_has_the_results(metrics: Path, evaluator: WorldEvaluator) -> None:

@@ -12,9 +12,7 @@ from verbspace.concepts.concept_set import ConceptSet
 from verbspace.evaluation.zero_shot import zero_shot_scores
 from verbspace.models.hub import BUNDLED_CHECKPOINTS
 from verbspace.models.video_encoder import VideoEncoder
-from verbspace.playground.captioned_images import (
-    render_captioned_images,
-)
+from verbspace.playground.captioned_images import render_captioned_images
 from verbspace.playground.pretrain import (
     IMAGE_MEAN,
     IMAGE_STD,
@@ -39,9 +37,7 @@ def test_bundled_clip_is_small_and_half_precision() -> None:
     assert zero_shot_accuracy(model, CLIPTokenizer.from_pretrained(folder), render_captioned_images(300, 31_337)) >= 0.6
 
 
-def test_bundled_clip_loads_offline_and_classifies_new_images(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_bundled_clip_loads_offline_and_classifies_new_images(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise OSError("network access")
 

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -9,7 +11,6 @@ from verbspace.playground.render import (
     SKIN_COLORS,
     Appearance,
     Camera,
-    CameraEffects,
     apply_camera_effects,
     blur,
     draw_capsule,
@@ -41,10 +42,12 @@ def test_capsule_outside_the_image_or_invisible_draws_nothing() -> None:
     assert image[1].max() == 1
 
 
+def make_camera(x: float, y: float, scale: float, stretch: float = 1.0) -> Camera:
+    return Camera(np.array([[x, y]], np.float32), np.float32([scale]), np.zeros(1, np.float32), stretch)
+
+
 def test_camera_projects_its_center_to_the_image_center() -> None:
-    camera = Camera(
-        np.array([[1, 1]], np.float32), np.full(1, 10, np.float32), np.zeros(1, np.float32), horizontal_stretch=1.5
-    )
+    camera = make_camera(1, 1, scale=10, stretch=1.5)
     points = {"center": [1, 1], "right": [2, 1], "above": [1, 2]}
     seen = {k: camera.project(np.array([v], np.float32), (64, 80), False)[0].tolist() for k, v in points.items()}
     assert seen == {"center": [40, 32], "right": [55, 32], "above": [40, 22]}
@@ -53,7 +56,7 @@ def test_camera_projects_its_center_to_the_image_center() -> None:
 
 @pytest.mark.parametrize("scene", SCENES)
 def test_mirrored_appearance_mirrors_the_image(scene: str) -> None:
-    pose, camera = MOTIONS["kicking a ball"](np.float32([0.3, 0.9]), STEADY), Camera.make_static(2, 48)
+    pose, camera = MOTIONS["kicking a ball"](np.float32([0.3, 0.9]), STEADY), make_camera(0, 1.02, scale=48 / 2.5)
     plain, mirrored = (
         render_frames(pose, Appearance("red", "blue", SKIN_COLORS[0], scene, 1.0, side), camera, (48, 60))
         for side in (False, True)
@@ -71,16 +74,16 @@ def test_each_camera_effect_has_its_effect() -> None:
     rng = np.random.default_rng(0)
     image = rng.uniform(size=(2, 8, 8, 3)).astype(np.float32)
     np.testing.assert_array_equal(apply_camera_effects(image, PLAIN, rng), np.floor(image * 255 + 0.5).astype(np.uint8))
-    dim = apply_camera_effects(image, CameraEffects((0, 0), (0, 0), (0, 0), (0.5, 0.5), (0, 0)), rng).astype(int)
-    np.testing.assert_allclose(dim, image * 127.5, atol=0.51)
-    gray = apply_camera_effects(
-        image, CameraEffects((0, 0), (0, 0), (0, 0), (1, 1), (0, 0), desaturation=1.0), rng
-    ).astype(int)
-    assert np.ptp(gray, axis=-1).max() <= 1
-    warm = apply_camera_effects(image, CameraEffects((0, 0), (0, 0), (0.1, 0.1), (0.8, 0.8), (0, 0)), rng).astype(float)
+
+    def apply(**changes: object) -> np.ndarray:
+        return apply_camera_effects(image, replace(PLAIN, **changes), rng).astype(float)
+
+    np.testing.assert_allclose(apply(exposure=(0.5, 0.5)), image * 127.5, atol=0.51)
+    assert np.ptp(apply(desaturation=1.0), axis=-1).max() <= 1
+    warm = apply(warmth=(0.1, 0.1), exposure=(0.8, 0.8))
     assert warm[..., 0].mean() > 0.8 * 255 * image[..., 0].mean() * 1.05
     assert warm[..., 2].mean() < 0.8 * 255 * image[..., 2].mean() * 0.95
-    noisy = CameraEffects((0, 0), (0, 0), (0, 0), (1, 1), (0.05, 0.05))
+    noisy = replace(PLAIN, noise_std=(0.05, 0.05))
     one, two, other = (apply_camera_effects(image, noisy, np.random.default_rng(seed)) for seed in (1, 1, 2))
     np.testing.assert_array_equal(one, two)
     assert (one != other).any()

@@ -12,10 +12,7 @@ from verbspace.config.settings import LossSettings
 from verbspace.data.dataloader import load_views
 from verbspace.models.hashing import encoder_hash
 from verbspace.playground.actions import TRAIN_ACTIONS
-from verbspace.playground.demo import (
-    PLAYGROUND_SETTINGS,
-    load_playground_encoder,
-)
+from verbspace.playground.demo import PLAYGROUND_SETTINGS, load_playground_encoder
 from verbspace.playground.supervised_upper_bound import (
     SupervisedMethod,
     read_labeled_train_records,
@@ -61,14 +58,12 @@ def test_supervised_loss_is_the_mean_cross_entropy_over_views(local_views: int, 
 
 
 def test_supervised_training_reduces_the_loss(world: Path, tmp_path: Path) -> None:
-    training = TINY_TRAINING.model_copy(
-        update={"steps": 16, "batch_size": 8, "learning_rate": 3e-4, "save_interval": 100}
-    )
+    training = TINY_TRAINING.model_copy(update={"steps": 16, "batch_size": 8, "save_interval": 100})
     views = PLAYGROUND_SETTINGS.views.model_copy(update={"local_views": 0})
     settings = PLAYGROUND_SETTINGS.model_copy(update={"training": training, "views": views})
     start, concepts = load_playground_encoder(), ConceptSet.load("playground").subset(TRAIN_ACTIONS)
     before = encoder_hash(start)
-    taught = train_supervised_upper_bound(start, read_labeled_train_records(world), concepts, tmp_path, settings)
+    taught = train_supervised_upper_bound(start, world, concepts, tmp_path, settings)
     assert encoder_hash(start) == before
     assert encoder_hash(taught) != before
     losses = [row["loss/supervised"] for row in deterministic_metrics(tmp_path)]

@@ -13,7 +13,7 @@ from verbspace.data.decoding.pyav import decode_frames, frame_times
 from verbspace.data.sources.manifest import read_manifest
 from verbspace.playground.actions import ACTIONS, TRAIN_ACTIONS
 from verbspace.playground.world import (
-    DomainShift,
+    DEGRADED_EFFECTS,
     WorldSettings,
     list_split_actions,
     make_world,
@@ -44,7 +44,7 @@ def test_clips_are_h264_mp4_at_four_frame_rates(world: Path) -> None:
 
 
 def test_written_frames_can_be_decoded(tmp_path: Path) -> None:
-    frames, rate = render_video("waving", np.random.default_rng(0), DomainShift(camera_effects=PLAIN))
+    frames, rate = render_video("waving", np.random.default_rng(0), PLAIN)
     write_clip(tmp_path / "clip.mp4", frames, rate, crf=12)
     read = decode_frames(tmp_path / "clip.mp4", None).permute(0, 2, 3, 1).numpy().astype(float)
     assert read.shape == frames.shape
@@ -53,10 +53,10 @@ def test_written_frames_can_be_decoded(tmp_path: Path) -> None:
     assert np.abs(frames[0].astype(float) - frames[4]).mean() > 1  # and they move
 
 
-def test_domain_shift_reduces_color_and_brightness() -> None:
+def test_camera_effects_reduce_color_and_brightness() -> None:
     clear, faded = (
-        render_video("bowing", np.random.default_rng(1), shift)[0].astype(float)
-        for shift in (DomainShift(camera_effects=PLAIN), DomainShift())
+        render_video("bowing", np.random.default_rng(1), effects)[0].astype(float)
+        for effects in (PLAIN, DEGRADED_EFFECTS)
     )
     assert clear.shape == faded.shape
     assert np.ptp(faded, axis=-1).mean() < 0.8 * np.ptp(clear, axis=-1).mean()  # color

@@ -14,46 +14,32 @@ from support.measured_results import make_result
 from support.pages import HOSTILE_TEXT, ParsedPage
 from support.small_encoders import with_random_temporal
 from verbspace.cli.main import app
-from verbspace.concepts.concept_set import ConceptSet
-from verbspace.config.settings import AdaptSettings, dump_settings, parse_settings
+from verbspace.config.settings import dump_settings, parse_settings
 from verbspace.models.hashing import encoder_hash
 from verbspace.models.video_encoder import VideoEncoder
 from verbspace.reporting.compare.page import compare_runs
 from verbspace.reporting.compare.runs import find_setting_differences, group_by_seed, read_runs
 
 Make = Callable[..., Path]
-NAMES = ["waving", "bowing", "jumping"]
-AFTER, BEFORE = [[9, 1, 0], [2, 8, 0], [0, 5, 5]], [[5, 5, 0], [2, 8, 0], [0, 3, 7]]
 
 
 @pytest.fixture
 def make(tmp_path: Path, tiny_clip: Path) -> Make:
     """Write the folder of a run, with its own encoder."""
 
-    def run(
-        name: str,
-        seed: int = 0,
-        *,
-        finished: bool = True,
-        steps: int = 30,
-        run_info: dict[str, Any] | None = None,
-        **training: Any,
-    ) -> Path:
+    def run(name: str, seed: int = 0, *, finished: bool = True, run_info: Any = None, **training: Any) -> Path:
         folder = tmp_path / name
         folder.mkdir(parents=True)
         settings = parse_settings({"training": {"seed": seed, **training}})
         (folder / "config.yaml").write_text(dump_settings(settings))
         info = {"concepts": {"name": "arms", "hash": "cafe"}, "encoder": {"name": "some/clip"}, **(run_info or {})}
         (folder / "run.json").write_text(json.dumps(info))
-        rows = [
-            {"step": n, "loss/category": 2.0 - n / 100, "clips_per_second": 5.0 + n} for n in range(0, steps + 1, 10)
-        ]
+        rows = [{"step": n, "loss/category": 2.0 - n / 100, "clips_per_second": 5.0 + n} for n in range(0, 31, 10)]
         (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         if finished:
             encoder = with_random_temporal(VideoEncoder.from_pretrained(tiny_clip))
             with torch.no_grad():
                 next(encoder.parameters()).add_(float(len(list(tmp_path.iterdir()))))
-            encoder.concept_set = ConceptSet.from_actions(NAMES)
             encoder.save_pretrained(folder / "encoder")
         return folder
 
@@ -65,8 +51,6 @@ def write_result(run: Path, top1: float, frozen: float | None = 0.4, *, file: st
     content = {"result": make_result(top1, checkpoint(run), **changes)}
     if frozen is not None:
         content["frozen"] = make_result(frozen, "f" * 16, **changes)
-    for side, confusion in zip(content.values(), (AFTER, BEFORE)):
-        side["confusion"] = confusion
     path = run / "results" / f"{file}.json"
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(content))
@@ -79,9 +63,8 @@ def checkpoint(run: Path) -> str:
 
 def test_results_are_shown_beside_frozen_with_gain(make: Make) -> None:
     a, b = make("a"), make("b", learning_rate=1e-3)
-    hash_ = ConceptSet.from_actions(NAMES).hash
-    write_result(a, 0.525, concepts=hash_)
-    write_result(b, 0.61, concepts=hash_)
+    write_result(a, 0.525)
+    write_result(b, 0.61)
     write_result(b, 0.7, 0.65, file="knn", task="knn", by=None)
     report = compare_runs([a, b])
     assert report.columns == ["a", "b"]
@@ -91,20 +74,11 @@ def test_results_are_shown_beside_frozen_with_gain(make: Make) -> None:
     ]
     page = ParsedPage(report.html)
     words = " ".join(page.visible_text)
-    for text in (
-        "+12.5 over frozen",
-        "+21.0 over frozen",
-        "+5.0 over frozen",
-        "95 % 42.5 to 62.5",
-        "not measured",
-        "0.001",
-    ):
+    gains = ("+12.5 over frozen", "+21.0 over frozen", "+5.0 over frozen")
+    for text in (*gains, "95 % 42.5 to 62.5", "not measured", "0.001"):
         assert text in words
     assert "training.learning_rate" in words
     assert "training.batch_size" not in words  # equal in both runs
-    for text in ("waving", "50 → 90", "+40", "jumping", "70 → 50", "-20"):
-        assert text in words
-    assert words.count("bowing") == 0  # unchanged
     assert not page.open_tags
     assert not page.loaded_urls
     for svg in re.findall(r"<svg.*?</svg>", report.html, re.DOTALL):
@@ -145,11 +119,8 @@ def test_runs_on_different_videos_have_separate_columns(make: Make) -> None:
     assert report.rows[0][1] == ["50.5 ± 0.7", "52.0", "53.5 ± 0.7", "55.0"]
     assert report.seeds == [("a (2 seeds)", ["a0", "a1"]), ("c (2 seeds)", ["c0", "c1"])]
     differences = dict(find_setting_differences(read_runs(runs)))
-    assert differences["videos"][1:4] == [
-        f"640 of /elsewhere/world/train {one}",
-        f"640 of world/train {other}",
-        "unknown",
-    ]
+    videos = [f"640 of /elsewhere/world/train {one}", f"640 of world/train {other}", "unknown"]
+    assert differences["videos"][1:4] == videos
     assert differences["encoder"][4:] == ["some/clip", "some/clip, continued from a0"]
     assert "videos" not in dict(find_setting_differences(read_runs(runs[:2])))  # equal videos with different paths
     words = ParsedPage(report.html).visible_text
@@ -167,12 +138,10 @@ def test_copy_of_a_run_is_not_a_second_seed(make: Make, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"^a and run2: both have the weights"):
         compare_runs([a, copy])
     again = make("runs/again")
-    with pytest.raises(
-        ValueError,
-        match=r"^a and again: training\.seed \(0\) and all other settings are equal; .*, if their videos differ",
-    ):
+    equal = r"training\.seed \(0\) and all other settings are equal; "
+    with pytest.raises(ValueError, match=rf"^a and again: {equal}.*, if their videos differ"):
         compare_runs([a, again])
-    with pytest.raises(ValueError, match=r"^again and half: training\.seed \(0\) and all other settings are equal; "):
+    with pytest.raises(ValueError, match=f"^again and half: {equal}"):
         compare_runs([again, make("half", finished=False)])
 
 
@@ -192,11 +161,9 @@ def test_different_protocols_are_rejected_with_the_differences(
     a, b = make("a"), make("b", epochs=3)
     write_result(a, 0.5)
     write_result(b, 0.6, **changes)
-    with pytest.raises(
-        ValueError, match=rf"^a and b cannot be compared on my \| videos, zero-shot .*differ in {difference} "
-    ):
+    message = rf"^a and b cannot be compared on my \| videos, zero-shot .*differ in {difference} "
+    with pytest.raises(ValueError, match=message):
         compare_runs([a, b])
-    assert not (a.parent / "report.html").exists()
 
 
 def test_several_protocols_shared_by_all_runs_have_separate_rows(make: Make) -> None:
@@ -205,10 +172,8 @@ def test_several_protocols_shared_by_all_runs_have_separate_rows(make: Make) -> 
         write_result(run, top1)
         write_result(run, top1 + 0.1, file="more", frames=16)
     rows = compare_runs([a, b]).rows
-    assert {title.partition(" · ")[2]: values for title, values in rows} == {
-        "frames 8": ["50.0", "60.0"],
-        "frames 16": ["60.0", "70.0"],
-    }
+    values = {title.partition(" · ")[2]: values for title, values in rows}
+    assert values == {"frames 8": ["50.0", "60.0"], "frames 16": ["60.0", "70.0"]}
     write_result(b, 0.8, file="most", frames=32)
     with pytest.raises(ValueError, match=r"differ in frames 8 and 32|differ in frames 16 and 32"):
         compare_runs([a, b])
@@ -217,16 +182,12 @@ def test_several_protocols_shared_by_all_runs_have_separate_rows(make: Make) -> 
 def test_results_of_other_checkpoints_are_rejected(make: Make, tmp_path: Path) -> None:
     a, b = make("a"), make("b", epochs=3)
     path = write_result(a, 0.5)
-    with pytest.raises(
-        ValueError, match=r"zs\.json: the result belongs to the checkpoint .* which is none of these runs"
-    ):
+    with pytest.raises(ValueError, match=r"zs\.json: the result belongs to .* which is none of these runs"):
         compare_runs([b], [path])
     assert compare_runs([a, b], [path]).rows[0][1] == ["50.0", "–"]
     (b / "results").mkdir()
     path.rename(b / "results" / "zs.json")
-    with pytest.raises(
-        ValueError, match=r"zs\.json: the result belongs to .* this run's encoder is .*; run `verbspace evaluate` again"
-    ):
+    with pytest.raises(ValueError, match=r"zs\.json: the result belongs to .*; run `verbspace evaluate` again"):
         compare_runs([a, b])
 
 
@@ -251,7 +212,7 @@ def test_folder_without_config_is_rejected_and_unfinished_run_is_shown(make: Mak
     assert "30, not finished" in " ".join(ParsedPage(page.html).visible_text)
     assert "There are no results yet" in page.html
     (a / "metrics.jsonl").write_text('{"step": 1}\n[1, 2}\n')
-    with pytest.raises(ValueError, match=r"metrics\.jsonl: line 2: not JSON"):
+    with pytest.raises(ValueError, match=r"metrics\.jsonl: line 2: not a JSON object"):
         compare_runs([a])
 
 
@@ -308,11 +269,3 @@ def test_compare_command_writes_the_page_and_prints_the_results(make: Make, tmp_
     assert "a (2 seeds): a, a-again\n" in run.output
     path.write_text("{")
     assert isinstance(CliRunner().invoke(app, ["compare", str(a), "--out", str(out)]).exception, ValueError)
-
-
-def test_flatten_settings_uses_full_names() -> None:
-    from verbspace.reporting.compare.runs import flatten_settings
-
-    names = flatten_settings(AdaptSettings())
-    assert names["training.batch_size"] == 32
-    assert names["export_alpha"] == 0.7

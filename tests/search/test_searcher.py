@@ -11,6 +11,7 @@ import pytest
 from support.indices import make_manifest, random_index, run_quick_embed, write_clip
 from verbspace.models.video_encoder import VideoEncoder
 from verbspace.search.index import Index
+from verbspace.search.query import collect_terms
 from verbspace.search.schema import FileRows, vectors_to_numpy
 from verbspace.search.searcher import Searcher, nearest_windows
 from verbspace.search.signatures import FileSignature
@@ -43,9 +44,8 @@ def test_per_video_returns_the_best_window(random_rows: Index) -> None:
     expected = list(dict.fromkeys(row[0] for row in brute_force(random_rows, query)))
     assert [hit.path for hit in nearest_windows(random_rows, query, 30, per_video=True)] == expected[:30]
     assert len(nearest_windows(random_rows, query, 9000, per_video=True)) == 500
-    assert [
-        hit.path for hit in nearest_windows(random_rows, query, 3, "start > 4 AND `window` < 3", per_video=True)
-    ] == list(dict.fromkeys(row[0] for row in brute_force(random_rows, query) if row[1] == 2))[:3]
+    hits = nearest_windows(random_rows, query, 3, "start > 4 AND `window` < 3", per_video=True)
+    assert [hit.path for hit in hits] == [row[0] for row in brute_force(random_rows, query) if row[1] == 2][:3]
 
 
 def test_equal_scores_are_ordered_by_path(tmp_path: Path) -> None:
@@ -67,7 +67,7 @@ def test_invalid_query_vectors(random_rows: Index) -> None:
         nearest_windows(random_rows, np.ones(16), 0)
 
 
-def test_searcher_checks_the_encoder(tiny_clip: Path, tiny_siglip: Path, searcher: Searcher) -> None:
+def test_searcher_checks_the_encoder(tiny_clip: Path, tiny_siglip: Path, searcher: Searcher, tmp_path: Path) -> None:
     folder = searcher.index.folder
     assert Searcher(folder, tiny_clip).search("waving") == searcher.search("waving")
     with pytest.raises(
@@ -76,9 +76,6 @@ def test_searcher_checks_the_encoder(tiny_clip: Path, tiny_siglip: Path, searche
         Searcher(folder, tiny_siglip)
     with pytest.raises(ValueError, match=r"but the given encoder has other weights \("):
         Searcher(folder, VideoEncoder.from_pretrained(tiny_siglip))
-
-
-def test_missing_encoder(tmp_path: Path) -> None:
     random_index(tmp_path, 4)
     with pytest.raises(FileNotFoundError, match=r"its encoder is not found .*give its path"):
         Searcher(tmp_path)
@@ -90,8 +87,8 @@ def test_search_with_texts_clips_and_filters(clips: Path, searcher: Searcher) ->
     assert [(hit.path, hit.window) for hit in hits] == [row[:2] for row in brute_force(searcher.index, vector)]
     hit = searcher.search(similar_to=[clips / "01.mp4"], top=1)[0]
     assert (Path(hit.path).name, hit.score) == ("01.mp4", pytest.approx(1, abs=1e-5))
-    assert searcher.search('"waving" - "running"') == searcher.search("waving", subtract=["running"])
-    assert searcher.search('"waving" + "running"') == searcher.search("waving", add=["running"])
+    assert searcher.search('"waving" - "running"') == searcher.search(collect_terms("waving", (), ["running"]))
+    assert searcher.search('"waving" + "running"') == searcher.search(collect_terms("waving", ["running"]))
     assert {hit.path for hit in searcher.search("x", path="0[03]", top=99)} == set()
     assert {Path(hit.path).name for hit in searcher.search("x", path="03.mp4")} == {"03.mp4"}
     assert {Path(hit.path).name for hit in searcher.search("x", min_duration=2)} == {"00.mp4", "03.mp4"}

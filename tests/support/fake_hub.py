@@ -12,14 +12,13 @@ import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from fnmatch import fnmatch
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import yaml
 
-LFS_PATTERNS = ("*.safetensors", "*.onnx", "*.pt2")  # uploaded by git-lfs, as on the hub
+LFS_EXTENSIONS = (".safetensors", ".onnx", ".pt2")  # uploaded by git-lfs, as on the hub
 IGNORED_ROUTES = ("/api/agent-harnesses",)  # requested by the client, but not required
 
 
@@ -92,28 +91,20 @@ class HubRequestHandler(BaseHTTPRequestHandler):
             self.hub.is_private[repo] = asked.get("visibility") == "private" or bool(asked.get("private"))
             return self.send_json({"url": self.repo_url(repo), "id": repo, "name": repo})
         if found := re.fullmatch(r"/api/models/(.+/.+)/preupload/main", path):
-            modes = [
-                {
-                    "path": one["path"],
-                    "uploadMode": "lfs" if any(fnmatch(one["path"], kind) for kind in LFS_PATTERNS) else "regular",
-                    "shouldIgnore": False,
-                    "oid": None,
-                }
-                for one in json.loads(body)["files"]
-            ]
-            return self.send_json({"files": modes})
+            paths = [one["path"] for one in json.loads(body)["files"]]
+            modes = {path: "lfs" if path.endswith(LFS_EXTENSIONS) else "regular" for path in paths}
+            files = [{"path": path, "uploadMode": modes[path], "shouldIgnore": False, "oid": None} for path in paths]
+            return self.send_json({"files": files})
         if found := re.fullmatch(r"/(.+/.+)\.git/info/lfs/objects/batch", path):
-            objects = [
-                {**one, "actions": {"upload": {"href": f"{self.hub.endpoint}/lfs/{one['oid']}", "header": {}}}}
-                for one in json.loads(body)["objects"]
-            ]
+            objects = json.loads(body)["objects"]
+            for one in objects:
+                one["actions"] = {"upload": {"href": f"{self.hub.endpoint}/lfs/{one['oid']}", "header": {}}}
             return self.send_json({"transfer": "basic", "objects": objects})
         if found := re.fullmatch(r"/api/models/(.+/.+)/commit/main", path):
             self.hub.add_commit(found[1], [json.loads(line) for line in body.splitlines()])
             sha = self.hub.commit_sha(found[1])
-            return self.send_json(
-                {"success": True, "commitOid": sha, "commitUrl": f"{self.repo_url(found[1])}/commit/{sha}"}
-            )
+            url = f"{self.repo_url(found[1])}/commit/{sha}"
+            return self.send_json({"success": True, "commitOid": sha, "commitUrl": url})
         return self.not_found()
 
     def do_PUT(self) -> None:
@@ -133,21 +124,18 @@ class HubRequestHandler(BaseHTTPRequestHandler):
         elif found := re.fullmatch(r"/([^/]+/[^/]+)/resolve/[^/]+/(.+)", path):
             content = self.hub.files(found[1]).get(found[2]) if found[1] in self.hub.commits else None
             if content is not None:
-                return self.send_bytes(
-                    content, {"ETag": f'"{etag(content)}"', "X-Repo-Commit": self.hub.commit_sha(found[1])}
-                )
+                headers = {"ETag": f'"{etag(content)}"', "X-Repo-Commit": self.hub.commit_sha(found[1])}
+                return self.send_bytes(content, headers)
             return self.send_json({"error": "Entry not found"}, 404, {"X-Error-Code": "EntryNotFound"})
         return self.not_found()
 
     do_HEAD = do_GET
 
     def tree_entry(self, name: str, content: bytes) -> dict[str, Any]:
-        lfs = (
-            {"lfs": {"oid": etag(content), "size": len(content), "pointerSize": 134}}
-            if name in self.hub.lfs_paths
-            else {}
-        )
-        return {"type": "file", "path": name, "size": len(content), "oid": hashlib.sha1(content).hexdigest(), **lfs}
+        entry = {"type": "file", "path": name, "size": len(content), "oid": hashlib.sha1(content).hexdigest()}
+        if name in self.hub.lfs_paths:
+            entry["lfs"] = {"oid": etag(content), "size": len(content), "pointerSize": 134}
+        return entry
 
     def route(self) -> str:
         return unquote(urlsplit(self.path).path)

@@ -42,6 +42,13 @@ def sorted_rows(folder: Path) -> pa.Table:
     return Index.open(folder).table.to_arrow().sort_by([("path", "ascending"), ("start", "ascending")])
 
 
+def assert_same_content(folder: Path, expected_folder: Path) -> None:
+    """Check that two indices have the same rows and the same failures."""
+    index, expected = Index.open(folder), Index.open(expected_folder)
+    assert sorted_rows(folder).equals(sorted_rows(expected_folder))
+    assert (index.checksum(), index.failed_files()) == (expected.checksum(), expected.failed_files())
+
+
 def make_manifest(dim: int = 2) -> IndexManifest:
     """Return a manifest for tests that need no encoder."""
     return IndexManifest(encoder="none", encoder_hash="0" * 16, dim=dim, window=4, stride=4, frames=8)
@@ -84,8 +91,8 @@ def searcher(full_index: Path) -> Searcher:
 
 @pytest.fixture(scope="session")
 def many_clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with ten videos and a file that cannot be decoded, which no test changes."""
-    folder = write_clips(tmp_path_factory.mktemp("many_clips"), 10)
+    """A folder with 40 videos and a file that cannot be decoded, which no test changes."""
+    folder = write_clips(tmp_path_factory.mktemp("many_clips"), 40)
     (folder / "bad.mp4").write_bytes(b"no video")
     return folder
 

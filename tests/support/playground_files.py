@@ -33,11 +33,8 @@ def tiny_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def still_pose(**changes: list[float] | float) -> Pose:
     """One frame of a person who stands upright, arms and legs straight down; angles in degrees."""
 
-    def one(value: float) -> np.ndarray:
-        return np.array([value], np.float32)
-
     values = {"arm": [0, 0], "elbow": [0, 0], "thigh": [0, 0], "knee": [0, 0], "lean": 0, "nod": 0, "lift": 0, "x": 0}
-    return Pose(**{k: [one(x) for x in v] if isinstance(v, list) else one(v) for k, v in (values | changes).items()})
+    return Pose(**{name: np.array(value, np.float32)[..., None] for name, value in (values | changes).items()})
 
 
 def read_tree(folder: Path) -> dict[str, bytes]:

@@ -20,6 +20,12 @@ def with_random_temporal(encoder: VideoEncoder, scale: float = 0.3, seed: int = 
     return encoder
 
 
+def adapted_and_frozen() -> dict[str, VideoEncoder]:
+    """The playground's encoder with random temporal attention, and without temporal attention."""
+    adapted, frozen = (VideoEncoder.from_pretrained("playground", temporal=temporal) for temporal in (True, False))
+    return {"adapted": with_random_temporal(adapted), "frozen CLIP": frozen}
+
+
 def random_video(*shape: int, seed: int = 0) -> Tensor:
     """Normalized frames (B, T, 3, H, W), each with another pattern of 8 px blocks."""
     generator = torch.Generator().manual_seed(seed)

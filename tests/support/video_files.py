@@ -13,6 +13,7 @@ from typing import Any
 
 import av
 import numpy as np
+import pytest
 
 BITS = 6
 REAL_CLIPS = Path(__file__).resolve().parents[3] / "shared" / "data" / "videos"
@@ -125,6 +126,16 @@ def decode_with_ffmpeg(path: Path) -> np.ndarray:
         return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
 
 
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with the videos a.mp4, b.mp4 and deep/c.mp4, and a text file."""
+    for name in ("b.mp4", "a.mp4", "deep/c.mp4"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        write_video(tmp_path / name, numbered_frames(4))
+    (tmp_path / "notes.txt").write_text("no video")
+    return tmp_path
+
+
 def touch(folder: Path, *names: str) -> Path:
     """Create empty files and return the folder."""
     for name in names:
@@ -150,7 +161,6 @@ def write_bad_files(folder: Path) -> dict[str, str]:
     (folder / "empty.mp4").touch()
     (folder / "text.mp4").write_text("hello, this is a text\n" * 50)
     (folder / "dangling.mp4").symlink_to("nowhere.mp4")
-    (folder / "folder.mp4").mkdir()
     early = write_video(folder / "early.mp4", numbered_frames(20), container_options={"movflags": "faststart"})
     content = early.read_bytes()
     early.unlink()
@@ -174,7 +184,6 @@ def write_bad_files(folder: Path) -> dict[str, str]:
         "empty.mp4": "the file is empty",
         "text.mp4": "not decodable as video",
         "dangling.mp4": "there is no such file",
-        "folder.mp4": "not a file",
         "truncated.mp4": "not decodable as video: Invalid data",
         "flipped.mp4": "damaged at frame|Invalid data",
         **dict.fromkeys(cuts, "truncated or damaged at packet|Invalid data"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,8 +17,7 @@ from torch import Tensor
 from verbspace.app.limits import InputLimits, RequestRejected
 from verbspace.concepts.concept_set import ConceptSet, concept_set_from_dict
 from verbspace.data.errors import DecodeError, VideoError
-from verbspace.data.sources import storage
-from verbspace.data.sources.inputs import expand_inputs, is_url
+from verbspace.data.sources.inputs import expand_inputs
 from verbspace.inference.calibration import Calibration
 from verbspace.inference.embedding import WindowEmbeddings, embed_windows
 from verbspace.inference.explain import Explanation, explain
@@ -33,12 +33,12 @@ _MAX_CACHED_PREDICTORS = 8  # per encoder
 
 @dataclass(frozen=True)
 class ClipAnalysis:
-    """A clip with its title, its length in seconds, and one `WindowEmbeddings` per encoder."""
+    """A clip and its embeddings."""
 
     path: Path
     title: str
-    duration: float
-    window_embeddings: tuple[WindowEmbeddings, ...]
+    duration: float  # seconds
+    window_embeddings: tuple[WindowEmbeddings, ...]  # one per encoder
 
 
 @dataclass(frozen=True)
@@ -60,9 +60,7 @@ class AppController:
         window_config: Windows of the timelines.
         frames: Frames per window.
         calibration: Calibration of the first encoder; used as long as the actions are those of `concepts`.
-        searcher: The index to search, if there is one.
         clips: Example clips that the user can choose.
-        limits: Largest inputs.
     """
 
     def __init__(
@@ -128,8 +126,11 @@ class AppController:
 
     def search(self, query: str, top: int, *, per_video: bool = False) -> list[Hit]:
         """Search the index with a text query."""
+        if len(query) > self.limits.max_chars:
+            limit = f"the limit is {self.limits.max_chars}"
+            raise RequestRejected(f"the query has {len(query):,} characters, and {limit}; shorten it")
         with self._require_searcher() as searcher:
-            return searcher.search(self.limits.clean_query(query), top=_clamp_top(top), per_video=bool(per_video))
+            return searcher.search(" ".join(query.split()), top=_clamp_top(top), per_video=bool(per_video))
 
     def find_similar(self, path: str, window: int, top: int, *, per_video: bool = False) -> tuple[Hit, list[Hit]]:
         """Return a window of the index, and the windows most similar to it."""
@@ -200,25 +201,16 @@ def with_actions(concepts: ConceptSet, names: Sequence[str]) -> ConceptSet:
 
 
 def resolve_clips(sources: Sequence[str]) -> list[Path]:
-    """Return the video files in local files, folders and patterns. Other sources are an error."""
-    files = list(expand_inputs(sources))
+    """Return the video files in local files, folders and patterns. URLs and members of shards are an error."""
+    files = [Path(file) for file in expand_inputs(sources)]
     for file in files:
-        if is_url(file):
-            raise ValueError(f"--clips {file}: is a URL, but the app serves local files; download it first")
-        if storage.split_shard_path(file) is not None:
-            raise ValueError(f"--clips {file}: is inside a shard, but the app serves files; extract it first")
-        if not Path(file).is_file():
-            raise FileNotFoundError(f"--clips {file}: there is no such file or folder")
-    return [Path(file) for file in files]
+        if not file.is_file():
+            raise FileNotFoundError(f"--clips {file}: there is no such file; give local files or folders")
+    return files
 
 
 def clips_by_name(paths: Sequence[Path]) -> dict[str, Path]:
-    """Name clips by the shortest path endings that are unique, with at least one folder."""
-    names: dict[str, Path] = {}
-    for depth in range(2, 64):
-        names = {}
-        for path in paths:
-            names.setdefault("/".join(path.parts[-depth:]), path)
-        if len(names) == len(set(paths)):
-            break
-    return names
+    """Name clips by their paths below the folder that contains all of their folders."""
+    resolved = [path.absolute() for path in paths]
+    root = os.path.commonpath([path.parent.parent for path in resolved]) if resolved else ""
+    return {str(absolute.relative_to(root)): path for absolute, path in zip(resolved, paths, strict=True)}

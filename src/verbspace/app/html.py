@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,7 @@ from typing import Any
 from markupsafe import escape
 
 from verbspace.app.controller import ClipAnalysis, EncoderPrediction
-from verbspace.app.media import ClipSegment, ClipStore
-from verbspace.app.opaque_ids import OpaqueIds
-from verbspace.data.sources.inputs import is_url
+from verbspace.app.media import ClipSegment, ClipStore, OpaqueIds
 from verbspace.inference.explain import Explanation
 from verbspace.inference.timeline import Segment
 from verbspace.reporting.explanations import section_context
@@ -52,18 +51,14 @@ def clip_html(title: str, url: str | None) -> str:
 def hits_html(hits: Sequence[Hit], clips: ClipStore, window_ids: WindowIds, similar_to: Hit | None = None) -> str:
     """Render search results. Those whose file is on this machine get a player.
 
-    Args:
-        hits: The results.
-        clips: Creates the URLs of the players.
-        window_ids: The results are registered here, so that the page can request similar windows.
-        similar_to: The window that the results are similar to, if it was requested.
+    The results are registered in `window_ids`, so that the page can request windows that are similar to them.
     """
     rows: list[dict[str, Any]] = [
         {
             "name": _display_name(hit),
             "time": _time_range(hit),
             "score": hit.score,
-            "url": clips.url_for(ClipSegment(Path(hit.path), hit.start, hit.end)) if _is_local_file(hit.path) else None,
+            "url": clips.url_for(ClipSegment(Path(hit.path), hit.start, hit.end)) if os.path.isfile(hit.path) else None,
             "window_id": window_ids.register(f"{hit.path}\0{hit.window}", (hit.path, hit.window)),
         }
         for hit in hits
@@ -75,10 +70,6 @@ def hits_html(hits: Sequence[Hit], clips: ClipStore, window_ids: WindowIds, simi
 def rejection_html(reason: str) -> str:
     """Render the reason why a request was rejected."""
     return f'<div class="verbspace" role="alert"><p class="error">{escape(reason[:2000])}</p></div>'
-
-
-def _is_local_file(path: str) -> bool:
-    return not is_url(path) and Path(path).is_file()
 
 
 def _display_name(hit: Hit) -> str:

@@ -18,27 +18,16 @@ class RequestRejected(ValueError):
 
 @dataclass(frozen=True)
 class InputLimits:
-    """Largest inputs that the app accepts. Inputs that exceed them or are not valid raise RequestRejected.
-
-    Attributes:
-        max_upload_mb: Size of an upload, in MB.
-        max_duration: Length of a clip, in seconds.
-        max_megapixels: Size of a frame, in megapixels.
-        max_actions: Number of actions.
-        max_chars: Characters of an action name, and of a query.
-    """
+    """Largest inputs that the app accepts. Inputs that exceed them or are not valid raise RequestRejected."""
 
     max_upload_mb: float = 200.0
-    max_duration: float = 600.0
-    max_megapixels: float = 9.0
+    max_duration: float = 600.0  # seconds of a clip
+    max_megapixels: float = 9.0  # of a frame
     max_actions: int = 500
-    max_chars: int = 200
+    max_chars: int = 200  # of an action name, and of a query
 
     def check_clip(self, path: Path, title: str) -> float:
-        """Check a clip, and return its length in seconds. Error messages name its title.
-
-        The values of the header are checked first, because reading it is fast, and then those of the frames.
-        """
+        """Check a clip, and return its length in seconds. Error messages name its title."""
         try:
             size = path.stat().st_size
             if size > self.max_upload_mb * 1e6:
@@ -52,7 +41,7 @@ class InputLimits:
                     f"{title}: {info.width}×{info.height} px is over the limit of {self.max_megapixels:g} megapixels; "
                     "scale the video down"
                 )
-            seconds = info.duration or 0.0
+            seconds = info.duration or 0.0  # of the header, which is fast to read
             if seconds <= self.max_duration:
                 seconds = clip_duration(frame_times(path))
         except DecodeError as error:
@@ -67,10 +56,6 @@ class InputLimits:
 
     def parse_actions(self, text: str) -> list[str]:
         """Parse action names, one per line. Empty lines and repeated names are dropped."""
-        if len(text) > self.max_actions * self.max_chars:
-            raise RequestRejected(
-                f"the list of actions has {len(text):,} characters; enter at most {self.max_actions} short names"
-            )
         names = list(dict.fromkeys(name for line in text.splitlines() if (name := " ".join(line.split()))))
         if not names:
             raise RequestRejected("there are no actions; enter at least one, one per line")
@@ -80,19 +65,6 @@ class InputLimits:
             raise RequestRejected("an action name contains an unpaired Unicode surrogate; enter it again")
         if too_long := next((name for name in names if len(name) > self.max_chars), None):
             raise RequestRejected(
-                f"“{too_long[:40]}…” has {len(too_long)} characters, and the limit is {self.max_chars}; shorten it"
+                f"“{too_long[:40]}…” has {len(too_long):,} characters, and the limit is {self.max_chars}; shorten it"
             )
         return names
-
-    def clean_query(self, text: str) -> str:
-        """Return a query with single spaces."""
-        if len(text) > self.max_chars:
-            raise RequestRejected(
-                f"the query has {len(text):,} characters, and the limit is {self.max_chars}; shorten it"
-            )
-        query = " ".join(text.split())
-        if not query:
-            raise RequestRejected("the query is empty; enter what to search for")
-        if not is_utf8_encodable(query):
-            raise RequestRejected("the query contains an unpaired Unicode surrogate; enter it again")
-        return query

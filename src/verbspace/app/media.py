@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
+import secrets
 import tempfile
 import threading
+from collections import OrderedDict
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import av
 import numpy as np
 
-from verbspace.app.opaque_ids import OpaqueIds
 from verbspace.data.decoding.container import probe
 from verbspace.data.decoding.mp4_writer import write_mp4
 from verbspace.data.decoding.pyav import frame_times, stream_frames
@@ -26,6 +28,7 @@ _BROWSER_CODECS = {  # by FFmpeg's name of the container; browsers play "matrosk
     "matroska": {"vp8", "libvpx", "vp9", "libvpx-vp9", "av1", "libdav1d"},
 }
 _SHORT_SIDE = 360  # of clips that are encoded for browsers, in pixels
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -37,13 +40,36 @@ class ClipSegment:
     end: float
 
 
+class OpaqueIds(Generic[T]):
+    """Maps random-looking ids to at most `max_size` values. The least recently registered values are dropped."""
+
+    def __init__(self, max_size: int) -> None:
+        self._secret = secrets.token_bytes(16)
+        self._values: OrderedDict[str, T] = OrderedDict()
+        self._lock = threading.Lock()
+        self._max_size = max_size
+
+    def register(self, content: str, value: T) -> str:
+        """Store a value and return its id. Values with the same `content` have the same id."""
+        key = hashlib.blake2b(content.encode(errors="surrogatepass"), key=self._secret, digest_size=16).hexdigest()
+        with self._lock:
+            self._values[key] = value
+            self._values.move_to_end(key)
+            if len(self._values) > self._max_size:
+                self._values.popitem(last=False)
+        return key
+
+    def lookup(self, key: str) -> T | None:
+        """Return the value of an id, or None if the id is not known."""
+        with self._lock:
+            return self._values.get(key)
+
+
 class ClipStore:
     """Creates URLs for parts of files, and finds the file of a URL."""
 
     def __init__(self) -> None:
-        self._ids: OpaqueIds[ClipSegment] = OpaqueIds(
-            _MAX_CLIPS, lambda key: self._encoded_path(key).unlink(missing_ok=True)
-        )
+        self._ids: OpaqueIds[ClipSegment] = OpaqueIds(_MAX_CLIPS)
         self._encoding_lock = threading.Lock()  # only one clip is encoded at a time
         self._folder = tempfile.TemporaryDirectory(prefix="verbspace-clips-")
 
@@ -67,7 +93,7 @@ class ClipStore:
             return None
         if is_browser_playable(segment.path):
             return segment.path
-        target = self._encoded_path(clip_id)
+        target = Path(self._folder.name) / f"{clip_id}.mp4"
         with self._encoding_lock:
             if not target.exists():
                 if not _encode_for_browser(segment, target):
@@ -80,18 +106,12 @@ class ClipStore:
 
     def _evict_oldest(self, keep: Path) -> None:
         """Remove the oldest encoded files until the rest fits the cache. They are encoded again on request."""
-        files = []
-        for path in Path(self._folder.name).glob("*.mp4"):
-            with suppress(FileNotFoundError):  # removed by another thread
-                files.append((path.stat().st_mtime_ns, path.stat().st_size, path))
-        total = sum(size for _, size, _ in files)
-        for _, size, path in sorted(files):
+        files = [(path.stat(), path) for path in keep.parent.glob("*.mp4")]
+        total = sum(stat.st_size for stat, _ in files)
+        for stat, path in sorted(files, key=lambda file: file[0].st_mtime_ns):
             if total > _MAX_CACHE_BYTES and path != keep:
-                path.unlink(missing_ok=True)
-                total -= size
-
-    def _encoded_path(self, clip_id: str) -> Path:
-        return Path(self._folder.name) / f"{clip_id}.mp4"
+                path.unlink()
+                total -= stat.st_size
 
 
 def is_browser_playable(path: Path) -> bool:

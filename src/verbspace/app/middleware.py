@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, MutableMapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 # Gradio's page needs inline scripts and styles. Nothing is loaded from, or sent to, another host.
 CONTENT_SECURITY_POLICY = (
@@ -44,14 +40,9 @@ class RequestLimits:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        is_upload = scope["path"].rstrip("/").endswith("/upload")
-        max_bytes = self.max_upload_bytes + MULTIPART_OVERHEAD_BYTES if is_upload else MAX_BODY_BYTES
-        if _content_length(scope) > max_bytes:
-            await _reject(send, 413, "the request is too large")
-            return
-        if is_upload and directory_size(self.upload_dir) + self.max_upload_bytes > self.max_total_bytes:
-            await _reject(send, 503, "the storage for uploads is full; try again in an hour")
-            return
+        from starlette.requests import ClientDisconnect, Request
+        from starlette.responses import PlainTextResponse
+
         started = finished = False
 
         async def send_with_headers(message: Message) -> None:
@@ -63,14 +54,28 @@ class RequestLimits:
                 finished = not message.get("more_body", False)
             await send(message)
 
+        async def reject(status: int, reason: str) -> None:
+            await PlainTextResponse(reason, status)(scope, receive, send_with_headers)
+
+        is_upload = scope["path"].rstrip("/").endswith("/upload")
+        max_bytes = self.max_upload_bytes + MULTIPART_OVERHEAD_BYTES if is_upload else MAX_BODY_BYTES
+        length = dict(scope["headers"]).get(b"content-length", b"")
+        if length.isdigit() and int(length) > max_bytes:
+            await reject(413, "the request is too large")
+            return
+        if is_upload and directory_size(self.upload_dir) + self.max_upload_bytes > self.max_total_bytes:
+            await reject(503, "the storage for uploads is full; try again in an hour")
+            return
         try:
             if is_upload or scope["method"] in ("GET", "HEAD", "OPTIONS"):
                 await self.app(scope, _limit_body(receive, max_bytes), send_with_headers)
                 return
-            body = await _read_body(_limit_body(receive, max_bytes))
+            body = await Request(scope, _limit_body(receive, max_bytes)).body()
+        except ClientDisconnect:
+            return
         except _BodyTooLarge:
             if not started:
-                await _reject(send, 413, "the request is too large")
+                await reject(413, "the request is too large")
             return
         except RuntimeError as error:
             # For an unknown session Gradio sends a response, and then raises a 404 that comes too late.
@@ -80,7 +85,7 @@ class RequestLimits:
                 await send({"type": "http.response.body", "body": b""})
             return
         if references_url(body):
-            await _reject(send, 403, "upload the file; URLs are not accepted")
+            await reject(403, "upload the file; URLs are not accepted")
             return
         bodies = [body]
 
@@ -125,11 +130,6 @@ def directory_size(folder: Path) -> int:
     return total
 
 
-def _content_length(scope: Scope) -> int:
-    value = dict(scope["headers"]).get(b"content-length", b"")
-    return int(value) if value.isdigit() else 0
-
-
 def _limit_body(receive: Receive, max_bytes: int) -> Receive:
     """Wrap `receive` to raise _BodyTooLarge when the bodies of all messages exceed `max_bytes`."""
     total = 0
@@ -143,21 +143,3 @@ def _limit_body(receive: Receive, max_bytes: int) -> Receive:
         return message
 
     return receive_limited
-
-
-async def _read_body(receive: Receive) -> bytes:
-    parts = []
-    while True:
-        message = await receive()
-        if message["type"] != "http.request":  # the client has disconnected
-            return b""
-        parts.append(message.get("body", b""))
-        if not message.get("more_body", False):
-            return b"".join(parts)
-
-
-async def _reject(send: Send, status: int, reason: str) -> None:
-    body = reason.encode()
-    headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", str(len(body)).encode())]
-    await send({"type": "http.response.start", "status": status, "headers": [*headers, *SECURITY_HEADERS]})
-    await send({"type": "http.response.body", "body": body})

@@ -9,8 +9,7 @@ from typing import Any
 from verbspace.app.controller import AppController, ClipAnalysis
 from verbspace.app.html import WindowIds, analysis_html, clip_html, explanation_html, hits_html, rejection_html
 from verbspace.app.limits import RequestRejected
-from verbspace.app.media import ClipStore
-from verbspace.app.opaque_ids import OpaqueIds
+from verbspace.app.media import ClipStore, OpaqueIds
 from verbspace.inference.timeline import Segment
 from verbspace.utils.text import format_timestamp
 
@@ -35,11 +34,7 @@ if (typeof watch === 'function') watch('value', () => {
   if (results) { requested = false; results.focus({preventScroll: true}); results.scrollIntoView(); }
 });"""
 # The encoders handle one request at a time. Endpoints are not part of a public API.
-_ENCODER_QUEUE: dict[str, Any] = {
-    "concurrency_limit": 1,
-    "concurrency_id": "encoders",
-    "api_visibility": "private",
-}
+_ENCODER_QUEUE: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "encoders", "api_visibility": "private"}
 
 
 def build_page(controller: AppController, clip_store: ClipStore) -> Any:
@@ -73,21 +68,13 @@ def _build_clip_tab(gr: Any, controller: AppController, clip_store: ClipStore) -
         upload = gr.File(label="Clip", elem_id="clip", height=140)
         player = gr.HTML(elem_id="player", js_on_load=_PLAYER_ERROR_JS)
         example = gr.Dropdown(
-            list(controller.clips),
-            value=None,
-            label="Example clips",
-            elem_id="examples",
-            interactive=True,
+            list(controller.clips), value=None, label="Example clips", elem_id="examples", interactive=True,
             visible=bool(controller.clips),
-        )
+        )  # fmt: skip
         actions = gr.Textbox(
-            initial_actions,
-            label="Actions, one per line",
-            lines=8,
-            max_lines=14,
-            elem_id="actions",
+            initial_actions, label="Actions, one per line", lines=8, max_lines=14, elem_id="actions",
             max_length=controller.limits.max_actions * controller.limits.max_chars,
-        )
+        )  # fmt: skip
         reset = gr.Button("Reset actions", size="sm", elem_id="reset")
     with gr.Column(scale=5, min_width=300):
         predictions = gr.HTML(_hint(NO_CLIP_HINT), elem_id="predictions")
@@ -105,27 +92,22 @@ def _build_clip_tab(gr: Any, controller: AppController, clip_store: ClipStore) -
             return ""  # the reason is shown instead of the predictions
         return clip_html(Path(path).name, clip_store.full_clip_url(Path(path)))
 
-    def rank(analysis: ClipAnalysis, action_lines: str) -> tuple[Any, ...]:
-        ranked = controller.rank(analysis, action_lines)
+    def rank(analysis: ClipAnalysis | None, action_lines: str) -> tuple[Any, ...]:
+        if analysis is None:
+            return _hint(NO_CLIP_HINT), gr.update(visible=False), ""
+        try:
+            ranked = controller.rank(analysis, action_lines)
+        except RequestRejected as error:
+            return rejection_html(str(error)), gr.update(visible=False), ""
         parts = list(_explainable_parts(ranked[0].timeline, analysis))
         return analysis_html(analysis, ranked), gr.update(choices=parts, value=WHOLE_CLIP, visible=True), ""
 
     def analyze_clip(path: str | None, action_lines: str) -> tuple[Any, ...]:
-        if path is None:
-            return None, _hint(NO_CLIP_HINT), gr.update(visible=False), ""
         try:
-            analysis = controller.analyze(Path(path), Path(path).name)
-            return (analysis, *rank(analysis, action_lines))
+            analysis = None if path is None else controller.analyze(Path(path), Path(path).name)
         except RequestRejected as error:
             return None, rejection_html(str(error)), gr.update(visible=False), ""
-
-    def update_ranking(analysis: ClipAnalysis | None, action_lines: str) -> tuple[Any, ...]:
-        if analysis is None:
-            return _hint(NO_CLIP_HINT), gr.update(visible=False), ""
-        try:
-            return rank(analysis, action_lines)
-        except RequestRejected as error:
-            return rejection_html(str(error)), gr.update(visible=False), ""
+        return (analysis, *rank(analysis, action_lines))
 
     def explain_part(analysis: ClipAnalysis | None, action_lines: str, part_name: str) -> str:
         if analysis is None:
@@ -149,7 +131,7 @@ def _build_clip_tab(gr: Any, controller: AppController, clip_store: ClipStore) -
         lambda name: str(controller.clips[name]) if name else gr.skip(), example, upload, api_visibility="private"
     )
     actions.change(
-        update_ranking, [state, actions], results, trigger_mode="always_last", show_progress="hidden", **_ENCODER_QUEUE
+        rank, [state, actions], results, trigger_mode="always_last", show_progress="hidden", **_ENCODER_QUEUE
     ).then(explain_part, explain_inputs, explanation, show_progress="hidden", **_ENCODER_QUEUE)
     reset.click(lambda: initial_actions, None, actions, api_visibility="private")
     part.input(explain_part, explain_inputs, explanation, **_ENCODER_QUEUE)
@@ -158,12 +140,9 @@ def _build_clip_tab(gr: Any, controller: AppController, clip_store: ClipStore) -
 def _build_search_tab(gr: Any, controller: AppController, clip_store: ClipStore) -> None:
     with gr.Row(equal_height=True):
         query = gr.Textbox(
-            label="Query",
-            elem_id="query",
-            scale=5,
-            max_length=controller.limits.max_chars,
+            label="Query", elem_id="query", scale=5, max_length=controller.limits.max_chars,
             placeholder="a person bowing · or “a person running” − “outdoors”",
-        )
+        )  # fmt: skip
         top = gr.Slider(1, 50, 12, step=1, label="Number of results", elem_id="top", scale=2)
         per_video = gr.Checkbox(
             True, label="One result per video", elem_id="per-video", scale=2, container=False, min_width=200
@@ -196,15 +175,10 @@ def _explainable_parts(timeline: Sequence[Segment], analysis: ClipAnalysis) -> d
 
 
 def _similar_html(
-    controller: AppController,
-    clip_store: ClipStore,
-    window_ids: WindowIds,
-    event_data: Any,
-    count: int,
-    per_video: bool,
+    controller: AppController, clip_store: ClipStore, window_ids: WindowIds, data: Any, count: int, per_video: bool
 ) -> str:
-    """Render the windows similar to a window. `event_data` comes from the browser and can be anything."""
-    window_id = event_data.get("window_id") if isinstance(event_data, dict) else None
+    """Render the windows similar to a window. `data` comes from the browser and can be anything."""
+    window_id = data.get("window_id") if isinstance(data, dict) else None
     window = window_ids.lookup(window_id) if isinstance(window_id, str) else None
     try:
         if window is None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import socket
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -85,11 +84,5 @@ def serve(controller: AppController, host: str, port: int) -> None:
     import uvicorn
 
     app = make_app(controller, LOOPBACK_HOSTS if host in ("127.0.0.1", "localhost", "::1") else ("*",))
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as test_socket:
-        test_socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            test_socket.bind((host, port))
-        except OSError as error:
-            raise OSError(f"{host}:{port}: cannot listen: {error.strerror}; choose another --port") from None
     logger.info("app: http://%s:%d", f"[{host}]" if ":" in host else host, port)
     uvicorn.run(app, host=host, port=port, log_level="warning")

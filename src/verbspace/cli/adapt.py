@@ -16,35 +16,25 @@ app = typer.Typer(rich_markup_mode=None)
 @app.command()
 def adapt(
     out: Annotated[Path, typer.Option(help="Folder of the run. An unfinished run in it is resumed.")],
-    encoder: Annotated[
-        str | None,
-        typer.Option(help="Image checkpoint of the CLIP family, or a verbspace encoder: a folder or a hub id."),
-    ] = None,
-    videos: Annotated[
-        Path | None, typer.Option(help="Video folder, list file or annotation file. Labels are not used.")
-    ] = None,
+    encoder: Annotated[str | None, typer.Option(help="CLIP checkpoint or verbspace encoder: folder or hub id.")] = None,
+    videos: Annotated[Path | None, typer.Option(help="Video folder, list file or annotation file.")] = None,
     concepts: Annotated[str | None, typer.Option(help="Concept set: a bundled name or a JSON file.")] = None,
-    recipe: Annotated[
-        Path | None, typer.Option(help="Recipe file: encoder, videos, concepts and settings in one file.")
-    ] = None,
+    recipe: Annotated[Path | None, typer.Option(help="File with encoder, videos, concepts and settings.")] = None,
     root: RootOption = None,
     split: SplitOption = None,
     fold: FoldOption = 1,
-    init_from: Annotated[
-        Path | None, typer.Option(help="Start from the student, teacher and running means of another run.")
-    ] = None,
+    init_from: Annotated[Path | None, typer.Option(help="Start from the last state of another run.")] = None,
     allow_config_change: Annotated[
         bool, typer.Option("--allow-config-change", help="Resume although settings have changed.")
     ] = False,
     val_data: Annotated[
-        Path | None,
-        typer.Option(help="Labeled validation videos (never the test set). Stops a run that falls below the baseline."),
+        Path | None, typer.Option(help="Labeled validation videos. Stops a run that falls below the baseline.")
     ] = None,
     logger: Annotated[list[str] | None, typer.Option(help="tensorboard, wandb or trackio. Repeatable.")] = None,
     config: ConfigOption = None,
     set_: SetOption = None,
 ) -> None:
-    """Adapt an encoder to unlabeled videos. Start it with torchrun or accelerate to use several processes."""
+    """Adapt an encoder to videos; labels are not used. Use torchrun or accelerate for several processes."""
     from rich.console import Console
 
     from verbspace.cli.console.live import live_display

@@ -7,33 +7,22 @@ from typing import Annotated
 
 import typer
 
-from verbspace.cli.options import (
-    ActionsOption,
-    CalibrationOption,
-    ConceptsOption,
-    EncoderArgument,
-    FramesOption,
-    StrideOption,
-    WindowOption,
-    parse_action_list,
-)
+from verbspace.cli import options
 
 app = typer.Typer(rich_markup_mode=None)
 
 
 @app.command("app")
 def serve_app(
-    encoder: EncoderArgument,
+    encoder: options.EncoderArgument,
     index: Annotated[Path | None, typer.Option(help="Index to search, from `verbspace embed`.")] = None,
-    clips: Annotated[
-        list[str] | None, typer.Option(help="Example videos to offer: files or folders. Repeatable.")
-    ] = None,
-    actions: ActionsOption = None,
-    concepts: ConceptsOption = None,
-    window: WindowOption = 4.0,
-    stride: StrideOption = None,
-    frames: FramesOption = 8,
-    calibration: CalibrationOption = None,
+    clips: Annotated[list[str] | None, typer.Option(help="Example videos: files or folders. Repeatable.")] = None,
+    actions: options.ActionsOption = None,
+    concepts: options.ConceptsOption = None,
+    window: options.WindowOption = 4.0,
+    stride: options.StrideOption = None,
+    frames: options.FramesOption = 8,
+    calibration: options.CalibrationOption = None,
     show_baseline: Annotated[bool, typer.Option(help="Also show the predictions of the frozen checkpoint.")] = True,
     max_upload_mb: Annotated[float, typer.Option(min=1, help="Largest upload, in MB.")] = 200.0,
     max_duration: Annotated[float, typer.Option(min=1, help="Longest clip, in seconds.")] = 600.0,
@@ -50,7 +39,7 @@ def serve_app(
 
     clip_paths = resolve_clips(clips or [])
     loaded = VideoEncoder.from_pretrained(encoder)
-    vocabulary = resolve_concepts(loaded, parse_action_list(actions), concepts)
+    vocabulary = resolve_concepts(loaded, options.parse_action_list(actions), concepts)
     reference = resolve_reference(loaded) if show_baseline else None
     encoders = {"encoder": loaded} if reference is None else {"adapted": loaded, "frozen CLIP": reference}
     searcher = None

@@ -33,19 +33,14 @@ def write(
     out: OutOption,
     model: Annotated[str | None, typer.Option(help="Name of the model on the server.")] = None,
     base_url: Annotated[str | None, typer.Option(help="URL of an OpenAI-compatible API. Default: OpenAI.")] = None,
-    local_model: Annotated[
-        str | None, typer.Option(help="Text-generation checkpoint to use instead of a server: folder or hub id.")
-    ] = None,
+    local_model: Annotated[str | None, typer.Option(help="Checkpoint to use instead: a folder or a hub id.")] = None,
     min_per_kind: Annotated[int, typer.Option(min=1, max=10, help="Minimum number of sentences of each kind.")] = 2,
     temperature: Annotated[float, typer.Option(min=0, max=2, help="Sampling temperature.")] = 0.7,
     max_tokens: Annotated[int, typer.Option(min=100, help="Maximum length of a reply in tokens.")] = 2000,
     concurrency: Annotated[int, typer.Option(min=1, help="Maximum number of concurrent requests.")] = 8,
     max_attempts: Annotated[int, typer.Option(min=1, help="Attempts per action to get a valid reply.")] = 3,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds without data until a request is retried.")] = 120,
-    retries: Annotated[int, typer.Option(min=0, help="Retries of a failed request, with exponential backoff.")] = 4,
-    cache: Annotated[
-        Path | None, typer.Option(help="Folder of cached replies. Default: ~/.cache/verbspace/replies.")
-    ] = None,
+    cache: Annotated[Path | None, typer.Option(help="Cache folder. Default: ~/.cache/verbspace/replies.")] = None,
 ) -> None:
     """Generate descriptions of actions with a language model.
 
@@ -60,24 +55,16 @@ def write(
     names = read_action_names(actions)
     llm: LanguageModel
     if model is not None and local_model is None:
-        llm = OpenAIClient(
-            model, base_url, temperature=temperature, max_tokens=max_tokens, timeout=timeout, max_retries=retries
-        )
+        llm = OpenAIClient(model, base_url, temperature=temperature, max_tokens=max_tokens, timeout=timeout)
     elif local_model is not None and model is None:
         llm = TransformersClient(local_model, temperature=temperature, max_tokens=max_tokens)
     else:
         raise ValueError("pass either --model (with --base-url for a server other than OpenAI) or --local-model")
     with progress() as report:
         result = generate_concepts(
-            names,
-            llm,
-            name=out.stem,
-            min_per_kind=min_per_kind,
-            max_attempts=max_attempts,
-            concurrency=concurrency,
-            cache=cache,
-            on_progress=report,
-        )
+            names, llm, name=out.stem, min_per_kind=min_per_kind, max_attempts=max_attempts, concurrency=concurrency,
+            cache=cache, on_progress=report,
+        )  # fmt: skip
     if result.concepts is not None:
         result.concepts.save(out)
         _print(
@@ -96,9 +83,7 @@ def write(
 def import_(
     files: Annotated[list[str], typer.Argument(help="JSON files: FILE, or FILE=KIND (motion, pose, objects, scene).")],
     out: OutOption,
-    labels: Annotated[
-        Path | None, typer.Option(help="Text file with the dataset's class labels in order, one per line.")
-    ] = None,
+    labels: Annotated[Path | None, typer.Option(help="Text file with the class labels in order, one per line.")] = None,
 ) -> None:
     """Import published descriptors in the formats of CuPL, Menon and Vondrick, OST or FROSTER."""
     from verbspace.concepts.concept_set import DESCRIPTION_KINDS
@@ -111,9 +96,8 @@ def import_(
         if not equals:
             path, kind = entry, "objects"
         if kind not in DESCRIPTION_KINDS:
-            raise ValueError(
-                f"{entry}: {kind!r} is not a kind; write FILE=KIND with one of {', '.join(DESCRIPTION_KINDS)}"
-            )
+            kind_names = ", ".join(DESCRIPTION_KINDS)
+            raise ValueError(f"{entry}: {kind!r} is not a kind; write FILE=KIND with one of {kind_names}")
         kinds[path] = kind
     concepts = import_concepts(kinds, read_action_names(labels) if labels else None, name=out.stem)
     concepts.save(out)
@@ -123,9 +107,7 @@ def import_(
 @app.command()
 def show(
     concepts: ConceptsArgument,
-    search: Annotated[
-        str | None, typer.Argument(help="Words. Show only actions and descriptions that contain them.")
-    ] = None,
+    search: Annotated[str | None, typer.Argument(help="Show only what contains these words.")] = None,
 ) -> None:
     """Print the actions and descriptions of a concept set."""
     from rich.console import Console
@@ -148,9 +130,7 @@ def show(
 @app.command()
 def lint(
     concepts: ConceptsArgument,
-    encoder: Annotated[
-        str | None, typer.Option(help="Encoder whose text vectors are checked as well: folder or hub id.")
-    ] = None,
+    encoder: Annotated[str | None, typer.Option(help="Encoder whose text vectors to check: folder or hub id.")] = None,
     top: Annotated[int, typer.Option(min=1, help="Maximum number of findings to show per table.")] = 15,
 ) -> None:
     """Check the quality of a concept set.
@@ -189,14 +169,9 @@ def lint(
 def suggest(
     videos: Annotated[Path, typer.Argument(help="Folder of videos, or a list file.")],
     encoder: EncoderOption,
-    names: Annotated[
-        Path | None,
-        typer.Option(help="Text file with the action names to choose from, one per line. Default: all known names."),
-    ] = None,
+    names: Annotated[Path | None, typer.Option(help="Text file of names to choose from. Default: all known.")] = None,
     top: Annotated[int, typer.Option(min=1, help="Number of actions to suggest.")] = 20,
-    out: Annotated[
-        Path | None, typer.Option(help="Text file for the suggested names, as input of `concepts write`.")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Text file for the names, as input of `concepts write`.")] = None,
 ) -> None:
     """Suggest action names for unlabeled videos.
 

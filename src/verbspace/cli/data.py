@@ -48,9 +48,7 @@ def verify(
     fold: FoldOption = 1,
     timeout: TimeoutOption = 60,
     workers: WorkersOption = None,
-    results_file: Annotated[
-        Path | None, typer.Option(help="Log of the results. Default: a file beside the videos.")
-    ] = None,
+    results_file: Annotated[Path | None, typer.Option(help="Log file. Default: a file beside the videos.")] = None,
 ) -> None:
     """Decode every file to its end and list the bad ones. Files that were verified before are skipped."""
     from verbspace.cli.console.progress import progress
@@ -64,9 +62,8 @@ def verify(
         results = verify_files(
             files, log_path, timeout=timeout, num_workers=workers or available_cpus(), on_progress=on_progress
         )
-    _print_results(
-        results, "{bad:,} of {total:,} files are bad; {frames:,} frames in the others; log: {path}", log_path
-    )
+    message = "{bad:,} of {total:,} files are bad; {frames:,} frames in the others; log: {path}"
+    _print_results(results, message, log_path)
 
 
 @app.command()
@@ -88,14 +85,9 @@ def transcode(
     files = [record.file for record in read_manifest(source)]
     with progress() as on_progress:
         results = transcode_files(
-            files,
-            source,
-            out,
-            TranscodeConfig(size=size, gop=gop, crf=crf),
-            timeout=timeout,
-            num_workers=workers or available_cpus(),
-            on_progress=on_progress,
-        )
+            files, source, out, TranscodeConfig(size=size, gop=gop, crf=crf), timeout=timeout,
+            num_workers=workers or available_cpus(), on_progress=on_progress,
+        )  # fmt: skip
     _print_results(results, "{good:,} of {total:,} files transcoded, {frames:,} frames, into {path}", out)
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -29,12 +30,34 @@ def export(
 
     With --eval-data, also compare their zero-shot accuracy over the actions of --concepts.
     """
-    from verbspace.cli.console.export_tables import export_summary_lines
     from verbspace.export.exporter import export as run
 
     manifest = run(encoder, out, export_format, int8=int8, eval_data=eval_data, concepts=concepts)  # type: ignore[arg-type]
     for line in export_summary_lines(manifest, out):
         print(line)
+
+
+def export_summary_lines(manifest: dict[str, Any], folder: Path) -> Iterator[str]:
+    """Format the parity, accuracies and file sizes of an exported folder."""
+    for tower in ("video", "text"):
+        stats = manifest["parity"][tower]
+        yield (
+            f"{tower}: largest difference from the encoder {stats['largest']:.1e} over {stats['n']} embeddings "
+            f"(limit {manifest['parity']['tolerance']:g})"
+        )
+    for tower, stats in manifest.get("int8", {}).items():
+        mean, least = stats["mean_cosine"], stats["least_cosine"]
+        yield f"{tower}, int8: cosine to the encoder {mean:.4f} (mean), {least:.4f} (min)"
+    if check := manifest.get("check"):
+        yield f"{check['data']}: {check['full']['n']} videos, {check['actions']} actions, {check['frames']} frames each"
+        for variant, name in (("full", "fp32"), ("int8", "int8")):
+            if result := check.get(variant):
+                low, high = (100 * bound for bound in result["ci95"])
+                cosine = f", cosine {result['video']['mean_cosine']:.4f}" if "video" in result else ""
+                yield f"  {name}: top-1 {100 * result['top1']:.1f}% (95% {low:.1f} to {high:.1f}){cosine}"
+    for name, size in manifest["bytes"].items():
+        if name.startswith(("video", "text")):
+            yield f"{folder / name}: {size / 1e6:.2f} MB"
 
 
 @app.command()
@@ -73,7 +96,6 @@ def compare(
     runs: Annotated[list[Path], typer.Argument(help="Run folders, written by `adapt` or `demo`.")],
     result: ResultsOption = None,
     out: Annotated[Path, typer.Option(help="HTML page to write.")] = Path("report.html"),
-    title: Annotated[str | None, typer.Option(help="Title of the page.")] = None,
 ) -> None:
     """Compare runs on one page: results, settings and training. All results must have the same protocol.
 
@@ -86,7 +108,7 @@ def compare(
     from verbspace.utils.atomic_io import write_text
     from verbspace.utils.text import sanitize
 
-    comparison = run(runs, result or [], title)
+    comparison = run(runs, result or [])
     write_text(out, comparison.html)
     if comparison.rows:
         table = Table("%", *comparison.columns)

@@ -12,50 +12,33 @@ if TYPE_CHECKING:
 
 EncoderArgument = Annotated[str, typer.Argument(help="Encoder: a folder or a hub id.")]
 EncoderOption = Annotated[str, typer.Option(help="Encoder: a folder or a hub id.")]
-ConceptsOption = Annotated[
-    str | None, typer.Option(help="Concept set: a bundled name or a JSON file. Default: the encoder's own.")
-]
+ConceptsOption = Annotated[str | None, typer.Option(help="Bundled name or JSON file. Default: the encoder's own.")]
 ActionsOption = Annotated[str | None, typer.Option(help="Action names, separated by commas.")]
 ScoringOption = Annotated[str, typer.Option(help="Score by category, description or both.")]
-VideosArgument = Annotated[
-    list[str], typer.Argument(help="Videos: files, folders, glob patterns or URLs; - reads a list.")
-]
+VideosArgument = Annotated[list[str], typer.Argument(help="Files, folders, glob patterns or URLs; - reads a list.")]
 DataArgument = Annotated[Path, typer.Argument(help="Video folder, list file, or a data set's own annotation file.")]
 RootOption = Annotated[Path | None, typer.Option(help="Folder of the videos. Default: the folder of the list file.")]
-SplitOption = Annotated[
-    str | None, typer.Option(help="Split of a data set's annotation files: train, test or validation.")
-]
+SplitOption = Annotated[str | None, typer.Option(help="Official split: train, test or validation.")]
 FoldOption = Annotated[int, typer.Option(min=1, max=3, help="UCF101 and HMDB51: which official split.")]
 FramesOption = Annotated[int, typer.Option(min=1, help="Frames per video or per window.")]
 WindowOption = Annotated[float, typer.Option(min=0.1, help="Window length in seconds.")]
 StrideOption = Annotated[
     float | None, typer.Option(help="Seconds between window starts. Default: half a window; `embed`: a whole one.")
 ]
-CalibrationOption = Annotated[
-    Path | None, typer.Option(help="File from `verbspace calibrate`, for the same encoder and actions.")
-]
+CalibrationOption = Annotated[Path | None, typer.Option(help="File that `verbspace calibrate` wrote.")]
 EvalDataOption = Annotated[Path | None, typer.Option(help="Labeled videos. They are used for evaluation only.")]
 BatchSizeOption = Annotated[int, typer.Option(min=1, help="Videos per batch; `embed`: windows of a video.")]
 WorkersOption = Annotated[
-    int | None,
-    typer.Option(min=0, help="Parallel workers. Default: one per CPU core; `embed`: at most 8; `evaluate`: none."),
+    int | None, typer.Option(min=0, help="Workers. Default: one per CPU core; `embed`: at most 8; `evaluate`: none.")
 ]
-DtypeOption = Annotated[
-    str, typer.Option(help="fp32, or bf16 (faster, less exact) for GPUs and for CPUs with bf16 instructions.")
-]
+DtypeOption = Annotated[str, typer.Option(help="fp32, or bf16 (faster and less exact, if the hardware has it).")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, one object per line.")]
 ConfigOption = Annotated[Path | None, typer.Option(help="YAML or TOML file with settings.")]
-SetOption = Annotated[
-    list[str] | None, typer.Option("--set", help="Override one setting: group.key=value. Repeatable.")
-]
+SetOption = Annotated[list[str] | None, typer.Option("--set", help="Override a setting: group.key=value. Repeatable.")]
 
 
 def parse_overrides(config: Path | None, overrides: list[str], base: AdaptSettings | None = None) -> AdaptSettings:
-    """Apply the values of `--set` to the settings in a YAML or TOML file, or to `base` if there is no file.
-
-    Raises:
-        ValueError: If an override has no value, names no setting, or has a value of the wrong type.
-    """
+    """Apply the values of `--set` to the settings in a YAML or TOML file, or to `base` if there is no file."""
     import yaml
 
     from verbspace.config.settings import AdaptSettings, load_settings, parse_settings
@@ -81,11 +64,7 @@ def parse_overrides(config: Path | None, overrides: list[str], base: AdaptSettin
 
 
 def parse_action_list(actions: str | None) -> list[str] | None:
-    """Split the value of `--actions` at commas.
-
-    Raises:
-        ValueError: If there is no name in it, or the same name twice.
-    """
+    """Split the value of `--actions` at commas; ValueError if it has no name, or the same name twice."""
     if actions is None:
         return None
     from verbspace.concepts.labels import normalize_label

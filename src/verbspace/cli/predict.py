@@ -4,68 +4,59 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from verbspace.cli.options import (
-    ActionsOption,
-    CalibrationOption,
-    ConceptsOption,
-    EncoderOption,
-    EvalDataOption,
-    FramesOption,
-    JsonOption,
-    ScoringOption,
-    StrideOption,
-    VideosArgument,
-    parse_action_list,
-)
+from verbspace.cli import options
+
+if TYPE_CHECKING:
+    from verbspace.inference.predictor import Predictor
 
 app = typer.Typer(rich_markup_mode=None)
 
 
+def _load_predictor(
+    encoder: str, actions: str | None, concepts: str | None, scoring: str, frames: int, calibration: Path | None,
+    top: int = 5,
+) -> Predictor:  # fmt: skip
+    from verbspace.concepts.space import validate_scoring
+    from verbspace.inference.predictor import Predictor
+
+    return Predictor(
+        encoder, options.parse_action_list(actions), concepts=concepts, scoring=validate_scoring(scoring),
+        frames=frames, top=top, calibration=calibration,
+    )  # fmt: skip
+
+
 @app.command()
 def predict(
-    paths: VideosArgument,
-    encoder: EncoderOption,
-    actions: ActionsOption = None,
-    concepts: ConceptsOption = None,
-    scoring: ScoringOption = "category",
+    paths: options.VideosArgument,
+    encoder: options.EncoderOption,
+    actions: options.ActionsOption = None,
+    concepts: options.ConceptsOption = None,
+    scoring: options.ScoringOption = "category",
     top: Annotated[int, typer.Option(min=1, help="Number of actions to show.")] = 5,
-    frames: FramesOption = 8,
-    calibration: CalibrationOption = None,
-    window: Annotated[
-        float | None, typer.Option(min=0.1, help="Window length in seconds. Predict a timeline of such windows.")
-    ] = None,
-    stride: StrideOption = None,
-    min_score: Annotated[
-        float, typer.Option(min=0, max=1, help="Leave out timeline segments below this probability.")
-    ] = 0.0,
+    frames: options.FramesOption = 8,
+    calibration: options.CalibrationOption = None,
+    window: Annotated[float | None, typer.Option(min=0.1, help="Predict a timeline of windows of this length.")] = None,
+    stride: options.StrideOption = None,
+    min_score: Annotated[float, typer.Option(min=0, max=1, help="Leave out timeline segments below this.")] = 0.0,
     output_format: Annotated[str, typer.Option("--format", help="table, jsonl or csv.")] = "table",
-    as_json: JsonOption = False,
+    as_json: options.JsonOption = False,
 ) -> None:
     """Rank actions for videos. Videos that cannot be read are reported and skipped."""
     from verbspace.cli.console.predictions import make_printer, resolve_format
     from verbspace.cli.console.terminal import ErrorCounter
-    from verbspace.concepts.space import validate_scoring
     from verbspace.data.errors import DecodeError
     from verbspace.data.sources.inputs import expand_inputs
-    from verbspace.inference.predictor import Predictor, WindowConfig
+    from verbspace.inference.predictor import WindowConfig
 
     output_format = resolve_format(output_format, as_json)
     if window is None and (stride is not None or min_score):
         raise ValueError("--stride and --min-score need --window; add it, or remove them")
     print_prediction, on_error = make_printer(output_format, timeline=window is not None), ErrorCounter()
-    predictor = Predictor(
-        encoder,
-        parse_action_list(actions),
-        concepts=concepts,
-        scoring=validate_scoring(scoring),
-        frames=frames,
-        top=top,
-        calibration=calibration,
-    )
+    predictor = _load_predictor(encoder, actions, concepts, scoring, frames, calibration, top=top)
     window_config = None if window is None else WindowConfig(window, stride, min_score)
     for name, outcome in predictor.predict_stream(expand_inputs(paths, sys.stdin, on_error), window_config):
         if isinstance(outcome, DecodeError):
@@ -78,20 +69,18 @@ def predict(
 
 @app.command()
 def explain(
-    paths: VideosArgument,
-    encoder: EncoderOption,
-    actions: ActionsOption = None,
-    concepts: ConceptsOption = None,
-    scoring: ScoringOption = "category",
+    paths: options.VideosArgument,
+    encoder: options.EncoderOption,
+    actions: options.ActionsOption = None,
+    concepts: options.ConceptsOption = None,
+    scoring: options.ScoringOption = "category",
     top: Annotated[int, typer.Option(min=1, help="Number of descriptions to show.")] = 5,
-    frames: FramesOption = 8,
+    frames: options.FramesOption = 8,
     start: Annotated[float, typer.Option(min=0, help="Start of the part to explain, in seconds.")] = 0.0,
-    end: Annotated[
-        float | None, typer.Option(min=0, help="End of the part, in seconds. Default: the end of the video.")
-    ] = None,
-    calibration: CalibrationOption = None,
+    end: Annotated[float | None, typer.Option(min=0, help="End of the part. Default: the end of the video.")] = None,
+    calibration: options.CalibrationOption = None,
     out: Annotated[Path | None, typer.Option(help="HTML page with frames and attention maps.")] = None,
-    as_json: JsonOption = False,
+    as_json: options.JsonOption = False,
 ) -> None:
     """Explain predictions: activated descriptions, when they occur, and the frames that decide the result."""
     import json
@@ -99,25 +88,16 @@ def explain(
 
     from verbspace.cli.console.predictions import print_explanation
     from verbspace.cli.console.terminal import ErrorCounter
-    from verbspace.concepts.space import validate_scoring
     from verbspace.data.errors import VideoError
     from verbspace.data.sources.inputs import expand_inputs, localize
     from verbspace.inference.explain import explain as explain_video
     from verbspace.inference.explain import to_json
-    from verbspace.inference.predictor import Predictor
     from verbspace.reporting.explanations import render_explanation_page
     from verbspace.utils.atomic_io import check_writable, write_text
 
     if out is not None:
         check_writable(out)
-    predictor = Predictor(
-        encoder,
-        parse_action_list(actions),
-        concepts=concepts,
-        scoring=validate_scoring(scoring),
-        frames=frames,
-        calibration=calibration,
-    )
+    predictor = _load_predictor(encoder, actions, concepts, scoring, frames, calibration)
     explanations, on_error = [], ErrorCounter()
     for name in expand_inputs(paths, sys.stdin, on_error):
         try:
@@ -144,18 +124,17 @@ def explain(
 
 @app.command()
 def calibrate(
-    paths: VideosArgument,
-    encoder: EncoderOption,
+    paths: options.VideosArgument,
+    encoder: options.EncoderOption,
     out: Annotated[Path, typer.Option(help="JSON file for the temperature.")],
-    actions: ActionsOption = None,
-    concepts: ConceptsOption = None,
-    scoring: ScoringOption = "category",
-    frames: FramesOption = 8,
+    actions: options.ActionsOption = None,
+    concepts: options.ConceptsOption = None,
+    scoring: options.ScoringOption = "category",
+    frames: options.FramesOption = 8,
     reference: Annotated[
-        str | None,
-        typer.Option(help="Reference encoder, or `halves`. Default: the base checkpoint if available, else halves."),
+        str | None, typer.Option(help="Encoder, or `halves`. Default: the base checkpoint if available, else halves.")
     ] = None,
-    eval_data: EvalDataOption = None,
+    eval_data: options.EvalDataOption = None,
 ) -> None:
     """Fit the temperature of probabilities on unlabeled videos."""
     from verbspace.cli.console.progress import progress
@@ -174,17 +153,12 @@ def calibrate(
     if urls := [file for file in files if is_url(file)]:
         raise ValueError(f"{urls[0]}: calibration reads each video twice and accepts no URLs; download the files first")
     loaded = VideoEncoder.from_pretrained(encoder)
-    vocabulary = resolve_concepts(loaded, parse_action_list(actions), concepts)
+    vocabulary = resolve_concepts(loaded, options.parse_action_list(actions), concepts)
     with progress() as on_progress:
         calibration = fit(
-            loaded,
-            files,
-            vocabulary,
-            reference=resolve_reference(loaded, reference),
-            scoring=validate_scoring(scoring),
-            frames=frames,
-            on_progress=on_progress,
-        )
+            loaded, files, vocabulary, reference=resolve_reference(loaded, reference),
+            scoring=validate_scoring(scoring), frames=frames, on_progress=on_progress,
+        )  # fmt: skip
     calibration.save(out)
     metrics = None if eval_data is None else evaluate_calibration(loaded, eval_data, vocabulary, calibration)
     print_calibration(calibration, out, eval_data, metrics)

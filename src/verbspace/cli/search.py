@@ -8,17 +8,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from verbspace.cli.options import (
-    BatchSizeOption,
-    DtypeOption,
-    EncoderOption,
-    FramesOption,
-    JsonOption,
-    StrideOption,
-    VideosArgument,
-    WindowOption,
-    WorkersOption,
-)
+from verbspace.cli import options
 
 if TYPE_CHECKING:
     from verbspace.inference.embedding import Precision
@@ -46,29 +36,23 @@ IndexEncoderOption = Annotated[
 
 @app.command()
 def embed(
-    sources: VideosArgument,
+    sources: options.VideosArgument,
     index: Annotated[
         Path, typer.Option(help="Folder of the index to create or update.", parser=_parse_index_dir, metavar="INDEX")
     ],
-    encoder: EncoderOption,
-    window: WindowOption = 4.0,
-    stride: StrideOption = None,
-    frames: FramesOption = 8,
-    dtype: DtypeOption = "fp32",
-    batch_size: BatchSizeOption = 16,
-    workers: WorkersOption = None,
+    encoder: options.EncoderOption,
+    window: options.WindowOption = 4.0,
+    stride: options.StrideOption = None,
+    frames: options.FramesOption = 8,
+    dtype: options.DtypeOption = "fp32",
+    batch_size: options.BatchSizeOption = 16,
+    workers: options.WorkersOption = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda. Default: CUDA if available.")] = None,
-    shard: Annotated[
-        str | None, typer.Option(help="i/n: embed only the i-th of n parts of the videos, into a separate shard.")
-    ] = None,
+    shard: Annotated[str | None, typer.Option(help="i/n: embed the i-th of n parts of the videos.")] = None,
     engine: Annotated[str, typer.Option(help="local, or ray for the actors of a Ray cluster.")] = "local",
     gpus: Annotated[float, typer.Option(help="With --engine ray: GPUs per actor, which may be a fraction.")] = 0.0,
-    commit_interval: Annotated[
-        float, typer.Option(min=0, help="Seconds between commits. A killed process loses the work after the last one.")
-    ] = 30.0,
-    remove_missing: Annotated[
-        bool, typer.Option("--remove-missing", help="Remove the rows of files that no longer exist.")
-    ] = False,
+    commit_interval: Annotated[float, typer.Option(min=0, help="Seconds between commits of finished work.")] = 30.0,
+    remove_missing: Annotated[bool, typer.Option("--remove-missing", help="Remove rows of missing files.")] = False,
 ) -> None:
     """Embed new and changed videos into an index. Videos that cannot be read are reported and skipped."""
     from verbspace.cli.console.progress import progress
@@ -81,24 +65,11 @@ def embed(
     errors = ErrorCounter()
     with progress() as on_progress:
         summary = build_index(
-            encoder,
-            expand_inputs(sources, sys.stdin, errors),
-            index,
-            window=window,
-            stride=stride,
-            frames=frames,
-            dtype=cast("Precision", dtype),
-            batch_size=batch_size,
-            num_workers=workers or None,
-            device=device,
-            shard=shard,
-            engine=engine,
-            gpus=gpus,
-            commit_interval=commit_interval,
-            remove_missing=remove_missing,
-            on_progress=on_progress,
-            on_failure=lambda failure: errors(str(failure)),
-        )
+            encoder, expand_inputs(sources, sys.stdin, errors), index, window=window, stride=stride, frames=frames,
+            dtype=cast("Precision", dtype), batch_size=batch_size, num_workers=workers or None, device=device,
+            shard=shard, engine=engine, gpus=gpus, commit_interval=commit_interval, remove_missing=remove_missing,
+            on_progress=on_progress, on_failure=lambda failure: errors(str(failure)),
+        )  # fmt: skip
     print(summary.summary())
     if errors.count:
         raise typer.Exit(1)
@@ -107,9 +78,7 @@ def embed(
 @app.command()
 def search(
     index: IndexArgument,
-    query: Annotated[
-        str, typer.Argument(help='Text to search for, or terms in quotes: \'"running" - "outdoors"\'.')
-    ] = "",
+    query: Annotated[str, typer.Argument(help='Text, or terms in quotes: \'"running" - "outdoors"\'.')] = "",
     similar_to: Annotated[list[str] | None, typer.Option(help="Clip to search for similar ones. Repeatable.")] = None,
     add: Annotated[list[str] | None, typer.Option(help="Text to add to the query. Repeatable.")] = None,
     subtract: Annotated[list[str] | None, typer.Option(help="Text to subtract from the query. Repeatable.")] = None,
@@ -121,11 +90,9 @@ def search(
     max_duration: Annotated[float | None, typer.Option(help="Longest video, in seconds.")] = None,
     top: Annotated[int, typer.Option(min=1, max=100_000, help="Number of results.")] = 10,
     per_video: Annotated[bool, typer.Option("--per-video", help="Only the best window of each video.")] = False,
-    no_ann: Annotated[
-        bool, typer.Option("--no-ann", help="Search exactly, even if the index has an approximate index.")
-    ] = False,
+    no_ann: Annotated[bool, typer.Option("--no-ann", help="Search exactly, without the approximate index.")] = False,
     output_format: Annotated[str, typer.Option("--format", help="table, jsonl or html.")] = "table",
-    as_json: JsonOption = False,
+    as_json: options.JsonOption = False,
     out: Annotated[Path | None, typer.Option(help="With --format html: the page to write.")] = None,
     embed_clips: Annotated[bool, typer.Option("--embed-clips", help="Store the clips inside the page.")] = False,
     encoder: IndexEncoderOption = None,
@@ -158,16 +125,9 @@ def search(
     if shards := list_index_shards(index):
         print_error(f"{len(shards)} shards are not merged yet and are not searched, such as {shards[0]}", "warning")
     hits = searcher.search(
-        terms,
-        similar_to=similar_to or (),
-        top=top,
-        where=where,
-        path=path,
-        min_duration=min_duration,
-        max_duration=max_duration,
-        per_video=per_video,
-        exact=no_ann,
-    )
+        terms, similar_to=similar_to or (), top=top, where=where, path=path, min_duration=min_duration,
+        max_duration=max_duration, per_video=per_video, exact=no_ann,
+    )  # fmt: skip
     description = describe_query(terms, similar_to or ())
     print_hits(hits, output_format, out, query=description, index=searcher.index, embed_clips=embed_clips)
 
@@ -175,9 +135,7 @@ def search(
 @index_app.command("info")
 def info(
     index: IndexArgument,
-    checksum: Annotated[
-        bool, typer.Option("--checksum", help="Also print a checksum of all rows, to compare indices.")
-    ] = False,
+    checksum: Annotated[bool, typer.Option("--checksum", help="Also print a checksum of all rows.")] = False,
 ) -> None:
     """Print the settings of an index, its size, and the files that could not be read."""
     from verbspace.cli.console.search_tables import index_info_lines
@@ -187,19 +145,14 @@ def info(
 
 
 @index_app.command("merge")
-def merge(
-    index: IndexArgument,
-    other_indices: Annotated[
-        list[Path] | None, typer.Argument(help="Other indices, which stay. Default: the index's own shards.")
-    ] = None,
-) -> None:
-    """Merge the shards of an index into it and remove them, or merge other indices."""
+def merge(index: IndexArgument) -> None:
+    """Merge the shards of an index into it and remove them."""
     from verbspace.search.index import list_index_shards
-    from verbspace.search.transfer import merge_indices
+    from verbspace.search.transfer import merge_shards
 
-    has_sources = bool(other_indices or list_index_shards(index))
-    summary = merge_indices(index, other_indices or ())
-    print(summary.summary(index) if has_sources else f"{index}: there are no shards to merge")
+    has_shards = bool(list_index_shards(index))
+    summary = merge_shards(index)
+    print(summary.summary(index) if has_shards else f"{index}: there are no shards to merge")
 
 
 @index_app.command("export")
@@ -225,9 +178,7 @@ def import_(
 @index_app.command("build-ann")
 def build_ann(
     index: IndexArgument,
-    recall: Annotated[
-        float, typer.Option(min=0.1, max=1, help="Fraction of the exact ten nearest neighbors to find.")
-    ] = 0.95,
+    recall: Annotated[float, typer.Option(min=0.1, max=1, help="Fraction of the ten nearest rows to find.")] = 0.95,
     encoder: IndexEncoderOption = None,
 ) -> None:
     """Build an approximate index for many rows. Its settings are chosen by recall, measured with 400 text queries."""

@@ -27,15 +27,7 @@ class ConceptSetError(ValueError):
 
 
 class _FrozenModel(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-def _validate_text(value: str) -> str:
-    if not value.strip():
-        raise ValueError("is empty; write some text or remove the entry")
-    if value != value.strip():
-        raise ValueError(f"{value!r} has leading or trailing white space; strip it")
-    return value
+    model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True)
 
 
 def _validate_template(template: str) -> str:
@@ -44,17 +36,12 @@ def _validate_template(template: str) -> str:
     return template
 
 
-Text = Annotated[str, AfterValidator(_validate_text)]
+Text = Annotated[str, Field(min_length=1)]
 Template = Annotated[str, AfterValidator(_validate_template)]
 
 
 class Action(_FrozenModel):
-    """An action.
-
-    Attributes:
-        name: Readable name, which is inserted into the prompt templates.
-        label: Class label in the dataset, if it differs from the name.
-    """
+    """An action: its readable name for prompts, and its class label in the dataset, if that differs from the name."""
 
     name: Text
     label: Text | None = None
@@ -66,13 +53,7 @@ class Action(_FrozenModel):
 
 
 class Description(_FrozenModel):
-    """A sentence about visible content.
-
-    Attributes:
-        text: The sentence.
-        kind: What the sentence describes: motion, body pose, objects or scene.
-        actions: Names of the actions that it describes, one or more.
-    """
+    """A sentence about visible content, and the names of the actions that it describes."""
 
     text: Text
     kind: DescriptionKind
@@ -80,16 +61,7 @@ class Description(_FrozenModel):
 
 
 class Provenance(_FrozenModel):
-    """Origin of the descriptions.
-
-    Attributes:
-        author: Person or model that wrote them.
-        method: How they were written.
-        prompt: Prompt of the language model.
-        created: Date of writing.
-        source: Source files or URL.
-        license: License of the texts.
-    """
+    """Origin of the descriptions: their author (a person or a model), and the prompt of a language model."""
 
     author: Text
     method: str = ""
@@ -103,11 +75,8 @@ class ConceptSet(_FrozenModel):
     """Actions and their descriptions.
 
     Attributes:
-        format: Version of the file format.
-        name: Name of the set.
-        actions: Actions in the order of their class indices, K in all.
-        descriptions: Descriptions of the actions, M in all; may be empty.
-        provenance: Origin of the descriptions.
+        actions: K actions in the order of their class indices.
+        descriptions: M descriptions; may be empty.
         templates: Prompts for category vectors, each with one `{}` for the action name.
         directional: Whether left and right distinguish actions. Videos are then never flipped horizontally.
     """
@@ -131,7 +100,8 @@ class ConceptSet(_FrozenModel):
             _require_unique(field, "", description.actions)
             for position, name in enumerate(description.actions):
                 if name not in names:
-                    hint = _suggest(name, self.action_names) or "add the action or remove this name"
+                    close = difflib.get_close_matches(name, self.action_names, n=1)
+                    hint = f"did you mean {close[0]!r}?" if close else "add the action or remove this name"
                     raise ValueError(f"{field}.{position}: {name!r} is not an action of this set; {hint}")
         return self
 
@@ -160,40 +130,24 @@ class ConceptSet(_FrozenModel):
         return mask
 
     def subset(self, names: Sequence[str]) -> ConceptSet:
-        """Return a set with only the named actions, in the given order, and the descriptions of those.
-
-        Raises:
-            ConceptSetError: A name is not in the set or is repeated, or `names` is empty.
-        """
-        action_of = {action.name: action for action in self.actions}
-        if missing := [name for name in names if name not in action_of]:
+        """Return a set with only the named actions, in the given order, and the descriptions of those."""
+        known = set(self.action_names)
+        if missing := [name for name in names if name not in known]:
             raise ConceptSetError(f"{self.name}: no action named {missing[0]!r}; `action_names` lists the actions")
-        selected = set(names)
-        content = self.model_dump()
-        content["actions"] = [action_of[name].model_dump() for name in names]
-        content["descriptions"] = [
-            {**description.model_dump(), "actions": remaining}
-            for description in self.descriptions
-            if (remaining := [name for name in description.actions if name in selected])
-        ]
-        return concept_set_from_dict(content, self.name)
+        return concept_set_from_dict(registry.select_actions(self.model_dump(), names), self.name)
 
     @classmethod
     def from_actions(cls, names: Sequence[str], name: str = "actions") -> ConceptSet:
         """Create a set of action names without descriptions."""
         actions = [{"name": action} for action in names]
-        return concept_set_from_dict(
-            {"name": name, "actions": actions, "provenance": {"author": "given by name"}}, name
-        )
+        content = {"name": name, "actions": actions, "provenance": {"author": "given by name"}}
+        return concept_set_from_dict(content, name)
 
     @classmethod
     def load(cls, name_or_path: str | Path) -> ConceptSet:
         """Load a bundled set by name (see `list_bundled`) or any set from a JSON file.
 
-        A bundled name takes precedence over a file of the same name.
-
-        Raises:
-            ConceptSetError: There is no such set, or the file is not a valid concept set.
+        A bundled name takes precedence over a file of the same name. Raises ConceptSetError if there is no valid set.
         """
         name, path, bundled = str(name_or_path), Path(name_or_path), cls.list_bundled()
         if name in bundled:
@@ -216,15 +170,7 @@ class ConceptSet(_FrozenModel):
 
 
 def concept_set_from_dict(content: Any, source: str) -> ConceptSet:
-    """Validate decoded JSON and build a concept set.
-
-    Args:
-        content: Decoded JSON. `format` may be missing.
-        source: File or name for error messages.
-
-    Raises:
-        ConceptSetError: The content is invalid.
-    """
+    """Validate decoded JSON, or raise ConceptSetError about `source`. The key `format` may be missing."""
     if not isinstance(content, dict):
         raise ConceptSetError(f"{source}: expected a JSON object with the fields of a concept set")
     if content.get("format", FORMAT) != FORMAT:  # checked first, because another format has other fields
@@ -232,9 +178,7 @@ def concept_set_from_dict(content: Any, source: str) -> ConceptSet:
     try:
         return ConceptSet.model_validate(content)
     except ValidationError as error:
-        errors = error.errors()
-        more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
-        raise ConceptSetError(f"{source}: {_format_validation_error(errors[0])}{more}") from None
+        raise ConceptSetError(f"{source}: {_format_validation_error(error.errors()[0])}") from None
 
 
 def action_entry(name: str, label: str) -> dict[str, str]:
@@ -243,11 +187,7 @@ def action_entry(name: str, label: str) -> dict[str, str]:
 
 
 def load_json_strict(path: Path) -> Any:
-    """Read a JSON file and reject duplicate keys, of which `json` would silently keep only the last.
-
-    Raises:
-        ConceptSetError: The file cannot be read, is not UTF-8 or not JSON, or repeats a key.
-    """
+    """Read a JSON file and reject duplicate keys, of which `json` would silently keep only the last."""
 
     def reject_duplicate_keys(items: list[tuple[str, Any]]) -> dict[str, Any]:
         content: dict[str, Any] = {}
@@ -261,25 +201,19 @@ def load_json_strict(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=reject_duplicate_keys)
     except OSError as error:
         raise ConceptSetError(f"{path}: cannot be read ({error.strerror}); pass a JSON file") from None
-    except UnicodeDecodeError as error:
-        raise ConceptSetError(f"{path}: not UTF-8 text ({error}); save the file as UTF-8") from None
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise ConceptSetError(f"{path}: not valid JSON ({error}); fix the file") from None
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise ConceptSetError(f"{path}: not valid JSON in UTF-8 ({error}); fix the file") from None
 
 
 def _format_json(content: dict[str, Any]) -> str:
     """Format with one line per field, action and description, which is easy to read, edit and compare."""
-
-    def to_json(value: Any) -> str:
-        return json.dumps(value, ensure_ascii=False)
-
     fields = []
     for key, value in content.items():
-        if isinstance(value, list) and value and isinstance(value[0], dict):
-            entries = ",\n".join(f"  {to_json(entry)}" for entry in value)
-            fields.append(f" {to_json(key)}: [\n{entries}\n ]")
-        else:
-            fields.append(f" {to_json(key)}: {to_json(value)}")
+        text = json.dumps(value, ensure_ascii=False)
+        if key in ("actions", "descriptions") and value:
+            text = ",\n".join(f"  {json.dumps(entry, ensure_ascii=False)}" for entry in value)
+            text = f"[\n{text}\n ]"
+        fields.append(f' "{key}": {text}')
     return "{\n" + ",\n".join(fields) + "\n}\n"
 
 
@@ -290,37 +224,17 @@ def _require_unique(field: str, suffix: str, values: Sequence[str]) -> None:
             raise ValueError(f"{field}.{index}{suffix}: {value!r} duplicates {field}.{first}; remove one")
 
 
-def _suggest(word: str, candidates: Sequence[str]) -> str | None:
-    matches = difflib.get_close_matches(word, candidates, n=1)
-    return f"did you mean {matches[0]!r}?" if matches else None
-
-
 def _format_validation_error(error: Mapping[str, Any]) -> str:
     """Format one pydantic error as "field: problem; fix"."""
-    location, value = error["loc"], error.get("input")
     match error["type"]:
         case "value_error":
             problem = error["msg"].removeprefix("Value error, ")
         case "extra_forbidden":
-            nested: dict[str, type[BaseModel]] = {
-                "actions": Action,
-                "descriptions": Description,
-                "provenance": Provenance,
-            }
-            keys = list((nested[location[0]] if len(location) > 1 else ConceptSet).model_fields)
-            problem = f"unknown key (known keys: {', '.join(keys)}); {_suggest(str(location[-1]), keys) or 'remove it'}"
+            problem = "unknown key; correct its spelling or remove it"
         case "missing":
             problem = "missing; add it"
-        case "too_short":
-            problem = "is empty; add one or more entries"
-        case "literal_error":
-            problem = f"expected {error['ctx']['expected']}, got {value!r}"
-        case "string_type":
-            problem = f"expected a string, got {value!r}"
-        case "tuple_type":
-            problem = f"expected a list, got {value!r}"
-        case "model_type":
-            problem = f"expected an object, got {value!r}"
+        case "too_short" | "string_too_short":
+            problem = "is empty; fill it in or remove it"
         case _:
-            problem = f"{error['msg']}, got {value!r}"
-    return ": ".join([*([".".join(map(str, location))] if location else []), problem])
+            problem = f"{error['msg'].replace('valid tuple', 'list')}, got {error['input']!r}"
+    return ": ".join([*([".".join(map(str, error["loc"]))] if error["loc"] else []), problem])

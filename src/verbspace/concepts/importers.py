@@ -1,8 +1,4 @@
-"""Import of published descriptor files: CuPL, Menon and Vondrick, OST, FROSTER.
-
-The formats differ in the key of a class (its name, or its index in a label list) and in its value (a list of texts, or
-one text). Both are detected from the file.
-"""
+"""Import of published descriptor files: CuPL, Menon and Vondrick, OST, FROSTER."""
 
 from __future__ import annotations
 
@@ -24,15 +20,9 @@ from verbspace.concepts.concept_set import (
 from verbspace.concepts.labels import label_to_phrase, needs_expansion, normalize_label
 from verbspace.concepts.text import clean_sentence, normalize_sentence
 
-_MAX_NAMES_SHOWN = 3  # names in a message
-
 
 def import_concepts(
-    files: Mapping[str | Path, DescriptionKind] | Sequence[str | Path],
-    labels: Sequence[str] | None = None,
-    *,
-    name: str | None = None,
-    kind: DescriptionKind = "objects",
+    files: Mapping[str | Path, DescriptionKind], labels: Sequence[str] | None = None, *, name: str | None = None
 ) -> ConceptSet:
     """Read descriptor files into one concept set.
 
@@ -40,33 +30,25 @@ def import_concepts(
     leading "Name: " (FROSTER) is removed.
 
     Args:
-        files: JSON files with `{class: [text, ...]}` or `{class: text}`. A class is a name (CuPL; Menon and Vondrick)
-            or an index in `labels` (OST, FROSTER). Pass a mapping to give each file its kind, as OST separates
-            temporal descriptors (motion) from spatial ones (objects).
+        files: Kind of the descriptions in each JSON file of `{class: [text, ...]}` or `{class: text}`. A class is a
+            name (CuPL; Menon and Vondrick) or an index in `labels` (OST, FROSTER).
         labels: Class labels of the dataset, in order. Required for class indices. If given, every class must be one
             of them; letter case, underscores and CamelCase are ignored.
         name: Name of the set; defaults to the name of the first file.
-        kind: Kind of all descriptions, if `files` is a sequence.
-
-    Raises:
-        ConceptSetError: A file is invalid or does not match the labels, or a class has no text.
     """
-    kinds = dict(files) if isinstance(files, Mapping) else dict.fromkeys(files, kind)
-    if not kinds:
-        raise ConceptSetError("no files to import; pass one or more")
-    contents = {Path(path): _load_class_dict(Path(path)) for path in kinds}
+    contents = {Path(path): _load_class_dict(Path(path)) for path in files}
     names = list(labels) if labels is not None else _labels_from_keys(contents)
     label_of = {normalize_label(label): label for label in names}
     texts: dict[str, tuple[str, DescriptionKind, list[str]]] = {}  # text, kind and labels, by normalized sentence
-    for (path, content), file_kind in zip(contents.items(), kinds.values(), strict=True):
+    for (path, content), file_kind in zip(contents.items(), files.values(), strict=True):
         for key, value in content.items():
-            label = _resolve_label(key, names, label_of, labels is not None, path)
+            label = _resolve_label(key, names, label_of, path)
             for text in _clean_texts(value, path, key):
                 text = _strip_name_prefix(text, label)
                 texts.setdefault(normalize_sentence(text), (text, file_kind, []))[2].append(label)
     described = {label for *_, owners in texts.values() for label in owners}
     if missing := [label for label in names if label not in described]:
-        shown = ", ".join(map(repr, missing[:_MAX_NAMES_SHOWN]))
+        shown = ", ".join(map(repr, missing[:3]))
         paths = ", ".join(map(str, contents))
         raise ConceptSetError(f"{paths}: {len(missing)} classes without text: {shown}; add texts for them")
     name_of = _unique_names(names)
@@ -84,17 +66,13 @@ def import_concepts(
 
 
 def _load_class_dict(path: Path) -> dict[str, Any]:
-    """Read a JSON object by class. A list is read as an object with the indices as keys."""
     content = load_json_strict(path)
-    if isinstance(content, list):
-        content = {str(index): value for index, value in enumerate(content)}
     if not isinstance(content, dict) or not content:
         raise ConceptSetError(f"{path}: expected a JSON object {{class: [text, …]}}")
     return content
 
 
 def _labels_from_keys(contents: Mapping[Path, Iterable[str]]) -> list[str]:
-    """Collect class names from the keys of the files."""
     names: dict[str, str] = {}
     for path, keys in contents.items():
         if all(re.fullmatch(r"\d+", key) for key in keys):
@@ -104,25 +82,18 @@ def _labels_from_keys(contents: Mapping[Path, Iterable[str]]) -> list[str]:
     return list(names.values())
 
 
-def _resolve_label(
-    key: str, labels: Sequence[str], label_of: Mapping[str, str], has_label_list: bool, path: Path
-) -> str:
+def _resolve_label(key: str, labels: Sequence[str], label_of: Mapping[str, str], path: Path) -> str:
     """Return the label of a key, which is a class name or, failing that, a class index."""
     if (label := label_of.get(normalize_label(key))) is not None:
         return label
-    if has_label_list and re.fullmatch(r"\d+", key):
-        if int(key) < len(labels):
-            return labels[int(key)]
-        raise ConceptSetError(
-            f"{path}: {key}: class index out of range for {len(labels)} labels; pass the labels that belong to the file"
-        )
+    if re.fullmatch(r"\d+", key) and int(key) < len(labels):
+        return labels[int(key)]
     close = difflib.get_close_matches(normalize_label(key), label_of, n=1)
     hint = f"did you mean {label_of[close[0]]!r}?" if close else "pass the labels that belong to the file"
     raise ConceptSetError(f"{path}: {key!r} is not one of the {len(labels)} labels; {hint}")
 
 
 def _clean_texts(value: Any, path: Path, key: str) -> list[str]:
-    """Return the cleaned texts of a class, without empty ones."""
     texts = [value] if isinstance(value, str) else value
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise ConceptSetError(f"{path}: {key}: expected a text or a list of texts")

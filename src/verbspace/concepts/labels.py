@@ -5,14 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-MAX_LABEL_CHARS = 200
-
 
 def normalize_label(label: str) -> str:
-    """Return a key under which spellings of one label are equal.
-
-    Letter case, white space, underscores, hyphens and CamelCase are ignored.
-    """
+    """Return a key without letter case, white space, underscores and hyphens: equal for all spellings of a label."""
     return re.sub(r"[\s_-]+", "", label).casefold()
 
 
@@ -28,16 +23,9 @@ def needs_expansion(label: str) -> bool:
 
 
 def read_action_names(path: str | Path) -> list[str]:
-    """Read a text file with one action name or class label per line.
-
-    Empty lines and lines that start with `#` are skipped.
-
-    Raises:
-        ValueError: The file is not UTF-8, has no names, or a name is repeated or too long.
-    """
-    path = Path(path)
+    """Read a text file with one action name or class label per line; lines that start with `#` are skipped."""
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError:
         raise ValueError(f"{path}: not UTF-8 text; pass a text file with one action per line") from None
     line_of: dict[str, int] = {}
@@ -45,11 +33,6 @@ def read_action_names(path: str | Path) -> list[str]:
         name = " ".join(line.split())
         if not name or name.startswith("#"):
             continue
-        if len(name) > MAX_LABEL_CHARS:
-            raise ValueError(
-                f"{path}: line {number}: {len(name)} characters, at most {MAX_LABEL_CHARS} are allowed; "
-                "write one action per line"
-            )
         if (first := line_of.setdefault(name, number)) != number:
             raise ValueError(f"{path}: line {number}: {name!r} duplicates line {first}; remove one")
     if not line_of:

@@ -17,7 +17,6 @@ from verbspace.concepts.text import content_words, normalize_sentence, tokenize_
 MIN_PER_KIND: Mapping[DescriptionKind, int] = {"motion": 2, "pose": 1, "objects": 1, "scene": 1}
 MIN_DISTINCT_4GRAMS = 0.6  # fraction of 4-grams; below it, sentences follow a template
 MIN_CONTENT_WORDS = 2  # in a sentence, besides the words of the action's name
-CLIP_CONTEXT_LENGTH = 77  # tokens, including start and end tokens
 # Words that carry meaning but describe nothing visible.
 ABSTRACT_WORDS = frozenset(
     tokenize_words(
@@ -39,8 +38,6 @@ class LintReport:
         distinct_4gram_ratio: Fraction of distinct ones among all 4-grams of words.
         shared_sentences: Sentences of several actions. They are valid, but do not distinguish these actions.
         uninformative: Sentences with too little visible content besides the action's name.
-        missing_kinds: Actions with too few sentences of a kind.
-        too_long: Sentences that exceed the context length of the text encoder.
     """
 
     num_actions: int
@@ -60,36 +57,37 @@ class LintReport:
     def issues(self) -> Iterator[str]:
         """Yield the messages about everything that should be fixed."""
         if self.is_templated:
-            yield (
-                f"distinct 4-grams: {self.distinct_4gram_ratio:.2f}, expected at least {MIN_DISTINCT_4GRAMS}; "
-                "the sentences follow a template"
-            )
+            ratio = f"{self.distinct_4gram_ratio:.2f}, expected at least {MIN_DISTINCT_4GRAMS}"
+            yield f"distinct 4-grams: {ratio}; the sentences follow a template"
         yield from (*self.missing_kinds, *self.duplicates, *self.uninformative, *self.too_long)
 
 
+def token_upper_bound(text: str) -> int:
+    """Return an upper bound on the number of CLIP tokens of plain English, including start and end tokens.
+
+    It counts one token per three letters of a word and one per other visible character.
+    """
+    marks = sum(not character.isalnum() and not character.isspace() for character in text)
+    return 2 + sum(-(-len(word) // 3) for word in tokenize_words(text)) + marks
+
+
 def lint_concepts(
-    concepts: ConceptSet,
-    count_tokens: Callable[[str], int] | None = None,
-    context_length: int = CLIP_CONTEXT_LENGTH,
+    concepts: ConceptSet, count_tokens: Callable[[str], int] = token_upper_bound, context_length: int = 77
 ) -> LintReport:
     """Check the texts of a concept set.
 
     Args:
         concepts: Concept set.
-        count_tokens: Number of tokens of a text, including start and end tokens; defaults to `token_upper_bound`.
-        context_length: Tokens that the text encoder reads.
+        count_tokens: Number of tokens of a text, including start and end tokens.
+        context_length: Tokens that the text encoder reads; 77 is that of CLIP.
     """
-    count_tokens = count_tokens or token_upper_bound
     tokenized = [tokenize_words(description.text) for description in concepts.descriptions]
     grams = Counter(gram for words in tokenized for gram in zip(words, words[1:], words[2:], words[3:], strict=False))
     kinds = Counter((name, description.kind) for description in concepts.descriptions for name in description.actions)
     distinct = len(grams) / grams.total() if grams else 1.0
     report = LintReport(len(concepts.actions), len(concepts.descriptions), distinct)
 
-    name_words = {
-        action.name: tokenize_words(f"{action.name} {label_to_phrase(action.class_label)}")
-        for action in concepts.actions
-    }
+    name_words = {a.name: tokenize_words(f"{a.name} {label_to_phrase(a.class_label)}") for a in concepts.actions}
     first_use: dict[str, str] = {}  # actions of the first description, by normalized sentence
     for description in concepts.descriptions:
         text, key, names = description.text, normalize_sentence(description.text), " and ".join(description.actions)
@@ -111,15 +109,6 @@ def lint_concepts(
     return report
 
 
-def token_upper_bound(text: str) -> int:
-    """Return an upper bound on the number of CLIP tokens of plain English, including start and end tokens.
-
-    It counts one token per three letters of a word and one per other visible character.
-    """
-    marks = sum(not character.isalnum() and not character.isspace() for character in text)
-    return 2 + sum(-(-len(word) // 3) for word in tokenize_words(text)) + marks
-
-
 @dataclass(frozen=True)
 class ConfusablePair:
     """Two actions, the cosine of their category vectors, and their `ConceptSpace.pairwise_confusion`."""
@@ -132,13 +121,7 @@ class ConfusablePair:
 
 @dataclass(frozen=True)
 class MisassignedDescription:
-    """A description that is closer to another action than to its own.
-
-    Attributes:
-        action: The closest of its own actions.
-        nearest_action: The closest other action.
-        margin: How much larger the cosine with the other action is.
-    """
+    """A description whose cosine with another action is larger, by `margin`, than with the closest of its own."""
 
     text: str
     action: str

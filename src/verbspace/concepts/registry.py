@@ -1,11 +1,9 @@
-"""Bundled concept sets by name, as decoded JSON, and the vocabularies composed of them.
-
-This module returns plain dicts, in the format of a concept set file; `ConceptSet.load` validates them.
-"""
+"""Bundled concept sets, and sets composed of them, as decoded JSON that `ConceptSet.load` validates."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from importlib import resources
 from typing import Any
 
@@ -26,34 +24,40 @@ def list_bundled() -> list[str]:
 def load_bundled(name: str) -> dict[str, Any]:
     """Load a set of `list_bundled()` as decoded JSON.
 
-    Two names are composed when they are loaded. `lss` is the union of Kinetics-400, UCF101 and HMDB51: each action
-    once, with the descriptions of all three. It contains the class names of UCF101 and HMDB51, so zero-shot results
-    on those are not free of test vocabulary. `k400-only` is Kinetics-400 without the actions that UCF101 or HMDB51
-    contain as well.
+    `lss` is the union of Kinetics-400, UCF101 and HMDB51, so zero-shot results on those are not free of test
+    vocabulary. `k400-only` is Kinetics-400 without the actions that UCF101 or HMDB51 contain as well.
     """
     if name == "lss":
         return _union({part: load_bundled(part) for part in BASE_SETS}, equivalent_classes(), name)
     if name == "k400-only":
+        content = load_bundled("k400")
         shared = {group["k400"] for group in equivalent_classes() if "k400" in group}
-        return {**_remove_actions(load_bundled("k400"), shared), "name": name}
-    content: dict[str, Any] = json.loads((_DATA / "sets" / f"{name}.json").read_text(encoding="utf-8"))
-    return content
+        names = [action["name"] for action in content["actions"] if _class_label(action) not in shared]
+        return {**select_actions(content, names), "name": name}
+    bundled: dict[str, Any] = json.loads((_DATA / "sets" / f"{name}.json").read_text(encoding="utf-8"))
+    return bundled
+
+
+def select_actions(content: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """Keep only the named actions of a set, in the given order, and the descriptions of those."""
+    action_of = {action["name"]: action for action in content["actions"]}
+    selected = set(names)
+    descriptions = [
+        {**description, "actions": remaining}
+        for description in content["descriptions"]
+        if (remaining := [name for name in description["actions"] if name in selected])
+    ]
+    return {**content, "actions": [action_of[name] for name in names], "descriptions": descriptions}
 
 
 def equivalent_classes() -> list[dict[str, str]]:
-    """Return groups of classes that are the same action, each as {set name: class label}.
-
-    The groups were chosen by hand. A broader action ("climb") is not equivalent to a narrower one ("rock climbing").
-    """
+    """Return groups, chosen by hand, of classes that are the same action, each as {set name: class label}."""
     groups: list[dict[str, str]] = json.loads((_DATA / "equivalent_classes.json").read_text(encoding="utf-8"))
     return groups
 
 
 def all_known_action_names() -> list[str]:
-    """Return every readable action name of the package once.
-
-    Names of Kinetics-400, UCF101 and HMDB51 come first, then those of `EXTRA_VOCABULARIES`.
-    """
+    """Return every readable action name once: of the bundled sets, then of `EXTRA_VOCABULARIES`."""
     names = [(_class_label(action), action["name"]) for part in BASE_SETS for action in load_bundled(part)["actions"]]
     for vocabulary in EXTRA_VOCABULARIES:
         lines = (_DATA / "vocabularies" / f"{vocabulary}.txt").read_text(encoding="utf-8").splitlines()
@@ -70,22 +74,10 @@ def _class_label(action: dict[str, str]) -> str:
     return action.get("label", action["name"])
 
 
-def _remove_actions(content: dict[str, Any], labels: set[str]) -> dict[str, Any]:
-    """Remove the actions with these class labels, and the descriptions that describe no other action."""
-    actions = [action for action in content["actions"] if _class_label(action) not in labels]
-    names = {action["name"] for action in actions}
-    descriptions = [
-        {**description, "actions": remaining}
-        for description in content["descriptions"]
-        if (remaining := [name for name in description["actions"] if name in names])
-    ]
-    return {**content, "actions": actions, "descriptions": descriptions}
-
-
 def _union(sets: dict[str, dict[str, Any]], equivalent: list[dict[str, str]], name: str) -> dict[str, Any]:
-    """Merge sets: each action once, under the name that the first set gives it, with the descriptions of all sets.
+    """Merge sets. Actions with an equal normalized name or in one group of `equivalent` become one action.
 
-    Actions are merged if `equivalent` groups them or if their normalized names are equal.
+    It has the name that the first set gives it, and the descriptions of all sets.
     """
     group_of = {(part, label): index for index, group in enumerate(equivalent) for part, label in group.items()}
     merged_name: dict[int | str, str] = {}  # by index of the group, and by normalized name

@@ -29,9 +29,6 @@ class ConceptSpace(nn.Module):
         descriptions: Description vectors (M, D); they need not be normalized, and M may be 0.
         description_action_mask: (M, K), true where description m describes action k.
         temperature: Divisor of the cosines. CLIP uses 1 / exp(logit_scale), about 0.01.
-
-    Raises:
-        ValueError: The sizes do not match, or the temperature is not positive.
     """
 
     categories: Tensor
@@ -49,22 +46,9 @@ class ConceptSpace(nn.Module):
         temperature: float = 0.01,
     ) -> None:
         super().__init__()
-        sizes = (len(descriptions), len(categories))
-        if description_action_mask.shape != sizes:
-            shape = tuple(description_action_mask.shape)
-            raise ValueError(f"description_action_mask: expected shape {sizes}, got {shape}")
-        if categories.shape[1:] != descriptions.shape[1:]:
-            raise ValueError(
-                f"categories {tuple(categories.shape)} and descriptions {tuple(descriptions.shape)} "
-                "differ in embedding size"
-            )
-        if (len(description_texts), len(action_names)) != sizes:
-            raise ValueError(
-                f"expected {sizes[0]} description_texts and {sizes[1]} action_names, "
-                f"got {len(description_texts)} and {len(action_names)}"
-            )
-        if not temperature > 0:
-            raise ValueError(f"temperature: must be positive, got {temperature}")
+        sizes = (len(description_texts), len(action_names))
+        if not sizes == (len(descriptions), len(categories)) == description_action_mask.shape:
+            raise ValueError(f"expected {sizes[0]} descriptions, {sizes[1]} categories, and a mask of {sizes}")
         self.register_buffer("categories", F.normalize(categories.float(), dim=-1))
         self.register_buffer("descriptions", F.normalize(descriptions.float(), dim=-1))
         self.register_buffer("description_action_mask", description_action_mask.bool())
@@ -115,13 +99,8 @@ class ConceptSpace(nn.Module):
     def action_scores(self, z: Tensor, scoring: ScoringMode = "category") -> Tensor:
         """Return zero-shot scores (B, K) of L2-normalized embeddings (B, D).
 
-        Args:
-            z: The embeddings.
-            scoring: "category": cosine to the category vector over temperature. "description": mean over the
-                descriptions of an action (Menon and Vondrick, ICLR 2023). "both": the mean of the two.
-
-        Raises:
-            ValueError: `scoring` uses descriptions, and an action has none.
+        "category": cosine to the category vector over temperature. "description": mean over the descriptions of an
+        action (Menon and Vondrick, ICLR 2023); raises ValueError if it has none. "both": the mean of the two.
         """
         if scoring == "category":
             return self.logits(z, "category")
@@ -140,9 +119,8 @@ class ConceptSpace(nn.Module):
         return self.action_scores(torch.eye(self.categories.shape[1]).to(self.categories), scoring).T * self.temperature
 
     def pairwise_confusion(self) -> Tensor:
-        """Return, for each pair of actions, how likely the encoder confuses them, (K, K).
+        """Return how likely the encoder confuses two actions, (K, K); at 0.5 it cannot distinguish them.
 
-        Entry (i, j) is the softmax probability of action j against action i alone, for an embedding that equals the
-        category vector of i: sigmoid((cosine - 1) / temperature). At 0.5 the encoder cannot distinguish them.
+        Entry (i, j) is the softmax probability of action j against i alone, for an embedding equal to the vector of i.
         """
         return ((self.categories @ self.categories.T - 1) / self.temperature).sigmoid()

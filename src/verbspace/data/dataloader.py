@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,40 +18,27 @@ from verbspace.data.errors import DecodeError, DecodeFailures, NoReadableVideo
 from verbspace.data.worker_pool import SubprocessPool, WorkerCrashed, WorkerTimeout
 from verbspace.utils.malloc import disable_malloc_trim
 
-WORKER_TIMEOUT_S = 300.0  # seconds that a worker may spend on one video
+_WORKER_TIMEOUT_S = 300.0  # that a worker may spend on one video
 _MAX_CRASHES = 2  # a video at which workers crashed this often is left out
 _MAX_KILLS = 3  # a video is tried again this often when its worker was killed from outside
 _PREFETCH_BATCHES = 2  # minimum number of batches that subprocesses make ahead
 _PREFETCH_PER_WORKER = 2  # minimum number of items that they make ahead, per subprocess
 
 
-class ResumableBatchSampler:
-    """Batches of (epoch, i) keys that can start at any step.
+def shuffled_batches(num_samples: int, batch_size: int, seed: int, start: int = 0) -> Iterator[list[tuple[int, int]]]:
+    """Yield batches of (epoch, i) keys without end, from step `start`: shuffled indices of one epoch after another.
 
-    The keys are the shuffled indices of one epoch after another, cut into batches of equal size. So a batch depends
-    only on (seed, step), and all videos occur equally often. Without `stop`, the sequence is endless.
+    A batch depends only on (seed, step), and all videos occur equally often.
     """
-
-    def __init__(self, num_samples: int, batch_size: int, seed: int, start: int = 0, stop: int | None = None) -> None:
-        self.num_samples, self.batch_size, self.seed, self.start, self.stop = num_samples, batch_size, seed, start, stop
-
-    def num_steps(self, epochs: float) -> int:
-        """Return the number of steps in a number of epochs, rounded up."""
-        return -int(-epochs * self.num_samples // self.batch_size)
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        step, start = self.start, self.start * self.batch_size
-        shuffled_epoch, order = -1, np.empty(0, np.int64)
-        while self.stop is None or step < self.stop:
-            batch = []
-            for position in range(start, start + self.batch_size):
-                epoch, i = divmod(position, self.num_samples)
-                if epoch != shuffled_epoch:
-                    shuffled_epoch = epoch
-                    order = np.random.default_rng([self.seed, epoch]).permutation(self.num_samples)
-                batch.append((epoch, int(order[i])))
-            yield batch
-            step, start = step + 1, start + self.batch_size
+    shuffled_epoch, order = -1, np.empty(0, np.int64)
+    for step in itertools.count(start):
+        batch = []
+        for position in range(step * batch_size, (step + 1) * batch_size):
+            epoch, i = divmod(position, num_samples)
+            if epoch != shuffled_epoch:
+                shuffled_epoch, order = epoch, np.random.default_rng([seed, epoch]).permutation(num_samples)
+            batch.append((epoch, int(order[i])))
+        yield batch
 
 
 def load_views(
@@ -60,25 +48,16 @@ def load_views(
     start: int = 0,
     num_workers: int = 0,
     failures: DecodeFailures | None = None,
-    timeout: float = WORKER_TIMEOUT_S,
     shard_batch: Callable[[list[tuple[int, int]]], list[tuple[int, int]]] = list,
 ) -> Iterator[dict[str, Tensor]]:
-    """Load batches of views without end, from step `start`. The other options are those of `iterate_batches`.
+    """Load batches of views without end, from step `start`, as `iterate_batches` does.
 
-    Args:
-        dataset: The data set.
-        batch_size: Videos per batch.
-        failures: Receives the videos that cannot be read.
-        shard_batch: Selects the (epoch, i) keys of a batch that this process loads.
-
-    Yields:
-        `global`, `global_times`, `local`, `local_times` and `index`, with a first axis B.
-
-    Raises:
-        NoReadableVideo: If no video of a batch can be read.
+    A batch has `global`, `global_times`, `local`, `local_times` and `index`, with a first axis B. `failures` receives
+    the videos that cannot be read; NoReadableVideo is raised if a batch has no other. `shard_batch` selects the
+    (epoch, i) keys of a batch that this process loads.
     """
-    batches = map(shard_batch, ResumableBatchSampler(len(dataset), batch_size, dataset.seed, start))
-    for batch in iterate_batches(dataset, batches, num_workers=num_workers, timeout=timeout):
+    batches = map(shard_batch, shuffled_batches(len(dataset), batch_size, dataset.seed, start))
+    for batch in iterate_batches(dataset, batches, num_workers):
         found = batch.pop("bad")
         if failures is not None:
             failures.add(found)
@@ -88,50 +67,32 @@ def load_views(
         yield batch
 
 
-def load_clips(
-    dataset: ClipDataset, *, batch_size: int, num_workers: int = 0, timeout: float = WORKER_TIMEOUT_S
-) -> Iterator[dict[str, Any]]:
+def load_clips(dataset: ClipDataset, *, batch_size: int, num_workers: int = 0) -> Iterator[dict[str, Any]]:
     """Load each video once, in order, in batches as `iterate_batches` yields them."""
     count = len(dataset)
     batches = (list(range(first, min(first + batch_size, count))) for first in range(0, count, batch_size))
-    return iterate_batches(dataset, batches, num_workers=num_workers, timeout=timeout)
+    return iterate_batches(dataset, batches, num_workers)
 
 
 def iterate_batches(
-    dataset: ViewDataset | ClipDataset,
-    batches: Iterable[list[Any]],
-    *,
-    num_workers: int = 0,
-    timeout: float = WORKER_TIMEOUT_S,
+    dataset: ViewDataset | ClipDataset, batches: Iterable[list[Any]], num_workers: int
 ) -> Iterator[dict[str, Any]]:
     """Load the items of each batch of keys in order, and yield them as `collate` returns them.
 
-    With subprocesses, a video that takes too long, or at which subprocesses crashed twice, counts as one that cannot be
-    read. Without, the items of a batch are made by as many threads as PyTorch uses, and nothing can be interrupted.
-
-    Args:
-        dataset: The data set.
-        batches: Keys of the data set, batch by batch.
-        num_workers: Number of subprocesses, or 0 for threads of this process.
-        timeout: Seconds that a subprocess may spend on one video.
-
-    Raises:
-        RuntimeError: If subprocesses are killed from outside several times in a row at one video.
+    With `num_workers` subprocesses, a video that takes too long, or at which subprocesses crashed twice, counts as one
+    that cannot be read. Without, as many threads as PyTorch uses make the items, and nothing can be interrupted. Raises
+    RuntimeError if subprocesses are killed from outside several times in a row at one video.
     """
     if num_workers:
-        yield from _load_in_subprocesses(dataset, batches, num_workers, timeout)
-    else:
-        # With a GPU, the next batch is made during the step. On a CPU, both would compete for the cores.
-        yield from _load_in_threads(dataset, batches, torch.get_num_threads(), int(torch.cuda.is_available()))
+        return _load_in_subprocesses(dataset, batches, num_workers)
+    # With a GPU, the next batch is made during the step. On a CPU, both would compete for the cores.
+    return _load_in_threads(dataset, batches, torch.get_num_threads(), int(torch.cuda.is_available()))
 
 
 def _load_in_threads(
     dataset: ViewDataset | ClipDataset, batches: Iterable[list[Any]], num_threads: int, prefetch: int = 0
 ) -> Iterator[dict[str, Any]]:
     """Decoders and image kernels release Python's lock, so threads run in parallel."""
-    if num_threads == 1 and not prefetch:
-        yield from (collate([dataset[key] for key in keys]) for keys in batches)
-        return
     previous = torch.get_num_threads()
     pool = ThreadPoolExecutor(num_threads, "verbspace-load", initializer=torch.set_num_threads, initargs=(1,))
     try:
@@ -143,10 +104,10 @@ def _load_in_threads(
 
 
 def _load_in_subprocesses(
-    dataset: ViewDataset | ClipDataset, batches: Iterable[list[Any]], num_workers: int, timeout: float
+    dataset: ViewDataset | ClipDataset, batches: Iterable[list[Any]], num_workers: int
 ) -> Iterator[dict[str, Any]]:
-    initializer = partial(_init_worker, dataset, num_workers)
-    with SubprocessPool(partial(_load_arrays, dataset), num_workers, timeout=timeout, initializer=initializer) as pool:
+    load, init = partial(_load_arrays, dataset), partial(_init_worker, dataset, num_workers)
+    with SubprocessPool(load, num_workers, timeout=_WORKER_TIMEOUT_S, initializer=init) as pool:
         get_item = partial(dataset.get_item, load_video=partial(_load_remotely, pool, dataset))
         prefetch_items = _PREFETCH_PER_WORKER * num_workers
         yield from _collate_in_order(pool.submit, get_item, batches, _PREFETCH_BATCHES, prefetch_items)
@@ -165,7 +126,8 @@ def _collate_in_order(
     try:
         for keys in batches:
             items = [submit(get_item, key) for key in keys]
-            pending.append((len(keys), collator.submit(_collate_results, items)))
+            future = collator.submit(lambda items: collate([item.result() for item in items]), items)
+            pending.append((len(keys), future))
             if len(pending) > prefetch_batches and sum(n for n, _ in pending) >= pending[0][0] + prefetch_items:
                 yield pending.popleft()[1].result()
         while pending:
@@ -174,16 +136,12 @@ def _collate_in_order(
         collator.shutdown(wait=False, cancel_futures=True)  # it may wait for items that the caller cancels next
 
 
-def _collate_results(items: list[Future[Any]]) -> dict[str, Any]:
-    return collate([item.result() for item in items])
-
-
 def _init_worker(dataset: ViewDataset | ClipDataset, num_workers: int) -> None:
     """Set up a subprocess: one thread, and its share of the frame cache."""
     torch.set_num_threads(1)
     disable_malloc_trim()
     if isinstance(dataset, ViewDataset):
-        dataset.cache.max_bytes //= num_workers
+        dataset.cache.free_bytes //= num_workers
 
 
 def _load_arrays(dataset: ViewDataset | ClipDataset, *key: int) -> dict[str, np.ndarray]:

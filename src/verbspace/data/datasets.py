@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
@@ -26,46 +25,29 @@ _KINDS: tuple[Literal["global", "local"], ...] = ("global", "local")
 
 
 class FrameCache:
-    """Decoded frames of whole videos in memory. Once the cache is full, its contents stay.
-
-    Attributes:
-        max_bytes: Memory for the frames; `used_bytes` of it are in use.
-        videos: Frame times and frames (F, 3, H, W) by index of the video.
-    """
+    """Timestamps and frames (F, 3, H, W) of whole videos by index. Once the cache is full, its contents stay."""
 
     def __init__(self, max_bytes: int) -> None:
-        self.max_bytes = max_bytes
-        self.used_bytes = 0
+        self.free_bytes = max_bytes
         self.videos: dict[int, tuple[FrameTimestamps, Tensor]] = {}
-        self._lock = threading.Lock()
 
     def fits(self, timestamps: FrameTimestamps) -> bool:
         """Return whether a whole video fits into the memory that is left."""
-        return len(timestamps.times) * timestamps.frame_bytes <= self.max_bytes - self.used_bytes
+        return len(timestamps.times) * timestamps.frame_bytes <= self.free_bytes
 
     def add(self, index: int, timestamps: FrameTimestamps, frames: Tensor) -> None:
-        """Add the frames of a video (F, 3, H, W) if they fit."""
-        with self._lock:
-            if index not in self.videos and self.fits(timestamps):
-                self.videos[index] = (timestamps, frames)
-                self.used_bytes += frames.nbytes
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_lock"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _lock=threading.Lock())
+        """Add a video if it fits. There is no lock: threads may exceed the limit by one video each."""
+        if index not in self.videos and self.fits(timestamps):
+            self.videos[index] = (timestamps, frames)
+            self.free_bytes -= frames.nbytes
 
 
 class ViewDataset(Dataset[dict[str, Any]]):
     """Augmented views of unlabeled videos; all views of a video come from one decode.
 
-    It is indexed by (epoch, i), or by i for epoch 0. An item depends only on (seed, epoch, i) and the files. It has:
-
-    - `global`: uint8 (G, T, 3, S, S), and `global_times`: float32 (G, T) in seconds;
-    - `local` and `local_times`, likewise, if there are local views;
-    - `index`: index of the video;
-    - `bad`: the videos that could not be read, as a list of `DecodeFailure`.
+    It is indexed by (epoch, i), or by i for epoch 0. An item depends only on (seed, epoch, i) and the files. It has
+    `global`, uint8 (G, T, 3, S, S), and `global_times`, float32 (G, T) in seconds; `local` and `local_times`, likewise,
+    if there are local views; the `index` of the video; and `bad`, a list of `DecodeFailure`.
 
     A video that cannot be read is replaced with another one, drawn from (seed, epoch, i), so that batches stay full. If
     no substitute can be read either, the item has only `bad`. Labels are not kept, so that training cannot use them.
@@ -74,13 +56,9 @@ class ViewDataset(Dataset[dict[str, Any]]):
         records: The videos.
         views: Views and augmentation, with both sizes set; see `ViewSettings.resolve`.
         seed: Seed of the views.
-        max_duration: If a video is longer than this many seconds, its views come from one random interval of this
-            length.
+        max_duration: The views of a longer video come from one random interval of this many seconds.
         max_short_side: Frames with a longer short side, in pixels, are downscaled to it while decoding.
         frame_cache_bytes: Memory for decoded videos, which later epochs do not decode again. Items do not depend on it.
-
-    Raises:
-        ValueError: If there are no videos, or if the decoder is not available.
     """
 
     def __init__(
@@ -115,8 +93,6 @@ class ViewDataset(Dataset[dict[str, Any]]):
     ) -> dict[str, Any]:
         """Return an item whose views are made by `load_video`, here or in another process."""
         epoch, index = key if isinstance(key, tuple) else (0, key)
-        if not 0 <= index < len(self.paths):
-            raise IndexError(f"video {index} of {len(self.paths)}")
         failures: list[DecodeFailure] = []
         for candidate in self._candidates(epoch, index):
             try:
@@ -135,18 +111,16 @@ class ViewDataset(Dataset[dict[str, Any]]):
             return [frame for plan in plans for frame in plan.frame_indices]
 
         frames, positions = self._read_frames(candidate, select_frames)
-        seed = int(np.random.default_rng([self.seed, epoch, index, 2]).integers(2**63))
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator()
+        generator.manual_seed(int(np.random.default_rng([self.seed, epoch, index, 2]).integers(2**63)))
         item: dict[str, Tensor] = {}
         start = 0
         for kind in _KINDS:
-            times = [plan.times for plan in plans if plan.kind == kind]
-            if times:
-                shape = (len(times), len(times[0]))
-                frame_index = positions[start : start + shape[0] * shape[1]].view(shape)
+            if times := [plan.times for plan in plans if plan.kind == kind]:
+                item[f"{kind}_times"] = torch.tensor(times, dtype=torch.float32)
+                frame_index = positions[start : start + item[f"{kind}_times"].numel()].view(len(times), -1)
                 start += frame_index.numel()
                 item[kind] = augment(frames, self.views, kind, generator, frame_index)
-                item[f"{kind}_times"] = torch.tensor(times, dtype=torch.float32)
         return item
 
     def _candidates(self, epoch: int, index: int) -> Iterator[int]:
@@ -199,15 +173,8 @@ class ClipDataset(Dataset[dict[str, Any] | DecodeFailure]):
     """Deterministic views for evaluation.
 
     An item has `video`: uint8 (V, T, 3, S, S), `times`: float32 (V, T) in seconds, and `index`, where V is `num_clips`
-    × `num_crops`. The item of a video that cannot be read is a `DecodeFailure`.
-
-    Args:
-        records: The videos.
-        num_frames: Frames per clip (T).
-        size: Side of the views (S), in pixels.
-        num_clips: Clips per video, each over the whole video.
-        num_crops: Crops per clip, along the long side.
-        decoder: Raises ValueError if it is not available.
+    (each over the whole video) × `num_crops` (along the long side). The item of a video that cannot be read is a
+    `DecodeFailure`. Raises ValueError if the decoder is not available.
     """
 
     def __init__(
@@ -234,8 +201,6 @@ class ClipDataset(Dataset[dict[str, Any] | DecodeFailure]):
 
     def get_item(self, index: int, load_video: Callable[[int], dict[str, Tensor]]) -> dict[str, Any] | DecodeFailure:
         """Return an item whose clips are made by `load_video`, here or in another process."""
-        if not 0 <= index < len(self.paths):
-            raise IndexError(f"video {index} of {len(self.paths)}")
         try:
             return {**load_video(index), "index": index}
         except DecodeError as error:
@@ -261,20 +226,14 @@ class ClipDataset(Dataset[dict[str, Any] | DecodeFailure]):
 def collate(items: Sequence[dict[str, Any] | DecodeFailure]) -> dict[str, Any]:
     """Stack the items of a `ViewDataset` or a `ClipDataset` along a new first axis B; those without views are left out.
 
-    The batch also has `index` (B,) and `bad`, the list of all failures. Without a readable video it has only `bad` and
-    an empty `index`.
+    The batch also has `index` (B,) and `bad`, the list of all failures.
     """
-    readable: list[dict[str, Any]] = []
-    failures: list[DecodeFailure] = []
-    for item in items:
-        if isinstance(item, DecodeFailure):
-            failures.append(item)
-            continue
-        failures.extend(item.get("bad", ()))
-        if "index" in item:
-            readable.append(item)
-    batch: dict[str, Any] = {"index": torch.tensor([item["index"] for item in readable], dtype=torch.long)}
-    for key in readable[0] if readable else ():
-        if key not in ("index", "bad"):
-            batch[key] = torch.stack([item[key] for item in readable])
-    return {**batch, "bad": failures}
+    parts: list[dict[str, Any]] = [{"bad": [item]} if isinstance(item, DecodeFailure) else item for item in items]
+    readable = [part for part in parts if "index" in part]
+    batch: dict[str, Any] = {
+        key: torch.stack([part[key] for part in readable])
+        for key in (readable[0] if readable else ())
+        if key not in ("index", "bad")
+    }
+    batch["index"] = torch.tensor([part["index"] for part in readable], dtype=torch.long)
+    return {**batch, "bad": [failure for part in parts for failure in part.get("bad", ())]}

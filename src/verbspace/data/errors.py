@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 class VideoError(ValueError):
-    """An error about one video, named by its path or URL. ``str(error)`` is ``"path: reason"``."""
+    """An error about one video, named by its path or URL."""
 
     def __init__(self, path: str | Path, reason: str) -> None:
         super().__init__(str(path), reason)  # as arguments, so that the error can be pickled
@@ -28,7 +28,7 @@ class NoReadableVideo(RuntimeError):
 
 @dataclass(frozen=True)
 class DecodeFailure:
-    """A video that could not be decoded, and its index in the data set. ``str(failure)`` is ``"path: reason"``."""
+    """A video that could not be decoded, and its index in the data set."""
 
     index: int
     path: Path
@@ -46,7 +46,7 @@ class DecodeFailures:
         self.by_path: dict[Path, str] = {}
 
     def add(self, failures: Iterable[DecodeFailure]) -> list[DecodeFailure]:
-        """Add failures and return those that are new. Files that are already listed keep their first reason."""
+        """Add failures and return those of files that were not listed before."""
         new = list({video.path: video for video in failures if video.path not in self.by_path}.values())
         self.by_path.update((video.path, video.reason) for video in new)
         return new

@@ -23,13 +23,7 @@ class Window:
 
 @dataclass(frozen=True)
 class ViewPlan:
-    """The frames of one view.
-
-    Attributes:
-        times: Time of each frame, in seconds from the first frame of the clip.
-        frame_indices: Index of each frame in the clip, in non-decreasing order. An index is repeated where the clip
-            has too few frames.
-    """
+    """The frames of one view: their seconds from the first frame of the clip, and their non-decreasing indices."""
 
     times: tuple[float, ...]
     frame_indices: tuple[int, ...]
@@ -39,10 +33,8 @@ class ViewPlan:
 def clip_duration(times: np.ndarray) -> float:
     """Return the duration in seconds of a clip with frame times (F,): the last frame lasts the median frame interval.
 
-    A clip of one frame has duration 0. Raises ValueError if there is no frame.
+    A clip of one frame has duration 0.
     """
-    if not len(times):
-        raise ValueError("a plan needs the times of at least one frame")
     return float(times[-1] - times[0] + np.median(np.diff(times))) if len(times) > 1 else 0.0
 
 
@@ -55,10 +47,7 @@ def nearest_frame(times: np.ndarray, seconds: np.ndarray) -> np.ndarray:
 
 
 def linspace_in_window(window: Window, num_frames: int, phase: float = 0.5) -> np.ndarray:
-    """Divide a window into `num_frames` equal segments and return one point of each, in seconds.
-
-    `phase` is the position of the point in its segment, 0 (start) to 1 (end).
-    """
+    """Return one point of each of `num_frames` equal segments of a window, at `phase` (0 to 1), in seconds."""
     return window.start + (window.end - window.start) * (np.arange(num_frames) + phase) / num_frames
 
 
@@ -72,12 +61,8 @@ def plan_views(
     global window is divided into as many parts as there are global views, and each view starts in another part. Local
     windows start anywhere.
 
-    Args:
-        times: Frame times (F,) in seconds, ascending; at least one.
-        views: Number of views and frames, and window lengths.
-        rng: Source of randomness.
-        max_duration: If the clip is longer than this many seconds, all views are taken from one random interval of
-            this length, so that they show the same event.
+    `times` (F,) are in seconds, ascending. If the clip is longer than `max_duration` seconds, all views are taken from
+    one random interval of this length, so that they show the same event.
     """
     clip = _clip_window(times)
     if max_duration is not None and clip.end - clip.start > max_duration:
@@ -95,10 +80,9 @@ def plan_views(
 
 
 def plan_eval(times: np.ndarray, num_frames: int, num_clips: int = 1) -> list[ViewPlan]:
-    """Plan deterministic evaluation views, each of which covers the whole clip.
+    """Plan deterministic, interleaved evaluation views: together, num_frames × num_clips evenly spaced frames.
 
-    Together the views have num_frames × num_clips evenly spaced frames, and they are interleaved. A single view has the
-    centers of `num_frames` equal segments.
+    A single view has the centers of `num_frames` equal segments of the clip.
     """
     clip = _clip_window(times)
     return [_make_plan(times, clip, num_frames, "eval", (n + 0.5) / num_clips) for n in range(num_clips)]
@@ -120,8 +104,7 @@ def plan_windows(times: np.ndarray, length: float, stride: float) -> list[Window
 
 
 def _clip_window(times: np.ndarray) -> Window:
-    duration, start = clip_duration(times), float(times[0])
-    return Window(start, start + duration)
+    return Window(float(times[0]), float(times[0]) + clip_duration(times))
 
 
 def _subwindow(window: Window, length: float, position: float) -> Window:

@@ -15,15 +15,7 @@ from verbspace.utils.progress import ProgressCallback
 
 @dataclass
 class DatasetSummary:
-    """What a data set contains: the listed files, and the properties of those whose headers were read ("probed").
-
-    Attributes:
-        missing: Listed files that do not exist.
-        class_counts: Number of videos of each class.
-        durations: Durations of the probed files, in seconds.
-        stream_kinds: Number of probed files by codec, container, size and frame rate.
-        decode_errors: Files that could not be probed, and the reasons.
-    """
+    """What a data set contains, and the properties of the files whose headers were read ("probed")."""
 
     format: str
     num_videos: int
@@ -39,11 +31,7 @@ class DatasetSummary:
 def summarize_dataset(
     manifest: Manifest, probe_files: int | None = 50, on_progress: ProgressCallback | None = None
 ) -> DatasetSummary:
-    """Check which listed files exist, count classes, and read the headers of some files.
-
-    The headers of `probe_files` files are read, evenly spaced in the list; of all files if it is None. `on_progress` is
-    called after each of them.
-    """
+    """Check which files exist, count classes, and read the headers of `probe_files` evenly spaced files (None: all)."""
     records = manifest.records
     existing: list[Path] = []
     missing: list[Path] = []
@@ -67,8 +55,7 @@ def summarize_dataset(
             summary.decode_errors[path] = error.reason
         else:
             summary.num_probed += 1
-            size = f"{stream.width}x{stream.height}"
-            kind = f"{stream.codec} in {stream.container}, {size}, {stream.fps:.3g} frames/s"
+            kind = f"{stream.codec} in {stream.container}, {stream.width}x{stream.height}, {stream.fps:.3g} frames/s"
             summary.stream_kinds[kind] += 1
             if stream.duration is not None:
                 summary.durations.append(stream.duration)

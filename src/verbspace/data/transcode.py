@@ -1,7 +1,4 @@
-"""Smaller copies of a data set that decode fast: H.264 with a short side and short distances between key frames.
-
-All frames and their times are kept. Each copy is read again and compared with the original.
-"""
+"""Smaller copies of a data set that decode fast. All frames and times are kept, and each copy is verified."""
 
 from __future__ import annotations
 
@@ -26,19 +23,11 @@ MIN_PSNR_DB = 25.0  # required quality of a copy; a wrong frame is far below
 
 @dataclass(frozen=True)
 class TranscodeConfig:
-    """Encoder settings.
-
-    Attributes:
-        size: Short side, in pixels. Smaller videos keep theirs.
-        gop: Frames from one key frame to the next.
-        crf: Quality of x264, 0 to 51; lower is better.
-        preset: Speed preset of x264.
-    """
+    """Encoder settings: largest short side in pixels, frames per key frame, and quality of x264 (0 is the best)."""
 
     size: int = 256
     gop: int = 12
     crf: int = 20
-    preset: str = "veryfast"
 
 
 def transcode(
@@ -53,14 +42,9 @@ def transcode(
 ) -> list[CheckResult]:
     """Transcode `files` of the folder `source` to the same subfolders of `out`, which also gets a log.
 
-    A second call processes only what is missing, new or changed, or has other settings. `timeout` and `on_progress` are
-    those of `run_with_log`.
-
-    Returns:
-        The results, in the order of the files. A file that cannot be transcoded has an error there.
-
-    Raises:
-        ValueError: If `out` is the source, or if two files would get the same name.
+    A second call processes only what is missing, new or changed, or has other settings. The results, in the order of
+    the files, and the options are those of `run_with_log`. Raises ValueError if `out` is the source, or if two files
+    would get the same name.
     """
     config = config or TranscodeConfig()
     if Path(os.path.abspath(out)) == Path(os.path.abspath(source)):
@@ -70,10 +54,6 @@ def transcode(
         target = target_path(file, source, out)
         if (other := targets.setdefault(target, file)) != file:
             raise ValueError(f"{file}: this file and {other} would both be written to {target}; rename one of them")
-
-    def is_valid(result: CheckResult) -> bool:
-        return result.error is not None or target_path(result.file, source, out).is_file()
-
     return run_with_log(
         partial(transcode_file, source=source, out=out, config=config),
         files,
@@ -82,7 +62,7 @@ def transcode(
         timeout=timeout,
         num_workers=num_workers,
         on_progress=on_progress,
-        is_valid=is_valid,
+        is_valid=lambda result: result.error is not None or target_path(result.file, source, out).is_file(),
     )
 
 
@@ -92,9 +72,7 @@ def transcode_file(file: str, source: Path, out: Path, config: TranscodeConfig) 
     frame_interval = float(np.median(np.diff(times))) if len(times) > 1 else 0.04
     frames = zip(stream_frames(file, config.size), times.tolist(), strict=True)
     with atomic_write(target_path(file, source, out)) as part:
-        count = write_mp4(
-            part, frames, frame_interval=frame_interval, gop=config.gop, crf=config.crf, preset=config.preset
-        )
+        count = write_mp4(part, frames, frame_interval=frame_interval, gop=config.gop, crf=config.crf)
         if mismatch := _find_mismatch(Path(file), part, times, config.size):
             raise VideoError(file, f"the transcoded copy {mismatch}; keep the original")
     return count

@@ -1,8 +1,4 @@
-"""Crops and augmentations of video clips, with the same parameters for all frames of a clip.
-
-Views are uint8. Rounding costs half a gray level, which is less than video compression costs, and uint8 takes a quarter
-of the memory of float32 between the loading workers and the trainer.
-"""
+"""Crops and augmentations of video clips, with the same parameters for all frames of a clip. Views are uint8."""
 
 from __future__ import annotations
 
@@ -17,6 +13,8 @@ from verbspace.config.settings import ViewSettings
 
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as in PIL's conversion to "L"
 _BLUR_BAND_ROWS = 32  # rows blurred by one matrix product
+_BLUR_SIGMA = (0.1, 2.0)  # range, in pixels of a view of 224 pixels; scaled with the size
+_CROP_RATIO = (3 / 4, 4 / 3)  # range of the width of a crop divided by its height
 _CROP_ATTEMPTS = 10  # random crops drawn per clip, as in torchvision's RandomResizedCrop
 _CROP_DRAWS = 4 * _CROP_ATTEMPTS
 
@@ -27,9 +25,6 @@ def augment(
     kind: Literal["global", "local"],
     generator: torch.Generator,
     frame_index: Tensor,
-    *,
-    ratio: tuple[float, float] = (3 / 4, 4 / 3),
-    blur_sigma: tuple[float, float] = (0.1, 2.0),
 ) -> Tensor:
     """Crop, resize, flip, color-jitter and blur clips of a video at random.
 
@@ -40,19 +35,13 @@ def augment(
 
     Args:
         frames: Frames of the video, uint8 (F, 3, H, W).
-        views: Sizes, crop scales (as fractions of the frame area), jitter strengths and probabilities. The size must be
-            set; see `ViewSettings.resolve`.
+        views: The size must be set; see `ViewSettings.resolve`.
         kind: Which size and crop scale to use.
         generator: Source of randomness.
         frame_index: Frames of each clip, int64 (N, T).
-        ratio: Range of the width of a crop divided by its height.
-        blur_sigma: Range of the blur's standard deviation, in pixels of a view of 224 pixels; scaled with the size.
 
     Returns:
         Views, uint8 (N, T, 3, S, S).
-
-    Raises:
-        ValueError: If the size is not set.
     """
     size = views.global_size if kind == "global" else views.local_size
     scale = views.global_scale if kind == "global" else views.local_scale
@@ -60,10 +49,15 @@ def augment(
         raise ValueError(f"views.{kind}_size is not set; set it, or call ViewSettings.resolve first")
     count, (height, width) = len(frame_index), frames.shape[-2:]
     draws = torch.rand(count, _CROP_DRAWS + 7, generator=generator).to(frames.device)
-    boxes = random_boxes(draws[:, :_CROP_DRAWS].view(count, _CROP_ATTEMPTS, 4), (height, width), scale, ratio)
+    boxes = random_boxes(draws[:, :_CROP_DRAWS].view(count, _CROP_ATTEMPTS, 4), (height, width), scale, _CROP_RATIO)
     flip, brightness, contrast, saturation, grayscale, blur, sigma = draws[:, _CROP_DRAWS:].unbind(1)
-    saturation_factors = _jitter_factor(saturation, views.saturation) * (grayscale >= views.grayscale_prob)
-    sigmas = (blur_sigma[0] + (blur_sigma[1] - blur_sigma[0]) * sigma) * size / 224
+    colors = [
+        _jitter_factor(brightness, views.brightness),
+        _jitter_factor(contrast, views.contrast),
+        _jitter_factor(saturation, views.saturation) * (grayscale >= views.grayscale_prob),
+    ]
+    factors = torch.stack(colors, 1).tolist()
+    sigmas = (_BLUR_SIGMA[0] + (_BLUR_SIGMA[1] - _BLUR_SIGMA[0]) * sigma) * size / 224
     out = torch.empty(*frame_index.shape, 3, size, size, dtype=torch.uint8, device=frames.device)
     for n, (top, left, h, w) in enumerate(boxes.tolist()):
         # Crop before copying, in the decoder's layout (channels last), in which the rows of a crop are contiguous.
@@ -71,28 +65,23 @@ def augment(
         view = resize(crop.index_select(0, frame_index[n]).permute(0, 3, 1, 2), (size, size))
         if flip[n] < views.flip_prob:
             view = view.flip(-1)
-        if views.brightness or views.contrast or views.saturation or views.grayscale_prob:
-            view = _adjust_color(
-                view,
-                float(_jitter_factor(brightness[n], views.brightness)) if views.brightness else None,
-                float(_jitter_factor(contrast[n], views.contrast)) if views.contrast else None,
-                float(saturation_factors[n]) if views.saturation or views.grayscale_prob else None,
-            )
+        if factors[n] != [1, 1, 1]:
+            view = _adjust_color(view, *factors[n])
         if blur[n] < views.blur_prob:
             view = gaussian_blur(view[None], sigmas[n : n + 1])[0]
         out[n] = view
     return out
 
 
-def _adjust_color(view: Tensor, brightness: float | None, contrast: float | None, saturation: float | None) -> Tensor:
-    """Apply the given factors to one clip (T, 3, S, S) uint8. In place, because the pixels fit into a CPU cache."""
+def _adjust_color(view: Tensor, brightness: float, contrast: float, saturation: float) -> Tensor:
+    """Apply the factors to one clip (T, 3, S, S) uint8. In place, because the pixels fit into a CPU cache."""
     x = view.contiguous().float()
-    if brightness is not None:
+    if brightness != 1:
         x.mul_(brightness).clamp_(0, 255)
-    if contrast is not None:
+    if contrast != 1:
         mean = _luma(x.mean((0, 2, 3), keepdim=True))  # of the whole clip
         torch.lerp(mean, x, contrast, out=x).clamp_(0, 255)
-    if saturation is not None:
+    if saturation != 1:
         torch.lerp(_luma(x), x, saturation, out=x).clamp_(0, 255)
     return x.round_().to(torch.uint8)
 
@@ -105,15 +94,10 @@ def center_crop(frames: Tensor, size: int) -> Tensor:
 def eval_crops(frames: Tensor, size: int, num_crops: int = 1) -> Tensor:
     """Resize the short side of frames, uint8 (..., 3, H, W), to `size` and take equidistant crops along the long side.
 
-    One crop is the center crop. Three crops are both ends and the center, as in "× 3 crops" (SlowFast). The result
-    agrees with the CLIP image processor (PIL) to within two gray levels, and exactly in over 99 % of the values even
-    for noise: the filters are the same and only rounding differs.
-
-    Returns:
-        Crops, uint8 (num_crops, ..., 3, size, size).
+    One crop is the center crop. Three crops are both ends and the center, as in "× 3 crops" (SlowFast). The result,
+    uint8 (num_crops, ..., 3, size, size), agrees with the CLIP image processor (PIL) to within two gray levels, and
+    exactly in over 99 % of the values even for noise: the filters are the same and only rounding differs.
     """
-    if num_crops < 1:
-        raise ValueError(f"num_crops: {num_crops} is too few; give 1 for the center crop, or more")
     height, width = frames.shape[-2:]
     short = min(height, width)
     # The image processor truncates the long side and centers with floor division.
@@ -137,18 +121,11 @@ def resize(frames: Tensor, shape: tuple[int, int]) -> Tensor:
 def random_boxes(
     draws: Tensor, shape: tuple[int, int], scale: tuple[float, float], ratio: tuple[float, float]
 ) -> Tensor:
-    """Compute crop boxes from uniform random numbers, as torchvision's RandomResizedCrop does.
+    """Compute crop boxes from uniform random numbers (N, attempts, 4), as torchvision's RandomResizedCrop does.
 
     The area is uniform in `scale`, as a fraction of the frame area, and the logarithm of width divided by height is
-    uniform in `ratio`. The first attempt that fits into the frame is used. If none fits, the box is the largest
-    centered one with an allowed ratio.
-
-    Args:
-        draws: Uniform random numbers in [0, 1), (N, attempts, 4).
-        shape: Height and width of the frames, in pixels.
-
-    Returns:
-        Boxes, int64 (N, 4): top, left, height, width.
+    uniform in `ratio`. The first attempt that fits into the frame (height, width) is used. If none fits, the box is the
+    largest centered one with an allowed ratio. Returns top, left, height, width: int64 (N, 4).
     """
     height, width = shape
     draws = draws.double()
@@ -168,10 +145,7 @@ def random_boxes(
 
 
 def gaussian_blur(frames: Tensor, sigma: Tensor) -> Tensor:
-    """Blur clips, uint8 (N, T, 3, S, S), with a Gaussian kernel, which is truncated and renormalized at the edges.
-
-    `sigma` (N,) is the standard deviation for each clip, in pixels.
-    """
+    """Blur clips, uint8 (N, T, 3, S, S), with a Gaussian kernel of `sigma` (N,) pixels, renormalized at the edges."""
     side = frames.shape[-1]
     position = torch.arange(side, dtype=torch.float32, device=frames.device)
     distance = (position[:, None] - position[None]) / sigma.float().clamp_min(1e-3).view(-1, 1, 1)

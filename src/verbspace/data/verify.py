@@ -18,12 +18,13 @@ from verbspace.data.sources.storage import file_signature
 from verbspace.data.worker_pool import SubprocessPool, WorkerCrashed, WorkerTimeout
 from verbspace.utils.progress import ProgressCallback
 
+_START_METHOD = "spawn"
 VERIFY_LOG_NAME = "verbspace-verify.jsonl"
 
 
 @dataclass(frozen=True)
 class CheckResult:
-    """The number of frames of a file, and what is wrong with it, without its path. `error` is None for a good file."""
+    """The number of frames of a file, and what is wrong with it; `error` is None for a good file."""
 
     file: str
     frames: int
@@ -48,12 +49,9 @@ class CheckLog:
 
     def lookup(self, file: str) -> CheckResult | None:
         """Return the result for a file, or None if there is no valid one."""
-        entry = self._entries.get(self._relative_path(file))
-        if (
-            entry is None
-            or [entry.get("size"), entry.get("changed")] != file_signature(file)
-            or entry.get("settings", {}) != self.settings
-        ):
+        entry = self._entries.get(self._relative_path(file), {})
+        found = [entry.get("size"), entry.get("changed"), entry.get("settings", {})]
+        if found != [*file_signature(file), self.settings]:
             return None
         return CheckResult(file, int(entry["frames"]), entry["fault"])
 
@@ -61,10 +59,8 @@ class CheckLog:
         """Append a result to the file."""
         size, changed = file_signature(result.file)
         entry: dict[str, Any] = {"file": self._relative_path(result.file), "size": size, "changed": changed}
-        entry |= {"frames": result.frames, "fault": result.error}
-        if self.settings:
-            entry["settings"] = self.settings
-        self._entries[self._relative_path(result.file)] = entry
+        entry |= {"settings": self.settings, "frames": result.frames, "fault": result.error}
+        self._entries[entry["file"]] = entry
         self.path.parent.mkdir(parents=True, exist_ok=True)
         is_incomplete = self.path.is_file() and self.path.read_bytes()[-1:] not in (b"", b"\n")
         with self.path.open("a", encoding="utf-8") as log:
@@ -82,18 +78,10 @@ def verify_files(
     num_workers: int = 1,
     on_progress: ProgressCallback | None = None,
 ) -> list[CheckResult]:
-    """Decode files to their end, and return the results in the same order. Arguments are those of `run_with_log`.
-
-    Files with a valid result in the log are not decoded again. Each new result is appended as soon as it is there.
-    """
+    """Decode files to their end as `run_with_log` does. Files with a valid result in the log are not decoded again."""
+    log = CheckLog(log_path)
     return run_with_log(
-        count_frames,
-        files,
-        CheckLog(log_path),
-        stage="verify",
-        timeout=timeout,
-        num_workers=num_workers,
-        on_progress=on_progress,
+        count_frames, files, log, stage="verify", timeout=timeout, num_workers=num_workers, on_progress=on_progress
     )
 
 
@@ -115,17 +103,10 @@ def run_with_log(
     on_progress: ProgressCallback | None = None,
     is_valid: Callable[[CheckResult], bool] = lambda result: True,
 ) -> list[CheckResult]:
-    """Run a task in subprocesses on the files that have no valid result in the log, and log the new results.
+    """Run a task as `run_in_subprocesses` does on the files without a valid result in the log, and log new results.
 
-    Args:
-        task: Returns the number of frames of a file, or raises an exception.
-        files: The files; the results are returned in their order.
-        log: The log.
-        stage: Name of the stage for `on_progress`.
-        timeout: Seconds that a file may take.
-        num_workers: Number of subprocesses.
-        on_progress: Called after each file, with the number of `bad` files so far.
-        is_valid: Called with a result of the log. If False, the task is run again.
+    `on_progress` is called after each file, with the number of `bad` files so far. If `is_valid` is False for a result
+    of the log, the task is run again. The results are returned in the order of the files.
     """
     results: dict[str, CheckResult] = {}
     bad = 0
@@ -149,12 +130,7 @@ def run_with_log(
 
 
 def run_in_subprocesses(
-    task: Callable[[str], int],
-    files: Sequence[str],
-    *,
-    timeout: float = 60.0,
-    num_workers: int = 1,
-    start_method: str = "spawn",
+    task: Callable[[str], int], files: Sequence[str], *, timeout: float = 60.0, num_workers: int = 1
 ) -> Iterator[CheckResult]:
     """Run a task on each file in subprocesses, and yield results as they become available. No file can end the run.
 
@@ -163,7 +139,7 @@ def run_in_subprocesses(
     """
     num_workers = max(1, min(num_workers, len(files)))
     pending: set[Future[CheckResult]] = set()
-    with SubprocessPool(partial(_run_task, task), num_workers, timeout=timeout, start_method=start_method) as pool:
+    with SubprocessPool(partial(_run_task, task), num_workers, timeout=timeout, start_method=_START_METHOD) as pool:
         for file in files:
             pending.add(pool.submit(_check_file, pool, file))
             if len(pending) > 2 * num_workers:  # futures for all files would take much memory

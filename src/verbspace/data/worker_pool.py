@@ -1,9 +1,7 @@
 """A pool of subprocesses with a time limit for each call.
 
-Each process serves one thread of a `ThreadPoolExecutor`, which supplies the queue, the futures and the idle threads.
-Libraries with process pools do not fit. In `concurrent.futures` and loky a crash ends every call of the pool, and there
-is no time limit per call. pebble has one, but its processes share a pipe and a lock: a process that is killed while it
-sends a result (a few megabytes of frames) stalls the whole pool. Here each process has its own pipe.
+In `concurrent.futures` and loky a crash ends every call of the pool, and there is no time limit per call. In pebble, a
+process that is killed while it sends a result stalls the whole pool. Here each process has its own pipe.
 """
 
 from __future__ import annotations
@@ -16,9 +14,8 @@ import traceback
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from multiprocessing.connection import Connection
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, TypeVar
 
-P = ParamSpec("P")
 R = TypeVar("R")
 _START_LOCK = threading.Lock()
 _ORPHAN_CHECK_S = 5.0  # an idle process checks this often whether its parent still exists
@@ -33,9 +30,7 @@ class WorkerTimeout(Exception):
 class WorkerCrashed(Exception):
     """A process that ended during a call. ``str(error)`` is "signal 11" or "exit code 3".
 
-    Attributes:
-        was_killed: Whether the process was killed from outside (SIGKILL, as the system does when memory is short) or
-            ended before it was ready, so that the call is not to blame.
+    The call is not to blame if `was_killed`: from outside (SIGKILL, as when memory is short), or before it was ready.
     """
 
     def __init__(self, exit_code: int, started: bool) -> None:
@@ -44,17 +39,10 @@ class WorkerCrashed(Exception):
 
 
 class SubprocessPool:
-    """Run one function in subprocesses, one call per process at a time.
+    """Run one function in subprocesses. Each serves one thread of a `ThreadPoolExecutor`, which supplies the queue.
 
-    A process that exceeds the time limit is killed, and one that ends is replaced with the next call. Leave the context
-    to stop the processes; those that are busy are killed.
-
-    Args:
-        function: Called in the processes.
-        num_workers: Number of processes.
-        timeout: Seconds that a call may take. Starting the process does not count.
-        initializer: Called once in each process.
-        start_method: As in `multiprocessing.get_context`.
+    A process whose call takes more than `timeout` seconds is killed, and one that ends is replaced with the next call.
+    Leave the context to stop the processes; those that are busy are killed. `initializer` is called once in each.
     """
 
     def __init__(
@@ -74,15 +62,12 @@ class SubprocessPool:
         self._workers: set[_Worker] = set()
         self._closed = False
 
-    def submit(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> Future[R]:
+    def submit(self, function: Callable[..., R], *args: Any) -> Future[R]:
         """Run a function in one of the pool's threads, from which it can use `call`."""
-        return self._executor.submit(function, *args, **kwargs)
+        return self._executor.submit(function, *args)
 
     def call(self, *args: Any) -> Any:
-        """Call the pool's function in the process of this thread, and return its result or raise its exception.
-
-        Raises WorkerTimeout if the call takes too long, and WorkerCrashed if the process ends.
-        """
+        """Call the function in the process of this thread. Raises its exception, WorkerTimeout or WorkerCrashed."""
         worker: _Worker | None = getattr(self._thread, "worker", None)
         if worker is None or not worker.process.is_alive():
             worker = self._thread.worker = self._start_worker()

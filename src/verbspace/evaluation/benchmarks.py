@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
+
+import torch
 
 from verbspace.concepts.concept_set import ConceptSet
 from verbspace.concepts.labels import label_to_phrase
-from verbspace.concepts.space import ScoringMode, validate_scoring
-from verbspace.data.decoding.backends import Decoder, require_backend
+from verbspace.concepts.space import ScoringMode
+from verbspace.data.decoding.backends import Decoder
 from verbspace.data.sources.benchmarks import charades_classes, is_charades
 from verbspace.data.sources.manifest import read_manifest
 from verbspace.data.sources.record import Record
@@ -18,7 +21,7 @@ from verbspace.evaluation.labels import labels_to_indices, require_labels
 from verbspace.evaluation.protocol import Task
 from verbspace.evaluation.results import BenchmarkResult, Evaluation, MultiLabelEvaluation
 from verbspace.evaluation.runner import MAX_MISSING_FRACTION, EvalConfig, EvalSplit, load_encoders, run_evaluation
-from verbspace.inference.embedding import EmbeddingCache, Precision, validate_precision
+from verbspace.inference.embedding import EmbeddingCache, Precision
 from verbspace.models.video_encoder import VideoEncoder
 from verbspace.utils.progress import ProgressCallback
 
@@ -28,31 +31,25 @@ class BenchmarkSpec:
     """A benchmark.
 
     Attributes:
-        task: Evaluation task.
-        title: Title for readers.
         annotation_files: Files or folders with the test split, relative to the benchmark's folder. The first that
             exists is used.
         concepts: Bundled concept set; None: the data set's own class names.
-        train_annotation_files: The same for the training split; empty for zero-shot.
+        train_annotation_files: The same for the training split; empty: `annotation_files` have both.
         folds: Numbers of the official splits. The result is the mean over them.
         test_split: Name of the test split in the annotation files; None if each file is one split.
         class_name_files: Files that list the classes of a fold, if it tests only some; `{fold}` is its number.
-        frames: Frames per clip.
-        views: Temporal clips and spatial crops per video.
     """
 
     task: Task
-    title: str
     annotation_files: tuple[str, ...]
     concepts: str | None
     train_annotation_files: tuple[str, ...] = ()
     folds: tuple[int, ...] = (1,)
     test_split: str | None = "test"
     class_name_files: tuple[str, ...] = ()
-    frames: int = 8
-    views: tuple[int, int] = (1, 1)
 
 
+TASKS: tuple[Task, ...] = get_args(Task)
 _UCF = ("ucfTrainTestlist", "ucf101/ucfTrainTestlist", "splits", "annotations", ".")
 _HMDB = ("testTrainMulti_7030_splits", "hmdb51/testTrainMulti_7030_splits", "splits", "annotations", ".")
 _K400 = ("val.csv", "validate.csv", "annotations/val.csv", "k400/val.csv", "kinetics400_val.csv")
@@ -66,31 +63,16 @@ _CHARADES = ("Charades_v1_test.csv", "Charades/Charades_v1_test.csv", "annotatio
 _THREE_FOLDS = (1, 2, 3)
 
 BENCHMARKS = {
-    "ucf101/zero-shot": BenchmarkSpec(
-        "zero-shot", "UCF101 test, mean of splits 1 to 3", _UCF, "ucf101", folds=_THREE_FOLDS
-    ),
-    "ucf101/linear-probe": BenchmarkSpec(
-        "linear-probe", "UCF101, mean of splits 1 to 3", _UCF, "ucf101", _UCF, _THREE_FOLDS
-    ),
-    "ucf101/knn": BenchmarkSpec("knn", "UCF101, mean of splits 1 to 3", _UCF, "ucf101", _UCF, _THREE_FOLDS),
-    "hmdb51/zero-shot": BenchmarkSpec(
-        "zero-shot", "HMDB51 test, mean of splits 1 to 3", _HMDB, "hmdb51", folds=_THREE_FOLDS
-    ),
-    "hmdb51/linear-probe": BenchmarkSpec(
-        "linear-probe", "HMDB51, mean of splits 1 to 3", _HMDB, "hmdb51", _HMDB, _THREE_FOLDS
-    ),
-    "hmdb51/knn": BenchmarkSpec("knn", "HMDB51, mean of splits 1 to 3", _HMDB, "hmdb51", _HMDB, _THREE_FOLDS),
-    "k400/zero-shot": BenchmarkSpec("zero-shot", "Kinetics-400 validation", _K400, "k400", test_split="validation"),
-    "k600/zero-shot": BenchmarkSpec(
-        "zero-shot", "Kinetics-600 validation, 160 new classes, mean of splits 1 to 3", _K600, None,
-        folds=_THREE_FOLDS, test_split="validation",
+    **{f"ucf101/{task}": BenchmarkSpec(task, _UCF, "ucf101", folds=_THREE_FOLDS) for task in TASKS},
+    **{f"hmdb51/{task}": BenchmarkSpec(task, _HMDB, "hmdb51", folds=_THREE_FOLDS) for task in TASKS},
+    "k400/zero-shot": BenchmarkSpec("zero-shot", _K400, "k400", test_split="validation"),
+    "k600/zero-shot": BenchmarkSpec(  # 160 classes that Kinetics-400 lacks
+        "zero-shot", _K600, None, folds=_THREE_FOLDS, test_split="validation",
         class_name_files=("zero_shot_split{fold}.txt", "annotations/zero_shot_split{fold}.txt"),
     ),
-    "charades/zero-shot": BenchmarkSpec("zero-shot", "Charades test, mean average precision", _CHARADES, None),
-    "ssv2/linear-probe": BenchmarkSpec(
-        "linear-probe", "Something-Something v2 validation", _SSV2, None, _SSV2_TRAIN, test_split=None
-    ),
-    "ssv2/knn": BenchmarkSpec("knn", "Something-Something v2 validation", _SSV2, None, _SSV2_TRAIN, test_split=None),
+    "charades/zero-shot": BenchmarkSpec("zero-shot", _CHARADES, None),
+    "ssv2/linear-probe": BenchmarkSpec("linear-probe", _SSV2, None, _SSV2_TRAIN, test_split=None),
+    "ssv2/knn": BenchmarkSpec("knn", _SSV2, None, _SSV2_TRAIN, test_split=None),
 }  # fmt: skip
 
 
@@ -101,9 +83,9 @@ def evaluate_benchmark(
     *,
     concepts: ConceptSet | str | Path | None = None,
     scoring: ScoringMode = "category",
-    frames: int | None = None,
-    clips: int | None = None,
-    crops: int | None = None,
+    frames: int = 8,
+    clips: int = 1,
+    crops: int = 1,
     baseline: bool | VideoEncoder = True,
     max_missing: float = MAX_MISSING_FRACTION,
     seed: int = 0,
@@ -118,24 +100,15 @@ def evaluate_benchmark(
     Arguments that are not listed are as in `evaluate`.
 
     Args:
-        encoder: A VideoEncoder, or a folder or hub id.
         name: A key of `BENCHMARKS`.
-        root: A folder with the benchmark's own annotation files and its videos. Videos are found by name, in any
-            subfolder.
+        root: A folder with the benchmark's own annotation files and, in any subfolder, its videos.
         concepts: A concept set, a bundled name or a path. Default: the benchmark's.
-        frames: Frames per clip. Default: the benchmark's.
-        clips: Clips per video. Default: the benchmark's.
-        crops: Crops per clip. Default: the benchmark's.
 
     Raises:
-        ValueError: An argument is invalid, labels do not fit, or too many videos are missing.
         FileNotFoundError: Annotation files do not exist.
     """
     if name not in BENCHMARKS:
         raise ValueError(f"protocol: {name!r} is not one of {', '.join(BENCHMARKS)}")
-    validate_scoring(scoring)
-    require_backend(decoder)
-    validate_precision(dtype)
     spec, root = BENCHMARKS[name], Path(root)
     encoders = load_encoders(encoder, baseline)
     concepts = concepts or spec.concepts
@@ -146,22 +119,12 @@ def evaluate_benchmark(
     for fold in spec.folds:
         test, train, fold_concepts = _build_splits(name, root, fold, concepts)
         config = EvalConfig(
-            task=spec.task, test=test, train=train, concepts=fold_concepts, scoring=scoring,
-            frames=frames or spec.frames, clips=clips or spec.views[0], crops=crops or spec.views[1], seed=seed,
-            max_missing=max_missing, decoder=decoder, dtype=dtype, batch_size=batch_size, num_workers=num_workers,
+            task=spec.task, test=test, train=train, concepts=fold_concepts, scoring=scoring, frames=frames,
+            clips=clips, crops=crops, seed=seed, max_missing=max_missing, decoder=decoder, dtype=dtype,
+            batch_size=batch_size, num_workers=num_workers,
         )  # fmt: skip
         evaluations[fold] = run_evaluation(config, encoders, caches=caches, on_progress=on_progress)
     return BenchmarkResult(name=name, folds=evaluations)
-
-
-def assert_comparable(results: Sequence[BenchmarkResult]) -> None:
-    """Raise ValueError unless the results differ in the encoder only."""
-    first = results[0]
-    for other in results[1:]:
-        a, b = ({n: fold.result.protocol.fingerprint() for n, fold in r.folds.items()} for r in (first, other))
-        if first.name != other.name or a != b:
-            lines = "\n".join(next(iter(r.folds.values())).result.protocol.summary() for r in (first, other))
-            raise ValueError(f"these results were measured under different protocols and cannot be compared:\n{lines}")
 
 
 def _build_splits(
@@ -177,44 +140,38 @@ def _build_splits(
             [label_to_phrase(label) for label in charades_classes(annotations).values()], name
         )
         test = [record for record in test if record.labels]  # videos without an action are not evaluated
-        classes = [tuple(labels_to_indices(record.labels or (), concepts)) for record in test]
-        return EvalSplit(title, test, [], classes), None, concepts
+        targets = torch.zeros(len(test), len(concepts.actions), dtype=torch.bool)
+        for row, record in zip(targets, test, strict=True):
+            row[labels_to_indices(record.labels or (), concepts)] = True
+        return EvalSplit(title, test, targets), None, concepts
     train: list[Record] = []
-    if spec.train_annotation_files:
-        train_annotations = _find_annotations(root, spec.train_annotation_files)
+    if spec.task != "zero-shot":
+        train_annotations = _find_annotations(root, spec.train_annotation_files or spec.annotation_files)
         train = read_manifest(train_annotations, root, split=spec.test_split and "train", fold=fold)
     class_names = sorted({*require_labels(test, name), *require_labels(train, name)})
     if spec.class_name_files:
-        fold_classes = _read_class_names(root, spec.class_name_files, fold)
+        names = [file_name.format(fold=fold) for file_name in spec.class_name_files]
+        class_list = _find(root, names, "class lists", "create one with one class name per line")
+        fold_classes = {line.strip() for line in read_lines(class_list) if line.strip()}
         test, class_names = [record for record in test if record.label in fold_classes], sorted(fold_classes)
     concepts = concepts or ConceptSet.from_actions(class_names, name)
     if not test:
         raise ValueError(f"{root}: {title}: the annotation files list no test videos; check them")
 
     def make_split(suffix: str, records: list[Record]) -> EvalSplit:
-        return EvalSplit(f"{title}{suffix}", records, labels_to_indices(require_labels(records, name), concepts))
+        indices = labels_to_indices(require_labels(records, name), concepts)
+        return EvalSplit(f"{title}{suffix}", records, torch.tensor(indices))
 
     return make_split("", test), make_split(", train", train) if train else None, concepts
 
 
-def _find_annotations(root: Path, candidates: Sequence[str]) -> Path:
-    """Return the first annotation file or folder that exists."""
-    for candidate in candidates:
-        path = root / candidate
-        if path.is_file() or (
-            path.is_dir() and (any(path.glob("classInd.txt")) or any(path.glob("*_test_split1.txt")))
-        ):
+def _find(root: Path, candidates: Sequence[str], kind: str, hint: str) -> Path:
+    """Return the first file, or folder of official splits, that exists."""
+    for path in (root / candidate for candidate in candidates):
+        if path.is_file() or any(path.glob("classInd.txt")) or any(path.glob("*_test_split1.txt")):
             return path
-    raise FileNotFoundError(
-        f"{root}: none of the annotation files {', '.join(candidates)} exists; copy the official files there"
-    )
+    raise FileNotFoundError(f"{root}: none of the {kind} {', '.join(candidates)} exists; {hint}")
 
 
-def _read_class_names(root: Path, candidates: Sequence[str], fold: int) -> set[str]:
-    names = [name.format(fold=fold) for name in candidates]
-    for name in names:
-        if (root / name).is_file():
-            return {line.strip() for line in read_lines(root / name) if line.strip()}
-    raise FileNotFoundError(
-        f"{root}: none of the class lists {', '.join(names)} exists; create one with one class name per line"
-    )
+def _find_annotations(root: Path, candidates: Sequence[str]) -> Path:
+    return _find(root, candidates, "annotation files", "copy the official files there")

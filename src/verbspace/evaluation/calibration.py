@@ -18,14 +18,10 @@ NUM_BINS = 15  # as in Guo et al. (2017)
 
 
 def expected_calibration_error(probabilities: Tensor, targets: Tensor) -> float:
-    """Compute the expected calibration error over 15 equal-width confidence bins.
+    """Compute the expected calibration error of probabilities (N, K) for class indices (N,), over 15 equal bins.
 
     The error is the mean over bins, weighted by the number of videos in each, of the absolute difference between
     accuracy and mean confidence.
-
-    Args:
-        probabilities: Distributions over classes, shape (N, K).
-        targets: Class indices, shape (N,).
 
     Source: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017.
     """
@@ -37,16 +33,9 @@ def expected_calibration_error(probabilities: Tensor, targets: Tensor) -> float:
 
 
 def evaluate_calibration(
-    encoder: VideoEncoder, data: str | Path, concepts: ConceptSet, calibration: Calibration, batch_size: int = 16
+    encoder: VideoEncoder, data: str | Path, concepts: ConceptSet, calibration: Calibration
 ) -> dict[str, float]:
     """Measure the calibration error on labeled videos, before and after calibration.
-
-    Args:
-        encoder: The encoder that the calibration was fitted for.
-        data: Folder with one folder per action, or a list with labels.
-        concepts: The concept set that the calibration was fitted for.
-        calibration: The fitted temperature.
-        batch_size: Videos per batch.
 
     Returns:
         `videos`, `top1`, and `"<name>, temperature"`, `"<name>, error"` and `"<name>, confidence"` for each name in
@@ -57,7 +46,7 @@ def evaluate_calibration(
     indices = labels_to_indices(require_labels(records, str(data)), concepts)
     targets_by_file = {record.file: index for record, index in zip(records, indices, strict=True)}
     space = encoder.build_concept_space(concepts)
-    embedded = embed_videos(encoder, records, frames=calibration.frames, batch_size=batch_size)
+    embedded = embed_videos(encoder, records, frames=calibration.frames)
     targets = torch.tensor([targets_by_file[record.file] for record in embedded.records])
     scores = space.action_scores(embedded.embeddings, calibration.by)
     metrics = {"videos": float(len(scores)), "top1": float((scores.argmax(1) == targets).double().mean())}

@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
+import torch
+
 from verbspace.concepts.concept_set import ConceptSet
-from verbspace.concepts.space import ScoringMode, validate_scoring
-from verbspace.data.decoding.backends import Decoder, require_backend
+from verbspace.concepts.space import ScoringMode
+from verbspace.data.decoding.backends import Decoder
 from verbspace.data.sources.manifest import read_manifest
-from verbspace.evaluation.knn import KNN_K, KNN_TEMPERATURE
 from verbspace.evaluation.labels import (
     check_label_coverage,
     concept_set_from_labels,
     labels_to_indices,
     require_labels,
 )
-from verbspace.evaluation.linear_probe import C_GRID
 from verbspace.evaluation.protocol import Task
 from verbspace.evaluation.results import Evaluation
 from verbspace.evaluation.runner import MAX_MISSING_FRACTION, EvalConfig, EvalSplit, load_encoders, run_evaluation
-from verbspace.inference.embedding import Precision, validate_precision
+from verbspace.inference.embedding import Precision
 from verbspace.models.video_encoder import VideoEncoder
 from verbspace.utils.progress import ProgressCallback
 
@@ -43,9 +42,6 @@ def evaluate(
     *,
     crops: int = 1,
     max_missing: float = MAX_MISSING_FRACTION,
-    k: int = KNN_K,
-    temperature: float = KNN_TEMPERATURE,
-    Cs: Sequence[float] = C_GRID,
     decoder: Decoder = "pyav",
     dtype: Precision = "fp32",
     on_progress: ProgressCallback | None = None,
@@ -62,43 +58,25 @@ def evaluate(
             one; otherwise a set of the data's class names.
         train: Labeled training videos, disjoint from `data`.
         scoring: Zero-shot by category, by description, or by both.
-        frames: Frames per clip.
-        clips: Clips per video.
         baseline: Also evaluate `encoder.base_encoder()`, or the encoder given here.
         seed: Seed of folds and bootstrap.
-        batch_size: Videos per batch.
         num_workers: Processes that decode; 0 decodes in this process.
-        crops: Crops per clip.
         max_missing: Largest fraction of videos that may be missing or unreadable.
-        k: Neighbors of knn.
-        temperature: Temperature of knn.
-        Cs: Values of C that linear-probe selects from on held-out training videos.
         decoder: "pyav", or "torchcodec" (PyAV is used where torchcodec is not exact).
         dtype: Precision of the encoder's matrix products.
         on_progress: Called after each batch of videos.
 
     Raises:
-        ValueError: An argument is invalid, labels do not fit, or too many videos are missing. Errors that can be
-            found before videos are read are raised then.
-        FileNotFoundError: The data do not exist.
+        ValueError: An argument is invalid or labels do not fit (before videos are read), or too many are missing.
     """
     if protocol not in get_args(Task):
         raise ValueError(f"protocol: {protocol!r} is not one of " + ", ".join(f'"{name}"' for name in get_args(Task)))
-    validate_scoring(scoring)
-    require_backend(decoder)
-    validate_precision(dtype)
     encoders = load_encoders(encoder, baseline)
     test_split, train_split, concepts = _build_splits(encoders["encoder"], data, protocol, concepts, train)
-    if protocol == "zero-shot" and scoring != "category" and not concepts.descriptions:
-        raise ValueError(
-            f"scoring: {scoring!r} needs descriptions, and the concept set {concepts.name!r} has none; "
-            "use a concept set with descriptions, or score by category"
-        )
     config = EvalConfig(
         task=protocol, test=test_split, train=train_split, concepts=concepts, scoring=scoring, frames=frames,
         clips=clips, crops=crops, seed=seed, max_missing=max_missing, decoder=decoder, dtype=dtype,
-        batch_size=batch_size, num_workers=num_workers, k=k, temperature=temperature,
-        Cs=tuple(map(float, sorted(Cs))),
+        batch_size=batch_size, num_workers=num_workers,
     )  # fmt: skip
     evaluation = run_evaluation(config, encoders, on_progress=on_progress)
     assert isinstance(evaluation, Evaluation)
@@ -106,12 +84,9 @@ def evaluate(
 
 
 def _build_splits(
-    encoder: VideoEncoder,
-    data: str | Path,
-    protocol: Task,
-    concepts: ConceptSet | str | Path | None,
+    encoder: VideoEncoder, data: str | Path, protocol: Task, concepts: ConceptSet | str | Path | None,
     train: str | Path | None,
-) -> tuple[EvalSplit, EvalSplit | None, ConceptSet]:
+) -> tuple[EvalSplit, EvalSplit | None, ConceptSet]:  # fmt: skip
     """Read the test and training videos and match their labels to actions."""
     supervised = protocol != "zero-shot"
     if supervised and train is None:
@@ -126,7 +101,7 @@ def _build_splits(
     if concepts is None:
         concepts = concept_set_from_labels({label for part in labels for label in part})
     splits = [
-        EvalSplit(Path(source).resolve().name, part, labels_to_indices(names, concepts))
+        EvalSplit(Path(source).resolve().name, part, torch.tensor(labels_to_indices(names, concepts)))
         for source, part, names in zip(sources, records, labels, strict=True)
     ]
     if not supervised:
@@ -137,5 +112,6 @@ def _build_splits(
             f"{shared[0]}: this video is in the train and in the test data; remove it from one ({len(shared)} such)"
         )
     test, train_split = splits
-    check_label_coverage(test.class_indices, train_split.class_indices, concepts, f"{train}: there is no train video")
+    prefix = f"{train}: there is no train video"
+    check_label_coverage(test.targets.tolist(), train_split.targets.tolist(), concepts, prefix)
     return test, train_split, concepts

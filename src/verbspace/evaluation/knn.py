@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -20,7 +19,6 @@ def knn_scores(
     *,
     k: int = KNN_K,
     temperature: float = KNN_TEMPERATURE,
-    uniform_weights: bool = False,
 ) -> Tensor:
     """Let the k nearest training clips by cosine similarity vote for each query's class.
 
@@ -33,8 +31,6 @@ def knn_scores(
         queries: Embeddings of test clips, shape (Q, D). They need not be normalized.
         num_classes: Number of classes.
         k: Number of neighbors. If it is larger than N, all vote.
-        temperature: Temperature of the votes' weights.
-        uniform_weights: Give all neighbors the same weight.
 
     Returns:
         Votes as float32, shape (Q, num_classes). Each query's votes sum to 1.
@@ -47,8 +43,5 @@ def knn_scores(
     bank = functional.normalize(train.float(), dim=-1)
     votes = bank.new_zeros(len(queries), num_classes)
     similarities, indices = exact_topk(bank, functional.normalize(queries.float(), dim=-1), k)
-    if uniform_weights:
-        weights = torch.full_like(similarities, 1 / similarities.shape[1])
-    else:  # softmax is DINO's weight up to a factor per query, and cannot overflow
-        weights = (similarities / temperature).softmax(dim=1)
+    weights = (similarities / temperature).softmax(dim=1)  # DINO's up to a factor per query; cannot overflow
     return votes.scatter_add_(1, train_labels[indices].to(votes.device), weights)

@@ -1,11 +1,4 @@
-"""Linear probe: multinomial logistic regression on frozen embeddings.
-
-This follows CLIP's linear probe (Radford et al. 2021, appendix A.3: L-BFGS on frozen image features; the regularization
-is chosen on validation data, then all training data are fitted). It differs in three points. The features are the
-projected, L2-normalized video embeddings that zero-shot uses, not those before the projection. C is selected by
-stratified 5-fold cross-validation, because one validation split of a small training set is too noisy. C is searched in
-decades.
-"""
+"""Linear probe: multinomial logistic regression on frozen embeddings."""
 
 from __future__ import annotations
 
@@ -48,16 +41,10 @@ class LinearClassifier:
 
 @dataclass(frozen=True)
 class LinearProbeResult:
-    """A linear probe, fitted to all training clips.
-
-    Attributes:
-        best_C: The value of C that `model` was fitted with.
-        held_out_accuracy: Cross-validated accuracy of each value of C, 0 to 1.
-    """
+    """A linear probe, fitted to all training clips with the selected C."""
 
     model: LinearClassifier
     best_C: float
-    held_out_accuracy: dict[float, float]
 
 
 class LogisticRegressionPath:
@@ -69,7 +56,6 @@ class LogisticRegressionPath:
     Args:
         features: Features, shape (N, D).
         labels: Class indices, shape (N,).
-        num_classes: Number of classes.
         start: Initial value of the first fit: a fit to similar features.
     """
 
@@ -104,10 +90,8 @@ class LogisticRegressionPath:
         gradient = self._minimize(C, dtype, tolerance)
         if gradient > 100 * tolerance:
             warnings.warn(f"logistic regression (C = {C}) stopped with a gradient of {gradient:.1e}", stacklevel=3)
-        full = LinearClassifier(
-            self.rotated_features.new_zeros(self.num_classes, self.rotated_features.shape[1]),
-            self.rotated_features.new_full((self.num_classes,), -torch.inf),
-        )
+        zeros = self.weight.new_zeros(self.num_classes, self.weight.shape[1])
+        full = LinearClassifier(zeros, self.bias.new_full((self.num_classes,), -torch.inf))
         full.weight[self.present_classes] = self.weight @ self.eigenvectors.T
         full.bias[self.present_classes] = self.bias - full.weight[self.present_classes] @ self.feature_mean
         return full
@@ -121,14 +105,9 @@ class LogisticRegressionPath:
         weight, bias = (self.weight / scale).to(dtype), self.bias.to(dtype)
         weight.grad, bias.grad = torch.zeros_like(weight), torch.zeros_like(bias)
         solver = torch.optim.LBFGS(
-            [weight, bias],
-            max_iter=_MAX_ITERATIONS,
-            max_eval=2 * _MAX_ITERATIONS,
-            tolerance_grad=tolerance,
-            tolerance_change=_MIN_LOSS_CHANGE[dtype],
-            history_size=20,
-            line_search_fn="strong_wolfe",
-        )
+            [weight, bias], max_iter=_MAX_ITERATIONS, max_eval=2 * _MAX_ITERATIONS, tolerance_grad=tolerance,
+            tolerance_change=_MIN_LOSS_CHANGE[dtype], history_size=20, line_search_fn="strong_wolfe",
+        )  # fmt: skip
 
         def loss() -> float:
             value, weight.grad, bias.grad = cross_entropy_with_grad(x, self.targets, weight, bias)
@@ -142,14 +121,7 @@ class LogisticRegressionPath:
 
 
 def cross_entropy_with_grad(x: Tensor, targets: Tensor, weight: Tensor, bias: Tensor) -> tuple[float, Tensor, Tensor]:
-    """Compute the mean cross-entropy of softmax(x Wᵀ + b) and its gradients in W and b, in chunks of rows.
-
-    Args:
-        x: Features, shape (N, D).
-        targets: Class indices, shape (N,).
-        weight: W, shape (K, D).
-        bias: b, shape (K,).
-    """
+    """Compute the mean cross-entropy of softmax(x Wᵀ + b) and its gradients in W and b, in chunks of rows of x."""
     total = 0.0
     weight_grad, bias_grad = torch.zeros_like(weight), torch.zeros_like(bias)
     for rows, row_targets in zip(torch.split(x, _CHUNK), torch.split(targets, _CHUNK), strict=True):
@@ -164,13 +136,10 @@ def cross_entropy_with_grad(x: Tensor, targets: Tensor, weight: Tensor, bias: Te
 
 
 def stratified_folds(labels: Tensor, num_folds: int = NUM_FOLDS, *, seed: int = 0) -> Tensor:
-    """Assign clips to stratified cross-validation folds.
+    """Assign each of N clips to the fold in which it is held out, 0 to `num_folds` - 1, or to -1 for never.
 
     The clips of a class are spread evenly over the folds, so a class with two or more clips always has one to learn
     from. The only clip of a class is never held out.
-
-    Returns:
-        The fold in which each clip is held out, 0 to `num_folds` - 1, or -1 for never; shape (N,).
     """
     generator = torch.Generator().manual_seed(seed)
     folds = torch.full((len(labels),), -1)
@@ -187,9 +156,11 @@ def stratified_folds(labels: Tensor, num_folds: int = NUM_FOLDS, *, seed: int = 
 def linear_probe(
     train: Tensor, train_labels: Tensor, num_classes: int, Cs: Sequence[float] = C_GRID, seed: int = 0
 ) -> LinearProbeResult:
-    """Select C by cross-validation on the training clips, and fit all of them with it.
+    """Select C by stratified 5-fold cross-validation on the training clips, and fit all of them with it.
 
-    Of values of C with equal accuracy, the smallest is selected.
+    This follows CLIP's linear probe (Radford et al. 2021, appendix A.3) but for three points: the features are the
+    projected, normalized embeddings that zero-shot uses; one validation split of a small training set is too noisy,
+    so C is cross-validated; and C is searched in decades. Of values with equal accuracy, the smallest is selected.
 
     Args:
         train: Embeddings, shape (N, D).
@@ -199,13 +170,11 @@ def linear_probe(
         seed: Seed of the folds.
 
     Raises:
-        ValueError: No class has two training clips, `Cs` is empty, or embeddings and labels do not fit.
+        ValueError: No class has two training clips, or embeddings and labels do not fit.
     """
     folds = stratified_folds(train_labels, seed=seed)
     if (folds < 0).all():
         raise ValueError("no class has two train clips, so none can be held out to select C; add train clips")
-    if not Cs:
-        raise ValueError("Cs is empty; pass one value or more")
     hits: dict[float, list[Tensor]] = {C: [] for C in sorted(Cs)}
     models: dict[float, LinearClassifier] = {}
     for fold in torch.unique(folds[folds >= 0]).tolist():
@@ -214,7 +183,6 @@ def linear_probe(
         for C, fold_hits in hits.items():
             models[C] = path.fit(C, SELECTION_TOLERANCE)
             fold_hits.append(models[C].scores(train[held_out]).argmax(dim=1) == train_labels[held_out])
-    accuracies = {C: torch.cat(fold_hits).double().mean().item() for C, fold_hits in hits.items()}
-    best_C = max(accuracies, key=accuracies.__getitem__)
+    best_C = max(hits, key=lambda C: torch.cat(hits[C]).double().mean().item())
     model = LogisticRegressionPath(train, train_labels, num_classes, models[best_C]).fit(best_C)
-    return LinearProbeResult(model, best_C, accuracies)
+    return LinearProbeResult(model, best_C)

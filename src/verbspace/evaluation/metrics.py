@@ -8,6 +8,7 @@ from torch import Tensor
 
 from verbspace.evaluation.labels import validate_class_indices
 
+NUM_RESAMPLES = 2000
 _MAX_RESAMPLED_CLIPS = 4_000_000  # bootstrap indices in memory at once
 
 
@@ -15,8 +16,6 @@ class ClassificationMetrics(BaseModel):
     """Metrics over `n` clips. Accuracies are fractions, 0 to 1.
 
     Attributes:
-        top1: Top-1 accuracy.
-        top5: Top-5 accuracy.
         mean_class: Mean over classes of the top-1 accuracy on the class's clips. Classes without clips do not count.
         confusion: `confusion[i][j]` clips of class i were predicted as class j.
         n: Number of clips.
@@ -33,30 +32,24 @@ class ClassificationMetrics(BaseModel):
     ci95: tuple[float, float]
 
 
-def bootstrap_ci95(hits: Tensor, *, num_resamples: int = 2000, seed: int = 0) -> tuple[float, float]:
+def bootstrap_ci95(hits: Tensor, *, seed: int = 0) -> tuple[float, float]:
     """Compute a 95 % confidence interval of the mean of `hits`, shape (N,), with the percentile bootstrap.
-
-    The random generator is separate, with its own seed.
 
     Source: Efron, "Bootstrap Methods: Another Look at the Jackknife", 1979.
     """
     values = hits.detach().double().cpu()
     generator = torch.Generator().manual_seed(seed)
     count = len(values)
-    if not count:
-        raise ValueError("there are no clips to resample")
-    means = values.new_empty(num_resamples)
+    means = values.new_empty(NUM_RESAMPLES)
     step = max(1, _MAX_RESAMPLED_CLIPS // count)
-    for start in range(0, num_resamples, step):
-        indices = torch.randint(count, (min(step, num_resamples - start), count), generator=generator)
+    for start in range(0, NUM_RESAMPLES, step):
+        indices = torch.randint(count, (min(step, NUM_RESAMPLES - start), count), generator=generator)
         means[start : start + step] = values[indices].mean(dim=1)
     low, high = means.quantile(values.new_tensor([0.025, 0.975])).tolist()
     return low, high
 
 
-def classification_metrics(
-    ranking_scores: Tensor, labels: Tensor, *, num_resamples: int = 2000, seed: int = 0
-) -> ClassificationMetrics:
+def classification_metrics(ranking_scores: Tensor, labels: Tensor, *, seed: int = 0) -> ClassificationMetrics:
     """Compute classification metrics.
 
     Classes with equal scores are ranked by class index. With fewer than 5 classes, `top5` is 1.
@@ -64,8 +57,6 @@ def classification_metrics(
     Args:
         ranking_scores: Scores, higher for more likely, shape (N, K).
         labels: Class indices, shape (N,).
-        num_resamples: Bootstrap resamples of the confidence interval.
-        seed: Seed of the bootstrap.
     """
     num_classes = ranking_scores.shape[-1]
     validate_class_indices(ranking_scores, labels, num_classes, "scores")
@@ -75,9 +66,8 @@ def classification_metrics(
         raise ValueError("some scores are NaN; check the encoder's embeddings")
     ranks = ranking_scores.argsort(dim=1, descending=True, stable=True)
     hits = ranks[:, 0] == labels
-    confusion = torch.bincount(labels * num_classes + ranks[:, 0], minlength=num_classes**2).view(
-        num_classes, num_classes
-    )
+    confusion = torch.bincount(labels * num_classes + ranks[:, 0], minlength=num_classes**2)
+    confusion = confusion.view(num_classes, num_classes)
     sizes = confusion.sum(dim=1)
     present = sizes > 0
     return ClassificationMetrics(
@@ -86,5 +76,5 @@ def classification_metrics(
         mean_class=(confusion.diagonal()[present] / sizes[present].double()).mean().item(),
         confusion=confusion.tolist(),
         n=len(labels),
-        ci95=bootstrap_ci95(hits, num_resamples=num_resamples, seed=seed),
+        ci95=bootstrap_ci95(hits, seed=seed),
     )

@@ -6,6 +6,8 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
+NUM_RESAMPLES = 1000
+
 
 class MultiLabelMetrics(BaseModel):
     """Average precision over `n` videos.
@@ -53,17 +55,8 @@ def average_precisions(scores: Tensor, targets: Tensor, sample_weights: Tensor |
     return values[0] if sample_weights is None else values
 
 
-def multi_label_metrics(
-    scores: Tensor, targets: Tensor, *, num_resamples: int = 1000, seed: int = 0
-) -> MultiLabelMetrics:
-    """Compute mean average precision with a bootstrap confidence interval.
-
-    Args:
-        scores: Scores, higher for more likely, shape (N, K).
-        targets: Which video has which class, bool, shape (N, K).
-        num_resamples: Bootstrap resamples.
-        seed: Seed of the bootstrap.
-    """
+def multi_label_metrics(scores: Tensor, targets: Tensor, *, seed: int = 0) -> MultiLabelMetrics:
+    """Compute mean average precision of scores (N, K) and bool targets (N, K), with a bootstrap confidence interval."""
     if scores.ndim != 2 or scores.shape != targets.shape or not targets.any():
         raise ValueError(
             f"scores and targets must have the same shape (N, K), with one positive target or more; "
@@ -75,10 +68,9 @@ def multi_label_metrics(
     by_class = average_precisions(scores, targets)
     generator = torch.Generator().manual_seed(seed)
     count = len(scores)
-    resamples = torch.randint(count, (num_resamples, count), generator=generator)
-    weights = torch.zeros(num_resamples, count, dtype=torch.float64).scatter_add_(
-        1, resamples, torch.ones(num_resamples, count, dtype=torch.float64)
-    )
+    resamples = torch.randint(count, (NUM_RESAMPLES, count), generator=generator)
+    ones = torch.ones(NUM_RESAMPLES, count, dtype=torch.float64)
+    weights = torch.zeros_like(ones).scatter_add_(1, resamples, ones)
     means = average_precisions(scores, targets, weights).nanmean(1)
     low, high = means.nanquantile(means.new_tensor([0.025, 0.975])).tolist()
     return MultiLabelMetrics(

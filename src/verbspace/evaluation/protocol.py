@@ -18,24 +18,16 @@ class EvalProtocol(BaseModel):
     """The settings of one measurement.
 
     Attributes:
-        data: Name of the test data.
         data_hash: Hash of the test videos' names, sizes and labels.
         clips: Number of evaluated videos.
         missing: Number of further videos that could not be read.
-        actions: Number of actions.
         concepts: Hash of the concept set.
         templates: Prompt templates; empty unless the task is zero-shot.
         by: Scoring mode; None unless the task is zero-shot.
-        frames: Frames per clip.
         views: Temporal clips and spatial crops per video.
         size: Side of the frames, in pixels.
-        decoder: Decoding library and its version.
-        dtype: Precision of the encoder.
         seed: Seed of folds and bootstrap.
         train: Name of the training data, for linear-probe and knn.
-        train_hash: Hash of the training data.
-        train_clips: Number of training videos.
-        details: Settings of the task.
         checkpoint: Hash of the encoder. Not part of `fingerprint`.
         chosen: Settings selected on training data, for example C. Not part of `fingerprint`.
     """

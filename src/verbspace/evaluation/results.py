@@ -49,12 +49,7 @@ class _Evaluation(BaseModel, Generic[R]):
 
 
 class Evaluation(_Evaluation[Result]):
-    """The results of an encoder and of the baseline under the same protocol.
-
-    Attributes:
-        result: The encoder's result.
-        frozen: The result of the frozen, frame-averaged baseline; None if it was not measured.
-    """
+    """The results of an encoder and of the frozen, frame-averaged baseline under the same protocol."""
 
 
 class MultiLabelEvaluation(_Evaluation[MultiLabelResult]):

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from verbspace.concepts.concept_set import ConceptSet
-from verbspace.concepts.space import ScoringMode
-from verbspace.data.decoding.backends import Decoder, decoder_version
-from verbspace.data.errors import DecodeFailures
+from verbspace.concepts.space import ScoringMode, validate_scoring
+from verbspace.data.decoding.backends import Decoder, decoder_version, require_backend
 from verbspace.data.sources import storage
 from verbspace.data.sources.manifest import data_hash
 from verbspace.data.sources.record import Record
@@ -26,31 +23,28 @@ from verbspace.evaluation.multi_label import multi_label_metrics
 from verbspace.evaluation.protocol import Detail, EvalProtocol, Task, are_comparable
 from verbspace.evaluation.results import Evaluation, MultiLabelEvaluation, MultiLabelResult, Result
 from verbspace.evaluation.zero_shot import zero_shot_scores
-from verbspace.inference.embedding import EmbeddingCache, EmbeddingResult, Precision, embed_videos
+from verbspace.inference.embedding import EmbeddingCache, EmbeddingResult, Precision, embed_videos, validate_precision
 from verbspace.models.hashing import encoder_hash
 from verbspace.models.video_encoder import VideoEncoder
 from verbspace.utils.progress import ProgressCallback
 
 MAX_MISSING_FRACTION = 0.01
 _FEATURES = "projected and L2-normalised"  # part of protocol fingerprints
-_T = TypeVar("_T")
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class EvalSplit:
-    """Videos with their class indices.
+    """Videos with their classes."""
 
-    Attributes:
-        name: Name for protocols and messages.
-        class_indices: One class index per video; empty for multi-label data.
-        multi_labels: All class indices of each video; None for single-label data.
-    """
-
-    name: str
+    name: str  # for protocols and messages
     records: list[Record]
-    class_indices: list[int]
-    multi_labels: list[tuple[int, ...]] | None = None
+    targets: Tensor  # class indices, shape (N,), or for multi-label data bool, shape (N, K)
+
+    @property
+    def is_multi_label(self) -> bool:
+        """Whether a video may have several classes."""
+        return self.targets.ndim == 2
 
     def validate_missing(self, num_failed: int, max_missing: float, reason: str) -> None:
         """Raise ValueError if more than the fraction `max_missing` of the videos failed."""
@@ -60,22 +54,10 @@ class EvalSplit:
                 f"{max_missing:.0%}: {reason}; restore them, or allow a larger fraction with --max-missing"
             )
 
-    def targets(self, result: EmbeddingResult) -> Tensor:
-        """Return the class indices of the readable videos, shape (N,)."""
-        return torch.tensor(self._readable(self.class_indices, result))
-
-    def multi_hot(self, result: EmbeddingResult, num_actions: int) -> Tensor:
-        """Return which readable video has which action: bool, shape (N, num_actions)."""
-        assert self.multi_labels is not None
-        rows = self._readable(self.multi_labels, result)
-        targets = torch.zeros(len(rows), num_actions, dtype=torch.bool)
-        for row, indices in enumerate(rows):
-            targets[row, list(indices)] = True
-        return targets
-
-    def _readable(self, values: Sequence[_T], result: EmbeddingResult) -> list[_T]:
+    def readable_targets(self, result: EmbeddingResult) -> Tensor:
+        """Return the targets of the videos that could be read."""
         failed = result.failures.by_path
-        return [value for record, value in zip(self.records, values, strict=True) if record.path not in failed]
+        return self.targets[torch.tensor([record.path not in failed for record in self.records])]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,9 +78,16 @@ class EvalConfig:
     dtype: Precision
     batch_size: int
     num_workers: int
-    k: int = KNN_K
-    temperature: float = KNN_TEMPERATURE
-    Cs: tuple[float, ...] = C_GRID
+
+    def __post_init__(self) -> None:
+        validate_scoring(self.scoring)
+        require_backend(self.decoder)
+        validate_precision(self.dtype)
+        if self.task == "zero-shot" and self.scoring != "category" and not self.concepts.descriptions:
+            raise ValueError(
+                f"scoring: {self.scoring!r} needs descriptions, and the concept set {self.concepts.name!r} has none; "
+                "use a concept set with descriptions, or score by category"
+            )
 
     @property
     def splits(self) -> list[EvalSplit]:
@@ -111,10 +100,10 @@ class EvalConfig:
         """Record the settings of a measurement; `chosen` are those selected on training data."""
         details: dict[str, Detail] = {}
         if self.task == "linear-probe":
-            details = {"features": _FEATURES, "C among": self.Cs, "folds held out in turn": NUM_FOLDS}
+            details = {"features": _FEATURES, "C among": C_GRID, "folds held out in turn": NUM_FOLDS}
         elif self.task == "knn":
-            details = {"features": _FEATURES, "k": self.k, "temperature": self.temperature}
-        elif self.test.multi_labels is not None:
+            details = {"features": _FEATURES, "k": KNN_K, "temperature": KNN_TEMPERATURE}
+        elif self.test.is_multi_label:
             details = {"figure": "mean average precision", "scores": "cosine"}
         zero_shot = self.task == "zero-shot"
         return EvalProtocol(
@@ -143,17 +132,9 @@ class EvalConfig:
 
 
 def load_encoders(encoder: VideoEncoder | str | Path, baseline: bool | VideoEncoder) -> dict[str, VideoEncoder]:
-    """Load the encoder to measure and its baseline.
+    """Load the baseline as "frozen", if there is one, and the encoder as "encoder".
 
-    Args:
-        encoder: A VideoEncoder, or a folder or hub id.
-        baseline: True for `encoder.base_encoder()`, False for none, or an encoder.
-
-    Returns:
-        The baseline as "frozen", if there is one, and the encoder as "encoder".
-
-    Raises:
-        ValueError: The baseline cannot be loaded, or differs in frame size or dtype.
+    `baseline` is True for `encoder.base_encoder()`, False for none, or an encoder of the same frame size and dtype.
     """
     encoder = encoder if isinstance(encoder, VideoEncoder) else VideoEncoder.from_pretrained(encoder)
     if baseline is False:
@@ -180,31 +161,20 @@ def run_evaluation(
     caches: dict[str, EmbeddingCache] | None = None,
     on_progress: ProgressCallback | None = None,
 ) -> Evaluation | MultiLabelEvaluation:
-    """Evaluate encoders under one protocol. Videos that cannot be read are skipped and logged.
+    """Evaluate the encoders of `load_encoders` under one protocol. Unreadable videos are skipped and logged.
 
-    Args:
-        config: The evaluation.
-        encoders: The result of `load_encoders`.
-        caches: By the same names, embeddings of earlier evaluations with the same views. New ones are added.
-        on_progress: Called after each batch of videos.
-
-    Raises:
-        ValueError: Too many videos are missing or unreadable, or labels do not fit.
+    `caches` has, by the same names, embeddings of earlier evaluations with the same views. New ones are added.
     """
     caches = {} if caches is None else caches
     for split in config.splits:  # missing files are reported before any video is read
         missing = [record.file for record in split.records if not storage.exists(record.file)]
         reason = f"{missing[0]}: there is no such file" if missing else ""
         split.validate_missing(len(missing), config.max_missing, reason)
-    results: dict[str, Result | MultiLabelResult] = {}
-    failures: list[DecodeFailures] = []
-    for name, encoder in encoders.items():
-        cache = caches.setdefault(name, EmbeddingCache())
-        results[name], failures = evaluate_encoder(config, encoder, name, cache, on_progress)
-    for one in failures:
-        if len(one):
-            logger.warning(one.summary())
-    kind = MultiLabelEvaluation if config.test.multi_labels is not None else Evaluation
+    results = {
+        name: evaluate_encoder(config, encoder, name, caches.setdefault(name, EmbeddingCache()), on_progress)
+        for name, encoder in encoders.items()
+    }
+    kind = MultiLabelEvaluation if config.test.is_multi_label else Evaluation
     evaluation = kind.model_validate({"result": results["encoder"], "frozen": results.get("frozen")})
     if evaluation.frozen is not None and not are_comparable(evaluation.result.protocol, evaluation.frozen.protocol):
         raise RuntimeError(
@@ -216,12 +186,8 @@ def run_evaluation(
 
 def evaluate_encoder(
     config: EvalConfig, encoder: VideoEncoder, name: str, cache: EmbeddingCache, on_progress: ProgressCallback | None
-) -> tuple[Result | MultiLabelResult, list[DecodeFailures]]:
-    """Evaluate one encoder. `name` is used in progress messages; for `cache` see `run_evaluation`.
-
-    Returns:
-        The result, and the unreadable files of each split.
-    """
+) -> Result | MultiLabelResult:
+    """Evaluate one encoder. See `run_evaluation`."""
     num_actions = len(config.concepts.actions)
     space = None
     if config.task == "zero-shot":
@@ -235,34 +201,31 @@ def evaluate_encoder(
             cache=cache, on_progress=on_progress, stage=f"{name}: {split.name}",
         )  # fmt: skip
         split.validate_missing(len(result.failures), config.max_missing, result.failures.first())
+        if name == "encoder" and len(result.failures):  # those of the baseline are the same
+            logger.warning(result.failures.summary())
         return result
 
     train = embed_split(config.train) if config.train else None
     test = embed_split(config.test)
-    failures = [part.failures for part in (train, test) if part is not None]
+    test_targets = config.test.readable_targets(test)
     chosen: dict[str, Detail] = {}
     if space is not None:
         scores = zero_shot_scores(test.embeddings, space, config.scoring)
     else:
         assert config.train is not None
         assert train is not None
-        train_targets = config.train.targets(train)
-        check_label_coverage(
-            config.test.targets(test).tolist(), train_targets.tolist(), config.concepts,
-            f"{config.train.name}: there is no readable train video",
-        )  # fmt: skip
+        train_targets = config.train.readable_targets(train)
+        prefix = f"{config.train.name}: there is no readable train video"
+        check_label_coverage(test_targets.tolist(), train_targets.tolist(), config.concepts, prefix)
         if config.task == "knn":
-            scores = knn_scores(
-                train.embeddings, train_targets, test.embeddings, num_actions, k=config.k,
-                temperature=config.temperature,
-            )  # fmt: skip
+            scores = knn_scores(train.embeddings, train_targets, test.embeddings, num_actions)
         else:
-            probe = linear_probe(train.embeddings, train_targets, num_actions, config.Cs, config.seed)
+            probe = linear_probe(train.embeddings, train_targets, num_actions, seed=config.seed)
             chosen = {"C": probe.best_C}
             scores = probe.model.scores(test.embeddings)
     protocol = config.build_protocol(encoder, test, train, chosen)
-    if config.test.multi_labels is not None:
-        multi = multi_label_metrics(scores, config.test.multi_hot(test, num_actions), seed=config.seed)
-        return MultiLabelResult(**multi.model_dump(), protocol=protocol), failures
-    metrics = classification_metrics(scores, config.test.targets(test), seed=config.seed)
-    return Result(**metrics.model_dump(), protocol=protocol), failures
+    if config.test.is_multi_label:
+        multi = multi_label_metrics(scores, test_targets, seed=config.seed)
+        return MultiLabelResult(**multi.model_dump(), protocol=protocol)
+    metrics = classification_metrics(scores, test_targets, seed=config.seed)
+    return Result(**metrics.model_dump(), protocol=protocol)

@@ -20,7 +20,6 @@ def exact_topk(bank: Tensor, queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
     Args:
         bank: Vectors, shape (N, D).
         queries: Queries, shape (Q, D).
-        k: Number of results. If it is larger than N, all are returned.
 
     Returns:
         Inner products, largest first, and indices into the bank, both of shape (Q, min(k, N)).

@@ -16,11 +16,9 @@ def zero_shot_scores(embeddings: Tensor, space: ConceptSpace, scoring: ScoringMo
 
     Args:
         embeddings: Video embeddings, shape (N, D). They need not be normalized.
-        space: The concept space.
-        scoring: See `ConceptSpace.action_scores`.
 
     Returns:
-        Scores as float32 on the CPU, shape (N, K).
+        Scores as in `ConceptSpace.action_scores`, float32 on the CPU, shape (N, K).
     """
     size = space.categories.shape[1]
     if embeddings.ndim != 2 or embeddings.shape[1] != size:

@@ -52,10 +52,6 @@ def check_accuracy(
 
     Returns:
         The accuracy of each variant and, for all but the first, the difference of its video embeddings from the first.
-
-    Raises:
-        FileNotFoundError: `data` does not exist.
-        ValueError: A label matches no action.
     """
     records = read_manifest(data)
     labels = require_labels(records, str(data))
@@ -76,20 +72,11 @@ def check_accuracy(
         embedded_labels = [label for label in embedded.labels if label is not None]
         targets = torch.tensor(labels_to_indices(embedded_labels, concepts))
         metrics = classification_metrics(zero_shot_scores(embedded.embeddings, space), targets)
-        variants[name] = {
-            "top1": metrics.top1,
-            "ci95": list(metrics.ci95),
-            "n": metrics.n,
-            "unreadable": len(embedded.failures),
-        }
+        counts = {"n": metrics.n, "unreadable": len(embedded.failures)}
+        variants[name] = {"top1": metrics.top1, "ci95": list(metrics.ci95), **counts}
         if reference is None:
             reference = embedded.embeddings
         else:
             variants[name]["video"] = ParityStats.from_pairs([(embedded.embeddings, reference)])._asdict()
-    return {
-        "data": Path(data).resolve().name,
-        "concepts": concepts.hash,
-        "actions": len(concepts.actions),
-        "frames": frames,
-        **variants,
-    }
+    protocol = {"concepts": concepts.hash, "actions": len(concepts.actions), "frames": frames}
+    return {"data": Path(data).resolve().name, **protocol, **variants}

@@ -17,13 +17,7 @@ from verbspace.export.formats import (
     require_onnx,
     write_tower,
 )
-from verbspace.export.manifest import (
-    build_manifest,
-    render_readme,
-    tokenizer_matches,
-    write_concept_space,
-    write_image_processor_config,
-)
+from verbspace.export.manifest import build_manifest, render_readme, write_concept_space, write_image_processor_config
 from verbspace.export.parity import TOLERANCE, measure_parity
 from verbspace.export.traced_towers import to_cpu_float32, trace_towers
 from verbspace.models.video_encoder import VideoEncoder
@@ -52,7 +46,7 @@ def export(
 
     Args:
         encoder: An encoder, or a folder or hub id of one.
-        folder: Folder to write. Other files in it are kept.
+        folder: Other files in it are kept.
         export_format: "onnx" writes `video.onnx` and `text.onnx`, "torch" writes `video.pt2` and `text.pt2`.
         int8: Also write `video_int8.onnx` and `text_int8.onnx`.
         eval_data: Folder or list of labeled videos on which to measure the towers' zero-shot accuracy.
@@ -75,7 +69,6 @@ def export(
     if unrelated and not (Path(folder) / MANIFEST).exists():
         raise FileExistsError(f"{folder}: contains a {unrelated[0]} that is not of an export; choose another folder")
     encoder = to_cpu_float32(encoder if isinstance(encoder, VideoEncoder) else VideoEncoder.from_pretrained(encoder))
-    processor = encoder.require_processor()
     with atomic_directory(folder, OBSOLETE_FILES) as temp:
         traced = trace_towers(encoder, ATTENTION_BY_FORMAT[export_format])
         paths = {name: temp / f"{name}{FILE_SUFFIX[export_format]}" for name in TOWERS}
@@ -90,8 +83,7 @@ def export(
             manifest["int8"] = measure_parity(encoder, variants["int8"])
         if eval_data is not None:
             manifest["check"] = check_accuracy(encoder, variants, eval_data, concepts)
-        processor.save(temp)
-        manifest["text"]["tokenizers"] = tokenizer_matches(processor, temp / "tokenizer.json", manifest["text"])
+        encoder.require_processor().save(temp)
         write_image_processor_config(encoder, temp / "preprocessor_config.json")
         if encoder.concept_set is not None:
             manifest["concepts"] = write_concept_space(encoder, temp / CONCEPT_SPACE_FILE)

@@ -43,7 +43,7 @@ def write_tower(tower: TracedTower, export_format: ExportFormat, path: Path) -> 
     with quiet_exporters():
         program = torch.onnx.export(
             tower.program, (), dynamo=True, opset_version=OPSET, verbose=False, input_names=list(tower.inputs),
-            output_names=[tower.output_name], dynamic_shapes=tower.inputs,
+            output_names=[f"{tower.name}_embeds"], dynamic_shapes=tower.inputs,
         )  # fmt: skip
     assert program is not None
     program.save(path)
@@ -73,11 +73,7 @@ def load_tower(path: Path) -> TowerFn:
 def quantize_tower(source: Path) -> Path:
     """Quantize the matrix products of an ONNX tower to 8 bits, in a file `<name>_int8.onnx` beside it.
 
-    Weights are stored as 8-bit integers with a scale per column; the other operand is quantized at run time. The patch
-    embedding is not quantized.
-
-    Raises:
-        ValueError: The tower is above 2 GB.
+    Weights are stored as 8-bit integers with a scale per column; the other operand is quantized at run time.
     """
     _, quantization = require_onnx()
     if source.with_name(f"{source.name}.data").exists():

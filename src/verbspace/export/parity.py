@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -20,36 +20,22 @@ SAMPLE_TEXTS = (
     ["waving", "a video of a person jumping up and down", "both hands move up"],
     ["a video of a person who walks to the door, opens it, looks outside, closes it again and sits down", "a"],
 )
-EmbeddingPairs = list[tuple[Tensor, Tensor]]
 
 
 class ParityStats(NamedTuple):
-    """Differences between two sets of embeddings.
+    """Differences between two sets of embeddings."""
 
-    Attributes:
-        largest: Largest absolute difference of a component.
-        least_cosine: Smallest cosine between the two embeddings of an input.
-        mean_cosine: Mean of these cosines.
-        n: Number of inputs.
-    """
-
-    largest: float
-    least_cosine: float
+    largest: float  # absolute difference of a component
+    least_cosine: float  # between the two embeddings of an input
     mean_cosine: float
-    n: int
+    n: int  # inputs
 
     @classmethod
-    def from_pairs(cls, pairs: EmbeddingPairs) -> ParityStats:
-        """Compare L2-normalized embeddings (N, D). Raise ValueError if shapes differ or values are not finite."""
-        for actual, expected in pairs:
-            if actual.shape != expected.shape or not actual.isfinite().all():
-                raise ValueError(
-                    f"the tower's embeddings are {tuple(actual.shape)}, the encoder's {tuple(expected.shape)}, or some "
-                    "are not finite"
-                )
+    def from_pairs(cls, pairs: Sequence[tuple[Tensor, Tensor]]) -> ParityStats:
+        """Compare L2-normalized embeddings (N, D)."""
         cosines = torch.cat([(actual.double() * expected.double()).sum(1).clamp(max=1) for actual, expected in pairs])
         return cls(
-            largest=max((actual - expected).abs().max().item() for actual, expected in pairs),
+            largest=torch.stack([(actual - expected).abs().max() for actual, expected in pairs]).max().item(),
             least_cosine=cosines.min().item(),
             mean_cosine=cosines.mean().item(),
             n=len(cosines),
@@ -70,36 +56,23 @@ def random_clips(size: int) -> list[dict[str, Tensor]]:
 
 
 @torch.no_grad()
-def video_embedding_pairs(encoder: VideoEncoder, tower_fn: TowerFn) -> EmbeddingPairs:
-    """Embed random clips with a video tower and with the encoder."""
-    return [(tower_fn(clip), encoder(**clip)) for clip in random_clips(encoder.image_size)]
-
-
-def text_embedding_pairs(encoder: VideoEncoder, tower_fn: TowerFn) -> EmbeddingPairs:
-    """Embed sample texts and action names with a text tower and with the encoder."""
-    actions = [] if encoder.concept_set is None else [encoder.concept_set.action_names[:16]]
-    batches = [list(texts) for texts in (*SAMPLE_TEXTS, *actions)]
-    tokenize = encoder.require_processor().tokenize
-    return [(tower_fn(dict(tokenize(texts))), encoder.encode_text(texts)) for texts in batches]
-
-
-PAIR_FNS = {"video": video_embedding_pairs, "text": text_embedding_pairs}
-
-
 def measure_parity(
-    encoder: VideoEncoder, tower_fns: Mapping[str, TowerFn], tolerance: float = math.inf
+    encoder: VideoEncoder, towers: Mapping[str, TowerFn], tolerance: float = math.inf
 ) -> dict[str, dict[str, Any]]:
-    """Compare the towers "video" and "text" with the encoder.
-
-    Returns:
-        The fields of `ParityStats` of each tower.
+    """Compare the towers "video" and "text" with the encoder, on random clips, sample texts and action names.
 
     Raises:
-        ValueError: A difference is larger than `tolerance`.
+        ValueError: A difference is larger than `tolerance`, or not a number.
     """
+    actions = [] if encoder.concept_set is None else [encoder.concept_set.action_names[:16]]
+    tokenize = encoder.require_processor().tokenize
+    pairs = {
+        "video": ((towers["video"](clip), encoder(**clip)) for clip in random_clips(encoder.image_size)),
+        "text": ((towers["text"](dict(tokenize(t))), encoder.encode_text(t)) for t in (*SAMPLE_TEXTS, *actions)),
+    }
     parity = {}
-    for name, embedding_pairs in PAIR_FNS.items():
-        stats = ParityStats.from_pairs(embedding_pairs(encoder, tower_fns[name]))
+    for name in pairs:
+        stats = ParityStats.from_pairs(list(pairs[name]))
         if not stats.largest <= tolerance:
             raise ValueError(
                 f"the exported {name} tower differs from the encoder by {stats.largest:.2g}, more than the "

@@ -21,10 +21,9 @@ from verbspace.models.video_encoder import Attention, VideoEncoder
 
 
 class VideoTower(nn.Module):
-    """`VideoEncoder.forward` for square frames of the native size, without a branch on the number of frames.
+    """`VideoEncoder.forward` for square frames of the native size.
 
-    A graph cannot branch on a size. It therefore computes temporal attention for a single frame too and discards it, so
-    that the result equals that of the encoder for one frame and for many.
+    A graph cannot branch on a size: temporal attention is computed for a single frame too, and discarded.
     """
 
     def __init__(self, encoder: VideoEncoder) -> None:
@@ -82,22 +81,11 @@ def _keep_modules(base: Any, keep_vision: bool) -> Any:
 
 @dataclass(frozen=True)
 class TracedTower:
-    """A traced tower.
+    """A traced tower, with its inputs in order, and the names of the dynamic axes of each input."""
 
-    Attributes:
-        name: "video" or "text".
-        program: The program.
-        inputs: For each input, in order, the names of its dynamic axes.
-    """
-
-    name: str
+    name: str  # "video" or "text"
     program: ExportedProgram
     inputs: dict[str, dict[int, str]]
-
-    @property
-    def output_name(self) -> str:
-        """Name of the output, L2-normalized embeddings (B, D)."""
-        return f"{self.name}_embeds"
 
 
 def trace_towers(encoder: VideoEncoder, attention: Attention) -> list[TracedTower]:
@@ -105,11 +93,8 @@ def trace_towers(encoder: VideoEncoder, attention: Attention) -> list[TracedTowe
     encoder = to_cpu_float32(encoder)
     encoder.set_attention(attention)
     size, processor = encoder.image_size, encoder.require_processor()
-    dims = {
-        "batch": Dim("batch", min=1),
-        "frames": Dim("frames", min=1),
-        "length": Dim("length", max=processor.context_length),
-    }
+    dims = {name: Dim(name, min=1) for name in ("batch", "frames")}
+    dims["length"] = Dim("length", max=processor.context_length)
     clips = {"pixel_values_videos": torch.randn(2, 3, 3, size, size), "times": torch.rand(2, 3).cumsum(1)}
     texts = dict(processor.tokenize(["a video of a person", "a person"]))
     towers = []

@@ -1,24 +1,11 @@
-"""Temperature scaling without labels.
-
-The softmax over cosines at a checkpoint's own temperature is overconfident. Temperature scaling (Guo et al., ICML 2017)
-divides the scores by a number T that maximizes the likelihood of labels. Here the labels are replaced by the
-predictions of a reference on the same unlabeled videos:
-
-another encoder   The base checkpoint that the encoder was adapted from, or any other encoder. T maximizes the
-                  likelihood of its predictions under this encoder's distributions.
-halves            Without another encoder: the first and the second half of each video. T maximizes the likelihood of
-                  each half's prediction under the other half's distribution.
-
-A calibrated probability of 0.7 estimates that the reference agrees on 70 % of such videos. It equals the accuracy only
-where the two make independent errors; where they make the same errors, it is still too high.
-"""
+"""Temperature scaling (Guo et al., ICML 2017) without labels: those are replaced by the predictions of a reference."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -37,21 +24,15 @@ from verbspace.utils.atomic_io import write_text
 from verbspace.utils.progress import ProgressCallback
 
 MIN_VIDEOS = 20
-_LOG_TEMPERATURE_RANGE = (-3.0, 5.0)
 
 
 class Calibration(BaseModel):
-    """A fitted temperature, and what it was fitted for and on.
+    """A fitted temperature, which divides the zero-shot scores, and what it was fitted for and on.
 
     Attributes:
-        temperature: Divides the zero-shot scores.
-        method: Where the reference predictions come from.
-        videos: Number of videos that the temperature was fitted on.
         agreement: Fraction of videos on which both predictions are the same.
         confidence: Mean of the largest probability, before and after calibration.
-        encoder: Hash of the encoder.
         other: Hash of the reference encoder; None for halves.
-        concepts: Hash of the concept set.
         by: Scoring mode.
     """
 
@@ -71,22 +52,15 @@ class Calibration(BaseModel):
 
     @classmethod
     def load(cls, path: str | Path) -> Calibration:
-        """Read a file that `save` wrote.
-
-        Raises:
-            FileNotFoundError: The file does not exist.
-            ValueError: The content is invalid. The message names the field.
-        """
+        """Read a file that `save` wrote, or raise ValueError or FileNotFoundError."""
         try:
-            return cls.model_validate_json(Path(path).read_text(encoding="utf-8"))
+            return cls.model_validate_json(Path(path).read_bytes())
         except FileNotFoundError:
             raise FileNotFoundError(f"{path}: there is no such file; create it with `verbspace calibrate`") from None
-        except UnicodeDecodeError:
-            reason = "is not text"
         except ValidationError as error:
             first = error.errors()[0]
             reason = f"{'.'.join(map(str, first['loc'])) or 'content'}: {first['msg']}"
-        raise ValueError(f"{path}: {reason}; create it again with `verbspace calibrate`")
+            raise ValueError(f"{path}: {reason}; create it again with `verbspace calibrate`") from None
 
     def save(self, path: str | Path) -> None:
         """Write as JSON, atomically."""
@@ -115,17 +89,17 @@ class Calibration(BaseModel):
 
 
 def fit_temperature(scores: Tensor, targets: Tensor) -> float:
-    """Fit the temperature T that maximizes the likelihood of `targets` under softmax(scores / T).
+    """Fit the temperature T that maximizes the likelihood of `targets` (N,) under softmax(scores / T), scores (N, K).
 
     The log-likelihood is concave in 1 / T, so a ternary search over log T finds its only maximum, or the nearer end
-    of the search range (0.05 to 148). The scores have the shape (N, K), the class indices in `targets` (N,).
+    of the search range (0.05 to 148).
     """
     scores = scores.double()
 
     def loss(log_temperature: float) -> float:
         return float(F.cross_entropy(scores / torch.tensor(log_temperature).double().exp(), targets))
 
-    low, high = _LOG_TEMPERATURE_RANGE
+    low, high = -3.0, 5.0
     for _ in range(60):
         left, right = low + (high - low) / 3, high - (high - low) / 3
         low, high = (low, right) if loss(left) <= loss(right) else (left, high)
@@ -148,41 +122,34 @@ def calibrate(
     batch_size: int = 16,
     on_progress: ProgressCallback | None = None,
 ) -> Calibration:
-    """Fit a temperature for an encoder and a concept set on unlabeled videos.
+    """Fit a temperature on unlabeled videos. ValueError if fewer than 20 can be read, or predictions agree on all.
 
-    Videos that cannot be read are skipped.
+    A calibrated probability of 0.7 estimates that the reference agrees on 70 % of such videos. It equals the accuracy
+    only where the two make independent errors; where they make the same errors, it is too high.
 
     Args:
         encoder: The encoder to calibrate.
         files: Unlabeled videos.
         concepts: The concept set that predictions will use.
-        reference: The encoder whose predictions stand in for labels; None compares the halves of each video.
+        reference: The encoder whose predictions stand in for labels; None: each half of a video is the reference for
+            the other half.
         scoring: Scoring mode that predictions will use.
         frames: Frames per video, or per half.
-
-    Raises:
-        ValueError: Fewer than 20 videos can be read, or the predictions agree on all of them.
     """
     space = encoder.build_concept_space(concepts)
     records = [Record(path) for path in files]
-    if not records:
-        _require_min_videos(0)
+    _require_min_videos(len(records))
     if reference is None:
         scores, reference_scores = _score_halves(encoder, records, space, scoring, frames, batch_size, on_progress)
+        _require_min_videos(len(scores))
     else:
+        options: Any = {"frames": frames, "batch_size": batch_size, "allow_empty": True, "on_progress": on_progress}
+        embedded = embed_videos(encoder, records, stage="encoder", **options)
+        _require_min_videos(len(embedded.records))
+        reference_embedded = embed_videos(reference, records, stage="reference encoder", **options)
+        scores = space.action_scores(embedded.embeddings, scoring)
         reference_space = reference.build_concept_space(concepts)
-
-        def score(stage: str, encoder: VideoEncoder, space: ConceptSpace) -> Tensor:
-            result = embed_videos(
-                encoder, records, frames=frames, batch_size=batch_size, allow_empty=True, on_progress=on_progress,
-                stage=stage,
-            )  # fmt: skip
-            _require_min_videos(len(result.records))
-            return space.action_scores(result.embeddings, scoring)
-
-        scores = score("encoder", encoder, space)
-        reference_scores = score("reference encoder", reference, reference_space)
-    _require_min_videos(len(scores))
+        reference_scores = reference_space.action_scores(reference_embedded.embeddings, scoring)
     predicted, targets = scores.argmax(1), reference_scores.argmax(1)
     if torch.equal(predicted, targets):
         raise ValueError(
@@ -208,15 +175,10 @@ def calibrate(
 
 
 def resolve_reference(encoder: VideoEncoder, reference: str | Path | None = None) -> VideoEncoder | None:
-    """Load the reference encoder for `calibrate`.
+    """Load the reference encoder for `calibrate`, or return None for halves.
 
-    Args:
-        encoder: The encoder to calibrate.
-        reference: Folder or hub id of an encoder, or "halves". Default: the base checkpoint, if `encoder` differs
-            from it and it can be loaded.
-
-    Returns:
-        The reference encoder, or None for halves.
+    `reference` is the folder or hub id of an encoder, or "halves". Default: the base checkpoint, if `encoder` differs
+    from it and it can be loaded.
     """
     if reference is not None:
         return None if str(reference) == "halves" else VideoEncoder.from_pretrained(reference)

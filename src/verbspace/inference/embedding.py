@@ -35,7 +35,7 @@ class Embedder(Protocol):
 
     @property
     def image_size(self) -> int:
-        """Side of the square input frames, in pixels."""
+        """Side of the input frames, in pixels."""
 
     @property
     def device(self) -> torch.device:
@@ -49,10 +49,7 @@ class Embedder(Protocol):
 
 
 class ChunkedBuffer:
-    """A growing (N, D) float32 tensor that allocates memory in large blocks.
-
-    One small allocation per batch, made between the allocations of decoded frames, would fragment the heap.
-    """
+    """A growing (N, D) float32 tensor in large blocks; small ones between those of frames would fragment the heap."""
 
     def __init__(self) -> None:
         self._blocks: list[Tensor] = []
@@ -77,16 +74,11 @@ class ChunkedBuffer:
             rows[n] = self._blocks[index // _BLOCK_ROWS][index % _BLOCK_ROWS]
         return rows
 
-    def to_tensor(self) -> Tensor:
-        """Return all rows, shape (N, D)."""
-        return torch.cat(self._blocks)[: self._count].clone()
-
 
 class EmbeddingCache:
     """Embeddings and decode failures by file, for several `embed_videos` calls on overlapping lists of videos.
 
-    A cache is valid for one encoder and one set of embedding options (frames, clips, crops, decoder and dtype);
-    it does not check them. `embed_videos` looks up every file before it decodes it, and adds what it computes.
+    A cache is valid for one encoder and one set of embedding options, which it does not check.
     """
 
     def __init__(self) -> None:
@@ -96,9 +88,6 @@ class EmbeddingCache:
 
     def __contains__(self, file: str) -> bool:
         return file in self._indices or file in self.failures
-
-    def __len__(self) -> int:
-        return len(self._indices) + len(self.failures)
 
     def add(self, files: Sequence[str], embeddings: Tensor) -> None:
         """Add the embeddings (N, D) of N files."""
@@ -112,12 +101,7 @@ class EmbeddingCache:
 
 @dataclass(frozen=True)
 class EmbeddingResult:
-    """Embeddings of the readable videos, and the files that could not be read.
-
-    Attributes:
-        records: The readable videos, in the order given.
-        embeddings: One row per record: float32 on the CPU, L2-normalized, shape (N, D).
-    """
+    """The N readable videos in order, their L2-normalized embeddings (float32 on the CPU, (N, D)), and the failures."""
 
     records: list[Record]
     embeddings: Tensor
@@ -156,8 +140,6 @@ def embed_videos(
     training mode is switched to evaluation mode and back.
 
     Args:
-        encoder: The encoder.
-        records: The videos.
         frames: Frames per clip.
         clips: Clips per video.
         crops: Crops per clip.
@@ -166,12 +148,7 @@ def embed_videos(
         dtype: Precision of matrix products. Embeddings are float32 in either case.
         allow_empty: Return a result without rows if no video can be read, instead of raising NoReadableVideo.
         cache: Results of earlier calls with the same encoder and options. New results are added.
-        on_progress: Called after each batch with the number of videos done.
-        stage: Stage name that `on_progress` receives.
-
-    Raises:
-        ValueError: There are no records.
-        NoReadableVideo: No video can be read.
+        on_progress: Called after each batch, with the name `stage`.
     """
     if not records:
         raise ValueError("there are no videos to embed")
@@ -216,22 +193,16 @@ def embed_windows(
     batch_size: int = 16,
     dtype: Precision = "fp32",
 ) -> WindowEmbeddings:
-    """Embed a video of any length in overlapping windows, from one decode.
+    """Embed a video of any length in overlapping windows, from one decode. Raises DecodeError if it cannot be read.
 
     A video that is not longer than one window gives one window, with the same embedding as from `embed_videos`.
 
     Args:
-        encoder: The encoder.
-        path: The video file.
         length: Seconds per window.
-        stride: Seconds between the starts of two windows; default: half the length.
+        stride: Seconds between the starts of two windows, at most `length`; default: half the length.
         frames: Frames per window.
         batch_size: Windows per batch; the frames of only one batch are in memory.
         dtype: Precision of matrix products.
-
-    Raises:
-        DecodeError: The video cannot be decoded, or has more than 200,000 windows.
-        ValueError: The stride is not above 0, or longer than a window.
     """
     validate_precision(dtype)
     validate_num_frames(frames)
@@ -240,11 +211,8 @@ def embed_windows(
     def plan(seconds: np.ndarray) -> list[Window]:
         duration = clip_duration(seconds)
         if step > 0 and duration / step > MAX_WINDOWS:
-            raise DecodeError(
-                path,
-                f"{duration:.0f} s at one window every {step:g} s are more than {MAX_WINDOWS} windows; "
-                "use a larger stride, or fix the file's timestamps",
-            )
+            windows = f"{duration:.0f} s at one window every {step:g} s are more than {MAX_WINDOWS} windows"
+            raise DecodeError(path, f"{windows}; use a larger stride, or fix the file's timestamps")
         return plan_windows(seconds, length, step)
 
     def decode_and_embed(use_packet_times: bool) -> WindowEmbeddings:
@@ -259,7 +227,7 @@ def embed_windows(
                 video = torch.stack([clip for _, clip, _ in batch])[:, None]
                 times = torch.stack([seconds for _, _, seconds in batch])[:, None]
                 rows.add(_embed_batch(encoder, video, times, dtype))
-        return WindowEmbeddings(windows, rows.to_tensor())
+        return WindowEmbeddings(windows, rows.take(range(len(windows))))
 
     try:
         return decode_and_embed(use_packet_times=True)

@@ -1,9 +1,4 @@
-"""Explanations of predictions: activated descriptions, contributions of frames, and counterfactual frame removal.
-
-Nothing here is fitted. A video's embedding is the normalized mean of its frame embeddings, and a score is its inner
-product with a text vector, so each frame's contribution to a score is exact. The effect of removing frames is measured
-by encoding the remaining frames.
-"""
+"""Explanations of predictions: activated descriptions, contributions of frames, and counterfactual frame removal."""
 
 from __future__ import annotations
 
@@ -34,12 +29,9 @@ ACTIVATION_THRESHOLD = 0.5  # of a description's highest frame probability
 
 @dataclass(frozen=True)
 class ActivatedDescription:
-    """A description with a high probability for the video.
+    """A description, its probability for the video and for each frame, (T,), among all descriptions.
 
-    Attributes:
-        probability: Probability for the video, among all descriptions.
-        frame_probabilities: Probability for each frame, shape (T,).
-        spans: Parts of the video in which the frame probability is at least half of its maximum.
+    In the parts `spans` of the video, the frame probability is at least half of its maximum.
     """
 
     text: str
@@ -52,11 +44,9 @@ class ActivatedDescription:
 
 @dataclass(frozen=True)
 class Counterfactual:
-    """What makes the second most probable action, the runner-up, win.
+    """The odds of the winner against the runner-up, and the parts of the video without which the runner-up wins.
 
-    Attributes:
-        odds: Probability of the winner divided by that of the runner-up.
-        spans_to_drop: Parts of the video without which the runner-up wins; None if none were found.
+    `spans_to_drop` is None if none were found.
     """
 
     winner: str
@@ -76,10 +66,8 @@ class Explanation:
         seconds: Time of each frame, shape (T,).
         frames: The encoder's input as uint8, shape (T, 3, S, S).
         frame_probabilities: Distribution over the actions for each frame's own embedding, shape (T, K).
-        log_odds_contribution: Each frame's contribution to the log of `counterfactual.odds`, shape (T,). The
-            contributions sum to it.
+        log_odds_contribution: Contributions of the frames, shape (T,); their sum is the log of `counterfactual.odds`.
         attention_map: Attention rollout from the video's embedding to each patch, shape (T, G, G).
-        activated_descriptions: Descriptions by descending probability.
         counterfactual: None if there is only one action.
     """
 
@@ -94,11 +82,6 @@ class Explanation:
     attention_map: Tensor
     activated_descriptions: list[ActivatedDescription]
     counterfactual: Counterfactual | None
-
-    @property
-    def spans(self) -> list[Span]:
-        """The part of the window that each frame stands for."""
-        return frame_spans(self.seconds, self.window)
 
 
 def frame_spans(seconds: Tensor, window: Window) -> list[Span]:
@@ -124,18 +107,19 @@ def explain(
 ) -> Explanation:
     """Explain a prediction for a video, or for a part of it.
 
+    A video's embedding is the normalized mean of its frame embeddings, and a score is its inner product with a text
+    vector, so each frame's contribution to a score is exact. Raises VideoError if the video has no such part.
+
     Args:
         predictor: Encoder, concepts and calibration to explain.
         path: The video file.
         start: Start of the part, in seconds.
         end: End of the part, in seconds; default: the end of the video.
         top: Number of descriptions.
-
-    Raises:
-        DecodeError: The video cannot be read.
-        VideoError: The video has no such part.
     """
     window, clip, times = _read_clip(predictor, path, start, end)
+    seconds = times + window.start
+    spans = frame_spans(seconds, window)
     encoder, space = predictor.encoder, predictor.space
     video, device_times = encoder.normalize(clip.to(encoder.device)), times.to(encoder.device)
     with torch.inference_mode():
@@ -156,9 +140,8 @@ def explain(
             names[order[0]],
             names[order[1]],
             math.exp(min(float(contribution.sum()), 700.0)),
-            _find_spans_to_drop(predictor, video, device_times, contribution, window, order[1]),
+            _find_spans_to_drop(predictor, video, device_times, contribution, spans, order[1]),
         )
-    seconds = times + window.start
     return Explanation(
         path=str(path),
         window=window,
@@ -169,9 +152,7 @@ def explain(
         frame_probabilities=predictor.probabilities(F.normalize(frame_embeddings, dim=-1)),
         log_odds_contribution=contribution,
         attention_map=rollout_to_grid(encoder, attention_rollout(encoder, video, device_times).mean(0)),
-        activated_descriptions=_find_activated_descriptions(
-            predictor, z, frame_embeddings, frame_spans(seconds, window), top
-        ),
+        activated_descriptions=_find_activated_descriptions(predictor, z, frame_embeddings, spans, top),
         counterfactual=counterfactual,
     )
 
@@ -246,26 +227,21 @@ def _find_activated_descriptions(
     frame_probabilities = space.probs(F.normalize(frame_embeddings, dim=-1), "description")
     activated = []
     for n in probabilities.topk(min(top, len(probabilities))).indices.tolist():
-        description, values = concepts.descriptions[n], frame_probabilities[:, n]
+        one, values = concepts.descriptions[n], frame_probabilities[:, n]
         is_active = (values >= ACTIVATION_THRESHOLD * values.max()).tolist()
-        active_spans = merge_spans([span for span, active in zip(spans, is_active, strict=True) if active])
-        activated.append(
-            ActivatedDescription(
-                description.text, description.kind, description.actions, float(probabilities[n]), values, active_spans
-            )
-        )
+        active = merge_spans([span for span, active in zip(spans, is_active, strict=True) if active])
+        activated.append(ActivatedDescription(one.text, one.kind, one.actions, float(probabilities[n]), values, active))
     return activated
 
 
 def _find_spans_to_drop(
-    predictor: Predictor, video: Tensor, times: Tensor, contribution: Tensor, window: Window, runner_up: int
+    predictor: Predictor, video: Tensor, times: Tensor, contribution: Tensor, spans: list[Span], runner_up: int
 ) -> list[Span] | None:
     """Drop frames by descending contribution to the winner until the runner-up wins.
 
     The remaining frames are encoded again after each drop, because temporal attention mixes frames.
     """
     encoder, remaining = predictor.encoder, list(range(len(times)))
-    spans = frame_spans(times.cpu() + window.start, window)
     for n in contribution.argsort(descending=True).tolist()[: len(remaining) - 1]:
         remaining.remove(n)
         with torch.inference_mode():

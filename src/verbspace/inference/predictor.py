@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from verbspace.data.sources.inputs import localize
 from verbspace.data.sources.record import Record
 from verbspace.inference.calibration import Calibration
 from verbspace.inference.embedding import embed_videos, embed_windows, validate_num_frames
-from verbspace.inference.timeline import Segment, TimelineGrid, extract_segments, merge_windows
+from verbspace.inference.timeline import Segment, extract_segments, merge_windows
 from verbspace.models.video_encoder import VideoEncoder
 
 
@@ -41,12 +41,9 @@ class Prediction:
 
 @dataclass(frozen=True)
 class WindowConfig:
-    """Sliding windows over long videos.
+    """Sliding windows: their length and stride (None: half the length) in seconds.
 
-    Attributes:
-        length: Seconds per window.
-        stride: Seconds between the starts of two windows; None: half the length.
-        min_score: Probability below which the timeline has a gap.
+    Where the most probable action has a probability below `min_score`, the timeline has a gap.
     """
 
     length: float
@@ -67,9 +64,6 @@ class Predictor:
         calibration: A calibration, or its file, that was fitted for the same encoder, concepts, scoring and frames.
             Without one, probabilities are the softmax at the checkpoint's own temperature, which is overconfident.
         encode_text: Text encoder to use instead of the encoder's own, for example a cached one.
-
-    Raises:
-        ValueError: `frames` is out of range, there are no actions to choose from, or the calibration does not fit.
     """
 
     def __init__(
@@ -105,40 +99,24 @@ class Predictor:
         """Rank the actions for the embeddings (N, D) of N videos."""
         return [self._make_prediction(*each) for each in zip(names, z, self.probabilities(z), strict=True)]
 
-    def predict_timeline(
-        self, path: str | Path, window_config: WindowConfig, name: str | None = None
-    ) -> tuple[Prediction, TimelineGrid]:
-        """Predict a video in sliding windows. The prediction's path is `name`, if given, else `path`.
-
-        Returns:
-            The prediction with its timeline, and the grid that the timeline was computed from.
-
-        Raises:
-            DecodeError: The video cannot be read.
-        """
-        result = embed_windows(
+    def predict_timeline(self, path: str | Path, window_config: WindowConfig) -> Prediction:
+        """Predict a video in sliding windows, with a timeline. Raises DecodeError if it cannot be read."""
+        windows, embeddings = embed_windows(
             self.encoder, path, length=window_config.length, stride=window_config.stride, frames=self.frames
         )
-        grid = merge_windows(result.windows, self.probabilities(result.embeddings))
+        grid = merge_windows(windows, self.probabilities(embeddings))
         timeline = extract_segments(grid, self.space.action_names, window_config.min_score)
-        mean = F.normalize(result.embeddings.mean(0), dim=-1)
-        return self._make_prediction(name or str(path), mean, grid.mean_probabilities(), timeline), grid
+        return self._make_prediction(
+            str(path), F.normalize(embeddings.mean(0), dim=-1), grid.mean_probabilities(), timeline
+        )
 
     def predict_stream(
         self, files: Iterable[str], window_config: WindowConfig | None = None, *, batch_size: int = 16
     ) -> Iterator[tuple[str, Prediction | DecodeError]]:
-        """Predict files and URLs in order, in batches. The downloads of one batch are on the disk at the same time.
+        """Yield each path or URL with its prediction, or with the error if it cannot be read, in order.
 
-        Args:
-            files: Paths and URLs.
-            window_config: Sliding windows; None embeds each video as one clip.
-            batch_size: Videos per batch. With windows, each video is predicted alone.
-
-        Yields:
-            Each path or URL with its prediction, or with the error if it cannot be read.
+        The downloads of one batch are on the disk at the same time. With windows, each video is predicted alone.
         """
-        if batch_size < 1:
-            raise ValueError(f"batch_size: {batch_size} is not above 0")
         remaining = iter(files)
         while names := list(islice(remaining, 1 if window_config else batch_size)):
             outcomes: dict[str, Prediction | DecodeError] = {}
@@ -150,7 +128,11 @@ class Predictor:
                     except DecodeError as error:
                         outcomes[name] = error
                 if window_config:
-                    outcomes |= {n: self._predict_windows(n, path, window_config) for n, path in paths.items()}
+                    for name, path in paths.items():
+                        try:
+                            outcomes[name] = replace(self.predict_timeline(path, window_config), path=name)
+                        except DecodeError as error:
+                            outcomes[name] = DecodeError(name, error.reason)
                 elif paths:
                     outcomes |= self._predict_whole_videos(paths)
             yield from ((name, outcomes[name]) for name in names)
@@ -168,12 +150,6 @@ class Predictor:
                 outcomes[name] = DecodeError(name, result.failures.by_path[path])
         return outcomes
 
-    def _predict_windows(self, name: str, path: Path, window_config: WindowConfig) -> Prediction | DecodeError:
-        try:
-            return self.predict_timeline(path, window_config, name)[0]
-        except DecodeError as error:
-            return DecodeError(name, error.reason)
-
     def _make_prediction(
         self, name: str, z: Tensor, probabilities: Tensor, timeline: list[Segment] | None = None
     ) -> Prediction:
@@ -188,11 +164,7 @@ class Predictor:
 def resolve_concepts(
     encoder: VideoEncoder, actions: Sequence[str] | None, concepts: ConceptSet | str | Path | None
 ) -> ConceptSet:
-    """Return the set of the given actions, the given set, or the encoder's own set.
-
-    Raises:
-        ValueError: Both `actions` and `concepts` are given, or the encoder has no set of its own.
-    """
+    """Return the set of the given actions, the given set, or the encoder's own set; ValueError if it has none."""
     if actions is not None and concepts is not None:
         raise ValueError("give actions or concepts, not both")
     if actions is not None:
@@ -216,21 +188,10 @@ def predict(
     calibration: Calibration | str | Path | None = None,
     window_config: WindowConfig | None = None,
 ) -> list[Prediction]:
-    """Rank actions for one or more files or URLs.
+    """Rank actions for the files or URLs `paths`. Raises DecodeError if one cannot be read.
 
-    Args:
-        encoder: An encoder, or a folder or hub id.
-        paths: Video files or URLs.
-        actions: Names to choose from. Default: `concepts`, else the encoder's own concept set.
-        concepts: A concept set, the name of a bundled one, or a JSON file.
-        scoring: Space that scores: category, description or both.
-        frames: Frames per video, or per window.
-        top: Number of actions to return per video.
-        calibration: From `calibrate`, for the same encoder and actions.
-        window_config: Sliding windows for long videos; None embeds each video as one clip.
-
-    Raises:
-        DecodeError: A file cannot be read.
+    `window_config` sets sliding windows for long videos; None embeds each video as one clip. The other arguments are
+    those of `Predictor`.
     """
     predictor = Predictor(
         encoder, actions, concepts=concepts, scoring=scoring, frames=frames, top=top, calibration=calibration

@@ -19,13 +19,9 @@ from verbspace.utils.progress import ProgressCallback
 
 @dataclass(frozen=True)
 class Suggestion:
-    """A suggested action.
+    """A suggested action, and its mean probability on the `num_videos` videos for which it is the most probable one.
 
-    Attributes:
-        num_videos: Number of videos for which it is the most probable action.
-        probability: Mean probability on these videos.
-        examples: The videos with the highest probability.
-        synonyms: Other names that the encoder does not distinguish from this one.
+    `synonyms` are other names that the encoder does not distinguish from this one.
     """
 
     name: str
@@ -37,12 +33,7 @@ class Suggestion:
 
 @dataclass(frozen=True)
 class SuggestionReport:
-    """Suggested actions for a set of videos.
-
-    Attributes:
-        actions: Suggestions, by descending number of videos.
-        num_videos: Number of videos that could be read.
-    """
+    """Suggested actions by descending number of videos, and the number of videos that could be read."""
 
     actions: list[Suggestion]
     num_videos: int
@@ -58,8 +49,6 @@ def suggest(
     videos: str | Path,
     names: Sequence[str] | None = None,
     *,
-    frames: int = 8,
-    max_examples: int = 3,
     synonym_threshold: float = 0.2,
     on_progress: ProgressCallback | None = None,
 ) -> SuggestionReport:
@@ -71,17 +60,11 @@ def suggest(
     Args:
         encoder: A VideoEncoder, or a folder or hub id.
         videos: A folder or a list of videos.
-        names: Names to choose from. Default: all names in the package (Kinetics-700, UCF101, HMDB51, Moments in Time
-            and Something-Something).
-        max_examples: Example videos per suggestion.
-        synonym_threshold: Two names are merged if an embedding equal to one name's text vector gives the other name
-            at least this probability, when only these two are compared.
-
-    Raises:
-        NoReadableVideo: No video can be read.
+        names: Names to choose from. Default: `all_known_action_names()`.
+        synonym_threshold: Two names are merged if their `ConceptSpace.pairwise_confusion` is at least this.
     """
     encoder = encoder if isinstance(encoder, VideoEncoder) else VideoEncoder.from_pretrained(encoder)
-    result = embed_videos(encoder, read_manifest(videos), frames=frames, on_progress=on_progress)
+    result = embed_videos(encoder, read_manifest(videos), on_progress=on_progress)
     vocabulary = ConceptSet.from_actions(list(names) if names is not None else all_known_action_names(), "all names")
     space = encoder.build_concept_space(vocabulary)
     probabilities = space.probs(result.embeddings, "category")  # (N, K)
@@ -93,7 +76,7 @@ def suggest(
     for index in sorted(set(best.tolist())):
         members = (best == index).nonzero().flatten()
         scores = merged[members, index]
-        examples = members[scores.argsort(descending=True, stable=True)[:max_examples]].tolist()
+        examples = members[scores.argsort(descending=True, stable=True)[:3]].tolist()
         group = (representatives == index).nonzero().flatten().tolist()
         suggestions.append(
             Suggestion(
@@ -109,7 +92,7 @@ def suggest(
 
 
 def _group_representatives(mass: torch.Tensor, is_similar: torch.Tensor) -> torch.Tensor:
-    """Return for each of K names the index of its group's first name.
+    """Return the group of each of K names, by the index of the name that started it.
 
     By descending mass, each ungrouped name starts a group and adds all similar ungrouped names to it.
     """

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import groupby, pairwise
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,25 +27,23 @@ class Segment:
 
 @dataclass(frozen=True)
 class TimelineGrid:
-    """A video split at every start and end of a window.
+    """A video split at every start and end of a window: the C + 1 ascending edges of C cells, in seconds.
 
-    Attributes:
-        edges: C + 1 ascending times, in seconds.
-        probabilities: For each of C cells, the mean distribution of the windows that cover it, shape (C, K).
+    `probabilities` has, for each cell, the mean distribution of the windows that cover it, shape (C, K).
     """
 
     edges: list[float]
     probabilities: Tensor
 
     @property
-    def durations(self) -> Tensor:
-        """Durations of the cells in seconds, float64, shape (C,)."""
-        return torch.tensor(self.edges, dtype=torch.float64).diff()
+    def weights(self) -> Tensor:
+        """Durations of the cells in seconds, or 1 for a single image, float64, shape (C,)."""
+        durations = torch.tensor(self.edges, dtype=torch.float64).diff()
+        return durations if durations.any() else torch.ones_like(durations)
 
     def mean_probabilities(self) -> Tensor:
         """Return the mean distribution over time, shape (K,)."""
-        weight = self.durations if float(self.durations.sum()) else torch.ones(len(self.durations), dtype=torch.float64)
-        return ((weight / weight.sum()) @ self.probabilities.double()).to(self.probabilities.dtype)
+        return (self.weights / self.weights.sum() @ self.probabilities.double()).to(self.probabilities.dtype)
 
 
 def merge_windows(windows: Sequence[Window], probabilities: Tensor) -> TimelineGrid:
@@ -72,22 +71,12 @@ def extract_segments(grid: TimelineGrid, names: Sequence[str], min_score: float 
 
     Cells whose most probable action has a probability below `min_score` become gaps.
     """
-    best = grid.probabilities.argmax(1).tolist()
-    durations = grid.durations.tolist()
-    runs: list[list[int]] = []
-    for cell, action in enumerate(best):
-        if float(grid.probabilities[cell, action]) < min_score:
-            continue
-        if runs and runs[-1][-1] == cell - 1 and best[cell - 1] == action:
-            runs[-1].append(cell)
-        else:
-            runs.append([cell])
-    segments = []
-    for run in runs:
-        action = best[run[0]]
-        weights = [durations[cell] for cell in run]
-        scores = grid.probabilities[run, action].tolist()
-        total = sum(weights)
-        score = sum(w * s for w, s in zip(weights, scores, strict=True)) / total if total else scores[0]
-        segments.append(Segment(grid.edges[run[0]], grid.edges[run[-1] + 1], names[action], score))
+    scores, best = (values.tolist() for values in grid.probabilities.max(1))
+    actions = [action if score >= min_score else None for score, action in zip(scores, best, strict=True)]
+    segments, stop = [], 0
+    for action, run in groupby(actions):
+        start, stop = stop, stop + len(list(run))
+        if action is not None:
+            score = float(np.average(scores[start:stop], weights=grid.weights[start:stop]))
+            segments.append(Segment(grid.edges[start], grid.edges[stop], names[action], score))
     return segments

@@ -22,16 +22,11 @@ Array = Tensor | NDArray[Any]
 class MTEBEncoder:
     """A video encoder with the interface of mteb's `EncoderProtocol`, for `mteb.evaluate`.
 
-    Videos are decoded by verbspace, not by torchcodec, so a task gives the accuracy that `verbspace evaluate` gives on
-    the same videos.
-
     Args:
         model_name: A VideoEncoder, or a folder or hub id of one.
         revision: Revision of the hub repository.
-        device: Device to run on. None: the device of the encoder.
         frames: Frames per video: the middle frames of equal segments, with their own times.
         name: Name under which MTEB stores results, as owner/name.
-
     """
 
     def __init__(
@@ -55,17 +50,7 @@ class MTEBEncoder:
         self.mteb_model_meta = _model_meta(self.encoder, name or f"verbspace/{default_name}", frames)
 
     def encode(self, inputs: Any, *, batch_size: int = 16, **_: Any) -> Tensor:
-        """Embed the texts or videos of a data loader: (N, D) float32, L2-normalized.
-
-        Args:
-            inputs: Data loader. Only its data set is used.
-            batch_size: Texts or videos per forward pass.
-            **_: Other arguments of MTEB, which have no effect.
-
-        Raises:
-            ValueError: The inputs are not texts alone or videos alone.
-            DecodeError: A video cannot be read.
-        """
+        """Embed the texts or videos of a data loader: (N, D) float32, L2-normalized. Only its data set is used."""
         columns = set(inputs.dataset.column_names)
         modalities = columns & {"text", "video", "image", "audio"}
         if modalities == {"text"}:
@@ -99,10 +84,7 @@ def _normalize(embeddings: Array) -> Tensor:
 
 
 def _iter_video_files(dataset: Any, batch_size: int) -> Iterator[tuple[int, list[Path]]]:
-    """Iterate over batches of video files, each with the index of its first video.
-
-    Videos that a dataset stores as bytes are written to a temporary folder for the duration of their batch.
-    """
+    """Iterate over batches of files, each with the index of its first video. Videos in bytes become temporary files."""
     from datasets import Video
 
     if not isinstance(dataset.features["video"], Video):
@@ -125,18 +107,14 @@ def _model_meta(encoder: VideoEncoder, name: str, frames: int) -> Any:
         from mteb.models.model_meta import ModelMeta, ScoringFunction
     except ImportError:
         raise ValueError("MTEB tasks need the package mteb; pip install 'verbspace[mteb]'") from None
-    num_parameters = sum(parameter.numel() for parameter in encoder.parameters())
     return ModelMeta.create_empty(
         {
             "name": name,
             "revision": encoder_hash(encoder),
-            "n_parameters": num_parameters,
-            "memory_usage_mb": round(num_parameters * encoder.dtype.itemsize / 2**20, 1),
+            "n_parameters": sum(parameter.numel() for parameter in encoder.parameters()),
             "max_tokens": encoder.require_processor().context_length,
             "embed_dim": encoder.embedding_dim,
             "similarity_fn_name": ScoringFunction.COSINE,
-            "framework": ["PyTorch", "Transformers", "safetensors"],
-            "use_instructions": False,
             "modalities": ["video", "text"],
             "experiment_kwargs": {"frames": frames},  # MTEB stores results of other settings separately
         }

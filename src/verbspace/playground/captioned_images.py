@@ -82,43 +82,31 @@ def sample_scene(action: str, rng: np.random.Generator) -> str:
 def visible_facts(pose: Pose) -> list[str]:
     """List true statements about the first frame of a pose."""
     at = {name: positions[0] for name, positions in compute_joints(pose).items()}
-    out: list[str] = []
-    above = [at[f"hand{side}"][1] > at["head"][1] for side in (0, 1)]
-    if all(above):
-        out.append("both arms raised above the head")
-    elif any(above):
-        out.append("one arm raised above the head")
-    elif all(at[f"hand{side}"][1] < at["pelvis"][1] + 0.06 and abs(pose.arm[side][0]) < 25 for side in (0, 1)):
-        out.append("arms hanging at the sides")
-    forward = [at[f"hand{side}"][0] > at["neck"][0] + 0.3 for side in (0, 1)]
-    if pose.front < 0.5 and all(forward):
-        out.append("both hands reaching forward")
-    elif pose.front < 0.5 and any(forward):
-        out.append("one hand reaching forward")
-    if pose.front > 0.5 and np.hypot(*(at["hand0"] - at["hand1"])) < 0.14:
-        out.append("palms together")
-    if abs(at["hand0"][0] - at["hand1"][0]) > 0.95:
-        out.append("arms spread wide")
-    knees = pose.knee[0][0], pose.knee[1][0]
-    if min(knees) > 60:
-        out.append("knees bent deeply")
-    elif max(knees) < 12 and pose.lift[0] < 0.03:
-        out.append("legs straight")
-    if abs(at["foot0"][0] - at["foot1"][0]) > 0.5:
-        out.append("legs apart")
-    feet = at["foot0"][1], at["foot1"][1]
-    if max(feet) > min(feet) + 0.2:
-        out.append("one foot lifted")
-    if pose.lift[0] > 0.05:
-        out.append("both feet off the ground")
-    if pose.lean[0] > 45:
-        out.append("the upper body folded forward")
-    elif pose.lean[0] > 14:
-        out.append("leaning forward")
-    elif pose.lean[0] < -7:
-        out.append("leaning back")
-    if max(pose.elbow[0][0], pose.elbow[1][0]) > 60:
-        out.append("elbows bent")
+    hands, feet = (at["hand0"], at["hand1"]), (at["foot0"], at["foot1"])
+    above = [hand[1] > at["head"][1] for hand in hands]
+    below = [hand[1] < at["pelvis"][1] + 0.06 for hand in hands]
+    forward = [pose.front < 0.5 and hand[0] > at["neck"][0] + 0.3 for hand in hands]
+    heights = [foot[1] for foot in feet]
+    lift, lean, knees = pose.lift[0], pose.lean[0], pose.knee[:, 0]
+    statements = {
+        "both arms raised above the head": all(above),
+        "one arm raised above the head": any(above) and not all(above),
+        "arms hanging at the sides": not any(above) and all(below) and max(abs(pose.arm[:, 0])) < 25,
+        "both hands reaching forward": all(forward),
+        "one hand reaching forward": any(forward) and not all(forward),
+        "palms together": pose.front > 0.5 and np.hypot(*(hands[0] - hands[1])) < 0.14,
+        "arms spread wide": abs(hands[0][0] - hands[1][0]) > 0.95,
+        "knees bent deeply": min(knees) > 60,
+        "legs straight": max(knees) < 12 and lift < 0.03,
+        "legs apart": abs(feet[0][0] - feet[1][0]) > 0.5,
+        "one foot lifted": max(heights) > min(heights) + 0.2,
+        "both feet off the ground": lift > 0.05,
+        "the upper body folded forward": lean > 45,
+        "leaning forward": 14 < lean <= 45,
+        "leaning back": lean < -7,
+        "elbows bent": max(pose.elbow[:, 0]) > 60,
+    }
+    out = [statement for statement, is_true in statements.items() if is_true]
     for prop in pose.props:
         if prop.visibility is not None and prop.visibility[0] < 0.5:
             continue
@@ -167,8 +155,9 @@ def render_captioned_images(count: int, seed: int, size: int = 48) -> CaptionedI
         moment = np.array([rng.uniform(0, 2.4)], np.float32)
         pose = MOTIONS[action](moment, Style.sample(rng))
         appearance = Appearance.sample(rng, sample_scene(action, rng))
-        camera = Camera.make_static(
-            1, size, zoom=rng.uniform(0.95, 1.35), x=rng.uniform(-0.2, 0.2), y=rng.uniform(0.85, 1.05)
+        zoom, x, y = rng.uniform(0.95, 1.35), rng.uniform(-0.2, 0.2), rng.uniform(0.85, 1.05)
+        camera = Camera(
+            np.array([[x, y]], np.float32), np.array([zoom * size / 2.5], np.float32), np.zeros(1, np.float32)
         )
         frames = render_frames(pose, appearance, camera, (size, size))
         images[index] = apply_camera_effects(frames, CLEAN_EFFECTS, rng)[0]

@@ -23,11 +23,7 @@ from verbspace.models.video_encoder import VideoEncoder
 from verbspace.playground.actions import HELD_OUT_ACTIONS, TRAIN_ACTIONS
 from verbspace.playground.demo_report import render_demo_report
 from verbspace.playground.evaluator import METRIC_NAMES, WorldEvaluator
-from verbspace.playground.supervised_upper_bound import (
-    read_labeled_train_records,
-    supervised_settings,
-    train_supervised_upper_bound,
-)
+from verbspace.playground.supervised_upper_bound import train_supervised_upper_bound
 from verbspace.playground.world import WorldSettings, make_world
 from verbspace.training.adapt import adapt
 from verbspace.utils.atomic_io import write_text
@@ -60,25 +56,29 @@ def run_demo(
     An interrupted run resumes when the function is called again with the same arguments.
 
     Args:
-        out: Folder for all output.
-        world_seed: Seed of the synthetic data set.
-        num_seeds: Number of training seeds. The runs of seeds above 0 are written to `out/seed-N`.
-        supervised_upper_bound: Whether to train and evaluate the supervised upper bound as well.
-        settings: Settings of the adaptation.
+        out: Folder for all output. The runs of seeds above 0 are written to `out/seed-N`.
+        num_seeds: Number of training seeds.
         world_settings: Settings of the synthetic data set. Default: the default settings with `world_seed`.
         on_progress: Called with the progress of each stage.
     """
     report = on_progress or (lambda *_: None)
-    stopwatch = _Stopwatch()
+    seconds: dict[str, float] = {}
+    start = last = time.perf_counter()
+
+    def lap(stage: str) -> None:
+        nonlocal last
+        now = time.perf_counter()
+        seconds[stage], last = round(seconds.get(stage, 0.0) + now - last, 1), now
+
     out.mkdir(parents=True, exist_ok=True)
     world_settings = world_settings or WorldSettings(seed=world_seed)
     world = make_world(out / "world", world_settings, ("train", "probe", "test"), on_progress=report)
-    stopwatch.lap("film the world")
+    lap("film the world")
     base = load_playground_encoder()
     evaluator = WorldEvaluator(world, base.image_size, seed=world_seed)
     evaluate = partial(evaluator.evaluate, on_progress=report)
     base_metrics = evaluate(base, stage="evaluate frozen CLIP")
-    stopwatch.lap("measure frozen")
+    lap("measure frozen")
 
     concepts = ConceptSet.load("playground").subset(TRAIN_ACTIONS)
     encoders: list[VideoEncoder] = []
@@ -88,24 +88,21 @@ def run_demo(
         stage = "adapt" if num_seeds == 1 else f"adapt, seed {seed}"
         training = settings.training.model_copy(update={"seed": seed})
         encoder = adapt(
-            VideoEncoder.copy(base),
-            world / "train",
-            concepts,
-            run,
-            settings.model_copy(update={"training": training}),
+            VideoEncoder.copy(base), world / "train", concepts, run, settings.model_copy(update={"training": training}),
             on_progress=lambda _, *step, stage=stage: report(stage, *step),
-        )
-        stopwatch.lap("adapt")
+        )  # fmt: skip
+        lap("adapt")
         encoders.append(encoder)
         adapted_metrics.append(evaluate(encoder, stage="evaluate adapted"))
-        stopwatch.lap("measure adapted")
+        lap("measure adapted")
 
     order = {}
-    for done, (name, encoder) in enumerate((("frozen", base), ("adapted", encoders[0]))):
+    compared = {"frozen": base, "adapted": encoders[0]}
+    for done, (name, encoder) in enumerate(compared.items()):
         report("temporal order", done, 2, {})
         order[name] = evaluator.temporal_order_ablation(encoder)
     report("temporal order", 2, 2, {})
-    stopwatch.lap("measure order")
+    lap("measure order")
 
     results: dict[str, Any] = {
         name: {
@@ -115,18 +112,12 @@ def run_demo(
         for name in METRIC_NAMES
     }
     if supervised_upper_bound:
-        supervised = train_supervised_upper_bound(
-            base,
-            read_labeled_train_records(world),
-            concepts,
-            out / "supervised-upper-bound",
-            supervised_settings(settings),
-            on_progress=report,
-        )
+        folder = out / "supervised-upper-bound"
+        supervised = train_supervised_upper_bound(base, world, concepts, folder, settings, on_progress=report)
         for name, metrics in evaluate(supervised, stage="evaluate supervised").items():
             results[name]["oracle"] = summarize_seeds([metrics], [0])
         order["oracle"] = evaluator.temporal_order_ablation(supervised)
-        stopwatch.lap("supervised oracle")
+        lap("supervised oracle")
     results["order"] = order
     results["protocol"] = {
         "task": "zero-shot over all 20 actions by category; linear probe and k-NN trained on the labelled probe split",
@@ -140,41 +131,17 @@ def run_demo(
         "views": "1 clip of 8 frames, middles of equal parts, one centre crop at 48 px",
         "templates": list(concepts.templates),
         "decoder": f"PyAV {av.__version__}",
-        "checkpoint": {"frozen": encoder_hash(base), "adapted": encoder_hash(encoders[0])},
+        "checkpoint": {name: encoder_hash(encoder) for name, encoder in compared.items()},
         "training_seeds": list(range(num_seeds)),
         "settings": settings.model_dump(mode="json"),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}",
     }
-    results["seconds"] = stopwatch.seconds | {"all": stopwatch.total()}
+    results["seconds"] = seconds | {"all": round(time.perf_counter() - start, 1)}
     write_text(out / "results.json", json.dumps(results, indent=2) + "\n")
-    page = render_demo_report(
-        results,
-        out / "metrics.jsonl",
-        evaluator,
-        base,
-        encoders[0],
-        base_metrics["zero_shot"],
-        adapted_metrics[0]["zero_shot"],
-    )
+    zero_shot = {"frozen": base_metrics["zero_shot"], "adapted": adapted_metrics[0]["zero_shot"]}
+    page = render_demo_report(results, out / "metrics.jsonl", evaluator, compared, zero_shot)
     write_text(out / "report.html", page)
     return results
-
-
-class _Stopwatch:
-    """Wall-clock seconds by stage."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._start = self._last = time.perf_counter()
-
-    def lap(self, stage: str) -> None:
-        """Add the time since the last call to a stage."""
-        now = time.perf_counter()
-        self.seconds[stage] = round(self.seconds.get(stage, 0.0) + now - self._last, 1)
-        self._last = now
-
-    def total(self) -> float:
-        return round(time.perf_counter() - self._start, 1)
 
 
 def summarize_seeds(per_seed_metrics: Sequence[ClassificationMetrics], seeds: Sequence[int]) -> dict[str, Any]:

@@ -17,11 +17,8 @@ from verbspace.reporting.charts import draw_confusion_matrix, draw_line_chart
 from verbspace.reporting.metrics_log import extract_curves, read_metrics
 from verbspace.reporting.templating import humanize, render_template
 
-ENCODER_TITLES = {  # by key of results.json
-    "frozen": "frozen CLIP",
-    "adapted": "adapted, no labels",
-    "oracle": "supervised upper bound",
-}
+# By key of results.json.
+ENCODER_TITLES = {"frozen": "frozen CLIP", "adapted": "adapted, no labels", "oracle": "supervised upper bound"}
 METRIC_ROWS = {  # by key of results.json: title, detail
     "zero_shot": ("Zero-shot", "20 actions, by category"),
     "linear_probe": ("Linear probe", "frozen features, {probe} labeled clips"),
@@ -43,10 +40,8 @@ def render_demo_report(
     results: Mapping[str, Any],
     metrics_path: Path,
     evaluator: WorldEvaluator,
-    base: VideoEncoder,
-    adapted: VideoEncoder,
-    base_zero_shot: ClassificationMetrics,
-    adapted_zero_shot: ClassificationMetrics,
+    encoders: Mapping[str, VideoEncoder],
+    zero_shot: Mapping[str, ClassificationMetrics],
 ) -> str:
     """Render the report as HTML.
 
@@ -54,10 +49,8 @@ def render_demo_report(
         results: Content of results.json.
         metrics_path: The run's metrics.jsonl.
         evaluator: Provides the test clips to show.
-        base: Encoder before adaptation.
-        adapted: Encoder after adaptation.
-        base_zero_shot: Metrics of `base`, for the confusion matrix.
-        adapted_zero_shot: Metrics of `adapted`, for the confusion matrix.
+        encoders: The encoders "frozen" and "adapted".
+        zero_shot: Metrics of the same encoders, for the confusion matrices.
     """
     sides = [side for side in ENCODER_TITLES if side in results["zero_shot"]]
     order, protocol = results["order"], results["protocol"]
@@ -110,9 +103,9 @@ def render_demo_report(
                 "svg": draw_confusion_matrix(metrics.confusion, ACTIONS),
                 "caption": f"{ENCODER_TITLES[side]}. Rows: true action; columns: predicted action.",
             }
-            for side, metrics in (("frozen", base_zero_shot), ("adapted", adapted_zero_shot))
+            for side, metrics in zero_shot.items()
         ],
-        clips=_example_clips(evaluator, {"frozen CLIP": base, "adapted": adapted}),
+        clips=_example_clips(evaluator, encoders),
         protocol={
             "task": protocol["task"],
             "world": humanize(protocol["world"]),
@@ -148,13 +141,10 @@ def _example_clips(
     test = evaluator.test_clips
     labels = torch.linspace(0, len(ACTIONS) - 1, count).round().long().tolist()
     indices = [int((test.labels == label).nonzero()[0, 0]) for label in labels]
+    videos = [base64.b64encode(test.paths[index].read_bytes()).decode() for index in indices]
     clips: list[dict[str, Any]] = [
-        {
-            "action": ACTIONS[label],
-            "video": base64.b64encode(test.paths[index].read_bytes()).decode(),
-            "predictions": [],
-        }
-        for label, index in zip(labels, indices, strict=True)
+        {"action": ACTIONS[label], "video": video, "predictions": []}
+        for label, video in zip(labels, videos, strict=True)
     ]
     for name, encoder in encoders.items():
         space = encoder.build_concept_space(evaluator.concepts)
@@ -163,6 +153,6 @@ def _example_clips(
         for row, clip in enumerate(clips):
             top = probs[row].topk(3)
             ranking = [(ACTIONS[n], p) for n, p in zip(top.indices.tolist(), top.values.tolist(), strict=True)]
-            clip["predictions"].append({"encoder": name, "ranking": ranking})
+            clip["predictions"].append({"encoder": ENCODER_TITLES[name], "ranking": ranking})
             clip["descriptions"] = [space.description_texts[n] for n in similarity[row].topk(3).indices.tolist()]
     return clips

@@ -31,18 +31,11 @@ ORDER_SENSITIVE_ACTIONS = (
 
 @dataclass(frozen=True)
 class LabeledClips:
-    """Labeled clips in memory.
+    """N labeled clips in memory."""
 
-    Attributes:
-        video: Frames, uint8, shape (N, T, 3, S, S).
-        times: Timestamps in seconds, shape (N, T).
-        labels: Indices into `ACTIONS`, shape (N,).
-        paths: Files of the N clips.
-    """
-
-    video: Tensor
-    times: Tensor
-    labels: Tensor
+    video: Tensor  # frames, uint8, shape (N, T, 3, S, S)
+    times: Tensor  # timestamps in seconds, shape (N, T)
+    labels: Tensor  # indices into `ACTIONS`, shape (N,)
     paths: list[Path]
 
 
@@ -64,13 +57,9 @@ def _action_indices(*names: str) -> Tensor:
 
 
 class WorldEvaluator:
-    """Evaluator of encoders on one world. Adaptation, which has no labels, does not use it.
+    """Evaluator of encoders on the split "test" or "validation" of a world, with crops of `size` pixels.
 
-    Args:
-        world: Folder that `make_world` wrote.
-        size: Crop size of clips and images, in pixels.
-        split: Labeled split to evaluate on: "test" or "validation".
-        seed: Seed of the world. It also selects the images.
+    The seed of the world also selects the images.
     """
 
     def __init__(self, world: Path, size: int, split: str = "test", seed: int = 0) -> None:
@@ -88,23 +77,17 @@ class WorldEvaluator:
         return zero_shot_scores(encoder.encode_video(video, times, batch_size=64), space, "category")
 
     def evaluate(
-        self,
-        encoder: VideoEncoder,
-        *,
-        include_probes: bool = True,
-        stage: str = "evaluate",
-        on_progress: ProgressCallback | None = None,
+        self, encoder: VideoEncoder, *, stage: str = "evaluate", on_progress: ProgressCallback | None = None
     ) -> dict[str, ClassificationMetrics]:
-        """Compute the metrics in `METRIC_NAMES`; the linear probe and k-NN only with `include_probes`.
+        """Compute the metrics in `METRIC_NAMES`.
 
-        `on_progress` is called with `stage` after each metric, at the end with the zero-shot accuracy as `top1`.
+        `on_progress` is called with `stage` after each step, at the end with the zero-shot accuracy as `top1`.
         """
-        total = 4 if include_probes else 2
         metrics: dict[str, ClassificationMetrics] = {}
 
         def report(done: int) -> None:
             if on_progress is not None:
-                on_progress(stage, done, total, {"top1": metrics["zero_shot"].top1} if done == total else {})
+                on_progress(stage, done, 4, {"top1": metrics["zero_shot"].top1} if done == 4 else {})
 
         report(0)
         test, probe = self.test_clips, self.probe_clips
@@ -112,20 +95,18 @@ class WorldEvaluator:
         embeddings = encoder.encode_video(test.video, test.times, batch_size=64)
         scores = zero_shot_scores(embeddings, space, "category")
         metrics["zero_shot"] = classification_metrics(scores, test.labels)
-        metrics["reserved_actions"] = classification_metrics(
-            scores[self.held_out_mask], test.labels[self.held_out_mask]
-        )
+        held_out = self.held_out_mask
+        metrics["reserved_actions"] = classification_metrics(scores[held_out], test.labels[held_out])
         report(1)
         metrics["stills"] = classification_metrics(self.zero_shot_scores(encoder, self.images, None), self.image_labels)
         report(2)
-        if include_probes:
-            train = encoder.encode_video(probe.video, probe.times, batch_size=64)
-            neighbors = knn_scores(train, probe.labels, embeddings, len(ACTIONS))
-            metrics["knn"] = classification_metrics(neighbors, test.labels)
-            report(3)
-            classifier = linear_probe(train, probe.labels, len(ACTIONS)).model
-            metrics["linear_probe"] = classification_metrics(classifier.scores(embeddings), test.labels)
-            report(4)
+        train = encoder.encode_video(probe.video, probe.times, batch_size=64)
+        neighbors = knn_scores(train, probe.labels, embeddings, len(ACTIONS))
+        metrics["knn"] = classification_metrics(neighbors, test.labels)
+        report(3)
+        classifier = linear_probe(train, probe.labels, len(ACTIONS)).model
+        metrics["linear_probe"] = classification_metrics(classifier.scores(embeddings), test.labels)
+        report(4)
         return metrics
 
     def static_clip_accuracy(self, encoder: VideoEncoder) -> float:
@@ -136,9 +117,8 @@ class WorldEvaluator:
     def temporal_order_ablation(self, encoder: VideoEncoder) -> dict[str, dict[str, float]]:
         """Compute zero-shot top-1 with the frames in order, shuffled, reversed, and one at a time.
 
-        Returns:
-            Accuracies by frame order, for all clips ("all") and for `ORDER_SENSITIVE_ACTIONS` ("ordered"). With
-            "single frames", each frame is encoded alone and the scores are averaged over the clip.
+        Returns accuracies by frame order, for all clips ("all") and for `ORDER_SENSITIVE_ACTIONS` ("ordered"). With
+        "single frames", each frame is encoded alone and the scores are averaged over the clip.
         """
         video, times, labels = self.test_clips.video, self.test_clips.times, self.test_clips.labels
         orders = [torch.randperm(video.shape[1], generator=torch.Generator().manual_seed(n)) for n in range(len(video))]

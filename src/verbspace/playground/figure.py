@@ -1,7 +1,7 @@
 """An articulated figure in the plane: joint angles in degrees to joint positions in meters.
 
 The figure is about 1.75 m tall and faces +x. Angles are absolute unless noted: 0 points down, 90 forward (+x), 180 up.
-All values are arrays over the frames of a clip, shape (F,).
+F is the number of frames.
 """
 
 from __future__ import annotations
@@ -18,57 +18,31 @@ SHOULDER_WIDTH, HIP_WIDTH = 0.36, 0.20
 
 
 @dataclass
-class Pose:
-    """Joint angles of a clip in degrees, each of shape (F,).
+class Prop:
+    """An object: a capsule between two points."""
 
-    Limbs come in pairs: index 0 is the far or left one, index 1 the near or right one.
-
-    Attributes:
-        arm: Angles of the upper arms.
-        elbow: Angles of the forearms relative to the upper arms; positive bends forward.
-        thigh: Angles of the thighs.
-        knee: Angles of the shins relative to the thighs; positive bends backward.
-        lean: Angle of the torso from the vertical, positive forward.
-        nod: Angle of the head relative to the torso, positive forward.
-        lift: Height of the lower foot above the ground, in meters.
-        x: Position of the pelvis along the ground, in meters.
-        front: 1 for a figure that faces the camera, about 0.2 for a side view.
-        seat: Height of the pelvis in meters if the figure sits; the feet do not carry it then.
-        props: Objects in the clip.
-    """
-
-    arm: list[Array]
-    elbow: list[Array]
-    thigh: list[Array]
-    knee: list[Array]
-    lean: Array
-    nod: Array
-    lift: Array
-    x: Array
-    front: float = 0.2
-    seat: Array | None = None
-    props: list[Prop] = field(default_factory=list)
+    kind: str  # "ball", "box", "bat", "cup" or "chair"
+    a: Array  # first end point in meters, shape (F, 2) or (1, 2)
+    b: Array  # second end point
+    radius: float  # in meters
+    hand: int | None = None  # if set, the points are offsets from hand 0, hand 1, or the middle of both hands (2)
+    visibility: Array | None = None  # 0 or 1 for each frame, shape (F,); None: always visible
 
 
 @dataclass
-class Prop:
-    """An object: a capsule between two points.
+class Pose:
+    """Joint angles of a clip in degrees. Limbs have shape (2, F): the far or left one, and the near or right one."""
 
-    Attributes:
-        kind: "ball", "box", "bat", "cup" or "chair".
-        a: First end point in meters, shape (F, 2).
-        b: Second end point in meters, shape (F, 2).
-        radius: Radius in meters.
-        hand: If set, the end points are offsets from hand 0, from hand 1, or from the middle of both hands (2).
-        visibility: 0 or 1 for each frame, shape (F,). Default: always visible.
-    """
-
-    kind: str
-    a: Array
-    b: Array
-    radius: float
-    hand: int | None = None
-    visibility: Array | None = None
+    arm: Array  # upper arms
+    elbow: Array  # forearms relative to the upper arms; positive bends forward
+    thigh: Array
+    knee: Array  # shins relative to the thighs; positive bends backward
+    lean: Array  # torso from the vertical, positive forward, shape (F,)
+    nod: Array  # head relative to the torso, positive forward, shape (F,)
+    lift: Array  # height of the lower foot above the ground, in meters, shape (F,)
+    x: Array  # position of the pelvis along the ground, in meters, shape (F,)
+    front: float = 0.2  # 1 for a figure that faces the camera, about 0.2 for a side view
+    props: list[Prop] = field(default_factory=list)
 
 
 def _limb_end(start: Array, length: float, degrees: Array) -> Array:
@@ -96,8 +70,7 @@ def compute_joints(pose: Pose) -> dict[str, Array]:
         out[f"elbow{side}"] = _limb_end(shoulder, UPPER_ARM, pose.arm[side])
         out[f"hand{side}"] = _limb_end(out[f"elbow{side}"], FOREARM, pose.arm[side] + pose.elbow[side])
     lowest = np.minimum(out["foot0"][:, 1], out["foot1"][:, 1])
-    height = -lowest + pose.lift if pose.seat is None else np.maximum(pose.seat, -lowest)
-    rise = np.stack([zero, height], -1)
+    rise = np.stack([zero, pose.lift - lowest], -1)
     return {name: (position + rise).astype(np.float32) for name, position in out.items()}
 
 

@@ -28,6 +28,7 @@ from verbspace.playground.captioned_images import CaptionedImages, render_captio
 IMAGE_SIZE, PATCH_SIZE = 48, 8
 IMAGE_MEAN, IMAGE_STD = [0.5, 0.5, 0.5], [0.25, 0.25, 0.25]
 CONTEXT_LENGTH = 40
+BATCH_SIZE, LEARNING_RATE = 256, 2e-3
 
 logger = logging.getLogger(__name__)
 
@@ -95,21 +96,13 @@ def zero_shot_accuracy(model: CLIPModel, tokenizer: CLIPTokenizer, dataset: Capt
     with torch.no_grad():
         tokens = tokenizer([f"a photo of a person {name}" for name in ACTIONS], padding=True, return_tensors="pt")
         texts = F.normalize(model.get_text_features(**tokens).pooler_output, dim=-1)
-        images = F.normalize(
-            model.get_image_features(pixel_values=to_pixel_values(dataset.images)).pooler_output, dim=-1
-        )
+        pixel_values = to_pixel_values(dataset.images)
+        images = F.normalize(model.get_image_features(pixel_values=pixel_values).pooler_output, dim=-1)
     return float(((images @ texts.T).argmax(-1).numpy() == dataset.labels).mean())
 
 
 def pretrain(
-    num_images: int = 40_000,
-    steps: int = 3000,
-    batch_size: int = 256,
-    learning_rate: float = 2e-3,
-    seed: int = 0,
-    *,
-    width: int = 128,
-    num_layers: int = 4,
+    num_images: int, steps: int, seed: int, width: int = 128, num_layers: int = 4
 ) -> tuple[CLIPModel, CLIPTokenizer, float]:
     """Train from scratch. Returns the model, its tokenizer, and zero-shot top-1 on held-out images."""
     torch.manual_seed(seed)
@@ -126,30 +119,24 @@ def pretrain(
     head = nn.Linear(96, token_present.shape[1])
     decay_params = [p for m in (model, head) for p in m.parameters() if p.ndim > 1]
     no_decay_params = [p for m in (model, head) for p in m.parameters() if p.ndim <= 1]
-    optimizer = torch.optim.AdamW(
-        [{"params": decay_params, "weight_decay": 0.1}, {"params": no_decay_params, "weight_decay": 0.0}],
-        lr=learning_rate,
-        betas=(0.9, 0.98),
-    )
+    groups = [{"params": decay_params, "weight_decay": 0.1}, {"params": no_decay_params, "weight_decay": 0.0}]
+    learning_rate = LEARNING_RATE * 128 / width
+    optimizer = torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.98))
     generator = torch.Generator().manual_seed(seed)
     model.train()
     for step in range(steps):
         scale = min(1.0, (step + 1) / 100) * 0.5 * (1 + math.cos(math.pi * step / steps))
         for group in optimizer.param_groups:
             group["lr"] = learning_rate * scale
-        indices = torch.randint(num_images, (batch_size,), generator=generator)
+        indices = torch.randint(num_images, (BATCH_SIZE,), generator=generator)
         with torch.autocast("cpu", torch.bfloat16):
-            image_features = model.get_image_features(
-                pixel_values=to_pixel_values(train_set.images[indices.numpy()])
-            ).pooler_output
+            pixel_values = to_pixel_values(train_set.images[indices.numpy()])
+            image_features = model.get_image_features(pixel_values=pixel_values).pooler_output
             text_features = model.get_text_features(input_ids=ids[indices], attention_mask=mask[indices]).pooler_output
             token_logits = head(image_features)
-        logits = (
-            model.logit_scale.exp()
-            * F.normalize(image_features.float(), dim=-1)
-            @ F.normalize(text_features.float(), dim=-1).T
-        )
-        target = torch.arange(batch_size)
+        images, texts = (F.normalize(features.float(), dim=-1) for features in (image_features, text_features))
+        logits = model.logit_scale.exp() * images @ texts.T
+        target = torch.arange(BATCH_SIZE)
         contrastive = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
         loss = contrastive + 50 * F.binary_cross_entropy_with_logits(token_logits.float(), token_present[indices])
         optimizer.zero_grad(set_to_none=True)
@@ -193,10 +180,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=128, help="width of the vision tower")
     parser.add_argument("--layers", type=int, default=4, help="layers of the vision tower")
     args = parser.parse_args()
-    learning_rate = 2e-3 * 128 / args.width
-    model, tokenizer, top1 = pretrain(
-        args.images, args.steps, learning_rate=learning_rate, seed=args.seed, width=args.width, num_layers=args.layers
-    )
+    model, tokenizer, top1 = pretrain(args.images, args.steps, args.seed, args.width, args.layers)
     save_clip_model(model, tokenizer, args.out)
     num_params = sum(p.numel() for p in model.parameters())
     logger.info(f"saved {args.out}: {num_params:,} parameters, held-out top-1 {top1:.3f}")

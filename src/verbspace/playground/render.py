@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from verbspace.playground.figure import Array, Pose, compute_joints, prop_endpoints
 
@@ -27,6 +28,15 @@ FLOOR_COLORS = {
     "park": (0.42, 0.66, 0.32), "street": (0.42, 0.42, 0.45), "gym": (0.80, 0.56, 0.32), "room": (0.58, 0.46, 0.38),
 }  # fmt: skip
 
+Capsule = tuple[float, float, float, float, float, ArrayLike]  # x0, y0, x1, y1, radius, RGB color
+# Landmarks of the scenes: capsules in meters.
+LANDMARKS: dict[str, list[Capsule]] = {
+    "park": [(-1.05, 0.1, -1.05, 0.8, 0.08, (0.40, 0.28, 0.18)), (-1.05, 1.2, -1.05, 1.5, 0.4, (0.22, 0.48, 0.22))],
+    "street": [(1.15, 0.0, 1.15, 2.4, 0.05, (0.25, 0.25, 0.28)), (-6, -0.25, 6, -0.25, 0.04, (0.95, 0.95, 0.85))],
+    "gym": [(-6, y, 6, y, 0.03, (0.66, 0.50, 0.34)) for y in (0.9, 1.3, 1.7)],
+    "room": [(0.95, 1.35, 0.95, 1.65, 0.28, (0.55, 0.72, 0.90)), (0.95, 1.0, 0.95, 2.0, 0.02, (0.98, 0.98, 0.98))],
+}
+
 
 @dataclass(frozen=True)
 class Appearance:
@@ -40,14 +50,14 @@ class Appearance:
     mirrored: bool
 
     @staticmethod
-    def sample(rng: np.random.Generator, scene: str | None = None) -> Appearance:
-        """Sample a random person in the given scene, or in a random one."""
+    def sample(rng: np.random.Generator, scene: str) -> Appearance:
+        """Sample a random person in a scene."""
         names = list(COLORS)
         return Appearance(
             shirt=names[rng.integers(len(names))],
             trousers=names[rng.integers(len(names))],
             skin=SKIN_COLORS[rng.integers(len(SKIN_COLORS))],
-            scene=scene or SCENES[rng.integers(len(SCENES))],
+            scene=scene,
             body_scale=float(rng.uniform(0.88, 1.12)),
             mirrored=bool(rng.integers(2)),
         )
@@ -55,29 +65,15 @@ class Appearance:
 
 @dataclass(frozen=True)
 class Camera:
-    """A camera.
+    """A camera, which may move."""
 
-    Attributes:
-        center: Point at the center of the image, in meters, shape (F, 2).
-        scale: Pixels per meter, shape (F,).
-        roll: Roll in radians, shape (F,).
-        horizontal_stretch: Factor on the width, as with a wrong aspect ratio.
-    """
-
-    center: Array
-    scale: Array
-    roll: Array
-    horizontal_stretch: float = 1.0
-
-    @staticmethod
-    def make_static(frames: int, height: int, zoom: float = 1.0, x: float = 0.0, y: float = 1.02) -> Camera:
-        """Create a camera that does not move. At zoom 1, its image is 2.5 m high."""
-        center = np.tile(np.array([[x, y]], np.float32), (frames, 1))
-        full = np.ones(frames, np.float32)
-        return Camera(center, full * (zoom * height / 2.5), full * 0)
+    center: Array  # point at the center of the image, in meters, shape (F, 2)
+    scale: Array  # pixels per meter, shape (F,)
+    roll: Array  # in radians, shape (F,)
+    horizontal_stretch: float = 1.0  # factor on the width, as with a wrong aspect ratio
 
     def project(self, points: Array, size: tuple[int, int], mirrored: bool) -> Array:
-        """Project points in meters, shape (F, 2), to pixels (x, y), shape (F, 2)."""
+        """Project points in meters, shape (F, 2) or (1, 2), to pixels (x, y), shape (F, 2)."""
         offset = points - self.center
         if mirrored:
             offset = offset * np.array([-1, 1], np.float32)
@@ -85,23 +81,16 @@ class Camera:
         x = cos * offset[:, 0] - sin * offset[:, 1]
         y = sin * offset[:, 0] + cos * offset[:, 1]
         height, width = size
-        return np.stack([width / 2 + self.horizontal_stretch * self.scale * x, height / 2 - self.scale * y], -1).astype(
-            np.float32
-        )
+        pixels = width / 2 + self.horizontal_stretch * self.scale * x, height / 2 - self.scale * y
+        return np.stack(pixels, -1).astype(np.float32)
 
 
 def draw_capsule(
     image: Array, a: Array, b: Array, radius: Array, color: Array, visibility: Array | None = None
 ) -> None:
-    """Draw a capsule with anti-aliased edges into `image` (shape (F, H, W, 3)), in place.
+    """Draw a capsule with anti-aliased edges into `image` (F, H, W, 3), in place.
 
-    Args:
-        image: Changed in place.
-        a: First end point in pixels, shape (F, 2).
-        b: Second end point in pixels, shape (F, 2).
-        radius: Radius in pixels, shape (F,).
-        color: RGB color, shape (3,).
-        visibility: Opacity in [0, 1] for each frame, shape (F,).
+    End points (F, 2) and radius (F,) are in pixels; `color` is RGB; `visibility` is the opacity of each frame, (F,).
     """
     height, width = image.shape[1:3]
     reach = float(radius.max()) + 1
@@ -125,51 +114,21 @@ def draw_capsule(
     patch += cover[..., None] * (color - patch)
 
 
-def _draw_scene(image: Array, camera: Camera, appearance: Appearance, size: tuple[int, int]) -> None:
-    """Draw a wall or the sky, the floor, and a landmark of the scene."""
-    frames = len(image)
-    image[:] = np.array(WALL_COLORS[appearance.scene], np.float32)
-
-    def bar(x0: float, y0: float, x1: float, y1: float, radius: float, color: tuple[float, float, float]) -> None:
-        ends = [np.tile(np.array([[x, y]], np.float32), (frames, 1)) for x, y in ((x0, y0), (x1, y1))]
-        a, b = (camera.project(end, size, appearance.mirrored) for end in ends)
-        draw_capsule(image, a, b, camera.scale * radius, np.array(color, np.float32))
-
-    bar(-6, -1.98, 6, -1.98, 2.0, FLOOR_COLORS[appearance.scene])
-    if appearance.scene == "park":
-        bar(-1.05, 0.1, -1.05, 0.8, 0.08, (0.40, 0.28, 0.18))
-        bar(-1.05, 1.2, -1.05, 1.5, 0.4, (0.22, 0.48, 0.22))
-    elif appearance.scene == "street":
-        bar(1.15, 0.0, 1.15, 2.4, 0.05, (0.25, 0.25, 0.28))
-        bar(-6, -0.25, 6, -0.25, 0.04, (0.95, 0.95, 0.85))
-    elif appearance.scene == "gym":
-        for y in (0.9, 1.3, 1.7):
-            bar(-6, y, 6, y, 0.03, (0.66, 0.50, 0.34))
-    else:
-        bar(0.95, 1.35, 0.95, 1.65, 0.28, (0.55, 0.72, 0.90))
-        bar(0.95, 1.0, 0.95, 2.0, 0.02, (0.98, 0.98, 0.98))
-
-
 def render_frames(
-    pose: Pose,
-    appearance: Appearance,
-    camera: Camera,
-    size: tuple[int, int],
-    clutter: list[tuple[Array, Array]] | None = None,
+    pose: Pose, appearance: Appearance, camera: Camera, size: tuple[int, int], clutter: Iterable[Capsule] = ()
 ) -> Array:
     """Render a clip as float32 frames in [0, 1], shape (F, H, W, 3).
 
-    `size` is the height and width in pixels. `clutter` are objects unrelated to the action: an array of x0, y0, x1, y1
-    and radius in meters, and an RGB color.
+    `size` is the height and width in pixels. `clutter` are objects unrelated to the action, in meters.
     """
-    frames, (height, width) = len(pose.x), size
-    image = np.empty((frames, height, width, 3), np.float32)
-    _draw_scene(image, camera, appearance, size)
-    for shape, color in clutter or []:
-        ends = [np.tile(shape[None, i : i + 2], (frames, 1)) for i in (0, 2)]
+    scene = appearance.scene
+    image = np.empty((len(pose.x), *size, 3), np.float32)
+    image[:] = np.array(WALL_COLORS[scene], np.float32)
+    floor = (-6.0, -1.98, 6.0, -1.98, 2.0, FLOOR_COLORS[scene])
+    for x0, y0, x1, y1, radius, color in (floor, *LANDMARKS[scene], *clutter):
+        ends = (np.array([end], np.float32) for end in ((x0, y0), (x1, y1)))
         a, b = (camera.project(end, size, appearance.mirrored) for end in ends)
-        draw_capsule(image, a, b, camera.scale * shape[4], color)
-
+        draw_capsule(image, a, b, camera.scale * radius, np.asarray(color, np.float32))
     positions = compute_joints(pose)
     body_scale = np.float32(appearance.body_scale)
     thick = camera.scale * body_scale
@@ -222,23 +181,14 @@ def blur(image: Array, amount: float) -> Array:
 
 @dataclass(frozen=True)
 class CameraEffects:
-    """Effects of optics, light and sensor. Each range is sampled once per clip or image.
+    """Effects of optics, light and sensor. Each range is sampled once per clip or image."""
 
-    Attributes:
-        blur_passes: Passes of a three-tap blur filter.
-        haze: Fraction of uniform gray.
-        warmth: Shift of the color temperature from blue to red.
-        exposure: Factor on the brightness.
-        noise_std: Standard deviation of the noise.
-        desaturation: Fraction of the color that is removed.
-    """
-
-    blur_passes: tuple[float, float]
-    haze: tuple[float, float]
-    warmth: tuple[float, float]
-    exposure: tuple[float, float]
+    blur_passes: tuple[float, float]  # passes of a three-tap filter
+    haze: tuple[float, float]  # fraction of uniform gray
+    warmth: tuple[float, float]  # shift of the color temperature from blue to red
+    exposure: tuple[float, float]  # factor on the brightness
     noise_std: tuple[float, float]
-    desaturation: float = 0.0
+    desaturation: float = 0.0  # fraction of the color that is removed
 
 
 def apply_camera_effects(image: Array, effects: CameraEffects, rng: np.random.Generator) -> NDArray[np.uint8]:

@@ -51,11 +51,6 @@ class SupervisedMethod(nn.Module):
         return StepOutput(loss, {"supervised": loss}, {}, ema_state)
 
 
-def supervised_settings(settings: AdaptSettings) -> AdaptSettings:
-    """Return the settings with the learning rates of the supervised upper bound."""
-    return settings.model_copy(update={"training": settings.training.model_copy(update=SUPERVISED_LEARNING_RATES)})
-
-
 def read_labeled_train_records(world: Path) -> list[Record]:
     """Read the training clips of a world together with their labels."""
     with (world / "labels" / "train.csv").open(newline="") as file:
@@ -63,24 +58,16 @@ def read_labeled_train_records(world: Path) -> list[Record]:
 
 
 def train_supervised_upper_bound(
-    initial_encoder: VideoEncoder,
-    records: list[Record],
-    concepts: ConceptSet,
-    out: Path,
-    settings: AdaptSettings,
+    initial_encoder: VideoEncoder, world: Path, concepts: ConceptSet, out: Path, settings: AdaptSettings,
     on_progress: ProgressCallback | None = None,
-) -> VideoEncoder:
-    """Train a copy of an encoder on labeled clips, and return the exponential moving average of the trained copy.
+) -> VideoEncoder:  # fmt: skip
+    """Train a copy of an encoder on the train split, and return the exponential moving average of the trained copy.
 
-    Args:
-        initial_encoder: Encoder to copy.
-        records: Training clips; labels are action names of `concepts`.
-        concepts: Concept set that provides the category space.
-        out: Folder for metrics and state.
-        settings: Views, batch size, steps and learning rates.
-        on_progress: Called after every step.
+    Metrics and state are written to `out`. The learning rates are `SUPERVISED_LEARNING_RATES`.
     """
-    training = settings.training.model_copy(update={"gradient_accumulation_steps": 1})
+    records = read_labeled_train_records(world)
+    training = settings.training.model_copy(update={**SUPERVISED_LEARNING_RATES, "gradient_accumulation_steps": 1})
+    settings = settings.model_copy(update={"training": training})
     space = initial_encoder.build_concept_space(concepts)
     _, embeddings = embed_sample(initial_encoder, sample_records(records), settings, None)
     scales = frozen_statistics(embeddings, space, settings).scales

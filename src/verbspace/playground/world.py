@@ -43,29 +43,6 @@ DEGRADED_EFFECTS = CameraEffects(
 
 
 @dataclass(frozen=True)
-class DomainShift:
-    """How the videos differ from the images.
-
-    Attributes:
-        camera_effects: Blur, haze, light and noise.
-        horizontal_stretch: Factor on the width, as with a wrong aspect ratio.
-        tilt: Camera roll in degrees.
-        shake: Strength of camera shake and drift; 0 disables it.
-        zoom: Spread of the zoom; 0 disables it.
-        clutter: Relative number of objects in the scene; 0 disables them.
-        occlusion: Relative frequency of an occluding bar; 0 disables it.
-    """
-
-    camera_effects: CameraEffects = DEGRADED_EFFECTS
-    horizontal_stretch: float = 1.35
-    tilt: float = 4.0
-    shake: float = 1.0
-    zoom: float = 1.0
-    clutter: float = 1.0
-    occlusion: float = 1.0
-
-
-@dataclass(frozen=True)
 class WorldSettings:
     """Settings of a world, with the number of clips in each split."""
 
@@ -75,7 +52,6 @@ class WorldSettings:
     validation: int = 400
     test: int = 800
     long_tail: bool = False  # whether the class frequencies of train fall off from 8 to 1, instead of being equal
-    domain_shift: DomainShift = DomainShift()
 
 
 def list_split_actions(settings: WorldSettings, split: str) -> list[str]:
@@ -101,32 +77,33 @@ def _smooth(rng: np.random.Generator, times: Array, knots_per_second: float, cha
     return np.stack([np.interp(times, knots, values[:, c]) for c in range(channels)], -1).astype(np.float32)
 
 
-def render_video(action: str, rng: np.random.Generator, domain_shift: DomainShift) -> tuple[np.ndarray, int]:
+def render_video(
+    action: str, rng: np.random.Generator, effects: CameraEffects = DEGRADED_EFFECTS
+) -> tuple[np.ndarray, int]:
     """Render one clip: uint8 frames of shape (F, 64, 80, 3), and the frame rate in frames per second."""
     rate = int(rng.choice([8, 10, 12, 15]))
     times: Array = (np.arange(int(rng.uniform(2.0, 3.2) * rate)) / rate).astype(np.float32)
     pose = MOTIONS[action](times, Style.sample(rng))
     appearance = Appearance.sample(rng, sample_scene(action, rng))
-    shake = _smooth(rng, times, 3.0, 3) * 0.012 * domain_shift.shake
-    drift = _smooth(rng, times, 0.5, 3) * 0.024 * domain_shift.shake
+    shake = _smooth(rng, times, 3.0, 3) * 0.012
+    drift = _smooth(rng, times, 0.5, 3) * 0.024
     center = np.array([rng.uniform(-0.2, 0.2), rng.uniform(0.85, 1.05)], np.float32) + shake[:, :2] + drift[:, :2]
-    zoom = np.clip((1.15 + rng.uniform(-0.1, 0.08) * domain_shift.zoom) * (1 + drift[:, 2]), 0.7, 1.5)
-    roll = rng.uniform(-0.03, 0.03) * domain_shift.shake + shake[:, 2] * 0.8 + np.deg2rad(domain_shift.tilt)
+    zoom = np.clip((1.15 + rng.uniform(-0.1, 0.08)) * (1 + drift[:, 2]), 0.7, 1.5)
+    roll = rng.uniform(-0.03, 0.03) + shake[:, 2] * 0.8 + np.deg2rad(4.0)
     center, scale, roll = (values.astype(np.float32) for values in (center, zoom * HEIGHT / 2.5, roll))
-    camera = Camera(center, scale, roll, domain_shift.horizontal_stretch)
+    camera = Camera(center, scale, roll, horizontal_stretch=1.35)
     clutter = []
-    for _ in range(rng.poisson(0.3 * domain_shift.clutter)):
+    for _ in range(rng.poisson(0.3)):
         x, y = rng.uniform(-1.6, 1.6), rng.uniform(0, 2.1)
-        extent = rng.normal(scale=0.25, size=2)
-        shape = np.array([x, y, x + extent[0], y + extent[1], rng.uniform(0.03, 0.14)], np.float32)
-        clutter.append((shape, rng.uniform(0.1, 0.95, 3).astype(np.float32)))
+        dx, dy = rng.normal(scale=0.25, size=2)
+        clutter.append((x, y, x + dx, y + dy, rng.uniform(0.03, 0.14), rng.uniform(0.1, 0.95, 3)))
     image = render_frames(pose, appearance, camera, (HEIGHT, WIDTH), clutter)
-    if rng.uniform() < 0.08 * domain_shift.occlusion:  # a bar passes in front of the lens
+    if rng.uniform() < 0.08:  # a bar passes in front of the lens
         start, speed, half = rng.uniform(-20, WIDTH + 20), rng.normal(scale=14), rng.uniform(2, 6)
         column = np.arange(WIDTH, dtype=np.float32)
         inside = np.clip(half - np.abs(column[None] - (start + speed * times)[:, None]) + 0.5, 0, 1)
         image += inside[:, None, :, None] * (rng.uniform(0.05, 0.6, 3).astype(np.float32) - image)
-    return apply_camera_effects(image, domain_shift.camera_effects, rng), rate
+    return apply_camera_effects(image, effects, rng), rate
 
 
 def write_clip(path: Path, frames: np.ndarray, rate: int, crf: int) -> None:
@@ -142,14 +119,10 @@ def write_clip(path: Path, frames: np.ndarray, rate: int, crf: int) -> None:
         container.mux(stream.encode())
 
 
-_ClipJob = tuple[str, str, tuple[int, int, int], DomainShift]  # path, action, seed, domain shift
-
-
-def _render_clip_file(job: _ClipJob) -> None:
-    path, action, seed, domain_shift = job
+def _render_clip_file(path: Path, action: str, seed: tuple[int, int, int]) -> None:
     rng = np.random.default_rng(seed)
-    frames, rate = render_video(action, rng, domain_shift)
-    write_clip(Path(path), frames, rate, int(rng.integers(22, 33)))
+    frames, rate = render_video(action, rng)
+    write_clip(path, frames, rate, int(rng.integers(22, 33)))
 
 
 def make_world(
@@ -165,9 +138,6 @@ def make_world(
     its own name only when it is complete.
 
     Args:
-        folder: Folder of the world.
-        settings: Settings of the world.
-        splits: Splits to render.
         on_progress: Called after every clip.
         num_workers: Number of processes. Default: one per core, at most eight.
 
@@ -175,19 +145,20 @@ def make_world(
         ValueError: If the folder holds a world with other settings.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    description = json.loads(json.dumps({"format": FORMAT, **asdict(settings)}))
+    description = {"format": FORMAT, **asdict(settings)}
     description_path = folder / "world.json"
-    if description_path.exists() and json.loads(description_path.read_text()) != description:
+    existing = json.loads(description_path.read_text()) if description_path.exists() else description
+    if {name: existing.get(name) for name in description} != description:
         raise ValueError(
             f"{description_path}: the folder holds a world with other settings; remove the folder {folder} or choose "
             "another one"
         )
     write_text(description_path, json.dumps(description, indent=2) + "\n")
-    jobs: dict[str, list[_ClipJob]] = {}
+    jobs: dict[str, list[tuple[Path, str, tuple[int, int, int]]]] = {}
     for split in splits:
         actions = list_split_actions(settings, split)
         paths = [Path(f"{i:05d}.mp4") if split == "train" else Path(a, f"{i:05d}.mp4") for i, a in enumerate(actions)]
-        if (folder / split).exists() and all((folder / split / path).exists() for path in paths):
+        if all((folder / split / path).exists() for path in paths):
             continue
         part = folder / f"{split}.part"
         shutil.rmtree(part, ignore_errors=True)
@@ -197,7 +168,7 @@ def make_world(
             rows = "".join(f"{path},{action}\n" for path, action in zip(paths, actions, strict=True))
             write_text(folder / "labels" / "train.csv", rows)
         jobs[split] = [
-            (str(part / path), action, (settings.seed, SPLITS.index(split), index), settings.domain_shift)
+            (part / path, action, (settings.seed, SPLITS.index(split), index))
             for index, (path, action) in enumerate(zip(paths, actions, strict=True))
         ]
     if not jobs:
@@ -206,7 +177,7 @@ def make_world(
     count = num_workers if num_workers is not None else min(available_cpus(), 8)
     with ProcessPoolExecutor(count, mp_context=get_context("spawn")) as pool:
         for split, split_jobs in jobs.items():
-            for _ in pool.map(_render_clip_file, split_jobs, chunksize=8):
+            for _ in pool.map(_render_clip_file, *zip(*split_jobs, strict=True), chunksize=8):
                 done += 1
                 if on_progress is not None:
                     on_progress("render clips", done, total, {})

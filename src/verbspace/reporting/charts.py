@@ -33,7 +33,6 @@ _STYLE: Any = {
     "text.color": _TEXT, "axes.labelcolor": _TEXT, "xtick.color": _TEXT, "ytick.color": _TEXT,
     "axes.edgecolor": _GRID, "grid.color": _GRID, "axes.axisbelow": True, "xtick.major.size": 0, "ytick.major.size": 0,
 }  # fmt: skip
-MAX_LINES = len(_SERIES_COLORS) * len(_DASHES)
 
 
 @dataclass(frozen=True)
@@ -57,22 +56,15 @@ def is_plottable(value: float | None) -> bool:
     return value is not None and -1e300 < value < 1e300
 
 
-def draw_line_chart(
-    lines: Sequence[Line], *, x_label: str, y_label: str, width: int = 430, height: int = 190
-) -> Markup:
+def draw_line_chart(lines: Sequence[Line], *, x_label: str, y_label: str) -> Markup:
     """Draw curves over common axes, with a legend below. A curve has a gap where a value is not finite.
 
-    Args:
-        lines: At least one of them needs a finite point.
-        x_label: Label of the x axis.
-        y_label: Quantity on the y axis. It is only part of the image's description for screen readers.
-        width: Width in pixels. The page scales the chart to the available width.
-        height: Height in pixels without the legend.
+    `y_label` is only part of the image's description for screen readers.
     """
     runs = [_plottable_runs(line.points) for line in lines]
     if not any(runs):
         raise ValueError("no line has a finite point; pass at least one to draw a chart")
-    with _new_figure(width, height + 16 * math.ceil(len(lines) / 2)) as (figure, axes):
+    with _new_figure(430, 190 + 16 * math.ceil(len(lines) / 2)) as (figure, axes):
         handles = []
         for index, line_runs in enumerate(runs):
             style: Any = {"color": _SERIES_COLORS[index % 5], "dashes": _DASHES[(index + index // 5) % 5], "lw": 2}
@@ -132,8 +124,6 @@ def draw_dot_chart(rows: Sequence[tuple[str, Sequence[PointEstimate | None]]], s
         series: Names of the series. The first one is the baseline; it is drawn gray and hollow.
     """
     estimates = [estimate for _, row in rows for estimate in row if estimate is not None]
-    if not estimates:
-        raise ValueError("no row has a value; pass at least one to draw a chart")
     ends = [end for estimate in estimates for end in (*(estimate.ci95 or ()), estimate.value)]
     low, high = max(0.0, 5 * math.floor(min(ends) / 5 - 0.4)), min(100.0, 5 * math.ceil(max(ends) / 5 + 0.4))
     step, gap, top = 19, 16, 0.0

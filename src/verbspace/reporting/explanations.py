@@ -11,8 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from verbspace.inference.explain import Explanation, format_counterfactual
-from verbspace.reporting.images import jpeg_data_uri
-from verbspace.reporting.templating import render_template
+from verbspace.reporting.templating import jpeg_data_uri, render_template
 from verbspace.utils.text import format_spans, format_timestamp
 
 MAX_ACTION_ROWS = 4  # actions whose probability over time is shown
@@ -51,33 +50,18 @@ def section_context(explanation: Explanation) -> dict[str, Any]:
         "frames": frames,
         "action_rows": [(name, probs_by_action[name]) for name, _ in explanation.ranking[:MAX_ACTION_ROWS]],
         "descriptions": [
-            {
-                "text": description.text,
-                "kind": description.kind,
-                "actions": ", ".join(description.actions),
-                "probability": description.probability,
-                "spans": format_spans(description.spans),
-                "frame_probabilities": description.frame_probabilities.tolist(),
-            }
-            for description in explanation.activated_descriptions
+            {**vars(one), "spans": format_spans(one.spans), "frame_probabilities": one.frame_probabilities.tolist()}
+            for one in explanation.activated_descriptions
         ],
-        "counterfactual": None if counterfactual is None else format_counterfactual(counterfactual),
-        "winner": None if counterfactual is None else counterfactual.winner,
-        "runner_up": None if counterfactual is None else counterfactual.runner_up,
+        "counterfactual": counterfactual,
+        "summary": counterfactual and format_counterfactual(counterfactual),
     }
 
 
 def highlight(frames: Tensor, attention_map: Tensor) -> list[np.ndarray]:
-    """Darken frames where attention is low.
+    """Darken frames (uint8, (T, 3, S, S)) where the attention of patches (T, G, G) is low: T images (S, S, 3).
 
     Attention is rescaled to the range from its lowest to its highest value in the clip, which often differ little.
-
-    Args:
-        frames: uint8, shape (T, 3, S, S).
-        attention_map: Attention of each patch, shape (T, G, G).
-
-    Returns:
-        T images, uint8, shape (S, S, 3).
     """
     size = frames.shape[-1]
     low, high = float(attention_map.min()), float(attention_map.max())

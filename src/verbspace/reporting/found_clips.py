@@ -19,8 +19,7 @@ from verbspace.data.errors import DecodeError
 from verbspace.data.sampling import nearest_frame
 from verbspace.data.sources.inputs import is_url, localize
 from verbspace.data.sources.storage import split_shard_path
-from verbspace.reporting.images import jpeg_data_uri
-from verbspace.reporting.templating import render_template
+from verbspace.reporting.templating import jpeg_data_uri, render_template
 from verbspace.search.schema import Hit
 from verbspace.utils.text import format_timestamp
 
@@ -79,11 +78,7 @@ def window_url(hit: Hit, folder: Path) -> str | None:
 
 
 def extract_window(path: Path, hit: Hit, embed_clips: bool) -> tuple[np.ndarray, bytes | None]:
-    """Decode the middle frame of a window and, if `embed_clips` is set, encode the window as MP4.
-
-    Returns:
-        The frame, RGB, shape (H, W, 3), and the MP4 file or None.
-    """
+    """Decode the middle frame of a window, RGB (H, W, 3), and encode the window as MP4 if `embed_clips` is set."""
     middle, times = 0, np.empty(0)
 
     def select_frames(timeline: FrameTimestamps) -> list[int]:

@@ -14,50 +14,24 @@ _SMOOTHING = 0.6  # weight of the previous values in the moving average
 
 
 def read_metrics(path: Path) -> list[Row]:
-    """Read a metrics.jsonl: one dictionary per line, with "step" first.
-
-    Empty lines are ignored, and so is the incomplete last line of a running job.
-
-    Raises:
-        ValueError: If another line is invalid. The message names the file and the line.
-    """
-    content = path.read_bytes()
-    try:
-        *lines, last = content.decode("utf-8").split("\n")
-    except UnicodeDecodeError as error:
-        number = content.count(b"\n", 0, error.start) + 1
-        raise _line_error(path, number, f"not UTF-8 ({error.reason})") from None
-    rows = [_parse_row(line, path, number) for number, line in enumerate(lines, 1) if line.strip()]
-    if last.strip() and (_is_json(last) or not last.startswith("{")):
-        rows.append(_parse_row(last, path, len(lines) + 1))
+    """Read a metrics.jsonl: one dictionary per line. The incomplete last line of a running job is ignored."""
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    rows = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            if number == len(lines):
+                break
+            row = None
+        if not isinstance(row, dict) or not all(isinstance(value, int | float) for value in row.values()):
+            raise ValueError(f"{path}: line {number}: not a JSON object with a number for each name; remove the line")
+        if not is_plottable(row.get("step")):
+            raise ValueError(f"{path}: line {number}: 'step' is missing or not finite; remove the line")
+        rows.append(row)
     return rows
-
-
-def _is_json(text: str) -> bool:
-    try:
-        json.loads(text)
-    except (ValueError, RecursionError):
-        return False
-    return True
-
-
-def _parse_row(line: str, path: Path, number: int) -> Row:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise _line_error(path, number, f"not JSON ({error})") from None
-    if not isinstance(row, dict):
-        raise _line_error(path, number, "not a JSON object")
-    for name, value in row.items():
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise _line_error(path, number, f"{name!r} is not a number")
-    if not is_plottable(row.get("step")):
-        raise _line_error(path, number, "'step' is missing or not finite")
-    return {"step": row.pop("step"), **row}
-
-
-def _line_error(path: Path, number: int, reason: str) -> ValueError:
-    return ValueError(f"{path}: line {number}: {reason}; remove the line")
 
 
 def finite_values(rows: Sequence[Row], name: str) -> list[float]:

@@ -25,12 +25,7 @@ METRICS = {  # by field: the hub's metric type, the name to show
 
 
 def read_result(path: str | Path) -> AnyResult:
-    """Read a result file of `verbspace evaluate --out`.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If the file is not a valid result.
-    """
+    """Read a result file of `verbspace evaluate --out`, or raise ValueError or FileNotFoundError."""
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -48,9 +43,8 @@ def read_result(path: str | Path) -> AnyResult:
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"])) or "top level"
-        raise ValueError(
-            f"{path}: not a result of verbspace evaluate --out: {field}: {first['msg']}; run the evaluation again"
-        ) from None
+        reason = f"not a result of verbspace evaluate --out: {field}: {first['msg']}"
+        raise ValueError(f"{path}: {reason}; run the evaluation again") from None
     return result
 
 
@@ -85,19 +79,15 @@ def results_card(
 ) -> str:
     """Return the text of a model card with evaluation results, in a table and as the hub's `model-index`.
 
-    `config_path` is the config.yaml of a run, to include the training settings.
-
-    Raises:
-        ValueError: If a result belongs to another encoder.
+    `config_path` is the config.yaml of a run, to include the training settings. A result of another encoder is a
+    ValueError.
     """
     checkpoint = encoder_hash(encoder)
     for result in results:
         for protocol in list_protocols(result):
             if protocol.checkpoint != checkpoint:
-                raise ValueError(
-                    f"the result on {protocol.data} belongs to the checkpoint {protocol.checkpoint}, but this encoder "
-                    f"is {checkpoint}; evaluate this encoder"
-                )
+                owner = f"belongs to the checkpoint {protocol.checkpoint}, but this encoder is {checkpoint}"
+                raise ValueError(f"the result on {protocol.data} {owner}; evaluate this encoder")
     sections = [_results_section(results)] if results else []
     if config_path is not None:
         sections.append(_training_section(config_path))
@@ -105,59 +95,42 @@ def results_card(
 
 
 def model_card_for(encoder: str | Path, results: Sequence[str | Path]) -> tuple[str, Path | None]:
-    """Return the model card of a saved encoder: a folder, a run folder or a hub id.
+    """Return the model card of a saved encoder (a folder, a run folder or a hub id) with results from files.
 
-    Args:
-        encoder: The encoder.
-        results: Result files.
-
-    Returns:
-        The card, and the path of the encoder's README.md (None for an encoder that is not in a local folder).
+    The second value is the path of the encoder's README.md, or None for an encoder that is not in a local folder.
     """
     loaded_results = [read_result(path) for path in results]
-    readme = hub.resolve_checkpoint(encoder) / "README.md" if Path(encoder).is_dir() else None
+    name, readme, config_path = _name_and_files(encoder)
     loaded = VideoEncoder.from_pretrained(encoder)
-    name, config_path = _model_name(encoder), find_run_config(encoder)
     return results_card(loaded, loaded_results, name=name, config_path=config_path), readme
 
 
 def push_to_hub(
     encoder: str | Path, repo_id: str, results: Sequence[str | Path] = (), *, private: bool | None = None
 ) -> str:
-    """Upload a saved encoder to the hub, and return the URL of the repository.
+    """Upload a saved encoder to the hub repository owner/name, and return its URL.
 
-    Args:
-        encoder: Folder, run folder or hub id.
-        repo_id: Repository: owner/name.
-        results: Result files for the model card. Without them, the encoder's README.md is uploaded if there is one.
-        private: Whether a new repository is private.
+    The model card has the results from the files `results`. Without them, it is the encoder's README.md, if any.
     """
     loaded_results = [read_result(path) for path in results]
-    loaded = VideoEncoder.from_pretrained(encoder)
-    card: str | None = None
+    loaded, card = VideoEncoder.from_pretrained(encoder), None
+    _, readme, config_path = _name_and_files(encoder)
     if loaded_results:
-        name = repo_id.split("/")[-1]
-        card = results_card(loaded, loaded_results, name=name, config_path=find_run_config(encoder))
-    elif Path(encoder).is_dir() and (readme := hub.resolve_checkpoint(encoder) / "README.md").is_file():
+        card = results_card(loaded, loaded_results, name=repo_id.split("/")[-1], config_path=config_path)
+    elif readme is not None and readme.is_file():
         card = readme.read_text(encoding="utf-8")
     return loaded.push_to_hub(repo_id, private=private, card=card)
 
 
-def find_run_config(encoder: str | Path) -> Path | None:
-    """Return the config.yaml of the run that an encoder belongs to, or None."""
+def _name_and_files(encoder: str | Path) -> tuple[str, Path | None, Path | None]:
+    """Return the name of an encoder or of its run, and the paths of its README.md and of the run's config.yaml."""
     if not Path(encoder).is_dir():
-        return None
+        return str(encoder).split("/")[-1], None, None
     folder = hub.resolve_checkpoint(encoder).resolve()
+    if folder.name != "encoder":
+        return folder.name, folder / "README.md", None
     config_path = folder.parent / "config.yaml"
-    return config_path if folder.name == "encoder" and config_path.is_file() else None
-
-
-def _model_name(encoder: str | Path) -> str:
-    """Return the last part of a path or hub id; for an encoder in a run, the run's name."""
-    if not Path(encoder).is_dir():
-        return str(encoder).split("/")[-1]
-    folder = hub.resolve_checkpoint(encoder).resolve()
-    return folder.parent.name if folder.name == "encoder" else folder.name
+    return folder.parent.name, folder / "README.md", config_path if config_path.is_file() else None
 
 
 def _metric_and_interval(result: AnyResult, side: str) -> tuple[float, str] | None:

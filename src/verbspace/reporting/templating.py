@@ -1,10 +1,14 @@
-"""Rendering of the package's HTML templates."""
+"""Rendering of the package's HTML templates, and what they contain."""
 
 from __future__ import annotations
 
+import base64
+from fractions import Fraction
 from functools import cache
 from typing import Any
 
+import av
+import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 
@@ -29,3 +33,14 @@ def humanize(value: Any) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(map(humanize, value))
     return str(value)
+
+
+def jpeg_data_uri(rgb: np.ndarray) -> str:
+    """Encode an RGB image, uint8, shape (H, W, 3), as JPEG, and return it as a data URI."""
+    context = av.CodecContext.create("mjpeg", "w")
+    context.height, context.width = rgb.shape[:2]
+    context.pix_fmt, context.time_base = "yuvj444p", Fraction(1, 25)
+    context.options = {"qmin": "3", "qmax": "3"}  # 2 is the best quality, 31 the worst
+    frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), format="rgb24")
+    jpeg = b"".join(bytes(packet) for packet in [*context.encode(frame), *context.encode(None)])
+    return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"

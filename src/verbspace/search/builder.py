@@ -30,21 +30,13 @@ MAX_ROWS_PER_COMMIT = 50_000
 
 @dataclass
 class EmbedSummary:
-    """Counts of an update.
+    """Counts of an update."""
 
-    Attributes:
-        files: Files embedded.
-        windows: Windows of these files.
-        unchanged: Files that were in the index already.
-        removed: Files that no longer exist, whose rows were removed.
-        failures: Reason by path, for the files that could not be read.
-    """
-
-    files: int = 0
-    windows: int = 0
-    unchanged: int = 0
-    removed: int = 0
-    failures: dict[str, str] = field(default_factory=dict)
+    files: int = 0  # embedded
+    windows: int = 0  # of these files
+    unchanged: int = 0  # files that were in the index already
+    removed: int = 0  # files that no longer exist
+    failures: dict[str, str] = field(default_factory=dict)  # reason by path
 
     def summary(self) -> str:
         """Return the counts in one line."""
@@ -54,28 +46,14 @@ class EmbedSummary:
         return ", ".join(parts)
 
 
-@dataclass(frozen=True)
-class ShardSpec:
-    """Part `number` (from 1) of `count` parts of a list of files. The part of a file depends only on its name."""
-
-    number: int
-    count: int
-
-    @staticmethod
-    def parse(text: str) -> ShardSpec:
-        """Parse a text such as `3/16`."""
-        number, slash, count = text.partition("/")
-        if not (slash and number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
-            raise ValueError(f"shard: {text!r} is not of the form i/n; give 1/n to n/n")
-        return ShardSpec(int(number), int(count))
-
-    def __contains__(self, path: str) -> bool:
-        """Whether a file belongs to this part."""
-        return zlib.crc32(path.encode("utf-8", "surrogateescape")) % self.count == self.number - 1
-
-    def index_dir(self, root: Path) -> Path:
-        """Return the folder of the shard's own index."""
-        return root / "shards" / f"{self.number:0{len(str(self.count))}}-of-{self.count}"
+def select_shard(shard: str, files: Iterable[str]) -> tuple[str, list[str]]:
+    """Return the folder name of shard `i/n`, and the files in it. The shard of a file depends only on its name."""
+    number, _, count = shard.partition("/")
+    if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+        raise ValueError(f"shard: {shard!r} is not of the form i/n; give 1/n to n/n")
+    index, total = int(number), int(count)
+    hashes = ((file, zlib.crc32(canonical_path(file).encode("utf-8", "surrogateescape"))) for file in files)
+    return f"{index:0{len(str(total))}}-of-{total}", [file for file, value in hashes if value % total == index - 1]
 
 
 def build_index(
@@ -98,16 +76,16 @@ def build_index(
     on_progress: ProgressCallback | None = None,
     on_failure: Callable[[DecodeError], None] | None = None,
 ) -> EmbedSummary:
-    """Create an index, or update it: embed the files that are new or have changed.
+    """Create an index, or update it: embed the files that are new or have changed, and commit them at intervals.
+
+    An interruption commits what is done. A process that is killed loses what came after the last commit.
 
     Args:
         encoder: Folder or hub id.
         files: Paths and URLs of videos.
-        index_dir: Folder of the index.
         window: Length of a window in seconds.
         stride: Seconds between the starts of two windows; `window` if None.
         frames: Frames per window.
-        dtype: Precision of the encoder's matrix products.
         batch_size: Windows per forward pass.
         num_workers: Number of threads (`local`) or actors (`ray`); one per CPU core, in threads at most 8, if None.
         device: torch device; CUDA if available, otherwise the CPU, if None.
@@ -125,21 +103,17 @@ def build_index(
     """
     if engine not in ENGINES:
         raise ValueError(f"engine: {engine!r} is not one of {', '.join(ENGINES)}")
-    if not math.isfinite(window) or window <= 0:
-        raise ValueError(f"window: {window:g} is not a positive number of seconds")
+    stride = window if stride is None else stride
+    if not 0 < stride <= window < math.inf:
+        raise ValueError(f"stride: {stride:g} s is not above 0 and at most the length of a window, {window:g} s")
     validate_precision(dtype)
-    if device is not None and not _is_available(device):
-        raise ValueError(f"device: {device} is not available; give cpu, or leave it out")
     validate_num_frames(frames)
-    if stride is not None and not 0 < stride <= window:
-        raise ValueError(
-            f"stride: {stride:g} s must be above 0, and leaves gaps if it is longer than a window ({window:g} s)"
-        )
     if gpus and engine != "ray":
         raise ValueError("gpus: only --engine ray uses this setting; leave it out, or give --device")
-    root = Path(index_dir)
-    part = None if shard is None else ShardSpec.parse(shard)
-    folder = root if part is None else part.index_dir(root)
+    root = folder = Path(index_dir)
+    if shard is not None:
+        name, files = select_shard(shard, files)
+        folder = root / "shards" / name
     import_lancedb()  # report a missing package before the model is loaded
     model = VideoEncoder.from_pretrained(encoder)
     manifest = IndexManifest(
@@ -147,51 +121,44 @@ def build_index(
         encoder_hash=encoder_hash(model),
         dim=model.embedding_dim,
         window=window,
-        stride=window if stride is None else stride,
+        stride=stride,
         frames=frames,
         dtype=dtype,
     )
-    main_index = Index.open(root) if part is not None and (root / "index.json").exists() else None
+    main_index = Index.open(root) if shard is not None and (root / "index.json").exists() else None
     if main_index is not None and len(main_index):
         main_index.manifest.assert_compatible(manifest, str(root), "this command")
     if engine == "ray":
         embed_files = ray_engine(manifest, num_workers=num_workers, batch_size=batch_size, gpus=gpus, device=device)
     else:
-        model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        try:
+            model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        except (RuntimeError, AssertionError):  # torch without CUDA support raises AssertionError
+            raise ValueError(f"device: {device} is not available; give cpu, or leave it out") from None
         embed_files = local_engine(model, manifest, num_workers=num_workers, batch_size=batch_size)
-    # List the files first, so that an error in the list leaves no empty index behind.
-    selected = [file for file in files if part is None or canonical_path(file) in part]
-    if not selected and not (folder / "index.json").exists():
+    files = list(files)  # first, so that an error in the list leaves no empty index behind
+    if not files and not (folder / "index.json").exists():
         return EmbedSummary()
     with lock_index(folder):
-        return update_index(
-            Index.create(folder, manifest),
-            selected,
-            embed_files,
-            main_index=main_index,
-            commit_interval=commit_interval,
-            remove_missing=remove_missing,
-            on_progress=on_progress,
-            on_failure=on_failure,
-        )
+        index = Index.create(folder, manifest)
+        summary = _embed_changed(index, main_index, files, embed_files, commit_interval, on_progress, on_failure)
+        if remove_missing:
+            summary.removed = _remove_missing_files(index)
+        if summary.files or summary.failures or summary.removed:
+            index.optimize()
+    return summary
 
 
-def update_index(
+def _embed_changed(
     index: Index,
+    main_index: Index | None,
     files: Iterable[str],
     engine: Engine,
-    *,
-    main_index: Index | None = None,
-    commit_interval: float = 30.0,
-    remove_missing: bool = False,
-    on_progress: ProgressCallback | None = None,
-    on_failure: Callable[[DecodeError], None] | None = None,
+    commit_interval: float,
+    on_progress: ProgressCallback | None,
+    on_failure: Callable[[DecodeError], None] | None,
 ) -> EmbedSummary:
-    """Embed the files that are new or have changed, and commit them at intervals. Call it inside `lock_index`.
-
-    An interruption commits what is done. A process that is killed loses what came after the last commit. Files that
-    `main_index` has are skipped as well. The other arguments are those of `build_index`.
-    """
+    """Embed the files that `index` and `main_index` do not have, or that have changed."""
     summary = EmbedSummary()
 
     def add_failure(path: str, reason: str) -> None:
@@ -238,20 +205,13 @@ def update_index(
     finally:
         if pending:
             commit()
-    if remove_missing:
-        summary.removed = remove_missing_files(index)
-    if todo or summary.removed:
-        index.optimize()
     return summary
 
 
-def remove_missing_files(index: Index) -> int:
+def _remove_missing_files(index: Index) -> int:
     """Remove the rows and failure records of files that no longer exist, and return the number of files with rows.
 
-    Files that cannot be reached stay.
-
-    Raises:
-        ValueError: If none of the files exists, because then a disk is probably not mounted.
+    Files that cannot be reached stay. If none of the files exists, a disk is probably not mounted: ValueError.
     """
     embedded = set(index.file_signatures())
     missing = []
@@ -270,11 +230,3 @@ def remove_missing_files(index: Index) -> int:
     index.delete_rows(missing)
     index.record_failures({}, missing)
     return len(removed)
-
-
-def _is_available(device: str) -> bool:
-    try:
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError):  # torch without CUDA support raises AssertionError
-        return False
-    return True

@@ -29,14 +29,9 @@ def embed_file(encoder: Embedder, path: str, manifest: IndexManifest, batch_size
         with localize(path) as local_path:
             try:
                 windows, embeddings = embed_windows(
-                    encoder,
-                    local_path,
-                    length=manifest.window,
-                    stride=manifest.stride,
-                    frames=manifest.frames,
-                    batch_size=batch_size,
-                    dtype=manifest.dtype,
-                )
+                    encoder, local_path, length=manifest.window, stride=manifest.stride, frames=manifest.frames,
+                    batch_size=batch_size, dtype=manifest.dtype,
+                )  # fmt: skip
                 fps = probe(local_path).fps
             except DecodeError as error:
                 return FileRows(path, signature, reason=error.reason)
@@ -48,13 +43,11 @@ def embed_file(encoder: Embedder, path: str, manifest: IndexManifest, batch_size
     return FileRows(path, signature, fps, starts, ends, embeddings.numpy())
 
 
-def local_engine(
-    encoder: Embedder, manifest: IndexManifest, *, num_workers: int | None = None, batch_size: int = 16
-) -> Engine:
-    """Return an engine that embeds files in threads of this process. Results are in the order of the files.
+def local_engine(encoder: Embedder, manifest: IndexManifest, *, num_workers: int | None, batch_size: int) -> Engine:
+    """Return an engine that embeds files in threads of this process. The arguments are those of `build_index`.
 
-    If `num_workers` is None, there is one thread per available CPU core, but at most 8. Each computes with one torch
-    thread, so that their number does not change the results. A forward pass has at most `batch_size` windows.
+    Results are in the order of the files. Each thread computes with one torch thread, so that their number does not
+    change the results.
     """
     threads = num_workers or min(8, available_cpus())
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Sequence
+from itertools import accumulate
 
 
 def sql_quote(text: str) -> str:
@@ -34,23 +34,12 @@ def combine_filters(
     """Join an SQL condition, a pattern for the path, and the shortest and longest video (in seconds) with AND."""
     conditions = [f"({where})"] if where is not None else []
     conditions += [path_glob_filter(path)] if path else []
-    for name, operator, seconds in (("min", ">=", min_duration), ("max", "<=", max_duration)):
-        if seconds is not None:
-            if not math.isfinite(seconds):
-                raise ValueError(f"{name}_duration: {seconds} is not a finite number of seconds")
-            conditions.append(f"duration {operator} {float(seconds)}")
+    conditions += [f"duration >= {float(min_duration)}"] if min_duration is not None else []
+    conditions += [f"duration <= {float(max_duration)}"] if max_duration is not None else []
     return " AND ".join(conditions) or None
 
 
-def is_single_expression(where: str) -> bool:
-    """Whether a filter is one expression: not empty, with balanced parentheses, no `;` and no comment.
-
-    Lance drops what follows a semicolon, and unbalanced parentheses would change the other filters that are joined.
-    """
-    unquoted = re.sub(r"'(?:[^']|'')*'|`[^`]*`|\"[^\"]*\"", "", where)
-    depth = 0
-    for character in unquoted:
-        depth += {"(": 1, ")": -1}.get(character, 0)
-        if depth < 0:
-            return False
-    return depth == 0 and bool(where.strip()) and not any(token in unquoted for token in (";", "--", "/*"))
+def closes_parenthesis_early(where: str) -> bool:
+    """Whether a condition has a closing parenthesis without an opening one before it."""
+    unquoted = re.sub(r"'[^']*'|`[^`]*`|\"[^\"]*\"", "", where)
+    return min(accumulate((c == "(") - (c == ")") for c in unquoted), default=0) < 0

@@ -1,17 +1,14 @@
 """The index: a folder with a LanceDB database, its manifest, and a lock for the process that writes.
 
-    index/index.json       the settings that it was built with
-    index/windows.lance    one row per window
-    index/failures.lance   the files that could not be read, with the reason
-    index/ann.json         settings of the approximate index, if one was built
-    index/shards/3-of-16/  a separate index of one of sixteen processes, until it is merged
-
-Each commit is one Lance transaction, so that a process that is killed leaves all rows of a file or none.
+index.json       the settings that it was built with
+windows.lance    one row per window; a commit is one transaction, so that a file has all of its rows or none
+failures.lance   the files that could not be read, with the reason
+ann.json         settings of the approximate index, if one was built
+shards/3-of-16/  a separate index of one of sixteen processes, until it is merged
 """
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 import shutil
@@ -24,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from verbspace.search.filters import is_single_expression, path_in
+from verbspace.search.filters import closes_parenthesis_early, path_in
 from verbspace.search.schema import (
     COLUMNS,
     SIGNATURE_COLUMNS,
@@ -72,13 +69,7 @@ def corrupt_index_error(folder: Path) -> ValueError:
 
 
 class Index:
-    """An existing index; create it with `Index.open` or `Index.create`. Call methods that write inside `lock_index`.
-
-    Attributes:
-        folder: Folder of the index.
-        manifest: Content of its `index.json`.
-        table: The LanceDB table of the windows.
-    """
+    """An existing index; create it with `Index.open` or `Index.create`. Call methods that write inside `lock_index`."""
 
     def __init__(self, folder: Path, manifest: IndexManifest) -> None:
         self.folder, self.manifest = folder, manifest
@@ -91,27 +82,20 @@ class Index:
 
     @staticmethod
     def open(folder: str | Path) -> Index:
-        """Open an index.
-
-        Raises:
-            FileNotFoundError: If there is no index in the folder.
-            ValueError: If the index is damaged, or lancedb is not installed.
-        """
+        """Open an index. FileNotFoundError: there is none in the folder. ValueError: it is damaged."""
         folder = Path(folder)
-        return Index(folder, read_index_manifest(folder))
+        path = folder / "index.json"
+        if not path.exists():
+            if list_index_shards(folder):
+                raise FileNotFoundError(f"{folder}: contains only shards; run `verbspace index merge {folder}` first")
+            raise FileNotFoundError(
+                f"{folder}: no index found; create one with `verbspace embed VIDEOS --index {folder} --encoder ENCODER`"
+            )
+        return Index(folder, IndexManifest.from_json(path.read_bytes(), str(path)))
 
     @staticmethod
     def create(folder: str | Path, manifest: IndexManifest, source: str = "this command") -> Index:
-        """Open the index in a folder, or create one.
-
-        Args:
-            folder: Folder of the index.
-            manifest: Settings of the rows that will be added.
-            source: Where these rows come from, for error messages.
-
-        Raises:
-            ValueError: If an index with other settings has rows, or the folder contains other tables.
-        """
+        """Open the index in a folder, or create one, for rows with the settings of `manifest` that `source` adds."""
         folder = Path(folder)
         if (folder / "index.json").exists():
             index = Index.open(folder)
@@ -148,36 +132,26 @@ class Index:
         except _LANCE_ERRORS as error:
             raise corrupt_index_error(self.folder) from error
 
-    def is_readable(self) -> bool:
-        """Whether all rows can be read. Reads the whole table."""
-        try:
-            for _ in self.scan(COLUMNS):
-                pass
-        except ValueError:
-            return False
-        return True
-
     def validate_filter(self, where: str) -> None:
         """Raise ValueError unless a filter is one SQL condition over the columns. Reads no rows."""
-        if not is_single_expression(where):
-            raise ValueError(f"the filter {where!r} is not one SQL condition; write, for example, start > 10")
         try:
+            # Lance ignores what follows the first condition. In parentheses, that is an error.
+            if closes_parenthesis_early(where):
+                raise ValueError
             self.table.search().where(f"({where})").explain_plan()
         except (ValueError, *_LANCE_ERRORS) as error:
             raise ValueError(
-                f"the filter {where!r} is not valid SQL over the columns {', '.join(COLUMNS[:-1])}; correct it"
+                f"the filter {where!r} is not one SQL condition over the columns {', '.join(COLUMNS[:-1])}; write, for "
+                "example, start > 10"
             ) from error
 
     def file_signatures(self, paths: Iterable[str] | None = None) -> dict[str, FileSignature]:
         """Return the signature of each file when it was embedded; of all files in the index if `paths` is None."""
-        import pyarrow as pa
-        import pyarrow.compute as compute
-
-        requested = None if paths is None else pa.array(list(paths), pa.string())
+        requested = None if paths is None else set(paths)
         signatures: dict[str, FileSignature] = {}
         for batch in self.scan(SIGNATURE_COLUMNS, "`window` = 0"):  # the first row of each file
-            rows = batch if requested is None else batch.filter(compute.is_in(batch["path"], requested))
-            signatures |= batch_signatures(rows)
+            found = batch_signatures(batch)
+            signatures |= found if requested is None else {path: found[path] for path in found.keys() & requested}
         return signatures
 
     def failed_files(self) -> dict[str, str]:
@@ -188,8 +162,7 @@ class Index:
     def write(self, files: Sequence[FileRows], existing: set[str]) -> None:
         """Commit embedded files and failures. Rows of the files in `existing` are replaced in one transaction.
 
-        Rows of a file that could not be reached stay. Rows of a file that has changed and can no longer be read are
-        deleted.
+        If one of these cannot be read, its rows are deleted. If it cannot be reached, they stay.
         """
         readable = [file for file in files if file.reason is None]
         new_rows = files_to_table((file for file in readable if file.path not in existing), self.manifest)
@@ -223,13 +196,11 @@ class Index:
         import pyarrow as pa
 
         recorded = self.failed_files()
-        for chunk in _chunks(path for path in readable if path in recorded):
-            self._failure_table.delete(path_in(chunk))
-        new = {path: reason for path, reason in failures.items() if recorded.get(path) != reason}
-        if new:
-            rows = pa.table({"path": list(new), "reason": list(new.values())})
-            merge = self._failure_table.merge_insert("path").when_matched_update_all().when_not_matched_insert_all()
-            merge.execute(rows)
+        removed = recorded.keys() & set(readable)
+        updated = {path: reason for path, reason in recorded.items() if path not in removed} | failures
+        if updated != recorded:
+            columns = [pa.array(values, pa.string()) for values in (list(updated), list(updated.values()))]
+            self._failure_table.add(pa.table(columns, self._failure_table.schema.names), mode="overwrite")
 
     def optimize(self) -> None:
         """Compact the files that many small commits leave, and remove versions older than an hour."""
@@ -247,9 +218,8 @@ class Index:
             return None
         try:
             return AnnConfig.model_validate_json(path.read_bytes())
-        except ValidationError as error:
-            reason = error.errors()[0]["msg"]
-            raise ValueError(f"{path}: {reason}; run `verbspace index build-ann {self.folder}` again") from None
+        except ValidationError:
+            raise ValueError(f"{path}: is damaged; run `verbspace index build-ann {self.folder}` again") from None
 
     def write_ann_config(self, config: AnnConfig | None) -> None:
         """Write the settings of the approximate index; None removes them, so that searches are exact."""
@@ -258,18 +228,6 @@ class Index:
             path.unlink(missing_ok=True)
         else:
             write_text(path, config.model_dump_json(indent=2) + "\n")
-
-
-def read_index_manifest(folder: Path) -> IndexManifest:
-    """Read the manifest of the index in a folder."""
-    path = folder / "index.json"
-    if not path.exists():
-        if list_index_shards(folder):
-            raise FileNotFoundError(f"{folder}: contains only shards; run `verbspace index merge {folder}` first")
-        raise FileNotFoundError(
-            f"{folder}: no index found; create one with `verbspace embed VIDEOS --index {folder} --encoder ENCODER`"
-        )
-    return IndexManifest.from_json(path.read_bytes(), str(path))
 
 
 def list_index_shards(folder: Path) -> list[Path]:
@@ -289,28 +247,20 @@ def remove_shard(shard: Path) -> None:
 @contextmanager
 def lock_index(folder: Path) -> Iterator[None]:
     """Lock an index for writing, or raise OSError. The operating system releases the lock of a process that dies."""
-    if folder.exists() and not folder.is_dir():
+    if folder.is_file():
         raise NotADirectoryError(f"{folder}: is a file; give a folder for the index")
     with annotate_os_error(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "lock").touch()
-    with (folder / "lock").open("a+") as file:
+        lock = (folder / "lock").open("a")
+    with lock as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno not in (errno.EAGAIN, errno.EACCES):
-                raise OSError(
-                    f"{folder}: its file system has no file locks ({error.strerror}); move the index to one that has"
-                ) from None
-            file.seek(0)
-            owner = file.read().strip()
+            with annotate_os_error(folder):  # the file system may have no locks
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
             raise OSError(
-                f"{folder}: {'process ' + owner if owner else 'another process'} is writing to this index; wait until "
-                "it ends, or give each process its own shard (--shard 1/2, --shard 2/2)"
+                f"{folder}: another process is writing to this index; wait until it ends, or give each process its own "
+                "shard (--shard 1/2, --shard 2/2)"
             ) from None
-        file.truncate(0)
-        file.write(f"{os.getpid()} on {os.uname().nodename}")
-        file.flush()
         yield
 
 

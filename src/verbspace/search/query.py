@@ -32,10 +32,7 @@ class Term(NamedTuple):
 def parse_query(query: str) -> list[Term]:
     """Parse a query into its terms, or raise ValueError with the part that cannot be parsed."""
     if not _QUOTED_START.match(query):
-        text = query.strip()
-        if not text:
-            raise ValueError("the query is empty; write what to search for")
-        return [Term(text)]
+        return [Term(query.strip())] if query.strip() else []
     terms: list[Term] = []
     position = 0
     while position < len(query):
@@ -53,35 +50,22 @@ def parse_query(query: str) -> list[Term]:
     return terms
 
 
-def format_query(terms: Sequence[Term]) -> str:
-    """Format terms as a query that `parse_query` parses back. A single term is not quoted unless it must be."""
-    if len(terms) == 1 and terms[0].sign == 1 and not _QUOTED_START.match(terms[0].text):
-        return terms[0].text
-    parts = []
-    for n, term in enumerate(terms):
-        text = re.sub(r'(["\\])', r"\\\1", term.text.replace("“", '"').replace("”", '"'))
-        sign = "- " if term.sign < 0 else "+ " if n else ""
-        parts.append(f'{sign}"{text}"')
-    return " ".join(parts)
-
-
 def collect_terms(query: str | Sequence[Term], add: Sequence[str] = (), subtract: Sequence[str] = ()) -> list[Term]:
     """Return the terms of a query, followed by one term per text to add or subtract."""
-    for text in (*add, *subtract, query if isinstance(query, str) else ""):
-        if not is_utf8_encodable(text):
-            raise ValueError(f"the query {text!r} is not valid UTF-8; write it in UTF-8")
-    if isinstance(query, str):
-        query = parse_query(query) if query.strip() else []
-    more = [*(Term(text.strip()) for text in add), *(Term(text.strip(), -1) for text in subtract)]
-    if any(not term.text for term in more):
-        raise ValueError("a text to add or subtract is empty; write a text, or leave the option out")
-    return [*query, *more]
+    terms = parse_query(query) if isinstance(query, str) else list(query)
+    terms += [*(Term(text.strip()) for text in add), *(Term(text.strip(), -1) for text in subtract)]
+    for term in terms:
+        if not term.text:
+            raise ValueError("a text to add or subtract is empty; write a text, or leave the option out")
+        if not is_utf8_encodable(term.text):
+            raise ValueError(f"the query {term.text!r} is not valid UTF-8; write it in UTF-8")
+    return terms
 
 
 def describe_query(terms: Sequence[Term], similar_to: Sequence[str | Path] = ()) -> str:
     """Describe a query in one line, for headings."""
-    clips = " + ".join(f"like {Path(str(path)).name}" for path in similar_to)
-    if not (clips and terms):
-        return clips or format_query(terms)
-    text = format_query(terms)
-    return f"{clips} {text}" if terms[0].sign < 0 else f"{clips} + {text}"
+    if len(terms) == 1 and not similar_to and terms[0].sign > 0:
+        return terms[0].text
+    parts = [f"+ like {Path(path).name}" for path in similar_to]
+    parts += [f'{"-" if term.sign < 0 else "+"} "{term.text}"' for term in terms]
+    return " ".join(parts).removeprefix("+ ")

@@ -1,53 +1,30 @@
-"""Convert the texts and clips of a query to one vector.
-
-The vector of a text is the normalized mean over the text itself and over the encoder's prompt templates: names of
-actions gain from the templates, whole sentences from the text itself. The mean over many other texts is then
-subtracted (over the encoder's own actions if there are ten or more, otherwise over those of Kinetics-400), and the
-difference is normalized. CLIP's text embeddings lie in a narrow cone, far from its video embeddings; their mean is what
-all texts have in common, and a sum of several terms would consist mostly of it. Subtracting a mean of the videos too
-would not change the order of the results. The vector of a clip is used unchanged.
-
-    q = normalize(sum of clips + sum of added texts - 0.5 * sum of subtracted texts)
-
-Weight 1 for subtracted texts is too large: actions that are often confused have nearly the same vector, and subtracting
-one removes both. docs/search.md has the measurements behind these choices.
-"""
+"""Convert the texts and clips of a query to one vector. docs/search.md has the measurements behind these choices."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from verbspace.concepts.concept_set import DEFAULT_TEMPLATES, ConceptSet
+from verbspace.models.video_encoder import VideoEncoder
 from verbspace.search.query import Term
 
-NEGATIVE_WEIGHT = 0.5
+NEGATIVE_WEIGHT = 0.5  # actions that are often confused have nearly the same vector, and weight 1 would remove both
 MIN_BACKGROUND_ACTIONS = 10  # fewer actions are too specific for a mean over texts in general
-
-
-class TextEncoder(Protocol):
-    """The part of a video encoder that queries need."""
-
-    concept_set: ConceptSet | None
-
-    def encode_text(self, texts: Sequence[str], /) -> Tensor:
-        """Return the normalized embeddings (N, D) of N texts."""
 
 
 class QueryEncoder:
     """Encodes texts as directions in an encoder's embedding space.
 
-    The encoder's concept set, if it has one, provides the templates and the background texts.
-
-    Attributes:
-        center: Mean text embedding (D,), which is subtracted from each text.
+    The vector of a text is the mean over the text itself and over the prompt templates, minus the `center`: the mean
+    over many other texts, which is what all texts have in common. The encoder's concept set, if it has one, provides
+    the templates and the other texts.
     """
 
-    def __init__(self, encoder: TextEncoder) -> None:
+    def __init__(self, encoder: VideoEncoder) -> None:
         self.encoder = encoder
         concept_set = encoder.concept_set
         self.templates = tuple(DEFAULT_TEMPLATES if concept_set is None else concept_set.templates)
@@ -69,8 +46,7 @@ class QueryEncoder:
 def build_query_vector(query_encoder: QueryEncoder, terms: Sequence[Term], clips: Sequence[Tensor] = ()) -> Tensor:
     """Combine terms and the embeddings (D,) of example clips into one normalized query vector (D,).
 
-    Raises:
-        ValueError: If there is nothing to search for, or the terms cancel each other out.
+    q = normalize(sum of clips + sum of added texts - 0.5 * sum of subtracted texts)
     """
     if not clips and not any(term.sign > 0 for term in terms):
         raise ValueError("the query only subtracts; add a text or a clip to search for")

@@ -18,14 +18,10 @@ FILES_PER_BATCH = 8  # per call of an actor
 
 
 class FileEmbedder:
-    """A Ray actor that loads the encoder once and embeds batches of files.
-
-    torch uses one thread, as in `local_engine`, so that the results are the same. Raises ValueError if the encoder on
-    this node has other weights than the driver's.
-    """
+    """A Ray actor that loads the encoder once and embeds batches of files."""
 
     def __init__(self, manifest: IndexManifest, batch_size: int = 16, device: str | None = None) -> None:
-        torch.set_num_threads(1)
+        torch.set_num_threads(1)  # as in `local_engine`, so that the results are the same
         disable_malloc_trim()
         self.manifest, self.batch_size = manifest, batch_size
         self.encoder = load_index_encoder(manifest)
@@ -37,28 +33,13 @@ class FileEmbedder:
 
 
 def ray_engine(
-    manifest: IndexManifest,
-    *,
-    num_workers: int | None = None,
-    batch_size: int = 16,
-    gpus: float = 0,
-    device: str | None = None,
+    manifest: IndexManifest, *, num_workers: int | None, batch_size: int, gpus: float, device: str | None
 ) -> Engine:
-    """Return an engine that embeds files with actors of a Ray cluster.
+    """Return an engine that embeds files with actors of a Ray cluster. The arguments are those of `build_index`.
 
     It joins the cluster that is running or that `RAY_ADDRESS` names, and starts one on this machine otherwise. The
-    encoder must have the same path or hub id on every node.
-
-    Args:
-        manifest: Encoder, window settings and precision.
-        num_workers: Number of actors, with one CPU core each; one per core of the cluster if None.
-        batch_size: Windows per forward pass.
-        gpus: GPUs per actor, which may be a fraction.
-        device: torch device of the actors; CUDA if available, otherwise the CPU, if None.
-
-    Raises:
-        ValueError: If ray is not installed.
-        RuntimeError: When an actor fails, for example because the encoder on its node has other weights.
+    encoder must have the same path or hub id on every node. The engine raises RuntimeError if an actor fails, for
+    example because the encoder on its node has other weights.
     """
     try:
         import ray

@@ -21,27 +21,17 @@ SIGNATURE_COLUMNS = ("path", "size", "modified")
 
 
 class IndexManifest(BaseModel):
-    """The settings that an index was built with (`index.json`). Rows can only be mixed if these agree.
-
-    Attributes:
-        encoder: Folder or hub id of the encoder, used to find it again.
-        encoder_hash: Hash of the encoder's weights (`verbspace.models.hashing.encoder_hash`).
-        dim: Dimension D of the embeddings.
-        window: Length of a window in seconds.
-        stride: Seconds between the starts of two windows.
-        frames: Number of frames sampled per window.
-        dtype: Precision of the encoder's matrix products.
-    """
+    """The settings that an index was built with (`index.json`). Rows can only be mixed if these agree."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     format: Literal["verbspace-index/1"] = "verbspace-index/1"
-    encoder: str
+    encoder: str  # folder or hub id
     encoder_hash: str = Field(pattern="^[0-9a-f]{16}$")
     dim: int = Field(ge=1, le=65_536)
-    window: float = Field(gt=0)
-    stride: float = Field(gt=0)
-    frames: int = Field(ge=1)
+    window: float = Field(gt=0)  # seconds
+    stride: float = Field(gt=0)  # seconds between the starts of two windows
+    frames: int = Field(ge=1)  # per window
     dtype: Precision = "fp32"
 
     @staticmethod
@@ -56,84 +46,54 @@ class IndexManifest(BaseModel):
 
     def assert_compatible(self, other: IndexManifest, name: str, other_name: str) -> None:
         """Raise ValueError, with both names, unless rows built with `other` can be added to this index."""
-        if self.encoder_hash != other.encoder_hash:
+        if self.model_copy(update={"encoder": other.encoder}) != other:
             raise ValueError(
-                f"{name}: built with the encoder {self.encoder} ({self.encoder_hash}), but {other_name} has "
-                f"{other.encoder} ({other.encoder_hash}); vectors of different encoders cannot be compared: use the "
-                "same encoder or another folder"
+                f"{name}: contains {self._describe()}, but {other_name} would add {other._describe()}, which cannot be "
+                "compared; use the same encoder, window, stride, frames and dtype, or another folder"
             )
-        mine, theirs = (
-            (manifest.window, manifest.stride, manifest.frames, manifest.dtype) for manifest in (self, other)
-        )
-        if mine != theirs:
-            describe = "windows of {:g} s every {:g} s, {} frames each, in {}".format
-            raise ValueError(
-                f"{name}: contains {describe(*mine)}, but {other_name} would add {describe(*theirs)}; use the same "
-                "window, stride, frames and dtype, or another folder"
-            )
+
+    def _describe(self) -> str:
+        windows = f"windows of {self.window:g} s every {self.stride:g} s, {self.frames} frames each, in {self.dtype}"
+        return f"{windows}, of the encoder {self.encoder} ({self.encoder_hash})"
 
 
 class AnnConfig(BaseModel):
-    """Settings of an approximate nearest-neighbor index (`ann.json`).
-
-    Attributes:
-        rows: Number of rows when the index was built.
-        num_partitions: Number of partitions (inverted lists).
-        nprobes: Partitions searched per query.
-        refine_factor: Candidates per result whose exact distance is computed.
-        recall: Measured fraction of the exact nearest neighbors that these settings find.
-    """
+    """Settings of an approximate nearest-neighbor index (`ann.json`)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    rows: int
+    rows: int  # when the index was built
     num_partitions: int
-    nprobes: int = Field(ge=1)
-    refine_factor: int = Field(ge=1)
-    recall: float
+    nprobes: int = Field(ge=1)  # partitions searched per query
+    refine_factor: int = Field(ge=1)  # candidates per result whose exact distance is computed
+    recall: float  # measured fraction of the exact nearest neighbors that these settings find
 
 
 @dataclass(frozen=True)
 class FileRows:
     """The windows of one video, or the reason why it could not be embedded.
 
-    Attributes:
-        path: Absolute path or URL.
-        signature: Size and modification time before the file was read; `UNKNOWN_SIGNATURE` if it was not reachable.
-        starts: Start of each of the N windows, in seconds.
-        ends: End of each window, in seconds.
-        vectors: (N, D) float32, L2-normalized; None on failure.
-        reason: Why the file could not be embedded, without the path; None on success.
+    Times are in seconds. The vectors have the shape (N, D), and are float32 and L2-normalized.
     """
 
     path: str
-    signature: FileSignature = UNKNOWN_SIGNATURE
+    signature: FileSignature = UNKNOWN_SIGNATURE  # before the file was read
     fps: float = 0.0
     starts: Sequence[float] = ()
     ends: Sequence[float] = ()
     vectors: np.ndarray | None = None
-    reason: str | None = None
+    reason: str | None = None  # without the path
 
 
 @dataclass(frozen=True)
 class Hit:
-    """A window that a search found.
-
-    Attributes:
-        path: Absolute path or URL of the video.
-        start: Start of the window in seconds.
-        end: End of the window in seconds.
-        score: Cosine similarity between the window and the query.
-        window: Number of the window in the video, from 0.
-        duration: Length of the video in seconds.
-        fps: Frames per second according to the header of the video.
-    """
+    """A window that a search found: times in seconds, and the cosine similarity to the query as its score."""
 
     path: str
     start: float
     end: float
     score: float
-    window: int
+    window: int  # number in the video, from 0
     duration: float
     fps: float
 
@@ -168,7 +128,7 @@ def files_to_table(files: Iterable[FileRows], manifest: IndexManifest) -> pa.Tab
 def batch_signatures(rows: pa.RecordBatch) -> dict[str, FileSignature]:
     """Return the signature of each file that occurs in the rows."""
     columns = (rows[name].to_pylist() for name in SIGNATURE_COLUMNS)
-    return {path: FileSignature(size, modified) for path, size, modified in zip(*columns, strict=True)}
+    return {path: FileSignature(*signature) for path, *signature in zip(*columns, strict=True)}
 
 
 def vectors_to_numpy(rows: pa.Table | pa.RecordBatch) -> np.ndarray:
@@ -180,7 +140,7 @@ def vectors_to_numpy(rows: pa.Table | pa.RecordBatch) -> np.ndarray:
 
 
 def rows_checksum(batches: Iterable[pa.RecordBatch | pa.Table]) -> str:
-    """Return 16 hex digits that identify a set of rows, independent of their order: a hash of the sum of row hashes."""
+    """Return 16 hex digits that identify a set of rows, independent of their order."""
     total = 0
     for batch in batches:
         vectors = vectors_to_numpy(batch)

@@ -23,20 +23,10 @@ HIT_COLUMNS = ("path", "window", "start", "end", "duration", "fps")
 
 
 class Searcher:
-    """An index and its encoder, loaded once for many queries.
+    """An index and its encoder, loaded once for many queries. For the `encoder`, see `load_index_encoder`."""
 
-    Args:
-        index: An index, or its folder.
-        encoder: The encoder that the index was built with, or its folder or hub id. If None, it is loaded from where
-            the index says.
-
-    Raises:
-        FileNotFoundError: If the index or the encoder is not found.
-        ValueError: If the encoder's weights differ from those that the index was built with.
-    """
-
-    def __init__(self, index: Index | str | Path, encoder: VideoEncoder | str | Path | None = None) -> None:
-        self.index = index if isinstance(index, Index) else Index.open(index)
+    def __init__(self, folder: str | Path, encoder: VideoEncoder | str | Path | None = None) -> None:
+        self.index = Index.open(folder)
         self.encoder = load_index_encoder(self.index.manifest, self.index.folder, encoder)
         self.query_encoder = QueryEncoder(self.encoder)
 
@@ -45,8 +35,6 @@ class Searcher:
         query: str | Sequence[Term] = "",
         *,
         similar_to: Sequence[str | Path] = (),
-        add: Sequence[str] = (),
-        subtract: Sequence[str] = (),
         top: int = 10,
         where: str | None = None,
         path: str | None = None,
@@ -60,20 +48,18 @@ class Searcher:
         Args:
             query: Text in the grammar of `verbspace.search.query`, or its terms.
             similar_to: Clips whose embeddings are added to the query.
-            add: Texts to add to the query.
-            subtract: Texts to subtract from the query.
             top: Number of results.
             where: SQL condition over the columns of the index.
             path: Pattern (`*`, `?`) that the path must contain.
-            min_duration: Shortest video, in seconds.
-            max_duration: Longest video, in seconds.
+            min_duration: Seconds; videos that are shorter are left out.
+            max_duration: Seconds; videos that are longer are left out.
             per_video: Return only the best window of each video.
             exact: Compare with all rows, even if there is an approximate index.
 
         Raises:
             ValueError: If the query or a filter is not valid, or a clip cannot be decoded (`DecodeError`).
         """
-        terms = collect_terms(query, add, subtract)
+        terms = collect_terms(query)
         if not terms and not similar_to:
             raise ValueError("the query is empty; give a text, a text to add, or a clip to search for similar ones")
         if where is not None:
@@ -84,12 +70,7 @@ class Searcher:
         return nearest_windows(self.index, vector.numpy(), top, condition, per_video=per_video, exact=exact)
 
     def find_similar(self, path: str, window: int, *, top: int = 10, per_video: bool = False) -> tuple[Hit, list[Hit]]:
-        """Search with the stored vector of a window (a path in the index, and the number of the window).
-
-        Returns:
-            The window, and the windows most similar to it. These exclude the window itself or, with `per_video`, its
-            video.
-        """
+        """Return a window, and those most similar to its stored vector: without it or, with `per_video`, its video."""
         where = f"path = {sql_quote(path)} AND `window` = {int(window)}"
         rows = [row for batch in self.index.scan((*HIT_COLUMNS, "vector"), where) for row in batch.to_pylist()]
         if not rows:
@@ -102,15 +83,9 @@ class Searcher:
     def embed_clip(self, path: str | Path) -> Tensor:
         """Return the mean embedding (D,) of a clip's windows."""
         manifest = self.index.manifest
+        length, stride, frames, dtype = manifest.window, manifest.stride, manifest.frames, manifest.dtype
         with localize(str(path)) as local_path:
-            windows = embed_windows(
-                self.encoder,
-                local_path,
-                length=manifest.window,
-                stride=manifest.stride,
-                frames=manifest.frames,
-                dtype=manifest.dtype,
-            )
+            windows = embed_windows(self.encoder, local_path, length=length, stride=stride, frames=frames, dtype=dtype)
         return windows.embeddings.mean(0)
 
 
@@ -130,9 +105,7 @@ def nearest_windows(
     partitions have too few rows. The best results come first; equal scores are ordered by path and time.
 
     Args:
-        index: The index.
         vector: Query vector (D,), of any norm.
-        top: Number of results.
         where: SQL condition over the columns.
         per_video: Return only the best window of each video.
         exact: Compare with all rows.
@@ -146,8 +119,7 @@ def nearest_windows(
     if top < 1:
         raise ValueError(f"top: {top} is less than 1")
     query = query / np.linalg.norm(query)
-    use_ann = not exact and where is None
-    config = (ann_config or index.read_ann_config()) if use_ann else None
+    config = None if exact or where is not None else ann_config or index.read_ann_config()
     limit = top + 1  # one more, to see whether more rows have the same score as the last one
     while True:
         hits = _query_table(index, query, limit, where, config)
@@ -174,10 +146,11 @@ def _query_table(index: Index, query: np.ndarray, limit: int, where: str | None,
     try:
         rows = search.to_arrow().to_pylist()
     except (RuntimeError, OSError) as error:
-        if where is None or not index.is_readable():
+        if where is None:
             raise corrupt_index_error(index.folder) from error
         raise ValueError(
-            f"the filter {where!r} fails for the values of some rows; correct its casts and divisions"
+            f"{index.folder}: the filter {where!r} fails for the values of some rows, or the index is damaged; correct "
+            "the filter's casts and divisions, or restore the index"
         ) from error
     hits = [Hit(score=1 - row.pop("_distance"), **row) for row in rows]
     return sorted(hits, key=lambda hit: (-hit.score, hit.path, hit.start))
@@ -193,17 +166,9 @@ def _best_per_video(hits: list[Hit]) -> list[Hit]:
 def load_index_encoder(
     manifest: IndexManifest, folder: str | Path = "the index", encoder: VideoEncoder | str | Path | None = None
 ) -> VideoEncoder:
-    """Load the encoder that an index was built with, and check its weights.
-
-    If `encoder` is None, it is loaded from the folder or hub id in the manifest. Error messages name the `folder`.
-
-    Raises:
-        FileNotFoundError: If the encoder is not found.
-        ValueError: If its weights differ from those that the index was built with.
-    """
-    if isinstance(encoder, VideoEncoder):
-        name = "the given encoder"
-    else:
+    """Load the encoder that an index was built with: by default, the one in the manifest. Check its weights."""
+    name = "the given encoder"
+    if not isinstance(encoder, VideoEncoder):
         name = str(encoder or manifest.encoder)
         try:
             encoder = VideoEncoder.from_pretrained(name)

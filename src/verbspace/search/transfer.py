@@ -1,4 +1,4 @@
-"""Merge shards and other indices into an index, and export and import its rows as Parquet."""
+"""Merge the shards of an index, and export and import its rows as Parquet."""
 
 from __future__ import annotations
 
@@ -32,27 +32,17 @@ _ROW_GROUP_SIZE = 8192
 
 @dataclass
 class MergeSummary:
-    """Counts of a merge or an import.
+    """Counts of a merge or an import."""
 
-    Attributes:
-        files: Files added.
-        windows: Windows added, including those of replaced files.
-        replaced: Files whose rows were replaced by newer ones.
-        unchanged: Files that were in the index already.
-        skipped: Files not added, because the index has a record that they cannot be read.
-    """
-
-    files: int = 0
-    windows: int = 0
-    replaced: int = 0
-    unchanged: int = 0
-    skipped: int = 0
+    files: int = 0  # added
+    windows: int = 0  # added, with those of replaced files
+    replaced: int = 0  # files whose rows were replaced by newer ones
+    unchanged: int = 0  # files that were in the index already
 
     def summary(self, folder: Path) -> str:
         """Return the counts in one line."""
         changed = f"{self.replaced} replaced, {self.unchanged} unchanged"
-        skipped = f"; {self.skipped} skipped, because they could not be read: embed them again" if self.skipped else ""
-        return f"{folder}: {self.windows} windows added, {self.files} new files, {changed}{skipped}"
+        return f"{folder}: {self.windows} windows added, {self.files} new files, {changed}"
 
     def __add__(self, other: MergeSummary) -> MergeSummary:
         """Return the sum of both counts."""
@@ -62,8 +52,7 @@ class MergeSummary:
 def merge_rows(index: Index, scan: ScanFn) -> MergeSummary:
     """Add rows to an index: new files in one transaction, then changed files in another. Call it inside `lock_index`.
 
-    If both have rows of a file, those that match the file on disk stay, otherwise the later ones. A file with a record
-    that it cannot be read is skipped, unless the file is again as it was when its rows were computed.
+    If both have rows of a file, those that match the file on disk stay, otherwise the later ones.
     """
     import pyarrow as pa
     import pyarrow.compute as compute
@@ -71,18 +60,10 @@ def merge_rows(index: Index, scan: ScanFn) -> MergeSummary:
     incoming: dict[str, FileSignature] = {}
     for batch in scan(SIGNATURE_COLUMNS):
         incoming |= batch_signatures(batch)
-    unreadable = {
-        path for path in index.failed_files() if path in incoming and try_signature(path) not in (None, incoming[path])
-    }
-    incoming = {path: signature for path, signature in incoming.items() if path not in unreadable}
     current = index.file_signatures(incoming)
     changed = [path for path in incoming if path in current and _is_newer(path, incoming[path], current[path])]
-    summary = MergeSummary(
-        files=len(incoming.keys() - current.keys()),
-        replaced=len(changed),
-        unchanged=len(current) - len(changed),
-        skipped=len(unreadable),
-    )
+    new_files, unchanged = len(incoming) - len(current), len(current) - len(changed)
+    summary = MergeSummary(files=new_files, replaced=len(changed), unchanged=unchanged)
 
     def filtered_batches(paths: pa.Array, include: bool) -> Iterator[pa.RecordBatch]:
         for batch in scan(COLUMNS):
@@ -93,7 +74,7 @@ def merge_rows(index: Index, scan: ScanFn) -> MergeSummary:
                 yield rows
 
     if summary.files:
-        index.add(filtered_batches(pa.array([*current, *unreadable], pa.string()), include=False))
+        index.add(filtered_batches(pa.array(list(current), pa.string()), include=False))
     if changed:
         batches = list(filtered_batches(pa.array(changed, pa.string()), include=True))
         index.replace(pa.Table.from_batches(batches, index_schema(index.manifest)))
@@ -111,50 +92,38 @@ def _is_newer(path: str, incoming: FileSignature, current: FileSignature) -> boo
     return incoming.modified >= current.modified
 
 
-def merge_indices(folder: Path, other_indices: Sequence[Path] = ()) -> MergeSummary:
-    """Merge other indices, which stay, into an index. If there are none, merge its own shards and remove them.
-
-    A merge that is interrupted continues when it is run again.
-
-    Raises:
-        FileNotFoundError: If there is nothing to merge.
-        ValueError: If the encoder or the window settings differ.
-        OSError: If another process writes to one of the indices.
-    """
-    if folder.resolve() in [other.resolve() for other in other_indices]:
-        raise ValueError(f"{folder}: cannot be merged into itself; give other indices, or none for its own shards")
-    if not other_indices and not list_index_shards(folder):
+def merge_shards(folder: Path) -> MergeSummary:
+    """Merge the shards of an index into it and remove them. An interrupted merge continues when it is run again."""
+    if not list_index_shards(folder):
         Index.open(folder)  # raises if there is no index, before the lock creates the folder
     with lock_index(folder):
         for leftover in (folder / "shards").glob(".*.merged-*"):  # of a merge that was killed while removing shards
             remove_shard(leftover)
-        sources = list(other_indices) or list_index_shards(folder)
-        manifests = [Index.open(source).manifest for source in sources]
-        index = Index.create(folder, manifests[0], str(sources[0])) if sources else Index.open(folder)
-        for source, manifest in zip(sources, manifests, strict=True):
-            index.manifest.assert_compatible(manifest, str(folder), str(source))
-        total = MergeSummary()
-        for source in sources:
-            with lock_index(source):
-                other = Index.open(source)
+        total, shards = MergeSummary(), list_index_shards(folder)
+        if not shards:
+            return total
+        manifests = [Index.open(shard).manifest for shard in shards]
+        index = Index.create(folder, manifests[0], str(shards[0]))
+        for shard, manifest in zip(shards, manifests, strict=True):
+            index.manifest.assert_compatible(manifest, str(folder), str(shard))
+        for shard in shards:
+            with lock_index(shard):
+                other = Index.open(shard)
                 total += merge_rows(index, other.scan)
                 _merge_failures(index, other)
-                if not other_indices:
-                    remove_shard(source)
-        if sources:
-            index.optimize()
+                remove_shard(shard)
+        index.optimize()
     return total
 
 
 def _merge_failures(index: Index, other: Index) -> None:
-    """Take over the failures of another index, unless this index has rows that match the file on disk."""
+    """Take over the failures of a shard, unless the index has rows that match the file on disk."""
     failures = other.failed_files()
     current = index.file_signatures(failures)
     outdated = {path for path, signature in current.items() if try_signature(path) not in (None, signature)}
     index.delete_rows(sorted(outdated))
-    index.record_failures(
-        {path: reason for path, reason in failures.items() if path not in current or path in outdated}, ()
-    )
+    valid = current.keys() - outdated
+    index.record_failures({path: reason for path, reason in failures.items() if path not in valid}, ())
 
 
 def export_parquet(index: Index, path: Path) -> int:
@@ -172,10 +141,7 @@ def export_parquet(index: Index, path: Path) -> int:
 
 
 def import_parquet(folder: Path, path: Path) -> MergeSummary:
-    """Add the rows of a file that `export_parquet` wrote to an index, or create an index of them.
-
-    If the file is not valid, nothing is written (see `read_parquet`).
-    """
+    """Add the rows of a file that `export_parquet` wrote to an index, or create one. A damaged file adds nothing."""
     manifest, scan = read_parquet(path)
     with lock_index(folder):
         index = Index.create(folder, manifest, str(path))
@@ -185,12 +151,7 @@ def import_parquet(folder: Path, path: Path) -> MergeSummary:
 
 
 def read_parquet(path: Path) -> tuple[IndexManifest, ScanFn]:
-    """Check a file that `export_parquet` wrote. Returns its manifest, and a function that reads columns of all rows.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If the file is damaged, a column is missing or has another type, or the rows are not consistent.
-    """
+    """Check a file that `export_parquet` wrote. Returns its manifest, and a function that reads columns of all rows."""
     import_lancedb()  # which depends on pyarrow
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -199,32 +160,24 @@ def read_parquet(path: Path) -> tuple[IndexManifest, ScanFn]:
         raise FileNotFoundError(f"{path}: there is no such file")
     try:
         file = pq.ParquetFile(path)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise ValueError(f"{path}: not a Parquet file, or damaged ({first_line(error).rstrip('.')})") from None
-    metadata = (file.schema_arrow.metadata or {}).get(b"verbspace")
-    if metadata is None:
-        raise ValueError(f"{path}: has no verbspace metadata; give a file that `verbspace index export` wrote")
-    manifest = IndexManifest.from_json(metadata, str(path))
-    schema = index_schema(manifest)
-    for field in schema:
-        position = file.schema_arrow.get_field_index(field.name)
-        if position < 0 or not file.schema_arrow.field(position).type.equals(field.type):
-            actual = "is missing" if position < 0 else f"is {file.schema_arrow.field(position).type}"
-            raise ValueError(f"{path}: the column {field.name} {actual}; it must be {field.type}")
+        metadata = (file.schema_arrow.metadata or {}).get(b"verbspace")
+        if metadata is None:
+            raise ValueError(f"{path}: has no verbspace metadata; give a file that `verbspace index export` wrote")
+        manifest = IndexManifest.from_json(metadata, str(path))
+        schema, types = index_schema(manifest), {field.name: field.type for field in file.schema_arrow}
+        for field in schema:
+            if types.get(field.name) != field.type:
+                actual = types.get(field.name, "missing")
+                raise ValueError(f"{path}: the column {field.name} is {actual}; it must be {field.type}")
 
-    def scan(columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-        try:
+        def scan(columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+            fields = pa.schema([schema.field(name) for name in columns])
             for batch in file.iter_batches(_ROW_GROUP_SIZE, columns=list(columns)):
-                fields = [schema.field(name) for name in columns]
-                arrays = [batch.column(batch.schema.get_field_index(name)) for name in columns]
-                yield pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields))
-        except (pa.ArrowInvalid, OSError) as error:
-            raise ValueError(f"{path}: is damaged ({first_line(error).rstrip('.')})") from None
+                yield pa.RecordBatch.from_arrays([batch[name] for name in columns], schema=fields)
 
-    try:
         _validate_batches(path, scan(COLUMNS))
-    except UnicodeDecodeError:
-        raise ValueError(f"{path}: is damaged (a path is not valid UTF-8)") from None
+    except (pa.ArrowInvalid, OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not a Parquet file, or damaged ({first_line(error).rstrip('.')})") from None
     return manifest, scan
 
 

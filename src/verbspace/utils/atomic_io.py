@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import secrets
 import shutil
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,10 +16,7 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path and move it to `path` at the end. On an error, `path` does not change.
 
     Parent folders are created. Symbolic links are followed, an existing file keeps its mode, and devices and pipes are
-    written to directly. Of two concurrent writers the last one wins.
-
-    Raises:
-        OSError: The file cannot be written. The message names `path`.
+    written to directly. Of two concurrent writers the last one wins. Raises OSError, whose message names `path`.
     """
     if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):  # a device or a pipe
         yield Path(path)
@@ -46,44 +41,31 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
 def atomic_directory(folder: str | Path, obsolete_files: tuple[str, ...] = ()) -> Iterator[Path]:
     """Yield a temporary folder and move its files into `folder` at the end. On an error, `folder` does not change.
 
-    The folder is replaced in one step if it contains nothing but files that are written again or are obsolete, and if
-    the system can do so (Linux, on local file systems). Otherwise the new files are first moved into it under a
-    temporary name and then put in place one by one. Files and folders keep their modes.
-
-    Args:
-        folder: Folder to write.
-        obsolete_files: Names of files to delete if they are not written again.
-
-    Raises:
-        OSError: The folder cannot be written. The message names it.
+    A new folder appears in one step. In an existing one, all new files are complete before the first of them is put in
+    place; `obsolete_files` are then deleted if they were not written again. Files keep their modes. Raises OSError,
+    whose message names the folder.
     """
     folder = Path(folder).resolve()
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"{folder}: is a file; choose a folder")
-    # A mount point and the working directory cannot be replaced, nor a folder whose parent is read-only.
-    is_fixed = os.path.ismount(folder) or Path.cwd().is_relative_to(folder) or not os.access(folder.parent, os.W_OK)
-    is_inside = folder.is_dir() and is_fixed  # the temporary folder is created in `folder`
-    temp = _temp_path(folder if is_inside else folder.parent)
-    staged = temp if is_inside else _temp_path(folder)
+    exists = folder.is_dir()
+    temp = _temp_path(folder if exists else folder.parent)
     try:
         with annotate_os_error(folder):
             temp.mkdir(parents=True)
         yield temp
         with annotate_os_error(folder):
             _copy_modes(temp, folder)
-            old = {path.name for path in folder.iterdir()} - {temp.name} if folder.is_dir() else set()
-            new = {path.name for path in temp.iterdir()}
-            can_replace = not is_inside and old <= new.union(obsolete_files)
-            if not can_replace or not _replace_directory(temp, folder, is_filled=bool(old)):
-                if not is_inside:
-                    shutil.move(temp, staged)  # copies if `folder` is on another file system
+            if exists:
+                new = {path.name for path in temp.iterdir()}
                 for name in sorted(new):
-                    os.replace(staged / name, folder / name)
-                for name in old.intersection(obsolete_files) - new:
-                    (folder / name).unlink()
+                    os.replace(temp / name, folder / name)
+                for name in set(obsolete_files) - new:
+                    (folder / name).unlink(missing_ok=True)
+            else:
+                os.replace(temp, folder)
     finally:
         shutil.rmtree(temp, ignore_errors=True)
-        shutil.rmtree(staged, ignore_errors=True)
 
 
 def check_writable(path: str | Path) -> None:
@@ -127,25 +109,3 @@ def _copy_modes(temp: Path, folder: Path) -> None:
     for path in filter(Path.is_file, temp.rglob("*")):
         existing = folder / path.relative_to(temp)
         path.chmod(existing.stat().st_mode if existing.is_file() else default)
-    if folder.is_dir():
-        shutil.copymode(folder, temp)
-
-
-def _replace_directory(temp: Path, folder: Path, is_filled: bool) -> bool:
-    """Replace a folder in one step. Return False if the system cannot."""
-    if is_filled:
-        return _exchange_directories(temp, folder)
-    try:
-        os.replace(temp, folder)  # works if the folder is empty or does not exist
-    except OSError:
-        if not folder.is_dir():
-            raise
-        return False
-    return True
-
-
-def _exchange_directories(first: Path, second: Path) -> bool:
-    """Exchange two folders in one step. Return False if the system cannot."""
-    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None) if sys.platform == "linux" else None
-    at_cwd, exchange = -100, 2
-    return rename is not None and rename(at_cwd, os.fsencode(first), at_cwd, os.fsencode(second), exchange) == 0

@@ -4,7 +4,7 @@ import io
 
 from rich.console import Console
 
-from verbspace.cli.console.live import LiveMetrics, live_display, sparkline
+from verbspace.cli.console.live import live_display
 
 VALUES = {
     "loss": 3.2, "loss/category": 1.25, "loss/description": 2.5, "loss/category_prior": 0.1, "loss/alignment": 0.3,
@@ -22,7 +22,7 @@ def test_the_live_display_shows_losses_per_space_and_the_other_metrics() -> None
         on_progress("adapt", 3, 10, {**VALUES, "loss": 2.9})
     shown = out.getvalue()
     for text in ("3/10", "distillation", "1.250", "2.500", "entropy of the mean", "2.20", "40%", "actions used",
-                 "88%", "12.3", "3.50", "50.0%", "25.0%", "left"):  # fmt: skip
+                 "88%", "12.3", "3.50", "50.0%", "25.0%"):  # fmt: skip
         assert text in shown, text
 
 
@@ -33,12 +33,3 @@ def test_without_a_terminal_lines_are_printed() -> None:
             on_progress("adapt", done, 10, VALUES if done % 5 == 0 else {})
     assert out.getvalue().count("adapt: ") == 10
     assert "loss 3.200" in out.getvalue()
-
-
-def test_sparklines_go_from_lowest_to_highest() -> None:
-    assert sparkline([1.0, 3.0, 2.0, 1.0])[:2] == "▁█"
-    assert sparkline([2.0]) == "▁"
-    assert len(sparkline(list(map(float, range(1000))))) == 24
-    metrics = LiveMetrics()
-    metrics.update({"loss": 1.0})
-    assert metrics.to_table().row_count == 1

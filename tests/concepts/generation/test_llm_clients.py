@@ -1,14 +1,12 @@
 """OpenAI-compatible servers that fail or misbehave: clear errors, no loss of other replies, no execution of content."""
 
-import os
-import subprocess
-import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from support.language_models import (
     VALID_REPLY,
@@ -19,20 +17,21 @@ from support.language_models import (
     reply_about,
     reply_json,
 )
+from verbspace.cli.main import app
 from verbspace.concepts.generation.llm_clients import OpenAIClient
 from verbspace.concepts.generation.writer import GenerationResult, generate_concepts
 
+Respond = Callable[[dict[str, Any], int], HttpResponse]
+
 
 def generate(
-    server: ScriptedServer,
-    cache: Path,
-    actions: Sequence[str] = ("waving", "bowing"),
-    timeout: float = 5,
-    max_retries: int = 0,
-    concurrency: int = 1,
-) -> GenerationResult:
-    client = OpenAIClient("m", server.url, timeout=timeout, max_retries=max_retries)
-    return generate_concepts(list(actions), client, name="mine", cache=cache, max_attempts=2, concurrency=concurrency)
+    respond: Respond, cache: Path, actions: Sequence[str] = ("waving", "bowing"), concurrency: int = 1, **client: Any
+) -> tuple[GenerationResult, list[dict[str, Any]]]:
+    """Generate with a scripted server; return the result and the requests."""
+    with ScriptedServer(respond) as server:
+        llm = OpenAIClient("m", server.url, **{"timeout": 5, "max_retries": 0, **client})
+        options: Any = {"name": "mine", "cache": cache, "max_attempts": 2, "concurrency": concurrency}
+        return generate_concepts(list(actions), llm, **options), server.requests
 
 
 @pytest.fixture(autouse=True)
@@ -53,8 +52,6 @@ def _no_api_key(monkeypatch: pytest.MonkeyPatch) -> None:
         (completion_response(None, refusal="I will not."), "the model refused: I will not."),
         ((200, b"not json at all", {}), "no chat completion"),
         ((200, b'{"choices": []}', {}), "no chat completion"),
-        ((200, b'{"choices": "x"}', {}), "no chat completion"),
-        ((200, b"[]", {}), "no chat completion"),
         ((200, b"", {}), "no chat completion"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -63,8 +60,7 @@ def test_a_bad_response_fails_one_action_with_a_reason(response: HttpResponse, r
     def respond(request: dict[str, Any], number: int) -> HttpResponse:
         return response if "waving" in request["messages"][1]["content"] else completion_response(reply_about("bowing"))
 
-    with ScriptedServer(respond) as server:
-        result = generate(server, tmp_path)
+    result, _ = generate(respond, tmp_path)
     assert list(result.failures) == ["waving"]
     assert reason in result.failures["waving"]
     assert len(result.failures["waving"]) < 600
@@ -77,10 +73,9 @@ def test_transient_failures_are_retried(tmp_path: Path) -> None:
     def respond(request: dict[str, Any], number: int) -> HttpResponse:
         return (503, b"", {"retry-after-ms": "1"}) if number < 3 else completion_response(reply_about("waving"))
 
-    with ScriptedServer(respond) as server:
-        result = generate(server, tmp_path, ["waving"], max_retries=3)
+    result, requests = generate(respond, tmp_path, ["waving"], max_retries=3)
     assert not result.failures
-    assert len(server.requests) == 3
+    assert len(requests) == 3
 
 
 def test_silence_times_out(tmp_path: Path) -> None:
@@ -89,8 +84,7 @@ def test_silence_times_out(tmp_path: Path) -> None:
         return completion_response(reply_about("waving"))
 
     start = time.monotonic()
-    with ScriptedServer(respond) as server:
-        result = generate(server, tmp_path, ["waving"], timeout=0.2)
+    result, _ = generate(respond, tmp_path, ["waving"], timeout=0.2)
     assert "no reply within 0.2 s" in result.failures["waving"]
     assert time.monotonic() - start < 20
 
@@ -105,10 +99,9 @@ def test_response_formats_that_the_server_rejects_are_relaxed(
             return error_response(f"response_format {requested} is unknown", 400)
         return completion_response(reply_about("waving"))
 
-    with ScriptedServer(respond) as server:
-        result = generate(server, tmp_path, ["waving", "bowing"])
+    result, requests = generate(respond, tmp_path)
     assert not result.failures
-    assert len(server.requests) == 2 + num_rejections  # the second action starts with the supported format
+    assert len(requests) == 2 + num_rejections  # the second action starts with the supported format
 
 
 def test_concurrent_requests_relax_the_response_format_together(tmp_path: Path) -> None:
@@ -116,8 +109,7 @@ def test_concurrent_requests_relax_the_response_format_together(tmp_path: Path) 
         time.sleep(0.1)
         return error_response("unknown") if "response_format" in request else completion_response(reply_about("waving"))
 
-    with ScriptedServer(respond) as server:
-        result = generate(server, tmp_path, ["waving", "bowing", "running", "jumping"], concurrency=4)
+    result, _ = generate(respond, tmp_path, ["waving", "bowing", "running", "jumping"], concurrency=4)
     assert not result.failures
 
 
@@ -132,27 +124,22 @@ def test_parameters_that_the_model_rejects_are_dropped(concurrency: int, tmp_pat
         return completion_response(reply_about("waving"))
 
     actions = ["waving", "bowing", "running", "jumping"][:concurrency]
-    with ScriptedServer(respond) as server:
-        assert not generate(server, tmp_path, actions, concurrency=concurrency).failures
-    assert server.requests[-1]["response_format"]["type"] == "json_schema"
-    assert server.requests[-1]["max_completion_tokens"] == 2000
+    result, requests = generate(respond, tmp_path, actions, concurrency=concurrency)
+    assert not result.failures
+    assert requests[-1]["response_format"]["type"] == "json_schema"
+    assert requests[-1]["max_completion_tokens"] == 2000
 
 
 @pytest.mark.parametrize(
     ("status", "message"),
-    [
-        (401, "rejected the API key"),
-        (403, "rejected the API key"),
-        (404, "model 'm' or URL not found"),
-        (400, "rejected the request"),
-    ],
+    [(401, "rejected the API key"), (404, "model 'm' or URL not found"), (400, "rejected the request")],
 )
 def test_permanent_errors_stop_generation_and_keep_the_cache(status: int, message: str, tmp_path: Path) -> None:
     def respond(request: dict[str, Any], number: int) -> HttpResponse:
         return completion_response(reply_about("waving")) if number == 1 else error_response("no", status)
 
-    with ScriptedServer(respond) as server, pytest.raises(ValueError, match=message) as caught:
-        generate(server, tmp_path)
+    with pytest.raises(ValueError, match=message) as caught:
+        generate(respond, tmp_path)
     assert "(1 of 2 actions are cached)" in str(caught.value)
     assert len(list(tmp_path.glob("*.json"))) == 1
 
@@ -177,19 +164,13 @@ def test_instructions_and_markup_in_a_reply_have_no_effect(tmp_path: Path) -> No
         "{{ config.__class__ }} rises above the shoulder line slowly.",
     ]
     reply = completion_response(reply_json(motion=[*malicious, *VALID_REPLY["motion"]]))
-    with ScriptedServer(lambda request, number: reply) as server:
-        concepts = generate(server, tmp_path / "cache", ["brush_hair"]).concepts
+    concepts = generate(lambda request, number: reply, tmp_path / "cache", ["brush_hair"])[0].concepts
     assert concepts is not None
     texts = [description.text for description in concepts.descriptions]
     assert not canary.exists()
     assert not any(mark in text for text in texts for mark in "<>[]{}")
     out = tmp_path / "malicious.json"
     concepts.save(out)
-    process = subprocess.run(
-        [sys.executable, "-m", "verbspace.cli.main", "concepts", "show", str(out)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "COLUMNS": "200"},
-    )
-    assert process.returncode == 0
-    assert texts[0] in process.stdout  # an instruction is stored and shown like any other sentence
+    shown = CliRunner().invoke(app, ["concepts", "show", str(out)], env={"COLUMNS": "200"})
+    assert shown.exit_code == 0
+    assert texts[0] in shown.output  # an instruction is stored and shown like any other sentence

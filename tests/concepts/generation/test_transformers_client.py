@@ -52,7 +52,7 @@ def make_checkpoint(folder: Path, prompt: str, reply: str, steps: int, **config:
 def test_generation_with_a_local_model(tmp_path: Path) -> None:
     reply = reply_about("waving")
     folder = make_checkpoint(tmp_path / "llm", prompt_for(["waving", "bowing"]), reply, 80)
-    model = TransformersClient(folder, temperature=0.0, max_tokens=600, device="cpu")
+    model = TransformersClient(folder, temperature=0.0, max_tokens=600)
     result = generate_concepts(["waving", "bowing"], model, name="mine", cache=tmp_path / "cache", max_attempts=1)
     assert result.concepts is not None
     sentences = {text for kind in DESCRIPTION_KINDS for text in json.loads(reply)[kind]}
@@ -62,7 +62,7 @@ def test_generation_with_a_local_model(tmp_path: Path) -> None:
 
 def test_an_untrained_model_fails_with_the_action_named(tmp_path: Path) -> None:
     folder = make_checkpoint(tmp_path / "llm", prompt_for(["waving"]), reply_about("waving"), 0)
-    model = TransformersClient(folder, max_tokens=100, device="cpu")
+    model = TransformersClient(folder, max_tokens=100)
     result = generate_concepts(["waving"], model, name="mine", cache=tmp_path / "cache", max_attempts=2)
     assert result.concepts is None
     assert list(result.failures) == ["waving"]
@@ -72,7 +72,7 @@ def test_an_untrained_model_fails_with_the_action_named(tmp_path: Path) -> None:
 def test_a_prompt_longer_than_the_context_is_an_error(tmp_path: Path) -> None:
     folder = make_checkpoint(tmp_path / "llm", "short", "short", 0, max_position_embeddings=64)
     with pytest.raises(ValueError, match=r"the prompt has \d+ tokens, the context length is 64"):
-        generate_concepts(["waving"], TransformersClient(folder, device="cpu"), name="mine", cache=tmp_path / "cache")
+        generate_concepts(["waving"], TransformersClient(folder), name="mine", cache=tmp_path / "cache")
 
 
 def test_a_folder_without_a_checkpoint_is_an_error(tmp_path: Path) -> None:

@@ -18,16 +18,6 @@ from verbspace.concepts.generation.reply_parser import Reply
 from verbspace.concepts.generation.writer import ReplyCache, build_concept_set, generate_concepts
 from verbspace.concepts.lint import lint_concepts
 
-FORTY = [
-    "brush_hair", "YoYo", "CleanAndJerk", "hurling (sport)", "riding a bike", "waving", "opening a door",
-    "closing a door", "slicing bread", "kneading dough", "pouring tea", "lighting a match", "tying a shoe",
-    "folding a shirt", "hanging a picture", "sweeping leaves", "raking gravel", "stacking bricks", "sawing a plank",
-    "planing wood", "sharpening a saw", "threading a needle", "winding yarn", "stamping letters", "sealing a parcel",
-    "feeding pigeons", "walking a goat", "milking a cow", "shearing a sheep", "mending a net", "hauling an anchor",
-    "rowing a boat", "raising a sail", "casting a line", "gutting a fish", "shelling peas", "peeling an orange",
-    "cracking a nut", "beating an egg", "grating cheese",
-]  # fmt: skip
-
 
 def test_names_labels_and_provenance_of_generated_sets(tmp_path: Path) -> None:
     model = ScriptedLLM(lambda action, attempt: reply_about(action).replace('"YoYo"', '"playing with a yo-yo"'))
@@ -103,13 +93,8 @@ def test_a_name_in_use_is_replaced_by_the_label() -> None:
 def test_progress_starts_with_the_cached_actions(tmp_path: Path) -> None:
     generate_concepts(["waving"], ScriptedLLM(reply_about), name="mine", cache=tmp_path)
     calls: list[Any] = []
-    generate_concepts(
-        ["waving", "bowing", "running"],
-        ScriptedLLM(reply_about),
-        name="mine",
-        cache=tmp_path,
-        on_progress=lambda *arguments: calls.append(arguments),
-    )
+    actions, model = ["waving", "bowing", "running"], ScriptedLLM(reply_about)
+    generate_concepts(actions, model, name="mine", cache=tmp_path, on_progress=lambda *each: calls.append(each))
     assert calls == [("write", done, 3, {}) for done in (1, 2, 3)]
 
 
@@ -162,30 +147,16 @@ def count_replies(cache: Path) -> int:
     return len(list(cache.glob("*.json")))
 
 
-def command(*args: object) -> list[str]:
-    return [sys.executable, "-m", "verbspace.cli.main", "concepts", "write", *map(str, args)]
-
-
 def test_a_killed_run_with_a_real_server_is_resumed(llama: str, tmp_path: Path) -> None:
     """Kill the first run with SIGKILL after some replies. The second run requests only the missing ones."""
     actions, out, cache = tmp_path / "actions.txt", tmp_path / "forty.json", tmp_path / "cache"
-    actions.write_text("\n".join(FORTY))
+    actions.write_text("\n".join(ConceptSet.load("ucf101").labels[:40]))
     requests: list[str] = []
     with relay_server(llama, requests, delay_s=0.05) as server:
-        options = (
-            actions,
-            "--out",
-            out,
-            "--model",
-            "tiny",
-            "--base-url",
-            server.url,
-            "--cache",
-            cache,
-            "--concurrency",
-            2,
-        )
-        first = subprocess.Popen(command(*options), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        options = ("--out", out, "--base-url", server.url, "--cache", cache, "--concurrency", 2)
+        command = [sys.executable, "-m", "verbspace.cli.main", "concepts", "write", str(actions), "--model", "tiny"]
+        command += map(str, options)
+        first = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         deadline = time.monotonic() + 60
         while count_replies(cache) < 8 and time.monotonic() < deadline and first.poll() is None:
             time.sleep(0.01)
@@ -195,7 +166,7 @@ def test_a_killed_run_with_a_real_server_is_resumed(llama: str, tmp_path: Path) 
         assert 8 <= num_cached < 40
         assert not out.exists()
         requests.clear()
-        second = subprocess.run(command(*options), capture_output=True, text=True, timeout=300)
+        second = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert second.returncode == 0, second.stdout + second.stderr
     assert len(set(requests)) == 40 - num_cached  # each once, or again after an invalid reply
     assert f"{num_cached} actions from the cache" in second.stdout

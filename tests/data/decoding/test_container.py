@@ -9,14 +9,9 @@ import pytest
 
 from support.video_files import numbered_frames, write_video
 from verbspace.data.decoding import container
-from verbspace.data.decoding.container import open_video, probe
+from verbspace.data.decoding.container import probe
 from verbspace.data.decoding.pyav import decode_frames, frame_times, stream_frames
 from verbspace.data.errors import DecodeError
-
-
-def test_decoding_uses_one_thread(tmp_path: Path) -> None:
-    with open_video(write_video(tmp_path / "a.mp4", numbered_frames(2))) as file:
-        assert file.stream.codec_context.thread_count == 1
 
 
 @pytest.mark.parametrize(

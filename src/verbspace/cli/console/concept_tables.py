@@ -1,7 +1,4 @@
-"""Terminal output for concept sets, lint reports and suggestions.
-
-Texts of concept sets are wrapped in `rich.text.Text`, so that rich does not interpret them as markup.
-"""
+"""Terminal output for concept sets. Their texts are wrapped in `Text`, so that rich does not interpret markup."""
 
 from __future__ import annotations
 
@@ -98,12 +95,9 @@ def suggestions_table(report: SuggestionReport, top: int) -> Table:
     """Format the suggested actions with example videos, at most `top`."""
     actions = report.actions[:top]
     title = f"{len(actions)} names cover {100 * report.coverage(top):.0f}% of {report.num_videos} videos"
-    table = Table(title=title, title_justify="left")
-    table.add_column("action", style="bold")
-    table.add_column("videos", justify="right")
-    table.add_column("probability", justify="right")
-    table.add_column("examples", overflow="fold")
-    table.add_column("synonyms", style="dim")
+    numbers = Column("videos", justify="right"), Column("probability", justify="right")
+    texts = Column("examples", overflow="fold"), Column("synonyms", style="dim")
+    table = Table(Column("action", style="bold"), *numbers, *texts, title=title, title_justify="left")
     for action in actions:
         examples = "\n".join("/".join(path.parts[-2:]) for path in action.examples)
         synonyms = ", ".join(action.synonyms[:3])

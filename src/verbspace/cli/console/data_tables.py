@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from verbspace.data.summary import DatasetSummary
@@ -15,9 +15,7 @@ _MAX_LISTED = 8  # classes and files
 
 def dataset_table(summary: DatasetSummary) -> Table:
     """Build the table that `verbspace data info` prints."""
-    table = Table(show_header=False)
-    table.add_column(style="bold")
-    table.add_column(overflow="fold")
+    table = Table(Column(style="bold"), Column(overflow="fold"), show_header=False)
     missing = f", {len(summary.missing)} missing on disk" if summary.missing else ""
     table.add_row("videos", f"{summary.num_videos:,}{missing}")
     if summary.missing:

@@ -25,15 +25,7 @@ def resolve_format(output_format: str, as_json: bool) -> str:
 
 
 def make_printer(output_format: str, timeline: bool = False) -> PredictionPrinter:
-    """Return a function that prints the prediction of one video.
-
-    Args:
-        output_format: table, jsonl or csv.
-        timeline: Print the timeline instead of the ranking. JSON lines contain both.
-
-    Raises:
-        ValueError: The format is unknown.
-    """
+    """Return a function that prints the ranking or the timeline of one video; JSON lines contain both."""
     match output_format:
         case "table":
             return _print_timeline if timeline else _print_table
@@ -41,8 +33,7 @@ def make_printer(output_format: str, timeline: bool = False) -> PredictionPrinte
             return _print_jsonl
         case "csv":
             return _csv_printer(timeline)
-        case _:
-            raise ValueError(f"--format {output_format!r} is not one of table, jsonl, csv")
+    raise ValueError(f"--format {output_format!r} is not one of table, jsonl, csv")
 
 
 def print_explanation(explanation: Explanation) -> None:
@@ -86,11 +77,8 @@ def _print_name(name: str) -> Console:
 
 
 def _print_jsonl(name: str, prediction: Prediction) -> None:
-    row: dict[str, object] = {
-        "path": name,
-        "actions": dict(prediction.ranking),
-        "descriptions": prediction.descriptions,
-    }
+    actions = dict(prediction.ranking)
+    row: dict[str, object] = {"path": name, "actions": actions, "descriptions": prediction.descriptions}
     if prediction.timeline is not None:
         row["timeline"] = [asdict(segment) for segment in prediction.timeline]
     print(json.dumps(row), flush=True)
@@ -100,9 +88,7 @@ def _csv_printer(timeline: bool) -> PredictionPrinter:
     """Print the header; return a function that prints one row per video and action, or per video and segment."""
     writer = csv.writer(sys.stdout, lineterminator="\n")
     quoting_writer = csv.writer(sys.stdout, lineterminator="\n", quoting=csv.QUOTE_ALL)
-    writer.writerow(
-        ("path", "start", "end", "action", "score") if timeline else ("path", "rank", "action", "probability")
-    )
+    writer.writerow(["path", *(("start", "end", "action", "score") if timeline else ("rank", "action", "probability"))])
 
     def print_rows(name: str, prediction: Prediction) -> None:
         rows: list[list[object]]

@@ -27,33 +27,39 @@ def format_rate(per_second: float) -> str:
 
 @contextmanager
 def progress(console: Console | None = None) -> Iterator[ProgressCallback]:
-    """Show one bar per stage on standard error; without a terminal, print progress lines.
-
-    Yields:
-        The callback. A stage with a total of 1 has no rate: its bar pulses until it is done.
-    """
+    """Show one bar per stage on standard error; without a terminal, print progress lines."""
     console = console or Console(stderr=True)
     if not console.is_terminal:
         yield plain_progress(console)
         return
-    bars: dict[str, TaskID] = {}
+    bars, on_progress = make_bars(console)
+    with bars:
+        yield on_progress
+
+
+def make_bars(console: Console) -> tuple[Progress, ProgressCallback]:
+    """Make one bar per stage, and the callback that updates them.
+
+    A stage with a total of 1 has no rate: its bar pulses until it is done.
+    """
+    tasks: dict[str, TaskID] = {}
     columns = (
         TextColumn("{task.description:<19}"), BarColumn(bar_width=12), MofNCompleteColumn(),
         TextColumn("{task.fields[rate]:>7}"), TimeRemainingColumn(compact=True, elapsed_when_finished=True),
         TextColumn("{task.fields[values]}"),
     )  # fmt: skip
-    with Progress(*columns, console=console) as display:
+    bars = Progress(*columns, console=console)
 
-        def on_progress(stage: str, done: int, total: int, values: Mapping[str, float]) -> None:
-            if stage not in bars or (display.tasks[bars[stage]].finished and done < total):
-                bars[stage] = display.add_task(stage, total=None, values="", rate="")
-            task = display.tasks[bars[stage]]
-            rate = format_rate(task.speed) if task.speed and total > 1 else ""
-            shown_total = total if total > 1 or done else None
-            text = format_values(values) or task.fields["values"]
-            display.update(task.id, completed=done, total=shown_total, rate=rate, values=text)
+    def on_progress(stage: str, done: int, total: int, values: Mapping[str, float]) -> None:
+        if stage not in tasks or (bars.tasks[tasks[stage]].finished and done < total):
+            tasks[stage] = bars.add_task(stage, total=None, values="", rate="")
+        task = bars.tasks[tasks[stage]]
+        rate = format_rate(task.speed) if task.speed and total > 1 else ""
+        shown_total = total if total > 1 or done else None
+        text = format_values(values) or task.fields["values"]
+        bars.update(task.id, completed=done, total=shown_total, rate=rate, values=text)
 
-        yield on_progress
+    return bars, on_progress
 
 
 def plain_progress(console: Console) -> ProgressCallback:

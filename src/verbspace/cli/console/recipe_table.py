@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from verbspace.config.recipes import Recipe
@@ -14,9 +14,8 @@ def recipe_table(recipe: Recipe) -> Table:
     training = recipe.settings.training
     num_steps = training.num_steps(recipe.num_videos)
     flops = training_flops(clip_config(recipe.shape), recipe.settings)
-    table = Table(show_header=False, title=recipe.title, title_justify="left")
-    table.add_column(style="bold")
-    table.add_column(overflow="fold")
+    columns = Column(style="bold"), Column(overflow="fold")
+    table = Table(*columns, show_header=False, title=recipe.title, title_justify="left")
     table.add_row("encoder", recipe.encoder)
     table.add_row("concepts", recipe.concepts)
     table.add_row("data", Text(f"{recipe.data} ({recipe.videos}, about {recipe.num_videos:,} videos)"))
@@ -25,9 +24,8 @@ def recipe_table(recipe: Recipe) -> Table:
     table.add_row("training step, per clip", f"{flops / 1e12:.2f} TFLOP")
     for name, peak in DEVICE_PEAK_FLOPS.items():
         duration = format_duration(num_steps * training.batch_size * flops / (ASSUMED_UTILIZATION * peak))
-        table.add_row(
-            f"on {name}", f"{duration} (estimate: {ASSUMED_UTILIZATION:.0%} of the stated peak, if loading keeps up)"
-        )
+        estimate = f"estimate: {ASSUMED_UTILIZATION:.0%} of the stated peak, if loading keeps up"
+        table.add_row(f"on {name}", f"{duration} ({estimate})")
     for choice in recipe.choices:
         table.add_row("our choice", choice)
     return table

@@ -27,10 +27,7 @@ def print_results(results: Evaluation | MultiLabelEvaluation | BenchmarkResult) 
 def print_calibration(
     calibration: Calibration, out: Path, data: Path | None = None, metrics: Mapping[str, float] | None = None
 ) -> None:
-    """Print a fitted temperature and the file that it was saved to.
-
-    `metrics` is the result of `evaluate_calibration` on the labeled videos `data`.
-    """
+    """Print a temperature, its file, and the result of `evaluate_calibration` on the labeled videos `data`."""
     console = Console(highlight=False, soft_wrap=True)
     console.print(calibration.summary(), markup=False)
     if metrics is not None:
@@ -54,13 +51,10 @@ def _print_evaluation(console: Console, evaluation: Evaluation | MultiLabelEvalu
         if result is None:
             continue
         console.print(f"{name}: {result.protocol.summary()}", highlight=False, markup=False, soft_wrap=True)
-        table.add_row(
-            name,
-            f"{result.primary_metric:.1%}",
-            f"{result.ci95[0]:.1%} to {result.ci95[1]:.1%}",
-            *([f"{result.top5:.1%}", f"{result.mean_class:.1%}"] if isinstance(result, Result) else []),
-            f"{result.n} of {result.n + result.protocol.missing}",
-        )
+        interval = f"{result.ci95[0]:.1%} to {result.ci95[1]:.1%}"
+        cells = [f"{result.top5:.1%}", f"{result.mean_class:.1%}"] if isinstance(result, Result) else []
+        clips = f"{result.n} of {result.n + result.protocol.missing}"
+        table.add_row(name, f"{result.primary_metric:.1%}", interval, *cells, clips)
     console.print(table)
 
 

@@ -56,9 +56,8 @@ def index_info_lines(folder: Path, checksum: bool = False) -> Iterator[str]:
     manifest, failures, ann = index.manifest, index.failed_files(), index.read_ann_config()
     yield f"{folder}: {len(index)} windows of {len(index.file_signatures())} files"
     yield f"encoder   {manifest.encoder} ({manifest.encoder_hash}), D = {manifest.dim}"
-    yield (
-        f"windows   {manifest.window:g} s every {manifest.stride:g} s, {manifest.frames} frames each, {manifest.dtype}"
-    )
+    windows = f"{manifest.window:g} s every {manifest.stride:g} s, {manifest.frames} frames each"
+    yield f"windows   {windows}, {manifest.dtype}"
     if ann is None:
         yield "search    exact"
     else:

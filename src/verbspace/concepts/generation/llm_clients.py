@@ -15,23 +15,13 @@ RESPONSE_FORMATS = ("json_schema", "json_object", "text")  # strictest first
 
 
 class LanguageModel(Protocol):
-    """A chat model.
-
-    Attributes:
-        name: Name of the model.
-        parameters: Generation parameters. Name and parameters are part of the cache key of a reply.
-    """
+    """A chat model. Its name and generation parameters are part of the cache key of a reply."""
 
     name: str
     parameters: Mapping[str, Any]
 
     async def complete(self, messages: Sequence[Message], schema: Mapping[str, Any]) -> str:
-        """Return a reply in JSON.
-
-        Raises:
-            InvalidReplyError: This request failed; another one may succeed.
-            ValueError: Every request would fail.
-        """
+        """Return a reply in JSON. Raise InvalidReplyError if another request may succeed, else ValueError."""
         ...
 
     async def close(self) -> None:
@@ -40,10 +30,9 @@ class LanguageModel(Protocol):
 
 
 class OpenAIClient:
-    """A model behind an OpenAI-compatible API: OpenAI, vLLM, llama.cpp, Ollama, `transformers serve` and others.
+    """A model behind an OpenAI-compatible API. The API key is read from the environment variable OPENAI_API_KEY.
 
-    The API key is read from the environment variable OPENAI_API_KEY. Replies are requested with a JSON schema. If the
-    server rejects it, any JSON object is requested, and then plain text.
+    Replies are requested with a JSON schema. If the server rejects it, any JSON object is requested, then plain text.
 
     Args:
         model: Name of the model on the server.
@@ -52,9 +41,6 @@ class OpenAIClient:
         max_tokens: Maximum length of a reply.
         timeout: Seconds without data after which a request is retried.
         max_retries: Retries of a failed request, with exponential backoff.
-
-    Raises:
-        ValueError: The openai package is missing, or no API key is set for OpenAI.
     """
 
     def __init__(
@@ -73,16 +59,11 @@ class OpenAIClient:
             raise ValueError("generating concepts requires openai; run: pip install 'verbspace[llm]'") from None
         key = os.environ.get("OPENAI_API_KEY")
         if not key and base_url is None:
-            raise ValueError(
-                "no API key: set the environment variable OPENAI_API_KEY, "
-                "or use --base-url with a server that needs no key, or --local-model"
-            )
+            other = "use --base-url with a server that needs no key, or --local-model"
+            raise ValueError(f"no API key: set the environment variable OPENAI_API_KEY, or {other}")
         self.name, self.base_url = model, base_url
-        self.parameters: Mapping[str, Any] = {
-            "base_url": base_url,
-            "temperature": temperature,
-            "max_tokens": max_tokens,
-        }
+        sampling = {"temperature": temperature, "max_tokens": max_tokens}
+        self.parameters: Mapping[str, Any] = {"base_url": base_url, **sampling}
         self._client = AsyncOpenAI(api_key=key or "none", base_url=base_url, timeout=timeout, max_retries=max_retries)
         self._timeout = timeout
         self._format_index = 0
@@ -100,13 +81,14 @@ class OpenAIClient:
             request = self._build_request(messages, schema)
             try:
                 async with asyncio.timeout(total_timeout):
-                    return _completion_text(await self._client.chat.completions.create(**request))
-            except InvalidReplyError:
-                raise
-            except (openai.OpenAIError, TimeoutError, ValueError) as error:
-                rejected = isinstance(error, (openai.BadRequestError, openai.UnprocessableEntityError))
-                if not (rejected and self._relax_request(str(error), request, format_index)):
+                    completion = await self._client.chat.completions.create(**request)
+            except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
+                if not self._relax_request(str(error), request, format_index):
                     raise self._translate_error(error) from None
+            except (openai.OpenAIError, TimeoutError, ValueError) as error:
+                raise self._translate_error(error) from None
+            else:
+                return _completion_text(completion)
 
     def _build_request(self, messages: Sequence[Message], schema: Mapping[str, Any]) -> dict[str, Any]:
         request: dict[str, Any] = {"model": self.name, "messages": list(messages)}
@@ -122,11 +104,8 @@ class OpenAIClient:
         return request
 
     def _relax_request(self, message: str, request: Mapping[str, Any], format_index: int) -> bool:
-        """Drop what the server rejected in `request`. Return False if nothing is left to drop.
-
-        The decision depends on the rejected request and not on the current state, because a concurrent request may
-        have changed the state in the meantime.
-        """
+        """Drop what the server rejected in `request`. Return False if nothing is left to drop."""
+        # Not by the current state, which a concurrent request may have changed in the meantime.
         if "max_completion_tokens" in message and "max_tokens" in request:
             self._max_tokens_key = "max_completion_tokens"
         elif "temperature" in message and "temperature" in request:
@@ -143,19 +122,16 @@ class OpenAIClient:
 
         server, reason = self.base_url or "OpenAI", _shorten(error)
         match error:
-            case openai.BadRequestError() | openai.UnprocessableEntityError():
-                return ValueError(f"{server}: rejected the request: {reason}")
             case openai.AuthenticationError() | openai.PermissionDeniedError():
                 return ValueError(f"{server}: rejected the API key: {reason}; check OPENAI_API_KEY")
             case openai.NotFoundError():
-                return ValueError(
-                    f"{server}: model {self.name!r} or URL not found: {reason}; "
-                    "check --model, and whether --base-url must end in /v1"
-                )
+                fix = "check --model, and whether --base-url must end in /v1"
+                return ValueError(f"{server}: model {self.name!r} or URL not found: {reason}; {fix}")
+            case openai.BadRequestError() | openai.UnprocessableEntityError():
+                return ValueError(f"{server}: rejected the request: {reason}")
             case openai.APITimeoutError() | TimeoutError():
-                return InvalidReplyError(
-                    f"no reply within {self._timeout:g} s in {self._client.max_retries + 1} attempts"
-                )
+                attempts = self._client.max_retries + 1
+                return InvalidReplyError(f"no reply within {self._timeout:g} s in {attempts} attempts")
             case openai.APIConnectionError():
                 cause = _shorten(error.__cause__ or error)
                 return ValueError(f"{server}: connection failed: {cause}; check --base-url and the network")
@@ -170,21 +146,12 @@ class OpenAIClient:
 
 
 class TransformersClient:
-    """A local text-generation checkpoint of `transformers`. It processes one request at a time.
+    """A local text-generation checkpoint of `transformers`: a folder or hub id with safetensors weights.
 
-    Args:
-        name: Folder or hub id of a checkpoint with safetensors weights.
-        temperature: Sampling temperature; 0 for greedy decoding.
-        max_tokens: Maximum length of a reply.
-        device: Device; defaults to CUDA if available.
-
-    Raises:
-        ValueError: The checkpoint cannot be loaded.
+    It processes one request at a time. At temperature 0 it decodes greedily.
     """
 
-    def __init__(
-        self, name: str | Path, *, temperature: float = 0.7, max_tokens: int = 2000, device: str | None = None
-    ) -> None:
+    def __init__(self, name: str | Path, *, temperature: float = 0.7, max_tokens: int = 2000) -> None:
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -192,10 +159,9 @@ class TransformersClient:
             self._tokenizer = AutoTokenizer.from_pretrained(name)
             self._model = AutoModelForCausalLM.from_pretrained(name, use_safetensors=True, dtype="auto")
         except (OSError, ValueError) as error:
-            raise ValueError(
-                f"{name}: not a text-generation checkpoint with safetensors weights: {_shorten(error)}"
-            ) from None
-        self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+            reason = "not a text-generation checkpoint with safetensors weights"
+            raise ValueError(f"{name}: {reason}: {_shorten(error)}") from None
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._model.to(self._device).eval()
         self.name = str(name)
         self.parameters: Mapping[str, Any] = {"temperature": temperature, "max_tokens": max_tokens}
@@ -214,22 +180,20 @@ class TransformersClient:
             text = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         else:
             text = "\n\n".join(message["content"] for message in messages) + "\n\n"
-        inputs = self._tokenizer(text, return_tensors="pt", add_special_tokens=not has_template)
+        inputs = self._tokenizer(text, return_tensors="pt", add_special_tokens=not has_template).to(self._device)
         prompt_length = inputs["input_ids"].shape[1]
         max_new_tokens, temperature = self.parameters["max_tokens"], float(self.parameters["temperature"])
         context_length = getattr(self._model.config, "max_position_embeddings", None)
         if context_length is not None:
             if prompt_length >= context_length:
-                raise ValueError(
-                    f"{self.name}: the prompt has {prompt_length} tokens, the context length is {context_length}; "
-                    "use another model"
-                )
+                lengths = f"the prompt has {prompt_length} tokens, the context length is {context_length}"
+                raise ValueError(f"{self.name}: {lengths}; use another model")
             max_new_tokens = min(max_new_tokens, context_length - prompt_length)
         sampling = {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
         with torch.inference_mode():
             tokens = self._model.generate(
-                input_ids=inputs["input_ids"].to(self._device),
-                attention_mask=inputs["attention_mask"].to(self._device),
+                input_ids=inputs["input_ids"],
+                attention_mask=inputs["attention_mask"],
                 max_new_tokens=max_new_tokens,
                 pad_token_id=self._tokenizer.pad_token_id or self._tokenizer.eos_token_id or 0,
                 **sampling,

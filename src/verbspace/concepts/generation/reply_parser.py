@@ -1,7 +1,4 @@
-"""Schema of a language model's reply, and its validation.
-
-A reply is untrusted text. It is parsed as JSON, filtered and stored as plain sentences; nothing in it is executed.
-"""
+"""Schema and validation of a language model's reply: untrusted text, which is filtered and stored as sentences."""
 
 from __future__ import annotations
 
@@ -73,14 +70,9 @@ def reply_schema(min_per_kind: int) -> dict[str, Any]:
 def parse_reply(content: str, label: str, labels: Iterable[str]) -> tuple[Reply, list[str]]:
     """Validate a reply about the action `label` and clean its sentences.
 
-    Sentences are dropped if they are duplicates, contain markup, are too short or too long, name another action of
-    `labels`, or add nothing to the action's name.
-
-    Returns:
-        The usable part of the reply, and a message for each dropped sentence.
-
-    Raises:
-        InvalidReplyError: The reply is malformed, or has too few usable sentences.
+    Returns the usable part of the reply, and a message for each dropped sentence: a duplicate, or one that contains
+    markup, is too short or too long, names another action of `labels`, or adds nothing to the action's name. Raises
+    InvalidReplyError if the reply is malformed, or has too few usable sentences.
     """
     if len(content) > MAX_REPLY_CHARS:
         raise InvalidReplyError(f"the reply has {len(content):,} characters, more than {MAX_REPLY_CHARS:,}")
@@ -100,12 +92,8 @@ def parse_reply(content: str, label: str, labels: Iterable[str]) -> tuple[Reply,
         else:
             seen.add(key)
             sentences[kind].append(text)
-    missing = [
-        f"{len(sentences[kind])} of {minimum} {kind}"
-        for kind, minimum in MIN_PER_KIND.items()
-        if len(sentences[kind]) < minimum
-    ]
-    if missing:
+    counts = [(kind, len(sentences[kind]), minimum) for kind, minimum in MIN_PER_KIND.items()]
+    if missing := [f"{count} of {minimum} {kind}" for kind, count, minimum in counts if count < minimum]:
         reasons = f": {'; '.join(issues[:4])}" if issues else ""
         raise InvalidReplyError(f"too few usable sentences ({', '.join(missing)}){reasons}")
     return Reply(name=_clean_name(reply.name, label), **sentences), issues

@@ -12,7 +12,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from verbspace.concepts.concept_set import DESCRIPTION_KINDS, ConceptSet, action_entry, concept_set_from_dict
+from verbspace.concepts.concept_set import ConceptSet, action_entry, concept_set_from_dict
 from verbspace.concepts.generation.llm_clients import LanguageModel, Message
 from verbspace.concepts.generation.reply_parser import (
     InvalidReplyError,
@@ -52,15 +52,7 @@ Answer with one JSON object and nothing else:
 
 @dataclass
 class GenerationResult:
-    """Result of `generate_concepts`.
-
-    Attributes:
-        concepts: Concept set of the actions that succeeded; None if all failed.
-        failures: Reason of the failure, by action.
-        num_requests: Requests sent.
-        num_cached: Actions whose reply was in the cache.
-        num_dropped_sentences: Sentences of replies that were not used.
-    """
+    """The concept set of the actions that succeeded (None if all failed), and the reason of each failure by action."""
 
     concepts: ConceptSet | None = None
     failures: dict[str, str] = field(default_factory=dict)
@@ -70,13 +62,7 @@ class GenerationResult:
 
 
 class ReplyCache:
-    """Cache of replies on disk: one JSON file per model, prompt version, action and generation parameters.
-
-    Args:
-        folder: Folder of the files.
-        model: Language model.
-        min_per_kind: Requested sentences of each kind.
-    """
+    """Cache of replies on disk: one JSON file per model, prompt version, action and generation parameters."""
 
     def __init__(self, folder: Path, model: LanguageModel, min_per_kind: int) -> None:
         self.folder = folder
@@ -106,10 +92,7 @@ class ReplyCache:
 
 
 def default_cache_dir() -> Path:
-    """Return the folder of the reply cache.
-
-    This is `replies` in the folder VERBSPACE_CACHE, which defaults to `verbspace` in XDG_CACHE_HOME or `~/.cache`.
-    """
+    """Return `replies` in the folder VERBSPACE_CACHE, which defaults to `verbspace` in XDG_CACHE_HOME or `~/.cache`."""
     if folder := os.environ.get("VERBSPACE_CACHE"):
         return Path(folder) / "replies"
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "verbspace" / "replies"
@@ -130,6 +113,7 @@ def generate_concepts(
 
     Valid replies are cached at once, so a repeated call requests only the missing ones. After an invalid reply the
     model is asked again, with the reason. An action that fails is reported in the result and left out of the set.
+    Raises ValueError if no request can succeed, for example because the server cannot be reached.
 
     Args:
         actions: Action names or class labels.
@@ -139,11 +123,7 @@ def generate_concepts(
         max_attempts: Requests per action until it fails.
         concurrency: Maximum number of concurrent requests.
         cache: Folder of the reply cache; defaults to `default_cache_dir()`.
-        on_progress: Progress callback; the stage is "write", the unit is an action.
-
-    Raises:
-        ValueError: No request can succeed, for example because the server cannot be reached.
-        KeyboardInterrupt: The call was interrupted. The message says how many actions are cached.
+        on_progress: Progress callback; the stage is "write".
     """
     reply_cache = ReplyCache(cache or default_cache_dir(), model, min_per_kind)
     cached = {action: reply_cache.get(action, actions) for action in actions}
@@ -207,33 +187,25 @@ async def _request_reply(
     messages = prompt
     for remaining in reversed(range(max_attempts)):
         result.num_requests += 1
-        content: str | None = None
+        content = ""
         try:
             content = await model.complete(messages, reply_schema(min_per_kind))
             reply, issues = parse_reply(content, action, actions)
+            result.num_dropped_sentences += len(issues)
+            return reply
         except InvalidReplyError as error:
             if not remaining:
                 raise
-            messages = prompt
-            if content is not None:
-                messages = [
-                    *prompt,
-                    {"role": "assistant", "content": content[:4000]},
-                    {"role": "user", "content": f"That cannot be used: {error}. Answer again, with the whole object."},
-                ]
-            continue
-        result.num_dropped_sentences += len(issues)
-        return reply
+            request = f"That cannot be used: {error}. Answer again, with the whole object."
+            rejected = [{"role": "assistant", "content": content[:4000]}, {"role": "user", "content": request}]
+            messages = [*prompt, *(rejected if content else [])]
     raise ValueError(f"max_attempts: must be at least 1, got {max_attempts}")
 
 
 def build_concept_set(replies: Mapping[str, Reply], name: str, author: str) -> tuple[ConceptSet, int]:
-    """Build a concept set of replies by class label.
+    """Build a concept set of replies by class label, and count the sentences dropped because they are repeated.
 
     A label that is not a readable phrase is replaced by the name in the reply, unless another action has that name.
-
-    Returns:
-        The set, and the number of sentences dropped because an earlier action has them.
     """
     names: dict[str, str] = {}
     used: set[str] = set()
@@ -253,8 +225,7 @@ def build_concept_set(replies: Mapping[str, Reply], name: str, author: str) -> t
         "descriptions": list(descriptions.values()),
         "provenance": {
             "author": author,
-            "method": f"written by a language model, prompt version {PROMPT_VERSION}; "
-            f"kinds {', '.join(DESCRIPTION_KINDS)}",
+            "method": f"written by a language model, prompt version {PROMPT_VERSION}",
             "prompt": SYSTEM_PROMPT,
             "created": date.today().isoformat(),
         },

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import av
@@ -29,10 +28,7 @@ MAX_FRAME_PIXELS = 4096 * 2304  # limit for a frame, unless the header already a
 
 @dataclass(frozen=True)
 class StreamInfo:
-    """Properties of a video as its header states them. They are not checked against the frames.
-
-    `codec` and `container` are FFmpeg's names; `fps` is 0 and `duration`, in seconds, None if unknown.
-    """
+    """Properties of a video as its header states them. `fps` is 0 and `duration`, in seconds, None if unknown."""
 
     codec: str
     container: str
@@ -43,10 +39,7 @@ class StreamInfo:
 
 
 class VideoFile:
-    """An open video file, decoded in one thread. Use it as a context manager.
-
-    Raises DecodeError if FFmpeg cannot open the file, if it has no video stream, or in place of FFmpeg's errors.
-    """
+    """An open video file, decoded in one thread. As a context manager, it turns FFmpeg's errors into DecodeError."""
 
     max_buffer_bytes = 256 << 20  # packets or decoded frames kept in memory; larger videos are read twice
 
@@ -62,7 +55,7 @@ class VideoFile:
             raise _not_decodable(path, error) from None
         try:
             self.stream = self._find_video_stream()
-        except BaseException:
+        except DecodeError:
             self.container.close()
             raise
 
@@ -83,9 +76,7 @@ class VideoFile:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         self.container.close()
         if isinstance(error, av.FFmpegError):
             raise _not_decodable(self.path, error) from None
@@ -125,7 +116,7 @@ def _not_decodable(path: Path, error: av.FFmpegError) -> DecodeError:
 
 
 def open_video(path: Path) -> VideoFile:
-    """Open a video file, or a video in a tar shard. Raises DecodeError if it is missing or not a video."""
+    """Open a video file, or a video in a tar shard."""
     try:
         byte_range = storage.locate(str(path))
         exists = byte_range is not None or path.exists()
@@ -141,22 +132,15 @@ def open_video(path: Path) -> VideoFile:
 
 
 def probe(path: str | Path) -> StreamInfo:
-    """Read the header of a video file without decoding frames. Raises DecodeError."""
+    """Read the header of a video file without decoding frames."""
     with open_video(Path(path)) as file:
         stream, context = file.stream, file.stream.codec_context
-        duration: float | None = None
-        if stream.duration:
-            duration = float(stream.duration * stream.time_base)
-        elif file.container.duration:
-            duration = float(file.container.duration * (1 / av.time_base))
-        return StreamInfo(
-            codec=context.codec.name,
-            container=file.container.format.name.split(",")[0],
-            width=context.width,
-            height=context.height,
-            fps=float(stream.average_rate or stream.guessed_rate or 0),
-            duration=duration,
-        )
+        duration = float(stream.duration * stream.time_base) if stream.duration else None
+        if duration is None and file.container.duration:
+            duration = file.container.duration / av.time_base
+        fps = float(stream.average_rate or stream.guessed_rate or 0)
+        container = file.container.format.name.split(",")[0]
+        return StreamInfo(context.codec.name, container, context.width, context.height, fps, duration)
 
 
 def fit_short_side(height: int, width: int, max_short_side: int | None) -> tuple[int, int]:

@@ -1,47 +1,30 @@
-"""Skipping H.264 packets that the requested frames do not need.
+"""Skipping H.264 packets that the requested frames do not need: no other picture is predicted from them.
 
-The header of each NAL unit states whether other pictures are predicted from it (nal_ref_idc, ITU-T H.264, 7.4.1). A
-picture that is neither requested nor a reference can be skipped: the other frames stay bit-identical.
+The header of each NAL unit says so (nal_ref_idc, ITU-T H.264, 7.4.1). The other frames stay bit-identical.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 _SLICE_NAL_TYPES = range(1, 6)  # NAL unit types that hold slices of a picture
-_REFERENCE_NAL_HEADER = 0x65  # a slice that other pictures are predicted from
 
 
 def required_packets(
     context: Any, packets: Sequence[Any], pts: Sequence[int], frame_indices: set[int]
 ) -> tuple[list[int], list[Any]]:
-    """Return the packets that a decoder needs for the given frames.
+    """Return the indices of the frames that decoding gives, and the packets to decode, for the requested frames.
 
-    Args:
-        context: PyAV's codec context of the stream.
-        packets: All packets of the stream in decoding order, each with one frame.
-        pts: Presentation times of all frames, ascending.
-        frame_indices: Requested frames, in display order.
-
-    Returns:
-        The indices of the frames that decoding gives, and the packets to decode.
+    `packets` are all packets of the stream in decoding order, each with one frame, and `pts` the ascending presentation
+    times of all frames.
     """
-    index_of = {value: index for index, value in enumerate(pts)}
     length_size = _nal_length_size(context)
-    required: list[Any] = []
-    skipped: set[int] = set()
-    for packet in packets:
-        if (
-            length_size
-            and packet.size
-            and index_of[packet.pts] not in frame_indices
-            and is_non_reference(memoryview(packet), length_size)
-        ):
-            skipped.add(index_of[packet.pts])
-        else:
-            required.append(packet)
-    return [index for index in range(len(pts)) if index not in skipped], required
+    needed_pts = {pts[index] for index in frame_indices}
+    optional = [packet for packet in packets if length_size and packet.size and packet.pts not in needed_pts]
+    skipped = {packet.pts for packet in optional if is_non_reference(memoryview(packet), length_size)}
+    required = [packet for packet in packets if not packet.size or packet.pts not in skipped]
+    return [index for index, time in enumerate(pts) if time not in skipped], required
 
 
 def _nal_length_size(context: Any) -> int:
@@ -54,19 +37,16 @@ def _nal_length_size(context: Any) -> int:
 
 def is_non_reference(packet: Sequence[int], length_size: int) -> bool:
     """Return whether no other picture is predicted from an H.264 packet. False if the bytes cannot be parsed."""
-    slices = [header for header in _nal_headers(packet, length_size) if header & 31 in _SLICE_NAL_TYPES]
-    return bool(slices) and not any(header >> 5 & 3 for header in slices)
-
-
-def _nal_headers(packet: Sequence[int], length_size: int) -> Iterator[int]:
-    """First byte of each NAL unit; the header of a reference slice if the lengths are inconsistent."""
-    offset, end = 0, len(packet)
-    while offset < end:
-        length = 0
-        for byte in packet[offset : offset + length_size]:
-            length = length << 8 | byte
-        if offset + length_size >= end or not length or offset + length_size + length > end:
-            yield _REFERENCE_NAL_HEADER
-            return
-        yield packet[offset + length_size]
-        offset += length_size + length
+    has_slice, offset = False, 0
+    while offset < len(packet):
+        start = offset + length_size
+        length = int.from_bytes(packet[offset:start])
+        if not length or start + length > len(packet):
+            return False
+        header = packet[start]  # the first byte of the NAL unit
+        if header & 31 in _SLICE_NAL_TYPES:
+            if header >> 5 & 3:
+                return False
+            has_slice = True
+        offset = start + length
+    return has_slice

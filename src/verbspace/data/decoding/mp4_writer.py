@@ -19,25 +19,20 @@ def write_mp4(
     frame_interval: float,
     gop: int = 12,
     crf: int = 20,
-    preset: str = "veryfast",
     faststart: bool = False,
 ) -> int:
-    """Encode frames as H.264 without B-frames, and return their number. `crf` and `preset` are options of x264.
+    """Encode frames as H.264 without B-frames, and return their number.
 
-    Args:
-        path: The file to write.
-        timed_frames: Frames, uint8 RGB (H, W, 3), each with its time in seconds. The last row or column of an odd size
-            is dropped, because yuv420p needs even sizes.
-        frame_interval: Usual time between two frames, in seconds.
-        gop: Frames from one key frame to the next.
-        faststart: Whether a browser can start playing before it has the whole file.
+    The frames are uint8 RGB (H, W, 3), each with its time in seconds, usually `frame_interval` seconds apart. Odd sizes
+    lose a row or column. `gop` is the distance of key frames, in frames, and a lower `crf` (0 to 51) gives a better
+    quality. With `faststart`, a browser can start playing before it has the whole file.
     """
     options = {"movflags": "faststart"} if faststart else {}
     with av.open(str(path), "w", format="mp4", options=options) as container:
         stream = container.add_stream(
             "libx264",
             rate=Fraction(1 / frame_interval).limit_denominator(1000),
-            options={"crf": str(crf), "preset": preset, "threads": "1", "bf": "0"},
+            options={"crf": str(crf), "preset": "veryfast", "threads": "1", "bf": "0"},
         )
         stream.gop_size, stream.pix_fmt = gop, "yuv420p"
         stream.codec_context.time_base = stream.time_base = Fraction(1, TICKS_PER_SECOND)

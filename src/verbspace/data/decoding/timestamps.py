@@ -14,12 +14,7 @@ from verbspace.data.decoding.container import VideoFile
 
 @dataclass(frozen=True)
 class FrameTimestamps:
-    """When the frames of a video are shown.
-
-    Attributes:
-        times: float64 (F,), seconds, ascending, starting at 0.
-        frame_bytes: Size of one RGB frame in bytes.
-    """
+    """When the frames of a video are shown: float64 (F,), seconds, ascending from 0; and the bytes of an RGB frame."""
 
     times: np.ndarray
     frame_bytes: int
@@ -30,11 +25,10 @@ class TimestampMismatch(Exception):
 
 
 def demux(file: VideoFile, keep_packets: bool = True) -> tuple[list[int], list[Any] | None] | None:
-    """Read all packets of a video.
+    """Read all packets of a video. Returns None if some presentation times are missing or equal.
 
-    Returns:
-        The presentation times of the packets, ascending, in units of the stream's time base; and the packets, or None
-        if they are not wanted or exceed ``file.max_buffer_bytes``. None if some times are missing or equal.
+    Otherwise returns the ascending presentation times, in units of the stream's time base, and the packets, or None if
+    they are not wanted or exceed ``file.max_buffer_bytes``.
     """
     packets: list[Any] | None = [] if keep_packets else None
     pts: list[int] = []
@@ -54,16 +48,17 @@ def demux(file: VideoFile, keep_packets: bool = True) -> tuple[list[int], list[A
 
 
 def timestamps_from_packets(file: VideoFile, max_short_side: int | None) -> tuple[FrameTimestamps, float] | None:
-    """Read the frame times of a video with reliable packet times, without decoding it.
-
-    Returns:
-        The timestamps, and the presentation time of the first frame in seconds; None if packet times are missing.
-    """
+    """Return the timestamps and the time of the first frame in seconds, without decoding; None if times are missing."""
     found = demux(file, keep_packets=False)
     if found is None:
         return None
-    pts, unit = found[0], float(file.stream.time_base)
-    return FrameTimestamps((np.asarray(pts) - pts[0]) * unit, file.frame_bytes(max_short_side)), pts[0] * unit
+    times = pts_to_seconds(file.stream, found[0])
+    return FrameTimestamps(times, file.frame_bytes(max_short_side)), found[0][0] * float(file.stream.time_base)
+
+
+def pts_to_seconds(stream: Any, pts: Sequence[int]) -> np.ndarray:
+    """Convert presentation times of a stream to seconds after the first: float64 (F,)."""
+    return (np.asarray(pts) - pts[0]) * float(stream.time_base)
 
 
 def resolve_pts(stream: Any, pts: Sequence[int | None], dts: Sequence[int | None]) -> np.ndarray:
@@ -72,13 +67,7 @@ def resolve_pts(stream: Any, pts: Sequence[int | None], dts: Sequence[int | None
     AVI stores no presentation times, and the guessed ones of streams with B-frames do not ascend. The decoding time of
     the packet that completed a frame is then correct up to an offset, as in FFmpeg's best-effort timestamps.
 
-    Args:
-        stream: PyAV's video stream.
-        pts: Presentation time of each frame, in units of the stream's time base.
-        dts: Decoding time of each frame, in the same unit.
-
-    Returns:
-        float64 (F,), seconds, starting at 0.
+    `pts` and `dts` of each frame are in units of the stream's time base. The result is float64 (F,), seconds from 0.
     """
     rate = stream.average_rate or stream.guessed_rate or 25
     step = max(1, round(1 / (rate * stream.time_base))) if stream.time_base else 1
@@ -89,5 +78,5 @@ def resolve_pts(stream: Any, pts: Sequence[int | None], dts: Sequence[int | None
                 break
             filled.append(value if value is not None else filled[-1] + step)  # frames flushed at the end have no time
         if len(filled) == len(candidates) and all(a < b for a, b in pairwise(filled)):
-            return (np.asarray(filled) - filled[0]) * float(stream.time_base)
+            return pts_to_seconds(stream, filled)
     return np.arange(len(pts)) / float(rate)

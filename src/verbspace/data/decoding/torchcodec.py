@@ -1,8 +1,6 @@
-"""Decoding with torchcodec, which can seek. It is faster than PyAV for a few frames of a long video.
+"""Decoding with torchcodec, which can seek, where packet times are reliable and match its frames; else with PyAV.
 
-torchcodec is only used, in its exact mode, for containers and codecs with reliable packet times. Its number of frames
-and their times must match the packets; otherwise PyAV decodes the video (docs/data.md has a comparison). torchcodec
-does not report frames that were concealed in place of damaged data, so check files with ``verbspace data verify``.
+docs/data.md has a comparison. torchcodec does not report frames that were concealed in place of damaged data.
 """
 
 from __future__ import annotations
@@ -19,6 +17,7 @@ from verbspace.data.decoding.pyav import FrameSelector, read_video, restore_orde
 from verbspace.data.decoding.timestamps import FrameTimestamps, timestamps_from_packets
 from verbspace.data.sources import storage
 from verbspace.data.transforms import resize
+from verbspace.utils.text import first_line
 
 
 @lru_cache(maxsize=1)
@@ -27,9 +26,8 @@ def torchcodec_decoder() -> Any:
     try:
         from torchcodec.decoders import VideoDecoder
     except (ImportError, OSError, RuntimeError) as error:
-        reason = (str(error).strip().splitlines() or ["no reason given"])[0]
         raise ValueError(
-            f"decoder: torchcodec cannot be imported ({reason}); install torchcodec and FFmpeg, or use pyav"
+            f"decoder: torchcodec cannot be imported ({first_line(error)}); install torchcodec and FFmpeg, or use pyav"
         ) from None
     return VideoDecoder
 
@@ -37,9 +35,8 @@ def torchcodec_decoder() -> Any:
 def read_with_torchcodec(
     path: str | Path, select_frames: FrameSelector, max_short_side: int | None = None
 ) -> tuple[FrameTimestamps, Tensor]:
-    """Decode selected frames as `read_video` does: with torchcodec where it is reliable, else with PyAV."""
-    found = _seek(Path(path), select_frames, max_short_side)
-    return read_video(path, select_frames, max_short_side) if found is None else found
+    """Decode selected frames as `read_video` does."""
+    return _seek(Path(path), select_frames, max_short_side) or read_video(path, select_frames, max_short_side)
 
 
 def _seek(
@@ -65,9 +62,7 @@ def _seek(
         return None
     if not np.allclose(batch.pts_seconds.numpy() - start, timestamps.times[unique], atol=1e-6):
         return None
-    frames: Tensor = batch.data
-    height, width = frames.shape[-2:]
-    target = fit_short_side(height, width, max_short_side)
-    if target != (height, width):
-        frames = resize(frames, target)
+    shape: tuple[int, int] = batch.data.shape[-2:]
+    target = fit_short_side(*shape, max_short_side)
+    frames = batch.data if target == shape else resize(batch.data, target)
     return timestamps, restore_order(frames, inverse)

@@ -19,21 +19,14 @@ def expand_inputs(
 ) -> Iterator[str]:
     """Yield the files that sources name, in order. The files of a folder or pattern are sorted; repeats are kept.
 
-    Args:
-        sources: Each is a file, a folder or a tar shard (all of its videos), a pattern (``clips/**/*.mp4``), a URL or a
-            pattern of URLs that fsspec can read (``s3://``, ``https://``, ``hf://``), or ``-`` for `lines`. A file that
-            does not exist is yielded too: decoding reports it.
-        lines: One source per line, such as standard input.
-        on_error: Called with the message if a source names no videos; the next sources follow. By default the error
-            is raised.
-
-    Raises:
-        ValueError: If a folder has no videos, nothing matches a pattern, or a URL has an unknown scheme.
-        OSError: If the system cannot read a source.
+    A source is a file, a folder or a tar shard (all of its videos), a pattern (``clips/**/*.mp4``), a URL or a pattern
+    of URLs that fsspec can read (``s3://``, ``https://``, ``hf://``), or ``-`` for `lines` of sources. A file that
+    does not exist is yielded too: decoding reports it. If a source names no videos or cannot be read, `on_error`
+    is called with the message, and the next sources follow; by default the ValueError or OSError is raised.
     """
     for source in sources:
         try:
-            found = _strip_lines(lines) if source == "-" else list(_expand(source))
+            found = _strip_lines(lines) if source == "-" else _expand(source)
         except (ValueError, OSError) as error:
             if on_error is None:
                 raise
@@ -49,28 +42,21 @@ def _strip_lines(lines: Iterable[str]) -> list[str]:
     return found
 
 
-def _expand(source: str) -> Iterable[str]:
+def _expand(source: str) -> list[str]:
     if is_url(source):
-        return _expand_url(source)
-    if Path(source).is_dir() or source.endswith(".tar"):
-        return (record.file for record in read_manifest(source))
-    if Path(source).exists() or not glob.has_magic(source):
+        system, path = _open_filesystem(source)
+        if not glob.has_magic(source.partition("?")[0]):
+            return [source]
+        try:
+            found = [system.unstrip_protocol(name) for name in sorted(system.glob(path))]
+        except Exception as error:  # file systems raise errors of their own
+            raise OSError(f"{source}: cannot be listed: {error}") from None
+    elif Path(source).is_dir() or source.endswith(".tar"):
+        return [record.file for record in read_manifest(source)]
+    elif Path(source).exists() or not glob.has_magic(source):
         return [source]
-    return _require_matches(source, sorted(glob.glob(source, recursive=True)))
-
-
-def _expand_url(source: str) -> list[str]:
-    system, path = _open_filesystem(source)
-    if not glob.has_magic(source.partition("?")[0]):
-        return [source]
-    try:
-        found = sorted(system.glob(path))
-    except Exception as error:  # file systems raise errors of their own
-        raise OSError(f"{source}: cannot be listed: {error}") from None
-    return _require_matches(source, [system.unstrip_protocol(name) for name in found])
-
-
-def _require_matches(source: str, found: list[str]) -> list[str]:
+    else:
+        found = sorted(glob.glob(source, recursive=True))
     if not found:
         raise ValueError(f"{source}: no file matches this pattern")
     return found
@@ -100,7 +86,6 @@ def localize(file: str) -> Iterator[Path]:
 
 
 def _open_filesystem(source: str) -> tuple[fsspec.AbstractFileSystem, str]:
-    """The file system of a URL, and the path in it."""
     try:
         system, path = fsspec.core.url_to_fs(source)
     except (ValueError, ImportError) as error:

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from verbspace.data.sources import benchmarks, hf_metadata, storage
-from verbspace.data.sources.file_lists import FileLocator, iter_videos, read_folder, read_list
+from verbspace.data.sources import benchmarks, storage
+from verbspace.data.sources.file_lists import (
+    METADATA_FILENAMES,
+    FileLocator,
+    iter_videos,
+    read_folder,
+    read_list,
+    read_metadata,
+)
 from verbspace.data.sources.record import Record
+from verbspace.data.sources.text_files import csv_columns
 from verbspace.data.sources.webdataset import list_shards, read_shards
 
 __all__ = ["Manifest", "Record", "data_hash", "detect_manifest", "read_manifest"]
@@ -25,76 +33,65 @@ class Manifest:
 
 
 def read_manifest(
-    source: str | Path,
-    root: str | Path | None = None,
-    *,
-    split: str | None = None,
-    fold: int = 1,
-    labels: Sequence[str] | None = None,
+    source: str | Path, root: str | Path | None = None, *, split: str | None = None, fold: int = 1
 ) -> list[Record]:
     """Read the records of a data set. The format is detected from the name and the first lines.
 
-    * A folder of videos: the label is the name of the parent folder, None directly in `source`.
-    * A folder with ``metadata.csv``, ``.jsonl`` or ``.parquet`` (Hugging Face Hub).
-    * A list file with one path per line, alone or followed by a label (SlowFast, VideoMAE, mmaction2), in its order.
-    * ``trainlist01.txt`` or ``testlist01.txt`` of UCF101, or their folder with `split` and `fold`.
-    * The folder of ``<class>_test_split1.txt`` of HMDB51, with `split` and `fold`.
-    * The CSV file of Kinetics, the JSON file of Something-Something, the CSV file of Charades (records with `labels`).
-    * A WebDataset shard, or a folder of them, as video2dataset writes them.
-
     Args:
-        source: A folder or file of one of these formats.
+        source: A folder of videos, shards or split files, a list file, an annotation file or a shard; docs/data.md
+            lists the formats.
         root: The folder of the videos, if they are not beside `source`. Annotation files of public data sets are
             matched with the files below it by name. A missing file has a record, too.
         split: ``train``, ``test`` or ``validation``. None keeps all rows, where the format allows it.
         fold: Fold of UCF101 and HMDB51, 1 to 3.
-        labels: Class names, for class indices in a list file or in shards.
 
     Raises:
         FileNotFoundError: If `source` does not exist.
         ValueError: If the source cannot be parsed. The message has the file and the line.
     """
-    return detect_manifest(source, root, split=split, fold=fold, labels=labels).records
+    return detect_manifest(source, root, split=split, fold=fold).records
 
 
 def detect_manifest(
-    source: str | Path,
-    root: str | Path | None = None,
-    *,
-    split: str | None = None,
-    fold: int = 1,
-    labels: Sequence[str] | None = None,
+    source: str | Path, root: str | Path | None = None, *, split: str | None = None, fold: int = 1
 ) -> Manifest:
     """Read the records of a data set as `read_manifest` does, and return the detected format with them."""
     source = Path(source)
     if not source.exists():
         raise FileNotFoundError(f"{source}: there is no such folder or list of videos")
+    manifest = _read(source, root, split, fold)
+    if not manifest.records:
+        raise ValueError(f"{source}: no videos found (read as {manifest.format}); check the format and the split")
+    return manifest
+
+
+def _read(source: Path, root: str | Path | None, split: str | None, fold: int) -> Manifest:
     video_root = Path(root) if root is not None else source if source.is_dir() else source.parent
     locator = FileLocator(video_root)
     shards = list_shards(source)
     if benchmarks.is_ucf101(source):
         return Manifest(benchmarks.read_ucf101(source, locator, split, fold), f"UCF101, fold {fold}")
-    if benchmarks.is_hmdb51(source):
+    if source.is_dir() and any(source.glob("*_test_split?.txt")):
         return Manifest(benchmarks.read_hmdb51(source, locator, split, fold), f"HMDB51, fold {fold}")
     if source.is_dir():
-        if (metadata := hf_metadata.find_metadata_file(source)) is not None:
-            return Manifest(hf_metadata.read_metadata(metadata, split), f"a folder with {metadata.name}")
+        for name in METADATA_FILENAMES:
+            if (source / name).is_file():
+                return Manifest(read_metadata(source / name, split), f"a folder with {name}")
         if not shards:
             return Manifest(read_folder(source), "a folder of videos")
         if (video := next(iter_videos(source), None)) is not None:
             raise ValueError(f"{source}: contains shards ({shards[0].name}) and videos ({video[0]}); separate them")
-        return Manifest(read_shards(shards, labels), f"WebDataset, {len(shards)} shards")
     if shards:
-        return Manifest(read_shards(shards, labels), "WebDataset, 1 shard")
-    if source.name in hf_metadata.METADATA_FILENAMES:
-        return Manifest(hf_metadata.read_metadata(source, split), source.name)
-    if benchmarks.is_kinetics(source):
+        return Manifest(read_shards(shards), f"WebDataset, {len(shards)} shards")
+    if source.name in METADATA_FILENAMES:
+        return Manifest(read_metadata(source, split), source.name)
+    if csv_columns(source) >= benchmarks.KINETICS_COLUMNS:
         return Manifest(benchmarks.read_kinetics(source, locator, split), "CSV file of Kinetics")
     if benchmarks.is_charades(source):
         return Manifest(benchmarks.read_charades(source, locator), "CSV file of Charades")
-    if benchmarks.is_ssv2(source):
+    if source.suffix.lower() == ".json":
         return Manifest(benchmarks.read_ssv2(source, locator), "JSON file of Something-Something")
-    return Manifest(read_list(source, video_root, labels), "a list of videos")
+    return Manifest(read_list(source, video_root), "a list of videos")
 
 
 def data_hash(records: Iterable[Record]) -> str:

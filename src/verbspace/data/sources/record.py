@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,6 +11,7 @@ VIDEO_EXTENSIONS = (
     ".mp4", ".avi", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".ts", ".3gp", ".ogv", ".gif",
 )  # fmt: skip
 LABEL_COLUMNS = ("label", "class", "class_name", "action", "category", "label_name")  # tried in this order
+_SPLIT_ALIASES = {"val": "validation", "validate": "validation"}
 
 
 class _RecordFields(NamedTuple):
@@ -20,14 +21,9 @@ class _RecordFields(NamedTuple):
 
 
 class Record(_RecordFields):
-    """One video of a data set.
+    """One video: its path, the class name as the data set writes it, and all class names where there may be several.
 
     A tuple of strings, because a million records must be created in about a second and fit into some 200 MB.
-
-    Attributes:
-        file: The path as a string. A video in a tar shard has the path ``shard.tar/member.mp4``.
-        label: Name of the class as the data set writes it, None if unknown.
-        labels: Names of all classes, in a data set whose videos may have several; None in other data sets.
     """
 
     __slots__ = ()
@@ -53,30 +49,9 @@ def label_from_row(row: Mapping[str, Any]) -> str | None:
     return None if label is None else str(label)
 
 
-def label_from_index(label: str, labels: Sequence[str], location: str) -> str:
-    """Replace a class index, which counts from 0, by its name; return a name unchanged.
-
-    Raises ValueError, with the file and line in `location`, if the index is out of range.
-    """
-    if not label.isdigit():
-        return label
-    if int(label) >= len(labels):
-        raise ValueError(
-            f"{location}: class {label}, but the label list has {len(labels)} names, counted from 0; "
-            "use the label list of this data set"
-        )
-    return labels[int(label)]
-
-
 def is_in_split(value: str | None, split: str | None) -> bool:
-    """Return whether a row with the split `value` belongs to `split`.
-
-    Rows without a split belong to every split, and ``split=None`` selects all rows. Spellings of the validation split
-    (``val``, ``validate``) are equal.
-    """
-    return not value or split is None or _normalize_split(value) == _normalize_split(split)
-
-
-def _normalize_split(name: str) -> str:
-    name = name.strip().lower()
-    return "validation" if name in ("val", "validate") else name
+    """Return whether a row with the split `value` belongs to `split`. Rows without a split belong to every split."""
+    if not value or split is None:
+        return True
+    names = (name.strip().lower() for name in (value, split))
+    return len({_SPLIT_ALIASES.get(name, name) for name in names}) == 1

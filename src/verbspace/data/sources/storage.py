@@ -1,8 +1,4 @@
-"""Where the bytes of a video are: in a file, or in a tar shard, with the path ``shard.tar/member.mp4``.
-
-Shards are not unpacked. The table of contents of a shard is read once per process, and FFmpeg then reads the byte range
-of the member as if it were a file.
-"""
+"""Where the bytes of a video are: in a file, or in a tar shard (not unpacked) as ``shard.tar/member.mp4``."""
 
 from __future__ import annotations
 
@@ -62,19 +58,19 @@ def locate(file: str) -> ByteRange | None:
 
 def exists(file: str) -> bool:
     """Return whether there is such a file or member of a shard."""
-    return os.path.isfile(file) or (split_shard_path(file) is not None and locate(file) is not None)
+    return locate(file) is not None
 
 
 def file_signature(file: str) -> list[int]:
-    """Return the size in bytes and the modification time in ns, to detect changes; -1 for what is missing."""
+    """Return the size in bytes and the modification time in ns, to detect changes; -1 if missing."""
     parts = split_shard_path(file)
     try:
         stat = os.lstat(file if parts is None else parts[0])
-        member = None if parts is None else locate(file)
+        if parts is None:
+            return [stat.st_size, stat.st_mtime_ns]
+        member = locate(file)
     except (OSError, ValueError):
         return [-1, -1]
-    if parts is None:
-        return [stat.st_size, stat.st_mtime_ns]
     return [-1 if member is None else member.size, stat.st_mtime_ns]
 
 

@@ -8,11 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from verbspace.data.sources.record import Record, is_video, label_from_index, label_from_row
+from verbspace.data.sources.record import Record, is_video, label_from_row
 from verbspace.data.sources.storage import ByteRange, tar_index
 
 _SIDECAR_EXTENSIONS = {"json", "cls"}
-_MAX_SIDECAR_BYTES = 1 << 24
 
 
 def list_shards(source: Path) -> list[Path]:
@@ -22,12 +21,10 @@ def list_shards(source: Path) -> list[Path]:
     return [source] if source.suffix.lower() == ".tar" else []
 
 
-def read_shards(shards: Sequence[Path], labels: Sequence[str] | None = None) -> list[Record]:
+def read_shards(shards: Sequence[Path]) -> list[Record]:
     """Read one record per entry. The label is ``key.cls``, or a column of `LABEL_COLUMNS` in ``key.json``.
 
-    An entry with a sidecar but no video, as a failed download leaves it, has a record whose file is missing. Captions
-    are not labels. `labels` are class names, for shards with class indices that count from 0. Raises ValueError if a
-    shard is damaged, or there are no videos.
+    An entry with a sidecar but no video, as a failed download leaves it, has a record whose file is missing.
     """
     records: list[Record] = []
     for shard in shards:
@@ -42,29 +39,23 @@ def read_shards(shards: Sequence[Path], labels: Sequence[str] | None = None) -> 
             if not videos and not _SIDECAR_EXTENSIONS & members.keys():
                 continue  # images, sound, a license
             label = _read_label(shard, members)
-            if labels is not None and label is not None:
-                label = label_from_index(label, labels, f"{shard}: entry {key}")
             records += [Record(f"{shard}/{name}", label) for name in videos or [f"{key}.mp4"]]
-    if not records:
-        raise ValueError(f"{shards[0].parent if len(shards) > 1 else shards[0]}: no videos in these shards")
     return records
 
 
 def _read_label(shard: Path, members: Mapping[str, tuple[str, ByteRange]]) -> str | None:
     if "cls" in members:
-        return _read_sidecar(shard, *members["cls"]).strip() or None
+        return _read_sidecar(shard, members["cls"][1]).strip() or None
     if "json" not in members:
         return None
     try:
-        row: Any = json.loads(_read_sidecar(shard, *members["json"]))
+        row: Any = json.loads(_read_sidecar(shard, members["json"][1]))
     except ValueError as error:
         raise ValueError(f"{shard}: {members['json'][0]}: not valid JSON: {error}") from None
     return label_from_row(row) if isinstance(row, dict) else None
 
 
-def _read_sidecar(shard: Path, name: str, byte_range: ByteRange) -> str:
-    if byte_range.size > _MAX_SIDECAR_BYTES:
-        raise ValueError(f"{shard}: {name}: {byte_range.size:,} bytes; at most {_MAX_SIDECAR_BYTES:,} are read")
+def _read_sidecar(shard: Path, byte_range: ByteRange) -> str:
     with shard.open("rb") as file:
         file.seek(byte_range.start)
         return file.read(byte_range.size).decode("utf-8", errors="replace")

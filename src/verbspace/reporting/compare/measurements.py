@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from verbspace.evaluation.protocol import EvalProtocol
-from verbspace.evaluation.results import BenchmarkResult
+from verbspace.reporting.charts import PointEstimate
 from verbspace.reporting.compare.runs import Run
 from verbspace.reporting.model_card import (
     AnyResult,
@@ -21,7 +22,6 @@ from verbspace.reporting.model_card import (
 )
 from verbspace.reporting.templating import humanize
 
-ConfusionMatrix = list[list[int]]
 DEMO_TITLES = {  # by key of the demo's results.json
     "zero_shot": "zero-shot",
     "linear_probe": "linear probe",
@@ -35,26 +35,12 @@ _RUN_SPECIFIC_KEYS = ("checkpoint", "training_seeds", "settings", "machine", "vo
 
 
 @dataclass(frozen=True)
-class MetricValue:
-    """The primary metric of an encoder.
-
-    Attributes:
-        value: The metric, 0 to 1.
-        ci95: Confidence interval; None for a mean over folds or seeds.
-        confusion: Confusion matrix, if every video has exactly one label.
-    """
-
-    value: float
-    ci95: tuple[float, float] | None = None
-    confusion: ConfusionMatrix | None = None
-
-
-@dataclass(frozen=True)
 class Measurement:
     """One measurement of one run. Measurements are comparable if title and protocol fields are equal.
 
     Attributes:
         title: Data, task and metric.
+        metric: The metric in percent.
         baseline: The same metric of the frozen checkpoint, if it was measured.
         source: File that the measurement was read from.
     """
@@ -62,8 +48,8 @@ class Measurement:
     title: str
     protocol_fields: dict[str, Any]
     protocol_summary: str
-    metric: MetricValue
-    baseline: MetricValue | None
+    metric: PointEstimate
+    baseline: PointEstimate | None
     source: str
 
     @property
@@ -74,26 +60,18 @@ class Measurement:
 
 @dataclass(frozen=True)
 class ComparisonRow:
-    """One measurement of several runs.
-
-    Attributes:
-        title: Data, task and metric. If a run has several measurements of these, also the fields in which they differ.
-        concepts: Hash of the concept set, if the protocol has one.
-    """
+    """One measurement of several runs. If runs have several of its title, `title` also has the differing fields."""
 
     title: str
     protocol_summary: str
-    concepts: str | None
     measurements_by_run: dict[str, Measurement]
 
 
 def load_measurements(run: Run, results: Mapping[str, AnyResult]) -> list[Measurement]:
-    """Load the measurements of a run from its `results/*.json`, from the demo's `results.json`, and from `results`.
+    """Load the measurements of a run from its `results/*.json` and `results.json` (of the demo), and from `results`.
 
-    `results` are further results by file name. Those of other checkpoints are ignored.
-
-    Raises:
-        ValueError: If a file in the run's folder belongs to another checkpoint.
+    `results` are further results by file name; those of other checkpoints are ignored. A file in the run's folder that
+    belongs to another checkpoint is a ValueError.
     """
     measurements: list[Measurement] = []
     run_results = {str(path): read_result(path) for path in sorted((run.folder / "results").glob("*.json"))}
@@ -124,11 +102,7 @@ def assert_all_results_used(runs: Sequence[Run], results: Mapping[str, AnyResult
 def build_comparison(measurements: dict[str, list[Measurement]]) -> list[ComparisonRow]:
     """Group measurements, by name of the run, into rows. Rows of most runs come first.
 
-    A run may have several protocols for one title if all runs have the same ones.
-
-    Raises:
-        ValueError: If two runs were measured on the same data and task under different protocols. The message names
-            the differences.
+    Raises ValueError with the differences if two runs do not have the same protocols for one title.
     """
     rows = []
     for title in dict.fromkeys(measurement.title for each in measurements.values() for measurement in each):
@@ -145,8 +119,7 @@ def build_comparison(measurements: dict[str, list[Measurement]]) -> list[Compari
         for measurement in protocols:
             fields = f" · {_distinguishing_fields(measurement, protocols)}" if len(protocols) > 1 else ""
             values = {name: each[measurement.fingerprint] for name, each in by_run.items()}
-            concepts = measurement.protocol_fields.get("concepts")
-            rows.append(ComparisonRow(title + fields, measurement.protocol_summary, concepts, values))
+            rows.append(ComparisonRow(title + fields, measurement.protocol_summary, values))
     tasks = TASK_TITLES.values()
     return sorted(rows, key=lambda row: (-len(row.measurements_by_run), *(task not in row.title for task in tasks)))
 
@@ -155,8 +128,8 @@ def _add_measurement(measurements: dict[str, Measurement], measurement: Measurem
     known = measurements.setdefault(measurement.fingerprint, measurement)
     if known.metric.value != measurement.metric.value:
         raise ValueError(
-            f"{measurement.source}: {100 * measurement.metric.value:.2f} %, but {known.source} has "
-            f"{100 * known.metric.value:.2f} % for the same encoder and protocol; remove one of the files"
+            f"{measurement.source}: {measurement.metric.value:.2f} %, but {known.source} has "
+            f"{known.metric.value:.2f} % for the same encoder and protocol; remove one of the files"
         )
 
 
@@ -169,9 +142,8 @@ def _mismatch_message(title: str, first: str, other: str, by_run: dict[str, dict
         if a.fingerprint not in by_run[other] or b.fingerprint not in by_run[first]
     ]
     a, b = min(pairs, key=lambda pair: len(_differing_fields(*pair)))
-    differences = ", ".join(
-        f"{name} {_format_field(a, name)} and {_format_field(b, name)}" for name in _differing_fields(a, b)[:3]
-    )
+    names = _differing_fields(a, b)[:3]
+    differences = ", ".join(f"{name} {_format_field(a, name)} and {_format_field(b, name)}" for name in names)
     return (
         f"{first} and {other} cannot be compared on {title}: their protocols differ in {differences or 'number'} "
         f"({a.source}, {b.source}); evaluate both with the same options of `verbspace evaluate`, or omit one"
@@ -192,14 +164,13 @@ def _format_field(measurement: Measurement, name: str) -> str:
 
 
 def _distinguishing_fields(measurement: Measurement, others: Sequence[Measurement]) -> str:
-    names = {name for other in others for name in _differing_fields(measurement, other)}
-    return ", ".join(
-        f"{name} {_format_field(measurement, name)}" for name in measurement.protocol_fields if name in names
-    )
+    names = dict.fromkeys(name for other in others for name in _differing_fields(measurement, other))
+    return ", ".join(f"{name} {_format_field(measurement, name)}" for name in names)
 
 
 def _to_measurement(result: AnyResult, source: str) -> Measurement:
-    protocols = list_protocols(result)
+    protocols, metric = list_protocols(result), _metric_value(result, "result")
+    assert metric is not None
     task = TASK_TITLES[protocols[0].task] + (f" by {protocols[0].by}" if protocols[0].by else "")
     fields: dict[str, Any] = {}
     for number, protocol in enumerate(protocols, 1):
@@ -211,8 +182,8 @@ def _to_measurement(result: AnyResult, source: str) -> Measurement:
         title=f"{get_dataset_name(result)}, {task}, {metric_type_and_name(result)[1]}",
         protocol_fields=fields,
         protocol_summary=" | ".join(map(_protocol_summary, protocols)),
-        metric=_metric_value(result, "result"),
-        baseline=None if any(fold.frozen is None for fold in list_folds(result)) else _metric_value(result, "frozen"),
+        metric=metric,
+        baseline=_metric_value(result, "frozen"),
         source=source,
     )
 
@@ -221,13 +192,17 @@ def _protocol_summary(protocol: EvalProtocol) -> str:
     return protocol.model_copy(update={"chosen": {}}).summary().rpartition(" · checkpoint ")[0]
 
 
-def _metric_value(result: AnyResult, side: str) -> MetricValue:
-    """Return the primary metric of a side ("result" or "frozen")."""
-    folds = list_folds(result)
-    if isinstance(result, BenchmarkResult) and len(folds) > 1:
-        return MetricValue(result.mean_and_std(side)[0])
-    metrics = getattr(folds[0], side)
-    return MetricValue(metrics.primary_metric, metrics.ci95, getattr(metrics, "confusion", None))
+def _metric_value(result: AnyResult, side: str) -> PointEstimate | None:
+    """Return the primary metric of a side ("result" or "frozen"), if it was measured."""
+    metrics = [getattr(fold, side) for fold in list_folds(result)]
+    if None in metrics:
+        return None
+    ci95 = metrics[0].ci95 if len(metrics) == 1 else None
+    return _in_percent(statistics.fmean(each.primary_metric for each in metrics), ci95)
+
+
+def _in_percent(value: float, ci95: Sequence[float] | None = None) -> PointEstimate:
+    return PointEstimate(100 * value, None if ci95 is None else (100 * ci95[0], 100 * ci95[1]))
 
 
 def _demo_measurements(path: Path, run: Run) -> Iterator[Measurement]:
@@ -242,7 +217,7 @@ def _demo_measurements(path: Path, run: Run) -> Iterator[Measurement]:
         for key, title in DEMO_TITLES.items():
             # With several seeds, the demo's folder holds the run of the first one.
             metric, baseline = (
-                MetricValue(side["by_seed"][0]) if "by_seed" in side else MetricValue(side["top1"], tuple(side["ci95"]))
+                _in_percent(side["by_seed"][0]) if "by_seed" in side else _in_percent(side["top1"], side["ci95"])
                 for side in (content[key]["adapted"], content[key]["frozen"])
             )
             clips = content[key]["adapted"]["n"]
@@ -255,9 +230,8 @@ def _demo_measurements(path: Path, run: Run) -> Iterator[Measurement]:
                 source=str(path),
             )
     except (KeyError, TypeError, AttributeError, UnicodeDecodeError, json.JSONDecodeError):
-        raise ValueError(
-            f"{path}: not a results file of `verbspace demo`; remove the file, or run the demo again"
-        ) from None
+        fix = "remove the file, or run the demo again"
+        raise ValueError(f"{path}: not a results file of `verbspace demo`; {fix}") from None
 
 
 def _checkpoint_error(path: str, checkpoint: str, run: Run, command: str) -> ValueError:

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from verbspace.concepts.concept_set import ConceptSet
 from verbspace.config.settings import AdaptSettings, load_settings
 from verbspace.models.hashing import encoder_hash
 from verbspace.models.video_encoder import VideoEncoder
@@ -27,14 +26,11 @@ class Run:
 
     Attributes:
         name: Shortest end of the folder's path that no other compared run has.
-        settings: Settings in config.yaml.
         concepts: Name and hash of the concept set.
         base: Encoder that the run started from.
         videos: Number, source and hash of the videos.
-        data_id: Hash of the videos; equal for runs on the same videos.
-        metrics: Rows of metrics.jsonl.
+        data_id: Hash of the videos.
         checkpoint: Hash of the adapted encoder; None if the run is not finished.
-        concept_set: Concept set of the adapted encoder.
     """
 
     name: str
@@ -46,7 +42,6 @@ class Run:
     data_id: str
     metrics: list[Row]
     checkpoint: str | None
-    concept_set: ConceptSet | None
 
 
 @dataclass(frozen=True)
@@ -63,29 +58,19 @@ class SeedGroup:
 
 
 def read_runs(folders: Sequence[str | Path]) -> list[Run]:
-    """Read runs. Each is named by the shortest end of its path that is unique among them.
-
-    Raises:
-        FileNotFoundError: If a folder is not a run.
-        ValueError: If a run is given twice or cannot be read.
-    """
+    """Read runs. Each is named by the shortest end of its path that is unique among them."""
     paths = [Path(os.path.abspath(folder)) for folder in folders]
     for n, path in enumerate(paths):
         if path in paths[:n]:
             raise ValueError(f"{folders[n]}: the run is given twice; pass it once")
-    return [
-        _read_run(path, str(given), name)
-        for path, given, name in zip(paths, folders, _shortest_unique_names(paths), strict=True)
-    ]
+    return [_read_run(path, name) for path, name in zip(paths, _shortest_unique_names(paths), strict=True)]
 
 
-def _read_run(path: Path, display_path: str, name: str) -> Run:
+def _read_run(path: Path, name: str) -> Run:
     config = path / "config.yaml"
     if not config.is_file():
-        raise FileNotFoundError(
-            f"{display_path}: not a run, because there is no config.yaml; pass a folder that "
-            "`verbspace adapt --out` wrote"
-        )
+        fix = "pass a folder that `verbspace adapt --out` wrote"
+        raise FileNotFoundError(f"{path}: not a run, because there is no config.yaml; {fix}")
     info = read_run_info(path)
     concepts, base, videos = (UNKNOWN, UNKNOWN, UNKNOWN) if info is None else _describe(info)
     metrics_path = path / "metrics.jsonl"
@@ -100,7 +85,6 @@ def _read_run(path: Path, display_path: str, name: str) -> Run:
         data_id=info.videos.hash if info and info.videos else UNKNOWN,
         metrics=read_metrics(metrics_path) if metrics_path.is_file() else [],
         checkpoint=None if encoder is None else encoder_hash(encoder),
-        concept_set=None if encoder is None else encoder.concept_set,
     )
 
 
@@ -132,11 +116,7 @@ def flatten_settings(settings: AdaptSettings) -> dict[str, Any]:
 
 
 def group_by_seed(runs: Sequence[Run]) -> list[SeedGroup]:
-    """Group runs that differ only in their seed, in the order of the first run of each group.
-
-    Raises:
-        ValueError: If two runs of a group have the same seed or the same weights.
-    """
+    """Group runs that differ only in their seed. Two with the same seed or the same weights are a ValueError."""
     groups: dict[str, list[Run]] = {}
     for run in runs:
         settings = {name: value for name, value in flatten_settings(run.settings).items() if name != SEED_SETTING}

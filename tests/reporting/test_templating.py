@@ -6,7 +6,7 @@ import io
 import numpy as np
 from PIL import Image
 
-from verbspace.reporting.images import jpeg_data_uri
+from verbspace.reporting.templating import jpeg_data_uri
 
 
 def test_data_uri_contains_the_image_as_jpeg() -> None:
