@@ -23,7 +23,7 @@ from verbspace.training.checkpoint import init_from_checkpoint, list_checkpoints
 from verbspace.training.distiller import Distiller
 from verbspace.training.distributed import apply_fsdp, init_distributed
 from verbspace.training.loggers import ProgressReport
-from verbspace.training.lora import merge_lora, select_trainable
+from verbspace.training.lora import add_lora, merge_lora, select_trainable
 from verbspace.training.optimizer import build_optimizer
 from verbspace.training.run_info import (
     ConceptSetInfo,
@@ -35,6 +35,7 @@ from verbspace.training.run_info import (
 )
 from verbspace.training.trainer import Callback, Trainer
 from verbspace.utils.atomic_io import write_text
+from verbspace.utils.device import device_name
 from verbspace.utils.malloc import disable_malloc_trim
 from verbspace.utils.progress import ProgressCallback
 
@@ -91,10 +92,14 @@ def adapt(
         ValueError: If an argument or setting does not fit, or settings of a run to resume have changed.
     """
     settings, out = settings or AdaptSettings(), Path(out)
-    training = settings.training
-    with init_distributed(training.device) as distributed:
+    with init_distributed(settings.training.device) as distributed:
         if distributed.device.type == "cpu":
             disable_malloc_trim()
+        dtype = distributed.resolve_precision(settings.training.dtype)
+        training = settings.training.model_copy(update={"dtype": dtype})
+        settings = settings.model_copy(update={"training": training})
+        if distributed.is_main_process:
+            logger.info("training on %s in %s", distributed.device, dtype)
         concepts = concepts if isinstance(concepts, ConceptSet) else ConceptSet.load(concepts)
         start = encoder if isinstance(encoder, VideoEncoder) else VideoEncoder.from_pretrained(encoder)
         records, known_bad = drop_known_bad(read_videos(videos, root, split, fold), root or videos)
@@ -132,6 +137,8 @@ def adapt(
                     fold=fold if split else None,
                 ),
                 init_from=None if init_from is None else str(init_from),
+                device=device_name(distributed.device),
+                dtype=dtype,
                 versions=package_versions(),
             )
             write_run_info(out, info)
@@ -172,13 +179,13 @@ def adapt(
 
 def export_teacher(teacher: VideoEncoder, initial_encoder: VideoEncoder, settings: AdaptSettings) -> VideoEncoder:
     """Return the teacher as a plain encoder: adapters merged, shards gathered."""
-    if settings.training.trainable == "temporal+lora":
-        return merge_lora(teacher)
-    if not isinstance(teacher, FSDPModule):
-        return teacher
-    plain = initial_encoder.copy()
-    load_trainable(plain, trainable_state_dict(teacher), "the teacher")
-    return plain
+    training, plain = settings.training, teacher
+    if isinstance(teacher, FSDPModule):  # which cannot be copied
+        plain = initial_encoder.copy()
+        if training.trainable == "temporal+lora":
+            add_lora(plain, training.lora_rank, training.lora_alpha)
+        load_trainable(plain, trainable_state_dict(teacher), "the teacher")
+    return merge_lora(plain) if training.trainable == "temporal+lora" else plain
 
 
 def read_videos(

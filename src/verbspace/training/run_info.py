@@ -55,12 +55,20 @@ class VideosInfo(_Model):
 
 
 class RunInfo(_Model):
-    """Contents of `run.json`. `init_from` is the run or checkpoint that training was initialized from."""
+    """Contents of `run.json`.
+
+    Attributes:
+        init_from: The run or checkpoint that training was initialized from.
+        device: The device that the run was started on.
+        dtype: The precision that `training.dtype` was resolved to there.
+    """
 
     encoder: EncoderInfo
     concepts: ConceptSetInfo
     videos: VideosInfo | None = None
     init_from: str | None = None
+    device: str | None = None
+    dtype: str | None = None
     versions: dict[str, str] = {}
     format: Literal["verbspace-run/1"] = "verbspace-run/1"
 
