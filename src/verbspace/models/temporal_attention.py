@@ -80,13 +80,12 @@ def sdpa_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     Its fused kernels need four axes, so clips and positions are merged; with five axes it falls back to matrix
     products, which keep the scores and compute them in float32.
     """
-    merged = [x.flatten(0, 1) for x in (q, k, v)]
-    if torch.compiler.is_exporting() or len(merged[0]) <= MAX_SDPA_BATCH:  # a graph cannot branch on a size
-        out = F.scaled_dot_product_attention(*merged)
-    else:
-        chunks = zip(*(x.split(MAX_SDPA_BATCH) for x in merged), strict=True)
-        out = torch.cat([F.scaled_dot_product_attention(*chunk) for chunk in chunks])
-    return out.view(v.shape)
+    shape = v.shape
+    q, k, v = (x.flatten(0, 1) for x in (q, k, v))
+    if torch.compiler.is_exporting() or len(q) <= MAX_SDPA_BATCH:  # a graph cannot branch on a size
+        return F.scaled_dot_product_attention(q, k, v).view(shape)
+    parts = [slice(start, start + MAX_SDPA_BATCH) for start in range(0, len(q), MAX_SDPA_BATCH)]
+    return torch.cat([F.scaled_dot_product_attention(q[part], k[part], v[part]) for part in parts]).view(shape)
 
 
 def rope_cos_sin(times: Tensor, head_dim: int) -> Tensor:

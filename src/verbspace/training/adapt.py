@@ -167,9 +167,10 @@ def adapt(
             logger.warning(failures.summary())
             if on_failures:
                 on_failures(failures)
-        exported = start.interpolate_with(
-            export_teacher(distiller.teacher, start.to(distributed.device), settings), settings.export_alpha
-        )
+        initial = start.copy()
+        initial.to(distributed.device)
+        teacher = export_teacher(distiller.teacher, initial, settings)
+        exported = initial.interpolate_with(teacher, settings.export_alpha)
         exported.concept_set = concepts
         if distributed.is_main_process:
             exported.save_pretrained(out / "encoder")
@@ -235,8 +236,9 @@ def build_distiller(
     student, teacher = initial_encoder.copy().to(device), initial_encoder.copy().to(device)
     for encoder in (student, teacher):
         encoder.set_attention(initial_encoder.attention)
+    space = student.build_concept_space(concepts)
     select_trainable(student, teacher, settings.training)
-    return Distiller(student, teacher, initial_encoder.build_concept_space(concepts), settings.losses).to(device)
+    return Distiller(student, teacher, space, settings.losses).to(device)
 
 
 def build_dataset(

@@ -123,7 +123,7 @@ class GradCacheStep:
         if num_chunks == 1:
             z_student.backward(gradient)  # type: ignore[no-untyped-call]
             return output
-        gradients = gradient.split([len(chunk["index"]) for chunk in chunks], 1)
+        gradients = torch.split(gradient, [len(chunk["index"]) for chunk in chunks], 1)
         for number, (chunk, chunk_gradient) in enumerate(zip(chunks, gradients, strict=True), 1):
             with self._gradient_sync(number == num_chunks):
                 with autocast():
