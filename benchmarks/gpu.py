@@ -98,7 +98,7 @@ def main() -> None:
         if is_check and title == "compiled":
             continue
         views = TINY_VIEWS if is_check else {}
-        settings = parse_settings({"training": SETTINGS[title], "views": views})
+        settings = parse_settings({"training": {"dtype": "bf16", **SETTINGS[title]}, "views": views})
         necessary = {key: value for key, value in SETTINGS[title].items() if key not in RECOMPUTED}
         flops = num_clips * training_flops(config, parse_settings({"training": necessary, "views": views}))
         if not is_check:

@@ -89,7 +89,7 @@ def peak_memory_gb() -> float:
 def measure_setting(name: str, num_clips: int, compute_only: bool) -> dict[str, float]:
     """Measure a setting in this process, or only compute its GPU memory."""
     training = {key: num_clips if value == "clips" else value for key, value in SETTINGS[name].items()}
-    settings = parse_settings({"training": training})
+    settings = parse_settings({"training": {"dtype": "bf16", **training}})
     memory_before = peak_memory_gb()
     disable_malloc_trim()
     trainer = random_trainer(vit_b16(), settings, attention="sdpa" if compute_only else "auto")

@@ -7,9 +7,12 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.nn import functional as F
+from torch.nn.attention import SDPBackend
 
 from support.small_encoders import random_times, random_video, with_random_temporal
-from verbspace.models.temporal_attention import TemporalAttention, apply_rope, rope_cos_sin
+from verbspace.models import temporal_attention
+from verbspace.models.temporal_attention import TemporalAttention, apply_rope, rope_cos_sin, sdpa_attention
 from verbspace.models.video_encoder import VideoEncoder
 
 
@@ -83,6 +86,62 @@ def test_layer_equals_loops_over_complex_numbers(use_sdpa: bool) -> None:
     torch.testing.assert_close(rounded, expected, atol=2e-5, rtol=0)
     swapped = reference_layer(layer, x, times.flip(1))
     assert (found - swapped).abs().max() > 1e-2  # the reference depends on the times
+
+
+def gradients(layer: TemporalAttention, use_sdpa: bool, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Output and gradients of a random input under autocast, by name."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(3 * 8, 50, 128, generator=generator).requires_grad_()
+    layer.zero_grad()
+    with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+        out = layer(x, rope_cos_sin(random_times(3, 8), 64), use_sdpa)
+    out.float().backward(torch.randn(out.shape, generator=generator))
+    named = {name: parameter.grad for name, parameter in layer.named_parameters()}
+    return {"out": out.detach().float(), "x": x.grad, **named}  # type: ignore[dict-item]
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 1e-2)])
+def test_fused_attention_equals_eager(dtype: torch.dtype, tolerance: float) -> None:
+    layer = random_layer(128, 2).float()
+    with torch.no_grad():
+        layer.qkv.weight.mul_(0.2)
+    expected, eager, fused = (
+        gradients(layer, use_sdpa, dtype=a) for use_sdpa, a in ((False, torch.float32), (False, dtype), (True, dtype))
+    )
+    for name, tensor in expected.items():
+        for found in (eager, fused):
+            assert (found[name] - tensor).norm() <= tolerance * tensor.norm(), name
+
+
+def test_chunks_do_not_change_fused_attention(monkeypatch: pytest.MonkeyPatch) -> None:
+    q, k, v = torch.randn(3, 2, 10, 4, 5, 8, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    results = []
+    for limit in (20, 7, 1):
+        monkeypatch.setattr(temporal_attention, "MAX_SDPA_BATCH", limit)
+        out = sdpa_attention(q, k, v)
+        results.append([out, *torch.autograd.grad(out.square().sum(), (q, k, v))])
+    for chunked in results[1:]:
+        for found, expected in zip(chunked, results[0], strict=True):
+            torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("grad", [False, True])
+def test_no_layer_takes_the_math_kernel(
+    family: Path, grad: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder = VideoEncoder.from_pretrained(family, attention="sdpa").train(grad)
+    choices, attention = [], F.scaled_dot_product_attention
+
+    def record(q: Tensor, k: Tensor, v: Tensor, *args: object, **kwargs: object) -> Tensor:
+        choices.append(SDPBackend(torch._fused_sdp_choice(q, k, v)))  # type: ignore[attr-defined]
+        return attention(q, k, v, *args, **kwargs)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", record)
+    with torch.set_grad_enabled(grad), torch.autocast("cpu", dtype, enabled=dtype == torch.bfloat16):
+        encoder(random_video(2, 4, 3, 32, 32), random_times(2, 4))
+    assert len(choices) >= 2 * len(encoder.temporal)
+    assert set(choices) == {SDPBackend.FLASH_ATTENTION}
 
 
 def test_new_layer_is_the_identity() -> None:

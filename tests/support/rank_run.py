@@ -1,4 +1,4 @@
-"""Run by torchrun: call `adapt` for each scenario of a JSON file, in one process group."""
+"""Run by torchrun: compute gradients and call `adapt` for each scenario of a JSON file, in one process group."""
 
 from __future__ import annotations
 
@@ -7,12 +7,16 @@ import logging
 import sys
 from pathlib import Path
 
+import torch
 import torch.distributed as dist
+from safetensors.torch import save_file
 
-from support.training_fixtures import make_concept_set, make_settings
+from support.training_fixtures import make_concept_set, make_distiller, make_optimizer, make_settings, random_views
 from verbspace.models.video_encoder import VideoEncoder
 from verbspace.training.adapt import adapt
 from verbspace.training.callbacks import ZeroShotValidation
+from verbspace.training.distributed import DistributedContext, apply_fsdp, full_tensor
+from verbspace.training.grad_cache import GradCacheStep
 
 
 class MessageList(logging.Handler):
@@ -26,10 +30,36 @@ class MessageList(logging.Handler):
         self.messages.append(record.getMessage())
 
 
+def compute_gradients(
+    checkpoint: Path, strategy: str, clips_per_rank: list[int], num_chunks: int
+) -> dict[str, torch.Tensor]:
+    """Compute the student's gradients of three steps on random clips, of which each rank has the given number."""
+    distributed = DistributedContext(dist.get_rank(), dist.get_world_size())
+    distiller = make_distiller(checkpoint).train()
+    distiller.teacher.eval()
+    if strategy == "fsdp":
+        apply_fsdp(distiller.student)
+        apply_fsdp(distiller.teacher)
+    optimizer = make_optimizer(distiller)
+    step = GradCacheStep(distiller, distributed, num_chunks)
+    start = sum(clips_per_rank[: distributed.rank])
+    for seed in range(3):  # the first differs in DDP
+        optimizer.zero_grad(set_to_none=True)
+        views = random_views(seed, num_clips=sum(clips_per_rank))
+        views = {name: value[start : start + clips_per_rank[distributed.rank]] for name, value in views.items()}
+        step(views, distiller.init_state(), lambda: torch.autocast("cpu", enabled=False), clips_per_rank)
+    named = distiller.student.named_parameters()
+    return {name: full_tensor(p.grad).contiguous() for name, p in named if p.grad is not None}
+
+
 def main(file: str) -> None:
     task = json.loads(Path(file).read_text())
     dist.init_process_group("gloo")
-    for scenario in task["scenarios"]:
+    for case in task.get("gradients", ()):
+        gradients = compute_gradients(Path(task["encoder"]), case["strategy"], case["clips_per_rank"], case["chunks"])
+        if dist.get_rank() == 0:
+            save_file(gradients, case["out"])
+    for scenario in task.get("scenarios", ()):
         handler = MessageList()
         logging.getLogger("verbspace").addHandler(handler)
         logging.getLogger("verbspace").setLevel(logging.INFO)

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import weakref
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,31 @@ def test_only_vision_parameters_are_saved(tiny_clip: Path, tiny_siglip: Path) ->
         assert trainable_state_dict(student).keys() == vision  # also if they are not trained
 
 
+def test_tensors_are_written_one_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tensors = {
+        "half": torch.randn(3, 5).bfloat16(), "empty": torch.zeros(0), "step": torch.tensor(7.0),
+        "index": torch.arange(3), "transposed": torch.randn(4, 6).T, "double": torch.randn(2).double(),
+    }  # fmt: skip
+    live: set[int] = set()
+
+    def gather(tensor: torch.Tensor) -> torch.Tensor:
+        assert not live
+        gathered = tensor.clone()
+        live.add(id(gathered))
+        weakref.finalize(gathered, live.discard, id(gathered))
+        return gathered
+
+    monkeypatch.setattr(module, "full_tensor", gather)
+    module.write_tensors(tmp_path / "a.safetensors", tensors)
+    loaded = load_file(tmp_path / "a.safetensors")
+    assert loaded.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        assert loaded[name].dtype == tensor.dtype
+        assert torch.equal(loaded[name], tensor)
+    module.write_tensors(tmp_path / "b.safetensors", {})
+    assert load_file(tmp_path / "b.safetensors") == {}
+
+
 def test_a_failed_save_keeps_the_last_checkpoint(
     tiny_clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -59,10 +85,10 @@ def test_a_failed_save_keeps_the_last_checkpoint(
     def raise_disk_full(*_: object) -> None:
         raise OSError("no space left on device")
 
-    for at in ("save_file", "os"):
+    for at in ("write_tensors", "os"):
         with monkeypatch.context() as patch:
-            if at == "save_file":
-                patch.setattr(module, "save_file", raise_disk_full)
+            if at == "write_tensors":
+                patch.setattr(module, "write_tensors", raise_disk_full)
             else:
                 patch.setattr("os.replace", raise_disk_full)
             with pytest.raises(OSError, match="no space left"):

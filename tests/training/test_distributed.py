@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from support.training_fixtures import (
     checkpoint_tensors,
@@ -36,11 +37,19 @@ SCENARIOS: dict[str, dict[str, Any]] = {
     "even": {"batch_size": 4},
     "uneven": {"batch_size": 3},
     "accumulated": {"batch_size": 4, "gradient_accumulation_steps": 2},
+    "uneven, accumulated": {"batch_size": 3, "gradient_accumulation_steps": 2},  # 1 and 2 clips in 2 micro-batches
     "temporal": {"batch_size": 3, "trainable": "temporal"},
     "lora": {"batch_size": 3, "trainable": "temporal+lora", "lora_rank": 2},
     "recomputed": {"batch_size": 3, "gradient_checkpointing": True},
     "sharded": {"batch_size": 3, "distributed_strategy": "fsdp"},
-    "sharded, accumulated": {"batch_size": 4, "distributed_strategy": "fsdp", "gradient_accumulation_steps": 2},
+    "sharded, accumulated": {"batch_size": 5, "distributed_strategy": "fsdp", "gradient_accumulation_steps": 3},
+    "sharded, temporal": {"batch_size": 3, "distributed_strategy": "fsdp", "trainable": "temporal"},
+    "sharded, lora": {
+        "batch_size": 3,
+        "distributed_strategy": "fsdp",
+        "trainable": "temporal+lora",
+        "lora_rank": 2,
+    },
 }
 # Adam divides by the gradient's size. If a gradient is only rounding error (the bias of keys, which does not affect
 # attention), its steps are as large as any and of random sign. An epsilon above the rounding error avoids that.
@@ -116,6 +125,43 @@ def test_two_processes_equal_one(name: str, shared: Path, tiny_clip: Path, clips
             assert (tensor - second[key]).abs().max() <= CLOSE, key
     for (key, p), q in zip(alone.named_parameters(), both.parameters(), strict=True):
         assert (p - q).abs().max() <= CLOSE, key
+
+
+# Clips of each rank, and micro-batches per rank.
+UNEVEN_BATCHES: list[tuple[list[int], int]] = [([1, 2], 2), ([2, 3], 3), ([3, 2], 8), ([1, 0], 1), ([0, 1], 2)]
+
+
+@pytest.fixture(scope="module")
+def rank_gradients(tiny_clip: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The gradients of `UNEVEN_BATCHES` with two processes, as DDP and FSDP compute them."""
+    out = tmp_path_factory.mktemp("gradients")
+    cases = [
+        {"out": str(out / f"{strategy}-{n}.safetensors"), "strategy": strategy, "clips_per_rank": clips, "chunks": k}
+        for strategy in ("ddp", "fsdp")
+        for n, (clips, k) in enumerate(UNEVEN_BATCHES)
+    ]
+    (out / "task.json").write_text(json.dumps({"encoder": str(tiny_clip), "gradients": cases}))
+    done = launch(str(TESTS / "support" / "rank_run.py"), str(out / "task.json"))
+    assert done.returncode == 0, done.stderr[-9000:]
+    return out
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+@pytest.mark.parametrize("number", range(len(UNEVEN_BATCHES)))
+def test_ranks_with_different_numbers_of_clips_give_the_gradient_of_one_process(
+    number: int, strategy: str, rank_gradients: Path, tiny_clip: Path
+) -> None:
+    num_clips = sum(UNEVEN_BATCHES[number][0])
+    distiller = make_distiller(tiny_clip).train()
+    distiller.teacher.eval()
+    step = GradCacheStep(distiller, DistributedContext())
+    views, state = random_views(2, num_clips=num_clips), distiller.init_state()
+    step(views, state, lambda: torch.autocast("cpu", enabled=False), [num_clips])
+    expected = {name: p.grad for name, p in distiller.student.named_parameters() if p.grad is not None}
+    found = load_file(rank_gradients / f"{strategy}-{number}.safetensors")
+    assert found.keys() == expected.keys()
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, atol=1e-6, rtol=1e-4)
 
 
 def test_validation_with_several_processes(shared: Path) -> None:

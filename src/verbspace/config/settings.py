@@ -112,7 +112,7 @@ class TrainSettings(Settings):
     trainable: Literal["full", "temporal", "temporal+lora"] = "full"
     lora_rank: PositiveInt = 16
     lora_alpha: PositiveInt = 32
-    dtype: Literal["bf16", "fp32"] = "bf16"
+    dtype: Literal["auto", "bf16", "fp32"] = "auto"  # auto: bf16 if the device has instructions for it, else fp32
     device: str | None = None  # None: CUDA if available, else the CPU
     gradient_checkpointing: bool = False
     compile: bool = False  # torch.compile of both encoders

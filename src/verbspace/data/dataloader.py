@@ -21,8 +21,9 @@ from verbspace.utils.malloc import disable_malloc_trim
 _WORKER_TIMEOUT_S = 300.0  # that a worker may spend on one video
 _MAX_CRASHES = 2  # a video at which workers crashed this often is left out
 _MAX_KILLS = 3  # a video is tried again this often when its worker was killed from outside
-_PREFETCH_BATCHES = 2  # minimum number of batches that subprocesses make ahead
-_PREFETCH_PER_WORKER = 2  # minimum number of items that they make ahead, per subprocess
+# Subprocesses make one batch ahead, or several if one has fewer items than this per subprocess. More would use much
+# memory: batches may have hundreds of items, a gigabyte.
+_PREFETCH_PER_WORKER = 2
 
 
 def shuffled_batches(num_samples: int, batch_size: int, seed: int, start: int = 0) -> Iterator[list[tuple[int, int]]]:
@@ -110,7 +111,7 @@ def _load_in_subprocesses(
     with SubprocessPool(load, num_workers, timeout=_WORKER_TIMEOUT_S, initializer=init) as pool:
         get_item = partial(dataset.get_item, load_video=partial(_load_remotely, pool, dataset))
         prefetch_items = _PREFETCH_PER_WORKER * num_workers
-        yield from _collate_in_order(pool.submit, get_item, batches, _PREFETCH_BATCHES, prefetch_items)
+        yield from _collate_in_order(pool.submit, get_item, batches, 1, prefetch_items)
 
 
 def _collate_in_order(

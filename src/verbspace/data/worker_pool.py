@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 R = TypeVar("R")
 _START_LOCK = threading.Lock()
+_SIGKILL = getattr(signal, "SIGKILL", 9)  # Windows has none
 _ORPHAN_CHECK_S = 5.0  # an idle process checks this often whether its parent still exists
 _START_TIMEOUT_S = 120.0
 _EXIT_TIMEOUT_S = 5.0
@@ -35,7 +36,7 @@ class WorkerCrashed(Exception):
 
     def __init__(self, exit_code: int, started: bool) -> None:
         super().__init__(f"signal {-exit_code}" if exit_code < 0 else f"exit code {exit_code}")
-        self.was_killed = exit_code == -signal.SIGKILL or not started
+        self.was_killed = exit_code == -_SIGKILL or not started
 
 
 class SubprocessPool:

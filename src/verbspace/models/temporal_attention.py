@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from verbspace.models.eager_attention import eager_attention
 
 MIN_PERIOD_S, MAX_PERIOD_S = 0.15, 30.0  # periods of the rotary frequencies, in seconds
+MAX_SDPA_BATCH = 2**15  # CUDA's attention kernels have one block per batch row in a grid axis of at most 65,535
 
 
 class TemporalAttention(nn.Module):
@@ -60,7 +61,7 @@ class TemporalAttention(nn.Module):
         """
         total_frames, num_tokens, width = x.shape
         q, k, v = self.rotated_qkv(x, rope)
-        y = F.scaled_dot_product_attention(q, k, v) if use_sdpa else eager_attention(q, k, v, q.shape[-1] ** -0.5)
+        y = sdpa_attention(q, k, v) if use_sdpa else eager_attention(q, k, v, q.shape[-1] ** -0.5)
         out: Tensor = self.out(y.permute(0, 3, 1, 2, 4).reshape(total_frames, num_tokens, width))
         return x + out
 
@@ -71,6 +72,20 @@ class TemporalAttention(nn.Module):
         rotated = apply_rope(qkv[:, :, :, :2].permute(0, 2, 3, 4, 1, 5), rope[:, :, :, None])
         q, k = rotated.unbind(2)
         return q, k, qkv[:, :, :, 2].permute(0, 2, 3, 1, 4)
+
+
+def sdpa_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Compute attention of (B, N, heads, T, head_dim) with `scaled_dot_product_attention`.
+
+    Its fused kernels need four axes, so clips and positions are merged; with five axes it falls back to matrix
+    products, which keep the scores and compute them in float32.
+    """
+    shape = v.shape
+    q, k, v = (x.flatten(0, 1) for x in (q, k, v))
+    if torch.compiler.is_exporting() or len(q) <= MAX_SDPA_BATCH:  # a graph cannot branch on a size
+        return F.scaled_dot_product_attention(q, k, v).view(shape)
+    parts = [slice(start, start + MAX_SDPA_BATCH) for start in range(0, len(q), MAX_SDPA_BATCH)]
+    return torch.cat([F.scaled_dot_product_attention(q[part], k[part], v[part]) for part in parts]).view(shape)
 
 
 def rope_cos_sin(times: Tensor, head_dim: int) -> Tensor:

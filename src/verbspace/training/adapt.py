@@ -24,7 +24,7 @@ from verbspace.training.checkpoint import init_from_checkpoint, list_checkpoints
 from verbspace.training.distiller import Distiller
 from verbspace.training.distributed import apply_fsdp, init_distributed
 from verbspace.training.loggers import ProgressReport
-from verbspace.training.lora import merge_lora, select_trainable
+from verbspace.training.lora import add_lora, merge_lora, select_trainable
 from verbspace.training.loss_scales import LossScales
 from verbspace.training.optimizer import build_optimizer, pretrained_learning_rate
 from verbspace.training.preview import (
@@ -47,6 +47,7 @@ from verbspace.training.run_info import (
 from verbspace.training.trainer import Callback, Trainer
 from verbspace.training.watches import CollapseWatch, DriftWatch
 from verbspace.utils.atomic_io import write_text
+from verbspace.utils.device import device_name
 from verbspace.utils.malloc import disable_malloc_trim
 from verbspace.utils.progress import ProgressCallback
 
@@ -110,10 +111,14 @@ def adapt(
         ValueError: If an argument or setting does not fit, or settings of a run to resume have changed.
     """
     settings, out = settings or AdaptSettings(), Path(out)
-    training = settings.training
-    with init_distributed(training.device) as distributed:
+    with init_distributed(settings.training.device) as distributed:
         if distributed.device.type == "cpu":
             disable_malloc_trim()
+        dtype = distributed.resolve_precision(settings.training.dtype)
+        training = settings.training.model_copy(update={"dtype": dtype})
+        settings = settings.model_copy(update={"training": training})
+        if distributed.is_main_process:
+            logger.info("training on %s in %s", distributed.device, dtype)
         concepts = concepts if isinstance(concepts, ConceptSet) else ConceptSet.load(concepts)
         start = encoder if isinstance(encoder, VideoEncoder) else VideoEncoder.from_pretrained(encoder)
         records, known_bad = drop_known_bad(read_videos(videos, root, split, fold), root or videos)
@@ -121,8 +126,8 @@ def adapt(
         sample, records = hold_out_sample(records)
         num_steps = training.num_steps(len(records))
 
-        space = start.build_concept_space(concepts)
         frozen = start.copy().to(distributed.device)
+        space = frozen.build_concept_space(concepts)
         sample, embeddings = embed_sample(frozen, sample, settings, on_progress if is_new else None)
         statistics = distributed.all_gather_object(frozen_statistics(embeddings, space, settings))[0]
         if not is_new and (info := read_run_info(out)) is not None and info.frozen is not None:
@@ -164,6 +169,8 @@ def adapt(
                 init_from=None if init_from is None else str(init_from),
                 frozen=statistics,
                 learning_rate=pretrained_learning_rate(distiller.student, training),
+                device=device_name(distributed.device),
+                dtype=dtype,
                 versions=package_versions(),
             )
             write_run_info(out, info)
@@ -197,9 +204,10 @@ def adapt(
             logger.warning(failures.summary())
             if on_failures:
                 on_failures(failures)
-        exported = start.interpolate_with(
-            export_teacher(distiller.teacher, start.to(distributed.device), settings), settings.export_alpha
-        )
+        initial = start.copy()
+        initial.to(distributed.device)
+        teacher = export_teacher(distiller.teacher, initial, settings)
+        exported = initial.interpolate_with(teacher, settings.export_alpha)
         exported.concept_set = concepts
         if distributed.is_main_process:
             exported.save_pretrained(out / "encoder")
@@ -209,13 +217,13 @@ def adapt(
 
 def export_teacher(teacher: VideoEncoder, initial_encoder: VideoEncoder, settings: AdaptSettings) -> VideoEncoder:
     """Return the teacher as a plain encoder: adapters merged, shards gathered."""
-    if settings.training.trainable == "temporal+lora":
-        return merge_lora(teacher)
-    if not isinstance(teacher, FSDPModule):
-        return teacher
-    plain = initial_encoder.copy()
-    load_trainable(plain, trainable_state_dict(teacher), "the teacher")
-    return plain
+    training, plain = settings.training, teacher
+    if isinstance(teacher, FSDPModule):  # which cannot be copied
+        plain = initial_encoder.copy()
+        if training.trainable == "temporal+lora":
+            add_lora(plain, training.lora_rank, training.lora_alpha)
+        load_trainable(plain, trainable_state_dict(teacher), "the teacher")
+    return merge_lora(plain) if training.trainable == "temporal+lora" else plain
 
 
 def read_videos(

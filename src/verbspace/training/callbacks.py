@@ -57,7 +57,7 @@ class ZeroShotValidation:
         if trainer.step % settings.val_interval:
             return
         if self._initial_top1 is None:
-            self._initial_top1 = self._top1(self.encoder)
+            self._initial_top1 = self._top1(self.encoder.copy().to(trainer.distributed.device))
         top1 = self._top1(trainer.teacher)
         if top1 < self._initial_top1 - settings.validation_tolerance:
             raise TrainingCollapsed(

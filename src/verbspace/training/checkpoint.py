@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from verbspace.models.video_encoder import VideoEncoder
@@ -24,7 +23,10 @@ logger = logging.getLogger(__name__)
 
 FORMAT = "verbspace-state/4"
 PARTS = ("student", "teacher", "optimizer", "ema_state")
-TrainState = dict[str, dict[str, Tensor]]  # part -> tensors by name
+TrainState = dict[str, dict[str, Tensor]]  # part -> tensors by name; under FSDP they may be sharded
+_SAFETENSORS_DTYPES = {
+    torch.float64: "F64", torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.int64: "I64",
+}  # fmt: skip
 
 
 def trainable_params(encoder: VideoEncoder) -> dict[str, nn.Parameter]:
@@ -34,12 +36,12 @@ def trainable_params(encoder: VideoEncoder) -> dict[str, nn.Parameter]:
 
 
 def trainable_state_dict(encoder: VideoEncoder) -> dict[str, Tensor]:
-    """Return the trainable state dict. Gathers FSDP shards, so every rank must call it."""
-    return {name: full_tensor(p.detach()).contiguous() for name, p in trainable_params(encoder).items()}
+    """Return the vision parameters by name, detached but not copied. Under FSDP they are sharded."""
+    return {name: p.detach() for name, p in trainable_params(encoder).items()}
 
 
 def load_trainable(encoder: VideoEncoder, state_dict: Mapping[str, Tensor], source: str) -> None:
-    """Load the full tensors that `trainable_state_dict` returned into an encoder, which may be sharded.
+    """Load tensors that `trainable_state_dict` returned into an encoder, one at a time. Either may be sharded.
 
     Raises:
         ValueError: If names or shapes do not match the encoder; the message starts with `source`.
@@ -58,9 +60,9 @@ def load_trainable(encoder: VideoEncoder, state_dict: Mapping[str, Tensor], sour
 
 
 def optimizer_state_dict(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Return the optimizer's tensors as `<parameter index>.<name>`. Gathers shards, so every rank must call it."""
+    """Return the optimizer's tensors as `<parameter index>.<name>`, not copied. Under FSDP they are sharded."""
     return {
-        f"{index}.{key}": full_tensor(torch.as_tensor(value)).contiguous()
+        f"{index}.{key}": torch.as_tensor(value)
         for index, entry in optimizer.state_dict()["state"].items()
         for key, value in entry.items()
     }
@@ -96,13 +98,19 @@ def load_ema_state(tensors: Mapping[str, Tensor], like: EMAState, source: str) -
     return EMAState(**{name: value.to(like.category_mean.device) for name, value in tensors.items()})
 
 
+def step_folder(folder: Path, step: int) -> Path:
+    """Return the folder of the checkpoint after `step` steps."""
+    return folder / f"step-{step:06d}"
+
+
 def save_checkpoint(
     folder: Path, step: int, state: TrainState, metadata: Mapping[str, Any], save_total_limit: int = 1
 ) -> Path:
     """Write `folder/step-NNNNNN`, and delete all but the newest checkpoints.
 
-    If the process is killed at any moment, the newest complete checkpoint is still on disk. A resumed run repeats
-    itself exactly, so a checkpoint of the same step is kept as it is.
+    Tensors are gathered and copied to the CPU one at a time. While one process calls this, the other ranks of sharded
+    tensors must call `gather_state`. If the process is killed at any moment, the newest complete checkpoint is still
+    on disk.
 
     Args:
         folder: The run's `state` folder.
@@ -114,25 +122,61 @@ def save_checkpoint(
     Raises:
         OSError: If the checkpoint cannot be written; the message names the checkpoint that remains.
     """
-    target = folder / f"step-{step:06d}"
-    if target not in list_checkpoints(folder):
-        _remove_incomplete(folder)
-        try:
-            with atomic_directory(target) as temp_dir:
-                for part in PARTS:
-                    save_file(state[part], temp_dir / f"{part}.safetensors")
-                content = {"format": FORMAT, "step": step, **metadata}
-                (temp_dir / "state.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-        except (OSError, SafetensorError) as error:
-            remaining = list_checkpoints(folder)
-            note = f"the last checkpoint, {remaining[-1].name}, is complete" if remaining else "there is no older one"
-            raise OSError(
-                f"{target}: the checkpoint could not be written ({error}); {note}; "
-                "free disk space and run the same command again"
-            ) from error
-        for old in list_checkpoints(folder)[:-save_total_limit]:
-            remove_checkpoint(old)
+    target = step_folder(folder, step)
+    _remove_incomplete(folder)
+    try:
+        with atomic_directory(target) as temp_dir:
+            for part in PARTS:
+                write_tensors(temp_dir / f"{part}.safetensors", state[part])
+            content = {"format": FORMAT, "step": step, **metadata}
+            (temp_dir / "state.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        remaining = list_checkpoints(folder)
+        note = f"the last checkpoint, {remaining[-1].name}, is complete" if remaining else "there is no older one"
+        raise OSError(
+            f"{target}: the checkpoint could not be written ({error}); {note}; "
+            "free disk space and run the same command again"
+        ) from error
+    for old in list_checkpoints(folder)[:-save_total_limit]:
+        remove_checkpoint(old)
     return target
+
+
+def gather_state(state: TrainState) -> None:
+    """Take part in the collective calls of another rank's `save_checkpoint`, and discard what is gathered."""
+    for part in PARTS:
+        for _ in _full_tensors(state[part]):
+            pass
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write a safetensors file. Only one full tensor is in memory at a time, unlike with `safetensors.torch.save_file`.
+
+    The format: the size of the header in 8 bytes, the header as JSON, and the tensors in the order of their offsets.
+    """
+    header, end = {}, 0
+    for name, tensor in _largest_dtype_first(tensors):
+        start, end = end, end + tensor.numel() * tensor.element_size()
+        dtype = _SAFETENSORS_DTYPES[tensor.dtype]
+        header[name] = {"dtype": dtype, "shape": list(tensor.shape), "data_offsets": [start, end]}
+    encoded = json.dumps(header).encode()
+    encoded += b" " * (-len(encoded) % 8)
+    with path.open("wb") as file:
+        file.write(len(encoded).to_bytes(8, "little") + encoded)
+        for content in _full_tensors(tensors):
+            file.write(memoryview(content.flatten().view(torch.uint8).numpy()))
+            del content
+
+
+def _full_tensors(tensors: Mapping[str, Tensor]) -> Iterator[Tensor]:
+    """Gather each tensor and copy it to the CPU. Every rank that has a shard must do so, in the same order."""
+    for _, tensor in _largest_dtype_first(tensors):
+        yield full_tensor(tensor).cpu().contiguous()
+
+
+def _largest_dtype_first(tensors: Mapping[str, Tensor]) -> list[tuple[str, Tensor]]:
+    """Sort tensors so that each starts at a multiple of its element size."""
+    return sorted(tensors.items(), key=lambda item: -item[1].element_size())
 
 
 def remove_checkpoint(path: Path) -> None:

@@ -15,6 +15,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from verbspace.models.video_encoder import VideoEncoder
+from verbspace.utils.device import Precision, resolve_device, resolve_precision
 
 T = TypeVar("T")
 PROCESS_GROUP_TIMEOUT = timedelta(minutes=30)  # a rank may wait this long for another that is loading videos
@@ -78,6 +79,11 @@ class DistributedContext:
         dist.all_gather_object(gathered, value)
         return gathered
 
+    def resolve_precision(self, dtype: str) -> Precision:
+        """Resolve a precision for the devices of all ranks. "auto" is bf16 if all of them have instructions for it."""
+        precision = resolve_precision(dtype, self.device)
+        return "bf16" if all(flag for (flag,) in self.all_gather_ints(precision == "bf16")) else "fp32"
+
     def barrier(self) -> None:
         """Wait for all ranks."""
         if self.world_size > 1:
@@ -92,17 +98,19 @@ def init_distributed(device: str | None = None) -> Iterator[DistributedContext]:
     NCCL between GPUs and gloo between CPUs.
 
     Args:
-        device: "cpu", "cuda" or "cuda:1"; None is CUDA if available. With several processes each one takes the GPU of
-            its local rank.
+        device: As `resolve_device` takes it. With several processes each one takes the GPU of its local rank.
+
+    Raises:
+        ValueError: The device is not available.
     """
     was_initialized = dist.is_available() and dist.is_initialized()
     world_size = dist.get_world_size() if was_initialized else int(os.environ.get("WORLD_SIZE", "1"))
-    resolved = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if world_size == 1:
-        yield DistributedContext(device=resolved)
+        yield DistributedContext(device=resolve_device(device))
         return
-    if resolved.type == "cuda":
-        resolved = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    is_cuda = torch.device(device or resolve_device()).type == "cuda"
+    resolved = resolve_device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if is_cuda else device)
+    if is_cuda:
         torch.cuda.set_device(resolved)
     if not was_initialized:
         dist.init_process_group("nccl" if resolved.type == "cuda" else "gloo", timeout=PROCESS_GROUP_TIMEOUT)
@@ -134,7 +142,9 @@ def local_tensor(tensor: Tensor) -> Tensor:
 
 
 def distribute_like(tensor: Tensor, like: Tensor) -> Tensor:
-    """Shard a full tensor over ranks as `like` is sharded."""
+    """Shard a full tensor over ranks as `like` is sharded, or gather a sharded one if `like` is not sharded."""
     if not isinstance(like, DTensor):
+        return full_tensor(tensor)
+    if isinstance(tensor, DTensor):
         return tensor
     return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements)

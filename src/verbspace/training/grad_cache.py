@@ -5,6 +5,9 @@ which are small. Each rank embeds its clips; the embeddings of all ranks are gat
 as in one process; their gradient with respect to this rank's embeddings is propagated through this rank's encoder. With
 micro-batches the embeddings are first computed without a graph and then, one micro-batch at a time, again with a graph
 (GradCache, Gao et al. 2021). That costs one more forward pass and gives the gradient of the whole batch to rounding.
+
+DDP and FSDP communicate in forward and backward passes, so every rank must make the same number of them. A rank with
+fewer clips than others passes a blank clip where it has none left, and ignores its embedding.
 """
 
 from __future__ import annotations
@@ -60,7 +63,7 @@ class GradCacheStep:
     """Computes the gradients of one step and leaves them on the student's parameters.
 
     With several micro-batches or processes, `method` must be a `Distiller`, whose losses are functions of embeddings.
-    A rank's clips are split into `gradient_accumulation_steps` micro-batches.
+    Each rank's clips are split into `gradient_accumulation_steps` micro-batches, or fewer if no rank has so many clips.
     """
 
     def __init__(
@@ -73,7 +76,7 @@ class GradCacheStep:
         if distributed.world_size > 1 and not isinstance(method.student, FSDPModule):
             self.student = DistributedDataParallel(
                 self.student, device_ids=[distributed.device.index] if distributed.device.type == "cuda" else None,
-                gradient_as_bucket_view=True,
+                gradient_as_bucket_view=True, broadcast_buffers=False,
             )  # fmt: skip
 
     def __call__(
@@ -91,8 +94,9 @@ class GradCacheStep:
             autocast: Returns the context for forward passes.
             clips_per_rank: Number of clips of each rank.
         """
-        distributed, num_clips = self.distributed, len(views["index"])
-        if distributed.world_size == 1 and min(self.gradient_accumulation_steps, num_clips) == 1:
+        distributed = self.distributed
+        num_chunks = min(self.gradient_accumulation_steps, max(clips_per_rank))
+        if distributed.world_size == 1 and num_chunks == 1:
             with autocast():
                 output: StepOutput = self.method(views, ema_state)
             output.total.backward()  # type: ignore[no-untyped-call]
@@ -101,12 +105,11 @@ class GradCacheStep:
             raise ValueError(
                 "micro-batches and several processes need a Distiller; use one process and one micro-batch"
             )
-        bounds = chunk_bounds(num_clips, self.gradient_accumulation_steps)
-        chunks = [{name: value[start:stop] for name, value in views.items()} for start, stop in bounds]
+        chunks = split_views(views, num_chunks)
         with autocast(), torch.no_grad():
-            z_teacher = torch.cat([self.teacher(chunk) for chunk in chunks], 1)
-        with autocast(), torch.set_grad_enabled(len(chunks) == 1):
-            z_student = torch.cat([self.student(chunk) for chunk in chunks], 1)
+            z_teacher = torch.cat([_embed_chunk(self.teacher, chunk) for chunk in chunks], 1)
+        with autocast(), torch.set_grad_enabled(num_chunks == 1):
+            z_student = torch.cat([_embed_chunk(self.student, chunk) for chunk in chunks], 1)
 
         gathered = distributed.all_gather_embeddings(torch.cat([z_teacher, z_student.detach()]), clips_per_rank)
         targets, leaf = gathered[: len(z_teacher)], gathered[len(z_teacher) :].clone().requires_grad_()
@@ -116,15 +119,16 @@ class GradCacheStep:
         assert leaf.grad is not None
         offset = sum(clips_per_rank[: distributed.rank])
         # DDP and FSDP average gradients over ranks, but the loss is already the mean over all clips.
-        gradient = leaf.grad[:, offset : offset + num_clips] * distributed.world_size
-        if len(chunks) == 1:
+        gradient = leaf.grad[:, offset : offset + z_student.shape[1]] * distributed.world_size
+        if num_chunks == 1:
             z_student.backward(gradient)  # type: ignore[no-untyped-call]
             return output
-        for number, (chunk, (start, stop)) in enumerate(zip(chunks, bounds, strict=True), 1):
-            with self._gradient_sync(number == len(chunks)):
+        gradients = torch.split(gradient, [len(chunk["index"]) for chunk in chunks], 1)
+        for number, (chunk, chunk_gradient) in enumerate(zip(chunks, gradients, strict=True), 1):
+            with self._gradient_sync(number == num_chunks):
                 with autocast():
-                    z_chunk = self.student(chunk)
-                z_chunk.backward(gradient[:, start:stop])
+                    z_chunk = _embed_chunk(self.student, chunk)
+                z_chunk.backward(chunk_gradient)  # type: ignore[no-untyped-call]
         return output
 
     @contextlib.contextmanager
@@ -139,7 +143,17 @@ class GradCacheStep:
         yield
 
 
-def chunk_bounds(num_clips: int, num_chunks: int) -> list[tuple[int, int]]:
-    """Return (start, stop) of each micro-batch, as even as possible, without empty ones."""
+def split_views(views: Views, num_chunks: int) -> list[Views]:
+    """Split a batch into micro-batches of sizes as even as possible. Some are empty if there are fewer clips."""
+    num_clips = len(views["index"])
     cuts = [num_clips * chunk // num_chunks for chunk in range(num_chunks + 1)]
-    return [(start, stop) for start, stop in pairwise(cuts) if stop > start]
+    return [{name: value[start:stop] for name, value in views.items()} for start, stop in pairwise(cuts)]
+
+
+def _embed_chunk(encoder: nn.Module, chunk: Views) -> Tensor:
+    """Embed a micro-batch: (V, B, D). An empty one makes the same passes, with a blank clip and a gradient of zero."""
+    num_clips = len(chunk["index"])
+    if not num_clips:
+        chunk = {name: value.new_zeros(1, *value.shape[1:]) for name, value in chunk.items()}
+    z: Tensor = encoder(chunk)
+    return z[:, :num_clips]

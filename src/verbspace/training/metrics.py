@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import resource
 import sys
 from pathlib import Path
 
@@ -40,9 +39,13 @@ def step_metrics(
 
 
 def peak_memory() -> float:
-    """Return the peak memory so far in GB (10⁹ bytes): of the GPU if there is one, else of this process."""
-    if torch.cuda.is_available():
+    """Return the peak memory so far in GB (10⁹ bytes): of the GPU if it is used, else of this process; 0 on Windows."""
+    if torch.cuda.is_initialized():
         return torch.cuda.max_memory_allocated() / 1e9
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0.0
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
 

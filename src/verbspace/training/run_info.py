@@ -62,6 +62,8 @@ class RunInfo(_Model):
         init_from: Run or checkpoint that training was initialized from.
         frozen: The frozen encoder on a sample of the videos, with the temperatures of the run.
         learning_rate: Peak learning rate of pretrained weights.
+        device: The device that the run was started on.
+        dtype: The precision that `training.dtype` was resolved to there.
     """
 
     encoder: EncoderInfo
@@ -70,6 +72,8 @@ class RunInfo(_Model):
     init_from: str | None = None
     frozen: FrozenStatistics | None = None
     learning_rate: float | None = None
+    device: str | None = None
+    dtype: str | None = None
     versions: dict[str, str] = {}
     format: Literal["verbspace-run/1"] = "verbspace-run/1"
 

@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,6 +22,7 @@ from verbspace.training.checkpoint import (
     PARTS,
     TrainState,
     check_fingerprint,
+    gather_state,
     list_checkpoints,
     load_ema_state,
     load_optimizer,
@@ -30,6 +31,7 @@ from verbspace.training.checkpoint import (
     read_metadata,
     read_part,
     save_checkpoint,
+    step_folder,
     trainable_state_dict,
 )
 from verbspace.training.distiller import EMAState, Views
@@ -38,6 +40,7 @@ from verbspace.training.ema import update_ema_state, update_teacher
 from verbspace.training.grad_cache import GradCacheStep, TrainingMethod
 from verbspace.training.metrics import MetricsLog, step_metrics
 from verbspace.training.schedules import cosine, warmup_cosine
+from verbspace.utils.device import resolve_precision
 
 logger = logging.getLogger(__name__)
 
@@ -106,17 +109,18 @@ class Trainer:
         self.ema_state = ema_state or method.init_state()
         self.student, self.teacher = method.student, method.teacher
         self._trainable = [p for p in self.student.parameters() if p.requires_grad]
-        dtype = torch.bfloat16 if settings.dtype == "bf16" else None
-        self._autocast = partial(torch.autocast, self.distributed.device.type, dtype, enabled=dtype is not None)
+        device = self.distributed.device
+        is_bf16 = resolve_precision(settings.dtype, device) == "bf16"
+        self._autocast = partial(torch.autocast, device.type, torch.bfloat16, enabled=is_bf16)
         self._compute_gradients = GradCacheStep(method, self.distributed, settings.gradient_accumulation_steps)
 
     def state_dict(self) -> TrainState:
-        """Return all tensors that the next step depends on. Gathers shards, so every rank must call it."""
+        """Return all tensors that the next step depends on, not copied. Under FSDP they are sharded."""
         return {
             "student": trainable_state_dict(self.student),
             "teacher": trainable_state_dict(self.teacher),
             "optimizer": optimizer_state_dict(self.optimizer),
-            "ema_state": {key: value.detach().clone().contiguous() for key, value in asdict(self.ema_state).items()},
+            "ema_state": {field.name: getattr(self.ema_state, field.name) for field in fields(EMAState)},
         }
 
     def load_state_dict(self, state: TrainState, source: str = "state") -> None:
@@ -131,11 +135,18 @@ class Trainer:
         self.ema_state = load_ema_state(state["ema_state"], self.ema_state, f"{source}/ema_state.safetensors")
 
     def save(self) -> None:
-        """Write a checkpoint. Every rank must call it; the main process writes."""
-        state = self.state_dict()
-        if self.distributed.is_main_process:
-            metadata = {"processes": self.distributed.world_size, **self.fingerprint}
-            save_checkpoint(self.out / "state", self.step, state, metadata, self.settings.save_total_limit)
+        """Write a checkpoint. Every rank must call it; the main process writes.
+
+        A resumed run repeats itself exactly, so an existing checkpoint of the same step is kept as it is.
+        """
+        folder, state = self.out / "state", self.state_dict()
+        is_new = step_folder(folder, self.step) not in list_checkpoints(folder)
+        if self.distributed.all_gather_ints(is_new)[0][0]:  # the main process decides
+            if self.distributed.is_main_process:
+                metadata = {"processes": self.distributed.world_size, **self.fingerprint}
+                save_checkpoint(folder, self.step, state, metadata, self.settings.save_total_limit)
+            else:
+                gather_state(state)
         self.distributed.barrier()
 
     def resume(self, allow_config_change: bool = False) -> None:
