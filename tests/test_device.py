@@ -41,6 +41,7 @@ from verbspace.training.callbacks import ZeroShotValidation
 from verbspace.training.lora import merge_lora, select_trainable
 from verbspace.training.optimizer import build_optimizer
 from verbspace.training.trainer import Trainer
+from verbspace.utils import device as device_module
 
 ACTIONS = ["waving", "jumping", "clapping", "running"]
 
@@ -215,6 +216,16 @@ def test_evaluation(protocol: Any, tiny_clip: Path, clips: Path, tmp_path: Path)
         assert other is not None
         assert one.protocol.checkpoint == other.protocol.checkpoint
         assert (one.top1, one.top5) == (other.top1, other.top5)
+
+
+@pytest.mark.parametrize(("has_bf16", "expected"), [(True, "bfloat16 products"), (False, "float32")])
+def test_protocols_have_the_resolved_precision(
+    has_bf16: bool, expected: str, tiny_clip: Path, clips: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(device_module, "has_bf16", lambda device: has_bf16)
+    options = {"concepts": make_concept_set(), "frames": 2, "baseline": False}
+    assert evaluate(tiny_clip, clips, dtype="auto", **options).result.protocol.dtype == expected
+    assert evaluate(tiny_clip, clips, **options).result.protocol.dtype == "float32"  # does not depend on the machine
 
 
 @pytest.mark.parametrize("has_reference", [False, True])

@@ -23,6 +23,7 @@ def serve_app(
     stride: options.StrideOption = None,
     frames: options.FramesOption = 8,
     calibration: options.CalibrationOption = None,
+    device: options.DeviceOption = None,
     show_baseline: Annotated[bool, typer.Option(help="Also show the predictions of the frozen checkpoint.")] = True,
     max_upload_mb: Annotated[float, typer.Option(min=1, help="Largest upload, in MB.")] = 200.0,
     max_duration: Annotated[float, typer.Option(min=1, help="Longest clip, in seconds.")] = 600.0,
@@ -35,10 +36,10 @@ def serve_app(
     from verbspace.app.server import serve
     from verbspace.inference.calibration import Calibration, resolve_reference
     from verbspace.inference.predictor import WindowConfig, resolve_concepts
-    from verbspace.models.video_encoder import VideoEncoder
+    from verbspace.models.loading import load_encoder
 
     clip_paths = resolve_clips(clips or [])
-    loaded = VideoEncoder.from_pretrained(encoder)
+    loaded = load_encoder(encoder, device)
     vocabulary = resolve_concepts(loaded, options.parse_action_list(actions), concepts)
     reference = resolve_reference(loaded) if show_baseline else None
     encoders = {"encoder": loaded} if reference is None else {"adapted": loaded, "frozen CLIP": reference}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from verbspace.cli.options import EncoderOption
+from verbspace.cli.options import DeviceOption, EncoderOption
 
 if TYPE_CHECKING:
     from verbspace.concepts.concept_set import DescriptionKind
@@ -132,6 +132,7 @@ def lint(
     concepts: ConceptsArgument,
     encoder: Annotated[str | None, typer.Option(help="Encoder whose text vectors to check: folder or hub id.")] = None,
     top: Annotated[int, typer.Option(min=1, help="Maximum number of findings to show per table.")] = 15,
+    device: DeviceOption = None,
 ) -> None:
     """Check the quality of a concept set.
 
@@ -148,9 +149,9 @@ def lint(
     if encoder is None:
         report, tables = lint_concepts(concept_set), []
     else:
-        from verbspace.models.video_encoder import VideoEncoder
+        from verbspace.models.loading import load_encoder
 
-        video_encoder = VideoEncoder.from_pretrained(encoder)
+        video_encoder = load_encoder(encoder, device)
         processor = video_encoder.require_processor()
         report = lint_concepts(concept_set, processor.count_tokens, processor.context_length)
         space = video_encoder.build_concept_space(concept_set)
@@ -171,6 +172,7 @@ def suggest(
     encoder: EncoderOption,
     names: Annotated[Path | None, typer.Option(help="Text file of names to choose from. Default: all known.")] = None,
     top: Annotated[int, typer.Option(min=1, help="Number of actions to suggest.")] = 20,
+    device: DeviceOption = None,
     out: Annotated[Path | None, typer.Option(help="Text file for the names, as input of `concepts write`.")] = None,
 ) -> None:
     """Suggest action names for unlabeled videos.
@@ -187,7 +189,7 @@ def suggest(
     from verbspace.utils.atomic_io import write_text
 
     with progress() as report:
-        result = run(encoder, videos, read_action_names(names) if names else None, on_progress=report)
+        result = run(encoder, videos, read_action_names(names) if names else None, device=device, on_progress=report)
     if result.failures.by_path:
         print_error(result.failures.summary(), "warning")
     Console().print(suggestions_table(result, top))

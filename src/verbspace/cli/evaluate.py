@@ -35,6 +35,7 @@ def evaluate(
     workers: options.WorkersOption = None,
     decoder: Annotated[str, typer.Option(help="pyav, or torchcodec (used where it is exact).")] = "pyav",
     dtype: options.DtypeOption = "fp32",
+    device: options.DeviceOption = None,
     baseline: Annotated[bool, typer.Option(help="Also evaluate the frozen, frame-averaged base CLIP.")] = True,
     max_missing: Annotated[float, typer.Option(min=0, max=1, help="Largest fraction of unreadable videos.")] = 0.01,
     out: Annotated[Path | None, typer.Option(help="JSON file for the result.")] = None,
@@ -52,7 +53,7 @@ def evaluate(
         settings: dict[str, Any] = {
             "concepts": concepts, "scoring": scoring, "frames": frames, "clips": clips, "crops": crops,
             "baseline": baseline, "max_missing": max_missing, "decoder": decoder, "dtype": dtype,
-            "batch_size": batch_size, "num_workers": workers or 0, "on_progress": on_progress,
+            "device": device, "batch_size": batch_size, "num_workers": workers or 0, "on_progress": on_progress,
         }  # fmt: skip
         result: Evaluation | BenchmarkResult
         if data is None:

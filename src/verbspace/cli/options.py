@@ -31,7 +31,10 @@ BatchSizeOption = Annotated[int, typer.Option(min=1, help="Videos per batch; `em
 WorkersOption = Annotated[
     int | None, typer.Option(min=0, help="Workers. Default: one per CPU core; `embed`: at most 8; `evaluate`: none.")
 ]
-DtypeOption = Annotated[str, typer.Option(help="fp32, or bf16 (faster and less exact, if the hardware has it).")]
+DtypeOption = Annotated[
+    str, typer.Option(help="fp32, bf16 (faster, less exact), or auto: bf16 if the hardware has it.")
+]
+DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 or mps. Default: CUDA if there is a GPU.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, one object per line.")]
 ConfigOption = Annotated[Path | None, typer.Option(help="YAML or TOML file with settings.")]
 SetOption = Annotated[list[str] | None, typer.Option("--set", help="Override a setting: group.key=value. Repeatable.")]

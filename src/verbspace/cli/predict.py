@@ -18,14 +18,14 @@ app = typer.Typer(rich_markup_mode=None)
 
 def _load_predictor(
     encoder: str, actions: str | None, concepts: str | None, scoring: str, frames: int, calibration: Path | None,
-    top: int = 5,
+    device: str | None, top: int = 5,
 ) -> Predictor:  # fmt: skip
     from verbspace.concepts.space import validate_scoring
     from verbspace.inference.predictor import Predictor
 
     return Predictor(
         encoder, options.parse_action_list(actions), concepts=concepts, scoring=validate_scoring(scoring),
-        frames=frames, top=top, calibration=calibration,
+        frames=frames, top=top, calibration=calibration, device=device,
     )  # fmt: skip
 
 
@@ -42,6 +42,7 @@ def predict(
     window: Annotated[float | None, typer.Option(min=0.1, help="Predict a timeline of windows of this length.")] = None,
     stride: options.StrideOption = None,
     min_score: Annotated[float, typer.Option(min=0, max=1, help="Leave out timeline segments below this.")] = 0.0,
+    device: options.DeviceOption = None,
     output_format: Annotated[str, typer.Option("--format", help="table, jsonl or csv.")] = "table",
     as_json: options.JsonOption = False,
 ) -> None:
@@ -56,7 +57,7 @@ def predict(
     if window is None and (stride is not None or min_score):
         raise ValueError("--stride and --min-score need --window; add it, or remove them")
     print_prediction, on_error = make_printer(output_format, timeline=window is not None), ErrorCounter()
-    predictor = _load_predictor(encoder, actions, concepts, scoring, frames, calibration, top=top)
+    predictor = _load_predictor(encoder, actions, concepts, scoring, frames, calibration, device, top=top)
     window_config = None if window is None else WindowConfig(window, stride, min_score)
     for name, outcome in predictor.predict_stream(expand_inputs(paths, sys.stdin, on_error), window_config):
         if isinstance(outcome, DecodeError):
@@ -79,6 +80,7 @@ def explain(
     start: Annotated[float, typer.Option(min=0, help="Start of the part to explain, in seconds.")] = 0.0,
     end: Annotated[float | None, typer.Option(min=0, help="End of the part. Default: the end of the video.")] = None,
     calibration: options.CalibrationOption = None,
+    device: options.DeviceOption = None,
     out: Annotated[Path | None, typer.Option(help="HTML page with frames and attention maps.")] = None,
     as_json: options.JsonOption = False,
 ) -> None:
@@ -97,7 +99,7 @@ def explain(
 
     if out is not None:
         check_writable(out)
-    predictor = _load_predictor(encoder, actions, concepts, scoring, frames, calibration)
+    predictor = _load_predictor(encoder, actions, concepts, scoring, frames, calibration, device)
     explanations, on_error = [], ErrorCounter()
     for name in expand_inputs(paths, sys.stdin, on_error):
         try:
@@ -135,6 +137,7 @@ def calibrate(
         str | None, typer.Option(help="Encoder, or `halves`. Default: the base checkpoint if available, else halves.")
     ] = None,
     eval_data: options.EvalDataOption = None,
+    device: options.DeviceOption = None,
 ) -> None:
     """Fit the temperature of probabilities on unlabeled videos."""
     from verbspace.cli.console.progress import progress
@@ -145,14 +148,14 @@ def calibrate(
     from verbspace.inference.calibration import calibrate as fit
     from verbspace.inference.calibration import resolve_reference
     from verbspace.inference.predictor import resolve_concepts
-    from verbspace.models.video_encoder import VideoEncoder
+    from verbspace.models.loading import load_encoder
     from verbspace.utils.atomic_io import check_writable
 
     check_writable(out)
     files = list(expand_inputs(paths, sys.stdin))
     if urls := [file for file in files if is_url(file)]:
         raise ValueError(f"{urls[0]}: calibration reads each video twice and accepts no URLs; download the files first")
-    loaded = VideoEncoder.from_pretrained(encoder)
+    loaded = load_encoder(encoder, device)
     vocabulary = resolve_concepts(loaded, options.parse_action_list(actions), concepts)
     with progress() as on_progress:
         calibration = fit(

@@ -11,7 +11,7 @@ import typer
 from verbspace.cli import options
 
 if TYPE_CHECKING:
-    from verbspace.inference.embedding import Precision
+    from verbspace.utils.device import PrecisionSetting
 
 app = typer.Typer(rich_markup_mode=None)
 index_app = typer.Typer(
@@ -47,7 +47,7 @@ def embed(
     dtype: options.DtypeOption = "fp32",
     batch_size: options.BatchSizeOption = 16,
     workers: options.WorkersOption = None,
-    device: Annotated[str | None, typer.Option(help="cpu or cuda. Default: CUDA if available.")] = None,
+    device: options.DeviceOption = None,
     shard: Annotated[str | None, typer.Option(help="i/n: embed the i-th of n parts of the videos.")] = None,
     engine: Annotated[str, typer.Option(help="local, or ray for the actors of a Ray cluster.")] = "local",
     gpus: Annotated[float, typer.Option(help="With --engine ray: GPUs per actor, which may be a fraction.")] = 0.0,
@@ -66,7 +66,7 @@ def embed(
     with progress() as on_progress:
         summary = build_index(
             encoder, expand_inputs(sources, sys.stdin, errors), index, window=window, stride=stride, frames=frames,
-            dtype=cast("Precision", dtype), batch_size=batch_size, num_workers=workers or None, device=device,
+            dtype=cast("PrecisionSetting", dtype), batch_size=batch_size, num_workers=workers or None, device=device,
             shard=shard, engine=engine, gpus=gpus, commit_interval=commit_interval, remove_missing=remove_missing,
             on_progress=on_progress, on_failure=lambda failure: errors(str(failure)),
         )  # fmt: skip
@@ -96,6 +96,7 @@ def search(
     out: Annotated[Path | None, typer.Option(help="With --format html: the page to write.")] = None,
     embed_clips: Annotated[bool, typer.Option("--embed-clips", help="Store the clips inside the page.")] = False,
     encoder: IndexEncoderOption = None,
+    device: options.DeviceOption = None,
 ) -> None:
     """Search an index by text, by example clips, or by sums and differences of both."""
     from verbspace.cli.console.predictions import resolve_format
@@ -121,7 +122,7 @@ def search(
             'the query is one text; for a sum or a difference put each term in quotes: \'"running" - "outdoors"\'',
             "info",
         )
-    searcher = Searcher(index, encoder)
+    searcher = Searcher(index, encoder, device=device)
     if shards := list_index_shards(index):
         print_error(f"{len(shards)} shards are not merged yet and are not searched, such as {shards[0]}", "warning")
     hits = searcher.search(
@@ -180,6 +181,7 @@ def build_ann(
     index: IndexArgument,
     recall: Annotated[float, typer.Option(min=0.1, max=1, help="Fraction of the ten nearest rows to find.")] = 0.95,
     encoder: IndexEncoderOption = None,
+    device: options.DeviceOption = None,
 ) -> None:
     """Build an approximate index for many rows. Its settings are chosen by recall, measured with 400 text queries."""
     from verbspace.concepts.concept_set import ConceptSet
@@ -187,7 +189,7 @@ def build_ann(
     from verbspace.search.index import lock_index
     from verbspace.search.searcher import Searcher
 
-    searcher = Searcher(index, encoder)
+    searcher = Searcher(index, encoder, device=device)
     queries = searcher.query_encoder.encode(ConceptSet.load("k400").action_names)
     with lock_index(index):
         config = build_ann_index(searcher.index, queries, recall=recall)

@@ -21,8 +21,9 @@ from verbspace.evaluation.labels import labels_to_indices, require_labels
 from verbspace.evaluation.protocol import Task
 from verbspace.evaluation.results import BenchmarkResult, Evaluation, MultiLabelEvaluation
 from verbspace.evaluation.runner import MAX_MISSING_FRACTION, EvalConfig, EvalSplit, load_encoders, run_evaluation
-from verbspace.inference.embedding import EmbeddingCache, Precision
+from verbspace.inference.embedding import EmbeddingCache
 from verbspace.models.video_encoder import VideoEncoder
+from verbspace.utils.device import PrecisionSetting, resolve_precision
 from verbspace.utils.progress import ProgressCallback
 
 
@@ -92,7 +93,8 @@ def evaluate_benchmark(
     batch_size: int = 16,
     num_workers: int = 0,
     decoder: Decoder = "pyav",
-    dtype: Precision = "fp32",
+    dtype: PrecisionSetting = "fp32",
+    device: str | None = None,
     on_progress: ProgressCallback | None = None,
 ) -> BenchmarkResult:
     """Evaluate an encoder on a benchmark, and the frozen frame-averaged baseline under the same protocol.
@@ -110,7 +112,8 @@ def evaluate_benchmark(
     if name not in BENCHMARKS:
         raise ValueError(f"protocol: {name!r} is not one of {', '.join(BENCHMARKS)}")
     spec, root = BENCHMARKS[name], Path(root)
-    encoders = load_encoders(encoder, baseline)
+    encoders = load_encoders(encoder, baseline, device)
+    dtype = resolve_precision(dtype, encoders["encoder"].device)
     concepts = concepts or spec.concepts
     if isinstance(concepts, (str, Path)):
         concepts = ConceptSet.load(concepts)

@@ -21,8 +21,8 @@ from verbspace.evaluation.labels import (
 from verbspace.evaluation.protocol import Task
 from verbspace.evaluation.results import Evaluation
 from verbspace.evaluation.runner import MAX_MISSING_FRACTION, EvalConfig, EvalSplit, load_encoders, run_evaluation
-from verbspace.inference.embedding import Precision
 from verbspace.models.video_encoder import VideoEncoder
+from verbspace.utils.device import PrecisionSetting, resolve_precision
 from verbspace.utils.progress import ProgressCallback
 
 
@@ -43,7 +43,8 @@ def evaluate(
     crops: int = 1,
     max_missing: float = MAX_MISSING_FRACTION,
     decoder: Decoder = "pyav",
-    dtype: Precision = "fp32",
+    dtype: PrecisionSetting = "fp32",
+    device: str | None = None,
     on_progress: ProgressCallback | None = None,
 ) -> Evaluation:
     """Evaluate an encoder on labeled videos, and the frozen frame-averaged baseline under the same protocol.
@@ -63,7 +64,8 @@ def evaluate(
         num_workers: Processes that decode; 0 decodes in this process.
         max_missing: Largest fraction of videos that may be missing or unreadable.
         decoder: "pyav", or "torchcodec" (PyAV is used where torchcodec is not exact).
-        dtype: Precision of the encoder's matrix products.
+        dtype: Precision of the encoder's matrix products. The protocol has what "auto" was resolved to.
+        device: See `load_encoder`.
         on_progress: Called after each batch of videos.
 
     Raises:
@@ -71,7 +73,8 @@ def evaluate(
     """
     if protocol not in get_args(Task):
         raise ValueError(f"protocol: {protocol!r} is not one of " + ", ".join(f'"{name}"' for name in get_args(Task)))
-    encoders = load_encoders(encoder, baseline)
+    encoders = load_encoders(encoder, baseline, device)
+    dtype = resolve_precision(dtype, encoders["encoder"].device)
     test_split, train_split, concepts = _build_splits(encoders["encoder"], data, protocol, concepts, train)
     config = EvalConfig(
         task=protocol, test=test_split, train=train_split, concepts=concepts, scoring=scoring, frames=frames,

@@ -23,9 +23,11 @@ from verbspace.evaluation.multi_label import multi_label_metrics
 from verbspace.evaluation.protocol import Detail, EvalProtocol, Task, are_comparable
 from verbspace.evaluation.results import Evaluation, MultiLabelEvaluation, MultiLabelResult, Result
 from verbspace.evaluation.zero_shot import zero_shot_scores
-from verbspace.inference.embedding import EmbeddingCache, EmbeddingResult, Precision, embed_videos, validate_precision
+from verbspace.inference.embedding import EmbeddingCache, EmbeddingResult, embed_videos
 from verbspace.models.hashing import encoder_hash
+from verbspace.models.loading import load_encoder
 from verbspace.models.video_encoder import VideoEncoder
+from verbspace.utils.device import Precision
 from verbspace.utils.progress import ProgressCallback
 
 MAX_MISSING_FRACTION = 0.01
@@ -82,7 +84,6 @@ class EvalConfig:
     def __post_init__(self) -> None:
         validate_scoring(self.scoring)
         require_backend(self.decoder)
-        validate_precision(self.dtype)
         if self.task == "zero-shot" and self.scoring != "category" and not self.concepts.descriptions:
             raise ValueError(
                 f"scoring: {self.scoring!r} needs descriptions, and the concept set {self.concepts.name!r} has none; "
@@ -131,12 +132,15 @@ class EvalConfig:
         )
 
 
-def load_encoders(encoder: VideoEncoder | str | Path, baseline: bool | VideoEncoder) -> dict[str, VideoEncoder]:
+def load_encoders(
+    encoder: VideoEncoder | str | Path, baseline: bool | VideoEncoder, device: str | None = None
+) -> dict[str, VideoEncoder]:
     """Load the baseline as "frozen", if there is one, and the encoder as "encoder".
 
     `baseline` is True for `encoder.base_encoder()`, False for none, or an encoder of the same frame size and dtype.
+    For `device` see `load_encoder`.
     """
-    encoder = encoder if isinstance(encoder, VideoEncoder) else VideoEncoder.from_pretrained(encoder)
+    encoder = load_encoder(encoder, device)
     if baseline is False:
         return {"encoder": encoder}
     if baseline is True:

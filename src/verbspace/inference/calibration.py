@@ -19,6 +19,7 @@ from verbspace.data.datasets import ClipDataset
 from verbspace.data.sources.record import Record
 from verbspace.inference.embedding import embed_videos
 from verbspace.models.hashing import encoder_hash
+from verbspace.models.loading import load_encoder
 from verbspace.models.video_encoder import VideoEncoder
 from verbspace.utils.atomic_io import write_text
 from verbspace.utils.progress import ProgressCallback
@@ -175,13 +176,13 @@ def calibrate(
 
 
 def resolve_reference(encoder: VideoEncoder, reference: str | Path | None = None) -> VideoEncoder | None:
-    """Load the reference encoder for `calibrate`, or return None for halves.
+    """Load the reference encoder for `calibrate` on the encoder's device, or return None for halves.
 
     `reference` is the folder or hub id of an encoder, or "halves". Default: the base checkpoint, if `encoder` differs
     from it and it can be loaded.
     """
     if reference is not None:
-        return None if str(reference) == "halves" else VideoEncoder.from_pretrained(reference)
+        return None if str(reference) == "halves" else load_encoder(reference, encoder.device)
     try:
         base_encoder = encoder.base_encoder()
     except (ValueError, FileNotFoundError):

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol, get_args
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -22,9 +22,9 @@ from verbspace.data.decoding.windows import stream_windows
 from verbspace.data.errors import DecodeError, DecodeFailure, DecodeFailures, NoReadableVideo
 from verbspace.data.sampling import Window, clip_duration, plan_windows
 from verbspace.data.sources.record import Record
+from verbspace.utils.device import Precision, PrecisionSetting, resolve_precision
 from verbspace.utils.progress import ProgressCallback
 
-Precision = Literal["fp32", "bf16"]
 MAX_WINDOWS = 200_000  # windows per video: nine days at one window every 4 s
 MAX_FRAMES = 256  # frames per clip: ten times what video encoders take
 _BLOCK_ROWS = 4096
@@ -128,7 +128,7 @@ def embed_videos(
     batch_size: int = 16,
     num_workers: int = 0,
     decoder: Decoder = "pyav",
-    dtype: Precision = "fp32",
+    dtype: PrecisionSetting = "fp32",
     allow_empty: bool = False,
     cache: EmbeddingCache | None = None,
     on_progress: ProgressCallback | None = None,
@@ -152,7 +152,7 @@ def embed_videos(
     """
     if not records:
         raise ValueError("there are no videos to embed")
-    validate_precision(dtype)
+    dtype = resolve_precision(dtype, encoder.device)
     cache = EmbeddingCache() if cache is None else cache
     pending = [record for record in {record.file: record for record in records}.values() if record.file not in cache]
     dataset = ClipDataset(
@@ -191,7 +191,7 @@ def embed_windows(
     stride: float | None = None,
     frames: int = 8,
     batch_size: int = 16,
-    dtype: Precision = "fp32",
+    dtype: PrecisionSetting = "fp32",
 ) -> WindowEmbeddings:
     """Embed a video of any length in overlapping windows, from one decode. Raises DecodeError if it cannot be read.
 
@@ -204,7 +204,7 @@ def embed_windows(
         batch_size: Windows per batch; the frames of only one batch are in memory.
         dtype: Precision of matrix products.
     """
-    validate_precision(dtype)
+    dtype = resolve_precision(dtype, encoder.device)
     validate_num_frames(frames)
     step = length / 2 if stride is None else stride
 
@@ -239,12 +239,6 @@ def validate_num_frames(frames: int) -> None:
     """Raise ValueError unless a clip can have this number of frames."""
     if not 1 <= frames <= MAX_FRAMES:
         raise ValueError(f"frames: {frames} is out of range; pass 1 to {MAX_FRAMES} frames per clip")
-
-
-def validate_precision(dtype: str) -> None:
-    """Raise ValueError unless `dtype` is a `Precision`."""
-    if dtype not in get_args(Precision):
-        raise ValueError(f"dtype: {dtype!r} is not one of {', '.join(get_args(Precision))}")
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from verbspace.data.sources.record import Record
 from verbspace.inference.calibration import Calibration
 from verbspace.inference.embedding import embed_videos, embed_windows, validate_num_frames
 from verbspace.inference.timeline import Segment, extract_segments, merge_windows
+from verbspace.models.loading import load_encoder
 from verbspace.models.video_encoder import VideoEncoder
 
 
@@ -64,6 +65,7 @@ class Predictor:
         calibration: A calibration, or its file, that was fitted for the same encoder, concepts, scoring and frames.
             Without one, probabilities are the softmax at the checkpoint's own temperature, which is overconfident.
         encode_text: Text encoder to use instead of the encoder's own, for example a cached one.
+        device: See `load_encoder`.
     """
 
     def __init__(
@@ -77,9 +79,10 @@ class Predictor:
         top: int = 5,
         calibration: Calibration | str | Path | None = None,
         encode_text: Callable[[list[str]], Tensor] | None = None,
+        device: str | None = None,
     ) -> None:
         validate_num_frames(frames)
-        self.encoder = encoder if isinstance(encoder, VideoEncoder) else VideoEncoder.from_pretrained(encoder)
+        self.encoder = load_encoder(encoder, device)
         self.concepts = resolve_concepts(self.encoder, actions, concepts)
         self.scoring, self.frames, self.top = scoring, frames, top
         temperature = 1 / self.encoder.logit_scale
@@ -187,6 +190,7 @@ def predict(
     top: int = 5,
     calibration: Calibration | str | Path | None = None,
     window_config: WindowConfig | None = None,
+    device: str | None = None,
 ) -> list[Prediction]:
     """Rank actions for the files or URLs `paths`. Raises DecodeError if one cannot be read.
 
@@ -194,8 +198,9 @@ def predict(
     those of `Predictor`.
     """
     predictor = Predictor(
-        encoder, actions, concepts=concepts, scoring=scoring, frames=frames, top=top, calibration=calibration
-    )
+        encoder, actions, concepts=concepts, scoring=scoring, frames=frames, top=top, calibration=calibration,
+        device=device,
+    )  # fmt: skip
     files = [str(paths)] if isinstance(paths, (str, Path)) else [str(path) for path in paths]
     predictions = []
     for _, outcome in predictor.predict_stream(files, window_config):

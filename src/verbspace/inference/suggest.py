@@ -13,6 +13,7 @@ from verbspace.concepts.registry import all_known_action_names
 from verbspace.data.errors import DecodeFailures
 from verbspace.data.sources.manifest import read_manifest
 from verbspace.inference.embedding import embed_videos
+from verbspace.models.loading import load_encoder
 from verbspace.models.video_encoder import VideoEncoder
 from verbspace.utils.progress import ProgressCallback
 
@@ -50,6 +51,7 @@ def suggest(
     names: Sequence[str] | None = None,
     *,
     synonym_threshold: float = 0.2,
+    device: str | None = None,
     on_progress: ProgressCallback | None = None,
 ) -> SuggestionReport:
     """Suggest action names for unlabeled videos.
@@ -61,9 +63,10 @@ def suggest(
         encoder: A VideoEncoder, or a folder or hub id.
         videos: A folder or a list of videos.
         names: Names to choose from. Default: `all_known_action_names()`.
+        device: See `load_encoder`.
         synonym_threshold: Two names are merged if their `ConceptSpace.pairwise_confusion` is at least this.
     """
-    encoder = encoder if isinstance(encoder, VideoEncoder) else VideoEncoder.from_pretrained(encoder)
+    encoder = load_encoder(encoder, device)
     result = embed_videos(encoder, read_manifest(videos), on_progress=on_progress)
     vocabulary = ConceptSet.from_actions(list(names) if names is not None else all_known_action_names(), "all names")
     space = encoder.build_concept_space(vocabulary)

@@ -15,6 +15,7 @@ from torch import Tensor
 from verbspace.data.errors import DecodeError
 from verbspace.models.hashing import encoder_hash
 from verbspace.models.video_encoder import VideoEncoder
+from verbspace.utils.device import resolve_device
 
 Array = Tensor | NDArray[Any]
 
@@ -43,9 +44,10 @@ class MTEBEncoder:
             self.encoder, default_name = model_name, "encoder"
         else:
             self.encoder = VideoEncoder.from_pretrained(model_name, revision=revision)
+            device = device or str(resolve_device())
             default_name = PurePath(model_name).name
         if device is not None:
-            self.encoder.to(torch.device(device))
+            self.encoder.to(resolve_device(device))
         self.frames = frames
         self.mteb_model_meta = _model_meta(self.encoder, name or f"verbspace/{default_name}", frames)
 

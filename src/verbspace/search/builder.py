@@ -13,14 +13,15 @@ from pathlib import Path
 import torch
 
 from verbspace.data.errors import DecodeError
-from verbspace.inference.embedding import Precision, validate_num_frames, validate_precision
+from verbspace.inference.embedding import validate_num_frames
 from verbspace.models.hashing import encoder_hash
-from verbspace.models.video_encoder import VideoEncoder
+from verbspace.models.loading import load_encoder
 from verbspace.search.engine import Engine, local_engine
 from verbspace.search.index import Index, import_lancedb, lock_index
 from verbspace.search.ray_builder import ray_engine
 from verbspace.search.schema import FileRows, IndexManifest
 from verbspace.search.signatures import canonical_path, file_signature, try_signature
+from verbspace.utils.device import PrecisionSetting, resolve_device, resolve_precision
 from verbspace.utils.progress import ProgressCallback
 from verbspace.utils.text import is_utf8_encodable
 
@@ -64,7 +65,7 @@ def build_index(
     window: float = 4.0,
     stride: float | None = None,
     frames: int = 8,
-    dtype: Precision = "fp32",
+    dtype: PrecisionSetting = "fp32",
     batch_size: int = 16,
     num_workers: int | None = None,
     device: str | None = None,
@@ -88,7 +89,7 @@ def build_index(
         frames: Frames per window.
         batch_size: Windows per forward pass.
         num_workers: Number of threads (`local`) or actors (`ray`); one per CPU core, in threads at most 8, if None.
-        device: torch device; CUDA if available, otherwise the CPU, if None.
+        device: See `resolve_device`; with Ray, of each actor.
         shard: `i/n`: embed only the i-th of n parts of the files, into a separate index below `index_dir`.
         engine: `local` or `ray`.
         gpus: GPUs per Ray actor.
@@ -106,7 +107,6 @@ def build_index(
     stride = window if stride is None else stride
     if not 0 < stride <= window < math.inf:
         raise ValueError(f"stride: {stride:g} s is not above 0 and at most the length of a window, {window:g} s")
-    validate_precision(dtype)
     validate_num_frames(frames)
     if gpus and engine != "ray":
         raise ValueError("gpus: only --engine ray uses this setting; leave it out, or give --device")
@@ -114,8 +114,15 @@ def build_index(
     if shard is not None:
         name, files = select_shard(shard, files)
         folder = root / "shards" / name
+    if engine == "ray":  # the actors resolve the device, and load the encoder again
+        if dtype == "auto":
+            raise ValueError("dtype: auto depends on the device of the actors; give fp32 or bf16 with --engine ray")
+        target = torch.device("cpu")
+    else:
+        target = resolve_device(device)
+    precision = resolve_precision(dtype, target)
     import_lancedb()  # report a missing package before the model is loaded
-    model = VideoEncoder.from_pretrained(encoder)
+    model = load_encoder(encoder, target)
     manifest = IndexManifest(
         encoder=os.path.abspath(encoder) if Path(encoder).is_dir() else str(encoder),
         encoder_hash=encoder_hash(model),
@@ -123,7 +130,7 @@ def build_index(
         window=window,
         stride=stride,
         frames=frames,
-        dtype=dtype,
+        dtype=precision,
     )
     main_index = Index.open(root) if shard is not None and (root / "index.json").exists() else None
     if main_index is not None and len(main_index):
@@ -131,10 +138,6 @@ def build_index(
     if engine == "ray":
         embed_files = ray_engine(manifest, num_workers=num_workers, batch_size=batch_size, gpus=gpus, device=device)
     else:
-        try:
-            model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        except (RuntimeError, AssertionError):  # torch without CUDA support raises AssertionError
-            raise ValueError(f"device: {device} is not available; give cpu, or leave it out") from None
         embed_files = local_engine(model, manifest, num_workers=num_workers, batch_size=batch_size)
     files = list(files)  # first, so that an error in the list leaves no empty index behind
     if not files and not (folder / "index.json").exists():

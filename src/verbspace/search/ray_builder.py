@@ -24,8 +24,7 @@ class FileEmbedder:
         torch.set_num_threads(1)  # as in `local_engine`, so that the results are the same
         disable_malloc_trim()
         self.manifest, self.batch_size = manifest, batch_size
-        self.encoder = load_index_encoder(manifest)
-        self.encoder.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.encoder = load_index_encoder(manifest, device=device)
 
     def embed(self, paths: Sequence[str]) -> list[FileRows]:
         """Embed files."""

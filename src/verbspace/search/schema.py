@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from verbspace.inference.embedding import Precision
 from verbspace.search.signatures import UNKNOWN_SIGNATURE, FileSignature
+from verbspace.utils.device import Precision
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -12,6 +12,7 @@ from torch import Tensor
 from verbspace.data.sources.inputs import localize
 from verbspace.inference.embedding import embed_windows
 from verbspace.models.hashing import encoder_hash
+from verbspace.models.loading import load_encoder
 from verbspace.models.video_encoder import VideoEncoder
 from verbspace.search.filters import combine_filters, sql_quote
 from verbspace.search.index import Index, corrupt_index_error
@@ -23,11 +24,13 @@ HIT_COLUMNS = ("path", "window", "start", "end", "duration", "fps")
 
 
 class Searcher:
-    """An index and its encoder, loaded once for many queries. For the `encoder`, see `load_index_encoder`."""
+    """An index and its encoder, loaded once for many queries. For the arguments see `load_index_encoder`."""
 
-    def __init__(self, folder: str | Path, encoder: VideoEncoder | str | Path | None = None) -> None:
+    def __init__(
+        self, folder: str | Path, encoder: VideoEncoder | str | Path | None = None, *, device: str | None = None
+    ) -> None:
         self.index = Index.open(folder)
-        self.encoder = load_index_encoder(self.index.manifest, self.index.folder, encoder)
+        self.encoder = load_index_encoder(self.index.manifest, self.index.folder, encoder, device)
         self.query_encoder = QueryEncoder(self.encoder)
 
     def search(
@@ -164,14 +167,20 @@ def _best_per_video(hits: list[Hit]) -> list[Hit]:
 
 
 def load_index_encoder(
-    manifest: IndexManifest, folder: str | Path = "the index", encoder: VideoEncoder | str | Path | None = None
+    manifest: IndexManifest,
+    folder: str | Path = "the index",
+    encoder: VideoEncoder | str | Path | None = None,
+    device: str | None = None,
 ) -> VideoEncoder:
-    """Load the encoder that an index was built with: by default, the one in the manifest. Check its weights."""
+    """Load the encoder that an index was built with: by default, the one in the manifest. Check its weights.
+
+    For `device` see `load_encoder`.
+    """
     name = "the given encoder"
     if not isinstance(encoder, VideoEncoder):
         name = str(encoder or manifest.encoder)
         try:
-            encoder = VideoEncoder.from_pretrained(name)
+            encoder = load_encoder(name, device)
         except FileNotFoundError as error:
             raise FileNotFoundError(
                 f"{folder}: its encoder is not found ({error}); give its path (--encoder)"

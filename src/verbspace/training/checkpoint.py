@@ -164,7 +164,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     with path.open("wb") as file:
         file.write(len(encoded).to_bytes(8, "little") + encoded)
         for content in _full_tensors(tensors):
-            file.write(memoryview(content.flatten().view(torch.uint8).numpy()))
+            file.write(content.flatten().view(torch.uint8).numpy().data)
             del content
 
 

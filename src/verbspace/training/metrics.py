@@ -40,7 +40,7 @@ def step_metrics(
 
 def peak_memory() -> float:
     """Return the peak memory so far in GB (10⁹ bytes): of the GPU if it is used, else of this process; 0 on Windows."""
-    if torch.cuda.is_initialized():
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         return torch.cuda.max_memory_allocated() / 1e9
     try:
         import resource

@@ -8,6 +8,7 @@ from typing import Literal, get_args
 import torch
 
 Precision = Literal["fp32", "bf16"]  # of matrix products under autocast; weights and results are float32
+PrecisionSetting = Literal["auto", "fp32", "bf16"]  # see `resolve_precision`
 _BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # in /proc/cpuinfo, of x86 and of ARM
 
 
@@ -19,6 +20,8 @@ def resolve_device(device: str | torch.device | None = None) -> torch.device:
     Raises:
         ValueError: This machine, or this build of PyTorch, does not have the device.
     """
+    if isinstance(device, torch.device):
+        return device
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
