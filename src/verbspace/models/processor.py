@@ -109,7 +109,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def _read_tokenizer(folder: Path) -> Any:
     try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except ImportError as error:
         raise ValueError(
             f"{folder}: the tokenizer needs a missing package; pip install sentencepiece protobuf"

@@ -23,6 +23,7 @@ from verbspace.models.eager_attention import EAGER_IMPL
 from verbspace.models.interpolation import interpolate_weights
 from verbspace.models.pretrained_options import PretrainedOptions
 from verbspace.models.processor import Processor, read_json
+from verbspace.models.snapshots import is_hub_id, snapshot_commit
 from verbspace.models.temporal_attention import TemporalAttention, rope_cos_sin
 from verbspace.models.video_batches import Times, Videos, clip_batches
 from verbspace.utils.text import first_line
@@ -83,23 +84,28 @@ class VideoEncoder(PreTrainedModel):  # type: ignore[misc]
         config: VideoEncoderConfig | None = None,
         **options: Any,
     ) -> VideoEncoder:
-        """Load an image checkpoint of the CLIP family, or a saved VideoEncoder, in float32. Pickles are not read.
+        """Load an image checkpoint of the CLIP family, or a saved VideoEncoder, in float32.
+
+        Weights are read from safetensors. Only an image checkpoint without safetensors is read from pytorch_model.bin,
+        with `torch.load(weights_only=True)`, which runs no code from the file.
 
         Args:
-            name_or_path: A folder (of a checkpoint or of a run), "playground", or a hub id.
+            name_or_path: A folder (of a checkpoint or of a run), "playground", or a hub id, owner/name or
+                owner/name@revision.
             temporal: Add temporal attention to an image checkpoint. False: frame-averaged CLIP.
             temporal_layers: Indices of the image layers to add temporal attention to. None: all layers.
             temporal_heads: Heads of temporal attention. None: as many as the image layers have.
             attention: Attention kernel, see `set_attention`.
             seed: Seed of the new temporal weights.
-            revision: Revision of the hub repository.
+            revision: Branch, tag or commit of the hub repository. None: that of the name, else the main branch.
             token: Access token for the hub. None: that of `hf auth login` or `HF_TOKEN`.
             config: Replaces the configuration of a saved encoder.
             **options: Further options of `transformers.AutoModel`, see `PretrainedOptions`.
 
         Raises:
             FileNotFoundError: The checkpoint does not exist.
-            ValueError: The checkpoint cannot be read, or temporal settings are given for a saved encoder.
+            ValueError: The checkpoint cannot be read, temporal settings are given for a saved encoder, or `revision`
+                is not that of the name.
         """
         parsed = PretrainedOptions.from_kwargs(options, config)
         folder = hub.resolve_checkpoint(name_or_path, revision=revision, token=token, **parsed.hub_kwargs)
@@ -121,8 +127,9 @@ class VideoEncoder(PreTrainedModel):  # type: ignore[misc]
         else:
             backbones.validate_model_type(content.get("model_type"), str(folder / "config.json"))
             base = hub.load_image_checkpoint(folder)
-            name = str(folder.resolve()) if Path(name_or_path).is_dir() else str(name_or_path)
-            config = VideoEncoderConfig(base.config.to_dict(), temporal, name, temporal_layers, temporal_heads)
+            name = hub.base_name_of(name_or_path)
+            commit = snapshot_commit(folder) if is_hub_id(name) else None
+            config = VideoEncoderConfig(base.config.to_dict(), temporal, name, temporal_layers, temporal_heads, commit)
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
                 encoder = cls(config, base)
@@ -184,7 +191,9 @@ class VideoEncoder(PreTrainedModel):  # type: ignore[misc]
         """Load the image checkpoint of this encoder, as an encoder that averages frames."""
         if not self.config.base_name:
             raise ValueError("config.base_name is empty: the image checkpoint is unknown; pass a baseline encoder")
-        base = VideoEncoder.from_pretrained(self.config.base_name, temporal=False, attention=self.attention)
+        base = VideoEncoder.from_pretrained(
+            self.config.base_name, revision=self.config.base_revision, temporal=False, attention=self.attention
+        )
         base.to(self.device)
         return base
 

@@ -122,7 +122,9 @@ def adapt(
 
         if distributed.is_main_process and is_new:
             info = RunInfo(
-                encoder=EncoderInfo(name=start.config.base_name, hash=encoder_hash(start)),
+                encoder=EncoderInfo(
+                    name=start.config.base_name, revision=start.config.base_revision, hash=encoder_hash(start)
+                ),
                 concepts=ConceptSetInfo(name=concepts.name, hash=concepts.hash),
                 videos=VideosInfo(
                     count=len(records),

@@ -189,8 +189,10 @@ class TransformersClient:
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         try:
-            self._tokenizer = AutoTokenizer.from_pretrained(name)
-            self._model = AutoModelForCausalLM.from_pretrained(name, use_safetensors=True, dtype="auto")
+            self._tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+            self._model = AutoModelForCausalLM.from_pretrained(
+                name, use_safetensors=True, trust_remote_code=False, dtype="auto"
+            )
         except (OSError, ValueError) as error:
             raise ValueError(
                 f"{name}: not a text-generation checkpoint with safetensors weights: {_shorten(error)}"
