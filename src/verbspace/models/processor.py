@@ -22,6 +22,7 @@ CLIP_PIXEL_STATS = {
     "image_std": [0.26862954, 0.26130258, 0.27577711],
 }
 SIGLIP_PIXEL_STATS = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
+_SAMPLE_TEXTS = ("a man is running", "a man is jumping")  # of the same length
 
 
 @dataclass(frozen=True)
@@ -43,10 +44,18 @@ class Processor:
 
     @classmethod
     def from_folder(cls, folder: Path, base_config: Any) -> Processor:
-        """Read the processor of a checkpoint with a CLIP-family config. Raise ValueError if a file cannot be read."""
+        """Read the processor of a checkpoint with a CLIP-family config.
+
+        Raises:
+            ValueError: A file is missing or cannot be read, or the tokenizer does not belong to the text tower.
+        """
         siglip = str(base_config.model_type).startswith("siglip")
         image_config = _read_image_processor_config(folder, SIGLIP_PIXEL_STATS if siglip else CLIP_PIXEL_STATS)
-        return cls(_read_tokenizer(folder), image_config, int(base_config.text_config.max_position_embeddings), siglip)
+        file = _find_tokenizer_file(folder)
+        context_length = int(base_config.text_config.max_position_embeddings)
+        processor = cls(_read_tokenizer(folder), image_config, context_length, siglip)
+        _validate_tokenizer(file, processor, base_config)
+        return processor
 
     def save(self, folder: Path) -> None:
         """Write the files that `from_folder` reads."""
@@ -107,6 +116,20 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
+def _find_tokenizer_file(folder: Path) -> Path:
+    """Return the file with the vocabulary. `transformers` would replace a missing one by one of two or three tokens."""
+    vocabulary = folder / "vocab.json"
+    if vocabulary.exists() and not (folder / "merges.txt").exists() and not (folder / "tokenizer.json").exists():
+        raise ValueError(f"{folder}: vocab.json needs merges.txt, which is missing; copy it from the original model")
+    for file in (folder / "tokenizer.json", vocabulary, *sorted(folder.glob("*.model"))):
+        if file.exists():
+            return file
+    raise ValueError(
+        f"{folder}: no tokenizer.json, no vocab.json and no sentencepiece model; save the tokenizer there with "
+        "save_pretrained"
+    )
+
+
 def _read_tokenizer(folder: Path) -> Any:
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
@@ -116,6 +139,27 @@ def _read_tokenizer(folder: Path) -> Any:
         ) from error
     except Exception as error:
         raise ValueError(f"{folder}: cannot read the tokenizer: {first_line(error)}") from error
+
+
+def _validate_tokenizer(file: Path, processor: Processor, base_config: Any) -> None:
+    """Raise ValueError if a tokenizer does not distinguish two texts, or if its ids do not fit the text tower."""
+    advice = "use the tokenizer that the model was trained with"
+    first, second = rows = processor.tokenize(list(_SAMPLE_TEXTS))["input_ids"].tolist()
+    if first == second:
+        raise ValueError(f"{file}: different texts have the same tokens; {advice}")
+    text_config, largest = base_config.text_config, max(max(first), max(second), processor.tokenizer.vocab_size - 1)
+    if largest >= text_config.vocab_size:
+        raise ValueError(
+            f"{file}: has tokens up to {largest}, but vocab_size of config.json is {text_config.vocab_size}; {advice}"
+        )
+    end = text_config.eos_token_id
+    if processor.is_siglip or not isinstance(end, int):  # the text tower of SigLIP takes the last token
+        return
+    if end == 2 and base_config.model_type == "clip":  # a wrong value of early configs: CLIP takes the largest token
+        if any(max(row) != processor.tokenizer.eos_token_id for row in rows):
+            raise ValueError(f"{file}: the end token is not the largest token of a text; {advice}")
+    elif any(end not in row for row in rows):
+        raise ValueError(f"{file}: does not end texts with eos_token_id {end} of config.json; {advice}")
 
 
 def _read_image_processor_config(folder: Path, default: dict[str, Any]) -> dict[str, Any]:
