@@ -7,6 +7,7 @@ import pytest
 import torch
 from transformers import AutoConfig, CLIPTokenizer
 
+from verbspace.data.frame_preprocessing import FramePreprocessing
 from verbspace.models.processor import CLIP_PIXEL_STATS, Processor
 from verbspace.models.video_encoder import VideoEncoder
 
@@ -119,4 +120,39 @@ def test_end_token_of_early_configs(tiny_clip: Path, tmp_path: Path) -> None:
     assert torch.equal(VideoEncoder.from_pretrained(folder).encode_text(["waving", "jumping up and down"]), expected)
     swap_end_token(folder)
     with pytest.raises(ValueError, match=r"tokenizer\.json: the end token is not the largest token of a text"):
+        VideoEncoder.from_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    ("fixture", "changes", "expected"),
+    [
+        ("tiny_clip", {}, FramePreprocessing(32)),
+        ("tiny_clip", {"size": 32, "crop_size": 32, "resample": 3}, FramePreprocessing(32)),
+        ("tiny_clip", {"size": {"height": 32, "width": 32}}, FramePreprocessing(32, "squash")),
+        ("tiny_clip", {"size": None, "resample": 2}, FramePreprocessing(32, "shortest_edge", "bilinear")),
+        ("tiny_siglip", {}, FramePreprocessing(32, "squash")),
+        ("tiny_siglip", {"resample": 2, "size": None}, FramePreprocessing(32, "squash", "bilinear")),
+        ("tiny_siglip2", {"size": None}, FramePreprocessing(32, "squash", "bilinear")),
+    ],
+)
+def test_frame_preprocessing(
+    fixture: str, changes: dict[str, object], expected: FramePreprocessing, request: pytest.FixtureRequest,
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    folder = shutil.copytree(request.getfixturevalue(fixture), tmp_path / "checkpoint")
+    config = {**json.loads((folder / "preprocessor_config.json").read_text()), **changes}
+    (folder / "preprocessor_config.json").write_text(json.dumps(config))
+    encoder = VideoEncoder.from_pretrained(folder)
+    assert encoder.preprocessing == expected
+    encoder.save_pretrained(tmp_path / "saved")
+    assert VideoEncoder.from_pretrained(tmp_path / "saved").preprocessing == expected
+    frames = torch.randint(256, (1, 2, 3, 40, 70), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(encoder.encode_video(frames), encoder.encode_video(expected.apply(frames)[0]))
+
+
+def test_preprocessing_that_is_not_supported(tiny_clip: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny_clip, tmp_path / "clip")
+    config = {**json.loads((folder / "preprocessor_config.json").read_text()), "resample": 1}
+    (folder / "preprocessor_config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"_config\.json: resample: 1 is not supported; use 2 \(bilinear\)"):
         VideoEncoder.from_pretrained(folder)

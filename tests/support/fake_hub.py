@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from functools import lru_cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -241,7 +242,7 @@ def sha_of(commit: Commit) -> str:
     message, files = commit
     digest = hashlib.sha1(message.encode())
     for name, content in sorted(files.items()):
-        digest.update(name.encode() + hashlib.sha256(content).digest())
+        digest.update(f"{name}{etag(content)}".encode())
     return digest.hexdigest()
 
 
@@ -256,6 +257,7 @@ def pull_request_entry(repo: str, number: int, pull: PullRequest) -> dict[str, A
     }  # fmt: skip
 
 
+@lru_cache(maxsize=32)
 def etag(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 

@@ -182,10 +182,8 @@ CHECKPOINTS = {
 }  # fmt: skip
 
 
-def repository_files(
-    name: str, folder: Path, *, full_size: bool = False
-) -> tuple[dict[str, bytes], dict[str, bytes] | None]:
-    """Write a repository to a folder, as `transformers` can load it, and return its files.
+def write_repository(name: str, folder: Path, *, full_size: bool = False) -> dict[str, bytes] | None:
+    """Write a repository to a folder, as `transformers` can load it.
 
     Args:
         name: One of `CHECKPOINTS`.
@@ -194,7 +192,7 @@ def repository_files(
             heads are real, and have four channels each.
 
     Returns:
-        The files of the main branch, and those that the pull request of the conversion service adds, if there is one.
+        The files that the pull request of the conversion service adds, if there is one.
     """
     public = CHECKPOINTS[name]
     folder.mkdir(parents=True)
@@ -228,7 +226,7 @@ def repository_files(
         added = {"model.safetensors": (folder / "model.safetensors").read_bytes()}
         (folder / "model.safetensors").unlink()
     write_weights(tensors, folder, "pickle" if public.weights == "conversion" else public.weights)
-    return {path.name: path.read_bytes() for path in folder.iterdir()}, added
+    return added
 
 
 def random_weights(config: dict[str, Any], dtype: torch.dtype) -> dict[str, Tensor]:

@@ -130,6 +130,7 @@ class EvalConfig:
             frames=self.frames,
             views=(self.clips, self.crops),
             size=encoder.image_size,
+            preprocessing=encoder.preprocessing.describe(),
             decoder=decoder_version(self.decoder),
             dtype=str(encoder.dtype).removeprefix("torch.") if self.dtype == "fp32" else "bfloat16 products",
             seed=self.seed,
@@ -138,6 +139,7 @@ class EvalConfig:
             train_clips=len(train.records) if train else None,
             details=details,
             checkpoint=encoder_hash(encoder),
+            base=encoder.base_reference(),
             chosen=chosen,
         )
 
@@ -153,7 +155,7 @@ def load_encoders(encoder: VideoEncoder | str | Path, baseline: bool | VideoEnco
         The baseline as "frozen", if there is one, and the encoder as "encoder".
 
     Raises:
-        ValueError: The baseline cannot be loaded, or differs in frame size or dtype.
+        ValueError: The baseline cannot be loaded, or differs in frame size, preprocessing or dtype.
     """
     encoder = encoder if isinstance(encoder, VideoEncoder) else VideoEncoder.from_pretrained(encoder)
     if baseline is False:
@@ -166,7 +168,7 @@ def load_encoders(encoder: VideoEncoder | str | Path, baseline: bool | VideoEnco
                 f"the frozen baseline cannot be loaded: {error}; "
                 "pass the base checkpoint's encoder as baseline, or baseline=False to evaluate without it"
             ) from error
-    for name in ("image_size", "dtype"):
+    for name in ("image_size", "preprocessing", "dtype"):
         expected, actual = getattr(encoder, name), getattr(baseline, name)
         if actual != expected:
             raise ValueError(f"baseline: its {name} is {actual}, and the encoder's is {expected}; they must be equal")

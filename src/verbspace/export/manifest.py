@@ -45,7 +45,13 @@ def build_manifest(encoder: VideoEncoder, export_format: ExportFormat, towers: l
             for tower in towers
         },
         "outputs": {tower.name: {f"{tower.name}_embeds": ["batch", encoder.embedding_dim]} for tower in towers},
-        "pixels": {"size": size, "mean": processor.image_mean, "std": processor.image_std},
+        "pixels": {
+            "size": size,
+            "resize": processor.preprocessing.resize,
+            "interpolation": processor.preprocessing.interpolation,
+            "mean": processor.image_mean,
+            "std": processor.image_std,
+        },
         "text": {
             "context": processor.context_length,
             "lower": processor.is_siglip,
@@ -84,13 +90,14 @@ def tokenizer_matches(processor: Processor, tokenizer_file: Path, text_config: d
 
 
 def write_image_processor_config(encoder: VideoEncoder, path: Path) -> None:
-    """Write the checkpoint's image processor config with the native size, mean and standard deviation."""
+    """Write the checkpoint's image processor config with the native size, the resize, mean and standard deviation."""
     size, processor = encoder.image_size, encoder.require_processor()
+    square, crops = {"height": size, "width": size}, processor.preprocessing.resize == "shortest_edge"
     config = {
         **processor.image_processor_config,
-        "size": {"shortest_edge": size},
-        "crop_size": {"height": size, "width": size},
-        "do_center_crop": True,
+        "size": {"shortest_edge": size} if crops else square,
+        "crop_size": square,
+        "do_center_crop": crops,
         "do_resize": True,
         "image_mean": processor.image_mean,
         "image_std": processor.image_std,

@@ -17,6 +17,7 @@ from transformers.initialization import no_init_weights
 
 from verbspace.concepts.concept_set import ConceptSet
 from verbspace.concepts.space import ConceptSpace
+from verbspace.data.frame_preprocessing import FramePreprocessing
 from verbspace.models import backbones, hub
 from verbspace.models.config import VideoEncoderConfig
 from verbspace.models.eager_attention import EAGER_IMPL
@@ -197,6 +198,11 @@ class VideoEncoder(PreTrainedModel):  # type: ignore[misc]
         base.to(self.device)
         return base
 
+    def base_reference(self) -> str | None:
+        """Return the image checkpoint as owner/name@commit; None if its commit is unknown."""
+        name, commit = self.config.base_name, self.config.base_revision
+        return f"{name}@{commit}" if commit else None
+
     def copy(self) -> VideoEncoder:
         """Return an independent copy in evaluation mode, with the same `requires_grad` flags."""
         memo = {id(shared): shared for shared in (self.processor, self.concept_set)}  # immutable, so not copied
@@ -229,6 +235,11 @@ class VideoEncoder(PreTrainedModel):  # type: ignore[misc]
     def image_size(self) -> int:
         """Native frame size in pixels."""
         return backbones.image_size(self.base.config.vision_config)
+
+    @property
+    def preprocessing(self) -> FramePreprocessing:
+        """How evaluation fits frames to `image_size`. Taken from the checkpoint's image processor."""
+        return self.require_processor().preprocessing
 
     @property
     def patch_size(self) -> int:
@@ -348,7 +359,7 @@ class VideoEncoder(PreTrainedModel):  # type: ignore[misc]
     ) -> Tensor:
         """Embed video files, or frames in memory: (N, D) float32 on the CPU, L2-normalized.
 
-        Frames are resized (short side, bicubic) and center-cropped.
+        Frames are resized and cropped as `preprocessing` says.
 
         Args:
             videos: Paths, or uint8 frames (N, T, 3, H, W).
@@ -360,7 +371,7 @@ class VideoEncoder(PreTrainedModel):  # type: ignore[misc]
             DecodeError: A file cannot be read.
             ValueError: The frames have the wrong dtype or shape, or times are given with files.
         """
-        batches = clip_batches(videos, times, frames=frames, size=self.image_size, batch_size=batch_size)
+        batches = clip_batches(videos, times, frames=frames, preprocessing=self.preprocessing, batch_size=batch_size)
         was_training = self.training
         self.eval()
         try:

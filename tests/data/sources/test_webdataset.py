@@ -13,6 +13,7 @@ from verbspace.config.settings import ViewSettings
 from verbspace.data.datasets import ClipDataset, ViewDataset, collate
 from verbspace.data.decoding.pyav import decode_frames, frame_times
 from verbspace.data.errors import DecodeError
+from verbspace.data.frame_preprocessing import FramePreprocessing
 from verbspace.data.sources import storage
 from verbspace.data.sources.manifest import Record, data_hash, detect_manifest, read_manifest
 from verbspace.data.summary import summarize_dataset
@@ -88,7 +89,7 @@ def test_failed_downloads_count_as_missing(shards: Path) -> None:
 
 def test_datasets_read_shards(shards: Path) -> None:
     records = read_manifest(shards)
-    batch = collate([ClipDataset(records, num_frames=2, size=32)[n] for n in range(4)])
+    batch = collate([ClipDataset(records, num_frames=2, preprocessing=FramePreprocessing(32))[n] for n in range(4)])
     assert batch["index"].tolist() == [0, 2, 3]
     assert [bad.path.name for bad in batch["bad"]] == ["00000001.mp4"]
     item = ViewDataset(records, ViewSettings(global_size=32, local_size=16))[1]

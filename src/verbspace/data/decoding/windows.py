@@ -15,14 +15,19 @@ from verbspace.data.decoding.container import open_video
 from verbspace.data.decoding.pyav import to_rgb
 from verbspace.data.decoding.timestamps import TimestampMismatch, resolve_pts, timestamps_from_packets
 from verbspace.data.errors import DecodeError
+from verbspace.data.frame_preprocessing import FramePreprocessing
 from verbspace.data.sampling import Window, linspace_in_window, nearest_frame
-from verbspace.data.transforms import center_crop
 
 WindowPlanner = Callable[[np.ndarray], Sequence[Window]]
 
 
 def stream_windows(
-    path: str | Path, plan_windows: WindowPlanner, *, num_frames: int, size: int, use_packet_times: bool = True
+    path: str | Path,
+    plan_windows: WindowPlanner,
+    *,
+    num_frames: int,
+    preprocessing: FramePreprocessing,
+    use_packet_times: bool = True,
 ) -> Iterator[tuple[Window, Tensor, Tensor]]:
     """Yield the windows of a video in order, from one decode.
 
@@ -30,7 +35,7 @@ def stream_windows(
         path: The video file.
         plan_windows: Maps the frame times (F,) in seconds to windows with ascending starts and ends.
         num_frames: Frames per window (T): the middles of T equal parts.
-        size: Side of the center crop (S), in pixels, as CLIP evaluates.
+        preprocessing: Fits frames to a square (S).
         use_packet_times: Whether to take the times from the packets where they are reliable. Otherwise the video is
             decoded twice, the first time only for the frame times.
 
@@ -55,7 +60,7 @@ def stream_windows(
     )
     needed = sorted({int(n) for _, indices in pending for n in indices})
     crops: dict[int, Tensor] = {}
-    for number, crop in _decode_crops(path, needed, size, expected_times):
+    for number, crop in _decode_frames(path, needed, preprocessing, expected_times):
         crops[number] = crop
         while pending and pending[0][1][-1] <= number:
             window, indices = pending.popleft()
@@ -67,10 +72,10 @@ def stream_windows(
         raise TimestampMismatch if found else DecodeError(path, "the second decode gives fewer frames than the first")
 
 
-def _decode_crops(
-    path: Path, frame_indices: list[int], size: int, expected_times: np.ndarray | None
+def _decode_frames(
+    path: Path, frame_indices: list[int], preprocessing: FramePreprocessing, expected_times: np.ndarray | None
 ) -> Iterator[tuple[int, Tensor]]:
-    """Frame indices with the center crops (3, S, S). Raises TimestampMismatch if the decode has other times."""
+    """Frame indices with the preprocessed frames (3, S, S). Raises TimestampMismatch if the decode has other times."""
     reformatter = VideoReformatter()
     shape: tuple[int, int] | None = None
     needed, last = set(frame_indices), frame_indices[-1]
@@ -83,7 +88,7 @@ def _decode_crops(
             if number in needed:
                 shape = shape or (frame.height, frame.width)  # as in FFmpeg, later frames get the size of the first
                 rgb = torch.from_numpy(to_rgb(reformatter, frame, shape)).permute(2, 0, 1)
-                yield number, center_crop(rgb[None], size)[0]
+                yield number, preprocessing.apply(rgb)[0]
             if number >= last:
                 return
 
