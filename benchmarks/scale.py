@@ -82,7 +82,7 @@ def benchmark_video(folder: Path, num_clips: int, patch: int, device: str) -> di
         inputs = []
         for path in paths:
             plan = partial(plan_windows, length=WINDOW_S, stride=WINDOW_S)
-            windows = list(stream_windows(path, plan, num_frames=NUM_FRAMES, size=encoder.image_size))
+            windows = list(stream_windows(path, plan, num_frames=NUM_FRAMES, preprocessing=encoder.preprocessing))
             inputs.append((torch.stack([frames for _, frames, _ in windows]), torch.stack([t for _, _, t in windows])))
         return inputs
 

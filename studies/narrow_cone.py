@@ -43,7 +43,7 @@ def constant_row(weight: Tensor, bias: Tensor, value: float) -> Tensor:
 def mean_norms(source: Path, videos: Path) -> dict[str, float]:
     """Measure the mean norms of the embeddings of videos and of a concept set's texts, by projection."""
     encoder = VideoEncoder.from_pretrained(source, temporal=False)
-    dataset = ClipDataset(sample_records(read_manifest(videos)), num_frames=1, size=encoder.image_size)
+    dataset = ClipDataset(sample_records(read_manifest(videos)), num_frames=1, preprocessing=encoder.preprocessing)
     norms = []
     with torch.inference_mode():
         for batch in load_clips(dataset, batch_size=8):

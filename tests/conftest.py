@@ -16,6 +16,7 @@ from transformers import (
     PreTrainedTokenizerFast,
     Siglip2Config,
     Siglip2Model,
+    Siglip2Tokenizer,
     SiglipConfig,
     SiglipModel,
 )
@@ -39,17 +40,32 @@ def byte_tokenizer() -> CLIPTokenizer:
     return CLIPTokenizer({token: place for place, token in enumerate(vocabulary)}, [], model_max_length=40)
 
 
+WORDS = ["a", "video", "of", "person", "waving", "jumping", "clapping", "running", "the", "both", "hands", "moves"]
+WORDS += ["up", "and", "down"]
+
+
 def word_tokenizer() -> PreTrainedTokenizerFast:
     """Whole words, with an end token and a pad token of their own, as SigLIP has them."""
-    words = [
-        "a", "video", "of", "person", "waving", "jumping", "clapping", "running", "the", "both", "hands", "moves", "up",
-        "and", "down",
-    ]  # fmt: skip
-    vocabulary = {word: place for place, word in enumerate(["<pad>", "</s>", "<unk>", *words])}
+    vocabulary = {word: place for place, word in enumerate(["<pad>", "</s>", "<unk>", *WORDS])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>")
+
+
+def merged_word_tokenizer() -> Siglip2Tokenizer:
+    """The same words with the space that follows, as merges of letters, for the class of SigLIP 2's tokenizer."""
+    special = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>"]
+    letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
+    merges = {(f"{word}▁"[:end], f"{word}▁"[end]): None for word in WORDS for end in range(1, len(word) + 1)}
+    tokens = dict.fromkeys([*special, *letters, "▁", *map("".join, merges)])
+    tokenizer = Siglip2Tokenizer(
+        {token: place for place, token in enumerate(tokens)}, list(merges), padding_side="right"
+    )
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A <eos>", special_tokens=[("<eos>", 1)]
+    )
+    return tokenizer
 
 
 def write_checkpoint(folder: Path, model: Any, tokenizer: Any, processor: dict[str, Any]) -> Path:
@@ -84,7 +100,7 @@ def write_clip_checkpoint(folder: Path, config: type[Any], model: type[Any]) -> 
 
 
 def write_siglip_checkpoint(folder: Path, config: type[Any], model: type[Any], image_config: dict[str, int]) -> Path:
-    tokenizer = word_tokenizer()
+    tokenizer = merged_word_tokenizer() if config is Siglip2Config else word_tokenizer()
     torch.manual_seed(0)
     text = {
         **LAYER_CONFIG, "vocab_size": len(tokenizer), "max_position_embeddings": 16, "bos_token_id": None,

@@ -23,6 +23,7 @@ from verbspace.data import datasets as module
 from verbspace.data.dataloader import _load_in_threads, load_clips, load_views
 from verbspace.data.datasets import ClipDataset, ViewDataset
 from verbspace.data.errors import DecodeFailures
+from verbspace.data.frame_preprocessing import FramePreprocessing
 from verbspace.data.sources.record import Record
 from verbspace.inference.embedding import embed_videos
 
@@ -161,7 +162,18 @@ def test_a_worker_killed_between_videos_changes_nothing(records: list[Record], w
 
 
 def test_workers_exit_cleanly(records: list[Record], workers: list[Any]) -> None:
-    assert len(list(load_clips(ClipDataset(records, num_frames=2, size=32), batch_size=2, num_workers=2))) == 3
+    assert (
+        len(
+            list(
+                load_clips(
+                    ClipDataset(records, num_frames=2, preprocessing=FramePreprocessing(32)),
+                    batch_size=2,
+                    num_workers=2,
+                )
+            )
+        )
+        == 3
+    )
     assert [worker.process.exitcode for worker in workers] == [0, 0]
 
 
@@ -169,7 +181,9 @@ def test_closing_the_loader_stops_workers_that_are_busy(
     records: list[Record], workers: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_before_decoding(monkeypatch, at5=hang)
-    loader = load_clips(ClipDataset(records, num_frames=2, size=32), batch_size=2, num_workers=2)
+    loader = load_clips(
+        ClipDataset(records, num_frames=2, preprocessing=FramePreprocessing(32)), batch_size=2, num_workers=2
+    )
     next(loader)
     start = time.monotonic()
     loader.close()
@@ -186,7 +200,8 @@ def test_workers_that_are_always_killed_raise(records: list[Record], monkeypatch
 def test_evaluation_reports_videos_that_hang_and_crash(records: list[Record], monkeypatch: pytest.MonkeyPatch) -> None:
     run_before_decoding(monkeypatch, at1=hang, at4=crash)
     monkeypatch.setattr(dataloader, "_WORKER_TIMEOUT_S", 1.0)
-    batches = list(load_clips(ClipDataset(records, num_frames=2, size=32), batch_size=4, num_workers=2))
+    dataset = ClipDataset(records, num_frames=2, preprocessing=FramePreprocessing(32))
+    batches = list(load_clips(dataset, batch_size=4, num_workers=2))
     assert [index for batch in batches for index in batch["index"].tolist()] == [0, 2, 3, 5]
     assert [failure.path.stem for batch in batches for failure in batch["bad"]] == ["1", "4"]
 
@@ -233,7 +248,12 @@ def test_threads_do_not_change_the_thread_setting(records: list[Record]) -> None
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(2)
-        assert len(list(load_clips(ClipDataset(records, num_frames=2, size=32), batch_size=2))) == 3
+        assert (
+            len(
+                list(load_clips(ClipDataset(records, num_frames=2, preprocessing=FramePreprocessing(32)), batch_size=2))
+            )
+            == 3
+        )
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
@@ -241,7 +261,7 @@ def test_threads_do_not_change_the_thread_setting(records: list[Record]) -> None
 
 @pytest.mark.parametrize(("batch", "count"), [(2, 3), (4, 2), (8, 1)])
 def test_prefetched_batches_keep_their_order(records: list[Record], batch: int, count: int) -> None:
-    dataset = ClipDataset(records, num_frames=2, size=32)
+    dataset = ClipDataset(records, num_frames=2, preprocessing=FramePreprocessing(32))
     keys = [list(range(first, min(first + batch, 6))) for first in range(0, 6, batch)]
     prefetched = list(_load_in_threads(dataset, keys, 2, 1))
     assert len(prefetched) == count

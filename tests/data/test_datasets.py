@@ -22,6 +22,7 @@ from verbspace.data.dataloader import load_views, shuffled_batches
 from verbspace.data.datasets import ClipDataset, ViewDataset, collate
 from verbspace.data.decoding.pyav import decode_frames, frame_times
 from verbspace.data.errors import DecodeFailure, DecodeFailures, NoReadableVideo
+from verbspace.data.frame_preprocessing import FramePreprocessing
 from verbspace.data.sampling import plan_eval
 from verbspace.data.sources.manifest import Record, read_manifest
 from verbspace.data.transforms import center_crop
@@ -237,7 +238,7 @@ def test_loading_resumes_at_any_step_with_any_number_of_workers(records: list[Re
 
 
 def test_clip_dataset_items(records: list[Record]) -> None:
-    dataset = ClipDataset(records, num_frames=4, num_clips=2, size=32)
+    dataset = ClipDataset(records, num_frames=4, num_clips=2, preprocessing=FramePreprocessing(32))
     assert len(dataset) == VIDEOS
     for n, record in enumerate(records):
         item = dataset[n]
@@ -250,7 +251,9 @@ def test_clip_dataset_items(records: list[Record]) -> None:
 
 
 def test_clip_dataset_reports_bad_files(tmp_path: Path, records: list[Record]) -> None:
-    dataset = ClipDataset(replace_with_bad_files(tmp_path, records, [1]), num_frames=4, size=32)
+    dataset = ClipDataset(
+        replace_with_bad_files(tmp_path, records, [1]), num_frames=4, preprocessing=FramePreprocessing(32)
+    )
     batch = collate([dataset[0], dataset[1], dataset[2]])
     assert batch["index"].tolist() == [0, 2]
     assert batch["video"].shape == (2, 1, 4, 3, 32, 32)

@@ -21,8 +21,10 @@ PROBE = EvalProtocol(
 def test_summary() -> None:
     assert PROBE.summary() == (
         "linear-probe · test (0123) · 98 of 100 clips · train train (89ab), 400 clips · 5 actions (4567) · "
-        "8 frames · 2x1 views · 56 px · PyAV 18.1.0 · float32 · C of 0.1/1 · C 0.1 · seed 3 · checkpoint cdef"
+        "8 frames · 2x1 views · 56 px (short side resized, center crop, bicubic) · PyAV 18.1.0 · float32 · "
+        "C of 0.1/1 · C 0.1 · seed 3 · checkpoint cdef"
     )
+    assert PROBE.model_copy(update={"base": "ada/clip@12"}).summary().endswith("checkpoint cdef from ada/clip@12")
     other = PROBE.model_copy(
         update={"task": "zero-shot", "by": "both", "templates": ("a {}.",), "train": None, "details": {"k": 20}}
     )
@@ -34,14 +36,16 @@ def test_summary() -> None:
 
 
 def test_comparable_protocols_differ_in_the_encoder_only() -> None:
-    assert are_comparable(PROBE, PROBE.model_copy(update={"checkpoint": "other", "chosen": {"C": 1.0}}))
+    assert are_comparable(
+        PROBE, PROBE.model_copy(update={"checkpoint": "other", "base": "ada/clip", "chosen": {"C": 1.0}})
+    )
     changes = {
         "task": "knn", "data": "other", "data_hash": "other", "clips": 99, "missing": 1, "actions": 6,
         "concepts": "other", "templates": ("{}",), "by": "category", "frames": 4, "views": (1, 1), "size": 64,
-        "decoder": "PyAV 17", "dtype": "bfloat16", "seed": 4, "train": "other", "train_hash": "other",
-        "train_clips": 1, "details": {"k": 20},
+        "preprocessing": "resized to a square, bicubic", "decoder": "PyAV 17", "dtype": "bfloat16", "seed": 4,
+        "train": "other", "train_hash": "other", "train_clips": 1, "details": {"k": 20},
     }  # fmt: skip
-    assert set(changes) == set(EvalProtocol.model_fields) - {"checkpoint", "chosen"}
+    assert set(changes) == set(EvalProtocol.model_fields) - {"checkpoint", "base", "chosen"}
     for field, value in changes.items():
         assert not are_comparable(PROBE, PROBE.model_copy(update={field: value})), field
 

@@ -10,6 +10,7 @@ from support.small_encoders import ColorEncoder
 from support.video_files import numbered_frames, write_video
 from verbspace.data.datasets import ClipDataset
 from verbspace.data.errors import DecodeFailure, NoReadableVideo
+from verbspace.data.frame_preprocessing import FramePreprocessing
 from verbspace.data.sources.manifest import Record
 from verbspace.inference.embedding import EmbeddingCache, embed_videos
 from verbspace.models.video_encoder import VideoEncoder
@@ -68,7 +69,7 @@ def test_nothing_to_embed(records: list[Record]) -> None:
 
 def test_crops_and_clips_are_averaged(records: list[Record]) -> None:
     found = embed_videos(ColorEncoder(), [records[0]], frames=3, clips=2, crops=3)
-    item = ClipDataset([records[0]], num_frames=3, num_clips=2, num_crops=3, size=32)[0]
+    item = ClipDataset([records[0]], num_frames=3, num_clips=2, num_crops=3, preprocessing=FramePreprocessing(32))[0]
     assert isinstance(item, dict)
     assert item["video"].shape == (6, 3, 3, 32, 32)
     assert torch.equal(item["times"][0], item["times"][4])

@@ -55,7 +55,7 @@ def test_runner_up_wins_without_the_dropped_spans(
         if found.counterfactual.spans_to_drop is None:
             continue
         checked += 1
-        item = ClipDataset([Record(file)], num_frames=8, size=encoder.image_size)[0]
+        item = ClipDataset([Record(file)], num_frames=8, preprocessing=encoder.preprocessing)[0]
         remaining = [
             n for n, second in enumerate(found.seconds.tolist())
             if not any(start <= second < end for start, end in found.counterfactual.spans_to_drop)

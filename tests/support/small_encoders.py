@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from verbspace.data.frame_preprocessing import FramePreprocessing
 from verbspace.models.video_encoder import VideoEncoder
 
 TINY_CHECKPOINTS = ["tiny_clip", "tiny_metaclip2", "tiny_siglip", "tiny_siglip2"]
@@ -50,7 +51,7 @@ def embed_random_clips(encoder: VideoEncoder, num_clips: int = 2) -> Tensor:
 class ColorEncoder(nn.Module):
     """Embeds a clip as its mean color, its mean time, and a constant."""
 
-    image_size = 32
+    preprocessing = FramePreprocessing(32)
 
     def __init__(self) -> None:
         super().__init__()

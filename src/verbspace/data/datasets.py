@@ -16,9 +16,10 @@ from verbspace.data.decoding.pyav import read_video
 from verbspace.data.decoding.timestamps import FrameTimestamps
 from verbspace.data.decoding.torchcodec import read_with_torchcodec
 from verbspace.data.errors import DecodeError, DecodeFailure
+from verbspace.data.frame_preprocessing import FramePreprocessing
 from verbspace.data.sampling import ViewPlan, plan_eval, plan_views
 from verbspace.data.sources.manifest import Record
-from verbspace.data.transforms import augment, eval_crops
+from verbspace.data.transforms import augment
 
 _MAX_SUBSTITUTES = 100  # other videos that are tried in place of one that cannot be read
 _KINDS: tuple[Literal["global", "local"], ...] = ("global", "local")
@@ -173,8 +174,8 @@ class ClipDataset(Dataset[dict[str, Any] | DecodeFailure]):
     """Deterministic views for evaluation.
 
     An item has `video`: uint8 (V, T, 3, S, S), `times`: float32 (V, T) in seconds, and `index`, where V is `num_clips`
-    (each over the whole video) × `num_crops` (along the long side). The item of a video that cannot be read is a
-    `DecodeFailure`. Raises ValueError if the decoder is not available.
+    (each over the whole video) × `num_crops` (along the long side); `preprocessing` fits the frames to the side S. The
+    item of a video that cannot be read is a `DecodeFailure`. Raises ValueError if the decoder is not available.
     """
 
     def __init__(
@@ -182,7 +183,7 @@ class ClipDataset(Dataset[dict[str, Any] | DecodeFailure]):
         records: Sequence[Record],
         *,
         num_frames: int,
-        size: int,
+        preprocessing: FramePreprocessing,
         num_clips: int = 1,
         num_crops: int = 1,
         decoder: Decoder = "pyav",
@@ -190,7 +191,8 @@ class ClipDataset(Dataset[dict[str, Any] | DecodeFailure]):
         require_backend(decoder)
         self.decoder = decoder
         self.paths = [record.path for record in records]
-        self.num_frames, self.num_clips, self.size, self.num_crops = num_frames, num_clips, size, num_crops
+        self.preprocessing = preprocessing
+        self.num_frames, self.num_clips, self.num_crops = num_frames, num_clips, num_crops
         self.known_bad: dict[int, str] = {}
 
     def __len__(self) -> int:
@@ -217,8 +219,8 @@ class ClipDataset(Dataset[dict[str, Any] | DecodeFailure]):
         if index in self.known_bad:
             raise DecodeError(self.paths[index], self.known_bad[index])
         read = read_video if self.decoder == "pyav" else read_with_torchcodec
-        crops = eval_crops(read(self.paths[index], select_frames)[1], self.size, self.num_crops)
-        video = crops.view(self.num_crops * self.num_clips, self.num_frames, 3, self.size, self.size)
+        crops = self.preprocessing.apply(read(self.paths[index], select_frames)[1], self.num_crops)
+        video = crops.view(self.num_crops * self.num_clips, self.num_frames, *crops.shape[-3:])
         times = torch.tensor([plan.times for plan in plans], dtype=torch.float32)
         return {"video": video, "times": times.repeat(self.num_crops, 1)}
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from verbspace.config.settings import ViewSettings
 
+Interpolation = Literal["bicubic", "bilinear"]
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as in PIL's conversion to "L"
 _BLUR_BAND_ROWS = 32  # rows blurred by one matrix product
 _BLUR_SIGMA = (0.1, 2.0)  # range, in pixels of a view of 224 pixels; scaled with the size
@@ -91,7 +92,7 @@ def center_crop(frames: Tensor, size: int) -> Tensor:
     return eval_crops(frames, size)[0]
 
 
-def eval_crops(frames: Tensor, size: int, num_crops: int = 1) -> Tensor:
+def eval_crops(frames: Tensor, size: int, num_crops: int = 1, interpolation: Interpolation = "bicubic") -> Tensor:
     """Resize the short side of frames, uint8 (..., 3, H, W), to `size` and take equidistant crops along the long side.
 
     One crop is the center crop. Three crops are both ends and the center, as in "× 3 crops" (SlowFast). The result,
@@ -103,7 +104,7 @@ def eval_crops(frames: Tensor, size: int, num_crops: int = 1) -> Tensor:
     # The image processor truncates the long side and centers with floor division.
     h, w = (size, int(size * width / height)) if height == short else (int(size * height / width), size)
     if (h, w) != (height, width):
-        frames = resize(frames.reshape(-1, 3, height, width), (h, w)).view(*frames.shape[:-2], h, w)
+        frames = resize(frames.reshape(-1, 3, height, width), (h, w), interpolation).view(*frames.shape[:-2], h, w)
     crops = []
     for n in range(num_crops):
         top, left = ((room * n // (num_crops - 1) if num_crops > 1 else room // 2) for room in (h - size, w - size))
@@ -111,11 +112,12 @@ def eval_crops(frames: Tensor, size: int, num_crops: int = 1) -> Tensor:
     return torch.stack(crops)
 
 
-def resize(frames: Tensor, shape: tuple[int, int]) -> Tensor:
-    """Resize frames, uint8 (n, 3, H, W), to (height, width): bicubic, antialiased when downsampling."""
+def resize(frames: Tensor, shape: tuple[int, int], interpolation: Interpolation = "bicubic") -> Tensor:
+    """Resize frames, uint8 (n, 3, H, W), to (height, width), antialiased when downsampling."""
     if frames.device.type == "cpu":  # PyTorch has a fast uint8 kernel there, with PIL's weights
-        return F.interpolate(frames, shape, mode="bicubic", antialias=True)
-    return F.interpolate(frames.float(), shape, mode="bicubic", antialias=True).round_().clamp_(0, 255).to(torch.uint8)
+        return F.interpolate(frames, shape, mode=interpolation, antialias=True)
+    resized = F.interpolate(frames.float(), shape, mode=interpolation, antialias=True)
+    return resized.round_().clamp_(0, 255).to(torch.uint8)
 
 
 def random_boxes(

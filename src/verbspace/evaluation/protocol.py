@@ -9,7 +9,9 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from verbspace.concepts.space import ScoringMode
+from verbspace.data.frame_preprocessing import FramePreprocessing
 
+CLIP_PREPROCESSING = FramePreprocessing(size=224).describe()
 Task = Literal["zero-shot", "linear-probe", "knn"]
 Detail = int | float | str | tuple[float, ...]
 
@@ -26,9 +28,11 @@ class EvalProtocol(BaseModel):
         by: Scoring mode; None unless the task is zero-shot.
         views: Temporal clips and spatial crops per video.
         size: Side of the frames, in pixels.
+        preprocessing: How frames were fitted to this size.
         seed: Seed of folds and bootstrap.
         train: Name of the training data, for linear-probe and knn.
         checkpoint: Hash of the encoder. Not part of `fingerprint`.
+        base: Hub id and commit of the image checkpoint; None if it is not from the hub. Not part of `fingerprint`.
         chosen: Settings selected on training data, for example C. Not part of `fingerprint`.
     """
 
@@ -46,6 +50,7 @@ class EvalProtocol(BaseModel):
     frames: int
     views: tuple[int, int] = (1, 1)
     size: int
+    preprocessing: str = CLIP_PREPROCESSING
     decoder: str
     dtype: str = "float32"
     seed: int = 0
@@ -54,6 +59,7 @@ class EvalProtocol(BaseModel):
     train_clips: int | None = None
     details: dict[str, Detail] = {}
     checkpoint: str
+    base: str | None = None
     chosen: dict[str, Detail] = {}
 
     def summary(self) -> str:
@@ -71,18 +77,21 @@ class EvalProtocol(BaseModel):
         parts += [
             f"{self.frames} frames",
             f"{self.views[0]}x{self.views[1]} views",
-            f"{self.size} px",
+            f"{self.size} px ({self.preprocessing})",
             self.decoder,
             self.dtype,
             *(f"{name} {_format_value(value)}" for name, value in {**self.details, **self.chosen}.items()),
             f"seed {self.seed}",
-            f"checkpoint {self.checkpoint}",
+            f"checkpoint {self.checkpoint}" + (f" from {self.base}" if self.base else ""),
         ]
         return " · ".join(parts)
 
     def fingerprint(self) -> str:
         """Hash everything but the encoder: 16 hexadecimal digits."""
-        content = self.model_dump(mode="json", exclude={"checkpoint", "chosen"})
+        exclude = {"checkpoint", "base", "chosen"}
+        if self.preprocessing == CLIP_PREPROCESSING:  # results without this field were measured so
+            exclude.add("preprocessing")
+        content = self.model_dump(mode="json", exclude=exclude)
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -120,6 +120,7 @@ class EvalConfig:
             frames=self.frames,
             views=(self.clips, self.crops),
             size=encoder.image_size,
+            preprocessing=encoder.preprocessing.describe(),
             decoder=decoder_version(self.decoder),
             dtype=str(encoder.dtype).removeprefix("torch.") if self.dtype == "fp32" else "bfloat16 products",
             seed=self.seed,
@@ -128,6 +129,7 @@ class EvalConfig:
             train_clips=len(train.records) if train else None,
             details=details,
             checkpoint=encoder_hash(encoder),
+            base=encoder.base_reference(),
             chosen=chosen,
         )
 
@@ -137,8 +139,8 @@ def load_encoders(
 ) -> dict[str, VideoEncoder]:
     """Load the baseline as "frozen", if there is one, and the encoder as "encoder".
 
-    `baseline` is True for `encoder.base_encoder()`, False for none, or an encoder of the same frame size and dtype.
-    For `device` see `load_encoder`.
+    `baseline` is True for `encoder.base_encoder()`, False for none, or an encoder of the same frame size, preprocessing
+    and dtype. For `device` see `load_encoder`.
     """
     encoder = load_encoder(encoder, device)
     if baseline is False:
@@ -151,7 +153,7 @@ def load_encoders(
                 f"the frozen baseline cannot be loaded: {error}; "
                 "pass the base checkpoint's encoder as baseline, or baseline=False to evaluate without it"
             ) from error
-    for name in ("image_size", "dtype"):
+    for name in ("image_size", "preprocessing", "dtype"):
         expected, actual = getattr(encoder, name), getattr(baseline, name)
         if actual != expected:
             raise ValueError(f"baseline: its {name} is {actual}, and the encoder's is {expected}; they must be equal")

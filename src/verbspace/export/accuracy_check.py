@@ -27,7 +27,7 @@ class ExportedEncoder:
     device = torch.device("cpu")
 
     def __init__(self, encoder: VideoEncoder, tower_fn: TowerFn) -> None:
-        self.image_size, self.normalize, self._tower_fn = encoder.image_size, encoder.normalize, tower_fn
+        self.preprocessing, self.normalize, self._tower_fn = encoder.preprocessing, encoder.normalize, tower_fn
 
     def __call__(self, video: Tensor, times: Tensor) -> Tensor:
         """Embed normalized frames (B, T, 3, S, S) with seconds (B, T): (B, D)."""

@@ -37,7 +37,13 @@ def build_manifest(encoder: VideoEncoder, export_format: ExportFormat, towers: l
             for tower in towers
         },
         "outputs": {tower.name: {f"{tower.name}_embeds": ["batch", encoder.embedding_dim]} for tower in towers},
-        "pixels": {"size": size, "mean": processor.image_mean, "std": processor.image_std},
+        "pixels": {
+            "size": size,
+            "resize": processor.preprocessing.resize,
+            "interpolation": processor.preprocessing.interpolation,
+            "mean": processor.image_mean,
+            "std": processor.image_std,
+        },
         "text": {
             "context": processor.context_length,
             "lower": processor.is_siglip,
@@ -48,10 +54,11 @@ def build_manifest(encoder: VideoEncoder, export_format: ExportFormat, towers: l
 
 
 def write_image_processor_config(encoder: VideoEncoder, path: Path) -> None:
-    """Write the checkpoint's image processor config with the native size, mean and standard deviation."""
+    """Write the checkpoint's image processor config with the native size, the resize, mean and standard deviation."""
     size, processor = encoder.image_size, encoder.require_processor()
-    native_size = {"size": {"shortest_edge": size}, "crop_size": {"height": size, "width": size}}
-    steps = {"do_center_crop": True, "do_resize": True}
+    square, crops = {"height": size, "width": size}, processor.preprocessing.resize == "shortest_edge"
+    native_size = {"size": {"shortest_edge": size} if crops else square, "crop_size": square}
+    steps = {"do_center_crop": crops, "do_resize": True}
     pixels = {"image_mean": processor.image_mean, "image_std": processor.image_std}
     config = {**processor.image_processor_config, **native_size, **steps, **pixels}
     path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

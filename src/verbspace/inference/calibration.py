@@ -203,7 +203,7 @@ def _score_halves(
     on_progress: ProgressCallback | None,
 ) -> Tensor:
     """Score the first and the second half of each video, `frames` frames of each: (2, N, K)."""
-    dataset = ClipDataset(records, num_frames=2 * frames, size=encoder.image_size)
+    dataset = ClipDataset(records, num_frames=2 * frames, preprocessing=encoder.preprocessing)
     rows: list[Tensor] = []
     done = 0
     for batch in load_clips(dataset, batch_size=batch_size):

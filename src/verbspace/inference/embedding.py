@@ -20,6 +20,7 @@ from verbspace.data.decoding.backends import Decoder
 from verbspace.data.decoding.timestamps import TimestampMismatch
 from verbspace.data.decoding.windows import stream_windows
 from verbspace.data.errors import DecodeError, DecodeFailure, DecodeFailures, NoReadableVideo
+from verbspace.data.frame_preprocessing import FramePreprocessing
 from verbspace.data.sampling import Window, clip_duration, plan_windows
 from verbspace.data.sources.record import Record
 from verbspace.utils.device import Precision, PrecisionSetting, resolve_precision
@@ -34,8 +35,8 @@ class Embedder(Protocol):
     """The part of `VideoEncoder` that embedding needs."""
 
     @property
-    def image_size(self) -> int:
-        """Side of the input frames, in pixels."""
+    def preprocessing(self) -> FramePreprocessing:
+        """How frames are fitted to the input."""
 
     @property
     def device(self) -> torch.device:
@@ -156,7 +157,12 @@ def embed_videos(
     cache = EmbeddingCache() if cache is None else cache
     pending = [record for record in {record.file: record for record in records}.values() if record.file not in cache]
     dataset = ClipDataset(
-        pending, num_frames=frames, num_clips=clips, size=encoder.image_size, num_crops=crops, decoder=decoder
+        pending,
+        num_frames=frames,
+        num_clips=clips,
+        preprocessing=encoder.preprocessing,
+        num_crops=crops,
+        decoder=decoder,
     )
     done = len(records) - len(pending)
     with _eval_mode(encoder):
@@ -217,7 +223,7 @@ def embed_windows(
 
     def decode_and_embed(use_packet_times: bool) -> WindowEmbeddings:
         stream = stream_windows(
-            path, plan, num_frames=frames, size=encoder.image_size, use_packet_times=use_packet_times
+            path, plan, num_frames=frames, preprocessing=encoder.preprocessing, use_packet_times=use_packet_times
         )
         windows: list[Window] = []
         rows = ChunkedBuffer()

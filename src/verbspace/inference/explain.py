@@ -210,11 +210,11 @@ def _read_clip(
             raise VideoError(path, f"{start:g} to {last:g} s is not a part of this video of {duration:.2f} s")
         return [Window(start, last)]
 
-    frames, size = predictor.frames, predictor.encoder.image_size
+    frames, preprocessing = predictor.frames, predictor.encoder.preprocessing
     try:
-        return next(stream_windows(path, plan, num_frames=frames, size=size))
+        return next(stream_windows(path, plan, num_frames=frames, preprocessing=preprocessing))
     except TimestampMismatch:
-        return next(stream_windows(path, plan, num_frames=frames, size=size, use_packet_times=False))
+        return next(stream_windows(path, plan, num_frames=frames, preprocessing=preprocessing, use_packet_times=False))
 
 
 def _find_activated_descriptions(

@@ -17,6 +17,7 @@ class VideoEncoderConfig(PretrainedConfig):  # type: ignore[misc]
         base: Config of the image checkpoint as a dict, with its `model_type`.
         temporal: Whether the encoder has temporal attention.
         base_name: Hub id or folder of the image checkpoint; "" if unknown.
+        base_revision: Commit hash of the image checkpoint on the hub; None if it is not from the hub.
         temporal_layers: Indices of the image layers that temporal attention precedes. None: all layers.
         temporal_heads: Attention heads of temporal attention. None: as many as the image layers have.
         **kwargs: Further fields of `PretrainedConfig`.
@@ -31,11 +32,13 @@ class VideoEncoderConfig(PretrainedConfig):  # type: ignore[misc]
         base_name: str = "",
         temporal_layers: Sequence[int] | None = None,
         temporal_heads: int | None = None,
+        base_revision: str | None = None,
         **kwargs: Any,
     ) -> None:
         self.base = _strip_name_or_path(base or {})
         self.temporal = temporal
         self.base_name = base_name
+        self.base_revision = base_revision
         self.temporal_layers = None if temporal_layers is None else sorted(set(temporal_layers))
         self.temporal_heads = temporal_heads
         super().__init__(**kwargs)
@@ -62,7 +65,7 @@ class VideoEncoderConfig(PretrainedConfig):  # type: ignore[misc]
 
 
 def _strip_name_or_path(config: dict[str, Any]) -> dict[str, Any]:
-    """Remove the local paths that transformers records. `base_name` is the only reference to the checkpoint."""
+    """Remove the local paths that transformers records. `base_name` and `base_revision` refer to the checkpoint."""
     return {
         name: _strip_name_or_path(value) if isinstance(value, dict) else value
         for name, value in config.items()

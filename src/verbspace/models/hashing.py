@@ -8,6 +8,7 @@ import json
 import torch
 from torch import nn
 
+from verbspace.data.frame_preprocessing import FramePreprocessing
 from verbspace.models.video_encoder import VideoEncoder
 
 
@@ -15,8 +16,8 @@ def encoder_hash(encoder: VideoEncoder) -> str:
     """Hash everything that an encoder's embeddings depend on.
 
     These are the weights, and the settings that the weights do not determine: attention heads, activations, layer norm
-    epsilons, pixel statistics and tokenization. The hash of 16 hexadecimal digits is the same on every device and does
-    not depend on where the encoder was loaded from.
+    epsilons, pixel statistics, frame preprocessing and tokenization. The hash of 16 hexadecimal digits is the same on
+    every device and does not depend on where the encoder was loaded from.
     """
     base, processor = encoder.config.base_config(), encoder.require_processor()
     towers = {
@@ -30,6 +31,8 @@ def encoder_hash(encoder: VideoEncoder) -> str:
         "words": [sorted(processor.tokenizer.get_vocab().items()), processor.context_length, processor.is_siglip],
         "ends": getattr(base.text_config, "eos_token_id", None),
     }
+    if processor.preprocessing != FramePreprocessing(encoder.image_size):  # the hash of other encoders stays the same
+        settings["preprocessing"] = processor.preprocessing.describe()
     text = f"{state_hash(encoder)} {json.dumps(settings, sort_keys=True)}"
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -1,8 +1,13 @@
-"""Read and write checkpoints, in folders and on the Hugging Face hub. Only JSON, tokenizer files and safetensors."""
+"""Read and write checkpoints, in folders and on the Hugging Face hub.
+
+Weights are safetensors. Only those of an image checkpoint that has none are read from pytorch_model.bin, with
+`torch.load(weights_only=True)`, which runs no code from the file. Nothing else is unpickled.
+"""
 
 from __future__ import annotations
 
 import json
+import logging
 import re
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -12,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -24,14 +29,20 @@ from verbspace.concepts.concept_set import ConceptSet
 from verbspace.models.config import VideoEncoderConfig
 from verbspace.models.model_card import model_card
 from verbspace.models.processor import Processor
+from verbspace.models.snapshots import (
+    WEIGHTS_FILE,
+    download_snapshot,
+    is_hub_id,
+    is_pickle,
+    require_weights,
+    split_revision,
+)
 from verbspace.utils.atomic_io import atomic_directory
 from verbspace.utils.text import first_line
 
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+logger = logging.getLogger(__name__)
+
 BUNDLED_CHECKPOINTS = {"playground": Path(__file__).parents[1] / "playground" / "clip"}
-# Files to download. Some repositories hold the same weights a second time under other names.
-ALLOW_PATTERNS = ["*.json", "*.txt", "*.model", "model.safetensors", "model-*-of-*.safetensors"]
-WEIGHTS_FILE = "model.safetensors"
 CONCEPT_SET_FILE = "concept_set.json"
 
 
@@ -41,13 +52,15 @@ def resolve_checkpoint(
     """Find the folder of a checkpoint, downloading it if necessary.
 
     Args:
-        name_or_path: A folder, the name of a bundled checkpoint, or a hub id. A run folder means `encoder/` in it.
+        name_or_path: A folder, the name of a bundled checkpoint, or a hub id, which may end in @revision. A run folder
+            means `encoder/` in it.
         revision: Revision of the hub repository.
         token: Access token for the hub.
-        **hub_kwargs: Further arguments of `snapshot_download`.
+        **hub_kwargs: Further arguments of `download_snapshot`.
 
     Raises:
         FileNotFoundError: The checkpoint does not exist or cannot be downloaded.
+        ValueError: The name ends in another revision than `revision`.
     """
     path, name = Path(name_or_path), str(name_or_path)
     if path.is_dir():
@@ -57,12 +70,14 @@ def resolve_checkpoint(
         return BUNDLED_CHECKPOINTS[name]
     if path.exists():
         raise FileNotFoundError(f"{name}: is a file; pass the folder that contains it")
-    if not is_hub_id(name):
-        raise FileNotFoundError(f"{name}: no such folder, and not a hub id (owner/name)")
+    parts = split_revision(name)
+    if parts is None:
+        raise FileNotFoundError(f"{name}: no such folder, and not a hub id (owner/name or owner/name@revision)")
+    hub_id, named_revision = parts
+    if revision is not None and named_revision not in (None, revision):
+        raise ValueError(f"{name}: revision is {revision!r}; give one revision, in the name or as revision")
     try:
-        return Path(
-            snapshot_download(name, revision=revision, token=token, allow_patterns=ALLOW_PATTERNS, **hub_kwargs)
-        )
+        return download_snapshot(hub_id, revision=named_revision or revision, token=token, **hub_kwargs)
     except Exception as error:  # network, missing repository, missing permission: the hub has an exception for each
         reason = first_line(error).removeprefix("Got: ").rstrip(". ")
         raise FileNotFoundError(
@@ -71,16 +86,12 @@ def resolve_checkpoint(
         ) from error
 
 
-def require_safetensors(folder: Path) -> None:
-    """Raise ValueError if the weights of a checkpoint are missing or not saved as safetensors."""
-    if (folder / WEIGHTS_FILE).exists() or (folder / f"{WEIGHTS_FILE}.index.json").exists():
-        return
-    pickles = sorted(path.name for pattern in ("*.bin", "*.pt", "*.ckpt") for path in folder.glob(pattern))
-    reason = f"only {pickles[0]}, a pickle, which is not read" if pickles else f"no {WEIGHTS_FILE}"
-    raise ValueError(
-        f"{folder}: {reason}; save the model again with transformers' save_pretrained, or pass a revision that has "
-        "safetensors"
-    )
+def base_name_of(name_or_path: str | Path) -> str:
+    """Return how a saved encoder refers to its image checkpoint: an absolute folder, or a name without revision."""
+    if Path(name_or_path).is_dir():
+        return str(resolve_checkpoint(name_or_path).resolve())
+    parts = split_revision(str(name_or_path))
+    return str(name_or_path) if parts is None else parts[0]
 
 
 @contextmanager
@@ -97,21 +108,33 @@ def _no_progress_bar() -> Iterator[None]:
 
 def load_image_checkpoint(folder: Path) -> Any:
     """Load an image CLIP in float32. Raise ValueError if its weights cannot be read or do not match config.json."""
-    require_safetensors(folder)
+    path = require_weights(folder)
+    if is_pickle(path):
+        logger.warning("%s: no safetensors; reading the weights only, which runs no code from the file", path)
     try:
         with _no_progress_bar():
             model, loading_info = AutoModel.from_pretrained(
-                folder, use_safetensors=True, dtype=torch.float32, local_files_only=True, output_loading_info=True
+                folder,
+                use_safetensors=not is_pickle(path),
+                weights_only=True,
+                trust_remote_code=False,
+                dtype=torch.float32,
+                local_files_only=True,
+                output_loading_info=True,
             )
     except SafetensorError as error:
         raise ValueError(f"{folder}: cannot read the weights as safetensors: {error}") from error
     except (RuntimeError, OSError) as error:
         raise ValueError(f"{folder}: the weights do not match config.json: {first_line(error)}") from error
+    except Exception as error:  # torch.load raises many types
+        if not is_pickle(path):
+            raise
+        raise ValueError(
+            f"{path}: contains more than weights, or is damaged, and is not loaded; save the model again as safetensors"
+        ) from error
     missing = sorted(loading_info["missing_keys"])
     if missing:
-        raise ValueError(
-            f"{folder}: {WEIGHTS_FILE}: {missing[0]} is missing, and {len(missing) - 1} more weights of config.json"
-        )
+        raise ValueError(f"{path}: {missing[0]} is missing, and {len(missing) - 1} more weights of config.json")
     # The tensors are memory-mapped. They are not aligned there, which changes the rounding of some kernels compared
     # with a saved and loaded encoder, and writing to the file would change the model.
     for tensor in (*model.parameters(), *model.buffers()):
@@ -121,8 +144,9 @@ def load_image_checkpoint(folder: Path) -> Any:
 
 def load_weights(model: nn.Module, folder: Path) -> None:
     """Load the weights of a saved encoder. Raise ValueError if they cannot be read or do not match the model."""
-    require_safetensors(folder)
     path = folder / WEIGHTS_FILE
+    if not path.is_file():
+        raise ValueError(f"{folder}: no {WEIGHTS_FILE}; save the encoder again with save_pretrained")
     try:
         tensors = load_file(path)
     except Exception as error:
@@ -153,7 +177,8 @@ class Checkpoint:
         outputs = [tensor for name, tensor in self.weights.items() if re.fullmatch(r"temporal\.\d+\.out\.weight", name)]
         is_adapted = any(bool(tensor.any()) for tensor in outputs)
         base_model = self.config.base_name if is_hub_id(self.config.base_name) else None
-        return model_card(base_model, self.concepts, len(outputs), is_adapted, **options)
+        revision = self.config.base_revision if base_model else None
+        return model_card(base_model, self.concepts, len(outputs), is_adapted, base_revision=revision, **options)
 
 
 def save_checkpoint(
@@ -212,8 +237,3 @@ def push_checkpoint(
             advice = "; run hf auth login, or pass a token with write access" if denied else ""
             raise OSError(f"{repo_id}: the hub rejected the upload: {reason}{advice}") from error
     return str(url)
-
-
-def is_hub_id(name: str) -> bool:
-    """Whether a name has the form of a hub id, owner/name."""
-    return HUB_ID.fullmatch(name) is not None

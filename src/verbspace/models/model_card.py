@@ -37,6 +37,7 @@ def model_card(
     num_temporal_layers: int,
     is_adapted: bool,
     *,
+    base_revision: str | None = None,
     name: str = "verbspace encoder",
     results: Sequence[EvalResult] = (),
     sections: Sequence[str] = (),
@@ -48,6 +49,7 @@ def model_card(
         concepts: The concept set that the encoder was adapted with, if any.
         num_temporal_layers: Number of layers with temporal attention.
         is_adapted: Whether the temporal attention has been trained.
+        base_revision: Commit of the image checkpoint on the hub.
         name: Name of the model in the hub's index of results.
         results: Results for the hub's `model-index`.
         sections: Markdown sections between the description and the usage.
@@ -62,6 +64,8 @@ def model_card(
         eval_results=list(results) or None,
     )
     origin = f"[{base_model}](https://huggingface.co/{base_model})" if base_model else "an image CLIP"
+    if base_model and base_revision:
+        origin += f" (commit `{base_revision}`)"
     temporal = f"temporal attention before {num_temporal_layers} of its layers"
     if is_adapted:
         description = (

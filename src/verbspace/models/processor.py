@@ -12,6 +12,9 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer, BatchEncoding
 
+from verbspace.data.frame_preprocessing import FramePreprocessing
+from verbspace.data.transforms import Interpolation
+from verbspace.models.backbones import image_size
 from verbspace.utils.text import first_line
 
 logger = logging.getLogger(__name__)
@@ -22,6 +25,8 @@ CLIP_PIXEL_STATS = {
     "image_std": [0.26862954, 0.26130258, 0.27577711],
 }
 SIGLIP_PIXEL_STATS = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
+_INTERPOLATIONS: dict[object, Interpolation] = {2: "bilinear", 3: "bicubic"}  # PIL's numbers
+_SAMPLE_TEXTS = ("a man is running", "a man is jumping")  # of the same length
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,7 @@ class Processor:
     Attributes:
         tokenizer: A tokenizer of `transformers`.
         image_processor_config: The content of preprocessor_config.json.
+        preprocessing: How evaluation fits frames to the native size, as the image processor does it.
         context_length: Maximum number of tokens of the text tower.
         is_siglip: Lower-case texts and pad them to the context length without a mask, as SigLIP and SigLIP 2 were
             trained. The tokenizer of CLIP does its own lower-casing.
@@ -38,15 +44,27 @@ class Processor:
 
     tokenizer: Any
     image_processor_config: dict[str, Any]
+    preprocessing: FramePreprocessing
     context_length: int
     is_siglip: bool
 
     @classmethod
     def from_folder(cls, folder: Path, base_config: Any) -> Processor:
-        """Read the processor of a checkpoint with a CLIP-family config. Raise ValueError if a file cannot be read."""
+        """Read the processor of a checkpoint with a CLIP-family config.
+
+        Raises:
+            ValueError: A file is missing or cannot be read, or the tokenizer does not belong to the text tower.
+        """
         siglip = str(base_config.model_type).startswith("siglip")
-        image_config = _read_image_processor_config(folder, SIGLIP_PIXEL_STATS if siglip else CLIP_PIXEL_STATS)
-        return cls(_read_tokenizer(folder), image_config, int(base_config.text_config.max_position_embeddings), siglip)
+        image_config, image_file = _read_image_processor_config(
+            folder, SIGLIP_PIXEL_STATS if siglip else CLIP_PIXEL_STATS
+        )
+        preprocessing = _frame_preprocessing(image_config, image_file, base_config)
+        file = _find_tokenizer_file(folder)
+        context_length = int(base_config.text_config.max_position_embeddings)
+        processor = cls(_read_tokenizer(folder), image_config, preprocessing, context_length, siglip)
+        _validate_tokenizer(file, processor, base_config)
+        return processor
 
     def save(self, folder: Path) -> None:
         """Write the files that `from_folder` reads."""
@@ -107,9 +125,23 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
+def _find_tokenizer_file(folder: Path) -> Path:
+    """Return the file with the vocabulary. `transformers` would replace a missing one by one of two or three tokens."""
+    vocabulary = folder / "vocab.json"
+    if vocabulary.exists() and not (folder / "merges.txt").exists() and not (folder / "tokenizer.json").exists():
+        raise ValueError(f"{folder}: vocab.json needs merges.txt, which is missing; copy it from the original model")
+    for file in (folder / "tokenizer.json", vocabulary, *sorted(folder.glob("*.model"))):
+        if file.exists():
+            return file
+    raise ValueError(
+        f"{folder}: no tokenizer.json, no vocab.json and no sentencepiece model; save the tokenizer there with "
+        "save_pretrained"
+    )
+
+
 def _read_tokenizer(folder: Path) -> Any:
     try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except ImportError as error:
         raise ValueError(
             f"{folder}: the tokenizer needs a missing package; pip install sentencepiece protobuf"
@@ -118,8 +150,31 @@ def _read_tokenizer(folder: Path) -> Any:
         raise ValueError(f"{folder}: cannot read the tokenizer: {first_line(error)}") from error
 
 
-def _read_image_processor_config(folder: Path, default: dict[str, Any]) -> dict[str, Any]:
+def _validate_tokenizer(file: Path, processor: Processor, base_config: Any) -> None:
+    """Raise ValueError if a tokenizer does not distinguish two texts, or if its ids do not fit the text tower."""
+    advice = "use the tokenizer that the model was trained with"
+    first, second = rows = processor.tokenize(list(_SAMPLE_TEXTS))["input_ids"].tolist()
+    if first == second:
+        raise ValueError(f"{file}: different texts have the same tokens; {advice}")
+    text_config, largest = base_config.text_config, max(max(first), max(second), processor.tokenizer.vocab_size - 1)
+    if largest >= text_config.vocab_size:
+        raise ValueError(
+            f"{file}: has tokens up to {largest}, but vocab_size of config.json is {text_config.vocab_size}; {advice}"
+        )
+    end = text_config.eos_token_id
+    if processor.is_siglip or not isinstance(end, int):  # the text tower of SigLIP takes the last token
+        return
+    if end == 2 and base_config.model_type == "clip":  # a wrong value of early configs: CLIP takes the largest token
+        if any(max(row) != processor.tokenizer.eos_token_id for row in rows):
+            raise ValueError(f"{file}: the end token is not the largest token of a text; {advice}")
+    elif any(end not in row for row in rows):
+        raise ValueError(f"{file}: does not end texts with eos_token_id {end} of config.json; {advice}")
+
+
+def _read_image_processor_config(folder: Path, default: dict[str, Any]) -> tuple[dict[str, Any], Path]:
     """Read preprocessor_config.json, or the section of processor_config.json that replaces it in newer checkpoints.
+
+    Returns the content and the file.
 
     The file is read as JSON because the image processors of `transformers` may require torchvision.
     """
@@ -133,9 +188,28 @@ def _read_image_processor_config(folder: Path, default: dict[str, Any]) -> dict[
             "%s: no preprocessor_config.json; normalizing pixels with the default mean %s and std %s of this family",
             folder, default["image_mean"], default["image_std"],
         )  # fmt: skip
-        return dict(default)
+        return dict(default), path
     for name in ("image_mean", "image_std"):
         values = config.get(name)
         if not (isinstance(values, list) and len(values) == 3 and all(isinstance(v, (int, float)) for v in values)):
             raise ValueError(f"{path}: {name}: {values!r} is not a list of three numbers")
-    return config
+    return config, path
+
+
+def _frame_preprocessing(config: dict[str, Any], path: Path, base_config: Any) -> FramePreprocessing:
+    """Read how an image processor resizes. Fields that are missing have the defaults of the family in `transformers`.
+
+    NaFlex models take any aspect ratio. Batches mix videos of different shapes, so their frames are resized to the
+    square of the native patch grid.
+    """
+    family = str(base_config.model_type)
+    resample = config.get("resample", 2 if family == "siglip2" else 3)
+    if resample not in _INTERPOLATIONS:
+        raise ValueError(f"{path}: resample: {resample!r} is not supported; use 2 (bilinear) or 3 (bicubic)")
+    size = config.get("size")
+    if isinstance(size, dict) and size.keys() & {"height", "width", "shortest_edge"}:
+        squash = "shortest_edge" not in size
+    else:  # CLIP's early configs have the short side as a number
+        squash = family.startswith("siglip")
+    native = image_size(base_config.vision_config)
+    return FramePreprocessing(native, "squash" if squash else "shortest_edge", _INTERPOLATIONS[resample])

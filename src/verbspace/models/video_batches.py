@@ -14,30 +14,34 @@ from torch import Tensor
 from verbspace.data.dataloader import load_clips
 from verbspace.data.datasets import ClipDataset
 from verbspace.data.errors import DecodeError
+from verbspace.data.frame_preprocessing import FramePreprocessing
 from verbspace.data.sources.manifest import Record
-from verbspace.data.transforms import center_crop
 
 Videos = Sequence[str | Path] | str | Path | Tensor | NDArray[np.uint8]  # paths, or frames (N, T, 3, H, W)
 Times = Tensor | NDArray[np.floating[Any]]  # seconds (N, T)
 ClipBatches = Iterator[tuple[Tensor, Tensor | None]]  # uint8 clips (B, T, 3, S, S) and seconds (B, T)
 
 
-def clip_batches(videos: Videos, times: Times | None, *, frames: int, size: int, batch_size: int) -> ClipBatches:
-    """Iterate over batches of clips, resized and center-cropped. See `VideoEncoder.encode_video` for the arguments.
+def clip_batches(
+    videos: Videos, times: Times | None, *, frames: int, preprocessing: FramePreprocessing, batch_size: int
+) -> ClipBatches:
+    """Iterate over batches of preprocessed clips. See `VideoEncoder.encode_video` for the arguments.
 
     Raises:
         DecodeError: A file cannot be read.
         ValueError: `videos` or `times` has the wrong dtype or shape, or times are given with files.
     """
     if isinstance(videos, (Tensor, np.ndarray)):
-        return _frame_batches(torch.as_tensor(videos), times, size, batch_size)
+        return _frame_batches(torch.as_tensor(videos), times, preprocessing, batch_size)
     if times is not None:
         raise ValueError("times: only for frames in memory; files have their own times")
     paths = [videos] if isinstance(videos, (str, Path)) else list(videos)
-    return _path_batches(paths, frames, size, batch_size)
+    return _path_batches(paths, frames, preprocessing, batch_size)
 
 
-def _frame_batches(video: Tensor, times: Times | None, size: int, batch_size: int) -> ClipBatches:
+def _frame_batches(
+    video: Tensor, times: Times | None, preprocessing: FramePreprocessing, batch_size: int
+) -> ClipBatches:
     if video.dtype != torch.uint8 or video.ndim != 5 or video.shape[2] != 3:
         dtype = str(video.dtype).removeprefix("torch.")
         raise ValueError(f"frames are {dtype} {tuple(video.shape)}; pass uint8 (B, T, 3, H, W), or paths")
@@ -46,11 +50,13 @@ def _frame_batches(video: Tensor, times: Times | None, size: int, batch_size: in
         raise ValueError(f"times are {tuple(seconds.shape)} for frames of {tuple(video.shape)}; pass (B, T)")
     for start in range(0, len(video), batch_size):
         batch = slice(start, start + batch_size)
-        yield center_crop(video[batch], size), None if seconds is None else seconds[batch]
+        yield preprocessing.apply(video[batch])[0], None if seconds is None else seconds[batch]
 
 
-def _path_batches(paths: Sequence[str | Path], frames: int, size: int, batch_size: int) -> ClipBatches:
-    clips = ClipDataset([Record(Path(path), None) for path in paths], num_frames=frames, size=size)
+def _path_batches(
+    paths: Sequence[str | Path], frames: int, preprocessing: FramePreprocessing, batch_size: int
+) -> ClipBatches:
+    clips = ClipDataset([Record(Path(path), None) for path in paths], num_frames=frames, preprocessing=preprocessing)
     for batch in load_clips(clips, batch_size=batch_size):
         if batch["bad"]:
             failure = batch["bad"][0]

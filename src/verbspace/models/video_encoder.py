@@ -17,12 +17,14 @@ from transformers.initialization import no_init_weights
 
 from verbspace.concepts.concept_set import ConceptSet
 from verbspace.concepts.space import ConceptSpace
+from verbspace.data.frame_preprocessing import FramePreprocessing
 from verbspace.models import backbones, hub
 from verbspace.models.config import VideoEncoderConfig
 from verbspace.models.eager_attention import EAGER_IMPL
 from verbspace.models.interpolation import interpolate_weights
 from verbspace.models.pretrained_options import PretrainedOptions
 from verbspace.models.processor import Processor, read_json
+from verbspace.models.snapshots import is_hub_id, snapshot_commit
 from verbspace.models.temporal_attention import TemporalAttention, rope_cos_sin
 from verbspace.models.video_batches import Times, Videos, clip_batches
 from verbspace.utils.text import first_line
@@ -83,23 +85,28 @@ class VideoEncoder(PreTrainedModel):  # type: ignore[misc]
         config: VideoEncoderConfig | None = None,
         **options: Any,
     ) -> VideoEncoder:
-        """Load an image checkpoint of the CLIP family, or a saved VideoEncoder, in float32. Pickles are not read.
+        """Load an image checkpoint of the CLIP family, or a saved VideoEncoder, in float32.
+
+        Weights are read from safetensors. Only an image checkpoint without safetensors is read from pytorch_model.bin,
+        with `torch.load(weights_only=True)`, which runs no code from the file.
 
         Args:
-            name_or_path: A folder (of a checkpoint or of a run), "playground", or a hub id.
+            name_or_path: A folder (of a checkpoint or of a run), "playground", or a hub id, owner/name or
+                owner/name@revision.
             temporal: Add temporal attention to an image checkpoint. False: frame-averaged CLIP.
             temporal_layers: Indices of the image layers to add temporal attention to. None: all layers.
             temporal_heads: Heads of temporal attention. None: as many as the image layers have.
             attention: Attention kernel, see `set_attention`.
             seed: Seed of the new temporal weights.
-            revision: Revision of the hub repository.
+            revision: Branch, tag or commit of the hub repository. None: that of the name, else the main branch.
             token: Access token for the hub. None: that of `hf auth login` or `HF_TOKEN`.
             config: Replaces the configuration of a saved encoder.
             **options: Further options of `transformers.AutoModel`, see `PretrainedOptions`.
 
         Raises:
             FileNotFoundError: The checkpoint does not exist.
-            ValueError: The checkpoint cannot be read, or temporal settings are given for a saved encoder.
+            ValueError: The checkpoint cannot be read, temporal settings are given for a saved encoder, or `revision`
+                is not that of the name.
         """
         parsed = PretrainedOptions.from_kwargs(options, config)
         folder = hub.resolve_checkpoint(name_or_path, revision=revision, token=token, **parsed.hub_kwargs)
@@ -121,8 +128,9 @@ class VideoEncoder(PreTrainedModel):  # type: ignore[misc]
         else:
             backbones.validate_model_type(content.get("model_type"), str(folder / "config.json"))
             base = hub.load_image_checkpoint(folder)
-            name = str(folder.resolve()) if Path(name_or_path).is_dir() else str(name_or_path)
-            config = VideoEncoderConfig(base.config.to_dict(), temporal, name, temporal_layers, temporal_heads)
+            name = hub.base_name_of(name_or_path)
+            commit = snapshot_commit(folder) if is_hub_id(name) else None
+            config = VideoEncoderConfig(base.config.to_dict(), temporal, name, temporal_layers, temporal_heads, commit)
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
                 encoder = cls(config, base)
@@ -138,7 +146,7 @@ class VideoEncoder(PreTrainedModel):  # type: ignore[misc]
     def save_pretrained(self, save_directory: str | Path, *, card: str | None = None) -> None:
         """Write config.json, model.safetensors, tokenizer, image processor, concept set and model card.
 
-        The write is atomic if the folder is new or contains only a saved encoder. Other files in it are kept.
+        A new folder appears in one step. In an existing one each file is replaced after all are written; others are kept.
 
         Args:
             save_directory: Folder to write.
@@ -184,9 +192,16 @@ class VideoEncoder(PreTrainedModel):  # type: ignore[misc]
         """Load the image checkpoint of this encoder, as an encoder that averages frames."""
         if not self.config.base_name:
             raise ValueError("config.base_name is empty: the image checkpoint is unknown; pass a baseline encoder")
-        base = VideoEncoder.from_pretrained(self.config.base_name, temporal=False, attention=self.attention)
+        base = VideoEncoder.from_pretrained(
+            self.config.base_name, revision=self.config.base_revision, temporal=False, attention=self.attention
+        )
         base.to(self.device)
         return base
+
+    def base_reference(self) -> str | None:
+        """Return the image checkpoint as owner/name@commit; None if its commit is unknown."""
+        name, commit = self.config.base_name, self.config.base_revision
+        return f"{name}@{commit}" if commit else None
 
     def copy(self) -> VideoEncoder:
         """Return an independent copy in evaluation mode, with the same `requires_grad` flags."""
@@ -220,6 +235,11 @@ class VideoEncoder(PreTrainedModel):  # type: ignore[misc]
     def image_size(self) -> int:
         """Native frame size in pixels."""
         return backbones.image_size(self.base.config.vision_config)
+
+    @property
+    def preprocessing(self) -> FramePreprocessing:
+        """How evaluation fits frames to `image_size`. Taken from the checkpoint's image processor."""
+        return self.require_processor().preprocessing
 
     @property
     def patch_size(self) -> int:
@@ -339,7 +359,7 @@ class VideoEncoder(PreTrainedModel):  # type: ignore[misc]
     ) -> Tensor:
         """Embed video files, or frames in memory: (N, D) float32 on the CPU, L2-normalized.
 
-        Frames are resized (short side, bicubic) and center-cropped.
+        Frames are resized and cropped as `preprocessing` says.
 
         Args:
             videos: Paths, or uint8 frames (N, T, 3, H, W).
@@ -351,7 +371,7 @@ class VideoEncoder(PreTrainedModel):  # type: ignore[misc]
             DecodeError: A file cannot be read.
             ValueError: The frames have the wrong dtype or shape, or times are given with files.
         """
-        batches = clip_batches(videos, times, frames=frames, size=self.image_size, batch_size=batch_size)
+        batches = clip_batches(videos, times, frames=frames, preprocessing=self.preprocessing, batch_size=batch_size)
         was_training = self.training
         self.eval()
         try:

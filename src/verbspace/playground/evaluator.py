@@ -11,6 +11,7 @@ from torch import Tensor
 
 from verbspace.concepts.concept_set import ConceptSet
 from verbspace.data.datasets import ClipDataset
+from verbspace.data.frame_preprocessing import FramePreprocessing
 from verbspace.data.sources.manifest import read_manifest
 from verbspace.evaluation.knn import knn_scores
 from verbspace.evaluation.linear_probe import linear_probe
@@ -42,7 +43,7 @@ class LabeledClips:
 def load_labeled_clips(folder: Path, size: int, num_frames: int = 8) -> LabeledClips:
     """Read all clips of a labeled split: one center crop of `size` pixels and `num_frames` frames per clip."""
     records = read_manifest(folder)
-    dataset = ClipDataset(records, num_frames=num_frames, size=size)
+    dataset = ClipDataset(records, num_frames=num_frames, preprocessing=FramePreprocessing(size))
     items: list[Any] = [dataset[index] for index in range(len(dataset))]
     return LabeledClips(
         video=torch.cat([item["video"] for item in items]),

@@ -157,7 +157,9 @@ def adapt(
             if on_start is not None:
                 on_start(preview_run(frozen, statistics, settings, len(records), distributed.world_size))
             info = RunInfo(
-                encoder=EncoderInfo(name=start.config.base_name, hash=encoder_hash(start)),
+                encoder=EncoderInfo(
+                    name=start.config.base_name, revision=start.config.base_revision, hash=encoder_hash(start)
+                ),
                 concepts=ConceptSetInfo(name=concepts.name, hash=concepts.hash),
                 videos=VideosInfo(
                     count=len(records),

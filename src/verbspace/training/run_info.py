@@ -23,10 +23,12 @@ class EncoderInfo(_Model):
 
     Attributes:
         name: Folder or hub id of the image checkpoint.
+        revision: Commit hash of the image checkpoint on the hub; None if it is not from the hub.
         hash: `encoder_hash` of the initial encoder.
     """
 
     name: str | None = None
+    revision: str | None = None
     hash: str | None = None
 
 

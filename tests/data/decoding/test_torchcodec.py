@@ -25,6 +25,7 @@ from verbspace.data.datasets import ClipDataset, ViewDataset
 from verbspace.data.decoding import torchcodec
 from verbspace.data.decoding.pyav import decode_frames, frame_times
 from verbspace.data.errors import DecodeError
+from verbspace.data.frame_preprocessing import FramePreprocessing
 from verbspace.data.sources.record import Record
 from verbspace.evaluation.evaluate import evaluate
 
@@ -100,7 +101,8 @@ def test_bad_files_raise_decode_errors(tmp_path: Path) -> None:
 def test_datasets_with_torchcodec(tmp_path: Path) -> None:
     records = [Record(write_video(tmp_path / f"{n}.mp4", numbered_frames(20, seed=n))) for n in range(2)]
     plain, other = (
-        ClipDataset(records, num_frames=4, size=32, decoder=decoder)[1] for decoder in ("pyav", "torchcodec")
+        ClipDataset(records, num_frames=4, preprocessing=FramePreprocessing(32), decoder=decoder)[1]
+        for decoder in ("pyav", "torchcodec")
     )
     assert isinstance(plain, dict)
     assert isinstance(other, dict)
@@ -137,4 +139,4 @@ def test_error_without_torchcodec(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     finally:
         torchcodec.torchcodec_decoder.cache_clear()
     with pytest.raises(ValueError, match="decoder: 'decord' is not one of pyav, torchcodec"):
-        ClipDataset([record], num_frames=1, size=32, decoder="decord")  # type: ignore[arg-type]
+        ClipDataset([record], num_frames=1, preprocessing=FramePreprocessing(32), decoder="decord")  # type: ignore[arg-type]

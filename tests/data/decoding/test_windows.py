@@ -10,6 +10,7 @@ from verbspace.data.decoding import windows
 from verbspace.data.decoding.pyav import decode_frames, frame_times
 from verbspace.data.decoding.timestamps import TimestampMismatch
 from verbspace.data.decoding.windows import stream_windows
+from verbspace.data.frame_preprocessing import FramePreprocessing
 from verbspace.data.sampling import clip_duration, linspace_in_window, nearest_frame, plan_windows
 from verbspace.data.sources.manifest import Record
 from verbspace.data.transforms import center_crop
@@ -30,7 +31,11 @@ def video(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 @pytest.mark.parametrize("use_packet_times", [True, False])
 def test_windows_have_the_frames_of_a_full_decode(video: Path, use_packet_times: bool) -> None:
     times, every = frame_times(video), decode_frames(video)
-    found = list(stream_windows(video, plan, num_frames=5, size=32, use_packet_times=use_packet_times))
+    found = list(
+        stream_windows(
+            video, plan, num_frames=5, preprocessing=FramePreprocessing(32), use_packet_times=use_packet_times
+        )
+    )
     assert [window for window, _, _ in found] == plan(times)
     assert len(found) > 4
     for window, clip, seconds in found:
@@ -41,15 +46,15 @@ def test_windows_have_the_frames_of_a_full_decode(video: Path, use_packet_times:
 
 def test_memory_holds_only_the_open_windows(video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     decoded: list[int] = []
-    original = windows._decode_crops
+    original = windows._decode_frames
 
     def record(*args: object) -> object:
         for number, crop in original(*args):
             decoded.append(number)
             yield number, crop
 
-    monkeypatch.setattr(windows, "_decode_crops", record)
-    next(stream_windows(video, plan, num_frames=5, size=32))
+    monkeypatch.setattr(windows, "_decode_frames", record)
+    next(stream_windows(video, plan, num_frames=5, preprocessing=FramePreprocessing(32)))
     assert max(decoded) < 20  # of 60: only the first window
 
 
@@ -76,7 +81,7 @@ def test_wrong_packet_times_fall_back_to_a_full_decode(
     monkeypatch.setattr(windows, "demux", lambda file, keep_packets: (list(range(90)), None))
     if not video.name.endswith(".avi"):  # whose packet times are not used
         with pytest.raises(TimestampMismatch):
-            list(stream_windows(video, plan, num_frames=5, size=32))
+            list(stream_windows(video, plan, num_frames=5, preprocessing=FramePreprocessing(32)))
     found = embed_windows(encoder, video, length=1.0)
     assert found.windows == right.windows
     assert torch.equal(found.embeddings, right.embeddings)

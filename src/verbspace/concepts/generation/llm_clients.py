@@ -156,8 +156,10 @@ class TransformersClient:
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         try:
-            self._tokenizer = AutoTokenizer.from_pretrained(name)
-            self._model = AutoModelForCausalLM.from_pretrained(name, use_safetensors=True, dtype="auto")
+            self._tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+            self._model = AutoModelForCausalLM.from_pretrained(
+                name, use_safetensors=True, trust_remote_code=False, dtype="auto"
+            )
         except (OSError, ValueError) as error:
             reason = "not a text-generation checkpoint with safetensors weights"
             raise ValueError(f"{name}: {reason}: {_shorten(error)}") from None

@@ -14,19 +14,24 @@ from verbspace.data.decoding.container import open_video
 from verbspace.data.decoding.pyav import decode_times, iter_rgb
 from verbspace.data.decoding.timestamps import TimestampMismatch, demux, pts_to_seconds
 from verbspace.data.errors import DecodeError
+from verbspace.data.frame_preprocessing import FramePreprocessing
 from verbspace.data.sampling import Window, linspace_in_window, nearest_frame
-from verbspace.data.transforms import center_crop
 
 WindowPlanner = Callable[[np.ndarray], Sequence[Window]]
 
 
 def stream_windows(
-    path: str | Path, plan_windows: WindowPlanner, *, num_frames: int, size: int, use_packet_times: bool = True
+    path: str | Path,
+    plan_windows: WindowPlanner,
+    *,
+    num_frames: int,
+    preprocessing: FramePreprocessing,
+    use_packet_times: bool = True,
 ) -> Iterator[tuple[Window, Tensor, Tensor]]:
-    """Yield the windows of a video in order, with T = `num_frames` frames, center-cropped to S = `size` pixels.
+    """Yield the windows of a video in order, with T = `num_frames` frames of S × S pixels.
 
     `plan_windows` maps the frame times (F,) in seconds to windows with ascending starts and ends. A window comes with
-    its frames, uint8 RGB (T, 3, S, S), and their seconds from its start, float32 (T,).
+    its frames, uint8 RGB (T, 3, S, S), and their seconds from its start, float32 (T,). `preprocessing` fits the frames.
 
     Raises:
         TimestampMismatch: If the decoded frames do not have the times of the packets. Discard the windows so far, and
@@ -44,7 +49,7 @@ def stream_windows(
     )
     needed = {int(n) for _, indices in pending for n in indices}
     crops: dict[int, Tensor] = {}
-    for number, crop in _decode_crops(path, needed, size, pts):
+    for number, crop in _decode_crops(path, needed, preprocessing, pts):
         crops[number] = crop
         while pending and pending[0][1][-1] <= number:
             window, indices = pending.popleft()
@@ -56,8 +61,10 @@ def stream_windows(
         raise TimestampMismatch if pts else DecodeError(path, "the second decode gives fewer frames than the first")
 
 
-def _decode_crops(path: Path, needed: set[int], size: int, pts: list[int] | None) -> Iterator[tuple[int, Tensor]]:
-    """Frame indices with the center crops (3, S, S). Raises TimestampMismatch if the decode has other times."""
+def _decode_crops(
+    path: Path, needed: set[int], preprocessing: FramePreprocessing, pts: list[int] | None
+) -> Iterator[tuple[int, Tensor]]:
+    """Frame indices with the preprocessed frames (3, S, S). Raises TimestampMismatch if the decode has other times."""
     with open_video(path) as file:
         for number, rgb in iter_rgb(file.iter_frames(), needed, expected_pts=pts):
-            yield number, center_crop(torch.from_numpy(rgb).permute(2, 0, 1)[None], size)[0]
+            yield number, preprocessing.apply(torch.from_numpy(rgb).permute(2, 0, 1))[0]
