@@ -46,14 +46,14 @@ def test_windows_have_the_frames_of_a_full_decode(video: Path, use_packet_times:
 
 def test_memory_holds_only_the_open_windows(video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     decoded: list[int] = []
-    original = windows._decode_frames
+    original = windows._decode_crops
 
     def record(*args: object) -> object:
         for number, crop in original(*args):
             decoded.append(number)
             yield number, crop
 
-    monkeypatch.setattr(windows, "_decode_frames", record)
+    monkeypatch.setattr(windows, "_decode_crops", record)
     next(stream_windows(video, plan, num_frames=5, preprocessing=FramePreprocessing(32)))
     assert max(decoded) < 20  # of 60: only the first window
 
