@@ -184,7 +184,7 @@ def test_inference(tiny_clip: Path, clips: Path) -> None:
         encoder = load(tiny_clip, device)
         predictor = Predictor(encoder, concepts=make_concept_set(), frames=4)
         explanation = explain(predictor, path)
-        timeline, _ = predictor.predict_timeline(path, WindowConfig(0.4))
+        timeline = predictor.predict_timeline(path, WindowConfig(0.4))
         _, prediction = next(iter(predictor.predict_stream([str(path)])))
         return {
             "embeddings": embed_videos(encoder, records, frames=4).embeddings,
@@ -193,7 +193,7 @@ def test_inference(tiny_clip: Path, clips: Path) -> None:
             "timeline": torch.tensor([p for _, p in timeline.ranking]),
             "explanation": torch.tensor([p for _, p in explanation.ranking]),
             "attention": explanation.attention_map,
-            "suggestions": torch.tensor([a.probability for a in suggest(encoder, clips, ACTIONS, frames=2).actions]),
+            "suggestions": torch.tensor([a.probability for a in suggest(encoder, clips, ACTIONS).actions]),
         }
 
     expected = run("cpu")

@@ -175,9 +175,10 @@ def test_validation_with_several_processes(shared: Path) -> None:
 def test_a_changed_number_of_processes_is_logged(
     shared: Path, tiny_clip: Path, clips: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    (note,) = json.loads((shared / "resumed/notes.json").read_text())
+    place, note = json.loads((shared / "resumed/notes.json").read_text())
+    assert place == "training on cpu in fp32"
     assert "saved by 1 process, resuming with 2; batches are split differently" in note
-    assert json.loads((shared / "even/notes.json").read_text()) == []
+    assert json.loads((shared / "even/notes.json").read_text()) == [place]
     start = VideoEncoder.from_pretrained(tiny_clip)
     settings = make_settings(**{**PLAIN, "steps": 10}, batch_size=3)
     with caplog.at_level("INFO", "verbspace.training"):

@@ -117,8 +117,6 @@ def adapt(
         dtype = distributed.resolve_precision(settings.training.dtype)
         training = settings.training.model_copy(update={"dtype": dtype})
         settings = settings.model_copy(update={"training": training})
-        if distributed.is_main_process:
-            logger.info("training on %s in %s", distributed.device, dtype)
         concepts = concepts if isinstance(concepts, ConceptSet) else ConceptSet.load(concepts)
         start = encoder if isinstance(encoder, VideoEncoder) else VideoEncoder.from_pretrained(encoder)
         records, known_bad = drop_known_bad(read_videos(videos, root, split, fold), root or videos)
@@ -198,6 +196,8 @@ def adapt(
                 **result_affecting_settings(settings),
             },
         )
+        if distributed.is_main_process:
+            logger.info("training on %s in %s", distributed.device, dtype)
         trainer.resume(allow_config_change)
         trainer.fit(batches, max_steps_this_call)
         for by_path in distributed.all_gather_object(list(failures.by_path.items())):
