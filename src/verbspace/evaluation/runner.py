@@ -12,6 +12,7 @@ from torch import Tensor
 from verbspace.concepts.concept_set import ConceptSet
 from verbspace.concepts.space import ScoringMode, validate_scoring
 from verbspace.data.decoding.backends import Decoder, decoder_version, require_backend
+from verbspace.data.errors import DecodeFailures
 from verbspace.data.sources import storage
 from verbspace.data.sources.manifest import data_hash
 from verbspace.data.sources.record import Record
@@ -89,10 +90,35 @@ class EvalConfig:
                 "use a concept set with descriptions, or score by category"
             )
 
+    def validate_files(self) -> None:
+        """Raise ValueError if more than the fraction `max_missing` of a split's videos do not exist."""
+        for split in self.splits:
+            missing = [record.file for record in split.records if not storage.exists(record.file)]
+            reason = f"{missing[0]}: there is no such file" if missing else ""
+            split.validate_missing(len(missing), self.max_missing, reason)
+
     @property
     def splits(self) -> list[EvalSplit]:
         """The training split, if there is one, and the test split."""
         return [self.test] if self.train is None else [self.train, self.test]
+
+    def embed(
+        self, encoder: VideoEncoder, name: str, split: EvalSplit, cache: EmbeddingCache,
+        on_progress: ProgressCallback | None = None,
+    ) -> EmbeddingResult:  # fmt: skip
+        """Embed the videos of a split that are not in the cache; log those that cannot be read, once per cache."""
+        known = set(cache.failures)
+        result = embed_videos(
+            encoder, split.records, frames=self.frames, clips=self.clips, crops=self.crops,
+            batch_size=self.batch_size, num_workers=self.num_workers, decoder=self.decoder, dtype=self.dtype,
+            cache=cache, on_progress=on_progress, stage=f"{name}: {split.name}",
+        )  # fmt: skip
+        split.validate_missing(len(result.failures), self.max_missing, result.failures.first())
+        new = DecodeFailures(len(split.records))
+        new.add(failure for file, failure in cache.failures.items() if file not in known)
+        if name == "encoder" and len(new):  # those of the baseline are the same
+            logger.warning(new.summary())
+        return result
 
     def build_protocol(
         self, encoder: VideoEncoder, test: EmbeddingResult, train: EmbeddingResult | None, chosen: dict[str, Detail]
@@ -134,9 +160,11 @@ class EvalConfig:
 def load_encoders(encoder: VideoEncoder | str | Path, baseline: bool | VideoEncoder) -> dict[str, VideoEncoder]:
     """Load the baseline as "frozen", if there is one, and the encoder as "encoder".
 
+    An encoder that is given by name is moved to the GPU, if there is one, and `base_encoder()` is on the same device.
     `baseline` is True for `encoder.base_encoder()`, False for none, or an encoder of the same frame size and dtype.
     """
-    encoder = encoder if isinstance(encoder, VideoEncoder) else VideoEncoder.from_pretrained(encoder)
+    if not isinstance(encoder, VideoEncoder):
+        encoder = VideoEncoder.from_pretrained(encoder).to("cuda" if torch.cuda.is_available() else "cpu")
     if baseline is False:
         return {"encoder": encoder}
     if baseline is True:
@@ -166,10 +194,7 @@ def run_evaluation(
     `caches` has, by the same names, embeddings of earlier evaluations with the same views. New ones are added.
     """
     caches = {} if caches is None else caches
-    for split in config.splits:  # missing files are reported before any video is read
-        missing = [record.file for record in split.records if not storage.exists(record.file)]
-        reason = f"{missing[0]}: there is no such file" if missing else ""
-        split.validate_missing(len(missing), config.max_missing, reason)
+    config.validate_files()  # before any video is read
     results = {
         name: evaluate_encoder(config, encoder, name, caches.setdefault(name, EmbeddingCache()), on_progress)
         for name, encoder in encoders.items()
@@ -194,19 +219,8 @@ def evaluate_encoder(
         space = encoder.build_concept_space(config.concepts)
         zero_shot_scores(space.categories[:1], space, config.scoring)  # fails early if descriptions are missing
 
-    def embed_split(split: EvalSplit) -> EmbeddingResult:
-        result = embed_videos(
-            encoder, split.records, frames=config.frames, clips=config.clips, crops=config.crops,
-            batch_size=config.batch_size, num_workers=config.num_workers, decoder=config.decoder, dtype=config.dtype,
-            cache=cache, on_progress=on_progress, stage=f"{name}: {split.name}",
-        )  # fmt: skip
-        split.validate_missing(len(result.failures), config.max_missing, result.failures.first())
-        if name == "encoder" and len(result.failures):  # those of the baseline are the same
-            logger.warning(result.failures.summary())
-        return result
-
-    train = embed_split(config.train) if config.train else None
-    test = embed_split(config.test)
+    train = config.embed(encoder, name, config.train, cache, on_progress) if config.train else None
+    test = config.embed(encoder, name, config.test, cache, on_progress)
     test_targets = config.test.readable_targets(test)
     chosen: dict[str, Detail] = {}
     if space is not None:
