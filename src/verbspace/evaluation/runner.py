@@ -30,6 +30,7 @@ from verbspace.models.video_encoder import VideoEncoder
 from verbspace.utils.progress import ProgressCallback
 
 MAX_MISSING_FRACTION = 0.01
+_MAX_LOGGED = 20  # unreadable videos that are named
 _FEATURES = "projected and L2-normalised"  # part of protocol fingerprints
 logger = logging.getLogger(__name__)
 
@@ -117,7 +118,9 @@ class EvalConfig:
         new = DecodeFailures(len(split.records))
         new.add(failure for file, failure in cache.failures.items() if file not in known)
         if name == "encoder" and len(new):  # those of the baseline are the same
-            logger.warning(new.summary())
+            lines = new.summary().splitlines()
+            more = [f"  and {len(lines) - 1 - _MAX_LOGGED} more"] if len(lines) - 1 > _MAX_LOGGED else []
+            logger.warning("\n".join([*lines[: _MAX_LOGGED + 1], *more]))
         return result
 
     def build_protocol(

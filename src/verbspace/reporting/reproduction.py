@@ -25,27 +25,31 @@ TASK_NOTES: dict[Task, str] = {
 def render_reproduction(reproduction: Reproduction) -> str:
     """Render the page as HTML."""
     tasks = [_task_context(reproduction, task) for task in reproduction.results]
+    towers = {entry["backbone"] for task in tasks for entry in task["published"]}
     return render_template(
         "reproduction.html.jinja",
         title=TITLES[reproduction.benchmark],
         run=reproduction,
         tasks=tasks,
         has_published=any(task["published"] for task in tasks),
+        is_other_tower="ViT-B/16" in towers and not reproduction.backbone.is_vit_b16,
         num_missing=_num_missing(reproduction),
     )
 
 
 def comparability(published: PublishedResult, run: Reproduction) -> tuple[bool, str]:
-    """Return whether the gain of a published result may be compared with that of a run, and why or why not."""
-    if published.labels != "none":
-        return False, f"no: trained with the labels of {published.labels}"
+    """Return whether a published result may be compared with that of a run, and what of it, or why not."""
     if published.backbone and not run.backbone.is_vit_b16:
         return False, f"no: {published.backbone}, another vision tower"
-    if published.frozen is None:
-        return False, "level only, with care: no frozen CLIP in the same setting is published"
     if not run.is_adapted:
-        return True, "compare frozen CLIP with frozen CLIP: the difference is due to prompts, views and decoder"
-    return True, "the gain, not the level: prompts, views and decoder differ"
+        if published.frozen is None:
+            return False, "no: frozen CLIP in the same setting is not published"
+        return True, "frozen CLIP with frozen CLIP: they differ by class names, prompts, views and decoder"
+    if published.labels != "none":
+        return False, f"no: trained with the labels of {published.labels}"
+    if published.frozen is None:
+        return False, "the level, with care: vision tower and frozen CLIP are not in the listing"
+    return True, "the gain, not the level: class names, prompts, views and decoder differ"
 
 
 def _gain(frozen: float | None, adapted: float | None) -> str:
@@ -80,16 +84,16 @@ def _task_context(run: Reproduction, task: Task) -> dict[str, Any]:
     }
 
 
-def _spread(result: BenchmarkResult, side: str) -> str:
-    """Describe the spread of a mean: over splits, or the confidence interval of a single one."""
+def _spread(result: BenchmarkResult, side: str) -> list[str]:
+    """Describe the spread of a mean over splits, or the confidence interval of a single one, in lines."""
     values = result.primary_metrics(side)
     if len(values) > 1:
         std = 100 * result.mean_and_std(side)[1]
-        return f"± {std:.1f} over splits: {', '.join(f'{100 * value:.1f}' for value in values)}"
+        return [f"± {std:.1f} over splits", ", ".join(f"{100 * value:.1f}" for value in values)]
     (evaluation,) = result.folds.values()
     assert isinstance(evaluation, Evaluation)
     measured = getattr(evaluation, side)
-    return "95 % {:.1f} to {:.1f}".format(*(100 * bound for bound in measured.ci95))
+    return ["95 % {:.1f} to {:.1f}".format(*(100 * bound for bound in measured.ci95))]
 
 
 def _chart(frozen: float | None, adapted: float | None, published: list[PublishedResult]) -> Markup:
