@@ -167,7 +167,8 @@ def load_encoders(encoder: VideoEncoder | str | Path, baseline: bool | VideoEnco
     `baseline` is True for `encoder.base_encoder()`, False for none, or an encoder of the same frame size and dtype.
     """
     if not isinstance(encoder, VideoEncoder):
-        encoder = VideoEncoder.from_pretrained(encoder).to("cuda" if torch.cuda.is_available() else "cpu")
+        encoder = VideoEncoder.from_pretrained(encoder)
+        encoder.to("cuda" if torch.cuda.is_available() else "cpu")
     if baseline is False:
         return {"encoder": encoder}
     if baseline is True:
