@@ -4,7 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from verbspace.concepts.labels import label_to_phrase, needs_expansion, normalize_label, read_action_names
+from verbspace.concepts.labels import (
+    label_to_phrase,
+    mirrored_pairs,
+    needs_expansion,
+    normalize_label,
+    read_action_names,
+)
 
 
 @pytest.mark.parametrize(
@@ -26,6 +32,23 @@ def test_label_to_phrase(label: str, phrase: str, expands: bool) -> None:
 @pytest.mark.parametrize("label", ["apply_eye_makeup", "Apply Eye Makeup", "ApplyEyeMakeup", " apply-eye  makeup "])
 def test_spellings_of_a_label_have_one_key(label: str) -> None:
     assert normalize_label(label) == normalize_label(label_to_phrase(label)) == "applyeyemakeup"
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "mirrored"),
+    [
+        ("Pushing something from left to right", "Pushing something from right to left", True),
+        ("TurnLeft", "turn_right", True),
+        ("turning a knob clockwise", "turning a knob counter-clockwise", True),
+        ("turning a knob anticlockwise", "Turning a knob clockwise", True),
+        ("turning left", "pushing right", False),
+        ("turning left", "turning up", False),
+        ("turning left", "turning leftwards", False),
+        ("writing upright", "writing upleft", False),
+    ],
+)
+def test_mirrored_pairs_differ_by_left_and_right_alone(first: str, second: str, mirrored: bool) -> None:
+    assert mirrored_pairs([first, "waving", second]) == ([(first, second)] if mirrored else [])
 
 
 def test_read_action_names(tmp_path: Path) -> None:

@@ -132,3 +132,33 @@ def test_a_set_without_descriptions_has_no_misassigned_ones() -> None:
     )
     assert misassigned_descriptions(space) == []
     assert confusable_pairs(space) == []
+
+
+MIRRORED = ["Pushing something from left to right", "Pushing something from right to left", "waving"]
+
+
+def test_directional_is_derived_from_the_names_and_explicit_values_are_kept() -> None:
+    derived = ConceptSet.from_actions(MIRRORED)
+    assert derived.directional
+    assert ConceptSet.model_validate(derived.model_dump()) == derived
+    assert not ConceptSet.from_actions(MIRRORED[1:]).directional
+    assert derived.subset(MIRRORED[1:]).directional
+    explicit = ConceptSet.model_validate({**derived.model_dump(), "directional": False})
+    assert not explicit.directional
+    assert explicit.hash != derived.hash
+    assert not lint_concepts(derived).flipped_pairs
+    (message,) = lint_concepts(explicit).flipped_pairs
+    assert message.startswith(f"{MIRRORED[0]} and {MIRRORED[1]}: a flipped video")
+    assert message in lint_concepts(explicit).issues()
+
+
+def test_no_bundled_set_is_directional() -> None:
+    assert not any(ConceptSet.load(name).directional for name in ConceptSet.list_bundled())
+
+
+def test_confusable_pairs_that_are_mirrored_are_marked() -> None:
+    categories, mask = torch.tensor([[1.0, 0, 0], [1.0, 0, 0], [1.0, 0.01, 0]]), torch.zeros(0, 3)
+    space = ConceptSpace(categories, torch.zeros(0, 3), mask, action_names=MIRRORED, description_texts=[])
+    marks = {(pair.first, pair.second): pair.mirrored for pair in confusable_pairs(space)}
+    assert marks[MIRRORED[0], MIRRORED[1]]
+    assert sum(marks.values()) == 1

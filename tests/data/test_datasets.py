@@ -197,11 +197,12 @@ def test_damage_in_the_frames_of_some_views_only(tmp_path: Path, records: list[R
         content[place] ^= 255
     path.write_bytes(content)
     mixed = [Record(path), *records[:2]]
-    uncached, cached = (ViewDataset(mixed, SMALL, max_duration=0.4, frame_cache_bytes=n) for n in (0, 1 << 30))
+    short = SMALL.model_copy(update={"max_clip_seconds": 0.4})
+    uncached, cached = (ViewDataset(mixed, short, frame_cache_bytes=n) for n in (0, 1 << 30))
     items = [uncached[epoch, 0] for epoch in range(12)]
     assert {len(item["bad"]) for item in items} == {0, 1}
     for epoch, item in enumerate(items):  # neither earlier items nor the cache matter
-        assert same_items(ViewDataset(mixed, SMALL, max_duration=0.4)[epoch, 0], item)
+        assert same_items(ViewDataset(mixed, short)[epoch, 0], item)
         assert same_items(cached[epoch, 0], item)
 
 

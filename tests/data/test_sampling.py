@@ -49,12 +49,10 @@ def test_nearest_frame_prefers_the_earlier_of_two() -> None:
     assert nearest_frame(np.array([0.0, 1.0, 2.0]), np.array([0.5, 1.5, 0.51])).tolist() == [0, 1, 1]
 
 
-def view_times(
-    seed: int, views: ViewSettings | None = None, max_duration: float | None = None
-) -> tuple[list[np.ndarray], list[np.ndarray]]:
+def view_times(seed: int, views: ViewSettings | None = None) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Frame times of the global and local views of a 10-second clip with 1000 frames per second."""
     times = np.arange(0, 10, 0.001)
-    plans = plan_views(times, views or ViewSettings(), np.random.default_rng(seed), max_duration)
+    plans = plan_views(times, views or ViewSettings(), np.random.default_rng(seed))
     seconds = {kind: [np.asarray(p.times) for p in plans if p.kind == kind] for kind in ("global", "local")}
     return seconds["global"], seconds["local"]
 
@@ -89,11 +87,17 @@ def test_global_windows_are_offset_from_each_other() -> None:
 def test_views_of_a_long_video_come_from_one_interval() -> None:
     starts = []
     for seed in range(50):
-        long, short = view_times(seed, max_duration=2.0)
+        long, short = view_times(seed, ViewSettings(max_clip_seconds=2.0))
         seconds = np.concatenate(long + short)
         assert np.ptp(seconds) < 2.0
         starts.append(seconds.min())
     assert np.ptp(starts) > 4
+
+
+def test_the_limit_does_not_change_the_views_of_shorter_videos() -> None:
+    times = np.arange(0, 10, 0.04)
+    plans = [plan_views(times, ViewSettings(max_clip_seconds=s), np.random.default_rng(0)) for s in (None, 10.0)]
+    assert plans[0] == plans[1]
 
 
 def test_plan_eval_takes_segment_centers_and_interleaves_clips() -> None:

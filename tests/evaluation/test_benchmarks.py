@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from support.benchmark_files import ucf101
 from support.video_files import numbered_frames, write_video
 from verbspace.cli import main
 from verbspace.concepts.concept_set import ConceptSet
@@ -14,27 +15,6 @@ from verbspace.evaluation.benchmarks import BENCHMARKS, BenchmarkSpec, evaluate_
 from verbspace.evaluation.evaluate import evaluate
 from verbspace.evaluation.results import BenchmarkResult
 from verbspace.models.video_encoder import VideoEncoder
-
-CLASSES = ("Archery", "Biking", "YoYo")
-
-
-def ucf101(root: Path) -> Path:
-    """Write three classes of UCF101 with six clips each. Each of three splits tests two clips per class."""
-    lists = root / "ucfTrainTestlist"
-    lists.mkdir(parents=True)
-    (lists / "classInd.txt").write_text("".join(f"{n} {label}\n" for n, label in enumerate(CLASSES, 1)))
-    clips = {label: [f"{label}/v_{label}_g{n:02d}_c01.avi" for n in range(1, 7)] for label in CLASSES}
-    for index, names in enumerate(clips.values()):
-        for n, name in enumerate(names):
-            write_video(root / "UCF-101" / name, numbered_frames(6, seed=10 * index + n % 2), "mpeg4")
-    for fold in (1, 2, 3):
-        test = {label: names[2 * fold - 2 : 2 * fold] for label, names in clips.items()}
-        train = [
-            f"{name} {1 + CLASSES.index(k)}" for k, names in clips.items() for name in names if name not in test[k]
-        ]
-        (lists / f"testlist{fold:02d}.txt").write_text("\n".join(name for names in test.values() for name in names))
-        (lists / f"trainlist{fold:02d}.txt").write_text("\n".join(train))
-    return root
 
 
 @pytest.fixture(scope="module")
@@ -102,11 +82,28 @@ def test_kinetics_600_evaluates_the_classes_of_each_split(encoder: VideoEncoder,
         write_video(tmp_path / f"val/id{n}_000001_000011.mp4", numbered_frames(6, seed=n))
         rows.append(f"{label},id{n},1,11,validate")
     (tmp_path / "val.csv").write_text("\n".join(rows))
+    with pytest.raises(FileNotFoundError, match=r"zero_shot_split1\.txt, .* write the 160 class names"):
+        evaluate_benchmark(encoder, "k600/zero-shot", tmp_path, baseline=False)
     for fold in (1, 2, 3):
         (tmp_path / f"zero_shot_split{fold}.txt").write_text("acting in play\nadjusting glasses\n")
     found = evaluate_benchmark(encoder, "k600/zero-shot", tmp_path, baseline=False)
     assert found.clip_counts() == (6, 6)
     assert found.folds[1].result.protocol.actions == 2
+
+
+def test_kinetics_400_learns_from_its_train_list(encoder: VideoEncoder, tmp_path: Path) -> None:
+    for split, count in (("validate", 1), ("train", 3)):
+        rows = ["label,youtube_id,time_start,time_end,split"]
+        for n, label in enumerate(("abseiling", "zumba")):
+            for k in range(count):
+                write_video(tmp_path / f"{split}/{split}{n}{k}_000001_000011.mp4", numbered_frames(6, seed=n))
+                rows.append(f"{label},{split}{n}{k},1,11,{split}")
+        (tmp_path / f"{split}.csv").write_text("\n".join(rows))
+    for task in ("knn", "linear-probe"):
+        found = evaluate_benchmark(encoder, f"k400/{task}", tmp_path, baseline=False)
+        protocol = found.folds[1].result.protocol
+        assert (protocol.clips, protocol.train_clips, protocol.actions) == (2, 6, 400)
+        assert found.mean_and_std() == (1.0, 0.0)
 
 
 @pytest.mark.parametrize(

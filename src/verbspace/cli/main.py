@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from verbspace.cli import adapt, concepts, data, demo, evaluate, export, predict, search
+from verbspace.cli import adapt, concepts, data, demo, evaluate, export, predict, reproduce, search
 from verbspace.cli import app as app_command
 
 EXIT_SIGPIPE = 141  # the exit code of a program that SIGPIPE terminates
@@ -28,7 +28,7 @@ app = typer.Typer(
 )
 app.add_typer(concepts.app, name="concepts")
 app.add_typer(data.app, name="data")
-for module in (demo, adapt, evaluate, predict, app_command, search, export):
+for module in (demo, adapt, evaluate, reproduce, predict, app_command, search, export):
     app.add_typer(module.app)
 
 

@@ -14,6 +14,7 @@ import torch
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool, ValidationError, model_validator
 
 from verbspace.concepts import registry
+from verbspace.concepts.labels import mirrored_pairs
 from verbspace.utils.atomic_io import write_text
 
 FORMAT: Literal["verbspace-concepts/1"] = "verbspace-concepts/1"
@@ -78,7 +79,8 @@ class ConceptSet(_FrozenModel):
         actions: K actions in the order of their class indices.
         descriptions: M descriptions; may be empty.
         templates: Prompts for category vectors, each with one `{}` for the action name.
-        directional: Whether left and right distinguish actions. Videos are then never flipped horizontally.
+        directional: Whether left and right distinguish actions. Videos are then never flipped horizontally. If it is
+            not given, it is true if two actions differ only by left and right (see `labels.mirrored_pairs`).
     """
 
     format: Literal["verbspace-concepts/1"] = FORMAT
@@ -103,6 +105,12 @@ class ConceptSet(_FrozenModel):
                     close = difflib.get_close_matches(name, self.action_names, n=1)
                     hint = f"did you mean {close[0]!r}?" if close else "add the action or remove this name"
                     raise ValueError(f"{field}.{position}: {name!r} is not an action of this set; {hint}")
+        return self
+
+    @model_validator(mode="after")
+    def _derive_directional(self) -> ConceptSet:
+        if "directional" not in self.model_fields_set and mirrored_pairs(self.action_names):
+            object.__setattr__(self, "directional", True)  # the model is frozen
         return self
 
     @property

@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
+
+from verbspace.concepts.text import tokenize_words
+
+_MIRRORED_WORDS = (
+    ("left", "right"), ("leftward", "rightward"), ("leftwards", "rightwards"), ("leftmost", "rightmost"),
+    ("clockwise", "counterclockwise"),
+)  # fmt: skip
+_MIRROR = dict((*_MIRRORED_WORDS, *((b, a) for a, b in _MIRRORED_WORDS)))
 
 
 def normalize_label(label: str) -> str:
@@ -20,6 +29,24 @@ def label_to_phrase(label: str) -> str:
 def needs_expansion(label: str) -> bool:
     """Return whether a label is not a readable phrase of two or more lower-case words."""
     return re.fullmatch(r"[a-z][a-z',]*( [A-Za-z',]+)+", label) is None
+
+
+def mirrored_pairs(names: Sequence[str]) -> list[tuple[str, str]]:
+    """Return the pairs of names that differ only by left and right, or by clockwise and counterclockwise, swapped.
+
+    A video of one action, flipped horizontally, shows the other: "pushing something from left to right" and "pushing
+    something from right to left".
+    """
+    pairs = []
+    name_of: dict[tuple[str, ...], str] = {}
+    for name in names:
+        phrase = re.sub(r"\b(counter|anti) ?clockwise\b", "counterclockwise", label_to_phrase(name))
+        words = tuple(tokenize_words(phrase))
+        if (other := name_of.get(tuple(_MIRROR.get(word, word) for word in words))) is not None:
+            pairs.append((other, name))
+        if not _MIRROR.keys().isdisjoint(words):
+            name_of[words] = name
+    return pairs
 
 
 def read_action_names(path: str | Path) -> list[str]:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from verbspace.concepts.concept_set import ConceptSet, DescriptionKind
-from verbspace.concepts.labels import label_to_phrase
+from verbspace.concepts.labels import label_to_phrase, mirrored_pairs
 from verbspace.concepts.space import ConceptSpace
 from verbspace.concepts.text import content_words, normalize_sentence, tokenize_words
 
@@ -38,6 +38,8 @@ class LintReport:
         distinct_4gram_ratio: Fraction of distinct ones among all 4-grams of words.
         shared_sentences: Sentences of several actions. They are valid, but do not distinguish these actions.
         uninformative: Sentences with too little visible content besides the action's name.
+        directional: Whether left and right distinguish actions, so that videos are not flipped in training.
+        flipped_pairs: Actions that differ only by left and right, in a set that says that direction has no meaning.
     """
 
     num_actions: int
@@ -48,6 +50,8 @@ class LintReport:
     uninformative: list[str] = field(default_factory=list)
     missing_kinds: list[str] = field(default_factory=list)
     too_long: list[str] = field(default_factory=list)
+    directional: bool = False
+    flipped_pairs: list[str] = field(default_factory=list)
 
     @property
     def is_templated(self) -> bool:
@@ -59,7 +63,7 @@ class LintReport:
         if self.is_templated:
             ratio = f"{self.distinct_4gram_ratio:.2f}, expected at least {MIN_DISTINCT_4GRAMS}"
             yield f"distinct 4-grams: {ratio}; the sentences follow a template"
-        yield from (*self.missing_kinds, *self.duplicates, *self.uninformative, *self.too_long)
+        yield from (*self.flipped_pairs, *self.missing_kinds, *self.duplicates, *self.uninformative, *self.too_long)
 
 
 def token_upper_bound(text: str) -> int:
@@ -85,7 +89,12 @@ def lint_concepts(
     grams = Counter(gram for words in tokenized for gram in zip(words, words[1:], words[2:], words[3:], strict=False))
     kinds = Counter((name, description.kind) for description in concepts.descriptions for name in description.actions)
     distinct = len(grams) / grams.total() if grams else 1.0
-    report = LintReport(len(concepts.actions), len(concepts.descriptions), distinct)
+    report = LintReport(len(concepts.actions), len(concepts.descriptions), distinct, directional=concepts.directional)
+    if not concepts.directional:
+        report.flipped_pairs.extend(
+            f'{a} and {b}: a flipped video of one shows the other; set "directional" to true, or remove the field'
+            for a, b in mirrored_pairs(concepts.action_names)
+        )
 
     name_words = {a.name: tokenize_words(f"{a.name} {label_to_phrase(a.class_label)}") for a in concepts.actions}
     first_use: dict[str, str] = {}  # actions of the first description, by normalized sentence
@@ -111,12 +120,16 @@ def lint_concepts(
 
 @dataclass(frozen=True)
 class ConfusablePair:
-    """Two actions, the cosine of their category vectors, and their `ConceptSpace.pairwise_confusion`."""
+    """Two actions, the cosine of their category vectors, and their `ConceptSpace.pairwise_confusion`.
+
+    `mirrored` pairs differ only by left and right. Their names are right: text encoders hardly distinguish them.
+    """
 
     first: str
     second: str
     cosine: float
     confusion: float
+    mirrored: bool = False
 
 
 @dataclass(frozen=True)
@@ -133,8 +146,11 @@ def confusable_pairs(space: ConceptSpace, min_confusion: float = 0.2) -> list[Co
     """Return the pairs of actions with a `pairwise_confusion` of at least `min_confusion`, by descending cosine."""
     cosines = space.categories @ space.categories.T  # (K, K)
     confusion = space.pairwise_confusion().triu(1)
+    names, mirrored = space.action_names, set(mirrored_pairs(space.action_names))
     pairs = [
-        ConfusablePair(space.action_names[a], space.action_names[b], float(cosines[a, b]), float(confusion[a, b]))
+        ConfusablePair(
+            names[a], names[b], float(cosines[a, b]), float(confusion[a, b]), (names[a], names[b]) in mirrored
+        )
         for a, b in (confusion >= min_confusion).nonzero().tolist()
     ]
     return sorted(pairs, key=lambda pair: -pair.cosine)

@@ -29,7 +29,8 @@ class Settings(BaseModel):
 class ViewSettings(Settings):
     """The views taken from one decode of a video.
 
-    Sizes are in pixels, clip lengths are fractions of the video's duration, scales are fractions of the frame's area.
+    Sizes are in pixels, clip lengths are fractions of the video's duration (of `max_clip_seconds` if the video is
+    longer), scales are fractions of the frame's area.
     """
 
     global_views: PositiveInt = 2
@@ -42,6 +43,8 @@ class ViewSettings(Settings):
     local_size: int | None = None  # None: see `resolve`
     local_clip_fraction: tuple[UnitInterval, UnitInterval] = (0.2, 0.5)
     local_scale: tuple[UnitInterval, UnitInterval] = (0.3, 0.8)
+    # All views of a longer video come from one random interval of this many seconds. None: from the whole video.
+    max_clip_seconds: PositiveFloat | None = None
     flip_prob: UnitInterval = 0.5  # ignored for a directional concept set, which is never flipped
     brightness: NonNegativeFloat = 0.3
     contrast: NonNegativeFloat = 0.3

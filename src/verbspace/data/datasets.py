@@ -57,7 +57,6 @@ class ViewDataset(Dataset[dict[str, Any]]):
         records: The videos.
         views: Views and augmentation, with both sizes set; see `ViewSettings.resolve`.
         seed: Seed of the views.
-        max_duration: The views of a longer video come from one random interval of this many seconds.
         max_short_side: Frames with a longer short side, in pixels, are downscaled to it while decoding.
         frame_cache_bytes: Memory for decoded videos, which later epochs do not decode again. Items do not depend on it.
     """
@@ -68,7 +67,6 @@ class ViewDataset(Dataset[dict[str, Any]]):
         views: ViewSettings,
         *,
         seed: int = 0,
-        max_duration: float | None = None,
         max_short_side: int | None = 360,
         frame_cache_bytes: int = 0,
     ) -> None:
@@ -78,7 +76,6 @@ class ViewDataset(Dataset[dict[str, Any]]):
         self.paths = [record.path for record in records]
         self.views = views
         self.seed = seed
-        self.max_duration = max_duration
         self.max_short_side = max_short_side
         self.cache = FrameCache(frame_cache_bytes)
         self.known_bad: dict[int, str] = {}  # videos that are not tried again: index to reason
@@ -108,7 +105,7 @@ class ViewDataset(Dataset[dict[str, Any]]):
 
         def select_frames(timestamps: FrameTimestamps) -> list[int]:
             rng = np.random.default_rng([self.seed, epoch, index, 0])
-            plans[:] = plan_views(timestamps.times, self.views, rng, self.max_duration)
+            plans[:] = plan_views(timestamps.times, self.views, rng)
             return [frame for plan in plans for frame in plan.frame_indices]
 
         frames, positions = self._read_frames(candidate, select_frames)

@@ -51,9 +51,7 @@ def linspace_in_window(window: Window, num_frames: int, phase: float = 0.5) -> n
     return window.start + (window.end - window.start) * (np.arange(num_frames) + phase) / num_frames
 
 
-def plan_views(
-    times: np.ndarray, views: ViewSettings, rng: np.random.Generator, max_duration: float | None = None
-) -> list[ViewPlan]:
+def plan_views(times: np.ndarray, views: ViewSettings, rng: np.random.Generator) -> list[ViewPlan]:
     """Plan the training views of one clip, global views first.
 
     The length of each window is drawn between two fractions of the clip's duration. The frames of a view are evenly
@@ -61,12 +59,12 @@ def plan_views(
     global window is divided into as many parts as there are global views, and each view starts in another part. Local
     windows start anywhere.
 
-    `times` (F,) are in seconds, ascending. If the clip is longer than `max_duration` seconds, all views are taken from
-    one random interval of this length, so that they show the same event.
+    `times` (F,) are in seconds, ascending. If the clip is longer than `views.max_clip_seconds`, all views are taken
+    from one random interval of this length, so that they show the same event.
     """
     clip = _clip_window(times)
-    if max_duration is not None and clip.end - clip.start > max_duration:
-        clip = _subwindow(clip, max_duration, rng.uniform())
+    if views.max_clip_seconds is not None and clip.end - clip.start > views.max_clip_seconds:
+        clip = _subwindow(clip, views.max_clip_seconds, rng.uniform())
     duration = clip.end - clip.start
     plans = []
     for part in rng.permutation(views.global_views):

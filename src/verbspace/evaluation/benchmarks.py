@@ -19,11 +19,11 @@ from verbspace.data.sources.record import Record
 from verbspace.data.sources.text_files import read_lines
 from verbspace.evaluation.labels import labels_to_indices, require_labels
 from verbspace.evaluation.protocol import Task
-from verbspace.evaluation.results import BenchmarkResult, Evaluation, MultiLabelEvaluation
+from verbspace.evaluation.results import BenchmarkResult
 from verbspace.evaluation.runner import MAX_MISSING_FRACTION, EvalConfig, EvalSplit, load_encoders, run_evaluation
 from verbspace.inference.embedding import EmbeddingCache
 from verbspace.models.video_encoder import VideoEncoder
-from verbspace.utils.device import PrecisionSetting, resolve_precision
+from verbspace.utils.device import Precision, PrecisionSetting, resolve_precision
 from verbspace.utils.progress import ProgressCallback
 
 
@@ -39,6 +39,7 @@ class BenchmarkSpec:
         folds: Numbers of the official splits. The result is the mean over them.
         test_split: Name of the test split in the annotation files; None if each file is one split.
         class_name_files: Files that list the classes of a fold, if it tests only some; `{fold}` is its number.
+        class_list_hint: What to do if there are none of these files.
     """
 
     task: Task
@@ -48,12 +49,14 @@ class BenchmarkSpec:
     folds: tuple[int, ...] = (1,)
     test_split: str | None = "test"
     class_name_files: tuple[str, ...] = ()
+    class_list_hint: str = ""
 
 
 TASKS: tuple[Task, ...] = get_args(Task)
 _UCF = ("ucfTrainTestlist", "ucf101/ucfTrainTestlist", "splits", "annotations", ".")
 _HMDB = ("testTrainMulti_7030_splits", "hmdb51/testTrainMulti_7030_splits", "splits", "annotations", ".")
 _K400 = ("val.csv", "validate.csv", "annotations/val.csv", "k400/val.csv", "kinetics400_val.csv")
+_K400_TRAIN = ("train.csv", "annotations/train.csv", "k400/train.csv", "kinetics400_train.csv")
 _K600 = ("val.csv", "validate.csv", "annotations/val.csv", "k600/val.csv", "kinetics600_val.csv")
 _SSV2 = tuple(
     f"{folder}{name}" for folder in ("", "labels/", "annotations/")
@@ -67,9 +70,13 @@ BENCHMARKS = {
     **{f"ucf101/{task}": BenchmarkSpec(task, _UCF, "ucf101", folds=_THREE_FOLDS) for task in TASKS},
     **{f"hmdb51/{task}": BenchmarkSpec(task, _HMDB, "hmdb51", folds=_THREE_FOLDS) for task in TASKS},
     "k400/zero-shot": BenchmarkSpec("zero-shot", _K400, "k400", test_split="validation"),
+    "k400/linear-probe": BenchmarkSpec("linear-probe", _K400, "k400", _K400_TRAIN, test_split="validation"),
+    "k400/knn": BenchmarkSpec("knn", _K400, "k400", _K400_TRAIN, test_split="validation"),
     "k600/zero-shot": BenchmarkSpec(  # 160 classes that Kinetics-400 lacks
         "zero-shot", _K600, None, folds=_THREE_FOLDS, test_split="validation",
         class_name_files=("zero_shot_split{fold}.txt", "annotations/zero_shot_split{fold}.txt"),
+        class_list_hint="write the 160 class names of each of the three splits of Chen and Huang (ICCV 2021), "
+        "one name per line, into zero_shot_split1.txt to zero_shot_split3.txt",
     ),
     "charades/zero-shot": BenchmarkSpec("zero-shot", _CHARADES, None),
     "ssv2/linear-probe": BenchmarkSpec("linear-probe", _SSV2, None, _SSV2_TRAIN, test_split=None),
@@ -109,25 +116,59 @@ def evaluate_benchmark(
     Raises:
         FileNotFoundError: Annotation files do not exist.
     """
+    encoders = load_encoders(encoder, baseline, device)
+    config = BenchmarkConfig(
+        scoring=scoring, frames=frames, clips=clips, crops=crops, max_missing=max_missing, seed=seed,
+        batch_size=batch_size, num_workers=num_workers, decoder=decoder,
+        dtype=resolve_precision(dtype, encoders["encoder"].device),
+    )  # fmt: skip
+    configs = build_configs(name, root, config, concepts)
+    caches: dict[str, EmbeddingCache] = {}  # the folds share videos: each is embedded once
+    folds = {
+        fold: run_evaluation(fold_config, encoders, caches=caches, on_progress=on_progress)
+        for fold, fold_config in configs.items()
+    }
+    return BenchmarkResult(name=name, folds=folds)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkConfig:
+    """The settings of an evaluation that a benchmark leaves open. See the arguments of `evaluate`."""
+
+    scoring: ScoringMode = "category"
+    frames: int = 8
+    clips: int = 1
+    crops: int = 1
+    max_missing: float = MAX_MISSING_FRACTION
+    seed: int = 0
+    batch_size: int = 16
+    num_workers: int = 0
+    decoder: Decoder = "pyav"
+    dtype: Precision = "fp32"
+
+
+def build_configs(
+    name: str, root: str | Path, config: BenchmarkConfig, concepts: ConceptSet | str | Path | None = None
+) -> dict[int, EvalConfig]:
+    """Read the annotation files of a benchmark, and return the evaluation of each fold. No video is read.
+
+    Args:
+        name: A key of `BENCHMARKS`.
+        root: The benchmark's folder, as in `evaluate_benchmark`.
+        config: Settings of all folds.
+        concepts: A concept set, a bundled name or a path. Default: the benchmark's.
+    """
     if name not in BENCHMARKS:
         raise ValueError(f"protocol: {name!r} is not one of {', '.join(BENCHMARKS)}")
-    spec, root = BENCHMARKS[name], Path(root)
-    encoders = load_encoders(encoder, baseline, device)
-    dtype = resolve_precision(dtype, encoders["encoder"].device)
+    spec = BENCHMARKS[name]
     concepts = concepts or spec.concepts
     if isinstance(concepts, (str, Path)):
         concepts = ConceptSet.load(concepts)
-    evaluations: dict[int, Evaluation | MultiLabelEvaluation] = {}
-    caches: dict[str, EmbeddingCache] = {}  # the folds share videos: each is embedded once
+    configs = {}
     for fold in spec.folds:
-        test, train, fold_concepts = _build_splits(name, root, fold, concepts)
-        config = EvalConfig(
-            task=spec.task, test=test, train=train, concepts=fold_concepts, scoring=scoring, frames=frames,
-            clips=clips, crops=crops, seed=seed, max_missing=max_missing, decoder=decoder, dtype=dtype,
-            batch_size=batch_size, num_workers=num_workers,
-        )  # fmt: skip
-        evaluations[fold] = run_evaluation(config, encoders, caches=caches, on_progress=on_progress)
-    return BenchmarkResult(name=name, folds=evaluations)
+        test, train, fold_concepts = _build_splits(name, Path(root), fold, concepts)
+        configs[fold] = EvalConfig(task=spec.task, test=test, train=train, concepts=fold_concepts, **vars(config))
+    return configs
 
 
 def _build_splits(
@@ -154,7 +195,7 @@ def _build_splits(
     class_names = sorted({*require_labels(test, name), *require_labels(train, name)})
     if spec.class_name_files:
         names = [file_name.format(fold=fold) for file_name in spec.class_name_files]
-        class_list = _find(root, names, "class lists", "create one with one class name per line")
+        class_list = _find(root, names, "class lists", spec.class_list_hint or "create one with one name per line")
         fold_classes = {line.strip() for line in read_lines(class_list) if line.strip()}
         test, class_names = [record for record in test if record.label in fold_classes], sorted(fold_classes)
     concepts = concepts or ConceptSet.from_actions(class_names, name)

@@ -12,6 +12,7 @@ from torch import Tensor
 from verbspace.concepts.concept_set import ConceptSet
 from verbspace.concepts.space import ScoringMode, validate_scoring
 from verbspace.data.decoding.backends import Decoder, decoder_version, require_backend
+from verbspace.data.errors import DecodeFailures
 from verbspace.data.sources import storage
 from verbspace.data.sources.manifest import data_hash
 from verbspace.data.sources.record import Record
@@ -31,6 +32,7 @@ from verbspace.utils.device import Precision
 from verbspace.utils.progress import ProgressCallback
 
 MAX_MISSING_FRACTION = 0.01
+_MAX_LOGGED = 20  # unreadable videos that are named
 _FEATURES = "projected and L2-normalised"  # part of protocol fingerprints
 logger = logging.getLogger(__name__)
 
@@ -90,10 +92,37 @@ class EvalConfig:
                 "use a concept set with descriptions, or score by category"
             )
 
+    def validate_files(self) -> None:
+        """Raise ValueError if more than the fraction `max_missing` of a split's videos do not exist."""
+        for split in self.splits:
+            missing = [record.file for record in split.records if not storage.exists(record.file)]
+            reason = f"{missing[0]}: there is no such file" if missing else ""
+            split.validate_missing(len(missing), self.max_missing, reason)
+
     @property
     def splits(self) -> list[EvalSplit]:
         """The training split, if there is one, and the test split."""
         return [self.test] if self.train is None else [self.train, self.test]
+
+    def embed(
+        self, encoder: VideoEncoder, name: str, split: EvalSplit, cache: EmbeddingCache,
+        on_progress: ProgressCallback | None = None,
+    ) -> EmbeddingResult:  # fmt: skip
+        """Embed the videos of a split that are not in the cache; log those that cannot be read, once per cache."""
+        known = set(cache.failures)
+        result = embed_videos(
+            encoder, split.records, frames=self.frames, clips=self.clips, crops=self.crops,
+            batch_size=self.batch_size, num_workers=self.num_workers, decoder=self.decoder, dtype=self.dtype,
+            cache=cache, on_progress=on_progress, stage=f"{name}: {split.name}",
+        )  # fmt: skip
+        split.validate_missing(len(result.failures), self.max_missing, result.failures.first())
+        new = DecodeFailures(len(split.records))
+        new.add(failure for file, failure in cache.failures.items() if file not in known)
+        if name == "encoder" and len(new):  # those of the baseline are the same
+            lines = new.summary().splitlines()
+            more = [f"  and {len(lines) - 1 - _MAX_LOGGED} more"] if len(lines) - 1 > _MAX_LOGGED else []
+            logger.warning("\n".join([*lines[: _MAX_LOGGED + 1], *more]))
+        return result
 
     def build_protocol(
         self, encoder: VideoEncoder, test: EmbeddingResult, train: EmbeddingResult | None, chosen: dict[str, Detail]
@@ -172,10 +201,7 @@ def run_evaluation(
     `caches` has, by the same names, embeddings of earlier evaluations with the same views. New ones are added.
     """
     caches = {} if caches is None else caches
-    for split in config.splits:  # missing files are reported before any video is read
-        missing = [record.file for record in split.records if not storage.exists(record.file)]
-        reason = f"{missing[0]}: there is no such file" if missing else ""
-        split.validate_missing(len(missing), config.max_missing, reason)
+    config.validate_files()  # before any video is read
     results = {
         name: evaluate_encoder(config, encoder, name, caches.setdefault(name, EmbeddingCache()), on_progress)
         for name, encoder in encoders.items()
@@ -200,19 +226,8 @@ def evaluate_encoder(
         space = encoder.build_concept_space(config.concepts)
         zero_shot_scores(space.categories[:1], space, config.scoring)  # fails early if descriptions are missing
 
-    def embed_split(split: EvalSplit) -> EmbeddingResult:
-        result = embed_videos(
-            encoder, split.records, frames=config.frames, clips=config.clips, crops=config.crops,
-            batch_size=config.batch_size, num_workers=config.num_workers, decoder=config.decoder, dtype=config.dtype,
-            cache=cache, on_progress=on_progress, stage=f"{name}: {split.name}",
-        )  # fmt: skip
-        split.validate_missing(len(result.failures), config.max_missing, result.failures.first())
-        if name == "encoder" and len(result.failures):  # those of the baseline are the same
-            logger.warning(result.failures.summary())
-        return result
-
-    train = embed_split(config.train) if config.train else None
-    test = embed_split(config.test)
+    train = config.embed(encoder, name, config.train, cache, on_progress) if config.train else None
+    test = config.embed(encoder, name, config.test, cache, on_progress)
     test_targets = config.test.readable_targets(test)
     chosen: dict[str, Detail] = {}
     if space is not None:

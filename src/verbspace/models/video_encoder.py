@@ -146,7 +146,8 @@ class VideoEncoder(PreTrainedModel):  # type: ignore[misc]
     def save_pretrained(self, save_directory: str | Path, *, card: str | None = None) -> None:
         """Write config.json, model.safetensors, tokenizer, image processor, concept set and model card.
 
-        A new folder appears in one step. In an existing one each file is replaced after all are written; others are kept.
+        A new folder appears in one step; in an existing one each file is replaced after all are written. Other files
+        are kept.
 
         Args:
             save_directory: Folder to write.

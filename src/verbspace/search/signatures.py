@@ -6,8 +6,6 @@ import os
 from datetime import datetime
 from typing import Any, NamedTuple
 
-import fsspec
-
 from verbspace.data.errors import DecodeError
 from verbspace.data.sources import storage
 from verbspace.data.sources.inputs import is_url
@@ -38,7 +36,7 @@ def file_signature(file: str) -> FileSignature | None:
     """
     try:
         if is_url(file):
-            file_system, path = fsspec.core.url_to_fs(file)
+            file_system, path = storage.open_url(file)
             info = file_system.info(path)
             mtime = next((info[key] for key in _MTIME_KEYS if info.get(key) is not None), None)
             return FileSignature(int(info.get("size") or 0), _to_nanoseconds(mtime))

@@ -8,6 +8,7 @@ import pytest
 
 from verbspace.data.errors import DecodeError
 from verbspace.data.sources.inputs import expand_inputs, localize
+from verbspace.search.signatures import file_signature
 
 
 def test_expand_files_folders_patterns_and_lines(folder: Path) -> None:
@@ -30,6 +31,39 @@ def test_sources_without_videos_are_errors(folder: Path) -> None:
         list(expand_inputs([str(folder / "empty")]))
     with pytest.raises(ValueError, match="carrier-pigeon://x: URLs of this kind cannot be read"):
         list(expand_inputs(["carrier-pigeon://x"]))
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("reference://v.mp4::file:///{0}/refs.json", "a chain of URLs"),
+        ("reference::file://{0}/refs.json", "a chain of URLs"),
+        ("simplecache::memory://a.mp4", "a chain of URLs"),
+        ("memory://*.mp4::file://{0}/refs.json", "a chain of URLs"),
+        ("reference://{0}/refs.json", "the scheme 'reference' is not one of file, http, https, s3"),
+        ("zip://a.mp4", "the scheme 'zip' is not one of"),
+        ("ssh://host/a.mp4", "the scheme 'ssh' is not one of"),
+    ],
+)
+def test_urls_that_interpret_what_they_read_are_rejected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str, reason: str
+) -> None:
+    """fsspec before 2026.6 ran the templates in the JSON file of a `reference` URL as Python code."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise AssertionError("the URL reached fsspec")
+
+    monkeypatch.setattr(fsspec.core, "url_to_fs", fail)
+    url = url.format(tmp_path)
+    errors: list[str] = []
+    assert list(expand_inputs(["-"], [url], errors.append)) == []
+    assert len(errors) == 1
+    assert errors[0].startswith(f"{url}: URLs of this kind cannot be read: {reason}")
+    assert "copy the video to" in errors[0]
+    with pytest.raises(DecodeError, match="URLs of this kind cannot be read"), localize(url):
+        pass
+    with pytest.raises(DecodeError, match="cannot be read"):
+        file_signature(url)
 
 
 def test_urls_are_copied_and_deleted(folder: Path) -> None:

@@ -56,6 +56,8 @@ def lint_lines(report: LintReport, top: int) -> Iterator[str]:
         f"{len(report.shared_sentences)} shared by actions, {len(report.uninformative)} uninformative, "
         f"{len(report.missing_kinds)} kinds missing, {len(report.too_long)} too long"
     )
+    if report.directional:
+        yield "directional: left and right distinguish actions, so videos are not flipped in training"
     issues = list(report.issues())
     yield from (f"  {issue}" for issue in issues[:top])
     if len(issues) > top:
@@ -69,8 +71,11 @@ def confusable_pairs_table(pairs: Sequence[ConfusablePair], top: int) -> Table |
     numbers = Column("cosine", justify="right"), Column("confusion", justify="right")
     table = Table("action", "and", *numbers, title=f"Confusable actions: {len(pairs)} pairs", title_justify="left")
     for pair in pairs[:top]:
-        table.add_row(Text(pair.first), Text(pair.second), f"{pair.cosine:.3f}", f"{100 * pair.confusion:.0f}%")
+        second = f"{pair.second} (mirrored)" if pair.mirrored else pair.second
+        table.add_row(Text(pair.first), Text(second), f"{pair.cosine:.3f}", f"{100 * pair.confusion:.0f}%")
     table.caption = "rename them by what is visible, or merge them"
+    if any(pair.mirrored for pair in pairs[:top]):
+        table.caption += "; keep mirrored pairs: texts hardly distinguish left from right, but videos do"
     return table
 
 

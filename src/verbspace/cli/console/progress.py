@@ -74,7 +74,9 @@ def plain_progress(console: Console) -> ProgressCallback:
             return
         seconds = now - start_times.setdefault(stage, now)
         last_tenth[stage] = tenth
-        remaining = f", {seconds / done * (total - done):.0f} s left" if 0 < done < total else ""
+        remaining = ""
+        if 0 < done < total and seconds > 0:
+            remaining = f", {format_rate(done / seconds)}, {seconds / done * (total - done):.0f} s left"
         parts = [f"{stage}: {done}/{total}", f"{seconds:.0f} s{remaining}", format_values(values)]
         console.print("  ".join(part for part in parts if part), markup=False, highlight=False, soft_wrap=True)
 

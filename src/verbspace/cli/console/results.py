@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from verbspace.evaluation.reproduce import Reproduction
 from verbspace.evaluation.results import BenchmarkResult, Evaluation, MultiLabelEvaluation, Result
 from verbspace.inference.calibration import Calibration
 
@@ -22,6 +23,21 @@ def print_results(results: Evaluation | MultiLabelEvaluation | BenchmarkResult) 
         _print_evaluation(console, evaluation)
     if len(results.folds) > 1:
         console.print(_folds_table(results))
+
+
+def print_reproduction(reproduction: Reproduction, *files: Path) -> None:
+    """Print the top-1 accuracies of `reproduce`, and the files that it wrote."""
+    console = Console(highlight=False, soft_wrap=True)
+    table = Table(f"{reproduction.benchmark}, top-1, %", "frozen", "adapted", "gain")
+    for task in reproduction.results:
+        frozen, adapted = reproduction.mean_top1(task)
+        cells = ("–", "–") if adapted is None else (f"{adapted:.1f}", f"{adapted - frozen:+.1f}")
+        table.add_row(task, f"{frozen:.1f}", *cells)
+    if not reproduction.is_adapted:
+        table.caption = "a plain CLIP: there are no adapted weights"
+    console.print(table)
+    for file in files:
+        console.print(str(file), markup=False)
 
 
 def print_calibration(

@@ -11,7 +11,11 @@ from pathlib import Path, PurePosixPath
 import fsspec
 
 from verbspace.data.errors import DecodeError
+from verbspace.data.sources import storage
 from verbspace.data.sources.manifest import read_manifest
+from verbspace.data.sources.storage import is_url
+
+__all__ = ["expand_inputs", "is_url", "localize"]
 
 
 def expand_inputs(
@@ -20,9 +24,9 @@ def expand_inputs(
     """Yield the files that sources name, in order. The files of a folder or pattern are sorted; repeats are kept.
 
     A source is a file, a folder or a tar shard (all of its videos), a pattern (``clips/**/*.mp4``), a URL or a pattern
-    of URLs that fsspec can read (``s3://``, ``https://``, ``hf://``), or ``-`` for `lines` of sources. A file that
-    does not exist is yielded too: decoding reports it. If a source names no videos or cannot be read, `on_error`
-    is called with the message, and the next sources follow; by default the ValueError or OSError is raised.
+    of URLs with one of `storage.URL_SCHEMES` (``s3://``, ``https://``, ``hf://``), or ``-`` for `lines` of sources.
+    A file that does not exist is yielded too: decoding reports it. If a source names no videos or cannot be read,
+    `on_error` is called with the message, and the next sources follow; by default the ValueError or OSError is raised.
     """
     for source in sources:
         try:
@@ -62,11 +66,6 @@ def _expand(source: str) -> list[str]:
     return found
 
 
-def is_url(source: str) -> bool:
-    """Return whether a source is a URL rather than a path."""
-    return "://" in source
-
-
 @contextmanager
 def localize(file: str) -> Iterator[Path]:
     """Provide a local path of a file. A URL is copied to a temporary file until the exit. Raises DecodeError."""
@@ -86,8 +85,8 @@ def localize(file: str) -> Iterator[Path]:
 
 
 def _open_filesystem(source: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """Return the file system of a URL, and the path in it. Raises DecodeError if its kind cannot be read."""
     try:
-        system, path = fsspec.core.url_to_fs(source)
+        return storage.open_url(source)
     except (ValueError, ImportError) as error:
         raise DecodeError(source, f"URLs of this kind cannot be read: {error}") from None
-    return system, path

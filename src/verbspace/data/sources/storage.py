@@ -1,4 +1,4 @@
-"""Where the bytes of a video are: in a file, or in a tar shard (not unpacked) as ``shard.tar/member.mp4``."""
+"""Where the bytes of a video are: in a file, in a tar shard (not unpacked) as ``shard.tar/member.mp4``, or at a URL."""
 
 from __future__ import annotations
 
@@ -8,6 +8,13 @@ import tarfile
 from functools import lru_cache
 from typing import NamedTuple
 
+import fsspec
+
+# Schemes that read bytes and nothing else. fsspec knows others, some of which interpret what they read ("reference"),
+# unpack archives or start programs; a list of videos must not be able to name them.
+URL_SCHEMES = (
+    "file", "http", "https", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "hf", "memory",
+)  # fmt: skip
 _SHARD_PATTERN = re.compile(r"\.tar(?=/)", re.IGNORECASE)
 
 
@@ -17,6 +24,27 @@ class ByteRange(NamedTuple):
     file: str
     start: int
     size: int
+
+
+def is_url(file: str) -> bool:
+    """Return whether this is a URL rather than a path."""
+    return "://" in file
+
+
+def open_url(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """Return the file system of a URL, and the path in it. Nothing is read yet.
+
+    Raises:
+        ValueError: The scheme is not one of `URL_SCHEMES`, or the URL is a chain (``::``) of several.
+        ImportError: The scheme needs a package that is not installed.
+    """
+    scheme = url.partition("://")[0]
+    if "::" in url:
+        raise ValueError("a chain of URLs (::) is not allowed; copy the video to a plain URL or a file")
+    if scheme.lower() not in URL_SCHEMES:
+        raise ValueError(f"the scheme {scheme!r} is not one of {', '.join(URL_SCHEMES)}; copy the video to one of them")
+    system, path = fsspec.core.url_to_fs(url)
+    return system, path
 
 
 def split_shard_path(file: str) -> tuple[str, str] | None:

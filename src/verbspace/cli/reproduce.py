@@ -1,0 +1,64 @@
+"""The `reproduce` command."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, cast
+
+import typer
+
+from verbspace.cli import options
+
+if TYPE_CHECKING:
+    from verbspace.data.decoding.backends import Decoder
+
+app = typer.Typer(rich_markup_mode=None)
+
+
+@app.command()
+def reproduce(
+    benchmark: Annotated[str, typer.Argument(help="ucf101, hmdb51, k400 or k600.")],
+    root: Annotated[Path, typer.Option(help="Folder of the benchmark: videos and official annotation files.")],
+    encoder: options.EncoderOption,
+    out: Annotated[Path, typer.Option(help="HTML page; the results are saved beside it as JSON.")],
+    tasks: Annotated[
+        str | None, typer.Option(help="Some of zero-shot, linear-probe, knn, separated by commas. Default: all.")
+    ] = None,
+    frames: Annotated[int, typer.Option(min=1, help="Frames per clip.")] = 8,
+    clips: Annotated[int, typer.Option(min=1, help="Clips per video.")] = 1,
+    crops: Annotated[int, typer.Option(min=1, help="Crops per clip.")] = 1,
+    batch_size: options.BatchSizeOption = 16,
+    workers: options.WorkersOption = None,
+    decoder: Annotated[str, typer.Option(help="pyav, or torchcodec (used where it is exact).")] = "pyav",
+    dtype: options.DtypeOption = "fp32",
+    device: options.DeviceOption = None,
+    max_missing: Annotated[float, typer.Option(min=0, max=1, help="Largest fraction of unreadable videos.")] = 0.01,
+) -> None:
+    """Evaluate an encoder on a benchmark: zero-shot, linear probe and k-NN beside frozen CLIP and published figures.
+
+    Each video is embedded once per encoder. Frozen CLIP is the encoder's base checkpoint; for a plain CLIP, only
+    frozen CLIP is evaluated.
+    """
+    from verbspace.cli.console.progress import progress
+    from verbspace.cli.console.results import print_reproduction
+    from verbspace.evaluation.benchmarks import BenchmarkConfig
+    from verbspace.evaluation.reproduce import reproduce as run
+    from verbspace.reporting.reproduction import render_reproduction
+    from verbspace.utils.atomic_io import check_writable, write_text
+    from verbspace.utils.device import resolve_device, resolve_precision
+
+    results_path = out.with_suffix(".json")
+    if out == results_path:
+        raise ValueError(f"{out}: the page needs another extension than .json, which the results have; use .html")
+    check_writable(out)
+    config = BenchmarkConfig(
+        frames=frames, clips=clips, crops=crops, max_missing=max_missing, batch_size=batch_size,
+        num_workers=workers or 0, decoder=cast("Decoder", decoder), dtype=resolve_precision(dtype, resolve_device(device)),
+    )  # fmt: skip
+    names = None if tasks is None else [name.strip() for name in tasks.split(",") if name.strip()]
+    with progress() as on_progress:
+        reproduction = run(benchmark, encoder, root, tasks=names, config=config, device=device, on_progress=on_progress)
+    write_text(results_path, json.dumps(reproduction.to_json(), indent=2) + "\n")
+    write_text(out, render_reproduction(reproduction))
+    print_reproduction(reproduction, out, results_path)
