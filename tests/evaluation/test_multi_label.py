@@ -127,7 +127,7 @@ def test_single_label_protocols_reject_multi_label_data(charades: Path, tiny_cli
 def test_errors_name_file_and_line(charades: Path, tmp_path: Path) -> None:
     source = tmp_path / "Charades_v1_test.csv"
     source.write_text("id,script,actions\nABC,x,c900 0 1\n")
-    with pytest.raises(FileNotFoundError, match=r"Charades_v1_classes\.txt is missing"):
+    with pytest.raises(FileNotFoundError, match=r"Charades_v1_classes\.txt: there is no such file"):
         read_manifest(source)
     (tmp_path / "Charades_v1_classes.txt").write_text("c000 Holding some clothes\n")
     with pytest.raises(ValueError, match=r"Charades_v1_test\.csv: line 2: class 'c900' is not in"):

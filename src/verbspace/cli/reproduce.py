@@ -52,9 +52,10 @@ def reproduce(
     if out == results_path:
         raise ValueError(f"{out}: the page needs another extension than .json, which the results have; use .html")
     check_writable(out)
+    precision = resolve_precision(dtype, resolve_device(device))
     config = BenchmarkConfig(
         frames=frames, clips=clips, crops=crops, max_missing=max_missing, batch_size=batch_size,
-        num_workers=workers or 0, decoder=cast("Decoder", decoder), dtype=resolve_precision(dtype, resolve_device(device)),
+        num_workers=workers or 0, decoder=cast("Decoder", decoder), dtype=precision,
     )  # fmt: skip
     names = None if tasks is None else [name.strip() for name in tasks.split(",") if name.strip()]
     with progress() as on_progress:

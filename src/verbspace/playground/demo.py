@@ -89,7 +89,7 @@ def run_demo(
         training = settings.training.model_copy(update={"seed": seed})
         encoder = adapt(
             VideoEncoder.copy(base), world / "train", concepts, run, settings.model_copy(update={"training": training}),
-            on_progress=lambda _, *step, stage=stage: report(stage, *step),
+            on_progress=lambda name, *step, stage=stage: report(stage if name == "adapt" else name, *step),
         )  # fmt: skip
         lap("adapt")
         encoders.append(encoder)
