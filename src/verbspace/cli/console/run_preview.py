@@ -35,5 +35,7 @@ def run_preview_table(preview: RunPreview) -> Table:
     table.add_row("learning rates", f"{pretrained:.2g} (pretrained weights), {temporal:.2g} (temporal attention)")
     table.add_row("run", f"{preview.num_steps:,} steps, {preview.num_videos:,} videos")
     table.add_row("expected time", f"{format_duration(preview.seconds)}, if loading keeps up")
-    table.add_row("memory", f"{preview.state_bytes / 1e9:.1f} GB for weights and optimizer, and the activations")
+    megabytes = preview.state_bytes / 1e6
+    state = f"{megabytes / 1e3:.1f} GB" if megabytes >= 1000 else f"{megabytes:.0f} MB"
+    table.add_row("memory", f"{state} for weights and optimizer, besides the activations")
     return table
