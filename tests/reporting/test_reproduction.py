@@ -49,12 +49,14 @@ def test_page_shows_gains_published_figures_and_what_is_comparable() -> None:
     assert "adapted with the action names of the concept set “lss”" in text
     assert "13,320 videos" in text
     assert "not ViT-B/16" not in text
+    assert "Only 40 of the 41 videos of a test split could be read" in text
 
 
 def test_page_of_another_vision_tower_says_that_no_published_figure_is_comparable() -> None:
     html = render_reproduction(make_run(backbone=Backbone(4, 64, 8, 48)))
     assert "not ViT-B/16 at 224 px" in html
     assert "no: ViT-B/16, another vision tower" in html
+    assert "no: vision tower and frozen CLIP are not in the listing" in html
 
 
 def test_page_of_a_plain_clip_has_frozen_rows_only() -> None:

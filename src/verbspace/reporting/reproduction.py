@@ -10,6 +10,7 @@ from verbspace.evaluation.protocol import Task
 from verbspace.evaluation.published import PublishedResult, published_results
 from verbspace.evaluation.reproduce import Reproduction
 from verbspace.evaluation.results import BenchmarkResult, Evaluation
+from verbspace.evaluation.runner import MAX_MISSING_FRACTION
 from verbspace.reporting.charts import PointEstimate, draw_dot_chart
 from verbspace.reporting.templating import render_template
 
@@ -26,6 +27,7 @@ def render_reproduction(reproduction: Reproduction) -> str:
     """Render the page as HTML."""
     tasks = [_task_context(reproduction, task) for task in reproduction.results]
     towers = {entry["backbone"] for task in tasks for entry in task["published"]}
+    num_evaluated, num_test = _worst_split(reproduction)
     return render_template(
         "reproduction.html.jinja",
         title=TITLES[reproduction.benchmark],
@@ -33,7 +35,9 @@ def render_reproduction(reproduction: Reproduction) -> str:
         tasks=tasks,
         has_published=any(task["published"] for task in tasks),
         is_other_tower="ViT-B/16" in towers and not reproduction.backbone.is_vit_b16,
-        num_missing=_num_missing(reproduction),
+        num_evaluated=num_evaluated,
+        num_test=num_test,
+        is_incomplete=num_test - num_evaluated > MAX_MISSING_FRACTION * num_test,
     )
 
 
@@ -47,6 +51,8 @@ def comparability(published: PublishedResult, run: Reproduction) -> tuple[bool, 
         return True, "frozen CLIP with frozen CLIP: they differ by class names, prompts, views and decoder"
     if published.labels != "none":
         return False, f"no: trained with the labels of {published.labels}"
+    if published.frozen is None and not run.backbone.is_vit_b16:
+        return False, "no: vision tower and frozen CLIP are not in the listing"
     if published.frozen is None:
         return False, "the level, with care: vision tower and frozen CLIP are not in the listing"
     return True, "the gain, not the level: class names, prompts, views and decoder differ"
@@ -107,6 +113,8 @@ def _chart(frozen: float | None, adapted: float | None, published: list[Publishe
     return draw_dot_chart(rows, ["frozen CLIP of the same source", "adapted"])
 
 
-def _num_missing(run: Reproduction) -> int:
-    """Return the largest number of unreadable videos in a test split."""
-    return max(fold.result.protocol.missing for result in run.results.values() for fold in result.folds.values())
+def _worst_split(run: Reproduction) -> tuple[int, int]:
+    """Return the numbers of evaluated and of all test videos, of the split with the largest missing fraction."""
+    protocols = [fold.result.protocol for result in run.results.values() for fold in result.folds.values()]
+    worst = min(protocols, key=lambda protocol: protocol.clips / (protocol.clips + protocol.missing))
+    return worst.clips, worst.clips + worst.missing
