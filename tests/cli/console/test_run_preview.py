@@ -19,6 +19,9 @@ def test_the_table_names_what_the_run_uses() -> None:
     preview = RunPreview(statistics, (1e-5, 4.5e-5), 240_000, 18_750, 7.9 * 3600, 2_400_000_000)
     out = io.StringIO()
     Console(file=out, width=120).print(run_preview_table(preview))
-    for text in ("spread by 0.024", "0.0200 (student)", "0.0080 (teacher)", "2.06", "40%", "31.4 actions", "12%", "1e-05",
-                 "4.5e-05", "18,750 steps, 240,000 videos", "7.9 h", "2.4 GB"):  # fmt: skip
+    shown = (
+        "spread by 0.024", "0.0200 (student)", "0.0080 (teacher)", "2.06", "40%", "31.4 actions", "12%", "1e-05",
+        "4.5e-05", "18,750 steps, 240,000 videos", "7.9 h", "2.4 GB",
+    )  # fmt: skip
+    for text in shown:
         assert text in out.getvalue(), text
