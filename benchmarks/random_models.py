@@ -16,6 +16,7 @@ from transformers import CLIPConfig, CLIPModel
 
 from verbspace.concepts.space import ConceptSpace
 from verbspace.config.settings import AdaptSettings, LossSettings
+from verbspace.data.frame_preprocessing import FramePreprocessing
 from verbspace.models import hub
 from verbspace.models.config import VideoEncoderConfig
 from verbspace.models.processor import CLIP_PIXEL_STATS, Processor
@@ -52,7 +53,8 @@ def vit_b16() -> CLIPConfig:
 def random_encoder(config: CLIPConfig, attention: Attention) -> VideoEncoder:
     """Build an encoder with random weights and CLIP's pixel statistics."""
     encoder = VideoEncoder(VideoEncoderConfig(config.to_dict()))
-    encoder.processor = Processor(None, CLIP_PIXEL_STATS, context_length=77, is_siglip=False)
+    preprocessing = FramePreprocessing(encoder.image_size)
+    encoder.processor = Processor(None, CLIP_PIXEL_STATS, preprocessing, context_length=77, is_siglip=False)
     encoder.set_attention(attention)
     return encoder
 
