@@ -31,11 +31,14 @@ NUM_ACTIONS, NUM_DESCRIPTIONS = 463, 3_700
 
 def save_random_checkpoint(folder: Path, patch: int = 32) -> Path:
     """Save a CLIP ViT-B of OpenAI's sizes with random weights, with the playground's tokenizer; input is 224 px."""
-    config = CLIPConfig(text_config={"num_hidden_layers": 1}, vision_config={"patch_size": patch})
+    playground = hub.resolve_checkpoint("playground")
+    text_config = json.loads((playground / "config.json").read_text())["text_config"]
+    ids = {name: text_config[name] for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    config = CLIPConfig(text_config={"num_hidden_layers": 1, **ids}, vision_config={"patch_size": patch})
     torch.manual_seed(0)
     CLIPModel(config).save_pretrained(folder)
     for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(hub.resolve_checkpoint("playground") / name, folder)
+        shutil.copy(playground / name, folder)
     image_config = {"image_processor_type": "CLIPImageProcessor", "size": {"shortest_edge": 224}, "crop_size": 224}
     (folder / "preprocessor_config.json").write_text(json.dumps({**image_config, **CLIP_PIXEL_STATS}))
     return folder
