@@ -34,6 +34,11 @@ WorkersOption = Annotated[
 DtypeOption = Annotated[
     str, typer.Option(help="fp32, bf16 (faster, less exact), or auto: bf16 if the hardware has it.")
 ]
+ClipFramesOption = Annotated[int, typer.Option(min=1, help="Frames per clip.")]
+ClipsOption = Annotated[int, typer.Option(min=1, help="Clips per video.")]
+CropsOption = Annotated[int, typer.Option(min=1, help="Crops per clip.")]
+DecoderOption = Annotated[str, typer.Option(help="pyav, or torchcodec (used where it is exact).")]
+MaxMissingOption = Annotated[float, typer.Option(min=0, max=1, help="Largest fraction of unreadable videos.")]
 DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 or mps. Default: CUDA if there is a GPU.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, one object per line.")]
 ConfigOption = Annotated[Path | None, typer.Option(help="YAML or TOML file with settings.")]

@@ -25,15 +25,15 @@ def reproduce(
     tasks: Annotated[
         str | None, typer.Option(help="Some of zero-shot, linear-probe, knn, separated by commas. Default: all.")
     ] = None,
-    frames: Annotated[int, typer.Option(min=1, help="Frames per clip.")] = 8,
-    clips: Annotated[int, typer.Option(min=1, help="Clips per video.")] = 1,
-    crops: Annotated[int, typer.Option(min=1, help="Crops per clip.")] = 1,
+    frames: options.ClipFramesOption = 8,
+    clips: options.ClipsOption = 1,
+    crops: options.CropsOption = 1,
     batch_size: options.BatchSizeOption = 16,
     workers: options.WorkersOption = None,
-    decoder: Annotated[str, typer.Option(help="pyav, or torchcodec (used where it is exact).")] = "pyav",
+    decoder: options.DecoderOption = "pyav",
     dtype: options.DtypeOption = "fp32",
     device: options.DeviceOption = None,
-    max_missing: Annotated[float, typer.Option(min=0, max=1, help="Largest fraction of unreadable videos.")] = 0.01,
+    max_missing: options.MaxMissingOption = 0.01,
 ) -> None:
     """Evaluate an encoder on a benchmark: zero-shot, linear probe and k-NN beside frozen CLIP and published figures.
 

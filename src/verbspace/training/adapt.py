@@ -175,6 +175,7 @@ def adapt(
             )
             write_run_info(out, info)
             write_text(out / "config.yaml", dump_settings(settings))
+        del frozen  # another encoder in the device's memory
         trainer = Trainer(
             distiller,
             build_optimizer(distiller.student, training),

@@ -76,18 +76,18 @@ class FrozenStatistics(BaseModel):
         """Return a sentence for each thing that will probably make the run fail or do nothing."""
         found = []
         for name, space in self.spaces.items():
-            temperature = f"{name} space: the teacher's distributions have {space.teacher_entropy:.0%} of the entropy"
+            sentence = f"{name} space: the teacher's distributions have {space.teacher_entropy:.0%} of the entropy"
             if space.teacher_entropy >= FLAT_TARGETS:
                 found.append(
-                    f"{temperature} of uniform ones, so there is little to learn from them; lower "
+                    f"{sentence} of uniform ones, so there is little to learn from them; lower "
                     "losses.teacher_temperature, or leave it unset"
                 )
             elif space.teacher_entropy <= SHARP_TARGETS:
                 found.append(
-                    f"{temperature} of uniform ones, so its mistakes are learned as certain; raise "
+                    f"{sentence} of uniform ones, so its mistakes are learned as certain; raise "
                     "losses.teacher_temperature, or leave it unset"
                 )
-        if self.top_action_share > 0.5 and len(self.spaces) and self.num_videos >= 16:
+        if self.top_action_share > 0.5 and self.num_videos >= 16:
             found.append(
                 f"the frozen encoder calls {self.top_action_share:.0%} of the videos {self.top_action!r}; if they are "
                 "not, rename this action or remove it from the concept set"

@@ -7,6 +7,8 @@ from typing import Literal, get_args
 
 import torch
 
+from verbspace.utils.text import first_line
+
 Precision = Literal["fp32", "bf16"]  # of matrix products under autocast; weights and results are float32
 PrecisionSetting = Literal["auto", "fp32", "bf16"]  # see `resolve_precision`
 _BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # in /proc/cpuinfo, of x86 and of ARM
@@ -28,7 +30,7 @@ def resolve_device(device: str | torch.device | None = None) -> torch.device:
         resolved = torch.device(device)
         torch.empty(1, device=resolved)
     except (RuntimeError, AssertionError, NotImplementedError) as error:  # a build without CUDA fails an assertion
-        reason = str(error).partition("\n")[0].rstrip(".")
+        reason = first_line(error).rstrip(".")
         raise ValueError(f"device: {device} is not available ({reason}); give cpu, or leave it out") from None
     return resolved
 
