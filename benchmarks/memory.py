@@ -30,6 +30,7 @@ from torch import Tensor
 
 from verbspace.config.settings import parse_settings
 from verbspace.training.flops import training_flops
+from verbspace.training.memory import SavedTensorMeter
 from verbspace.utils.malloc import disable_malloc_trim
 
 # Fields of TrainSettings. "clips" stands for the number of clips.
@@ -45,35 +46,6 @@ SETTINGS: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 NUM_STEPS = 2
-
-
-class SavedTensorMeter:
-    """Counts the bytes of the storages that the graph keeps for the backward pass, without some (the weights)."""
-
-    def __init__(self, excluded_storages: set[int]) -> None:
-        self.excluded_storages, self.current_bytes, self.peak_bytes = excluded_storages, 0, 0
-        self.num_tensors: dict[int, int] = {}
-
-    def pack(self, tensor: Tensor) -> tuple[Tensor, int]:
-        """Count the storage of a tensor, unless another saved tensor has the same one."""
-        storage = tensor.untyped_storage()
-        address = storage.data_ptr()
-        if address not in self.excluded_storages:
-            if address not in self.num_tensors:
-                self.current_bytes += storage.nbytes()
-                self.peak_bytes = max(self.peak_bytes, self.current_bytes)
-            self.num_tensors[address] = self.num_tensors.get(address, 0) + 1
-        return tensor, address
-
-    def unpack(self, packed: tuple[Tensor, int]) -> Tensor:
-        """Subtract the storage with the last of its tensors."""
-        tensor, address = packed
-        if address in self.num_tensors:
-            self.num_tensors[address] -= 1
-            if not self.num_tensors[address]:
-                self.current_bytes -= tensor.untyped_storage().nbytes()
-                del self.num_tensors[address]
-        return tensor
 
 
 def total_gb(tensors: Iterable[Tensor]) -> float:
@@ -97,7 +69,7 @@ def measure_setting(name: str, num_clips: int, compute_only: bool) -> dict[str, 
     if compute_only:
         weights = [*trainer.student.parameters(), *trainer.teacher.parameters()]
         trainable = [p for p in trainer.student.parameters() if p.requires_grad]
-        meter = SavedTensorMeter({p.untyped_storage().data_ptr() for p in weights})
+        meter = SavedTensorMeter(torch.nn.ModuleList([trainer.student, trainer.teacher]))
         with torch.autograd.graph.saved_tensors_hooks(meter.pack, meter.unpack):
             step()
         # Gradients and Adam's two moments are as large as the trainable weights, bf16 copies half as large as all.

@@ -26,6 +26,7 @@ from verbspace.training.ema import update_ema_state, update_teacher
 from verbspace.training.loss_scales import LossScale
 from verbspace.training.preview import frozen_statistics
 from verbspace.training.schedules import cosine, warmup_cosine
+from verbspace.training.watches import action_bias
 
 DIM = 512
 TEXT_SPREAD = 0.55  # norm of a text vector without the direction that all texts share
@@ -151,6 +152,7 @@ def train(world: World, overrides: dict[str, float], learning_rate: float, seed:
         "agreement": float((answers.argmax(-1) == frozen.argmax(-1)).float().mean()),
         "in use": float(torch.exp(torch.special.entr(state.top1_frequency()).sum())),
         "variance": state.variance_between_clips() / statistics.embedding_variance,
+        "bias ratio": action_bias(answers) / action_bias(frozen),
         "drift": 1 - float((z * world.test_clips).sum(-1).mean()),
     }
 
@@ -164,7 +166,7 @@ def main() -> None:
     args = parser.parse_args()
     columns = (
         "actions", "variant", "rate", "τ student / teacher", "teacher's entropy / log K", "top-1 before", "after",
-        "agreement", "in use", "variance", "drift",
+        "agreement", "bias ratio", "in use", "variance", "drift",
     )  # fmt: skip
     print(f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
     for num_actions in args.actions:
@@ -178,8 +180,8 @@ def main() -> None:
                 print(
                     f"| {num_actions} | {variant} | {rate:g} | {mean['student']:.3f} / {mean['teacher']:.4f} "
                     f"| {mean['entropy']:.2f} | {mean['before']:.1f} | {mean['after']:.1f}{spread} "
-                    f"| {mean['agreement']:.0%} | {mean['in use']:.0f} | {mean['variance']:.2f} "
-                    f"| {mean['drift']:.2f} |",
+                    f"| {mean['agreement']:.0%} | {mean['bias ratio']:.2f} | {mean['in use']:.0f} "
+                    f"| {mean['variance']:.2f} | {mean['drift']:.2f} |",
                     flush=True,
                 )
 

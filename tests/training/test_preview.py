@@ -46,7 +46,7 @@ def test_a_run_measures_its_temperatures_once_and_keeps_them(tiny_clip: Path, tm
     assert preview.num_steps == 3
     assert 0 < preview.seconds < 60
     parameters = sum(p.numel() for p in start.parameters())
-    assert 8 * parameters < preview.state_bytes < 20 * parameters
+    assert 8 * parameters < preview.memory.state < 20 * parameters
 
     space = start.build_concept_space(concepts)
     _, z = embed_sample(start, [Record(path) for path in sorted(clips.rglob("*.mp4"))], settings, None)
@@ -59,7 +59,7 @@ def test_a_run_measures_its_temperatures_once_and_keeps_them(tiny_clip: Path, tm
     assert len(previews) == 1
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert rows[-1]["category_entropy"] > rows[0]["category_entropy"]  # the changed temperature was used
-    assert {"watch/agreement", "watch/drift", "actions_in_use"} <= rows[-1].keys()
+    assert {"watch/agreement", "watch/drift", "watch/bias_ratio", "actions_in_use"} <= rows[-1].keys()
 
 
 @pytest.mark.parametrize(

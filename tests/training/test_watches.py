@@ -19,7 +19,7 @@ from verbspace.training.distiller import Distiller, variance_between_clips
 from verbspace.training.ema import update_ema_state
 from verbspace.training.preview import FrozenStatistics, frozen_statistics
 from verbspace.training.trainer import TrainingCollapsed
-from verbspace.training.watches import CollapseWatch, DriftWatch
+from verbspace.training.watches import MAX_BIAS_RATIO, CollapseWatch, DriftWatch, action_bias
 
 NUM_ACTIONS, DIM = 400, 64
 
@@ -108,6 +108,15 @@ def test_the_state_divides_by_the_weight_of_what_was_seen(tiny_clip: Path) -> No
     assert after.variance_between_clips() == pytest.approx(float(output.batch_stats.embedding_variance), rel=1e-4)
 
 
+def test_the_action_bias_is_the_part_of_the_spread_that_all_videos_share() -> None:
+    generator = torch.Generator().manual_seed(0)
+    own, shared = torch.randn(5000, 30, generator=generator), torch.randn(30, generator=generator)
+    shared = (shared - shared.mean()) / shared.std(correction=0)
+    assert action_bias(own) < 0.03
+    assert action_bias(shared.expand(20, -1) + torch.arange(20.0)[:, None]) == pytest.approx(1)
+    assert action_bias(own + 0.75 * shared) == pytest.approx(0.75 / (1 + 0.75**2) ** 0.5, rel=0.02)
+
+
 def test_drift_is_logged_and_a_run_that_leaves_the_space_is_stopped(tiny_clip: Path, tmp_path: Path) -> None:
     videos = sorted(write_clips(tmp_path / "v").rglob("*.mp4"))
     frozen = VideoEncoder.from_pretrained(tiny_clip)
@@ -125,9 +134,37 @@ def test_drift_is_logged_and_a_run_that_leaves_the_space_is_stopped(tiny_clip: P
     watch.on_step_end(trainer, metrics)
     assert metrics["watch/agreement"] == 1.0
     assert metrics["watch/drift"] == pytest.approx(0, abs=1e-5)
+    assert metrics["watch/bias_ratio"] == pytest.approx(1, abs=1e-3)
 
     trainer.teacher = frozen.copy()
     with torch.no_grad():
         trainer.teacher.base.visual_projection.weight.neg_()  # every cosine changes its sign
     with pytest.raises(TrainingCollapsed, match=r"agrees with the frozen encoder on 0% of 5 videos"):
         watch.on_step_end(trainer, {})
+
+
+def test_a_run_whose_videos_lean_towards_the_same_actions_is_told_once(
+    narrow_space: ConceptSpace, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As with temperatures that are too high for the spread of the cosines."""
+    records = [Record(f"{n}.mp4") for n in range(64)]
+    frozen = clips_of(narrow_space)
+    watch = DriftWatch(records, frozen, narrow_space, num_frames=4)
+    trainer: Any = SimpleNamespace(
+        step=4, num_steps=20, num_warmup_steps=2, settings=TrainSettings(val_interval=4), teacher=None,
+        last_checkpoint_note=lambda: "",
+    )  # fmt: skip
+    ratios = []
+    for share in (0.0, 0.3, 0.3):
+        z = normalize(frozen + share * narrow_space.categories[0], dim=-1)
+        found = SimpleNamespace(paths=[record.path for record in records], embeddings=z)
+        monkeypatch.setattr("verbspace.training.watches.embed_videos", lambda *args, found=found, **kwargs: found)
+        metrics: dict[str, float] = {}
+        watch.on_step_end(trainer, metrics)
+        ratios.append(metrics["watch/bias_ratio"])
+    assert ratios[0] == pytest.approx(1)
+    assert ratios[1] > MAX_BIAS_RATIO
+    (record,) = caplog.records
+    assert "lean more towards the same actions" in record.message
+    for group, name in re.findall(r"(losses|training)\.(\w+)", record.message):
+        assert name in (LossSettings if group == "losses" else TrainSettings).model_fields

@@ -12,13 +12,13 @@ from verbspace.models.video_encoder import VideoEncoder
 _TARGET_MODULES = r".*vision_model\.encoder\.layers\.\d+\.(self_attn\.(q_proj|k_proj|v_proj|out_proj)|mlp\.(fc1|fc2))"
 
 
-def select_trainable(student: VideoEncoder, teacher: VideoEncoder, settings: TrainSettings) -> None:
-    """Freeze the student's image layers or add adapters to them, as `trainable` says; set gradient checkpointing."""
+def select_trainable(student: VideoEncoder, teacher: VideoEncoder | None, settings: TrainSettings) -> None:
+    """Freeze the student's image layers or add adapters to both, as `trainable` says; set gradient checkpointing."""
     if settings.trainable == "temporal":
         for parameter in student.spatial_parameters():
             parameter.requires_grad_(False)
     elif settings.trainable == "temporal+lora":
-        for encoder in (student, teacher):
+        for encoder in filter(None, (student, teacher)):
             add_lora(encoder, settings.lora_rank, settings.lora_alpha, settings.seed)
     student.gradient_checkpointing = settings.gradient_checkpointing
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Sequence
@@ -21,9 +22,12 @@ from verbspace.training.distiller import variance_between_clips
 from verbspace.training.flops import forward_flops, training_flops
 from verbspace.training.loss_scales import LossScale, measure_spreads, resolve_loss_scales
 from verbspace.training.losses import entropy
+from verbspace.training.memory import TrainingMemory, estimate_training_memory
 from verbspace.training.optimizer import pretrained_learning_rate
+from verbspace.utils.device import device_memory
 from verbspace.utils.progress import ProgressCallback
 
+logger = logging.getLogger(__name__)
 NUM_PREVIEW_VIDEOS = 64
 FLAT_TARGETS, SHARP_TARGETS = 0.9, 0.05  # mean entropy of the teacher's distributions over that of the uniform one
 
@@ -105,7 +109,7 @@ class RunPreview:
         num_videos: Videos to train on.
         num_steps: Steps of the run.
         seconds: Estimated time of all steps, if loading keeps up.
-        state_bytes: Memory of weights, gradients and optimizer state, without activations.
+        memory: Estimated memory of each process.
     """
 
     statistics: FrozenStatistics
@@ -113,7 +117,7 @@ class RunPreview:
     num_videos: int
     num_steps: int
     seconds: float
-    state_bytes: int
+    memory: TrainingMemory
 
 
 def sample_records(records: Sequence[Record], count: int = NUM_PREVIEW_VIDEOS) -> list[Record]:
@@ -162,7 +166,7 @@ def embed_sample(
 def preview_run(
     student: VideoEncoder, statistics: FrozenStatistics, settings: AdaptSettings, num_videos: int, world_size: int = 1
 ) -> RunPreview:
-    """Estimate cost and collect the values that a run uses.
+    """Estimate cost and collect the values that a run uses; warn if the device has too little memory.
 
     The time is that of one forward pass of a clip, measured now, times the operations of a training step over those of
     the forward pass.
@@ -173,16 +177,17 @@ def preview_run(
     config = student.config.base_config()
     ratio = training_flops(config, settings) / forward_flops(config, frames, size)
     seconds = _forward_seconds(student, frames, size, training.dtype) * ratio
-    trainable = sum(p.numel() for p in student.parameters() if p.requires_grad)
-    total = sum(p.numel() for p in student.parameters())
     rate = pretrained_learning_rate(student, training)
+    memory = estimate_training_memory(student, settings, world_size)
+    if (warning := memory.warning(device_memory(student.device))) is not None:
+        logger.warning(warning)
     return RunPreview(
         statistics,
         (rate, rate * training.temporal_lr_multiplier),
         num_videos,
         num_steps,
         seconds * num_steps * training.batch_size / world_size,
-        state_bytes=4 * (2 * total + 3 * trainable),  # student, teacher; gradient and both moments of AdamW
+        memory,
     )
 
 

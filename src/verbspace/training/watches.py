@@ -1,7 +1,8 @@
-"""Trainer callbacks that stop a run that goes wrong, without labels."""
+"""Trainer callbacks that tell, without labels, that a run goes wrong, and stop it if it is lost."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 import torch
@@ -16,6 +17,23 @@ from verbspace.training.trainer import Trainer, TrainingCollapsed
 
 MIN_FRACTION = 0.1  # of the frozen encoder's value
 MIN_AGREEMENT = 0.2
+MAX_BIAS_RATIO = 1.1
+
+logger = logging.getLogger(__name__)
+
+
+def action_bias(cosines: Tensor) -> float:
+    """Measure how much all videos lean towards the same actions.
+
+    Args:
+        cosines: (N, K) between videos and actions.
+
+    Returns:
+        The standard deviation over actions of the mean cosine, divided by the mean standard deviation of a video's
+        cosines: 0 if every action is as near to the videos on average, 1 if all videos have the same cosines.
+    """
+    centered = cosines - cosines.mean(-1, keepdim=True)
+    return float(centered.mean(0).std(correction=0) / centered.std(-1, correction=0).mean())
 
 
 class CollapseWatch:
@@ -58,9 +76,10 @@ class CollapseWatch:
 class DriftWatch:
     """Compares the teacher with the frozen encoder on videos without labels, every `training.val_interval` steps.
 
-    Adds `watch/agreement`, the fraction of videos on which both have the same top-1 action, and `watch/drift`, one
-    minus the mean cosine of their embeddings. A run whose agreement falls below `MIN_AGREEMENT` has left the space of
-    the text vectors and is stopped.
+    Adds `watch/agreement`, the fraction of videos on which both have the same top-1 action; `watch/drift`, one minus
+    the mean cosine of their embeddings; and `watch/bias_ratio`, the teacher's `action_bias` over the frozen encoder's.
+    A run whose agreement falls below `MIN_AGREEMENT` has left the space of the text vectors and is stopped. Training
+    should lower the bias; a run that raises it beyond `MAX_BIAS_RATIO` probably loses accuracy, and a warning says so.
 
     Args:
         records: Videos.
@@ -75,6 +94,7 @@ class DriftWatch:
         self.records, self.num_frames = records, num_frames
         self.frozen_embeddings = {record.path: z for record, z in zip(records, frozen_embeddings, strict=True)}
         self.categories = space.categories.cpu()
+        self._has_warned = False
 
     def on_step_end(self, trainer: Trainer, metrics: dict[str, float]) -> None:
         """Compare every `val_interval` steps and at the last step."""
@@ -82,15 +102,21 @@ class DriftWatch:
             return
         result = embed_videos(trainer.teacher, self.records, frames=self.num_frames)
         frozen = torch.stack([self.frozen_embeddings[path] for path in result.paths])
-        agreement = float((self._answers(result.embeddings) == self._answers(frozen)).float().mean())
+        teacher_cosines, frozen_cosines = (z @ self.categories.T for z in (result.embeddings, frozen))
+        agreement = float((teacher_cosines.argmax(-1) == frozen_cosines.argmax(-1)).float().mean())
         drift = 1 - float((result.embeddings * frozen).sum(-1).mean())
-        metrics |= {"watch/agreement": agreement, "watch/drift": drift}
+        bias_ratio = action_bias(teacher_cosines) / action_bias(frozen_cosines)
+        metrics |= {"watch/agreement": agreement, "watch/drift": drift, "watch/bias_ratio": bias_ratio}
+        if bias_ratio > MAX_BIAS_RATIO and trainer.step > trainer.num_warmup_steps and not self._has_warned:
+            self._has_warned = True
+            logger.warning(
+                f"step {trainer.step}: all videos lean more towards the same actions than with the frozen encoder "
+                f"({bias_ratio:.2f} times), so accuracy probably falls; lower training.learning_rate, raise "
+                "losses.category_prior, or leave the temperatures unset"
+            )
         if agreement < MIN_AGREEMENT and trainer.step > trainer.num_warmup_steps:
             raise TrainingCollapsed(
                 f"step {trainer.step}: the teacher agrees with the frozen encoder on {agreement:.0%} of "
                 f"{len(self.records)} videos, so it has left the space of the text vectors; lower "
                 f"training.learning_rate, or raise losses.category_prior{trainer.last_checkpoint_note()}"
             )
-
-    def _answers(self, embeddings: Tensor) -> Tensor:
-        return torch.argmax(embeddings @ self.categories.T, dim=-1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -38,6 +39,15 @@ def resolve_device(device: str | torch.device | None = None) -> torch.device:
 def device_name(device: torch.device) -> str:
     """Return "cpu", or the name of a GPU."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
+
+
+def device_memory(device: torch.device) -> int | None:
+    """Return the memory of a GPU or of this machine in bytes; None if it is unknown."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    if device.type == "cpu" and hasattr(os, "sysconf"):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return None
 
 
 def resolve_precision(dtype: str, device: torch.device) -> Precision:

@@ -6,6 +6,7 @@ from rich.console import Console
 
 from verbspace.cli.console.run_preview import run_preview_table
 from verbspace.training.loss_scales import LossScale
+from verbspace.training.memory import TrainingMemory
 from verbspace.training.preview import FrozenStatistics, RunPreview, SpacePreview
 
 
@@ -16,12 +17,14 @@ def test_the_table_names_what_the_run_uses() -> None:
         num_videos=64, spaces={"category": space}, actions_in_use=31.4, top_action="running", top_action_share=0.125,
         embedding_variance=0.4,
     )  # fmt: skip
-    preview = RunPreview(statistics, (1e-5, 4.5e-5), 240_000, 18_750, 7.9 * 3600, 2_400_000_000)
+    preview = RunPreview(
+        statistics, (1e-5, 4.5e-5), 240_000, 18_750, 7.9 * 3600, TrainingMemory(2_400_000_000, 61_000_000_000)
+    )
     out = io.StringIO()
     Console(file=out, width=120).print(run_preview_table(preview))
     shown = (
         "spread by 0.024", "0.0200 (student)", "0.0080 (teacher)", "2.06", "40%", "31.4 actions", "12%", "1e-05",
-        "4.5e-05", "18,750 steps, 240,000 videos", "7.9 h", "2.4 GB",
+        "4.5e-05", "18,750 steps, 240,000 videos", "7.9 h", "63.4 GB", "2.4 GB", "61.0 GB",
     )  # fmt: skip
     for text in shown:
         assert text in out.getvalue(), text

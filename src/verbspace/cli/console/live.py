@@ -27,6 +27,7 @@ SCALAR_ROWS = (
     ("actions used", "concepts_used", "{:.0%}"),
     ("agreement with frozen CLIP", "watch/agreement", "{:.0%}"),
     ("drift from frozen CLIP", "watch/drift", "{:.3f}"),
+    ("bias over frozen CLIP's", "watch/bias_ratio", "{:.2f}"),
     ("validation top-1", "val/top1", "{:.1%}"),
     ("frozen baseline", "val/frozen", "{:.1%}"),
     ("gradient norm", "gradient_norm", "{:.2f}"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rich import filesize
 from rich.table import Table
 
 from verbspace.cli.console.recipe_table import format_duration
@@ -35,7 +36,10 @@ def run_preview_table(preview: RunPreview) -> Table:
     table.add_row("learning rates", f"{pretrained:.2g} (pretrained weights), {temporal:.2g} (temporal attention)")
     table.add_row("run", f"{preview.num_steps:,} steps, {preview.num_videos:,} videos")
     table.add_row("expected time", f"{format_duration(preview.seconds)}, if loading keeps up")
-    megabytes = preview.state_bytes / 1e6
-    state = f"{megabytes / 1e3:.1f} GB" if megabytes >= 1000 else f"{megabytes:.0f} MB"
-    table.add_row("memory", f"{state} for weights and optimizer, besides the activations")
+    memory = preview.memory
+    table.add_row(
+        "expected memory",
+        f"{filesize.decimal(memory.total)}: {filesize.decimal(memory.state)} for weights and optimizer, "
+        f"{filesize.decimal(memory.activations)} for activations",
+    )
     return table
