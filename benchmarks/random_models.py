@@ -30,10 +30,10 @@ NUM_ACTIONS, NUM_DESCRIPTIONS = 463, 3_700
 
 
 def save_random_checkpoint(folder: Path, patch: int = 32) -> Path:
-    """Save a CLIP ViT-B of OpenAI's sizes with random weights, with the playground's tokenizer; input is 224 px."""
+    """Save a CLIP ViT-B of OpenAI's sizes with random weights, with the playground's vocabulary; input is 224 px."""
     playground = hub.resolve_checkpoint("playground")
     text_config = json.loads((playground / "config.json").read_text())["text_config"]
-    ids = {name: text_config[name] for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    ids = {name: text_config[name] for name in ("bos_token_id", "eos_token_id", "pad_token_id", "vocab_size")}
     config = CLIPConfig(text_config={"num_hidden_layers": 1, **ids}, vision_config={"patch_size": patch})
     torch.manual_seed(0)
     CLIPModel(config).save_pretrained(folder)

@@ -127,6 +127,15 @@ def edit_weights(change: Callable[[dict[str, Tensor]], Any]) -> Edit:
     return apply
 
 
+def edit_text_config(**changes: Any) -> Edit:
+    def change(folder: Path) -> None:
+        config = json.loads((folder / "config.json").read_text())
+        config["text_config"].update(changes)
+        (folder / "config.json").write_text(json.dumps(config))
+
+    return change
+
+
 def save_as_pickle(folder: Path) -> None:
     torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()
@@ -168,6 +177,18 @@ BROKEN_FILES = [
         r"preprocessor_config\.json: image_mean: None is not a list of three",
     ),
     (write("tokenizer.json", "no"), r"cannot read the tokenizer"),
+    (
+        lambda folder: (folder / "preprocessor_config.json").unlink(),
+        r"no preprocessor_config\.json, which says how pixels are normalized; copy it",
+    ),
+    (
+        edit_weights(lambda tensors: next(iter(tensors.values())).view(-1)[:1].fill_(float("nan"))),
+        r"model\.safetensors: .* has values that are not finite; the file is damaged, get it again",
+    ),
+    (
+        write("model.safetensors", "version https://git-lfs.github.com/spec/v1\n"),
+        r"model\.safetensors: is a pointer of Git LFS, not the file itself; run `git lfs pull`",
+    ),
 ]
 
 
@@ -211,7 +232,20 @@ BROKEN_IMAGE = [
     ),
     (
         edit_weights(lambda t: t.update({"visual_projection.weight": torch.zeros(7, 32)})),
-        r"the weights do not match config\.json",
+        r"model\.safetensors: visual_projection\.weight is \(7, 32\), but config\.json says \(24, 32\); use config",
+    ),
+    (
+        edit_text_config(num_hidden_layers=2),
+        r"model\.safetensors: text_model\.encoder\.layers\.2\..* \(and 15 more\) is in the file, but not in",
+    ),
+    (
+        edit_weights(lambda t: t.pop("logit_scale")),
+        r"model\.safetensors: logit_scale is missing; use config\.json and weights of one model",
+    ),
+    (edit_weights(lambda t: t["text_projection.weight"].zero_()), r"the text tower has no usable vectors"),
+    (
+        lambda folder: (folder / "config.json").rename(folder / "open_clip_config.json") and None,
+        r"open_clip_config\.json is in the format of open_clip, .*; convert the model with https://gist",
     ),
     (write("model.safetensors", "no"), r"cannot read the weights as safetensors"),
     (truncate_weights, r"cannot read the weights as safetensors"),

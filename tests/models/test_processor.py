@@ -8,7 +8,7 @@ import torch
 from transformers import AutoConfig, CLIPTokenizer
 
 from verbspace.data.frame_preprocessing import FramePreprocessing
-from verbspace.models.processor import CLIP_PIXEL_STATS, Processor
+from verbspace.models.processor import Processor
 from verbspace.models.video_encoder import VideoEncoder
 
 
@@ -16,26 +16,16 @@ def image_mean(folder: Path) -> list[float]:
     return VideoEncoder.from_pretrained(folder).require_processor().image_mean
 
 
-def test_pixel_statistics_of_other_files(tiny_clip: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_pixel_statistics_of_other_files(tiny_clip: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(tiny_clip, tmp_path / "clip")
     config = json.loads((folder / "preprocessor_config.json").read_text())
     (folder / "preprocessor_config.json").unlink()
-    assert image_mean(folder) == CLIP_PIXEL_STATS["image_mean"]
-    assert f"{folder}: no preprocessor_config.json; normalizing pixels with the default mean" in caplog.text
+    with pytest.raises(ValueError, match=r"clip: no preprocessor_config\.json, which says how pixels are normalized"):
+        image_mean(folder)
     (folder / "processor_config.json").write_text(
         json.dumps({"image_processor": {**config, "image_mean": [0.1, 0.2, 0.3]}})
     )
     assert image_mean(folder) == [0.1, 0.2, 0.3]
-
-
-def test_default_pixel_statistics_of_siglip(
-    tiny_siglip: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    folder = shutil.copytree(tiny_siglip, tmp_path / "siglip")
-    (folder / "preprocessor_config.json").unlink()
-    processor = VideoEncoder.from_pretrained(folder).require_processor()
-    assert processor.image_mean == processor.image_std == [0.5, 0.5, 0.5]
-    assert "no preprocessor_config.json" in caplog.text
 
 
 def edit_config(part: str, **changes: object) -> Callable[[Path], None]:
@@ -112,6 +102,18 @@ def test_vocabulary_that_does_not_fit_the_embedding(tiny_clip: Path) -> None:
         Processor.from_folder(tiny_clip, config)
 
 
+def test_vocabulary_of_a_smaller_model(tiny_clip: Path) -> None:
+    config = AutoConfig.from_pretrained(tiny_clip)
+    config.text_config.vocab_size = round(514 / 0.89)
+    with pytest.raises(ValueError, match=r"has tokens up to 513, but vocab_size of config\.json is 578; use the tok"):
+        Processor.from_folder(tiny_clip, config)
+    config.text_config.vocab_size = 576  # a multiple of 64
+    with pytest.raises(ValueError, match=r"is 576"):
+        Processor.from_folder(tiny_clip, config)
+    config.text_config.vocab_size = 571
+    assert len(Processor.from_folder(tiny_clip, config).tokenizer) == 514
+
+
 def test_end_token_of_early_configs(tiny_clip: Path, tmp_path: Path) -> None:
     """`eos_token_id: 2` stands for the largest token."""
     folder = shutil.copytree(tiny_clip, tmp_path / "clip")
@@ -150,9 +152,43 @@ def test_frame_preprocessing(
     assert torch.equal(encoder.encode_video(frames), encoder.encode_video(expected.apply(frames)[0]))
 
 
-def test_preprocessing_that_is_not_supported(tiny_clip: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"resample": 1}, r"resample: 1 is not supported; use 2 \(bilinear\)"),
+        ({"do_normalize": False}, "do_normalize: False is not supported; it must be true"),
+        ({"rescale_factor": 1.0}, "rescale_factor: 1.0 is not supported; it must be 1/255"),
+        ({"crop_size": {"height": 16, "width": 16}}, "do not fit image_size 32 of config.json"),
+        ({"size": 64, "do_center_crop": False}, "frames of 64 do not fit image_size 32 of config.json"),
+    ],
+)
+def test_preprocessing_that_is_not_supported(
+    changes: dict[str, object], message: str, tiny_clip: Path, tmp_path: Path
+) -> None:
     folder = shutil.copytree(tiny_clip, tmp_path / "clip")
-    config = {**json.loads((folder / "preprocessor_config.json").read_text()), "resample": 1}
+    config = {**json.loads((folder / "preprocessor_config.json").read_text()), **changes}
     (folder / "preprocessor_config.json").write_text(json.dumps(config))
-    with pytest.raises(ValueError, match=r"_config\.json: resample: 1 is not supported; use 2 \(bilinear\)"):
+    with pytest.raises(ValueError, match=rf"_config\.json: .*{message}"):
         VideoEncoder.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("fixture", ["tiny_clip", "tiny_siglip"])
+def test_texts_that_are_cut_are_logged_once(
+    fixture: str, request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture
+) -> None:
+    encoder = VideoEncoder.from_pretrained(request.getfixturevalue(fixture))
+    limit = encoder.require_processor().context_length
+    word = "a" if fixture == "tiny_siglip" else "o"  # one token, beside one or two special ones
+    special = encoder.require_processor().count_tokens(word) - 1
+    exact, longer = " ".join([word] * (limit - special)), " ".join([word] * (limit - special + 1))
+    encoder.encode_text([exact, "waving"])
+    assert not caplog.records
+    vectors = encoder.encode_text([exact, *[longer] * 5, "waving"], batch_size=2)
+    expected = (
+        f"5 of 7 texts are cut at the {limit} tokens that this model reads, such as {longer!r} with {limit + 1} "
+        "tokens; shorten them"
+    )
+    assert [record.getMessage() for record in caplog.records] == [expected]
+    assert torch.allclose(vectors[0], vectors[1], atol=1e-6)
+    encoder.encode_text([exact, *[longer] * 5, "waving"], batch_size=2)
+    assert len(caplog.records) == 1

@@ -188,7 +188,7 @@ def write_repository(name: str, folder: Path, *, full_size: bool = False) -> dic
     Args:
         name: One of `CHECKPOINTS`.
         folder: New folder.
-        full_size: Real widths, heads and vocabulary; real depth for widths up to 768, else two layers. Otherwise the
+        full_size: Real widths and heads; real depth for widths up to 768, else two layers. Otherwise the
             heads are real, and have four channels each.
 
     Returns:
@@ -198,9 +198,7 @@ def write_repository(name: str, folder: Path, *, full_size: bool = False) -> dic
     folder.mkdir(parents=True)
     vocabulary = write_tokenizer(public.tokenizer, folder)
     config = copy.deepcopy(public.config)
-    # MetaCLIP 2's 900,000 embeddings would need 4 GB.
-    if vocabulary < 49408 and (not full_size or config["text_config"]["vocab_size"] > 300_000):
-        config["text_config"]["vocab_size"] = vocabulary
+    config["text_config"]["vocab_size"] = vocabulary
     resolved = AutoConfig.for_model(**config)
     for part in ("text_config", "vision_config"):
         settings = getattr(resolved, part)

@@ -15,6 +15,7 @@ import typer
 
 from verbspace.cli import adapt, concepts, data, demo, evaluate, export, predict, reproduce, search
 from verbspace.cli import app as app_command
+from verbspace.cli.strict import make_strict
 
 EXIT_SIGPIPE = 141  # the exit code of a program that SIGPIPE terminates
 EXIT_RESUMABLE = 75  # a run was interrupted and can be resumed (EX_TEMPFAIL of sysexits.h)
@@ -30,6 +31,7 @@ app.add_typer(concepts.app, name="concepts")
 app.add_typer(data.app, name="data")
 for module in (demo, adapt, evaluate, reproduce, predict, app_command, search, export):
     app.add_typer(module.app)
+make_strict(app)
 
 
 def _print_version(value: bool) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,7 +16,10 @@ if TYPE_CHECKING:
 EncoderArgument = Annotated[str, typer.Argument(help="Encoder: a folder or a hub id.")]
 EncoderOption = Annotated[str, typer.Option(help="Encoder: a folder or a hub id.")]
 ConceptsOption = Annotated[str | None, typer.Option(help="Bundled name or JSON file. Default: the encoder's own.")]
-ActionsOption = Annotated[str | None, typer.Option(help="Action names, separated by commas.")]
+ActionsOption = Annotated[
+    list[str] | None,
+    typer.Option(help="Action names with commas between them, or a text file with one per line. Repeatable."),
+]
 ScoringOption = Annotated[str, typer.Option(help="Score by category, description or both.")]
 VideosArgument = Annotated[list[str], typer.Argument(help="Files, folders, glob patterns or URLs; - reads a list.")]
 DataArgument = Annotated[Path, typer.Argument(help="Video folder, list file, or a data set's own annotation file.")]
@@ -71,15 +77,55 @@ def parse_overrides(config: Path | None, overrides: list[str], base: AdaptSettin
     return parse_settings(content, "--set" if overrides else str(config or "settings"))
 
 
-def parse_action_list(actions: str | None) -> list[str] | None:
-    """Split the value of `--actions` at commas; ValueError if it has no name, or the same name twice."""
+def parse_names(values: list[str] | None, option: str) -> list[str] | None:
+    """Split the values of an option at commas and line ends, as CSV: a name in quotes may contain commas.
+
+    Raises:
+        ValueError: A quote is not closed, a semicolon is outside of quotes, or there is no name.
+    """
+    if values is None:
+        return None
+    names: list[str] = []
+    for value in values:
+        if ";" in re.sub(r'"(?:[^"]|"")*"', "", value):
+            raise ValueError(
+                f"{option} {value!r}: separate names with commas, not with semicolons; a name with a semicolon needs "
+                "quotes: '\"one; two\",three'"
+            )
+        try:
+            for row in csv.reader(io.StringIO(value), skipinitialspace=True, strict=True):
+                names += [" ".join(name.split()) for name in row if name.strip()]
+        except csv.Error:
+            raise ValueError(
+                f"{option} {value!r}: a quote is not closed, or is inside of a name; write '\"one, two\",three', "
+                'and a quote itself as ""'
+            ) from None
+    if not names:
+        raise ValueError(f"{option} has no name; give names with commas between them, or leave it out")
+    return names
+
+
+def parse_action_list(actions: list[str] | None) -> list[str] | None:
+    """Return the names of `--actions`: of text files, or with commas between them. See `parse_names`.
+
+    Raises:
+        ValueError: There is no name, the same one twice, or a value cannot be parsed.
+        FileNotFoundError: A value has the extension of a text file, and there is no such file.
+    """
     if actions is None:
         return None
-    from verbspace.concepts.labels import normalize_label
+    from verbspace.concepts.labels import normalize_label, read_action_names
 
-    names = [name.strip() for name in actions.split(",") if name.strip()]
-    if not names:
-        raise ValueError("--actions names no action; give names with commas between them, or leave it out")
+    names: list[str] = []
+    for value in actions:
+        if Path(value).suffix.lower() == ".json":
+            raise ValueError(f"--actions {value}: is a concept set; give it as --concepts")
+        if Path(value).is_file():
+            names += read_action_names(value)
+        elif Path(value).suffix.lower() in (".txt", ".csv", ".tsv"):
+            raise FileNotFoundError(f"--actions {value}: there is no such file")
+        else:
+            names += parse_names([value], "--actions") or []
     seen: dict[str, str] = {}
     for name in names:
         if (key := normalize_label(name)) in seen:

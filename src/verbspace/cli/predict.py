@@ -17,7 +17,7 @@ app = typer.Typer(rich_markup_mode=None)
 
 
 def _load_predictor(
-    encoder: str, actions: str | None, concepts: str | None, scoring: str, frames: int, calibration: Path | None,
+    encoder: str, actions: list[str] | None, concepts: str | None, scoring: str, frames: int, calibration: Path | None,
     device: str | None, top: int = 5,
 ) -> Predictor:  # fmt: skip
     from verbspace.concepts.space import validate_scoring

@@ -23,7 +23,8 @@ def reproduce(
     encoder: options.EncoderOption,
     out: Annotated[Path, typer.Option(help="HTML page; the results are saved beside it as JSON.")],
     tasks: Annotated[
-        str | None, typer.Option(help="Some of zero-shot, linear-probe, knn, separated by commas. Default: all.")
+        list[str] | None,
+        typer.Option(help="Some of zero-shot, linear-probe, knn, with commas between them. Repeatable. Default: all."),
     ] = None,
     frames: options.ClipFramesOption = 8,
     clips: options.ClipsOption = 1,
@@ -57,7 +58,7 @@ def reproduce(
         frames=frames, clips=clips, crops=crops, max_missing=max_missing, batch_size=batch_size,
         num_workers=workers or 0, decoder=cast("Decoder", decoder), dtype=precision,
     )  # fmt: skip
-    names = None if tasks is None else [name.strip() for name in tasks.split(",") if name.strip()]
+    names = options.parse_names(tasks, "--tasks")
     with progress() as on_progress:
         reproduction = run(benchmark, encoder, root, tasks=names, config=config, device=device, on_progress=on_progress)
     write_text(results_path, json.dumps(reproduction.to_json(), indent=2) + "\n")

@@ -37,6 +37,7 @@ from verbspace.models.snapshots import (
     require_weights,
     split_revision,
 )
+from verbspace.models.validation import reject_lfs_pointer, validate_finite, validate_loaded_weights
 from verbspace.utils.atomic_io import atomic_directory
 from verbspace.utils.text import first_line
 
@@ -109,6 +110,7 @@ def _no_progress_bar() -> Iterator[None]:
 def load_image_checkpoint(folder: Path) -> Any:
     """Load an image CLIP in float32. Raise ValueError if its weights cannot be read or do not match config.json."""
     path = require_weights(folder)
+    reject_lfs_pointer(path)
     if is_pickle(path):
         logger.warning("%s: no safetensors; reading the weights only, which runs no code from the file", path)
     try:
@@ -121,6 +123,7 @@ def load_image_checkpoint(folder: Path) -> Any:
                 dtype=torch.float32,
                 local_files_only=True,
                 output_loading_info=True,
+                ignore_mismatched_sizes=True,  # reported below, with their names
             )
     except SafetensorError as error:
         raise ValueError(f"{folder}: cannot read the weights as safetensors: {error}") from error
@@ -132,9 +135,10 @@ def load_image_checkpoint(folder: Path) -> Any:
         raise ValueError(
             f"{path}: contains more than weights, or is damaged, and is not loaded; save the model again as safetensors"
         ) from error
-    missing = sorted(loading_info["missing_keys"])
-    if missing:
-        raise ValueError(f"{path}: {missing[0]} is missing, and {len(missing) - 1} more weights of config.json")
+    validate_loaded_weights(
+        model, path, missing=loading_info["missing_keys"], unexpected=loading_info["unexpected_keys"],
+        mismatched=loading_info["mismatched_keys"],
+    )  # fmt: skip
     # The tensors are memory-mapped. They are not aligned there, which changes the rounding of some kernels compared
     # with a saved and loaded encoder, and writing to the file would change the model.
     for tensor in (*model.parameters(), *model.buffers()):
@@ -147,6 +151,7 @@ def load_weights(model: nn.Module, folder: Path) -> None:
     path = folder / WEIGHTS_FILE
     if not path.is_file():
         raise ValueError(f"{folder}: no {WEIGHTS_FILE}; save the encoder again with save_pretrained")
+    reject_lfs_pointer(path)
     try:
         tensors = load_file(path)
     except Exception as error:
@@ -161,6 +166,13 @@ def load_weights(model: nn.Module, folder: Path) -> None:
             f"{expected.get(name, 'missing')} in the model; use both files of one model"
         )
     model.load_state_dict(tensors)
+    validate_finite(model, path)
+
+
+def load_concept_set(folder: Path) -> ConceptSet | None:
+    """Load the concept set of a saved encoder; None if it has none."""
+    path = folder / CONCEPT_SET_FILE
+    return ConceptSet.load(path) if path.exists() else None
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from transformers import AutoTokenizer, BatchEncoding
 from verbspace.data.frame_preprocessing import FramePreprocessing
 from verbspace.data.transforms import Interpolation
 from verbspace.models.backbones import image_size
+from verbspace.models.validation import SAMPLE_TEXTS, reject_open_clip
 from verbspace.utils.text import first_line
 
 logger = logging.getLogger(__name__)
@@ -26,7 +29,7 @@ CLIP_PIXEL_STATS = {
 }
 SIGLIP_PIXEL_STATS = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}
 _INTERPOLATIONS: dict[object, Interpolation] = {2: "bilinear", 3: "bicubic"}  # PIL's numbers
-_SAMPLE_TEXTS = ("a man is running", "a man is jumping")  # of the same length
+_MIN_VOCABULARY = 0.9  # smallest size of a vocabulary as a fraction of the rows of its embedding, which are rounded up
 
 
 @dataclass(frozen=True)
@@ -56,9 +59,7 @@ class Processor:
             ValueError: A file is missing or cannot be read, or the tokenizer does not belong to the text tower.
         """
         siglip = str(base_config.model_type).startswith("siglip")
-        image_config, image_file = _read_image_processor_config(
-            folder, SIGLIP_PIXEL_STATS if siglip else CLIP_PIXEL_STATS
-        )
+        image_config, image_file = _read_image_processor_config(folder)
         preprocessing = _frame_preprocessing(image_config, image_file, base_config)
         file = _find_tokenizer_file(folder)
         context_length = int(base_config.text_config.max_position_embeddings)
@@ -107,9 +108,42 @@ class Processor:
             return BatchEncoding({"input_ids": encoding["input_ids"]})
         return BatchEncoding({name: encoding[name] for name in ("input_ids", "attention_mask")})
 
+    def tokenize_batches(self, texts: Sequence[str], batch_size: int) -> Iterator[BatchEncoding]:
+        """Convert texts batch by batch. Texts that are truncated are logged at the end, in one message."""
+        truncated: list[tuple[str, int]] = []
+        for start in range(0, len(texts), batch_size):
+            batch = list(texts[start : start + batch_size])
+            encoding = self.tokenize(batch)
+            counts = ((batch[row], self.count_tokens(batch[row])) for row in self._full_rows(encoding))
+            truncated += [(text, count) for text, count in counts if count > self.context_length]
+            yield encoding
+        if truncated:
+            text, count = truncated[0]
+            _warn_once(
+                f"{len(truncated):,} of {len(texts):,} texts are cut at the {self.context_length} tokens that this "
+                f"model reads, such as {text!r} with {count} tokens; shorten them"
+            )
+
+    def _full_rows(self, encoding: BatchEncoding) -> list[int]:
+        """Return the rows that have all tokens that the text tower reads, or all but one."""
+        ids = encoding["input_ids"]
+        if ids.shape[1] < self.context_length:
+            return []
+        if "attention_mask" in encoding:
+            is_full = encoding["attention_mask"].all(1)
+        else:  # SigLIP: the last token is the end token, which may also be the padding
+            is_full = ids[:, -2] != self.tokenizer.pad_token_id
+        rows: list[int] = is_full.nonzero().flatten().tolist()
+        return rows
+
     def count_tokens(self, text: str) -> int:
         """Count the tokens of a text before truncation, special tokens included."""
         return len(self.tokenizer(text.lower() if self.is_siglip else text, verbose=False)["input_ids"])
+
+
+@cache
+def _warn_once(message: str) -> None:
+    logger.warning("%s", message)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -117,6 +151,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
+        reject_open_clip(path.parent)
         raise FileNotFoundError(f"{path}: no such file; pass the folder of a saved model, or a hub id") from None
     except ValueError as error:
         raise ValueError(f"{path}: not valid JSON: {error}") from None
@@ -153,13 +188,14 @@ def _read_tokenizer(folder: Path) -> Any:
 def _validate_tokenizer(file: Path, processor: Processor, base_config: Any) -> None:
     """Raise ValueError if a tokenizer does not distinguish two texts, or if its ids do not fit the text tower."""
     advice = "use the tokenizer that the model was trained with"
-    first, second = rows = processor.tokenize(list(_SAMPLE_TEXTS))["input_ids"].tolist()
+    first, second = rows = processor.tokenize(list(SAMPLE_TEXTS))["input_ids"].tolist()
+    text_config = base_config.text_config
     if first == second:
         raise ValueError(f"{file}: different texts have the same tokens; {advice}")
-    text_config, largest = base_config.text_config, max(max(first), max(second), processor.tokenizer.vocab_size - 1)
-    if largest >= text_config.vocab_size:
+    largest, rows_of_embedding = max(*first, *second, processor.tokenizer.vocab_size - 1), text_config.vocab_size
+    if largest >= rows_of_embedding or len(processor.tokenizer) < _MIN_VOCABULARY * rows_of_embedding:
         raise ValueError(
-            f"{file}: has tokens up to {largest}, but vocab_size of config.json is {text_config.vocab_size}; {advice}"
+            f"{file}: has tokens up to {largest}, but vocab_size of config.json is {rows_of_embedding}; {advice}"
         )
     end = text_config.eos_token_id
     if processor.is_siglip or not isinstance(end, int):  # the text tower of SigLIP takes the last token
@@ -171,7 +207,7 @@ def _validate_tokenizer(file: Path, processor: Processor, base_config: Any) -> N
         raise ValueError(f"{file}: does not end texts with eos_token_id {end} of config.json; {advice}")
 
 
-def _read_image_processor_config(folder: Path, default: dict[str, Any]) -> tuple[dict[str, Any], Path]:
+def _read_image_processor_config(folder: Path) -> tuple[dict[str, Any], Path]:
     """Read preprocessor_config.json, or the section of processor_config.json that replaces it in newer checkpoints.
 
     Returns the content and the file.
@@ -184,11 +220,15 @@ def _read_image_processor_config(folder: Path, default: dict[str, Any]) -> tuple
     elif newer.exists() and "image_processor" in (content := read_json(newer)):
         path, config = newer, content["image_processor"]
     else:
-        logger.warning(
-            "%s: no preprocessor_config.json; normalizing pixels with the default mean %s and std %s of this family",
-            folder, default["image_mean"], default["image_std"],
-        )  # fmt: skip
-        return dict(default), path
+        raise ValueError(
+            f"{folder}: no preprocessor_config.json, which says how pixels are normalized; copy it from the original "
+            "model"
+        )
+    for name in ("do_normalize", "do_rescale"):
+        if config.get(name, True) is not True:
+            raise ValueError(f"{path}: {name}: {config[name]!r} is not supported; it must be true")
+    if abs(config.get("rescale_factor", 1 / 255) - 1 / 255) > 1e-6:
+        raise ValueError(f"{path}: rescale_factor: {config['rescale_factor']!r} is not supported; it must be 1/255")
     for name in ("image_mean", "image_std"):
         values = config.get(name)
         if not (isinstance(values, list) and len(values) == 3 and all(isinstance(v, (int, float)) for v in values)):
@@ -212,4 +252,10 @@ def _frame_preprocessing(config: dict[str, Any], path: Path, base_config: Any) -
     else:  # CLIP's early configs have the short side as a number
         squash = family.startswith("siglip")
     native = image_size(base_config.vision_config)
+    crop = config.get("crop_size") if config.get("do_center_crop", True) and not squash else size
+    sides = set(crop.values()) if isinstance(crop, dict) else {crop}
+    if family != "siglip2" and any(isinstance(side, int) and side != native for side in sides):
+        raise ValueError(
+            f"{path}: frames of {crop} do not fit image_size {native} of config.json; use both of one model"
+        )
     return FramePreprocessing(native, "squash" if squash else "shortest_edge", _INTERPOLATIONS[resample])

@@ -26,6 +26,7 @@ from verbspace.models.pretrained_options import PretrainedOptions
 from verbspace.models.processor import Processor, read_json
 from verbspace.models.snapshots import is_hub_id, snapshot_commit
 from verbspace.models.temporal_attention import TemporalAttention, rope_cos_sin
+from verbspace.models.validation import validate_text_tower
 from verbspace.models.video_batches import Times, Videos, clip_batches
 from verbspace.utils.text import first_line
 
@@ -135,12 +136,11 @@ class VideoEncoder(PreTrainedModel):  # type: ignore[misc]
                 torch.manual_seed(seed)
                 encoder = cls(config, base)
         encoder.processor = Processor.from_folder(folder, encoder.base.config)
-        concepts = folder / hub.CONCEPT_SET_FILE
-        encoder.concept_set = ConceptSet.load(concepts) if concepts.exists() else None
+        encoder.concept_set = hub.load_concept_set(folder)
         encoder.set_attention(parsed.attn_implementation or attention)
         encoder.eval()
-        if parsed.dtype is not None:
-            encoder.to(parsed.dtype)
+        validate_text_tower(encoder.encode_text, folder)
+        encoder.to(parsed.dtype or torch.float32)
         return encoder
 
     def save_pretrained(self, save_directory: str | Path, *, card: str | None = None) -> None:
@@ -386,13 +386,13 @@ class VideoEncoder(PreTrainedModel):  # type: ignore[misc]
 
     @torch.no_grad()
     def encode_text(self, texts: Sequence[str], *, batch_size: int = 256) -> Tensor:
-        """Embed texts, truncated to the context length: (N, D) float32 on the CPU, L2-normalized."""
+        """Embed texts: (N, D) float32 on the CPU, L2-normalized. Longer ones than the context are cut, and logged."""
         if isinstance(texts, str):
             raise TypeError("encode_text takes a list of texts; pass [text] for a single text")
         rows = []
-        for start in range(0, len(texts), batch_size):
-            inputs = self.require_processor().tokenize(list(texts[start : start + batch_size])).to(self.device)
-            rows.append(F.normalize(backbones.embed_texts(self.base, **inputs).float(), dim=-1).cpu())
+        for inputs in self.require_processor().tokenize_batches(texts, batch_size):
+            embeddings = backbones.embed_texts(self.base, **inputs.to(self.device))
+            rows.append(F.normalize(embeddings.float(), dim=-1).cpu())
         return torch.cat(rows) if rows else torch.zeros(0, self.embedding_dim)
 
     def build_concept_space(self, concepts: ConceptSet) -> ConceptSpace:
