@@ -43,7 +43,8 @@ def sampled_frame_indices(path: Path) -> list[int]:
     with open_video(path) as file:
         timestamps = timestamps_from_packets(file, None)
     assert timestamps is not None
-    return [index for plan in plan_eval(timestamps[0].times, NUM_FRAMES) for index in plan.frame_indices]
+    (plan,) = plan_eval(timestamps[0].times, timestamps[0].duration, NUM_FRAMES)
+    return list(plan.frame_indices)
 
 
 def read_pyav(path: Path, indices: list[int]) -> list[np.ndarray]:

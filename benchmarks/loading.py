@@ -29,7 +29,8 @@ from torch import Tensor
 from verbspace.config.settings import ViewSettings
 from verbspace.data.datasets import ViewDataset
 from verbspace.data.decoding.container import open_video
-from verbspace.data.decoding.pyav import frame_times
+from verbspace.data.decoding.pyav import frame_timestamps
+from verbspace.data.decoding.timestamps import FrameTimestamps
 from verbspace.data.sampling import plan_views
 from verbspace.data.sources.record import VIDEO_EXTENSIONS, Record
 from verbspace.utils.malloc import disable_malloc_trim
@@ -90,10 +91,11 @@ def load_svt(paths: Sequence[Path], seed: int) -> None:
                 make_svt_view(torch.from_numpy(frames[indices]), size, scale, generator)
 
 
-def decode_only(paths: Sequence[Path], seed: int, times: Sequence[np.ndarray]) -> None:
-    """Decode the frames that `load_verbspace` needs. `times`: frame times of each video."""
+def decode_only(paths: Sequence[Path], seed: int, timestamps: Sequence[FrameTimestamps]) -> None:
+    """Decode the frames that `load_verbspace` needs. `timestamps`: those of each video."""
     for index, path in enumerate(paths):
-        plans = plan_views(times[index], VIEWS, np.random.default_rng([seed, 0, index, 0]))
+        times, rng = timestamps[index], np.random.default_rng([seed, 0, index, 0])
+        plans = plan_views(times.times, times.duration, VIEWS, rng)
         last = max(frame for plan in plans for frame in plan.frame_indices)
         with open_video(path) as file:
             stop = last if file.has_reliable_pts else len(times[index]) - 1
@@ -128,13 +130,13 @@ def videos_by_folder(root: Path) -> dict[str, list[Path]]:
 
 def compare_loaders(title: str, paths: Sequence[Path], rounds: int) -> list[Row]:
     """Time the three loaders. Each round has a seed of its own."""
-    times = [frame_times(path) for path in paths]
+    timestamps = [frame_timestamps(path) for path in paths]
 
     def with_seeds(load: Callable[..., None]) -> Callable[[], None]:
         seeds = itertools.count()
         return lambda: load(paths, next(seeds))
 
-    loaders = {"verbspace": load_verbspace, "svt": load_svt, "limit": partial(decode_only, times=times)}
+    loaders = {"verbspace": load_verbspace, "svt": load_svt, "limit": partial(decode_only, timestamps=timestamps)}
     seconds = interleaved_timings({name: with_seeds(load) for name, load in loaders.items()}, rounds)
     what, work = f"views of {title}", float(NUM_VIEWS * len(paths))
     return [

@@ -244,7 +244,7 @@ def test_clip_dataset_items(records: list[Record]) -> None:
     for n, record in enumerate(records):
         item = dataset[n]
         assert isinstance(item, dict)
-        plans = plan_eval(frame_times(record.path), 4, 2)
+        plans = plan_eval(times := frame_times(record.path), times[-1] + 0.04, 4, 2)
         for clip, seconds, plan in zip(item["video"], item["times"], plans, strict=True):
             assert torch.equal(clip, center_crop(decode_frames(record.path, plan.frame_indices), 32))
             assert torch.equal(seconds, torch.tensor(plan.times, dtype=torch.float32))

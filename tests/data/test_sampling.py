@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from verbspace.config.settings import ViewSettings
-from verbspace.data.sampling import clip_duration, nearest_frame, plan_eval, plan_views, plan_windows
+from verbspace.data.sampling import nearest_frame, plan_eval, plan_views, plan_windows
 
 steps = st.lists(st.floats(0.001, 2.0), max_size=60)
 seeds = st.integers(0, 2**32 - 1)
@@ -27,9 +27,9 @@ def test_plan_views_handles_any_clip(
 ) -> None:
     times = as_times(gaps)
     views = ViewSettings(global_views=n, global_frames=frames, local_views=m, local_frames=local_frames)
-    plans = plan_views(times, views, np.random.default_rng(seed))
+    plans = plan_views(times, times[-1] + 0.04, views, np.random.default_rng(seed))
     assert [plan.kind for plan in plans] == ["global"] * n + ["local"] * m
-    assert plans == plan_views(times, views, np.random.default_rng(seed))  # depends on the seed alone
+    assert plans == plan_views(times, times[-1] + 0.04, views, np.random.default_rng(seed))  # depends on the seed alone
     for plan in plans:
         assert len(plan.times) == (frames if plan.kind == "global" else local_frames)
         assert plan.times == tuple(times[list(plan.frame_indices)])
@@ -52,7 +52,7 @@ def test_nearest_frame_prefers_the_earlier_of_two() -> None:
 def view_times(seed: int, views: ViewSettings | None = None) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Frame times of the global and local views of a 10-second clip with 1000 frames per second."""
     times = np.arange(0, 10, 0.001)
-    plans = plan_views(times, views or ViewSettings(), np.random.default_rng(seed))
+    plans = plan_views(times, 10.0, views or ViewSettings(), np.random.default_rng(seed))
     seconds = {kind: [np.asarray(p.times) for p in plans if p.kind == kind] for kind in ("global", "local")}
     return seconds["global"], seconds["local"]
 
@@ -96,17 +96,16 @@ def test_views_of_a_long_video_come_from_one_interval() -> None:
 
 def test_the_limit_does_not_change_the_views_of_shorter_videos() -> None:
     times = np.arange(0, 10, 0.04)
-    plans = [plan_views(times, ViewSettings(max_clip_seconds=s), np.random.default_rng(0)) for s in (None, 10.0)]
+    plans = [plan_views(times, 10.0, ViewSettings(max_clip_seconds=s), np.random.default_rng(0)) for s in (None, 10.0)]
     assert plans[0] == plans[1]
 
 
 def test_plan_eval_takes_segment_centers_and_interleaves_clips() -> None:
     times = np.arange(100) / 10
-    assert clip_duration(times) == pytest.approx(10.0)
-    (plan,) = plan_eval(times, 5)
+    (plan,) = plan_eval(times, 10.0, 5)
     assert plan.times == pytest.approx((1, 3, 5, 7, 9))
     assert plan.kind == "eval"
-    first, second = plan_eval(times, 5, num_clips=2)
+    first, second = plan_eval(times, 10.0, 5, num_clips=2)
     assert first.times == pytest.approx((0.5, 2.5, 4.5, 6.5, 8.5))
     assert second.times == pytest.approx((1.5, 3.5, 5.5, 7.5, 9.5))
 
@@ -115,7 +114,7 @@ def test_plan_eval_takes_segment_centers_and_interleaves_clips() -> None:
 @given(steps, st.integers(1, 16), st.integers(1, 4))
 def test_plan_eval_handles_any_clip(gaps: list[float], frames: int, clips: int) -> None:
     times = as_times(gaps)
-    plans = plan_eval(times, frames, clips)
+    plans = plan_eval(times, times[-1] + 0.04, frames, clips)
     assert len(plans) == clips
     for plan in plans:
         assert len(plan.frame_indices) == frames
@@ -124,16 +123,15 @@ def test_plan_eval_handles_any_clip(gaps: list[float], frames: int, clips: int) 
 
 
 def test_a_single_frame_is_repeated() -> None:
-    assert plan_eval(np.zeros(1), 4)[0].frame_indices == (0, 0, 0, 0)
+    assert plan_eval(np.zeros(1), 0.0, 4)[0].frame_indices == (0, 0, 0, 0)
 
 
 @settings(deadline=None, max_examples=200)
-@given(steps, st.floats(0.05, 20), st.floats(0.02, 1))
-@example([1.0], 0.05, 1.0)
-def test_plan_windows_covers_a_video_of_any_length(gaps: list[float], length: float, stride_fraction: float) -> None:
-    times = as_times(gaps)
-    end = clip_duration(times)
-    windows = plan_windows(times, length, length * stride_fraction)
+@given(st.floats(0, 120), st.floats(0.05, 20), st.floats(0.02, 1))
+@example(1.0, 0.05, 1.0)
+@example(20.2, 4.0, 0.5)
+def test_plan_windows_covers_a_video_of_any_length(end: float, length: float, stride_fraction: float) -> None:
+    windows = plan_windows(end, length, length * stride_fraction)
     assert windows[0].start == 0
     assert windows[-1].end == end
     assert len(windows) == 1 or end > length
@@ -147,4 +145,4 @@ def test_plan_windows_covers_a_video_of_any_length(gaps: list[float], length: fl
 @pytest.mark.parametrize("stride", [0.0, -1.0, 5.0])
 def test_plan_windows_rejects_strides_that_leave_gaps(stride: float) -> None:
     with pytest.raises(ValueError, match=r"windows of 4 s every .*give a stride above 0 and at most the length"):
-        plan_windows(np.arange(3.0), 4.0, stride)
+        plan_windows(3.0, 4.0, stride)

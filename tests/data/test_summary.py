@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from support.video_files import numbered_frames, write_video
 from verbspace.cli import main
-from verbspace.data.decoding.container import probe
+from verbspace.data.decoding.probe import probe
 from verbspace.data.decoding.pyav import frame_times
 from verbspace.data.errors import DecodeError
 from verbspace.data.sources.manifest import detect_manifest

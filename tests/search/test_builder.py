@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 from support.indices import assert_same_content, run_quick_embed, sorted_rows, write_clip
 from verbspace.cli.main import app
-from verbspace.data.decoding.container import probe
+from verbspace.data.decoding.probe import probe
 from verbspace.data.errors import DecodeError
 from verbspace.inference.embedding import embed_windows
 from verbspace.models.hashing import encoder_hash

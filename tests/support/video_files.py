@@ -87,6 +87,37 @@ def write_video(
     return path
 
 
+def write_timed_video(
+    path: Path, frames: np.ndarray, times: Sequence[float], end: float, *, still_first: bool = False
+) -> Path:
+    """Encode uint8 (n, H, W, 3) as H.264 with frame times in seconds, where the last frame is shown until `end`.
+
+    With `still_first`, the first stream is a still JPEG that is not flagged as a cover, as old cameras write it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as out:
+        if still_first:
+            still = out.add_stream("mjpeg", rate=1)
+            still.width, still.height, still.pix_fmt = 40, 32, "yuvj420p"
+        film = out.add_stream("libx264", rate=1000, options={"x264-params": "asm=0", "bf": "0"})
+        film.height, film.width = frames.shape[1:3]
+        film.pix_fmt, film.time_base, film.codec_context.time_base = "yuv420p", Fraction(1, 1000), Fraction(1, 1000)
+        if still_first:
+            picture = av.VideoFrame.from_ndarray(np.full((32, 40, 3), 90, np.uint8), "rgb24")
+            picture.pts = 0
+            out.mux([*still.encode(picture), *still.encode(None)])
+        packets = []
+        for seconds, image in zip(times, frames, strict=True):
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+            frame.pts, frame.time_base = round(1000 * seconds), Fraction(1, 1000)
+            packets += film.encode(frame)
+        packets += film.encode(None)
+        for packet, stop in zip(packets, [*times[1:], end], strict=True):
+            packet.duration = round(1000 * stop) - packet.pts
+            out.mux(packet)
+    return path
+
+
 COUNT = 20
 EVEN = np.arange(COUNT) / 25
 UNEVEN = np.cumsum([10] + [20, 60, 33, 100] * 5)[:COUNT]

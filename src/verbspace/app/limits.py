@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from verbspace.data.decoding.container import probe
-from verbspace.data.decoding.pyav import frame_times
+from verbspace.data.decoding.probe import probe
+from verbspace.data.decoding.pyav import frame_timestamps
 from verbspace.data.errors import DecodeError
-from verbspace.data.sampling import clip_duration
 from verbspace.utils.text import is_utf8_encodable
 
 
@@ -43,7 +42,7 @@ class InputLimits:
                 )
             seconds = info.duration or 0.0  # of the header, which is fast to read
             if seconds <= self.max_duration:
-                seconds = clip_duration(frame_times(path))
+                seconds = frame_timestamps(path).duration
         except DecodeError as error:
             raise RequestRejected(f"{title}: {error.reason}") from None
         except OSError as error:

@@ -15,9 +15,9 @@ from typing import Generic, TypeVar
 import av
 import numpy as np
 
-from verbspace.data.decoding.container import probe
 from verbspace.data.decoding.mp4_writer import write_mp4
-from verbspace.data.decoding.pyav import frame_times, stream_frames
+from verbspace.data.decoding.probe import probe
+from verbspace.data.decoding.pyav import frame_timestamps, stream_frames
 from verbspace.data.errors import DecodeError
 from verbspace.utils.atomic_io import atomic_write
 
@@ -126,10 +126,14 @@ def is_browser_playable(path: Path) -> bool:
 def _encode_for_browser(segment: ClipSegment, target: Path) -> bool:
     """Cut a part of a file and encode it. Returns False if that fails."""
     try:
-        times = frame_times(segment.path)
+        timestamps = frame_timestamps(segment.path)
+        times = timestamps.times
         interval = float(np.median(np.diff(times))) if len(times) > 1 else 0.04
+        length = timestamps.duration if segment.end <= segment.start else segment.end - segment.start
         with atomic_write(target) as temporary:
-            write_mp4(temporary, _timed_frames(segment, times), frame_interval=interval, faststart=True)
+            write_mp4(
+                temporary, _timed_frames(segment, times), frame_interval=interval, duration=length, faststart=True
+            )
     except (DecodeError, av.FFmpegError, OSError):
         return False
     return True

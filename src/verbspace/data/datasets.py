@@ -105,7 +105,7 @@ class ViewDataset(Dataset[dict[str, Any]]):
 
         def select_frames(timestamps: FrameTimestamps) -> list[int]:
             rng = np.random.default_rng([self.seed, epoch, index, 0])
-            plans[:] = plan_views(timestamps.times, self.views, rng)
+            plans[:] = plan_views(timestamps.times, timestamps.duration, self.views, rng)
             return [frame for plan in plans for frame in plan.frame_indices]
 
         frames, positions = self._read_frames(candidate, select_frames)
@@ -210,7 +210,7 @@ class ClipDataset(Dataset[dict[str, Any] | DecodeFailure]):
         plans: list[ViewPlan] = []
 
         def select_frames(timestamps: FrameTimestamps) -> list[int]:
-            plans[:] = plan_eval(timestamps.times, self.num_frames, self.num_clips)
+            plans[:] = plan_eval(timestamps.times, timestamps.duration, self.num_frames, self.num_clips)
             return [frame for plan in plans for frame in plan.frame_indices]
 
         if index in self.known_bad:

@@ -30,14 +30,6 @@ class ViewPlan:
     kind: ViewKind
 
 
-def clip_duration(times: np.ndarray) -> float:
-    """Return the duration in seconds of a clip with frame times (F,): the last frame lasts the median frame interval.
-
-    A clip of one frame has duration 0.
-    """
-    return float(times[-1] - times[0] + np.median(np.diff(times))) if len(times) > 1 else 0.0
-
-
 def nearest_frame(times: np.ndarray, seconds: np.ndarray) -> np.ndarray:
     """Return the index of the frame nearest to each of `seconds` (n,), the earlier of two. `times` (F,) must ascend."""
     after = np.clip(np.searchsorted(times, seconds), 1, max(len(times) - 1, 1))
@@ -51,7 +43,7 @@ def linspace_in_window(window: Window, num_frames: int, phase: float = 0.5) -> n
     return window.start + (window.end - window.start) * (np.arange(num_frames) + phase) / num_frames
 
 
-def plan_views(times: np.ndarray, views: ViewSettings, rng: np.random.Generator) -> list[ViewPlan]:
+def plan_views(times: np.ndarray, duration: float, views: ViewSettings, rng: np.random.Generator) -> list[ViewPlan]:
     """Plan the training views of one clip, global views first.
 
     The length of each window is drawn between two fractions of the clip's duration. The frames of a view are evenly
@@ -59,10 +51,11 @@ def plan_views(times: np.ndarray, views: ViewSettings, rng: np.random.Generator)
     global window is divided into as many parts as there are global views, and each view starts in another part. Local
     windows start anywhere.
 
-    `times` (F,) are in seconds, ascending. If the clip is longer than `views.max_clip_seconds`, all views are taken
-    from one random interval of this length, so that they show the same event.
+    `times` (F,) are in seconds, ascending from 0, and `duration` is the end of the last frame. If the clip is longer
+    than `views.max_clip_seconds`, all views are taken from one random interval of this length, so that they show the
+    same event.
     """
-    clip = _clip_window(times)
+    clip = Window(0.0, duration)
     if views.max_clip_seconds is not None and clip.end - clip.start > views.max_clip_seconds:
         clip = _subwindow(clip, views.max_clip_seconds, rng.uniform())
     duration = clip.end - clip.start
@@ -77,32 +70,27 @@ def plan_views(times: np.ndarray, views: ViewSettings, rng: np.random.Generator)
     return plans
 
 
-def plan_eval(times: np.ndarray, num_frames: int, num_clips: int = 1) -> list[ViewPlan]:
+def plan_eval(times: np.ndarray, duration: float, num_frames: int, num_clips: int = 1) -> list[ViewPlan]:
     """Plan deterministic, interleaved evaluation views: together, num_frames × num_clips evenly spaced frames.
 
-    A single view has the centers of `num_frames` equal segments of the clip.
+    A single view has the centers of `num_frames` equal segments of the clip, whose last frame ends at `duration`.
     """
-    clip = _clip_window(times)
+    clip = Window(0.0, duration)
     return [_make_plan(times, clip, num_frames, "eval", (n + 0.5) / num_clips) for n in range(num_clips)]
 
 
-def plan_windows(times: np.ndarray, length: float, stride: float) -> list[Window]:
-    """Cover a video with windows of `length` seconds, whose starts are `stride` seconds apart.
+def plan_windows(duration: float, length: float, stride: float) -> list[Window]:
+    """Cover a video of `duration` seconds with windows of `length` seconds, whose starts are `stride` seconds apart.
 
     The last window ends with the video, so it may start less than a stride after the one before. A video that is not
     longer than `length` is one window of its own length. Raises ValueError if the stride would leave gaps.
     """
     if not 0 < stride <= length:
         raise ValueError(f"windows of {length:g} s every {stride:g} s; give a stride above 0 and at most the length")
-    end = clip_duration(times)
-    if end <= length:
-        return [Window(0.0, end)]
-    starts = [stride * n for n in range(math.ceil((end - length) / stride - 1e-9))]
-    return [*(Window(start, start + length) for start in starts), Window(end - length, end)]
-
-
-def _clip_window(times: np.ndarray) -> Window:
-    return Window(float(times[0]), float(times[0]) + clip_duration(times))
+    if duration <= length:
+        return [Window(0.0, duration)]
+    starts = [stride * n for n in range(math.ceil((duration - length) / stride - 1e-9))]
+    return [*(Window(start, start + length) for start in starts), Window(duration - length, duration)]
 
 
 def _subwindow(window: Window, length: float, position: float) -> Window:

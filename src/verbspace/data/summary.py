@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from verbspace.data.decoding.container import probe
+from verbspace.data.decoding.probe import probe
 from verbspace.data.errors import DecodeError
 from verbspace.data.sources import storage
 from verbspace.data.sources.manifest import Manifest

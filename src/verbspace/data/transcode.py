@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from verbspace.data.decoding.mp4_writer import TICKS_PER_SECOND, write_mp4
-from verbspace.data.decoding.pyav import decode_frames, frame_times, stream_frames
+from verbspace.data.decoding.pyav import decode_frames, frame_timestamps, stream_frames
+from verbspace.data.decoding.timestamps import FrameTimestamps
 from verbspace.data.errors import VideoError
 from verbspace.data.verify import CheckLog, CheckResult, run_with_log
 from verbspace.utils.atomic_io import atomic_write
@@ -68,12 +69,20 @@ def transcode(
 
 def transcode_file(file: str, source: Path, out: Path, config: TranscodeConfig) -> int:
     """Transcode one file to its place in `out`, and return the number of frames. A copy that differs is an error."""
-    times = frame_times(file)
+    timestamps = frame_timestamps(file)
+    times = timestamps.times
     frame_interval = float(np.median(np.diff(times))) if len(times) > 1 else 0.04
     frames = zip(stream_frames(file, config.size), times.tolist(), strict=True)
     with atomic_write(target_path(file, source, out)) as part:
-        count = write_mp4(part, frames, frame_interval=frame_interval, gop=config.gop, crf=config.crf)
-        if mismatch := _find_mismatch(Path(file), part, times, config.size):
+        count = write_mp4(
+            part,
+            frames,
+            frame_interval=frame_interval,
+            duration=timestamps.duration,
+            gop=config.gop,
+            crf=config.crf,
+        )
+        if mismatch := _find_mismatch(Path(file), part, timestamps, config.size):
             raise VideoError(file, f"the transcoded copy {mismatch}; keep the original")
     return count
 
@@ -83,13 +92,15 @@ def target_path(file: str, source: Path, out: Path) -> Path:
     return (out / os.path.relpath(file, source)).with_suffix(".mp4")
 
 
-def _find_mismatch(original: Path, transcoded: Path, times: np.ndarray, max_short_side: int) -> str | None:
-    """Compare all frame times, and the first, middle and last frame."""
-    found = frame_times(transcoded)
-    if len(found) != len(times):
-        return f"has {len(found)} frames instead of {len(times)}"
-    if np.abs(found - times).max() > 2 / TICKS_PER_SECOND:
+def _find_mismatch(original: Path, transcoded: Path, timestamps: FrameTimestamps, max_short_side: int) -> str | None:
+    """Compare all frame times, the duration, and the first, middle and last frame."""
+    times, found = timestamps.times, frame_timestamps(transcoded)
+    if len(found.times) != len(times):
+        return f"has {len(found.times)} frames instead of {len(times)}"
+    if np.abs(found.times - times).max() > 2 / TICKS_PER_SECOND:
         return "has other frame times"
+    if abs(found.duration - timestamps.duration) > 3 / TICKS_PER_SECOND:
+        return f"lasts {found.duration:.3f} s instead of {timestamps.duration:.3f} s"
     sample = sorted({0, len(times) // 2, len(times) - 1})
     before, after = (decode_frames(path, sample, max_short_side).float() for path in (original, transcoded))
     height, width = after.shape[2:]

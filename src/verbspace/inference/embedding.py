@@ -9,7 +9,6 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
@@ -21,7 +20,7 @@ from verbspace.data.decoding.timestamps import TimestampMismatch
 from verbspace.data.decoding.windows import stream_windows
 from verbspace.data.errors import DecodeError, DecodeFailure, DecodeFailures, NoReadableVideo
 from verbspace.data.frame_preprocessing import FramePreprocessing
-from verbspace.data.sampling import Window, clip_duration, plan_windows
+from verbspace.data.sampling import Window, plan_windows
 from verbspace.data.sources.record import Record
 from verbspace.utils.device import Precision, PrecisionSetting, resolve_precision
 from verbspace.utils.progress import ProgressCallback
@@ -214,12 +213,11 @@ def embed_windows(
     validate_num_frames(frames)
     step = length / 2 if stride is None else stride
 
-    def plan(seconds: np.ndarray) -> list[Window]:
-        duration = clip_duration(seconds)
+    def plan(duration: float) -> list[Window]:
         if step > 0 and duration / step > MAX_WINDOWS:
             windows = f"{duration:.0f} s at one window every {step:g} s are more than {MAX_WINDOWS} windows"
             raise DecodeError(path, f"{windows}; use a larger stride, or fix the file's timestamps")
-        return plan_windows(seconds, length, step)
+        return plan_windows(duration, length, step)
 
     def decode_and_embed(use_packet_times: bool) -> WindowEmbeddings:
         stream = stream_windows(

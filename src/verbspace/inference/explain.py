@@ -9,7 +9,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -18,7 +17,7 @@ from verbspace.concepts.concept_set import DescriptionKind
 from verbspace.data.decoding.timestamps import TimestampMismatch
 from verbspace.data.decoding.windows import stream_windows
 from verbspace.data.errors import VideoError
-from verbspace.data.sampling import Window, clip_duration
+from verbspace.data.sampling import Window
 from verbspace.inference.predictor import Predictor
 from verbspace.models.attention_rollout import attention_rollout, rollout_to_grid
 from verbspace.utils.text import format_odds, format_spans
@@ -203,8 +202,7 @@ def _read_clip(
 ) -> tuple[Window, Tensor, Tensor]:
     """Read a part of a video: its window, uint8 frames (T, 3, S, S), and times (T,) relative to the window's start."""
 
-    def plan(times: np.ndarray) -> list[Window]:
-        duration = clip_duration(times)
+    def plan(duration: float) -> list[Window]:
         last = duration if end is None else min(end, duration)
         if not (0 <= start < last or start == last == 0):
             raise VideoError(path, f"{start:g} to {last:g} s is not a part of this video of {duration:.2f} s")

@@ -9,7 +9,7 @@ from itertools import islice
 
 import torch
 
-from verbspace.data.decoding.container import probe
+from verbspace.data.decoding.probe import probe
 from verbspace.data.errors import DecodeError
 from verbspace.data.sources.inputs import localize
 from verbspace.inference.embedding import Embedder, embed_windows

@@ -9,7 +9,7 @@ import pytest
 
 from support.video_files import numbered_frames, write_video
 from verbspace.data.decoding import container
-from verbspace.data.decoding.container import probe
+from verbspace.data.decoding.probe import probe
 from verbspace.data.decoding.pyav import decode_frames, frame_times, stream_frames
 from verbspace.data.errors import DecodeError
 

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 import av
 
+from verbspace.data.decoding.streams import (
+    HDR_TRANSFERS,
+    PICTURES,
+    best_video_stream,
+    format_names,
+    header_duration,
+    square_pixel_size,
+)
 from verbspace.data.errors import DecodeError
 from verbspace.data.sources import storage
 
@@ -24,18 +31,6 @@ ALLOWED_FORMATS = (
 )
 ALLOWED_PROTOCOLS = "file,subfile"
 MAX_FRAME_PIXELS = 4096 * 2304  # limit for a frame, unless the header already announces larger ones
-
-
-@dataclass(frozen=True)
-class StreamInfo:
-    """Properties of a video as its header states them. `fps` is 0 and `duration`, in seconds, None if unknown."""
-
-    codec: str
-    container: str
-    width: int
-    height: int
-    fps: float
-    duration: float | None
 
 
 class VideoFile:
@@ -60,18 +55,19 @@ class VideoFile:
             raise
 
     def _find_video_stream(self) -> Any:
-        streams = [s for s in self.container.streams.video if not s.disposition & s.disposition.attached_pic]
-        if not streams:
-            kinds = sorted({stream.type for stream in self.container.streams}) or ["nothing"]
+        stream = best_video_stream(self.container)
+        if stream is None:
+            others = [s for s in self.container.streams if s.type != "video" or s.disposition & PICTURES]
+            kinds = sorted({"a picture" if s.type == "video" else s.type for s in others}) or ["nothing"]
             raise DecodeError(self.path, f"no video stream found, only {' and '.join(kinds)}; pass a video file")
-        context = streams[0].codec_context
+        context = stream.codec_context
         if context is None:
             raise DecodeError(self.path, "the video codec is unknown, or the file is damaged")
         context.thread_count = 1  # data loading runs one worker per core
         # The frame size may change within a stream, but must not fill the memory.
         max_pixels = max(4 * context.width * context.height, MAX_FRAME_PIXELS)
         context.options = {**context.options, "max_pixels": str(max_pixels)}
-        return streams[0]
+        return stream
 
     def __enter__(self) -> Self:
         return self
@@ -84,7 +80,7 @@ class VideoFile:
     @property
     def has_reliable_pts(self) -> bool:
         """Whether the presentation times of the packets are those of the frames."""
-        formats = set(self.container.format.name.split(","))
+        formats = format_names(self.container)
         return bool(formats & RELIABLE_PTS_FORMATS) and self.stream.codec_context.codec.name in RELIABLE_PTS_CODECS
 
     def iter_frames(self, packets: Sequence[Any] | None = None) -> Iterator[Any]:
@@ -104,10 +100,30 @@ class VideoFile:
                 raise DecodeError(self.path, f"truncated or damaged at packet {count}")
             yield packet
 
+    @property
+    def hdr(self) -> str | None:
+        """The kind of high dynamic range that the header states: ``HLG``, ``PQ`` or None."""
+        return HDR_TRANSFERS.get(int(self.stream.codec_context.color_trc))
+
+    @property
+    def has_square_pixels(self) -> bool:
+        """Whether frames are shown as they are stored."""
+        context = self.stream.codec_context
+        size = context.height, context.width
+        return self.square_pixel_size(*size) == size
+
+    def square_pixel_size(self, height: int, width: int) -> tuple[int, int]:
+        """Return the (height, width) of a stored frame of this video once its pixels are square."""
+        return square_pixel_size(self.stream, height, width)
+
+    def header_duration(self) -> float | None:
+        """Return the seconds of the video, from the first frame to the end of the last; None if it is not stated."""
+        return header_duration(self.container, self.stream)
+
     def frame_bytes(self, max_short_side: int | None) -> int:
         """Return the size in bytes of one RGB frame after `fit_short_side`."""
         context = self.stream.codec_context
-        height, width = fit_short_side(context.height, context.width, max_short_side)
+        height, width = fit_short_side(*self.square_pixel_size(context.height, context.width), max_short_side)
         return height * width * 3
 
 
@@ -129,18 +145,6 @@ def open_video(path: Path) -> VideoFile:
     if byte_range.size == 0:
         raise DecodeError(path, "the file is empty")
     return VideoFile(path, byte_range)
-
-
-def probe(path: str | Path) -> StreamInfo:
-    """Read the header of a video file without decoding frames."""
-    with open_video(Path(path)) as file:
-        stream, context = file.stream, file.stream.codec_context
-        duration = float(stream.duration * stream.time_base) if stream.duration else None
-        if duration is None and file.container.duration:
-            duration = file.container.duration / av.time_base
-        fps = float(stream.average_rate or stream.guessed_rate or 0)
-        container = file.container.format.name.split(",")[0]
-        return StreamInfo(context.codec.name, container, context.width, context.height, fps, duration)
 
 
 def fit_short_side(height: int, width: int, max_short_side: int | None) -> tuple[int, int]:

@@ -17,7 +17,14 @@ from torch import Tensor
 
 from verbspace.data.decoding.container import VideoFile, fit_short_side, open_video
 from verbspace.data.decoding.h264_skip import required_packets
-from verbspace.data.decoding.timestamps import FrameTimestamps, TimestampMismatch, demux, pts_to_seconds, resolve_pts
+from verbspace.data.decoding.timestamps import (
+    FrameTimestamps,
+    TimestampMismatch,
+    demux,
+    make_timestamps,
+    pts_to_seconds,
+    resolve_pts,
+)
 from verbspace.data.errors import DecodeError
 
 FrameSelector = Callable[[FrameTimestamps], Sequence[int]]
@@ -46,24 +53,29 @@ def read_video(
 def stream_frames(path: str | Path, max_short_side: int | None = None) -> Iterator[np.ndarray]:
     """Yield all frames in order, one in memory at a time: uint8 RGB (H, W, 3), with the rotation applied."""
     with open_video(Path(path)) as file:
-        for _, rgb in iter_rgb(file.iter_frames(), None, max_short_side):
+        for _, rgb in iter_rgb(file, file.iter_frames(), None, max_short_side):
             yield rgb
 
 
 def count_frames(path: str | Path) -> int:
     """Decode a whole video and return the number of its frames."""
-    return len(decode_times(path))
+    return len(decode_timestamps(path).times)
 
 
-def decode_times(path: str | Path) -> np.ndarray:
-    """Decode a whole video, without keeping its frames, and return their times as `frame_times` does."""
+def decode_timestamps(path: str | Path) -> FrameTimestamps:
+    """Decode a whole video, without keeping its frames, and return its timestamps."""
     with open_video(Path(path)) as file:
-        return _decode_all(file, keep_frames=False)[0]
+        return _decode_all(file, None, keep_frames=False)[0]
+
+
+def frame_timestamps(path: str | Path) -> FrameTimestamps:
+    """Return when the frames of a video are shown."""
+    return read_video(path, lambda timestamps: ())[0]
 
 
 def frame_times(path: str | Path) -> np.ndarray:
     """Return the time of each frame: float64 (F,), seconds, ascending, starting at 0."""
-    return read_video(path, lambda timestamps: ())[0].times
+    return frame_timestamps(path).times
 
 
 def decode_frames(path: str | Path, indices: Sequence[int] | None = None, max_short_side: int | None = None) -> Tensor:
@@ -84,17 +96,16 @@ def _read(
         found = demux(file)
         if found is None:
             raise TimestampMismatch
-        pts, buffer = found
-        times = pts_to_seconds(file.stream, pts)
+        pts, last_duration, buffer = found
+        timestamps = make_timestamps(file, pts_to_seconds(file.stream, pts), last_duration, max_short_side)
     else:
-        times, buffer = _decode_all(file)
-    timestamps = FrameTimestamps(times, file.frame_bytes(max_short_side))
+        timestamps, buffer = _decode_all(file, max_short_side)
     indices = np.asarray(select_frames(timestamps), dtype=np.int64)
     if not len(indices):
         return timestamps, torch.empty(0, 3, 0, 0, dtype=torch.uint8)
-    if indices.min() < 0 or indices.max() >= len(times):
+    if indices.min() < 0 or indices.max() >= len(timestamps.times):
         wanted = f"frames {indices.min()} to {indices.max()}"
-        raise IndexError(f"{file.path}: {wanted} requested, but the video has {len(times)}")
+        raise IndexError(f"{file.path}: {wanted} requested, but the video has {len(timestamps.times)}")
     if buffer is None:
         with open_video(file.path) as second:
             return timestamps, _collect_frames(second, second.iter_frames(), indices, max_short_side, pts)
@@ -104,13 +115,16 @@ def _read(
     return timestamps, _collect_frames(file, file.iter_frames(needed), indices, max_short_side, pts, numbers)
 
 
-def _decode_all(file: VideoFile, keep_frames: bool = True) -> tuple[np.ndarray, list[Any] | None]:
-    """Frame times, and the decoded frames unless they exceed ``file.max_buffer_bytes``."""
+def _decode_all(
+    file: VideoFile, max_short_side: int | None, keep_frames: bool = True
+) -> tuple[FrameTimestamps, list[Any] | None]:
+    """Timestamps, and the decoded frames unless they exceed ``file.max_buffer_bytes``."""
     frames: list[Any] | None = [] if keep_frames else None
     stamps: list[tuple[int | None, int | None]] = []
-    num_bytes = 0
+    num_bytes = last_duration = 0
     for frame in file.iter_frames():
         stamps.append((frame.pts, frame.dts))
+        last_duration = frame.duration
         if frames is not None:
             frames.append(frame)
             num_bytes += sum(plane.buffer_size for plane in frame.planes)
@@ -118,7 +132,8 @@ def _decode_all(file: VideoFile, keep_frames: bool = True) -> tuple[np.ndarray, 
                 frames = None
     if not stamps:
         raise DecodeError(file.path, "the video stream has no decodable frame")
-    return resolve_pts(file.stream, *zip(*stamps, strict=True)), frames
+    times = resolve_pts(file.stream, *zip(*stamps, strict=True))
+    return make_timestamps(file, times, last_duration, max_short_side), frames
 
 
 def _collect_frames(
@@ -133,7 +148,7 @@ def _collect_frames(
     unique, inverse = np.unique(indices, return_inverse=True)
     out: np.ndarray | None = None
     count = 0
-    for _, rgb in iter_rgb(frames, set(unique.tolist()), max_short_side, expected_pts, frame_numbers):
+    for _, rgb in iter_rgb(file, frames, set(unique.tolist()), max_short_side, expected_pts, frame_numbers):
         out = np.empty((len(unique), *rgb.shape), np.uint8) if out is None else out
         out[count] = rgb
         count += 1
@@ -145,6 +160,7 @@ def _collect_frames(
 
 
 def iter_rgb(
+    file: VideoFile,
     frames: Iterator[Any],
     needed: Collection[int] | None,
     max_short_side: int | None = None,
@@ -164,7 +180,7 @@ def iter_rgb(
             raise TimestampMismatch
         if needed is None or number in needed:
             # As in FFmpeg, later frames are scaled to the size of the first.
-            shape = shape or fit_short_side(frame.height, frame.width, max_short_side)
+            shape = shape or fit_short_side(*file.square_pixel_size(frame.height, frame.width), max_short_side)
             yield number, _to_rgb(reformatter, frame, shape)
         if number == last:
             return

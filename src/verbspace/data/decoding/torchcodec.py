@@ -42,9 +42,14 @@ def read_with_torchcodec(
 def _seek(
     path: Path, select_frames: FrameSelector, max_short_side: int | None
 ) -> tuple[FrameTimestamps, Tensor] | None:
-    """Timestamps and frames; None if torchcodec is not reliable for this video."""
+    """Timestamps and frames; None if torchcodec is not reliable for this video.
+
+    It does not stretch pixels to squares, and does not map HDR to SDR.
+    """
     with open_video(path) as file:
-        found = timestamps_from_packets(file, max_short_side) if file.has_reliable_pts else None
+        reliable = file.has_reliable_pts and file.has_square_pixels and file.hdr is None
+        found = timestamps_from_packets(file, max_short_side) if reliable else None
+        stream_index = file.stream.index
     byte_range = storage.locate(str(path))
     if found is None or byte_range is None:
         return None
@@ -54,7 +59,9 @@ def _seek(
         return None
     unique, inverse = np.unique(indices, return_inverse=True)
     try:
-        decoder = torchcodec_decoder()(storage.ffmpeg_url(byte_range), seek_mode="exact", num_ffmpeg_threads=1)
+        decoder = torchcodec_decoder()(
+            storage.ffmpeg_url(byte_range), stream_index=stream_index, seek_mode="exact", num_ffmpeg_threads=1
+        )
         if len(decoder) != len(timestamps.times):
             return None
         batch = decoder.get_frames_at(unique.tolist())

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from verbspace.data.decoding.container import open_video
-from verbspace.data.decoding.pyav import decode_times, iter_rgb
-from verbspace.data.decoding.timestamps import TimestampMismatch, demux, pts_to_seconds
+from verbspace.data.decoding.pyav import decode_timestamps, iter_rgb
+from verbspace.data.decoding.timestamps import TimestampMismatch, demux, make_timestamps, pts_to_seconds
 from verbspace.data.errors import DecodeError
 from verbspace.data.frame_preprocessing import FramePreprocessing
 from verbspace.data.sampling import Window, linspace_in_window, nearest_frame
 
-WindowPlanner = Callable[[np.ndarray], Sequence[Window]]
+WindowPlanner = Callable[[float], Sequence[Window]]
 
 
 def stream_windows(
@@ -30,8 +30,9 @@ def stream_windows(
 ) -> Iterator[tuple[Window, Tensor, Tensor]]:
     """Yield the windows of a video in order, with T = `num_frames` frames of S × S pixels.
 
-    `plan_windows` maps the frame times (F,) in seconds to windows with ascending starts and ends. A window comes with
-    its frames, uint8 RGB (T, 3, S, S), and their seconds from its start, float32 (T,). `preprocessing` fits the frames.
+    `plan_windows` maps the duration of the video in seconds to windows with ascending starts and ends. A window comes
+    with its frames, uint8 RGB (T, 3, S, S), and their seconds from its start, float32 (T,). `preprocessing` fits the
+    frames.
 
     Raises:
         TimestampMismatch: If the decoded frames do not have the times of the packets. Discard the windows so far, and
@@ -40,12 +41,16 @@ def stream_windows(
     path = Path(path)
     with open_video(path) as file:
         found = demux(file, keep_packets=False) if use_packet_times and file.has_reliable_pts else None
-        pts = None if found is None else found[0]
-        times = None if pts is None else pts_to_seconds(file.stream, pts)
-    if times is None:
-        times = decode_times(path)
+        pts = None if found is None else found.pts
+        timestamps = None
+        if found is not None:
+            timestamps = make_timestamps(file, pts_to_seconds(file.stream, found.pts), found.last_duration)
+    if timestamps is None:
+        timestamps = decode_timestamps(path)
+    times = timestamps.times
     pending: deque[tuple[Window, np.ndarray]] = deque(
-        (window, nearest_frame(times, linspace_in_window(window, num_frames))) for window in plan_windows(times)
+        (window, nearest_frame(times, linspace_in_window(window, num_frames)))
+        for window in plan_windows(timestamps.duration)
     )
     needed = {int(n) for _, indices in pending for n in indices}
     crops: dict[int, Tensor] = {}
@@ -66,5 +71,5 @@ def _decode_crops(
 ) -> Iterator[tuple[int, Tensor]]:
     """Frame indices with the preprocessed frames (3, S, S). Raises TimestampMismatch if the decode has other times."""
     with open_video(path) as file:
-        for number, rgb in iter_rgb(file.iter_frames(), needed, expected_pts=pts):
+        for number, rgb in iter_rgb(file, file.iter_frames(), needed, expected_pts=pts):
             yield number, preprocessing.apply(torch.from_numpy(rgb).permute(2, 0, 1))[0]
