@@ -15,7 +15,7 @@ from verbspace.data.decoding.pyav import decode_times, iter_rgb
 from verbspace.data.decoding.timestamps import TimestampMismatch, demux, pts_to_seconds
 from verbspace.data.errors import DecodeError
 from verbspace.data.frame_preprocessing import FramePreprocessing
-from verbspace.data.sampling import Window, linspace_in_window, nearest_frame
+from verbspace.data.sampling import Window, limit_to_segment, linspace_in_window, nearest_frame
 
 WindowPlanner = Callable[[np.ndarray], Sequence[Window]]
 
@@ -30,8 +30,10 @@ def stream_windows(
 ) -> Iterator[tuple[Window, Tensor, Tensor]]:
     """Yield the windows of a video in order, with T = `num_frames` frames of S × S pixels.
 
-    `plan_windows` maps the frame times (F,) in seconds to windows with ascending starts and ends. A window comes with
-    its frames, uint8 RGB (T, 3, S, S), and their seconds from its start, float32 (T,). `preprocessing` fits the frames.
+    `plan_windows` maps the frame times (F,) in seconds to windows with ascending starts and ends; if the path means a
+    part of the video, from the first frame of the part. Windows are yielded in seconds of the video. A window comes
+    with its frames, uint8 RGB (T, 3, S, S), and their seconds from its start, float32 (T,). `preprocessing` fits the
+    frames.
 
     Raises:
         TimestampMismatch: If the decoded frames do not have the times of the packets. Discard the windows so far, and
@@ -44,8 +46,14 @@ def stream_windows(
         times = None if pts is None else pts_to_seconds(file.stream, pts)
     if times is None:
         times = decode_times(path)
+    first, part = limit_to_segment(path, times)
+    offset = float(times[first])
     pending: deque[tuple[Window, np.ndarray]] = deque(
-        (window, nearest_frame(times, linspace_in_window(window, num_frames))) for window in plan_windows(times)
+        (
+            Window(window.start + offset, window.end + offset),
+            first + nearest_frame(part, linspace_in_window(window, num_frames)),
+        )
+        for window in plan_windows(part)
     )
     needed = {int(n) for _, indices in pending for n in indices}
     crops: dict[int, Tensor] = {}
