@@ -8,7 +8,15 @@ from typing import Annotated
 
 import typer
 
-from verbspace.cli.options import ConfigOption, FoldOption, RootOption, SetOption, SplitOption, parse_overrides
+from verbspace.cli.options import (
+    ConfigOption,
+    FoldOption,
+    LabelsOption,
+    RootOption,
+    SetOption,
+    SplitOption,
+    parse_overrides,
+)
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -22,7 +30,7 @@ def adapt(
     recipe: Annotated[Path | None, typer.Option(help="File with encoder, videos, concepts and settings.")] = None,
     root: RootOption = None,
     split: SplitOption = None,
-    fold: FoldOption = 1,
+    fold: FoldOption = None,
     init_from: Annotated[Path | None, typer.Option(help="Start from the last state of another run.")] = None,
     allow_config_change: Annotated[
         bool, typer.Option("--allow-config-change", help="Resume although settings have changed.")
@@ -30,6 +38,7 @@ def adapt(
     val_data: Annotated[
         Path | None, typer.Option(help="Labeled validation videos. Stops a run that falls below the baseline.")
     ] = None,
+    labels: LabelsOption = None,
     logger: Annotated[list[str] | None, typer.Option(help="tensorboard, wandb or trackio. Repeatable.")] = None,
     config: ConfigOption = None,
     set_: SetOption = None,
@@ -57,10 +66,12 @@ def adapt(
             root = root or (Path(loaded.root) if loaded.root else None)
     if encoder is None or videos is None or concepts is None:
         raise ValueError("give --encoder, --videos and --concepts, or a --recipe that has them")
+    if labels is not None and val_data is None:
+        raise ValueError("--labels names the classes of --val-data, which is not given; add it, or remove --labels")
     settings = parse_overrides(config, set_ or [], base)
     start = VideoEncoder.from_pretrained(encoder)
     frames = settings.views.global_frames
-    validation = [ZeroShotValidation(start, val_data, num_frames=frames)] if val_data else []
+    validation = [ZeroShotValidation(start, val_data, num_frames=frames, labels=labels)] if val_data else []
     with open_loggers((logger or []) if is_main_process else [], out) as loggers, live_display() as on_progress:
         run(
             start, videos, concepts, out, settings, root=root, split=split, fold=fold, init_from=init_from,

@@ -1,4 +1,4 @@
-"""The commands `verbspace data …`: info, verify, transcode."""
+"""The commands `verbspace data …`: info, verify, transcode, unpack."""
 
 from __future__ import annotations
 
@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from verbspace.cli.options import DataArgument, FoldOption, RootOption, SplitOption, WorkersOption
+from verbspace.cli.options import (
+    DataArgument,
+    FoldOption,
+    LabelLevelOption,
+    LabelsOption,
+    RootOption,
+    SplitOption,
+    WorkersOption,
+)
 from verbspace.utils.cpu import available_cpus
 
 if TYPE_CHECKING:
@@ -22,7 +30,9 @@ def info(
     source: DataArgument,
     root: RootOption = None,
     split: SplitOption = None,
-    fold: FoldOption = 1,
+    fold: FoldOption = None,
+    labels: LabelsOption = None,
+    label_level: LabelLevelOption = None,
     probe_files: Annotated[int, typer.Option(min=0, help="Files whose duration and codec are read; 0 for none.")] = 50,
 ) -> None:
     """Print the detected format, number of videos, classes, missing files and durations."""
@@ -30,10 +40,14 @@ def info(
 
     from verbspace.cli.console.data_tables import dataset_table
     from verbspace.cli.console.progress import progress
+    from verbspace.concepts.labels import read_label_names
     from verbspace.data.sources.manifest import detect_manifest
     from verbspace.data.summary import summarize_dataset
 
-    manifest = detect_manifest(source, root, split=split, fold=fold)
+    manifest = detect_manifest(
+        source, root, split=split, fold=fold, label_names=read_label_names(labels) if labels else None,
+        label_level=label_level,
+    )  # fmt: skip
     with progress() as on_progress:
         summary = summarize_dataset(manifest, probe_files, on_progress)
     Console().print(f"{source}: read as {summary.format}", markup=False, highlight=False, soft_wrap=True)
@@ -45,7 +59,7 @@ def verify(
     source: DataArgument,
     root: RootOption = None,
     split: SplitOption = None,
-    fold: FoldOption = 1,
+    fold: FoldOption = None,
     timeout: TimeoutOption = 60,
     workers: WorkersOption = None,
     results_file: Annotated[Path | None, typer.Option(help="Log file. Default: a file beside the videos.")] = None,
@@ -53,11 +67,12 @@ def verify(
     """Decode every file to its end and list the bad ones. Files that were verified before are skipped."""
     from verbspace.cli.console.progress import progress
     from verbspace.data.sources.manifest import detect_manifest
+    from verbspace.data.sources.storage import split_segment
     from verbspace.data.verify import VERIFY_LOG_NAME, verify_files
 
     manifest = detect_manifest(source, root, split=split, fold=fold)
     log_path = results_file or (root or (source if source.is_dir() else source.parent)) / VERIFY_LOG_NAME
-    files = [record.file for record in manifest.records]
+    files = list(dict.fromkeys(split_segment(record.file)[0] for record in manifest.records))
     with progress() as on_progress:
         results = verify_files(
             files, log_path, timeout=timeout, num_workers=workers or available_cpus(), on_progress=on_progress
@@ -89,6 +104,20 @@ def transcode(
             num_workers=workers or available_cpus(), on_progress=on_progress,
         )  # fmt: skip
     _print_results(results, "{good:,} of {total:,} files transcoded, {frames:,} frames, into {path}", out)
+
+
+@app.command()
+def unpack(
+    source: Annotated[Path, typer.Argument(help="Parquet file with videos as bytes, or a folder of them.")],
+    out: Annotated[Path, typer.Option(help="New folder for the videos and a metadata.csv with their labels.")],
+) -> None:
+    """Write the videos that Parquet files of the Hugging Face Hub hold as bytes to files."""
+    from verbspace.cli.console.progress import progress
+    from verbspace.data.sources.unpack import unpack_parquet
+
+    with progress() as on_progress:
+        count = unpack_parquet(source, out, on_progress)
+    typer.echo(f"{count:,} videos unpacked into {out}")
 
 
 def _print_results(results: list[CheckResult], message: str, path: Path) -> None:

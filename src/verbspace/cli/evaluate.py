@@ -24,8 +24,16 @@ def evaluate(
     protocol: Annotated[
         str, typer.Option(help="zero-shot, linear-probe or knn; with --root a benchmark, for example ucf101/zero-shot.")
     ] = "zero-shot",
-    root: Annotated[Path | None, typer.Option(help="Folder of a benchmark: videos and annotation files.")] = None,
+    root: Annotated[
+        Path | None,
+        typer.Option(help="Folder of a benchmark: videos and annotation files. With --data: of a list's videos."),
+    ] = None,
+    split: options.SplitOption = None,
+    fold: options.FoldOption = None,
+    labels: options.LabelsOption = None,
+    label_level: options.LabelLevelOption = None,
     train: Annotated[Path | None, typer.Option(help="Labeled training videos, for linear-probe and knn.")] = None,
+    train_split: Annotated[str | None, typer.Option(help="Split of --train.")] = None,
     concepts: options.ConceptsOption = None,
     scoring: options.ScoringOption = "category",
     frames: options.ClipFramesOption = 8,
@@ -47,8 +55,17 @@ def evaluate(
     from verbspace.evaluation.evaluate import evaluate as run
     from verbspace.utils.atomic_io import write_text
 
-    if (root is None) == (data is None):
-        raise ValueError("give either --data with your own videos or --root with a benchmark's folder")
+    is_benchmark = "/" in protocol
+    if data is None and (root is None or not is_benchmark):
+        raise ValueError("give --data with your own videos, or --root with a benchmark's folder and its --protocol")
+    if data is not None and is_benchmark:
+        raise ValueError(f"--protocol {protocol} has its own lists; give --root without --data, or another protocol")
+    data_options: dict[str, Any] = {
+        "split": split, "fold": fold, "labels": labels, "label_level": label_level, "train": train,
+        "train_split": train_split,
+    }  # fmt: skip
+    if data is None and (unused := [name for name, value in data_options.items() if value is not None]):
+        raise ValueError(f"--{unused[0].replace('_', '-')}: {protocol} has its own lists; leave the option out")
     with progress() as on_progress:
         settings: dict[str, Any] = {
             "concepts": concepts, "scoring": scoring, "frames": frames, "clips": clips, "crops": crops,
@@ -60,7 +77,7 @@ def evaluate(
             assert root is not None
             result = evaluate_benchmark(encoder, protocol, root, **settings)
         else:
-            result = run(encoder, data, train=train, protocol=cast("Task", protocol), **settings)
+            result = run(encoder, data, root=root, protocol=cast("Task", protocol), **data_options, **settings)
     print_results(result)
     if out:
         write_text(out, json.dumps(result.to_json(), indent=2) + "\n")

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from verbspace.cli.options import ConceptsOption, EncoderArgument, EvalDataOption
+from verbspace.cli.options import ConceptsOption, EncoderArgument, EvalDataOption, LabelsOption
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -24,6 +24,7 @@ def export(
     export_format: Annotated[str, typer.Option("--format", help="onnx or torch.")] = "onnx",
     int8: Annotated[bool, typer.Option("--int8", help="Also write 8-bit ONNX towers.")] = False,
     eval_data: EvalDataOption = None,
+    labels: LabelsOption = None,
     concepts: ConceptsOption = None,
 ) -> None:
     """Export an encoder to ONNX or torch.export, and compare the result with the encoder.
@@ -32,7 +33,11 @@ def export(
     """
     from verbspace.export.exporter import export as run
 
-    manifest = run(encoder, out, export_format, int8=int8, eval_data=eval_data, concepts=concepts)  # type: ignore[arg-type]
+    if labels is not None and eval_data is None:
+        raise ValueError("--labels names the classes of --eval-data, which is not given; add it, or remove --labels")
+    manifest = run(
+        encoder, out, export_format, int8=int8, eval_data=eval_data, concepts=concepts, labels=labels,  # type: ignore[arg-type]
+    )  # fmt: skip
     for line in export_summary_lines(manifest, out):
         print(line)
 

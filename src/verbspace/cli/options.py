@@ -24,8 +24,17 @@ ScoringOption = Annotated[str, typer.Option(help="Score by category, description
 VideosArgument = Annotated[list[str], typer.Argument(help="Files, folders, glob patterns or URLs; - reads a list.")]
 DataArgument = Annotated[Path, typer.Argument(help="Video folder, list file, or a data set's own annotation file.")]
 RootOption = Annotated[Path | None, typer.Option(help="Folder of the videos. Default: the folder of the list file.")]
-SplitOption = Annotated[str | None, typer.Option(help="Official split: train, test or validation.")]
-FoldOption = Annotated[int, typer.Option(min=1, max=3, help="UCF101 and HMDB51: which official split.")]
+SplitOption = Annotated[str | None, typer.Option(help="Split: train, test or validation.")]
+FoldOption = Annotated[
+    int | None, typer.Option(min=1, max=3, help="UCF101 and HMDB51: which official split. Default: 1.")
+]
+LabelsOption = Annotated[
+    Path | None, typer.Option(help="Names of class numbers: id,name CSV, one name per line, or classInd.txt.")
+]
+LabelLevelOption = Annotated[
+    int | None,
+    typer.Option(help="Which folders are the classes: 1 for the top, -1 for the innermost. Default: by structure."),
+]
 FramesOption = Annotated[int, typer.Option(min=1, help="Frames per video or per window.")]
 WindowOption = Annotated[float, typer.Option(min=0.1, help="Window length in seconds.")]
 StrideOption = Annotated[

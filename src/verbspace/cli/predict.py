@@ -137,6 +137,7 @@ def calibrate(
         str | None, typer.Option(help="Encoder, or `halves`. Default: the base checkpoint if available, else halves.")
     ] = None,
     eval_data: options.EvalDataOption = None,
+    labels: options.LabelsOption = None,
     device: options.DeviceOption = None,
 ) -> None:
     """Fit the temperature of probabilities on unlabeled videos."""
@@ -152,6 +153,8 @@ def calibrate(
     from verbspace.utils.atomic_io import check_writable
 
     check_writable(out)
+    if labels is not None and eval_data is None:
+        raise ValueError("--labels names the classes of --eval-data, which is not given; add it, or remove --labels")
     files = list(expand_inputs(paths, sys.stdin))
     if urls := [file for file in files if is_url(file)]:
         raise ValueError(f"{urls[0]}: calibration reads each video twice and accepts no URLs; download the files first")
@@ -163,5 +166,5 @@ def calibrate(
             scoring=validate_scoring(scoring), frames=frames, on_progress=on_progress,
         )  # fmt: skip
     calibration.save(out)
-    metrics = None if eval_data is None else evaluate_calibration(loaded, eval_data, vocabulary, calibration)
+    metrics = None if eval_data is None else evaluate_calibration(loaded, eval_data, vocabulary, calibration, labels)
     print_calibration(calibration, out, eval_data, metrics)

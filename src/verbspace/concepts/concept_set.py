@@ -14,7 +14,7 @@ import torch
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool, ValidationError, model_validator
 
 from verbspace.concepts import registry
-from verbspace.concepts.labels import mirrored_pairs
+from verbspace.concepts.labels import label_to_phrase, mirrored_pairs, read_label_names
 from verbspace.utils.atomic_io import write_text
 
 FORMAT: Literal["verbspace-concepts/1"] = "verbspace-concepts/1"
@@ -153,15 +153,25 @@ class ConceptSet(_FrozenModel):
 
     @classmethod
     def load(cls, name_or_path: str | Path) -> ConceptSet:
-        """Load a bundled set by name (see `list_bundled`) or any set from a JSON file.
+        """Load a bundled set by name (see `list_bundled`), from a JSON file, or from a list of class names.
 
-        A bundled name takes precedence over a file of the same name. Raises ConceptSetError if there is no valid set.
+        A list is a ``.txt``, ``.csv`` or ``.tsv`` file as `labels.read_label_names` reads it; its set has no
+        descriptions. A bundled name takes precedence over a file of the same name. Raises ConceptSetError if there is
+        no valid set.
         """
         name, path, bundled = str(name_or_path), Path(name_or_path), cls.list_bundled()
         if name in bundled:
             return concept_set_from_dict(registry.load_bundled(name), name)
         if not path.exists():
             raise ConceptSetError(f"{path}: no such file or bundled concept set; bundled sets: {', '.join(bundled)}")
+        if path.suffix.lower() in (".txt", ".csv", ".tsv"):
+            try:
+                names = list(read_label_names(path).values())
+            except (ValueError, OSError) as error:
+                raise ConceptSetError(str(error)) from None
+            actions = [action_entry(label_to_phrase(label), label) for label in names]
+            provenance = {"author": "given by name"}
+            return concept_set_from_dict({"name": path.stem, "actions": actions, "provenance": provenance}, str(path))
         content = load_json_strict(path)
         if isinstance(content, dict) and "format" not in content:
             raise ConceptSetError(f'{path}: format: missing; add "format": "{FORMAT}"')

@@ -17,7 +17,7 @@ from verbspace.data.decoding.timestamps import FrameTimestamps
 from verbspace.data.decoding.torchcodec import read_with_torchcodec
 from verbspace.data.errors import DecodeError, DecodeFailure
 from verbspace.data.frame_preprocessing import FramePreprocessing
-from verbspace.data.sampling import ViewPlan, plan_eval, plan_views
+from verbspace.data.sampling import ViewPlan, limit_to_segment, plan_eval, plan_views, shift_frames
 from verbspace.data.sources.manifest import Record
 from verbspace.data.transforms import augment
 
@@ -105,7 +105,8 @@ class ViewDataset(Dataset[dict[str, Any]]):
 
         def select_frames(timestamps: FrameTimestamps) -> list[int]:
             rng = np.random.default_rng([self.seed, epoch, index, 0])
-            plans[:] = plan_views(timestamps.times, timestamps.duration, self.views, rng)
+            first, times, duration = limit_to_segment(self.paths[candidate], timestamps.times, timestamps.duration)
+            plans[:] = shift_frames(plan_views(times, duration, self.views, rng), first)
             return [frame for plan in plans for frame in plan.frame_indices]
 
         frames, positions = self._read_frames(candidate, select_frames)
@@ -210,7 +211,8 @@ class ClipDataset(Dataset[dict[str, Any] | DecodeFailure]):
         plans: list[ViewPlan] = []
 
         def select_frames(timestamps: FrameTimestamps) -> list[int]:
-            plans[:] = plan_eval(timestamps.times, timestamps.duration, self.num_frames, self.num_clips)
+            first, times, duration = limit_to_segment(self.paths[index], timestamps.times, timestamps.duration)
+            plans[:] = shift_frames(plan_eval(times, duration, self.num_frames, self.num_clips), first)
             return [frame for plan in plans for frame in plan.frame_indices]
 
         if index in self.known_bad:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
 from verbspace.config.settings import ViewSettings
+from verbspace.data.errors import DecodeError
+from verbspace.data.sources.storage import split_segment
 
+_SLACK = 1e-6  # seconds; times of frames are rounded
 ViewKind = Literal["global", "local", "eval"]
 
 
@@ -28,6 +33,41 @@ class ViewPlan:
     times: tuple[float, ...]
     frame_indices: tuple[int, ...]
     kind: ViewKind
+
+
+def limit_to_segment(file: str | Path, times: np.ndarray, duration: float) -> tuple[int, np.ndarray, float]:
+    """Limit the frame times (F,) and the duration of a video to the part that its path means (``video.mp4#t=1.5,9``).
+
+    Returns:
+        The index of the first frame of the part, the times of its frames in seconds from that frame, and the seconds
+        from that frame to the end of the part. Of a part between two frames, the frame that is shown. All frames, if
+        the path means the whole video.
+
+    Raises:
+        DecodeError: The part starts after the end of the video.
+    """
+    _, segment = split_segment(str(file))
+    if segment is None:
+        return 0, times, duration
+    if segment.start >= max(duration, times[-1] + _SLACK):
+        raise DecodeError(
+            file, f"the part starts at {segment.start:g} s, after the end of the video ({duration:.1f} s)"
+        )
+    first = max(int(np.searchsorted(times, segment.start + _SLACK, side="right")) - 1, 0)
+    if times[first] < segment.start - _SLACK and first + 1 < len(times):
+        following = times[first + 1]
+        first += int(segment.end is None or following < segment.end - _SLACK)
+    last = len(times) if segment.end is None else int(np.searchsorted(times, segment.end - _SLACK))
+    part = times[first : max(last, first + 1)]
+    end = duration if segment.end is None else min(segment.end, duration)
+    return first, part - part[0], max(end - float(part[0]), float(part[-1] - part[0]))
+
+
+def shift_frames(plans: Sequence[ViewPlan], first: int) -> list[ViewPlan]:
+    """Add the index of the first frame of a part to the frame indices of plans for that part."""
+    if not first:
+        return list(plans)
+    return [replace(plan, frame_indices=tuple(n + first for n in plan.frame_indices)) for plan in plans]
 
 
 def nearest_frame(times: np.ndarray, seconds: np.ndarray) -> np.ndarray:

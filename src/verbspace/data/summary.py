@@ -15,13 +15,19 @@ from verbspace.utils.progress import ProgressCallback
 
 @dataclass
 class DatasetSummary:
-    """What a data set contains, and the properties of the files whose headers were read ("probed")."""
+    """What a data set contains, and the properties of the files whose headers were read ("probed").
+
+    `skipped`, `splits` and `note` are those of the `Manifest`.
+    """
 
     format: str
     num_videos: int
     missing: list[Path]
     class_counts: Counter[str]
     num_unlabeled: int
+    skipped: Counter[str] = field(default_factory=Counter)
+    splits: tuple[str, ...] = ()
+    note: str = ""
     num_probed: int = 0
     durations: list[float] = field(default_factory=list)
     stream_kinds: Counter[str] = field(default_factory=Counter)
@@ -45,6 +51,9 @@ def summarize_dataset(
             name for record in records for name in record.labels or ([record.label] if record.label else [])
         ),
         num_unlabeled=sum(record.label is None and not record.labels for record in records),
+        skipped=manifest.skipped,
+        splits=manifest.splits,
+        note=manifest.note,
     )
     count = len(existing) if probe_files is None else min(probe_files, len(existing))
     for n in range(count):
@@ -57,8 +66,10 @@ def summarize_dataset(
             summary.num_probed += 1
             kind = f"{stream.codec} in {stream.container}, {stream.width}x{stream.height}, {stream.fps:.3g} frames/s"
             summary.stream_kinds[kind] += 1
-            if stream.duration is not None:
-                summary.durations.append(stream.duration)
+            segment = storage.split_segment(str(path))[1] or storage.Segment(0, None)
+            end = stream.duration if segment.end is None else segment.end
+            if end is not None:
+                summary.durations.append(min(end, stream.duration or end) - segment.start)
         if on_progress is not None:
             on_progress("probe", n + 1, count, {})
     return summary

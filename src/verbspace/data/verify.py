@@ -14,7 +14,7 @@ from typing import Any
 
 from verbspace.data.decoding.pyav import count_frames
 from verbspace.data.errors import VideoError
-from verbspace.data.sources.storage import file_signature
+from verbspace.data.sources.storage import file_signature, split_segment
 from verbspace.data.worker_pool import SubprocessPool, WorkerCrashed, WorkerTimeout
 from verbspace.utils.progress import ProgressCallback
 
@@ -88,8 +88,8 @@ def verify_files(
 def cached_failures(source: Path, files: Sequence[str]) -> dict[str, str]:
     """Return the files that are bad according to the log beside a folder or list, and the reasons."""
     log = CheckLog((source if source.is_dir() else source.parent) / VERIFY_LOG_NAME)
-    results = (log.lookup(file) for file in files)
-    return {result.file: result.error for result in results if result is not None and result.error is not None}
+    results = ((file, log.lookup(split_segment(file)[0])) for file in files)
+    return {file: result.error for file, result in results if result is not None and result.error is not None}
 
 
 def run_with_log(

@@ -121,6 +121,7 @@ def evaluate_benchmark(
         scoring=scoring, frames=frames, clips=clips, crops=crops, max_missing=max_missing, seed=seed,
         batch_size=batch_size, num_workers=num_workers, decoder=decoder,
         dtype=resolve_precision(dtype, encoders["encoder"].device),
+        encoder_path=encoder if isinstance(encoder, (str, Path)) else None,
     )  # fmt: skip
     configs = build_configs(name, root, config, concepts)
     caches: dict[str, EmbeddingCache] = {}  # the folds share videos: each is embedded once
@@ -145,6 +146,7 @@ class BenchmarkConfig:
     num_workers: int = 0
     decoder: Decoder = "pyav"
     dtype: Precision = "fp32"
+    encoder_path: str | Path | None = None
 
 
 def build_configs(

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from verbspace.concepts.concept_set import ConceptSet
-from verbspace.data.sources.manifest import read_manifest
-from verbspace.evaluation.labels import labels_to_indices, require_labels
+from verbspace.evaluation.labels import labels_to_indices, read_labeled_videos
 from verbspace.inference.calibration import Calibration, fit_temperature, mean_confidence
 from verbspace.inference.embedding import embed_videos
 from verbspace.models.video_encoder import VideoEncoder
@@ -33,17 +32,20 @@ def expected_calibration_error(probabilities: Tensor, targets: Tensor) -> float:
 
 
 def evaluate_calibration(
-    encoder: VideoEncoder, data: str | Path, concepts: ConceptSet, calibration: Calibration
-) -> dict[str, float]:
+    encoder: VideoEncoder, data: str | Path, concepts: ConceptSet, calibration: Calibration,
+    labels: str | Path | None = None,
+) -> dict[str, float]:  # fmt: skip
     """Measure the calibration error on labeled videos, before and after calibration.
+
+    `labels` is a file with the names of class numbers, see `concepts.labels.read_label_names`.
 
     Returns:
         `videos`, `top1`, and `"<name>, temperature"`, `"<name>, error"` and `"<name>, confidence"` for each name in
         `uncalibrated`, `calibrated` and `fitted to the labels`. The last one is the lower bound: the temperature
         fitted to these labels.
     """
-    records = read_manifest(data)
-    indices = labels_to_indices(require_labels(records, str(data)), concepts)
+    records, names = read_labeled_videos(data, concepts, labels=labels)
+    indices = labels_to_indices(names, concepts)
     targets_by_file = {record.file: index for record, index in zip(records, indices, strict=True)}
     space = encoder.build_concept_space(concepts)
     embedded = embed_videos(encoder, records, frames=calibration.frames)

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import torch
 
 from verbspace.concepts.concept_set import ConceptSet
 from verbspace.concepts.space import ScoringMode
 from verbspace.data.decoding.backends import Decoder
-from verbspace.data.sources.manifest import read_manifest
 from verbspace.evaluation.labels import (
     check_label_coverage,
     concept_set_from_labels,
     labels_to_indices,
-    require_labels,
+    read_labeled_videos,
+    require_names,
 )
 from verbspace.evaluation.protocol import Task
 from verbspace.evaluation.results import Evaluation
@@ -40,6 +40,12 @@ def evaluate(
     batch_size: int = 16,
     num_workers: int = 0,
     *,
+    root: str | Path | None = None,
+    split: str | None = None,
+    train_split: str | None = None,
+    fold: int | None = None,
+    labels: str | Path | None = None,
+    label_level: int | None = None,
     crops: int = 1,
     max_missing: float = MAX_MISSING_FRACTION,
     decoder: Decoder = "pyav",
@@ -61,6 +67,12 @@ def evaluate(
         scoring: Zero-shot by category, by description, or by both.
         baseline: Also evaluate `encoder.base_encoder()`, or the encoder given here.
         seed: Seed of folds and bootstrap.
+        root: Folder of the videos, if the lists `data` and `train` are elsewhere.
+        split: Split of `data`: "train", "validation" or "test".
+        train_split: Split of `train`.
+        fold: Fold of UCF101 and HMDB51.
+        labels: File with the names of class numbers, see `concepts.labels.read_label_names`.
+        label_level: Level of the folders that are the classes, see `read_manifest`.
         num_workers: Processes that decode; 0 decodes in this process.
         max_missing: Largest fraction of videos that may be missing or unreadable.
         decoder: "pyav", or "torchcodec" (PyAV is used where torchcodec is not exact).
@@ -75,11 +87,22 @@ def evaluate(
         raise ValueError(f"protocol: {protocol!r} is not one of " + ", ".join(f'"{name}"' for name in get_args(Task)))
     encoders = load_encoders(encoder, baseline, device)
     dtype = resolve_precision(dtype, encoders["encoder"].device)
-    test_split, train_split, concepts = _build_splits(encoders["encoder"], data, protocol, concepts, train)
+    options = {"root": root, "fold": fold, "labels": labels, "label_level": label_level}
+    sources = [(data, {**options, "split": split})]
+    if protocol == "zero-shot":
+        if train is not None or train_split is not None:
+            raise ValueError("train: zero-shot does not learn from videos; leave it out, or choose another protocol")
+    elif train is None:
+        raise ValueError(f"train: {protocol} learns from labeled videos; pass a folder or a list of them")
+    else:
+        sources.append((train, {**options, "split": train_split}))
+    splits, concepts = _build_splits(encoders["encoder"], sources, protocol, concepts)
     config = EvalConfig(
-        task=protocol, test=test_split, train=train_split, concepts=concepts, scoring=scoring, frames=frames,
+        task=protocol, test=splits[0], train=splits[1] if len(splits) > 1 else None, concepts=concepts,
+        scoring=scoring, frames=frames,
         clips=clips, crops=crops, seed=seed, max_missing=max_missing, decoder=decoder, dtype=dtype,
         batch_size=batch_size, num_workers=num_workers,
+        encoder_path=encoder if isinstance(encoder, (str, Path)) else None,
     )  # fmt: skip
     evaluation = run_evaluation(config, encoders, on_progress=on_progress)
     assert isinstance(evaluation, Evaluation)
@@ -87,34 +110,37 @@ def evaluate(
 
 
 def _build_splits(
-    encoder: VideoEncoder, data: str | Path, protocol: Task, concepts: ConceptSet | str | Path | None,
-    train: str | Path | None,
-) -> tuple[EvalSplit, EvalSplit | None, ConceptSet]:  # fmt: skip
-    """Read the test and training videos and match their labels to actions."""
-    supervised = protocol != "zero-shot"
-    if supervised and train is None:
-        raise ValueError(f"train: {protocol} learns from labeled videos; pass a folder or a list of them")
-    sources = [data, train] if supervised and train is not None else [data]
-    records = [read_manifest(source) for source in sources]
-    labels = [require_labels(part, str(source)) for part, source in zip(records, sources, strict=True)]
+    encoder: VideoEncoder, sources: list[tuple[str | Path, dict[str, Any]]], protocol: Task,
+    concepts: ConceptSet | str | Path | None,
+) -> tuple[list[EvalSplit], ConceptSet]:  # fmt: skip
+    """Read the test videos and, if the protocol learns, the training videos; match their labels to actions."""
     if isinstance(concepts, (str, Path)):
         concepts = ConceptSet.load(concepts)
-    if concepts is None and not supervised:
+    if concepts is None and protocol == "zero-shot":
         concepts = encoder.concept_set
+    videos = [read_labeled_videos(source, concepts, **options) for source, options in sources]
     if concepts is None:
-        concepts = concept_set_from_labels({label for part in labels for label in part})
+        names = {label for _, labels in videos for label in labels}
+        if protocol == "zero-shot":
+            require_names(names, sources[0][0])
+        concepts = concept_set_from_labels(names)
     splits = [
-        EvalSplit(Path(source).resolve().name, part, torch.tensor(labels_to_indices(names, concepts)))
-        for source, part, names in zip(sources, records, labels, strict=True)
+        EvalSplit(_split_title(source, options), records, torch.tensor(labels_to_indices(labels, concepts)))
+        for (source, options), (records, labels) in zip(sources, videos, strict=True)
     ]
-    if not supervised:
-        return splits[0], None, concepts
-    train_paths = {os.path.abspath(record.path) for record in splits[1].records}
-    if shared := [record.path for record in splits[0].records if os.path.abspath(record.path) in train_paths]:
+    if len(splits) == 1:
+        return splits, concepts
+    test, train = splits
+    train_paths = {os.path.abspath(record.path) for record in train.records}
+    if shared := [record.path for record in test.records if os.path.abspath(record.path) in train_paths]:
         raise ValueError(
             f"{shared[0]}: this video is in the train and in the test data; remove it from one ({len(shared)} such)"
         )
-    test, train_split = splits
-    prefix = f"{train}: there is no train video"
-    check_label_coverage(test.targets.tolist(), train_split.targets.tolist(), concepts, prefix)
-    return test, train_split, concepts
+    prefix = f"{sources[1][0]}: there is no train video"
+    check_label_coverage(test.targets.tolist(), train.targets.tolist(), concepts, prefix)
+    return splits, concepts
+
+
+def _split_title(source: str | Path, options: dict[str, Any]) -> str:
+    name = Path(source).resolve().name
+    return name if options["split"] is None else f"{name}, {options['split']}"

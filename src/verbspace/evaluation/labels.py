@@ -3,15 +3,65 @@
 from __future__ import annotations
 
 import difflib
+import logging
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from torch import Tensor
 
 from verbspace.concepts.concept_set import ConceptSet
-from verbspace.concepts.labels import label_to_phrase, normalize_label
+from verbspace.concepts.labels import is_number, label_to_phrase, normalize_label, read_label_names
+from verbspace.data.sources.manifest import detect_manifest
 from verbspace.data.sources.record import Record
 
 _MAX_SHOWN = 5  # names in an error message
+logger = logging.getLogger(__name__)
+
+
+def read_labeled_videos(
+    data: str | Path,
+    concepts: ConceptSet | None = None,
+    *,
+    root: str | Path | None = None,
+    split: str | None = None,
+    fold: int | None = None,
+    labels: str | Path | None = None,
+    label_level: int | None = None,
+) -> tuple[list[Record], list[str]]:
+    """Read labeled videos and their labels. If there was a choice of labels, how it was decided is logged.
+
+    Args:
+        data: A source as `read_manifest` reads it, with `root`, `split`, `fold` and `label_level`.
+        concepts: The expected actions, if they are known. They help to tell folders of classes from others.
+        labels: File with the names of class numbers, see `concepts.labels.read_label_names`.
+
+    Raises:
+        ValueError: A video has no label, or may have several.
+    """
+    names = None if labels is None else read_label_names(labels)
+    known = {normalize_label(name) for name in (*concepts.action_names, *concepts.labels)} if concepts else set()
+    manifest = detect_manifest(
+        data, root, split=split, fold=fold, label_names=names, label_level=label_level,
+        is_class_name=(lambda name: normalize_label(name) in known) if known else None,
+    )  # fmt: skip
+    if manifest.note:
+        logger.info("%s: %s", data, manifest.note)
+    if len(manifest.splits) > 1 and split is None:
+        logger.warning("%s: all splits are read (%s); choose one with --split", data, ", ".join(manifest.splits))
+    return manifest.records, require_labels(manifest.records, str(data))
+
+
+def require_names(labels: Iterable[str], data: str | Path) -> None:
+    """Raise ValueError if the labels are numbers, which are no text for an encoder to compare videos with."""
+    names = sorted(set(labels))
+    if names and all(map(is_number, names)):
+        raise ValueError(
+            f"{data}: the labels are numbers ({', '.join(names[:3])}), and zero-shot compares with their names; "
+            f"{_LABELS_REMEDY}"
+        )
+
+
+_LABELS_REMEDY = "pass the names with --labels FILE: a CSV file of id,name, one name per line, or classInd.txt"
 
 
 def concept_set_from_labels(labels: Iterable[str]) -> ConceptSet:
@@ -93,7 +143,10 @@ def _unknown_labels_message(labels: list[str], concepts: ConceptSet) -> str:
         hint = f" (similar: {', '.join(repr(known[key]) for key in similar)})" if similar else ""
         shown.append(f"{label!r}{hint}")
     more = f" and {len(labels) - _MAX_SHOWN} more" if len(labels) > _MAX_SHOWN else ""
+    remedy = "rename the folders, or use a concept set that has these actions"
+    if all(map(is_number, labels)):
+        remedy = _LABELS_REMEDY
     return (
         f"{len(labels)} class{'es' if len(labels) > 1 else ''} of the data match no action of the concept set "
-        f"{concepts.name!r}: {', '.join(shown)}{more}; rename the folders, or use a concept set that has these actions"
+        f"{concepts.name!r}: {', '.join(shown)}{more}; {remedy}"
     )

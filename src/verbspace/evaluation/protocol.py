@@ -31,6 +31,9 @@ class EvalProtocol(BaseModel):
         preprocessing: How frames were fitted to this size.
         seed: Seed of folds and bootstrap.
         train: Name of the training data, for linear-probe and knn.
+        test_in_train: Number of evaluated or missing test videos whose content the training data have, too. Not part
+            of `fingerprint`, like `test_in_adaptation`.
+        test_in_adaptation: Number of those that the encoder was adapted on without labels, as far as its run tells.
         checkpoint: Hash of the encoder. Not part of `fingerprint`.
         base: Hub id and commit of the image checkpoint; None if it is not from the hub. Not part of `fingerprint`.
         chosen: Settings selected on training data, for example C. Not part of `fingerprint`.
@@ -57,6 +60,8 @@ class EvalProtocol(BaseModel):
     train: str | None = None
     train_hash: str | None = None
     train_clips: int | None = None
+    test_in_train: int = 0
+    test_in_adaptation: int = 0
     details: dict[str, Detail] = {}
     checkpoint: str
     base: str | None = None
@@ -71,6 +76,10 @@ class EvalProtocol(BaseModel):
         ]
         if self.train is not None:
             parts.append(f"train {self.train} ({self.train_hash}), {self.train_clips} clips")
+        if self.test_in_train:
+            parts.append(f"NOT DISJOINT: {self.test_in_train} test clips are in the train data")
+        if self.test_in_adaptation:
+            parts.append(f"adapted on {self.test_in_adaptation} of the test clips, without labels")
         parts.append(f"{self.actions} actions ({self.concepts})")
         if self.templates:
             parts.append(f"{len(self.templates)} template{'s' if len(self.templates) > 1 else ''}")
@@ -88,7 +97,7 @@ class EvalProtocol(BaseModel):
 
     def fingerprint(self) -> str:
         """Hash everything but the encoder: 16 hexadecimal digits."""
-        exclude = {"checkpoint", "base", "chosen"}
+        exclude = {"checkpoint", "base", "chosen", "test_in_train", "test_in_adaptation"}
         if self.preprocessing == CLIP_PREPROCESSING:  # results without this field were measured so
             exclude.add("preprocessing")
         content = self.model_dump(mode="json", exclude=exclude)

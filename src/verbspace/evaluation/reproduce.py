@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +123,7 @@ def reproduce(
     selected = [task for task in available if tasks is None or task in tasks]
     if not selected:
         raise ValueError(f"tasks: none is given; choose from {', '.join(available)}")
-    config = config or BenchmarkConfig()
+    config = replace(config or BenchmarkConfig(), encoder_path=encoder)
     configs = {task: build_configs(f"{benchmark}/{task}", root, config) for task in selected}
     evaluations = [evaluation for folds in configs.values() for evaluation in folds.values()]
     for evaluation in evaluations:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -21,6 +22,7 @@ from verbspace.evaluation.labels import check_label_coverage
 from verbspace.evaluation.linear_probe import C_GRID, NUM_FOLDS, linear_probe
 from verbspace.evaluation.metrics import classification_metrics
 from verbspace.evaluation.multi_label import multi_label_metrics
+from verbspace.evaluation.overlap import adaptation_videos, warn_of_copies
 from verbspace.evaluation.protocol import Detail, EvalProtocol, Task, are_comparable
 from verbspace.evaluation.results import Evaluation, MultiLabelEvaluation, MultiLabelResult, Result
 from verbspace.evaluation.zero_shot import zero_shot_scores
@@ -82,6 +84,7 @@ class EvalConfig:
     dtype: Precision
     batch_size: int
     num_workers: int
+    encoder_path: str | Path | None = None  # where the encoder is from, to find the videos that it was adapted on
 
     def __post_init__(self) -> None:
         validate_scoring(self.scoring)
@@ -98,6 +101,23 @@ class EvalConfig:
             missing = [record.file for record in split.records if not storage.exists(record.file)]
             reason = f"{missing[0]}: there is no such file" if missing else ""
             split.validate_missing(len(missing), self.max_missing, reason)
+
+    @cached_property
+    def copies_in_train(self) -> int:
+        """Number of test videos whose content the training data have, too. The first call logs a warning."""
+        if self.train is None:
+            return 0
+        return warn_of_copies(self.test.records, self.train.records, f"that {self.task} learns from")
+
+    @cached_property
+    def copies_in_adaptation(self) -> int:
+        """Number of test videos that the encoder was adapted on, if its run is known. The first call logs a warning."""
+        known = None if self.encoder_path is None else adaptation_videos(self.encoder_path)
+        if known is None:
+            return 0
+        return warn_of_copies(
+            self.test.records, known[1], f"that the encoder was adapted on without labels, {known[0]}"
+        )
 
     @property
     def splits(self) -> list[EvalSplit]:
@@ -125,8 +145,9 @@ class EvalConfig:
         return result
 
     def build_protocol(
-        self, encoder: VideoEncoder, test: EmbeddingResult, train: EmbeddingResult | None, chosen: dict[str, Detail]
-    ) -> EvalProtocol:
+        self, encoder: VideoEncoder, name: str, test: EmbeddingResult, train: EmbeddingResult | None,
+        chosen: dict[str, Detail],
+    ) -> EvalProtocol:  # fmt: skip
         """Record the settings of a measurement; `chosen` are those selected on training data."""
         details: dict[str, Detail] = {}
         if self.task == "linear-probe":
@@ -156,6 +177,8 @@ class EvalConfig:
             train=self.train.name if self.train else None,
             train_hash=data_hash(self.train.records) if self.train else None,
             train_clips=len(train.records) if train else None,
+            test_in_train=self.copies_in_train,
+            test_in_adaptation=self.copies_in_adaptation if name == "encoder" else 0,
             details=details,
             checkpoint=encoder_hash(encoder),
             base=encoder.base_reference(),
@@ -202,6 +225,7 @@ def run_evaluation(
     """
     caches = {} if caches is None else caches
     config.validate_files()  # before any video is read
+    _ = config.copies_in_train, config.copies_in_adaptation  # warn before the videos are embedded
     results = {
         name: evaluate_encoder(config, encoder, name, caches.setdefault(name, EmbeddingCache()), on_progress)
         for name, encoder in encoders.items()
@@ -244,7 +268,7 @@ def evaluate_encoder(
             probe = linear_probe(train.embeddings, train_targets, num_actions, seed=config.seed)
             chosen = {"C": probe.best_C}
             scores = probe.model.scores(test.embeddings)
-    protocol = config.build_protocol(encoder, test, train, chosen)
+    protocol = config.build_protocol(encoder, name, test, train, chosen)
     if config.test.is_multi_label:
         multi = multi_label_metrics(scores, test_targets, seed=config.seed)
         return MultiLabelResult(**multi.model_dump(), protocol=protocol)

@@ -11,8 +11,12 @@ from torch import Tensor
 
 from verbspace.concepts.concept_set import ConceptSet
 from verbspace.concepts.space import ConceptSpace
-from verbspace.data.sources.manifest import read_manifest
-from verbspace.evaluation.labels import concept_set_from_labels, labels_to_indices, require_labels
+from verbspace.evaluation.labels import (
+    concept_set_from_labels,
+    labels_to_indices,
+    read_labeled_videos,
+    require_names,
+)
 from verbspace.evaluation.metrics import classification_metrics
 from verbspace.evaluation.zero_shot import zero_shot_scores
 from verbspace.export.formats import TowerFn
@@ -40,6 +44,7 @@ def check_accuracy(
     data: str | Path,
     concepts: ConceptSet | str | Path | None = None,
     frames: int = 8,
+    label_file: str | Path | None = None,
 ) -> dict[str, Any]:
     """Measure the zero-shot top-1 accuracy of exported towers.
 
@@ -49,15 +54,18 @@ def check_accuracy(
         data: Folder or list of labeled videos.
         concepts: Concept set with the actions. None: that of the encoder, or else the class names.
         frames: Frames per video.
+        label_file: File with the names of class numbers, see `concepts.labels.read_label_names`.
 
     Returns:
         The accuracy of each variant and, for all but the first, the difference of its video embeddings from the first.
     """
-    records = read_manifest(data)
-    labels = require_labels(records, str(data))
     if isinstance(concepts, (str, Path)):
         concepts = ConceptSet.load(concepts)
-    concepts = concepts or encoder.concept_set or concept_set_from_labels(set(labels))
+    concepts = concepts or encoder.concept_set
+    records, labels = read_labeled_videos(data, concepts, labels=label_file)
+    if concepts is None:
+        require_names(labels, data)
+        concepts = concept_set_from_labels(set(labels))
     labels_to_indices(labels, concepts)  # raises before the videos are read
     tokenize = encoder.require_processor().tokenize
     variants: dict[str, Any] = {}

@@ -41,6 +41,7 @@ def export(
     int8: bool = False,
     eval_data: str | Path | None = None,
     concepts: ConceptSet | str | Path | None = None,
+    labels: str | Path | None = None,
 ) -> dict[str, Any]:
     """Write the towers of an encoder, its tokenizer, pixel statistics and concept space, and a README, atomically.
 
@@ -51,6 +52,7 @@ def export(
         int8: Also write `video_int8.onnx` and `text_int8.onnx`.
         eval_data: Folder or list of labeled videos on which to measure the towers' zero-shot accuracy.
         concepts: Concept set for `eval_data`. None: that of the encoder.
+        labels: File with the names of the class numbers of `eval_data`.
 
     Returns:
         The content of `verbspace.json`, with the measured differences from the encoder.
@@ -82,7 +84,7 @@ def export(
         if int8:
             manifest["int8"] = measure_parity(encoder, variants["int8"])
         if eval_data is not None:
-            manifest["check"] = check_accuracy(encoder, variants, eval_data, concepts)
+            manifest["check"] = check_accuracy(encoder, variants, eval_data, concepts, label_file=labels)
         encoder.require_processor().save(temp)
         write_image_processor_config(encoder, temp / "preprocessor_config.json")
         if encoder.concept_set is not None:

@@ -40,6 +40,7 @@ def file_signature(file: str) -> FileSignature | None:
             info = file_system.info(path)
             mtime = next((info[key] for key in _MTIME_KEYS if info.get(key) is not None), None)
             return FileSignature(int(info.get("size") or 0), _to_nanoseconds(mtime))
+        file, _ = storage.split_segment(file)
         shard_path = storage.split_shard_path(file)
         if shard_path is None:
             stat = os.stat(file)

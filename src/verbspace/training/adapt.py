@@ -16,7 +16,7 @@ from verbspace.config.settings import AdaptSettings, dump_settings, result_affec
 from verbspace.data.dataloader import load_views
 from verbspace.data.datasets import ViewDataset
 from verbspace.data.errors import DecodeFailure, DecodeFailures, NoReadableVideo
-from verbspace.data.sources.manifest import Record, data_hash, read_manifest
+from verbspace.data.sources.manifest import Record, data_hash, fold_of, read_manifest
 from verbspace.data.verify import cached_failures
 from verbspace.models.hashing import encoder_hash
 from verbspace.models.video_encoder import VideoEncoder
@@ -64,7 +64,7 @@ def adapt(
     *,
     root: str | Path | None = None,
     split: str | None = None,
-    fold: int = 1,
+    fold: int | None = None,
     init_from: str | Path | None = None,
     allow_config_change: bool = False,
     callbacks: Sequence[Callback] = (),
@@ -163,8 +163,9 @@ def adapt(
                     count=len(records),
                     hash=data_hash(records),
                     source=str(videos) if isinstance(videos, (str, Path)) else None,
+                    root=None if root is None else str(root),
                     split=split,
-                    fold=fold if split else None,
+                    fold=fold_of(Path(videos), fold) if isinstance(videos, (str, Path)) else None,
                 ),
                 init_from=None if init_from is None else str(init_from),
                 frozen=statistics,
@@ -230,11 +231,16 @@ def export_teacher(teacher: VideoEncoder, initial_encoder: VideoEncoder, setting
 
 
 def read_videos(
-    videos: str | Path | Sequence[str | Path], root: str | Path | None = None, split: str | None = None, fold: int = 1
+    videos: str | Path | Sequence[str | Path],
+    root: str | Path | None = None,
+    split: str | None = None,
+    fold: int | None = None,
 ) -> list[Record]:
     """Read records without labels. For the arguments see `adapt`; ValueError if there are no videos."""
     if isinstance(videos, (str, Path)):
         records = read_manifest(videos, root, split=split, fold=fold)
+    elif (root, split, fold) != (None, None, None):
+        raise ValueError("videos: root, split and fold are for folders and lists; paths are given as they are")
     else:
         records = [Record(Path(path)) for path in videos]
     if not records:

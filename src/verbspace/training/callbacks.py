@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from verbspace.concepts.concept_set import ConceptSet
-from verbspace.data.sources.manifest import read_manifest
-from verbspace.evaluation.labels import labels_to_indices, require_labels
+from verbspace.evaluation.labels import labels_to_indices, read_labeled_videos, require_names
 from verbspace.evaluation.zero_shot import zero_shot_scores
 from verbspace.inference.embedding import embed_videos
 from verbspace.models.video_encoder import VideoEncoder
@@ -27,6 +26,7 @@ class ZeroShotValidation:
         data: Labeled videos, in any form that `read_manifest` reads.
         concepts: Concept set that has the labels as actions; built from the labels if not given.
         num_frames: Frames per clip.
+        labels: File with the names of class numbers, see `concepts.labels.read_label_names`.
         max_videos: If there are more videos, this many are taken at even distances.
     """
 
@@ -38,14 +38,17 @@ class ZeroShotValidation:
         *,
         num_frames: int = 8,
         max_videos: int = 200,
+        labels: str | Path | None = None,
     ) -> None:
-        records = read_manifest(data)
-        indices = np.linspace(0, len(records) - 1, min(max_videos, len(records))).round()
-        self.records = [records[int(index)] for index in indices]
-        labels = require_labels(self.records, str(data))
         concept_set = ConceptSet.load(concepts) if isinstance(concepts, (str, Path)) else concepts
-        self.concept_set = concept_set or ConceptSet.from_actions(sorted(set(labels)), "validation labels")
-        classes = labels_to_indices(labels, self.concept_set)
+        records, names = read_labeled_videos(data, concept_set, labels=labels)
+        indices = [int(index) for index in np.linspace(0, len(records) - 1, min(max_videos, len(records))).round()]
+        self.records, names = [records[index] for index in indices], [names[index] for index in indices]
+        if concept_set is None:
+            require_names(names, data)
+            concept_set = ConceptSet.from_actions(sorted(set(names)), "validation labels")
+        self.concept_set = concept_set
+        classes = labels_to_indices(names, self.concept_set)
         self.class_by_path = dict(zip((record.path for record in self.records), classes, strict=True))
         self.encoder, self.data, self.num_frames = encoder, data, num_frames
         self.space = encoder.build_concept_space(self.concept_set)

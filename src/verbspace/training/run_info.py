@@ -46,13 +46,15 @@ class VideosInfo(_Model):
         count: Number of videos.
         hash: `data_hash` of the videos.
         source: Folder or list as it was given; None for a list of paths.
-        split: Split of a benchmark.
-        fold: Fold of a benchmark; None without a split.
+        root: Folder of the videos, if it was given.
+        split: Split of the source; None for all.
+        fold: Fold of a benchmark; None for other sources.
     """
 
     count: int
     hash: str
     source: str | None = None
+    root: str | None = None
     split: str | None = None
     fold: int | None = None
 

@@ -183,7 +183,7 @@ def test_hub_metadata_without_labels_and_with_errors(tmp_path: Path) -> None:
     path.write_text('{"file_name": "a.mp4", "text": "a man waves"}\n')
     assert read_manifest(tmp_path) == [Record(tmp_path / "a.mp4")]
     path.write_text('{"file_name": "a.mp4"}\n{"name": "b"}\n')
-    with pytest.raises(ValueError, match=r"metadata.jsonl: row 2: no file_name"):
+    with pytest.raises(ValueError, match=r"metadata.jsonl: line 2: none of the columns"):
         read_manifest(tmp_path)
     path.write_text("{")
     with pytest.raises(ValueError, match=r"metadata.jsonl: line 1: not valid JSON"):

@@ -21,7 +21,7 @@ def test_labels_are_folder_names(tmp_path: Path) -> None:
         Record(tmp_path / "a/x.avi", "a"),
         Record(tmp_path / "b/1.MP4", "b"),
         Record(tmp_path / "b/2.mp4", "b"),
-        Record(tmp_path / "c/d/z.mkv", "d"),
+        Record(tmp_path / "c/d/z.mkv", "c"),
     ]
 
 

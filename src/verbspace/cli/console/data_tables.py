@@ -28,6 +28,13 @@ def dataset_table(summary: DatasetSummary) -> Table:
         table.add_row("", Text(_join_truncated(sorted(summary.class_counts))))
     else:
         table.add_row("classes", "no labels")
+    if summary.splits:
+        table.add_row("splits", ", ".join(summary.splits))
+    if summary.note:
+        table.add_row("note", Text(summary.note))
+    if summary.skipped:
+        counts_by_ending = [f"{count:,} {ending or 'no extension'}" for ending, count in summary.skipped.most_common()]
+        table.add_row("left out", Text(f"{summary.skipped.total():,} other files: {_join_truncated(counts_by_ending)}"))
     if summary.durations:
         low, median, high = min(summary.durations), statistics.median(summary.durations), max(summary.durations)
         probed_files = f"{summary.num_probed} files probed"

@@ -15,7 +15,7 @@ from verbspace.data.decoding.pyav import decode_timestamps, iter_rgb
 from verbspace.data.decoding.timestamps import TimestampMismatch, demux, make_timestamps, pts_to_seconds
 from verbspace.data.errors import DecodeError
 from verbspace.data.frame_preprocessing import FramePreprocessing
-from verbspace.data.sampling import Window, linspace_in_window, nearest_frame
+from verbspace.data.sampling import Window, limit_to_segment, linspace_in_window, nearest_frame
 
 WindowPlanner = Callable[[float], Sequence[Window]]
 
@@ -30,7 +30,8 @@ def stream_windows(
 ) -> Iterator[tuple[Window, Tensor, Tensor]]:
     """Yield the windows of a video in order, with T = `num_frames` frames of S × S pixels.
 
-    `plan_windows` maps the duration of the video in seconds to windows with ascending starts and ends. A window comes
+    `plan_windows` maps the duration of the video in seconds to windows with ascending starts and ends; if the path
+    means a part of the video, the duration of the part. Windows are yielded in seconds of the video. A window comes
     with its frames, uint8 RGB (T, 3, S, S), and their seconds from its start, float32 (T,). `preprocessing` fits the
     frames.
 
@@ -48,9 +49,14 @@ def stream_windows(
     if timestamps is None:
         timestamps = decode_timestamps(path)
     times = timestamps.times
+    first, part, duration = limit_to_segment(path, times, timestamps.duration)
+    offset = float(times[first])
     pending: deque[tuple[Window, np.ndarray]] = deque(
-        (window, nearest_frame(times, linspace_in_window(window, num_frames)))
-        for window in plan_windows(timestamps.duration)
+        (
+            Window(window.start + offset, window.end + offset),
+            first + nearest_frame(part, linspace_in_window(window, num_frames)),
+        )
+        for window in plan_windows(duration)
     )
     needed = {int(n) for _, indices in pending for n in indices}
     crops: dict[int, Tensor] = {}

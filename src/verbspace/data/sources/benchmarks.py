@@ -7,8 +7,11 @@ import re
 from pathlib import Path
 from typing import Any
 
-from verbspace.data.sources.file_lists import FileLocator
-from verbspace.data.sources.record import Record, is_in_split
+from verbspace.data.sources.columns import make_segment
+from verbspace.data.sources.folders import FileLocator
+from verbspace.data.sources.record import Record
+from verbspace.data.sources.splits import SplitSelector, canonical_split, require_split
+from verbspace.data.sources.storage import add_segment
 from verbspace.data.sources.text_files import csv_columns, numbered_lines, read_csv
 
 _UCF101_LIST = re.compile(r"(train|test)list0?(\d)\.txt")
@@ -25,6 +28,12 @@ def is_ucf101(source: Path) -> bool:
     return _UCF101_LIST.fullmatch(source.name) is not None and (source.parent / "classInd.txt").is_file()
 
 
+def ucf101_fold(source: Path) -> int | None:
+    """Return the fold that a split file of UCF101 is; None for the folder."""
+    match = _UCF101_LIST.fullmatch(source.name)
+    return None if match is None else int(match[2])
+
+
 def read_ucf101(source: Path, locator: FileLocator, split: str | None, fold: int) -> list[Record]:
     """Read ``trainlist0N.txt`` (``Class/v_Class_g01_c01.avi 1``) or ``testlist0N.txt`` (without class index).
 
@@ -33,6 +42,8 @@ def read_ucf101(source: Path, locator: FileLocator, split: str | None, fold: int
     """
     if source.is_dir():
         source = source / f"{_require_split(source, split)}list{fold:02d}.txt"
+    elif split is not None and not source.name.startswith(canonical_split(split)):
+        raise ValueError(f"{source}: this is not the split {split!r}; leave out --split, or pass the folder")
     names = [line.partition(" ")[2] for _, line in numbered_lines(source.parent / "classInd.txt")]
     name_by_folder = {name.casefold(): name for name in names}
     records = []
@@ -43,6 +54,11 @@ def read_ucf101(source: Path, locator: FileLocator, split: str | None, fold: int
             raise ValueError(f"{source}: line {number}: {folder!r} is not in classInd.txt; use files of one version")
         records.append(Record(locator.locate(path), label))
     return records
+
+
+def is_hmdb51(source: Path) -> bool:
+    """Return whether this is the folder of the split files of HMDB51."""
+    return source.is_dir() and any(source.glob("*_test_split?.txt"))
 
 
 def read_hmdb51(source: Path, locator: FileLocator, split: str | None, fold: int) -> list[Record]:
@@ -63,16 +79,18 @@ def read_hmdb51(source: Path, locator: FileLocator, split: str | None, fold: int
 def read_kinetics(source: Path, locator: FileLocator, split: str | None) -> list[Record]:
     """Read ``label,youtube_id,time_start,time_end,split``; videos are ``{id}_{start:06d}_{end:06d}`` or ``{id}``."""
     records: list[Record] = []
+    selector = SplitSelector(source, split)
     for number, row in read_csv(source):
         name = row["youtube_id"]
         try:
             start, end = (round(float(row[key] or "")) for key in ("time_start", "time_end"))
         except ValueError:
             raise ValueError(f"{source}: line {number}: time_start and time_end must be numbers of seconds") from None
-        if is_in_split(row.get("split"), split):
+        if selector.keeps(row.get("split"), number):
             stems = (f"{name}_{start:06d}_{end:06d}", name)
             paths = [f"{stem}{extension}" for stem in stems for extension in _EXTENSIONS]
             records.append(Record(locator.locate(*paths), (row.get("label") or "").strip() or None))
+    selector.validate()
     return records
 
 
@@ -103,14 +121,24 @@ def charades_classes(source: Path) -> dict[str, str]:
     return dict(line.split(" ", 1) for _, line in lines if " " in line)
 
 
-def read_ssv2(source: Path, locator: FileLocator) -> list[Record]:
-    """Read ``[{"id", "template", …}]``: the class is the template without its brackets, the video is ``{id}.webm``."""
+def read_json(source: Path, locator: FileLocator, split: str | None) -> tuple[list[Record], str]:
+    """Read a JSON file of Something-Something or ActivityNet, and return the name of the format with the records."""
     try:
-        entries: Any = json.loads(source.read_text(encoding="utf-8-sig"))
+        content: Any = json.loads(source.read_text(encoding="utf-8-sig"))
     except ValueError as error:
         raise ValueError(f"{source}: not valid JSON: {error}") from None
+    if isinstance(content, dict) and isinstance(content.get("database"), dict):
+        return _read_activitynet(source, content["database"], locator, split), "JSON file of ActivityNet"
+    if not isinstance(content, list):
+        raise ValueError(f"{source}: neither a list of {{id, template}} nor an object with `database` (ActivityNet)")
+    require_split(source, split)
+    return _read_ssv2(source, content, locator), "JSON file of Something-Something"
+
+
+def _read_ssv2(source: Path, entries: list[Any], locator: FileLocator) -> list[Record]:
+    """Read ``[{"id", "template", …}]``: the class is the template without its brackets, the video is ``{id}.webm``."""
     records = []
-    for position, entry in enumerate(entries if isinstance(entries, list) else []):
+    for position, entry in enumerate(entries):
         if not isinstance(entry, dict) or not str(entry.get("id", "")).strip():
             raise ValueError(f"{source}: entry {position}: no id; expected a list of {{id, template}}")
         template = entry.get("template")
@@ -120,7 +148,35 @@ def read_ssv2(source: Path, locator: FileLocator) -> list[Record]:
     return records
 
 
+def _read_activitynet(source: Path, database: dict[str, Any], locator: FileLocator, split: str | None) -> list[Record]:
+    """Read ``{id: {"subset", "annotations": [{"segment": [start, end], "label"}]}}``: one record per annotation.
+
+    A video is ``v_{id}.mp4`` or ``{id}.mp4``. One without annotations, as in the testing subset, is one record.
+    """
+    selector = SplitSelector(source, split)
+    records = []
+    for number, (name, entry) in enumerate(database.items(), 1):
+        if not isinstance(entry, dict) or not isinstance(annotations := entry.get("annotations", []), list):
+            raise ValueError(f"{source}: database.{name}: expected an object with subset and annotations")
+        if not selector.keeps(entry.get("subset"), number):
+            continue
+        stems = (name, name.removeprefix("v_"), f"v_{name}")
+        file = locator.locate(*[f"{stem}{extension}" for stem in dict.fromkeys(stems) for extension in _EXTENSIONS])
+        if not annotations:
+            records.append(Record(file))
+        for position, annotation in enumerate(annotations):
+            where = f"{source}: database.{name}.annotations.{position}"
+            try:
+                (start, end), label = annotation["segment"], str(annotation["label"])
+            except (TypeError, KeyError, ValueError):
+                raise ValueError(f"{where}: expected {{segment: [start, end], label}}") from None
+            records.append(Record(add_segment(file, make_segment(where, start, end)), label))
+    selector.validate()
+    return records
+
+
 def _require_split(source: Path, split: str | None) -> str:
-    if split not in ("train", "test"):
+    name = canonical_split(split or "")
+    if name not in ("train", "test"):
         raise ValueError(f"{source}: the files have several splits; choose one with --split train or test")
-    return split
+    return name

@@ -15,6 +15,11 @@ from verbspace.data.sources import storage
 from verbspace.data.sources.manifest import read_manifest
 from verbspace.data.sources.storage import is_url
 
+# Sources that name videos, or that `read_manifest` rejects with the command that unpacks them.
+_LIST_SUFFIXES = (
+    ".tar", ".txt", ".csv", ".tsv", ".json", ".jsonl", ".parquet", ".zip", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz",
+    ".tar.zst", ".7z", ".rar",
+)  # fmt: skip
 __all__ = ["expand_inputs", "is_url", "localize"]
 
 
@@ -23,8 +28,9 @@ def expand_inputs(
 ) -> Iterator[str]:
     """Yield the files that sources name, in order. The files of a folder or pattern are sorted; repeats are kept.
 
-    A source is a file, a folder or a tar shard (all of its videos), a pattern (``clips/**/*.mp4``), a URL or a pattern
-    of URLs with one of `storage.URL_SCHEMES` (``s3://``, ``https://``, ``hf://``), or ``-`` for `lines` of sources.
+    A source is a file, a folder, a list or a tar shard (all of its videos), a pattern (``clips/**/*.mp4``), a URL or a
+    pattern of URLs with one of `storage.URL_SCHEMES` (``s3://``, ``https://``, ``hf://``), or ``-`` for `lines` of
+    sources.
     A file that does not exist is yielded too: decoding reports it. If a source names no videos or cannot be read,
     `on_error` is called with the message, and the next sources follow; by default the ValueError or OSError is raised.
     """
@@ -55,7 +61,7 @@ def _expand(source: str) -> list[str]:
             found = [system.unstrip_protocol(name) for name in sorted(system.glob(path))]
         except Exception as error:  # file systems raise errors of their own
             raise OSError(f"{source}: cannot be listed: {error}") from None
-    elif Path(source).is_dir() or source.endswith(".tar"):
+    elif Path(source).is_dir() or (source.lower().endswith(_LIST_SUFFIXES) and Path(source).exists()):
         return [record.file for record in read_manifest(source)]
     elif Path(source).exists() or not glob.has_magic(source):
         return [source]

@@ -9,9 +9,13 @@ from typing import Any, NamedTuple
 
 VIDEO_EXTENSIONS = (
     ".mp4", ".avi", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".ts", ".3gp", ".ogv", ".gif",
+    ".mts", ".m2ts", ".m2t", ".mpe", ".m1v", ".m2v", ".mp4v", ".vob", ".mod", ".tod", ".3g2", ".3gpp", ".asf", ".divx",
+    ".xvid", ".f4v", ".qt", ".rm", ".rmvb", ".ogm", ".mxf", ".gxf", ".dv", ".wtv", ".dvr-ms", ".swf", ".nsv", ".nut",
+    ".pva", ".ivf", ".obu", ".h261", ".h263", ".h264", ".264", ".avc", ".h265", ".265", ".hevc", ".266", ".vvc", ".av1",
+    ".mjpg", ".mjpeg", ".y4m", ".vc1", ".drc", ".mk3d", ".insv", ".lrv", ".360", ".trp", ".tp", ".amv", ".apng",
 )  # fmt: skip
 LABEL_COLUMNS = ("label", "class", "class_name", "action", "category", "label_name")  # tried in this order
-_SPLIT_ALIASES = {"val": "validation", "validate": "validation"}
+_VIDEO_EXTENSION_SET = frozenset(VIDEO_EXTENSIONS)
 
 
 class _RecordFields(NamedTuple):
@@ -40,18 +44,16 @@ class Record(_RecordFields):
 
 def is_video(name: str) -> bool:
     """Return whether a file name has a video extension."""
-    return name.lower().endswith(VIDEO_EXTENSIONS)
+    return extension(name) in _VIDEO_EXTENSION_SET
+
+
+def extension(name: str) -> str:
+    """Return the extension of a file name in lower case, with its dot; an empty string if there is none."""
+    dot = name.rfind(".")
+    return name[dot:].lower() if dot > name.rfind("/") else ""
 
 
 def label_from_row(row: Mapping[str, Any]) -> str | None:
     """Return the class name in a row of a table, from the first of `LABEL_COLUMNS` that is not empty."""
     label = next((row[key] for key in LABEL_COLUMNS if row.get(key) not in (None, "")), None)
     return None if label is None else str(label)
-
-
-def is_in_split(value: str | None, split: str | None) -> bool:
-    """Return whether a row with the split `value` belongs to `split`. Rows without a split belong to every split."""
-    if not value or split is None:
-        return True
-    names = (name.strip().lower() for name in (value, split))
-    return len({_SPLIT_ALIASES.get(name, name) for name in names}) == 1

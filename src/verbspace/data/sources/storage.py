@@ -1,4 +1,7 @@
-"""Where the bytes of a video are: in a file, in a tar shard (not unpacked) as ``shard.tar/member.mp4``, or at a URL."""
+"""Where the bytes of a video are: in a file, in a tar shard (not unpacked) as ``shard.tar/member.mp4``, or at a URL.
+
+A path may end with the part of the video that is meant, in seconds: ``video.mp4#t=1.5,9`` (as in W3C Media Fragments).
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ import fsspec
 URL_SCHEMES = (
     "file", "http", "https", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "hf", "memory",
 )  # fmt: skip
+_SEGMENT_PATTERN = re.compile(r"#t=(\d+(?:\.\d+)?),(\d+(?:\.\d+)?)?")
 _SHARD_PATTERN = re.compile(r"\.tar(?=/)", re.IGNORECASE)
 
 
@@ -24,6 +28,26 @@ class ByteRange(NamedTuple):
     file: str
     start: int
     size: int
+
+
+class Segment(NamedTuple):
+    """Part of a video, in seconds from its first frame. `end` is None for the end of the video."""
+
+    start: float
+    end: float | None
+
+
+def add_segment(file: str, segment: Segment) -> str:
+    """Return a path that means only a part of a video."""
+    return f"{file}#t={segment.start:.10g},{'' if segment.end is None else f'{segment.end:.10g}'}"
+
+
+def split_segment(file: str) -> tuple[str, Segment | None]:
+    """Split a path into the path of the video and the part that is meant; None for the whole video."""
+    position = file.rfind("#t=")
+    if position < 0 or (match := _SEGMENT_PATTERN.fullmatch(file, position)) is None:
+        return file, None
+    return file[:position], Segment(float(match[1]), None if match[2] is None else float(match[2]))
 
 
 def is_url(file: str) -> bool:
@@ -78,6 +102,7 @@ def _tar_index(shard: str, size: int, mtime_ns: int) -> dict[str, ByteRange]:
 
 def locate(file: str) -> ByteRange | None:
     """Return where the bytes of a video are, None if it does not exist. Raises ValueError if its shard is damaged."""
+    file, _ = split_segment(file)
     parts = split_shard_path(file)
     if parts is not None:
         return tar_index(parts[0]).get(parts[1])
@@ -91,6 +116,7 @@ def exists(file: str) -> bool:
 
 def file_signature(file: str) -> list[int]:
     """Return the size in bytes and the modification time in ns, to detect changes; -1 if missing."""
+    file, _ = split_segment(file)
     parts = split_shard_path(file)
     try:
         stat = os.lstat(file if parts is None else parts[0])
