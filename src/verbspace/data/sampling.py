@@ -58,7 +58,7 @@ def limit_to_segment(file: str | Path, times: np.ndarray) -> tuple[int, np.ndarr
         first += int(segment.end is None or following < segment.end - _SLACK)
     last = len(times) if segment.end is None else int(np.searchsorted(times, segment.end - _SLACK))
     part = times[first : max(last, first + 1)]
-    return first, part - part[0]
+    return first, np.round(part - part[0], 9)  # without the rounding error of the difference, as if cut out
 
 
 def shift_frames(plans: Sequence[ViewPlan], first: int) -> list[ViewPlan]:

@@ -29,7 +29,8 @@ def expand_inputs(
     """Yield the files that sources name, in order. The files of a folder or pattern are sorted; repeats are kept.
 
     A source is a file, a folder, a list or a tar shard (all of its videos), a pattern (``clips/**/*.mp4``), a URL or a
-    pattern of URLs with one of `storage.URL_SCHEMES` (``s3://``, ``https://``, ``hf://``), or ``-`` for `lines` of sources.
+    pattern of URLs with one of `storage.URL_SCHEMES` (``s3://``, ``https://``, ``hf://``), or ``-`` for `lines` of
+    sources.
     A file that does not exist is yielded too: decoding reports it. If a source names no videos or cannot be read,
     `on_error` is called with the message, and the next sources follow; by default the ValueError or OSError is raised.
     """
