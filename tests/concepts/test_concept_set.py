@@ -256,3 +256,13 @@ def test_missing_files(tmp_path: Path) -> None:
             ConceptSet.load(name)
     with pytest.raises(ConceptSetError, match=r"cannot be read \(.*directory"):
         ConceptSet.load(tmp_path)
+
+
+def test_lists_of_classes_are_concept_sets(tmp_path: Path) -> None:
+    (tmp_path / "classInd.txt").write_text("1 ApplyEyeMakeup\n2 Archery\n")
+    (tmp_path / "empty.csv").write_text("\n")
+    concepts = ConceptSet.load(tmp_path / "classInd.txt")
+    assert (concepts.name, concepts.action_names) == ("classInd", ["apply eye makeup", "archery"])
+    assert concepts.labels == ["ApplyEyeMakeup", "Archery"]
+    with pytest.raises(ConceptSetError, match=r"empty.csv: no action names found"):
+        ConceptSet.load(tmp_path / "empty.csv")

@@ -2,19 +2,22 @@
 
 import json
 import logging
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from support.small_encoders import with_random_temporal
-from support.video_files import write_video
+from support.video_files import touch, write_video
 from verbspace.cli.console.results import print_results
 from verbspace.concepts.concept_set import ConceptSet, concept_set_from_dict
 from verbspace.concepts.space import ConceptSpace
+from verbspace.data.sources.record import Record
 from verbspace.evaluation.evaluate import evaluate
 from verbspace.evaluation.labels import concept_set_from_labels, labels_to_indices
 from verbspace.evaluation.linear_probe import C_GRID
+from verbspace.evaluation.overlap import adaptation_videos, find_copies
 from verbspace.evaluation.protocol import are_comparable
 from verbspace.evaluation.results import Evaluation
 from verbspace.models.hashing import encoder_hash
@@ -242,3 +245,72 @@ def test_progress_names_encoder_and_split(encoder: VideoEncoder, data: Path) -> 
         on_progress=lambda stage, done, total, values: calls.append((stage, done, total)),
     )  # fmt: skip
     assert calls == [(f"{name}: test", done, 13) for name in ("frozen", "encoder") for done in (8, 13)]
+
+
+def list_of(folder: Path, data: Path, labels: dict[str, str]) -> Path:
+    lines = [f"{data}/{action}/{n}.mp4 {label}" for action, label in labels.items() for n in range(4)]
+    (folder / "list.txt").write_text("\n".join(lines))
+    return folder / "list.txt"
+
+
+def test_class_numbers_need_names(encoder: VideoEncoder, data: Path, tmp_path: Path) -> None:
+    numbered = list_of(tmp_path, data / "test", {"wave": "0", "jump": "1", "brush_teeth": "2"})
+    for concepts in (None, CONCEPTS):
+        with pytest.raises(ValueError, match=r"--labels FILE: a CSV file of id,name"):
+            evaluate(encoder, numbered, concepts=concepts, frames=4)
+    (tmp_path / "names.txt").write_text("wave\njump\nbrush_teeth\n")
+    found = evaluate(encoder, numbered, concepts=CONCEPTS, frames=4, labels=tmp_path / "names.txt", baseline=False)
+    named = list_of(tmp_path, data / "test", {"wave": "wave", "jump": "jump", "brush_teeth": "brush_teeth"})
+    assert found.result == evaluate(encoder, named, concepts=CONCEPTS, frames=4, baseline=False).result
+    numbered = list_of(tmp_path, data / "test", {"wave": "0", "jump": "1", "brush_teeth": "2"})
+    assert (
+        evaluate(encoder, numbered, "knn", train=data / "train", frames=4, labels=tmp_path / "names.txt").result.n == 12
+    )
+
+
+def test_copies_of_test_videos_are_told(
+    encoder: VideoEncoder, data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    copy = tmp_path / "copy"
+    for action in COLORS:
+        (copy / action).mkdir(parents=True)
+        for n in range(4):
+            shutil.copy(data / f"test/{action}/{n}.mp4", copy / action / f"other{n}.mp4")
+    with caplog.at_level(logging.WARNING, "verbspace"):
+        found = evaluate(encoder, data / "test", "knn", train=copy, frames=4, max_missing=0.5)
+        assert "12 of 13 test videos are in the data that knn learns from" in caplog.text
+        assert caplog.text.count("learns from") == 1
+        caplog.clear()
+        clean = evaluate(encoder, data / "test", "knn", train=data / "train", frames=4, max_missing=0.5, baseline=False)
+        assert "learns from" not in caplog.text
+    assert found.result.protocol.test_in_train == 12
+    assert "NOT DISJOINT: 12 test clips are in the train data" in found.result.protocol.summary()
+    assert clean.result.protocol.test_in_train == 0
+
+
+def test_copies_need_equal_content(tmp_path: Path) -> None:
+    big = bytes(300_000)
+    contents = {"a": big, "b": big[:-1] + b"x", "c": big[:150_000] + b"x" + big[150_001:], "d": b"small", "e": b"smell"}
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+        (tmp_path / f"{name}2").write_bytes(content)
+    (tmp_path / "link").symlink_to(tmp_path / "d")
+    train = [Record(tmp_path / name) for name in ("a2", "d2", "gone")]
+    test = [Record(tmp_path / name) for name in ("a", "b", "c", "d#t=1,2", "e", "absent")]
+    assert find_copies(test, train) == {
+        str(tmp_path / "a"): str(tmp_path / "a2"),
+        str(tmp_path / "d"): str(tmp_path / "d2"),
+    }
+    assert find_copies([Record(tmp_path / "link")], test) == {str(tmp_path / "link"): str(tmp_path / "d")}
+
+
+def test_videos_of_a_run_are_known(tmp_path: Path) -> None:
+    touch(tmp_path / "videos", "train/wave/0.mp4", "test/wave/1.mp4")
+    (tmp_path / "run/encoder").mkdir(parents=True)
+    videos = {"source": str(tmp_path / "videos"), "split": "train", "fold": None}
+    (tmp_path / "run/run.json").write_text(json.dumps({"videos": videos}))
+    known = adaptation_videos(tmp_path / "run/encoder")
+    assert known == (str(tmp_path / "videos"), [Record(tmp_path / "videos/train/wave/0.mp4", "wave")])
+    assert adaptation_videos(tmp_path) is None
+    (tmp_path / "run/run.json").write_text(json.dumps({"videos": None}))
+    assert adaptation_videos(tmp_path / "run") is None

@@ -59,8 +59,9 @@ def limit_to_segment(file: str | Path, times: np.ndarray, duration: float) -> tu
         first += int(segment.end is None or following < segment.end - _SLACK)
     last = len(times) if segment.end is None else int(np.searchsorted(times, segment.end - _SLACK))
     part = times[first : max(last, first + 1)]
+    seconds = np.round(part - part[0], 9)  # without the rounding error of the difference, as if cut out
     end = duration if segment.end is None else min(segment.end, duration)
-    return first, part - part[0], max(end - float(part[0]), float(part[-1] - part[0]))
+    return first, seconds, max(round(end - float(part[0]), 9), float(seconds[-1]))
 
 
 def shift_frames(plans: Sequence[ViewPlan], first: int) -> list[ViewPlan]:

@@ -14,7 +14,7 @@ from verbspace.concepts.labels import label_to_phrase
 from verbspace.concepts.space import ScoringMode
 from verbspace.data.decoding.backends import Decoder
 from verbspace.data.sources.benchmarks import charades_classes, is_charades
-from verbspace.data.sources.manifest import read_manifest
+from verbspace.data.sources.manifest import fold_of, read_manifest
 from verbspace.data.sources.record import Record
 from verbspace.data.sources.text_files import read_lines
 from verbspace.evaluation.labels import labels_to_indices, require_labels
@@ -180,7 +180,7 @@ def _build_splits(
     spec = BENCHMARKS[name]
     title = name if len(spec.folds) == 1 else f"{name}, split {fold}"
     annotations = _find_annotations(root, spec.annotation_files)
-    test = read_manifest(annotations, root, split=spec.test_split, fold=fold)
+    test = read_manifest(annotations, root, split=spec.test_split, fold=fold_of(annotations, fold))
     if is_charades(annotations):
         concepts = concepts or ConceptSet.from_actions(
             [label_to_phrase(label) for label in charades_classes(annotations).values()], name
@@ -193,7 +193,8 @@ def _build_splits(
     train: list[Record] = []
     if spec.task != "zero-shot":
         train_annotations = _find_annotations(root, spec.train_annotation_files or spec.annotation_files)
-        train = read_manifest(train_annotations, root, split=spec.test_split and "train", fold=fold)
+        train_fold = fold_of(train_annotations, fold)
+        train = read_manifest(train_annotations, root, split=spec.test_split and "train", fold=train_fold)
     class_names = sorted({*require_labels(test, name), *require_labels(train, name)})
     if spec.class_name_files:
         names = [file_name.format(fold=fold) for file_name in spec.class_name_files]

@@ -179,16 +179,16 @@ def _read_directory(
     if tables:
         return _join_splits(source, split, [(path.parent, _from_table(path, path.parent, None, "")) for path in tables])
     if shards := list_shards(source):
-        if videos := scan_folder(source).videos:
-            raise ValueError(f"{source}: contains shards ({shards[0].name}) and videos ({videos[0][0]}); separate them")
+        if beside := scan_folder(source).videos:
+            raise ValueError(f"{source}: contains shards ({shards[0].name}) and videos ({beside[0][0]}); separate them")
         if split is not None:
             require_split(source.resolve(), split, "a folder of shards")
         return Manifest(read_shards(shards), f"WebDataset, {len(shards)} shards")
     if by_folder := [(source / name, found) for name in names if (found := list_shards(source / name))]:
         parts = [(at, Manifest(read_shards(found), "WebDataset")) for at, found in by_folder]
         return _join_splits(source, split, parts)
-    folder = read_folder(source, split, label_level, is_class_name)
-    return Manifest(folder.records, _FOLDER_FORMAT, folder.skipped, folder.splits, folder.note)
+    videos = read_folder(source, split, label_level, is_class_name)
+    return Manifest(videos.records, _FOLDER_FORMAT, videos.skipped, videos.splits, videos.note)
 
 
 def _join_splits(source: Path, split: str | None, parts: list[tuple[Path, Manifest]]) -> Manifest:

@@ -79,7 +79,10 @@ def require_split(source: Path, split: str | None, kind: str = "a list without a
     """Raise ValueError unless `split` is None, or the name of a file or folder says that it is this split."""
     if split is None:
         return
-    found = split_in_name(source.stem if source.is_file() else source.name)
+    if source.is_dir():
+        found = canonical_split(source.name) if is_split_name(source.name) else None
+    else:
+        found = split_in_name(source.stem)
     if found is None:
         raise ValueError(f"{source}: this is {kind}, so split {split!r} cannot be selected; leave out --split")
     if found != canonical_split(split):
