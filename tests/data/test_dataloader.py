@@ -108,7 +108,7 @@ def assert_same_batches(one: list[dict[str, torch.Tensor]], other: list[dict[str
 
 def test_training_continues_when_workers_hang_and_crash(records: list[Record], monkeypatch: pytest.MonkeyPatch) -> None:
     run_before_decoding(monkeypatch, at1=hang, at3=crash, at4=lambda: os._exit(3))
-    monkeypatch.setattr(dataloader, "_WORKER_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(dataloader, "VIDEO_TIMEOUT_S", 1.0)
     failures = DecodeFailures(6)
     start = time.monotonic()
     loader = load_views(ViewDataset(records, SMALL), batch_size=3, num_workers=2, failures=failures)
@@ -199,7 +199,7 @@ def test_workers_that_are_always_killed_raise(records: list[Record], monkeypatch
 
 def test_evaluation_reports_videos_that_hang_and_crash(records: list[Record], monkeypatch: pytest.MonkeyPatch) -> None:
     run_before_decoding(monkeypatch, at1=hang, at4=crash)
-    monkeypatch.setattr(dataloader, "_WORKER_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(dataloader, "VIDEO_TIMEOUT_S", 1.0)
     dataset = ClipDataset(records, num_frames=2, preprocessing=FramePreprocessing(32))
     batches = list(load_clips(dataset, batch_size=4, num_workers=2))
     assert [index for batch in batches for index in batch["index"].tolist()] == [0, 2, 3, 5]

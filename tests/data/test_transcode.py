@@ -106,5 +106,15 @@ def test_name_collisions_and_the_source_folder_are_rejected(videos: Path, tmp_pa
 def test_a_copy_that_differs_is_rejected(videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transcode_module, "MIN_PSNR_DB", 90.0)
     with pytest.raises(ValueError, match=r"a.avi: the transcoded copy differs from the original \(PSNR \d+ dB\); keep"):
-        transcode_module.transcode_file(str(videos / "wave/a.avi"), videos, tmp_path / "copies", TranscodeConfig())
-    assert not list((tmp_path / "copies").rglob("*.*"))
+        transcode_module.transcode_file(
+            str(videos / "wave/a.avi"), videos, tmp_path / "copies", TranscodeConfig(), tmp_path
+        )
+    assert not (tmp_path / "copies").exists()
+    assert not list(tmp_path.glob("*.mp4"))
+
+
+def test_a_copy_that_takes_too_long_leaves_nothing_behind(videos: Path, tmp_path: Path) -> None:
+    write_video(videos / "long.mp4", numbered_frames(200, 480, 640))
+    (result,) = transcode([str(videos / "long.mp4")], videos, tmp_path / "copies", timeout=0.2)
+    assert result.error == "not decoded within 0.2 s"
+    assert [path.name for path in (tmp_path / "copies").iterdir()] == [TRANSCODE_LOG_NAME]

@@ -1,5 +1,6 @@
 """Bad files: each is reported with the reason, and none ends, stalls or affects a run."""
 
+import errno
 import faulthandler
 import json
 import os
@@ -17,9 +18,9 @@ from typer.testing import CliRunner
 from support.training_fixtures import make_concept_set, make_settings, write_clips
 from support.video_files import numbered_frames, touch, write_bad_files, write_video
 from verbspace.cli import main
-from verbspace.data import verify
+from verbspace.data import verify, worker_pool
 from verbspace.data.decoding.pyav import count_frames, decode_frames
-from verbspace.data.errors import DecodeError, DecodeFailures, NoReadableVideo
+from verbspace.data.errors import DecodeError, DecodeFailures, MachineError, NoReadableVideo, UnreachableVideo
 from verbspace.data.sources.manifest import read_manifest
 from verbspace.data.verify import VERIFY_LOG_NAME, CheckLog, cached_failures, run_in_subprocesses, verify_files
 from verbspace.models.video_encoder import VideoEncoder
@@ -51,6 +52,16 @@ def misbehave(file: str) -> int:
         os._exit(3)
     if name.startswith("odd"):
         raise MemoryError("too many pixels")
+    if name.startswith("oom"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    if name.startswith("full"):
+        raise OSError(errno.ENOSPC, "No space left on device", file)
+    if name.startswith("mux"):
+        raise av.error.FFmpegError(errno.ENOSPC, "No space left on device", file)
+    if name.startswith("locked"):
+        raise UnreachableVideo(file, "not decodable as video: Permission denied")
+    if name.startswith("slow"):
+        time.sleep(1.0)
     return 7
 
 
@@ -134,6 +145,95 @@ def test_a_folder_with_only_bad_files_is_an_error(tmp_path: Path, tiny_clip: Pat
     encoder = VideoEncoder.from_pretrained(tiny_clip)
     with pytest.raises(NoReadableVideo, match=r"found all 1 videos unreadable; .*the file is empty"):
         adapt(encoder, videos, make_concept_set(), tmp_path / "run", make_settings())
+
+
+def test_a_file_that_timed_out_is_tried_again_with_a_longer_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processed_files: list[str]
+) -> None:
+    monkeypatch.setattr(verify, "_START_METHOD", "fork")
+    monkeypatch.setattr(verify, "count_frames", misbehave)
+    files = [str(touch(tmp_path, "slow") / "slow"), str(touch(tmp_path, "crash") / "crash")]
+    log_path = tmp_path / VERIFY_LOG_NAME
+    for timeout, errors, tried in [
+        (0.3, ["not decoded within 0.3 s", "the decoder crashed (signal 11)"], ["slow", "crash"]),
+        (0.2, ["not decoded within 0.3 s", "the decoder crashed (signal 11)"], []),
+        (10.0, [None, "the decoder crashed (signal 11)"], ["slow"]),
+        (10.0, [None, "the decoder crashed (signal 11)"], []),
+    ]:
+        processed_files.clear()
+        results = verify_files(files, log_path, timeout=timeout)
+        assert [result.error for result in results] == errors
+        assert [Path(file).name for file in processed_files] == tried
+
+
+def test_training_gives_a_file_that_timed_out_more_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verify, "_START_METHOD", "fork")
+    monkeypatch.setattr(verify, "count_frames", misbehave)
+    files = [str(touch(tmp_path, "slow") / "slow"), str(touch(tmp_path, "crash") / "crash")]
+    verify_files(files, tmp_path / VERIFY_LOG_NAME, timeout=0.3)
+    assert list(cached_failures(tmp_path, files)) == [files[1]]
+    monkeypatch.setattr(verify, "VIDEO_TIMEOUT_S", 0.2)
+    assert list(cached_failures(tmp_path, files)) == files
+
+
+def test_passing_faults_are_reported_but_not_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verify, "_START_METHOD", "fork")
+    monkeypatch.setattr(verify, "count_frames", misbehave)
+    files = [str(touch(tmp_path, name) / name) for name in ("locked", "oom", "odd", "ok")]
+    results = verify_files(files, tmp_path / VERIFY_LOG_NAME)
+    assert [result.error is None for result in results] == [False, False, False, True]
+    assert results[1].error == "its worker was killed 3 times; the system may be out of memory: use fewer --workers"
+    log = CheckLog(tmp_path / VERIFY_LOG_NAME)
+    assert [log.lookup(file) is not None for file in files] == [False, False, False, True]
+
+
+@pytest.mark.parametrize("name", ["full", "mux"])
+def test_a_fault_of_the_machine_ends_the_run_and_no_file_is_blamed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(verify, "_START_METHOD", "fork")
+    monkeypatch.setattr(verify, "count_frames", misbehave)
+    files = [str(touch(tmp_path, file) / file) for file in (name, "ok")]
+    with pytest.raises(MachineError, match=r"No space left on device.*a fault of this machine, not of a video"):
+        verify_files(files, tmp_path / VERIFY_LOG_NAME)
+    assert CheckLog(tmp_path / VERIFY_LOG_NAME).lookup(files[0]) is None
+
+
+def test_workers_that_do_not_start_are_not_blamed_on_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verify, "_START_METHOD", "fork")
+    monkeypatch.setattr(worker_pool, "_worker_main", lambda *args: os._exit(4))
+    files = [str(touch(tmp_path, name) / name) for name in ("a", "b")]
+    with pytest.raises(MachineError, match=r"worker processes do not start \(exit code 4\), so no file was tried"):
+        list(run_in_subprocesses(misbehave, files))
+
+
+def test_errors_of_the_system_are_told_from_errors_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_video(tmp_path / "a.mp4", numbered_frames(3))
+    for code, kind in [
+        (errno.EACCES, UnreachableVideo),
+        (errno.ENOMEM, UnreachableVideo),
+        (errno.EMFILE, MachineError),
+        (errno.EINVAL, DecodeError),
+    ]:
+
+        def fail(*args: object, code: int = code, **kwargs: object) -> None:
+            raise av.error.FFmpegError(code, os.strerror(code), "a.mp4")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(av, "open", fail)
+            with pytest.raises((DecodeError, MachineError)) as caught:
+                decode_frames(path)
+        assert type(caught.value) is kind
+    assert len(decode_frames(path)) == 3
+
+
+def test_the_command_fails_if_every_file_is_bad(tmp_path: Path) -> None:
+    videos = touch(tmp_path / "videos", "a.mp4", "b.mp4")
+    command = ["data", "verify", str(videos), "--workers", "1"]
+    assert CliRunner().invoke(main.app, command).exit_code == 1
+    assert CliRunner().invoke(main.app, ["data", "transcode", str(videos), "--out", str(tmp_path / "o")]).exit_code == 1
+    write_video(videos / "c.mp4", numbered_frames(3))
+    assert CliRunner().invoke(main.app, command).exit_code == 0
 
 
 # Fuzz.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import faulthandler
 import os
 import signal
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 
 from verbspace.data import worker_pool
+from verbspace.data.errors import MachineError
 from verbspace.data.worker_pool import SubprocessPool, WorkerCrashed, WorkerTimeout
 
 
@@ -92,6 +94,17 @@ def test_a_process_that_ends_while_starting_is_not_blamed_on_the_call() -> None:
     ):
         call(pool, abs, -1)
     assert caught.value.was_killed
+    assert not caught.value.started
+
+
+def test_a_system_without_room_for_processes_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(process: object) -> None:
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    with SubprocessPool(run, 1, timeout=1.0, start_method="spawn") as pool:
+        monkeypatch.setattr(pool._context.Process, "start", refuse)
+        with pytest.raises(MachineError, match=r"a worker process cannot be started \(Resource temporarily"):
+            call(pool, abs, -1)
 
 
 def test_a_process_that_does_not_start_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -121,7 +121,7 @@ def unpack(
 
 
 def _print_results(results: list[CheckResult], message: str, path: Path) -> None:
-    """Print the bad files, then a message with the counts."""
+    """Print the bad files, then a message with the counts. Exit with code 1 if every file is bad."""
     from rich.console import Console
 
     console = Console(soft_wrap=True)
@@ -131,3 +131,5 @@ def _print_results(results: list[CheckResult], message: str, path: Path) -> None
     total, frames = len(results), sum(result.frames for result in results)
     text = message.format(bad=len(bad), good=total - len(bad), total=total, frames=frames, path=path)
     console.print(text, markup=False)
+    if total and len(bad) == total:
+        raise typer.Exit(1)

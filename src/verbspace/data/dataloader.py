@@ -14,13 +14,11 @@ import torch
 from torch import Tensor
 
 from verbspace.data.datasets import ClipDataset, ViewDataset, collate
-from verbspace.data.errors import DecodeError, DecodeFailures, NoReadableVideo
-from verbspace.data.worker_pool import SubprocessPool, WorkerCrashed, WorkerTimeout
+from verbspace.data.errors import DecodeError, DecodeFailures, MachineError, NoReadableVideo
+from verbspace.data.worker_pool import MAX_KILLS, VIDEO_TIMEOUT_S, SubprocessPool, WorkerCrashed, WorkerTimeout
 from verbspace.utils.malloc import disable_malloc_trim
 
-_WORKER_TIMEOUT_S = 300.0  # that a worker may spend on one video
 _MAX_CRASHES = 2  # a video at which workers crashed this often is left out
-_MAX_KILLS = 3  # a video is tried again this often when its worker was killed from outside
 # Subprocesses make one batch ahead, or several if one has fewer items than this per subprocess. More would use much
 # memory: batches may have hundreds of items, a gigabyte.
 _PREFETCH_PER_WORKER = 2
@@ -108,7 +106,7 @@ def _load_in_subprocesses(
     dataset: ViewDataset | ClipDataset, batches: Iterable[list[Any]], num_workers: int
 ) -> Iterator[dict[str, Any]]:
     load, init = partial(_load_arrays, dataset), partial(_init_worker, dataset, num_workers)
-    with SubprocessPool(load, num_workers, timeout=_WORKER_TIMEOUT_S, initializer=init) as pool:
+    with SubprocessPool(load, num_workers, timeout=VIDEO_TIMEOUT_S, initializer=init) as pool:
         get_item = partial(dataset.get_item, load_video=partial(_load_remotely, pool, dataset))
         prefetch_items = _PREFETCH_PER_WORKER * num_workers
         yield from _collate_in_order(pool.submit, get_item, batches, 1, prefetch_items)
@@ -164,7 +162,12 @@ def _load_remotely(pool: SubprocessPool, dataset: ViewDataset | ClipDataset, *ke
             crashes, kills = crashes + (not error.was_killed), kills + error.was_killed
             if crashes == _MAX_CRASHES:
                 dataset.known_bad[index] = f"the decoder crashed ({error})"
-            if kills > _MAX_KILLS:
+            if kills > MAX_KILLS and not error.started:
+                raise MachineError(
+                    f"loading workers do not start ({error}); see the messages above, or use none "
+                    "(training.num_workers=0)"
+                ) from None
+            if kills > MAX_KILLS:
                 raise RuntimeError(
                     f"{dataset.paths[index]}: loading workers were killed {kills} times in a row at this video; the "
                     "system may be out of memory: use fewer workers (training.num_workers) or a smaller frame cache"

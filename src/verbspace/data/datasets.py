@@ -15,7 +15,7 @@ from verbspace.data.decoding.backends import Decoder, require_backend
 from verbspace.data.decoding.pyav import read_video
 from verbspace.data.decoding.timestamps import FrameTimestamps
 from verbspace.data.decoding.torchcodec import read_with_torchcodec
-from verbspace.data.errors import DecodeError, DecodeFailure
+from verbspace.data.errors import DecodeError, DecodeFailure, UnreachableVideo
 from verbspace.data.frame_preprocessing import FramePreprocessing
 from verbspace.data.sampling import ViewPlan, limit_to_segment, plan_eval, plan_views, shift_frames
 from verbspace.data.sources.manifest import Record
@@ -156,7 +156,8 @@ class ViewDataset(Dataset[dict[str, Any]]):
             timestamps, frames = read(self.paths[index], select_all_if_cacheable, self.max_short_side)
         except DecodeError as error:
             if not selected:  # the error does not depend on the selected frames
-                self.known_bad[index] = error.reason
+                if not isinstance(error, UnreachableVideo):
+                    self.known_bad[index] = error.reason
                 raise
             if not cacheable:
                 raise

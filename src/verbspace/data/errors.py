@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,46 @@ class VideoError(ValueError):
 
 class DecodeError(VideoError):
     """A video that is missing or cannot be decoded."""
+
+
+class UnreachableVideo(DecodeError):
+    """A video that cannot be read at the moment, for a reason outside the file: permissions, memory, a disk error.
+
+    It must not be remembered as bad.
+    """
+
+
+class MachineError(RuntimeError):
+    """A fault of this machine for which no video is to blame: no space, no file handles, workers that do not start."""
+
+
+# Errors that every other video would have, too, and errors that may be over at the next try.
+_MACHINE_ERRNOS = {errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EDQUOT, errno.EROFS}
+_PASSING_ERRNOS = {errno.EACCES, errno.EIO, errno.ENOMEM, errno.ESTALE, errno.ETIMEDOUT}
+
+
+def read_error(path: str | Path, error: OSError, reason: str) -> DecodeError:
+    """Return the error to raise for an operating system's or FFmpeg's error about a video.
+
+    Raises:
+        MachineError: If the fault is not that of the video.
+    """
+    if error.errno in _MACHINE_ERRNOS:
+        raise machine_error(error) from None
+    return (UnreachableVideo if error.errno in _PASSING_ERRNOS else DecodeError)(path, reason)
+
+
+def is_machine_fault(error: OSError) -> bool:
+    """Whether an error while a video is written or read is certainly not that of the video."""
+    return error.errno in _MACHINE_ERRNOS | {errno.EACCES, errno.EFBIG}
+
+
+def machine_error(error: BaseException) -> MachineError:
+    """Describe a fault of this machine in one line."""
+    text = str(error).splitlines()[0] if str(error) else type(error).__name__
+    if isinstance(error, OSError) and error.strerror:
+        text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return MachineError(f"{text} (a fault of this machine, not of a video: fix it and run the command again)")
 
 
 class NoReadableVideo(RuntimeError):

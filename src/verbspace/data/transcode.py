@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import secrets
+import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -15,7 +17,7 @@ from verbspace.data.decoding.pyav import decode_frames, frame_timestamps, stream
 from verbspace.data.decoding.timestamps import FrameTimestamps
 from verbspace.data.errors import VideoError
 from verbspace.data.verify import CheckLog, CheckResult, run_with_log
-from verbspace.utils.atomic_io import atomic_write
+from verbspace.utils.atomic_io import check_writable
 from verbspace.utils.progress import ProgressCallback
 
 TRANSCODE_LOG_NAME = "verbspace-transcode.jsonl"
@@ -55,25 +57,33 @@ def transcode(
         target = target_path(file, source, out)
         if (other := targets.setdefault(target, file)) != file:
             raise ValueError(f"{file}: this file and {other} would both be written to {target}; rename one of them")
-    return run_with_log(
-        partial(transcode_file, source=source, out=out, config=config),
-        files,
-        CheckLog(out / TRANSCODE_LOG_NAME, settings=asdict(config)),
-        stage="transcode",
-        timeout=timeout,
-        num_workers=num_workers,
-        on_progress=on_progress,
-        is_valid=lambda result: result.error is not None or target_path(result.file, source, out).is_file(),
-    )
+    check_writable(out / TRANSCODE_LOG_NAME)
+    out.mkdir(parents=True, exist_ok=True)
+    # One folder for all temporary files, because a worker that is killed cannot remove its own.
+    with tempfile.TemporaryDirectory(dir=out, prefix=".", suffix=".part") as staging:
+        return run_with_log(
+            partial(transcode_file, source=source, out=out, config=config, staging=Path(staging)),
+            files,
+            CheckLog(out / TRANSCODE_LOG_NAME, settings=asdict(config)),
+            stage="transcode",
+            timeout=timeout,
+            num_workers=num_workers,
+            on_progress=on_progress,
+            is_valid=lambda result: result.error is not None or target_path(result.file, source, out).is_file(),
+        )
 
 
-def transcode_file(file: str, source: Path, out: Path, config: TranscodeConfig) -> int:
-    """Transcode one file to its place in `out`, and return the number of frames. A copy that differs is an error."""
+def transcode_file(file: str, source: Path, out: Path, config: TranscodeConfig, staging: Path) -> int:
+    """Transcode one file to its place in `out`, and return the number of frames. A copy that differs is an error.
+
+    The copy is written to the folder `staging`, on the same disk, and moved when it is complete.
+    """
     timestamps = frame_timestamps(file)
     times = timestamps.times
     frame_interval = float(np.median(np.diff(times))) if len(times) > 1 else 0.04
     frames = zip(stream_frames(file, config.size), times.tolist(), strict=True)
-    with atomic_write(target_path(file, source, out)) as part:
+    part = staging / f"{secrets.token_hex(8)}.mp4"
+    try:
         count = write_mp4(
             part,
             frames,
@@ -84,6 +94,11 @@ def transcode_file(file: str, source: Path, out: Path, config: TranscodeConfig) 
         )
         if mismatch := _find_mismatch(Path(file), part, timestamps, config.size):
             raise VideoError(file, f"the transcoded copy {mismatch}; keep the original")
+        target = target_path(file, source, out)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(part, target)
+    finally:
+        part.unlink(missing_ok=True)
     return count
 
 

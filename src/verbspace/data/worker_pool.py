@@ -16,12 +16,16 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
+from verbspace.data.errors import MachineError
+
 R = TypeVar("R")
 _START_LOCK = threading.Lock()
 _SIGKILL = getattr(signal, "SIGKILL", 9)  # Windows has none
 _ORPHAN_CHECK_S = 5.0  # an idle process checks this often whether its parent still exists
 _START_TIMEOUT_S = 120.0
 _EXIT_TIMEOUT_S = 5.0
+VIDEO_TIMEOUT_S = 300.0  # that a worker may spend on one video in training and evaluation
+MAX_KILLS = 3  # a video is tried again this often when its worker was killed from outside
 
 
 class WorkerTimeout(Exception):
@@ -31,11 +35,13 @@ class WorkerTimeout(Exception):
 class WorkerCrashed(Exception):
     """A process that ended during a call. ``str(error)`` is "signal 11" or "exit code 3".
 
-    The call is not to blame if `was_killed`: from outside (SIGKILL, as when memory is short), or before it was ready.
+    The call is not to blame if the process never `started`, or if it `was_killed` from outside (SIGKILL, as when memory
+    is short).
     """
 
     def __init__(self, exit_code: int, started: bool) -> None:
         super().__init__(f"signal {-exit_code}" if exit_code < 0 else f"exit code {exit_code}")
+        self.started = started
         self.was_killed = exit_code == -_SIGKILL or not started
 
 
@@ -68,7 +74,10 @@ class SubprocessPool:
         return self._executor.submit(function, *args)
 
     def call(self, *args: Any) -> Any:
-        """Call the function in the process of this thread. Raises its exception, WorkerTimeout or WorkerCrashed."""
+        """Call the function in the process of this thread.
+
+        Raises its exception, WorkerTimeout, WorkerCrashed, or MachineError if the system starts no process.
+        """
         worker: _Worker | None = getattr(self._thread, "worker", None)
         if worker is None or not worker.process.is_alive():
             worker = self._thread.worker = self._start_worker()
@@ -107,7 +116,12 @@ class _Worker:
     def __init__(self, context: Any, function: Callable[..., Any], initializer: Callable[[], object] | None) -> None:
         self.connection, other_end = context.Pipe()
         self.process = context.Process(target=_worker_main, args=(other_end, function, initializer), daemon=True)
-        self.process.start()
+        try:
+            self.process.start()
+        except OSError as error:
+            raise MachineError(
+                f"a worker process cannot be started ({error.strerror or error}); use fewer workers, or free memory"
+            ) from None
         other_end.close()
         self.started = self.busy = False
 
@@ -124,8 +138,7 @@ class _Worker:
                 raise WorkerTimeout(f"no result within {timeout:g} s")
             succeeded, value = self.connection.recv()
         except (EOFError, OSError):
-            if self.started:
-                self.process.join(_EXIT_TIMEOUT_S)
+            self.process.join(_EXIT_TIMEOUT_S if self.started else 1.0)  # one that does not start may hang
             raise WorkerCrashed(self.process.exitcode or 0, self.started) from None
         self.busy = False
         if succeeded:

@@ -16,7 +16,7 @@ from verbspace.data.decoding.streams import (
     header_duration,
     square_pixel_size,
 )
-from verbspace.data.errors import DecodeError
+from verbspace.data.errors import DecodeError, read_error
 from verbspace.data.sources import storage
 
 # For these codecs in these containers, each packet holds exactly one frame and its presentation time.
@@ -128,7 +128,7 @@ class VideoFile:
 
 
 def _not_decodable(path: Path, error: av.FFmpegError) -> DecodeError:
-    return DecodeError(path, f"not decodable as video: {error.strerror or error}")
+    return read_error(path, error, f"not decodable as video: {error.strerror or error}")
 
 
 def open_video(path: Path) -> VideoFile:
@@ -137,7 +137,7 @@ def open_video(path: Path) -> VideoFile:
         byte_range = storage.locate(str(path))
         exists = byte_range is not None or path.exists()
     except OSError as error:  # no permission for a parent folder, or the name is too long
-        raise DecodeError(path, f"cannot be read: {(error.strerror or str(error)).lower()}") from None
+        raise read_error(path, error, f"cannot be read: {(error.strerror or str(error)).lower()}") from None
     except ValueError as error:
         raise DecodeError(path, str(error)) from None
     if byte_range is None:
