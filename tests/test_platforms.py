@@ -23,12 +23,14 @@ from verbspace.utils.malloc import disable_malloc_trim
 IMPORT_WITHOUT_POSIX = """
 import os, signal, sys
 import av, torch, typer
+import filelock, huggingface_hub
 from transformers import AutoModel, AutoTokenizer, CLIPModel, PreTrainedModel
 for name in ("fcntl", "resource", "pwd", "grp", "termios"):
     sys.modules[name] = None
 for owner, name in ((signal, "SIGKILL"), (os, "sched_getaffinity"), (os, "uname"), (os, "confstr")):
     delattr(owner, name)
-import verbspace.training.adapt, verbspace.evaluation.evaluate, verbspace.inference.explain, verbspace.cli.main
+import verbspace.search.searcher, verbspace.training.adapt
+import verbspace.evaluation.evaluate, verbspace.inference.explain, verbspace.cli.main
 from verbspace.data import worker_pool
 from verbspace.training.metrics import peak_memory
 from verbspace.utils.cpu import available_cpus

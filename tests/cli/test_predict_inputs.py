@@ -136,3 +136,25 @@ def test_file_names_with_control_characters_or_invalid_utf8(folder: Path, tmp_pa
     explain += ["--actions", "waving,bowing", "--out", str(page)]
     assert subprocess.run(explain, **options).returncode == 0  # type: ignore[call-overload]
     assert "2J" in page.read_text(encoding="utf-8")
+
+
+def test_one_action(folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    command = [str(folder / "a.mp4"), "--encoder", "playground", "--actions", "waving"]
+    assert CliRunner().invoke(app, ["predict", *command]).exit_code == 0
+    assert "there is only one action, so every video gets 100 %; add actions to tell it from" in caplog.messages
+    found = CliRunner().invoke(app, ["calibrate", *command, "--out", str(tmp_path / "t.json")])
+    assert "there is only one action, which has 100 % at every temperature" in str(found.exception)
+
+
+@pytest.mark.parametrize("count", [1, 4, 5, 6])
+def test_top5_needs_more_than_five_classes(count: int, folder: Path, tmp_path: Path) -> None:
+    names = [f"action {letter}" for letter in "abcdef"[:count]]
+    for name in names:
+        (tmp_path / "data" / name).mkdir(parents=True)
+        (tmp_path / "data" / name / "a.mp4").write_bytes((folder / "a.mp4").read_bytes())
+    found = CliRunner().invoke(app, ["evaluate", "--encoder", "playground", "--data", str(tmp_path / "data")])
+    assert found.exit_code == 0, found.exception
+    assert ("top-5" in found.stdout) == (count > 5)
+    assert ("there is only one action" in found.stdout) == (count == 1)
+    row = next(line for line in found.stdout.splitlines() if line.startswith("│ encoder"))
+    assert row.count("│") == (7 if count > 5 else 6)

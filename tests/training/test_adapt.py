@@ -21,6 +21,7 @@ from support.training_fixtures import (
     make_settings,
     write_clips,
 )
+from verbspace.concepts.concept_set import ConceptSet
 from verbspace.config.settings import AdaptSettings, parse_settings, result_affecting_settings
 from verbspace.data.errors import DecodeFailures
 from verbspace.data.sources.manifest import data_hash
@@ -211,9 +212,9 @@ def test_changed_settings_are_an_error(tiny_clip: Path, clips: Path, tmp_path: P
     written = config.read_text()
     with pytest.raises(ValueError, match=r"started with training.learning_rate 0.001 \(now 0.01\), training.seed 0"):
         adapt(start, clips, make_concept_set(), tmp_path, make_settings(steps=4, learning_rate=0.01, seed=3))
-    with pytest.raises(ValueError, match=r"started with concepts '\w+' \(now '\w+'\)"):
+    with pytest.raises(ValueError, match=r"started with concepts [\w ]+ \(\w{16}\) \(now [\w ]+ \(\w{16}\)\)"):
         adapt(start, clips, make_concept_set(with_descriptions=False), tmp_path, make_settings(steps=4))
-    with pytest.raises(ValueError, match=r"started with videos 5 \(now 1\)"):
+    with pytest.raises(ValueError, match=r"started with videos 5 of .* \(\w{16}\) \(now 1 of a list \(\w{16}\)\)"):
         adapt(start, sorted(clips.rglob("*.mp4"))[:1], make_concept_set(), tmp_path, make_settings(steps=4))
     assert config.read_text() == written
     adapt(
@@ -223,6 +224,62 @@ def test_changed_settings_are_an_error(tiny_clip: Path, clips: Path, tmp_path: P
         tmp_path,
         make_settings(steps=4, log_interval=2, save_interval=1, frame_cache_mb=10),
     )
+
+
+@pytest.mark.parametrize("steps", [None, 1], ids=["finished", "unfinished"])
+def test_a_run_is_identified_by_content(
+    tiny_clip: Path, clips: Path, tmp_path: Path, steps: int | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Other videos in the same number, and another encoder of the same name, are not those of the run."""
+    start, settings, out = vs.VideoEncoder.from_pretrained(tiny_clip), make_settings(steps=2), tmp_path / "run"
+    adapt(start, clips, make_concept_set(), out, settings, max_steps_this_call=steps)
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    other = write_clips(tmp_path / "other", 5)
+    (next(other.rglob("*.mp4"))).write_bytes(next(clips.rglob("*.mp4")).read_bytes() + b"\0\0\0\x08free")
+    with pytest.raises(
+        ValueError, match=rf"started with videos 5 of {clips} .* \(now 5 of {other} .*use another --out"
+    ):
+        adapt(start, other, make_concept_set(), out, settings)
+    changed = start.copy()
+    with torch.no_grad():
+        changed.base.visual_projection.weight.add_(0.01)
+    with pytest.raises(ValueError, match=rf"started with encoder {tiny_clip} \(\w+\) \(now {tiny_clip} \(\w+\)\);"):
+        adapt(changed, clips, make_concept_set(), out, settings)
+    with pytest.raises(ValueError, match=rf"started with init_from None \(now '{clips}'\);"):
+        adapt(start, clips, make_concept_set(), out, settings, init_from=clips)
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+    moved = shutil.copytree(clips, tmp_path / "moved" / clips.name)
+    caplog.set_level("INFO")
+    adapt(start, moved, make_concept_set(), out, settings)
+    finished = f"{out}: this run is finished after 2 steps; its encoder is saved again"
+    assert (finished in caplog.messages) == (steps is None)
+
+
+def test_config_and_run_info_follow_an_allowed_change(tiny_clip: Path, clips: Path, tmp_path: Path) -> None:
+    start = vs.VideoEncoder.from_pretrained(tiny_clip)
+    adapt(start, clips, make_concept_set(), tmp_path, make_settings(steps=2), max_steps_this_call=1)
+    videos = sorted(clips.rglob("*.mp4"))[:4]
+    settings = make_settings(steps=2, learning_rate=0.002)
+    adapt(start, videos, make_concept_set(), tmp_path, settings, allow_config_change=True)
+    assert yaml.safe_load((tmp_path / "config.yaml").read_text())["training"]["learning_rate"] == 0.002
+    info = read_run_info(tmp_path)
+    assert info is not None
+    assert info.videos is not None
+    assert (info.videos.count, info.videos.source) == (4, None)
+
+
+def test_an_encoder_without_a_checkpoint_is_not_overwritten(tiny_clip: Path, clips: Path, tmp_path: Path) -> None:
+    start = vs.VideoEncoder.from_pretrained(tiny_clip)
+    adapt(start, clips, make_concept_set(), tmp_path, make_settings(steps=1))
+    shutil.rmtree(tmp_path / "state")
+    with pytest.raises(ValueError, match=r"contains an encoder, but no checkpoint in state/"):
+        adapt(start, clips, make_concept_set(), tmp_path, make_settings(steps=1))
+
+
+def test_one_action_is_an_error(tiny_clip: Path, clips: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"has one action, which is right for every video, so there is nothing to lea"):
+        adapt(tiny_clip, clips, ConceptSet.from_actions(["waving"]), tmp_path / "run", make_settings(steps=1))
+    assert not (tmp_path / "run").exists()
 
 
 def test_result_affecting_settings() -> None:

@@ -148,7 +148,7 @@ def test_error_messages(tiny_clip: Path, tiny_siglip: Path, tmp_path: Path) -> N
         load(make_distiller(tiny_clip), path)
     metadata = json.loads((path / "state.json").read_text())
     (path / "state.json").write_text(json.dumps({**metadata, "format": "other/9"}))
-    with pytest.raises(ValueError, match=r"state.json: format: 'other/9' is not 'verbspace-state/4'"):
+    with pytest.raises(ValueError, match=r"state.json: format: 'other/9' is not 'verbspace-state/5'"):
         load(make_distiller(tiny_clip), path)
     (path / "state.json").write_text("{")
     with pytest.raises(ValueError, match=r"state.json: not JSON"):

@@ -160,6 +160,8 @@ def calibrate(
         raise ValueError(f"{urls[0]}: calibration reads each video twice and accepts no URLs; download the files first")
     loaded = load_encoder(encoder, device)
     vocabulary = resolve_concepts(loaded, options.parse_action_list(actions), concepts)
+    if len(vocabulary.actions) < 2:
+        raise ValueError("there is only one action, which has 100 % at every temperature; give two or more actions")
     with progress() as on_progress:
         calibration = fit(
             loaded, files, vocabulary, reference=resolve_reference(loaded, reference),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -21,6 +22,8 @@ from verbspace.inference.embedding import embed_videos, embed_windows, validate_
 from verbspace.inference.timeline import Segment, extract_segments, merge_windows
 from verbspace.models.loading import load_encoder
 from verbspace.models.video_encoder import VideoEncoder
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,8 @@ class Predictor:
         validate_num_frames(frames)
         self.encoder = load_encoder(encoder, device)
         self.concepts = resolve_concepts(self.encoder, actions, concepts)
+        if len(self.concepts.actions) == 1:
+            logger.warning("there is only one action, so every video gets 100 %; add actions to tell it from")
         self.scoring, self.frames, self.top = scoring, frames, top
         temperature = 1 / self.encoder.logit_scale
         self.space = ConceptSpace.build(self.concepts, encode_text or self.encoder.encode_text, temperature)

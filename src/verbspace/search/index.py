@@ -9,7 +9,6 @@ shards/3-of-16/  a separate index of one of sixteen processes, until it is merge
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,6 +18,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
 from verbspace.search.filters import closes_parenthesis_early, path_in
@@ -249,19 +249,22 @@ def lock_index(folder: Path) -> Iterator[None]:
     """Lock an index for writing, or raise OSError. The operating system releases the lock of a process that dies."""
     if folder.is_file():
         raise NotADirectoryError(f"{folder}: is a file; give a folder for the index")
+    lock = FileLock(folder / "lock", timeout=0)
     with annotate_os_error(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / "lock").open("a")
-    with lock as file:
         try:
-            with annotate_os_error(folder):  # the file system may have no locks
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            lock.acquire()
+        except Timeout:
             raise OSError(
                 f"{folder}: another process is writing to this index; wait until it ends, or give each process its own "
                 "shard (--shard 1/2, --shard 2/2)"
             ) from None
+        except NotImplementedError as error:
+            raise OSError(f"{folder}: its file system has no locks; put the index on a local disk") from error
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def _chunks(paths: Iterable[str]) -> Iterator[list[str]]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,11 +17,17 @@ from verbspace.config.settings import AdaptSettings, dump_settings, result_affec
 from verbspace.data.dataloader import load_views
 from verbspace.data.datasets import ViewDataset
 from verbspace.data.errors import DecodeFailure, DecodeFailures, NoReadableVideo
-from verbspace.data.sources.manifest import Record, data_hash, fold_of, read_manifest
+from verbspace.data.sources.manifest import Record, read_manifest
 from verbspace.data.verify import cached_failures
-from verbspace.models.hashing import encoder_hash
 from verbspace.models.video_encoder import VideoEncoder
-from verbspace.training.checkpoint import init_from_checkpoint, list_checkpoints, load_trainable, trainable_state_dict
+from verbspace.training.checkpoint import (
+    check_fingerprint,
+    init_from_checkpoint,
+    list_checkpoints,
+    load_trainable,
+    read_metadata,
+    trainable_state_dict,
+)
 from verbspace.training.distiller import Distiller
 from verbspace.training.distributed import apply_fsdp, init_distributed
 from verbspace.training.loggers import ProgressReport
@@ -35,15 +42,7 @@ from verbspace.training.preview import (
     preview_run,
     sample_records,
 )
-from verbspace.training.run_info import (
-    ConceptSetInfo,
-    EncoderInfo,
-    RunInfo,
-    VideosInfo,
-    package_versions,
-    read_run_info,
-    write_run_info,
-)
+from verbspace.training.run_info import describe_run, read_run_info, run_identity, write_run_info
 from verbspace.training.trainer import Callback, Trainer
 from verbspace.training.watches import CollapseWatch, DriftWatch
 from verbspace.utils.atomic_io import write_text
@@ -118,18 +117,26 @@ def adapt(
         training = settings.training.model_copy(update={"dtype": dtype})
         settings = settings.model_copy(update={"training": training})
         concepts = concepts if isinstance(concepts, ConceptSet) else ConceptSet.load(concepts)
+        if len(concepts.actions) < 2:
+            raise ValueError(
+                f"concept set {concepts.name!r}: has one action, which is right for every video, so there is nothing "
+                "to learn; give two or more"
+            )
         start = encoder if isinstance(encoder, VideoEncoder) else VideoEncoder.from_pretrained(encoder)
         records, known_bad = drop_known_bad(read_videos(videos, root, split, fold), root or videos)
         is_new = not list_checkpoints(out / "state")
         sample, records = hold_out_sample(records)
         num_steps = training.num_steps(len(records))
+        info = describe_run(start, concepts, records, videos, root, split, fold, init_from)
+        fingerprint = {**run_identity(info), **result_affecting_settings(settings)}
+        check_run(out, {**fingerprint, "steps": num_steps}, allow_config_change)
 
         frozen = start.copy().to(distributed.device)
         space = frozen.build_concept_space(concepts)
         sample, embeddings = embed_sample(frozen, sample, settings, on_progress if is_new else None)
         statistics = distributed.all_gather_object(frozen_statistics(embeddings, space, settings))[0]
-        if not is_new and (info := read_run_info(out)) is not None and info.frozen is not None:
-            statistics = info.frozen
+        if not is_new and (earlier := read_run_info(out)) is not None and earlier.frozen is not None:
+            statistics = earlier.frozen
         distiller = build_distiller(start, space, settings, distributed.device, statistics.scales)
         ema_state = distiller.init_state()
         if init_from is not None and is_new:
@@ -154,27 +161,15 @@ def adapt(
                 logger.warning(sentence)
             if on_start is not None:
                 on_start(preview_run(frozen, statistics, settings, len(records), distributed.world_size))
-            info = RunInfo(
-                encoder=EncoderInfo(
-                    name=start.config.base_name, revision=start.config.base_revision, hash=encoder_hash(start)
-                ),
-                concepts=ConceptSetInfo(name=concepts.name, hash=concepts.hash),
-                videos=VideosInfo(
-                    count=len(records),
-                    hash=data_hash(records),
-                    source=str(videos) if isinstance(videos, (str, Path)) else None,
-                    root=None if root is None else str(root),
-                    split=split,
-                    fold=fold_of(Path(videos), fold) if isinstance(videos, (str, Path)) else None,
-                ),
-                init_from=None if init_from is None else str(init_from),
-                frozen=statistics,
-                learning_rate=pretrained_learning_rate(distiller.student, training),
-                device=device_name(distributed.device),
-                dtype=dtype,
-                versions=package_versions(),
-            )
-            write_run_info(out, info)
+        if distributed.is_main_process:
+            if is_new or allow_config_change:
+                measured = {
+                    "frozen": statistics,
+                    "learning_rate": pretrained_learning_rate(distiller.student, training),
+                    "device": device_name(distributed.device),
+                    "dtype": dtype,
+                }
+                write_run_info(out, info.model_copy(update=measured))
             write_text(out / "config.yaml", dump_settings(settings))
         del frozen  # another encoder in the device's memory
         trainer = Trainer(
@@ -191,16 +186,13 @@ def adapt(
             ],
             distributed=distributed,
             ema_state=ema_state,
-            fingerprint={
-                "encoder": start.config.base_name,
-                "concepts": concepts.hash,
-                "videos": len(records),
-                **result_affecting_settings(settings),
-            },
+            fingerprint=fingerprint,
         )
         if distributed.is_main_process:
             logger.info("training on %s in %s", distributed.device, dtype)
         trainer.resume(allow_config_change)
+        if trainer.step == num_steps and distributed.is_main_process:
+            logger.info("%s: this run is finished after %d steps; its encoder is saved again", out, num_steps)
         trainer.fit(batches, max_steps_this_call)
         for by_path in distributed.all_gather_object(list(failures.by_path.items())):
             failures.by_path.update(by_path)
@@ -217,6 +209,18 @@ def adapt(
             exported.save_pretrained(out / "encoder")
         distributed.barrier()
         return exported
+
+
+def check_run(out: Path, fingerprint: Mapping[str, Any], allow_config_change: bool) -> None:
+    """Raise ValueError if a run in a folder, unfinished or finished, is not that of `fingerprint`."""
+    checkpoints = list_checkpoints(out / "state")
+    if checkpoints and not allow_config_change:
+        check_fingerprint(checkpoints[-1], read_metadata(checkpoints[-1]), fingerprint)
+    if not checkpoints and (out / "encoder" / "config.json").exists():
+        raise ValueError(
+            f"{out}: contains an encoder, but no checkpoint in state/ that says what it was trained with; use another "
+            "--out, or delete this folder"
+        )
 
 
 def export_teacher(teacher: VideoEncoder, initial_encoder: VideoEncoder, settings: AdaptSettings) -> VideoEncoder:

@@ -21,7 +21,7 @@ from verbspace.utils.atomic_io import atomic_directory
 
 logger = logging.getLogger(__name__)
 
-FORMAT = "verbspace-state/4"
+FORMAT = "verbspace-state/5"
 PARTS = ("student", "teacher", "optimizer", "ema_state")
 TrainState = dict[str, dict[str, Tensor]]  # part -> tensors by name; under FSDP they may be sharded
 _SAFETENSORS_DTYPES = {
@@ -221,12 +221,13 @@ def check_fingerprint(
 ) -> None:
     """Raise ValueError if values of `fingerprint` differ from the checkpoint's metadata.
 
-    With `allow_config_change` the differences are logged as a warning instead.
+    Values of the form {"name": …, "hash": …} are compared by their hashes. With `allow_config_change` the differences
+    are logged as a warning instead.
     """
     changes = ", ".join(
-        f"{key} {metadata.get(key)!r} (now {value!r})"
+        f"{key} {_describe(metadata.get(key))} (now {_describe(value)})"
         for key, value in fingerprint.items()
-        if metadata.get(key) != value
+        if _identity(metadata.get(key)) != _identity(value)
     )
     if not changes:
         return
@@ -236,6 +237,18 @@ def check_fingerprint(
             "or pass --allow-config-change"
         )
     logger.warning("%s: resuming with other settings than the run was started with: %s", path, changes)
+
+
+def _is_hashed(value: Any) -> bool:
+    return isinstance(value, Mapping) and value.keys() == {"name", "hash"}
+
+
+def _identity(value: Any) -> Any:
+    return value["hash"] if _is_hashed(value) else value
+
+
+def _describe(value: Any) -> str:
+    return f"{value['name']} ({value['hash']})" if _is_hashed(value) else repr(value)
 
 
 def init_from_checkpoint(path: Path, student: VideoEncoder, teacher: VideoEncoder, ema_state: EMAState) -> EMAState:

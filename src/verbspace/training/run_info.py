@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from verbspace.concepts.concept_set import ConceptSet
+from verbspace.data.sources.manifest import Record, data_hash, fold_of
+from verbspace.models.hashing import encoder_hash
+from verbspace.models.video_encoder import VideoEncoder
 from verbspace.training.preview import FrozenStatistics
 from verbspace.utils.atomic_io import write_text
 
@@ -80,6 +85,49 @@ class RunInfo(_Model):
     dtype: str | None = None
     versions: dict[str, str] = {}
     format: Literal["verbspace-run/1"] = "verbspace-run/1"
+
+
+def describe_run(
+    encoder: VideoEncoder,
+    concepts: ConceptSet,
+    records: Sequence[Record],
+    videos: str | Path | Sequence[str | Path],
+    root: str | Path | None,
+    split: str | None,
+    fold: int | None,
+    init_from: str | Path | None,
+) -> RunInfo:
+    """Return what is known of a run before its first step. See `adapt` for the arguments."""
+    return RunInfo(
+        encoder=EncoderInfo(
+            name=encoder.config.base_name, revision=encoder.config.base_revision, hash=encoder_hash(encoder)
+        ),
+        concepts=ConceptSetInfo(name=concepts.name, hash=concepts.hash),
+        videos=VideosInfo(
+            count=len(records),
+            hash=data_hash(records),
+            source=str(videos) if isinstance(videos, (str, Path)) else None,
+            root=None if root is None else str(root),
+            split=split,
+            fold=fold_of(Path(videos), fold) if isinstance(videos, (str, Path)) else None,
+        ),
+        init_from=None if init_from is None else str(init_from),
+        versions=package_versions(),
+    )
+
+
+def run_identity(info: RunInfo) -> dict[str, Any]:
+    """Return what must be the same when a run resumes: encoder, concept set and videos by their hashes, with names."""
+    assert info.videos is not None
+    source = info.videos.source or "a list"
+    identity: dict[str, Any] = {
+        "encoder": {"name": info.encoder.name, "hash": info.encoder.hash},
+        "concepts": {"name": info.concepts.name, "hash": info.concepts.hash},
+        "videos": {"name": f"{info.videos.count} of {source}", "hash": info.videos.hash},
+    }
+    if info.init_from is not None:  # which may be left out when a run resumes
+        identity["init_from"] = info.init_from
+    return identity
 
 
 def package_versions() -> dict[str, str]:

@@ -60,7 +60,8 @@ def _print_evaluation(console: Console, evaluation: Evaluation | MultiLabelEvalu
     if isinstance(evaluation, MultiLabelEvaluation):
         columns = ["mAP", "95% interval"]
     else:
-        columns = ["top-1", "95% interval", "top-5", "mean class"]
+        has_top5 = evaluation.result.protocol.actions > 5  # of five classes, the top 5 are all
+        columns = ["top-1", "95% interval", *(["top-5"] if has_top5 else []), "mean class"]
     caption = None if evaluation.frozen is None else "frozen: the base checkpoint, averaged over frames"
     table = Table("", *columns, "clips", caption=caption)
     for name, result in (("frozen", evaluation.frozen), ("encoder", evaluation.result)):
@@ -68,10 +69,14 @@ def _print_evaluation(console: Console, evaluation: Evaluation | MultiLabelEvalu
             continue
         console.print(f"{name}: {result.protocol.summary()}", highlight=False, markup=False, soft_wrap=True)
         interval = f"{result.ci95[0]:.1%} to {result.ci95[1]:.1%}"
-        cells = [f"{result.top5:.1%}", f"{result.mean_class:.1%}"] if isinstance(result, Result) else []
+        cells = []
+        if isinstance(result, Result):
+            cells = [*([f"{result.top5:.1%}"] if "top-5" in columns else []), f"{result.mean_class:.1%}"]
         clips = f"{result.n} of {result.n + result.protocol.missing}"
         table.add_row(name, f"{result.primary_metric:.1%}", interval, *cells, clips)
     console.print(table)
+    if evaluation.result.protocol.actions == 1:
+        console.print("there is only one action, so every video is classified as it", highlight=False)
 
 
 def _folds_table(results: BenchmarkResult) -> Table:
