@@ -56,6 +56,8 @@ def summarize_dataset(
         else:
             summary.num_probed += 1
             kind = f"{stream.codec} in {stream.container}, {stream.width}x{stream.height}, {stream.fps:.3g} frames/s"
+            if stream.hdr is not None:
+                kind += f", HDR ({stream.hdr}), mapped to SDR"
             summary.stream_kinds[kind] += 1
             if stream.duration is not None:
                 summary.durations.append(stream.duration)
