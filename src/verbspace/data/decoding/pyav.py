@@ -113,7 +113,11 @@ def _read(
             return timestamps, _collect_frames(second, second.iter_frames(), indices, max_short_side, pts)
     if pts is None:
         return timestamps, _collect_frames(file, iter(buffer), indices, max_short_side)
-    numbers, needed = required_packets(file.stream.codec_context, buffer, pts, set(indices.tolist()))
+    if file.is_frame_folder:
+        numbers = np.unique(indices).tolist()
+        needed = [*(buffer[number] for number in numbers), buffer[-1]]
+    else:
+        numbers, needed = required_packets(file.stream.codec_context, buffer, pts, set(indices.tolist()))
     return timestamps, _collect_frames(file, file.iter_frames(needed), indices, max_short_side, pts, numbers)
 
 

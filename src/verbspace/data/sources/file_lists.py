@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from verbspace.data.sources.frame_folders import frame_sequence
 from verbspace.data.sources.record import VIDEO_EXTENSIONS, Record, is_in_split, is_video, label_from_row
 from verbspace.data.sources.text_files import numbered_lines, read_csv
 
@@ -44,7 +45,10 @@ class FileLocator:
 
 
 def iter_videos(folder: Path) -> Iterator[tuple[str, str]]:
-    """Yield each video at any depth, with its folder. Links are followed; hidden files and folders are skipped."""
+    """Yield each video at any depth, with its folder. Links are followed; hidden files and folders are skipped.
+
+    A folder of numbered images without videos is a video, too.
+    """
     visited: set[str] = set()
     for parent, folders, files in os.walk(folder, followlinks=True):
         real = os.path.realpath(parent)
@@ -53,9 +57,13 @@ def iter_videos(folder: Path) -> Iterator[tuple[str, str]]:
             continue
         visited.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
+        has_videos = False
         for name in files:
             if is_video(name) and not name.startswith("."):
+                has_videos = True
                 yield os.path.join(parent, name), parent
+        if not has_videos and frame_sequence(files) is not None:
+            yield parent, parent if parent == os.fspath(folder) else os.path.dirname(parent)
 
 
 def read_folder(folder: Path) -> list[Record]:
