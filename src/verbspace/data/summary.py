@@ -65,6 +65,8 @@ def summarize_dataset(
         else:
             summary.num_probed += 1
             kind = f"{stream.codec} in {stream.container}, {stream.width}x{stream.height}, {stream.fps:.3g} frames/s"
+            if stream.hdr is not None:
+                kind += f", HDR ({stream.hdr}), mapped to SDR"
             summary.stream_kinds[kind] += 1
             segment = storage.split_segment(str(path))[1] or storage.Segment(0, None)
             end = stream.duration if segment.end is None else segment.end

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -18,10 +19,24 @@ from verbspace.data.decoding.streams import (
 )
 from verbspace.data.errors import DecodeError, read_error
 from verbspace.data.sources import storage
+from verbspace.data.sources.frame_folders import frame_rate, frame_sequence
 
 # For these codecs in these containers, each packet holds exactly one frame and its presentation time.
-RELIABLE_PTS_FORMATS = {"mov", "mp4", "matroska", "webm"}
-RELIABLE_PTS_CODECS = {"h264", "hevc", "vp9", "libvpx-vp9", "av1", "libdav1d", "mpeg4", "mjpeg", "ffv1"}
+RELIABLE_PTS_FORMATS = {"mov", "mp4", "matroska", "webm", "image2"}
+RELIABLE_PTS_CODECS = {
+    "h264",
+    "hevc",
+    "vp9",
+    "libvpx-vp9",
+    "av1",
+    "libdav1d",
+    "mpeg4",
+    "mjpeg",
+    "ffv1",
+    "png",
+    "bmp",
+    "webp",
+}
 # FFmpeg may only open formats that contain their own frames. Playlists and similar formats (HLS, DASH, concat, SDP,
 # image sequences) refer to other files, so a malicious video could make us read any file of this machine.
 ALLOWED_FORMATS = (
@@ -40,10 +55,16 @@ class VideoFile:
 
     def __init__(self, path: Path, byte_range: storage.ByteRange) -> None:
         self.path = path
-        allowed = {"format_whitelist": ALLOWED_FORMATS, "protocol_whitelist": ALLOWED_PROTOCOLS}
+        url, format_name = storage.ffmpeg_url(byte_range), None
+        options = {"format_whitelist": ALLOWED_FORMATS, "protocol_whitelist": ALLOWED_PROTOCOLS}
+        self.is_frame_folder = path.is_dir()
+        if self.is_frame_folder:
+            # FFmpeg numbers the images itself, so it reads no others.
+            format_name, url, sequence = "image2", *image_sequence(path)
+            options |= {"format_whitelist": "image2", **sequence}
         try:
             # Metadata is not used, so its encoding errors do not matter.
-            self.container = av.open(storage.ffmpeg_url(byte_range), metadata_errors="ignore", options=allowed)
+            self.container = av.open(url, format=format_name, metadata_errors="ignore", options=options)
         except av.ArgumentError:  # FFmpeg's error for a format outside the whitelist
             raise DecodeError(path, "not decodable as video: not a video container, or a playlist of files") from None
         except av.FFmpegError as error:
@@ -125,6 +146,27 @@ class VideoFile:
         context = self.stream.codec_context
         height, width = fit_short_side(*self.square_pixel_size(context.height, context.width), max_short_side)
         return height * width * 3
+
+
+def image_sequence(folder: Path) -> tuple[str, dict[str, str]]:
+    """Return the pattern and options of FFmpeg for a folder of images. Raises DecodeError if a number is missing."""
+    try:
+        sequence, rate = frame_sequence(os.listdir(folder)), frame_rate(os.fspath(folder))
+    except OSError as error:
+        raise read_error(folder, error, f"cannot be read: {(error.strerror or str(error)).lower()}") from None
+    except ValueError as error:
+        raise DecodeError(folder, str(error)) from None
+    if sequence is None:
+        raise DecodeError(folder, "not a file, and not a folder with the numbered images of one video")
+    first, count = sequence.numbers[0], len(sequence.numbers)
+    missing = next(
+        (n for n, number in zip(range(first, first + count), sequence.numbers, strict=True) if n != number), None
+    )
+    if missing is not None:
+        raise DecodeError(folder, f"image {missing} is missing; number the images without gaps")
+    pattern = f"{folder}{os.sep}{sequence.prefix}".replace("%", "%%")
+    url = f"file:{pattern}%0{sequence.digits}d{sequence.extension.replace('%', '%%')}"
+    return url, {"pattern_type": "sequence", "start_number": str(first), "framerate": str(rate)}
 
 
 def _not_decodable(path: Path, error: av.FFmpegError) -> DecodeError:

@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from av.video.reformatter import VideoReformatter
+from av.video.reformatter import ColorPrimaries, VideoReformatter
 from torch import Tensor
 
 from verbspace.data.decoding.container import VideoFile, fit_short_side, open_video
 from verbspace.data.decoding.h264_skip import required_packets
+from verbspace.data.decoding.streams import HDR_TRANSFERS
 from verbspace.data.decoding.timestamps import (
     FrameTimestamps,
     TimestampMismatch,
@@ -25,6 +26,7 @@ from verbspace.data.decoding.timestamps import (
     pts_to_seconds,
     resolve_pts,
 )
+from verbspace.data.decoding.tone_mapping import to_sdr
 from verbspace.data.errors import DecodeError
 
 FrameSelector = Callable[[FrameTimestamps], Sequence[int]]
@@ -111,7 +113,11 @@ def _read(
             return timestamps, _collect_frames(second, second.iter_frames(), indices, max_short_side, pts)
     if pts is None:
         return timestamps, _collect_frames(file, iter(buffer), indices, max_short_side)
-    numbers, needed = required_packets(file.stream.codec_context, buffer, pts, set(indices.tolist()))
+    if file.is_frame_folder:
+        numbers = np.unique(indices).tolist()
+        needed = [*(buffer[number] for number in numbers), buffer[-1]]
+    else:
+        numbers, needed = required_packets(file.stream.codec_context, buffer, pts, set(indices.tolist()))
     return timestamps, _collect_frames(file, file.iter_frames(needed), indices, max_short_side, pts, numbers)
 
 
@@ -194,11 +200,15 @@ def restore_order(unique_frames: Tensor, inverse: np.ndarray) -> Tensor:
 
 
 def _to_rgb(reformatter: VideoReformatter, frame: Any, shape: tuple[int, int]) -> np.ndarray:
-    """Convert a decoded frame to uint8 RGB of the given (height, width), then apply its rotation."""
+    """Convert a decoded frame to uint8 SDR RGB of the given (height, width), then apply its rotation."""
     height, width = shape
     # Without a change of size, the interpolation only affects the chroma planes: keep FFmpeg's default for them.
     interpolation = "BILINEAR" if (frame.height, frame.width) == shape else "BICUBIC"
-    rgb = reformatter.reformat(frame, width, height, "rgb24", interpolation=interpolation, threads=1)
+    hdr = HDR_TRANSFERS.get(int(frame.color_trc))
+    pixel_format = "rgb24" if hdr is None else "rgb48le"
+    rgb = reformatter.reformat(frame, width, height, pixel_format, interpolation=interpolation, threads=1)
     array: np.ndarray = rgb.to_ndarray()
+    if hdr is not None:
+        array = to_sdr(array, hdr, wide_gamut=int(frame.color_primaries) == ColorPrimaries.BT2020)
     turns = round(frame.rotation / 90)  # display matrices rotate counterclockwise, as np.rot90 does
     return np.ascontiguousarray(np.rot90(array, turns)) if turns % 4 else array

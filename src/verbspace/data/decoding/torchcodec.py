@@ -44,10 +44,10 @@ def _seek(
 ) -> tuple[FrameTimestamps, Tensor] | None:
     """Timestamps and frames; None if torchcodec is not reliable for this video.
 
-    It does not stretch pixels to squares, and does not map HDR to SDR.
+    It reads no folders of images, and neither stretches pixels to squares nor maps HDR to SDR.
     """
     with open_video(path) as file:
-        reliable = file.has_reliable_pts and file.has_square_pixels and file.hdr is None
+        reliable = file.has_reliable_pts and file.has_square_pixels and file.hdr is None and not file.is_frame_folder
         found = timestamps_from_packets(file, max_short_side) if reliable else None
         stream_index = file.stream.index
     byte_range = storage.locate(str(path))

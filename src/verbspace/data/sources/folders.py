@@ -11,6 +11,7 @@ from pathlib import Path
 
 from verbspace.data.decoding.probe import probe
 from verbspace.data.errors import DecodeError
+from verbspace.data.sources.frame_folders import frame_sequence
 from verbspace.data.sources.record import VIDEO_EXTENSIONS, Record, extension, is_video
 from verbspace.data.sources.splits import canonical_split, is_split_name, require_split
 
@@ -77,7 +78,8 @@ class FileLocator:
 def scan_folder(folder: Path) -> FolderScan:
     """Find the videos at any depth. Links are followed; hidden files and folders are skipped.
 
-    Files with an unknown extension, or none, are videos if their headers say so.
+    Files with an unknown extension, or none, are videos if their headers say so. A folder of numbered images without
+    videos is a video.
     """
     visited: set[str] = set()
     videos: list[tuple[str, str]] = []
@@ -90,6 +92,9 @@ def scan_folder(folder: Path) -> FolderScan:
             continue
         visited.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
+        if frame_sequence(files) is not None and not any(map(is_video, files)):
+            videos.append((parent, parent if parent == os.fspath(folder) else os.path.dirname(parent)))
+            continue
         for name in files:
             if name.startswith("."):
                 continue

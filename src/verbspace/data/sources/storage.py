@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 import fsspec
 
+from verbspace.data.sources.frame_folders import folder_size
+
 # Schemes that read bytes and nothing else. fsspec knows others, some of which interpret what they read ("reference"),
 # unpack archives or start programs; a list of videos must not be able to name them.
 URL_SCHEMES = (
@@ -101,12 +103,18 @@ def _tar_index(shard: str, size: int, mtime_ns: int) -> dict[str, ByteRange]:
 
 
 def locate(file: str) -> ByteRange | None:
-    """Return where the bytes of a video are, None if it does not exist. Raises ValueError if its shard is damaged."""
+    """Return where the bytes of a video are, None if it does not exist. Raises ValueError if its shard is damaged.
+
+    For a folder of numbered images, the size is that of all images.
+    """
     file, _ = split_segment(file)
     parts = split_shard_path(file)
     if parts is not None:
         return tar_index(parts[0]).get(parts[1])
-    return ByteRange(file, 0, os.path.getsize(file)) if os.path.isfile(file) else None
+    if os.path.isfile(file):
+        return ByteRange(file, 0, os.path.getsize(file))
+    size = folder_size(file) if os.path.isdir(file) else None
+    return None if size is None else ByteRange(file, 0, size)
 
 
 def exists(file: str) -> bool:
