@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
+import subprocess
+import sys
 import threading
 from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
-from verbspace.utils.atomic_io import atomic_directory, atomic_write, check_writable, write_text
+from verbspace.utils import atomic_io
+from verbspace.utils.atomic_io import (
+    atomic_directory,
+    atomic_write,
+    check_writable,
+    check_writable_folder,
+    write_text,
+)
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -148,3 +158,45 @@ def test_write_text_encodes_utf8_and_escapes_lone_surrogates(tmp_path: Path) -> 
     write_text(path, "half \ud800")  # as in file names that are not UTF-8
     assert path.read_text(encoding="utf-8") == "half \\ud800"
     assert [file.name for file in path.parent.iterdir()] == ["page.html"]
+
+
+LEAVE_A_TEMPORARY = """
+import os, sys
+from pathlib import Path
+from verbspace.utils.atomic_io import atomic_directory, atomic_write
+with atomic_write(sys.argv[1]) as file, atomic_directory(sys.argv[2]) as folder:
+    (folder / "part").write_text("half")
+    os._exit(9)
+"""
+
+
+def test_leftovers_of_killed_processes_are_removed(tmp_path: Path) -> None:
+    file, folder = tmp_path / "file", tmp_path / "folder"
+    for _ in range(2):
+        subprocess.run([sys.executable, "-c", LEAVE_A_TEMPORARY, file, folder], check=False)
+        leftovers = sorted(tmp_path.glob(".*.part"))
+        assert len(leftovers) == 2  # the second process has removed those of the first
+    running = tmp_path / re.sub(r"-\d+-", f"-{os.getppid()}-", leftovers[0].name)
+    other = tmp_path / ".0123456789abcdef.part"
+    running.touch()
+    other.touch()
+    atomic_io._remove_stale.cache_clear()
+    write_text(file, "new")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([file.name, running.name, other.name])
+
+
+def test_check_writable_folder(tmp_path: Path) -> None:
+    check_writable_folder(tmp_path / "new" / "folder")
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError, match="file: is a file; choose a folder"):
+        check_writable_folder(tmp_path / "file")
+    with pytest.raises(NotADirectoryError, match="file/new: cannot write: a parent of this path is a file"):
+        check_writable_folder(tmp_path / "file" / "new")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a file system in which nobody can create a file")
+def test_check_writable_creates_a_file_to_be_sure(tmp_path: Path) -> None:
+    for check in (check_writable, check_writable_folder):
+        with pytest.raises(OSError, match="new: cannot write: "):
+            check(Path("/proc") / "self" / "new")

@@ -15,6 +15,7 @@ from verbspace.cli.options import (
     RootOption,
     SetOption,
     SplitOption,
+    out_folder,
     parse_overrides,
 )
 
@@ -23,7 +24,9 @@ app = typer.Typer(rich_markup_mode=None)
 
 @app.command()
 def adapt(
-    out: Annotated[Path, typer.Option(help="Folder of the run. An unfinished run in it is resumed.")],
+    out: Annotated[
+        Path, typer.Option(help="Folder of the run. An unfinished run in it is resumed.", callback=out_folder)
+    ],
     encoder: Annotated[str | None, typer.Option(help="CLIP checkpoint or verbspace encoder: folder or hub id.")] = None,
     videos: Annotated[Path | None, typer.Option(help="Video folder, list file or annotation file.")] = None,
     concepts: Annotated[str | None, typer.Option(help="Concept set: a bundled name or a JSON file.")] = None,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from verbspace.cli.options import DeviceOption, EncoderOption
+from verbspace.cli.options import DeviceOption, EncoderOption, out_file
 
 if TYPE_CHECKING:
     from verbspace.concepts.concept_set import DescriptionKind
@@ -18,7 +18,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 ConceptsArgument = Annotated[str, typer.Argument(help="Concept set: a bundled name or a JSON file.")]
-OutOption = Annotated[Path, typer.Option(help="Concept set to write (JSON).")]
+OutOption = Annotated[Path, typer.Option(help="Concept set to write (JSON).", callback=out_file)]
 
 
 def _print(line: str) -> None:
@@ -173,7 +173,9 @@ def suggest(
     names: Annotated[Path | None, typer.Option(help="Text file of names to choose from. Default: all known.")] = None,
     top: Annotated[int, typer.Option(min=1, help="Number of actions to suggest.")] = 20,
     device: DeviceOption = None,
-    out: Annotated[Path | None, typer.Option(help="Text file for the names, as input of `concepts write`.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Text file for the names, as input of `concepts write`.", callback=out_file)
+    ] = None,
 ) -> None:
     """Suggest action names for unlabeled videos.
 

@@ -15,6 +15,8 @@ from verbspace.cli.options import (
     RootOption,
     SplitOption,
     WorkersOption,
+    out_file,
+    out_folder,
 )
 from verbspace.utils.cpu import available_cpus
 
@@ -62,7 +64,9 @@ def verify(
     fold: FoldOption = None,
     timeout: TimeoutOption = 60,
     workers: WorkersOption = None,
-    results_file: Annotated[Path | None, typer.Option(help="Log file. Default: a file beside the videos.")] = None,
+    results_file: Annotated[
+        Path | None, typer.Option(help="Log file. Default: a file beside the videos.", callback=out_file)
+    ] = None,
 ) -> None:
     """Decode every file to its end and list the bad ones. Files that were verified before are skipped."""
     from verbspace.cli.console.progress import progress
@@ -84,7 +88,9 @@ def verify(
 @app.command()
 def transcode(
     source: Annotated[Path, typer.Argument(help="Folder of videos.")],
-    out: Annotated[Path, typer.Option(help="Folder for the copies, which gets the same subfolders.")],
+    out: Annotated[
+        Path, typer.Option(help="Folder for the copies, which gets the same subfolders.", callback=out_folder)
+    ],
     size: Annotated[int, typer.Option(min=16, help="Short side in pixels. Smaller videos keep theirs.")] = 256,
     gop: Annotated[int, typer.Option(min=1, help="Frames from one key frame to the next.")] = 12,
     crf: Annotated[int, typer.Option(min=0, max=51, help="Quality of x264; lower is better and larger.")] = 20,
@@ -109,7 +115,9 @@ def transcode(
 @app.command()
 def unpack(
     source: Annotated[Path, typer.Argument(help="Parquet file with videos as bytes, or a folder of them.")],
-    out: Annotated[Path, typer.Option(help="New folder for the videos and a metadata.csv with their labels.")],
+    out: Annotated[
+        Path, typer.Option(help="New folder for the videos and a metadata.csv with their labels.", callback=out_folder)
+    ],
 ) -> None:
     """Write the videos that Parquet files of the Hugging Face Hub hold as bytes to files."""
     from verbspace.cli.console.progress import progress

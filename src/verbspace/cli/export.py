@@ -8,7 +8,14 @@ from typing import Annotated, Any
 
 import typer
 
-from verbspace.cli.options import ConceptsOption, EncoderArgument, EvalDataOption, LabelsOption
+from verbspace.cli.options import (
+    ConceptsOption,
+    EncoderArgument,
+    EvalDataOption,
+    LabelsOption,
+    out_file,
+    out_folder,
+)
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -20,7 +27,7 @@ ResultsOption = Annotated[
 @app.command()
 def export(
     encoder: EncoderArgument,
-    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    out: Annotated[Path, typer.Option(help="Folder to write.", callback=out_folder)],
     export_format: Annotated[str, typer.Option("--format", help="onnx or torch.")] = "onnx",
     int8: Annotated[bool, typer.Option("--int8", help="Also write 8-bit ONNX towers.")] = False,
     eval_data: EvalDataOption = None,
@@ -69,7 +76,9 @@ def export_summary_lines(manifest: dict[str, Any], folder: Path) -> Iterator[str
 def card(
     encoder: EncoderArgument,
     result: ResultsOption = None,
-    out: Annotated[Path | None, typer.Option(help="File to write. Default: README.md of the encoder's folder.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="File to write. Default: README.md of the encoder's folder.", callback=out_file)
+    ] = None,
 ) -> None:
     """Write the model card of an encoder, with evaluation results."""
     from verbspace.reporting.model_card import model_card_for
@@ -100,7 +109,7 @@ def push(
 def compare(
     runs: Annotated[list[Path], typer.Argument(help="Run folders, written by `adapt` or `demo`.")],
     result: ResultsOption = None,
-    out: Annotated[Path, typer.Option(help="HTML page to write.")] = Path("report.html"),
+    out: Annotated[Path, typer.Option(help="HTML page to write.", callback=out_file)] = Path("report.html"),
 ) -> None:
     """Compare runs on one page: results, settings and training. All results must have the same protocol.
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import codecs
 import io
 import os
+import signal
 import sys
 from typing import Annotated
 
@@ -54,6 +55,18 @@ def root(
     disable_malloc_trim()
 
 
+def _exit_on_sigterm() -> None:
+    """Let SIGTERM clean up as Ctrl-C does. Workers that are forked later end at once."""
+    main_process = os.getpid()
+
+    def handle(number: int, frame: object) -> None:
+        if os.getpid() == main_process:
+            raise KeyboardInterrupt("terminated")
+        os._exit(128 + number)
+
+    signal.signal(signal.SIGTERM, handle)
+
+
 def main() -> None:
     """Run the program. Errors that a user can fix are one sentence on standard error, without a traceback."""
     from verbspace.cli.console.terminal import configure_logging, encode_fallback, format_os_error, print_error
@@ -64,6 +77,7 @@ def main() -> None:
     configure_logging()
     command = typer.main.get_command(app)
     try:
+        _exit_on_sigterm()
         # Not app(): it would turn Ctrl-C into an exit code of its own and drop the message of the exception.
         with command.make_context("verbspace", sys.argv[1:]) as context:
             command.invoke(context)

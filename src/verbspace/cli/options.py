@@ -10,8 +10,25 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from verbspace.utils.atomic_io import check_writable, check_writable_folder
+
 if TYPE_CHECKING:
     from verbspace.config.settings import AdaptSettings
+
+
+def out_file(path: Path | None) -> Path | None:
+    """Raise OSError, before the command computes anything, if a file cannot be written. A callback of `--out`."""
+    if path is not None:
+        check_writable(path)
+    return path
+
+
+def out_folder(path: Path | None) -> Path | None:
+    """Raise OSError, before the command computes anything, if a folder cannot be written to. See `out_file`."""
+    if path is not None:
+        check_writable_folder(path)
+    return path
+
 
 EncoderArgument = Annotated[str, typer.Argument(help="Encoder: a folder or a hub id.")]
 EncoderOption = Annotated[str, typer.Option(help="Encoder: a folder or a hub id.")]

@@ -81,7 +81,9 @@ def explain(
     end: Annotated[float | None, typer.Option(min=0, help="End of the part. Default: the end of the video.")] = None,
     calibration: options.CalibrationOption = None,
     device: options.DeviceOption = None,
-    out: Annotated[Path | None, typer.Option(help="HTML page with frames and attention maps.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="HTML page with frames and attention maps.", callback=options.out_file)
+    ] = None,
     as_json: options.JsonOption = False,
 ) -> None:
     """Explain predictions: activated descriptions, when they occur, and the frames that decide the result."""
@@ -95,10 +97,8 @@ def explain(
     from verbspace.inference.explain import explain as explain_video
     from verbspace.inference.explain import to_json
     from verbspace.reporting.explanations import render_explanation_page
-    from verbspace.utils.atomic_io import check_writable, write_text
+    from verbspace.utils.atomic_io import write_text
 
-    if out is not None:
-        check_writable(out)
     predictor = _load_predictor(encoder, actions, concepts, scoring, frames, calibration, device)
     explanations, on_error = [], ErrorCounter()
     for name in expand_inputs(paths, sys.stdin, on_error):
@@ -128,7 +128,7 @@ def explain(
 def calibrate(
     paths: options.VideosArgument,
     encoder: options.EncoderOption,
-    out: Annotated[Path, typer.Option(help="JSON file for the temperature.")],
+    out: Annotated[Path, typer.Option(help="JSON file for the temperature.", callback=options.out_file)],
     actions: options.ActionsOption = None,
     concepts: options.ConceptsOption = None,
     scoring: options.ScoringOption = "category",
@@ -150,9 +150,7 @@ def calibrate(
     from verbspace.inference.calibration import resolve_reference
     from verbspace.inference.predictor import resolve_concepts
     from verbspace.models.loading import load_encoder
-    from verbspace.utils.atomic_io import check_writable
 
-    check_writable(out)
     if labels is not None and eval_data is None:
         raise ValueError("--labels names the classes of --eval-data, which is not given; add it, or remove --labels")
     files = list(expand_inputs(paths, sys.stdin))

@@ -21,7 +21,9 @@ def reproduce(
     benchmark: Annotated[str, typer.Argument(help="ucf101, hmdb51, k400 or k600.")],
     root: Annotated[Path, typer.Option(help="Folder of the benchmark: videos and official annotation files.")],
     encoder: options.EncoderOption,
-    out: Annotated[Path, typer.Option(help="HTML page; the results are saved beside it as JSON.")],
+    out: Annotated[
+        Path, typer.Option(help="HTML page; the results are saved beside it as JSON.", callback=options.out_file)
+    ],
     tasks: Annotated[
         list[str] | None,
         typer.Option(help="Some of zero-shot, linear-probe, knn, with commas between them. Repeatable. Default: all."),
@@ -46,13 +48,12 @@ def reproduce(
     from verbspace.evaluation.benchmarks import BenchmarkConfig
     from verbspace.evaluation.reproduce import reproduce as run
     from verbspace.reporting.reproduction import render_reproduction
-    from verbspace.utils.atomic_io import check_writable, write_text
+    from verbspace.utils.atomic_io import write_text
     from verbspace.utils.device import resolve_device, resolve_precision
 
     results_path = out.with_suffix(".json")
     if out == results_path:
         raise ValueError(f"{out}: the page needs another extension than .json, which the results have; use .html")
-    check_writable(out)
     precision = resolve_precision(dtype, resolve_device(device))
     config = BenchmarkConfig(
         frames=frames, clips=clips, crops=crops, max_missing=max_missing, batch_size=batch_size,

@@ -93,7 +93,9 @@ def search(
     no_ann: Annotated[bool, typer.Option("--no-ann", help="Search exactly, without the approximate index.")] = False,
     output_format: Annotated[str, typer.Option("--format", help="table, jsonl or html.")] = "table",
     as_json: options.JsonOption = False,
-    out: Annotated[Path | None, typer.Option(help="With --format html: the page to write.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="With --format html: the page to write.", callback=options.out_file)
+    ] = None,
     embed_clips: Annotated[bool, typer.Option("--embed-clips", help="Store the clips inside the page.")] = False,
     encoder: IndexEncoderOption = None,
     device: options.DeviceOption = None,
@@ -105,7 +107,6 @@ def search(
     from verbspace.search.index import list_index_shards
     from verbspace.search.query import collect_terms, describe_query
     from verbspace.search.searcher import Searcher
-    from verbspace.utils.atomic_io import check_writable
 
     output_format = resolve_format(output_format, as_json)
     if output_format not in ("table", "jsonl", "html"):
@@ -114,8 +115,6 @@ def search(
         raise ValueError("--format html and --out page.html must be given together")
     if embed_clips and out is None:
         raise ValueError("--embed-clips needs --format html --out page.html; add them, or leave it out")
-    if out is not None:
-        check_writable(out)
     terms = collect_terms(query, add or (), subtract or ())
     if '"' not in query and (" - " in query or " + " in query):
         print_error(
@@ -157,7 +156,9 @@ def merge(index: IndexArgument) -> None:
 
 
 @index_app.command("export")
-def export(index: IndexArgument, out: Annotated[Path, typer.Option(help="Parquet file to write.")]) -> None:
+def export(
+    index: IndexArgument, out: Annotated[Path, typer.Option(help="Parquet file to write.", callback=options.out_file)]
+) -> None:
     """Write all rows to a Parquet file."""
     from verbspace.search.index import Index
     from verbspace.search.transfer import export_parquet

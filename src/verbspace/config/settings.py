@@ -189,7 +189,7 @@ def read_config_file(path: Path) -> Any:
             return tomllib.loads(text)
         return yaml.safe_load(text) or {}
     except (yaml.YAMLError, ValueError) as error:
-        raise ValueError(f"{path}: not valid {path.suffix.lstrip('.').upper() or 'YAML'}: {error}") from None
+        raise ValueError(f"{path}: not valid {'TOML' if path.suffix == '.toml' else 'YAML'}: {error}") from None
 
 
 def validate_model(model: type[S], content: Any, source: str) -> S:

@@ -139,7 +139,7 @@ def calibrate(
     """
     space = encoder.build_concept_space(concepts)
     records = [Record(path) for path in files]
-    _require_min_videos(len(records))
+    _require_min_videos(len(records), "are given")
     if reference is None:
         scores, reference_scores = _score_halves(encoder, records, space, scoring, frames, batch_size, on_progress)
         _require_min_videos(len(scores))
@@ -217,9 +217,9 @@ def _score_halves(
     return torch.cat(rows, 1) if rows else torch.zeros(2, 0, len(space.action_names))
 
 
-def _require_min_videos(count: int) -> None:
+def _require_min_videos(count: int, verb: str = "can be read") -> None:
     if count < MIN_VIDEOS:
         raise ValueError(
-            f"{count} videos can be read, and a temperature needs {MIN_VIDEOS} or more; pass more videos, for example "
+            f"{count} videos {verb}, and a temperature needs {MIN_VIDEOS} or more; pass more videos, for example "
             "those that the encoder was adapted to"
         )

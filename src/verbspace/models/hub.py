@@ -213,7 +213,10 @@ def save_checkpoint(
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.weights.items()}
     with atomic_directory(folder, obsolete_files=(CONCEPT_SET_FILE,)) as temp:
         (temp / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-        save_file(weights, temp / WEIGHTS_FILE, metadata={"format": "pt"})
+        try:
+            save_file(weights, temp / WEIGHTS_FILE, metadata={"format": "pt"})
+        except SafetensorError as error:  # of the disk
+            raise OSError(f"{folder}: cannot write the weights: {first_line(error)}; free space there") from error
         checkpoint.processor.save(temp)
         if checkpoint.concepts is not None:
             checkpoint.concepts.save(temp / CONCEPT_SET_FILE)
@@ -248,4 +251,9 @@ def push_checkpoint(
             denied = error.response.status_code in (401, 403)
             advice = "; run hf auth login, or pass a token with write access" if denied else ""
             raise OSError(f"{repo_id}: the hub rejected the upload: {reason}{advice}") from error
+        except Exception as error:  # no network, no token: the hub's client has an exception for each
+            reason = first_line(error).rstrip(". ")
+            raise OSError(
+                f"{repo_id}: the upload to {api.endpoint} failed: {reason}; check the network and your access token"
+            ) from error
     return str(url)

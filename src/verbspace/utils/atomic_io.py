@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
+import platform
 import secrets
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 
@@ -23,6 +27,7 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         return
     check_writable(path)
     target = Path(os.path.realpath(path))
+    _remove_stale(target.parent)
     temp = _temp_path(target.parent)
     try:
         with annotate_os_error(path):
@@ -49,6 +54,8 @@ def atomic_directory(folder: str | Path, obsolete_files: tuple[str, ...] = ()) -
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"{folder}: is a file; choose a folder")
     exists = folder.is_dir()
+    for place in (folder, folder.parent):
+        _remove_stale(place)
     temp = _temp_path(folder if exists else folder.parent)
     try:
         with annotate_os_error(folder):
@@ -73,11 +80,27 @@ def check_writable(path: str | Path) -> None:
     with annotate_os_error(path):
         if os.path.isdir(path):
             raise IsADirectoryError(f"{path}: is a folder; choose a file")
-        parent = next(parent for parent in Path(os.path.realpath(path)).parents if os.path.lexists(parent))
-        if not parent.is_dir():
-            raise NotADirectoryError
-        if not os.access(parent, os.W_OK | os.X_OK):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        _probe(Path(os.path.realpath(path)).parent)
+
+
+def check_writable_folder(folder: str | Path) -> None:
+    """Raise OSError if no file can be written into a folder, which may not exist yet."""
+    if os.path.isfile(folder):
+        raise NotADirectoryError(f"{folder}: is a file; choose a folder")
+    with annotate_os_error(folder):
+        _probe(Path(os.path.realpath(folder)))
+
+
+def _probe(folder: Path) -> None:
+    """Create a file in a folder or its nearest parent that exists, and remove it."""
+    parent = next(parent for parent in (folder, *folder.parents) if os.path.lexists(parent))
+    if not parent.is_dir():
+        raise NotADirectoryError
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    probe = _temp_path(parent)  # root has the right to write where nothing can be written
+    probe.touch(exist_ok=False)
+    probe.unlink()
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -100,8 +123,36 @@ def annotate_os_error(path: str | Path) -> Iterator[None]:
         raise type(error)(f"{path}: cannot write: {reason}; choose another path or free space there") from error
 
 
+def _host() -> str:
+    return hashlib.sha256(platform.node().encode()).hexdigest()[:8]
+
+
 def _temp_path(folder: Path) -> Path:
-    return folder / f".{secrets.token_hex(8)}.part"
+    return folder / f".{_host()}-{os.getpid()}-{secrets.token_hex(4)}.part"
+
+
+@cache
+def _remove_stale(folder: Path) -> None:
+    """Remove what killed processes of this machine left of earlier writes into a folder; once per process."""
+    for path in folder.glob(f".{_host()}-*-*.part"):
+        pid = path.name.split("-")[1]
+        if pid.isdecimal() and not _is_running(int(pid)):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+
+
+def _is_running(pid: int) -> bool:
+    if sys.platform == "win32":  # where signal 0 is Ctrl-C
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # of another user
+        return True
+    return True
 
 
 def _copy_modes(temp: Path, folder: Path) -> None:

@@ -155,12 +155,19 @@ class TransformersClient:
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
+        unreachable = None if Path(name).is_dir() else _find_on_hub(str(name))
+        local = unreachable is not None
         try:
-            self._tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+            self._tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False, local_files_only=local)
             self._model = AutoModelForCausalLM.from_pretrained(
-                name, use_safetensors=True, trust_remote_code=False, dtype="auto"
+                name, use_safetensors=True, trust_remote_code=False, dtype="auto", local_files_only=local
             )
         except (OSError, ValueError) as error:
+            if unreachable is not None:
+                raise OSError(
+                    f"{name}: the hub cannot be reached ({unreachable}), and its cache has no such checkpoint; check "
+                    "the network, or give a folder"
+                ) from None
             reason = "not a text-generation checkpoint with safetensors weights"
             raise ValueError(f"{name}: {reason}: {_shorten(error)}") from None
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -204,6 +211,25 @@ class TransformersClient:
 
     async def close(self) -> None:
         """Do nothing."""
+
+
+def _find_on_hub(name: str) -> str | None:
+    """Ask the hub for a checkpoint once, because `transformers` would retry each file for a minute.
+
+    Returns the reason if the hub cannot be reached; ValueError: the hub has no such checkpoint, or the name is invalid.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
+
+    try:
+        HfApi().model_info(name, timeout=10)
+    except HFValidationError:
+        raise ValueError(f"{name}: no such folder, and not a hub id; write it as owner/name") from None
+    except RepositoryNotFoundError:
+        raise ValueError(f"{name}: no such folder, and not on the hub; check the name and your access token") from None
+    except Exception as error:  # the network, a server error: the hub's client has an exception for each
+        return _shorten(error).rstrip(". ")
+    return None
 
 
 def _completion_text(completion: Any) -> str:
