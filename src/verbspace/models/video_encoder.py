@@ -140,7 +140,8 @@ class VideoEncoder(PreTrainedModel):  # type: ignore[misc]
         encoder.set_attention(parsed.attn_implementation or attention)
         encoder.eval()
         validate_text_tower(encoder.encode_text, folder)
-        encoder.to(parsed.dtype or torch.float32)
+        if parsed.dtype is not None:
+            encoder.to(parsed.dtype)
         return encoder
 
     def save_pretrained(self, save_directory: str | Path, *, card: str | None = None) -> None:
