@@ -84,7 +84,7 @@ def test_write_reports_failed_actions_and_saves_the_others(tmp_path: Path, run_f
         ((), "pass either --model"),
         (("--model", "m", "--local-model", "folder"), "pass either --model"),
         (("--model", "m"), "OPENAI_API_KEY"),
-        (("--local-model", "no-such-folder/here"), "not a text-generation checkpoint"),
+        (("--local-model", "no-such-folder/here"), "no-such-folder/here: "),
     ],
 )
 def test_write_requires_one_model(

@@ -146,3 +146,11 @@ def test_plan_windows_covers_a_video_of_any_length(end: float, length: float, st
 def test_plan_windows_rejects_strides_that_leave_gaps(stride: float) -> None:
     with pytest.raises(ValueError, match=r"windows of 4 s every .*give a stride above 0 and at most the length"):
         plan_windows(3.0, 4.0, stride)
+
+
+@pytest.mark.parametrize("rate", [12, 24, 25, 29.97, 30, 60])
+def test_rounding_errors_do_not_decide_between_two_frames(rate: float) -> None:
+    """As many points as frames lie exactly between two frames each; the earlier one is taken."""
+    times = np.arange(10) / rate
+    (plan,) = plan_eval(times, 10 / rate, 10, 1)
+    assert plan.frame_indices == tuple(range(10))

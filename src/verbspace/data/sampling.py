@@ -72,11 +72,14 @@ def shift_frames(plans: Sequence[ViewPlan], first: int) -> list[ViewPlan]:
 
 
 def nearest_frame(times: np.ndarray, seconds: np.ndarray) -> np.ndarray:
-    """Return the index of the frame nearest to each of `seconds` (n,), the earlier of two. `times` (F,) must ascend."""
+    """Return the index of the frame nearest to each of `seconds` (n,), the earlier of two. `times` (F,) must ascend.
+
+    Distances that differ by less than `_SLACK` are equal: rounding errors do not decide between two frames.
+    """
     after = np.clip(np.searchsorted(times, seconds), 1, max(len(times) - 1, 1))
     if len(times) == 1:
         return np.zeros(len(seconds), dtype=np.int64)
-    return np.where(seconds - times[after - 1] <= times[after] - seconds, after - 1, after)
+    return np.where(seconds - times[after - 1] <= times[after] - seconds + _SLACK, after - 1, after)
 
 
 def linspace_in_window(window: Window, num_frames: int, phase: float = 0.5) -> np.ndarray:

@@ -140,9 +140,7 @@ class VideoEncoder(PreTrainedModel):  # type: ignore[misc]
         encoder.set_attention(parsed.attn_implementation or attention)
         encoder.eval()
         validate_text_tower(encoder.encode_text, folder)
-        if parsed.dtype is not None:
-            encoder.to(parsed.dtype)
-        return encoder
+        return encoder if parsed.dtype is None else encoder.to(parsed.dtype)
 
     def save_pretrained(self, save_directory: str | Path, *, card: str | None = None) -> None:
         """Write config.json, model.safetensors, tokenizer, image processor, concept set and model card.
