@@ -128,8 +128,8 @@ def test_bad_input_is_one_line_and_exit_code_1(tmp_path: Path) -> None:
     [
         ("predict a.mp4 --encoder playground", "this encoder has no concept set of its own; give actions or concepts"),
         ("predict a.mp4 --encoder playground --actions a --concepts playground", "give actions or concepts, not both"),
-        ("predict a.mp4 --encoder playground --actions ,", "--actions names no action; give names with commas"),
-        ("predict a.mp4 --encoder playground --actions=", "--actions names no action; give names with commas"),
+        ("predict a.mp4 --encoder playground --actions ,", "--actions has no name; give names with commas"),
+        ("predict a.mp4 --encoder playground --actions=", "--actions has no name; give names with commas"),
         ("predict a.mp4 --encoder playground --actions a,B,b", "--actions names 'b' twice (as 'B'); leave one of them"),
         ("predict a.mp4 --encoder playground --json --format csv", "--json and --format csv contradict each other"),
         ("predict a.mp4 --encoder playground --frames 1000", "frames: 1000 is out of range; pass 1 to 256"),
