@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(rich_markup_mode=None)
 index_app = typer.Typer(
-    help="Inspect, merge, export and import an index, or make its search faster.", no_args_is_help=True
+    help="Inspect, merge, move, export and import an index, or make its search faster.", no_args_is_help=True
 )
 app.add_typer(index_app, name="index")
 
@@ -153,6 +153,18 @@ def merge(index: IndexArgument) -> None:
     has_shards = bool(list_index_shards(index))
     summary = merge_shards(index)
     print(summary.summary(index) if has_shards else f"{index}: there are no shards to merge")
+
+
+@index_app.command("move")
+def move(
+    index: IndexArgument,
+    old: Annotated[str, typer.Argument(help="Folder or file as it is in the index.")],
+    new: Annotated[str, typer.Argument(help="Where it is now.")],
+) -> None:
+    """Change the paths of videos that were moved. Nothing is embedded again."""
+    from verbspace.search.move import move_files
+
+    print(f"{index}: {move_files(index, old, new)} files moved")
 
 
 @index_app.command("export")

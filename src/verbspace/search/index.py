@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
-from verbspace.search.filters import closes_parenthesis_early, path_in
+from verbspace.search.filters import closes_parenthesis_early, path_in, sql_quote
 from verbspace.search.schema import (
     COLUMNS,
     SIGNATURE_COLUMNS,
@@ -190,6 +190,10 @@ class Index:
         """Delete the rows of files."""
         for chunk in _chunks(paths):
             self.table.delete(path_in(chunk))
+
+    def rename(self, where: str, length: int, new: str) -> None:
+        """Replace the first `length` characters of the paths that match a condition, in one transaction."""
+        self.table.update(where=where, values_sql={"path": f"concat({sql_quote(new)}, substr(path, {length + 1}))"})
 
     def record_failures(self, failures: dict[str, str], readable: Iterable[str]) -> None:
         """Add files to the list of those that could not be read, with the reason, and remove readable ones from it."""

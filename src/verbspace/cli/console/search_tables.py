@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from verbspace.data.sources.inputs import is_url
+from verbspace.data.sources.storage import split_shard_path
 from verbspace.reporting.found_clips import display_path, render_search_page
 from verbspace.search.index import Index, list_index_shards
 from verbspace.search.schema import Hit
@@ -26,7 +29,7 @@ def print_hits(
         print(f"{out}: {len(hits)} results")
     elif output_format == "jsonl":
         for hit in hits:
-            print(json.dumps(asdict(hit)), flush=True)
+            print(json.dumps({**asdict(hit), "missing": is_missing(hit.path)}), flush=True)
     else:
         for line in format_hits(hits):
             print(line)
@@ -34,11 +37,20 @@ def print_hits(
             print(f"{index.folder}: the index is empty")
 
 
+def is_missing(path: str) -> bool:
+    """Return whether a file, or the shard that it is in, no longer exists. URLs are not looked up."""
+    if is_url(path):
+        return False
+    shard = split_shard_path(path)
+    return not os.path.exists(path if shard is None else shard[0])
+
+
 def format_hits(hits: Sequence[Hit]) -> Iterator[str]:
     """Format each result as a line with score, time and path."""
     for hit in hits:
         times = f"{format_timestamp(hit.start):>9} – {format_timestamp(hit.end):<9}"
-        yield f"{hit.score:6.3f}  {times} {sanitize(display_path(hit.path))}"
+        missing = "  (missing)" if is_missing(hit.path) else ""
+        yield f"{hit.score:6.3f}  {times} {sanitize(display_path(hit.path))}{missing}"
     if not hits:
         yield "no results"
 
