@@ -139,6 +139,8 @@ def test_spans_ascend_in_short_windows(predictor: Predictor, files: list[str]) -
 def test_error_names_the_url(tmp_path: Path) -> None:
     path = tmp_path / "words.mp4"
     path.write_text("no video")
-    found = CliRunner().invoke(app, ["explain", f"file://{path}", "--encoder", "playground", "--actions", "waving,bowing"])
+    found = CliRunner().invoke(
+        app, ["explain", f"file://{path}", "--encoder", "playground", "--actions", "waving,bowing"]
+    )
     assert found.exit_code == 1
     assert found.stderr.startswith(f"error: file://{path}: not decodable")
