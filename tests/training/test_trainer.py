@@ -25,7 +25,7 @@ from verbspace.training.checkpoint import list_checkpoints
 from verbspace.training.distiller import Distiller, EMAState
 from verbspace.training.ema import update_teacher
 from verbspace.training.lora import add_lora
-from verbspace.training.optimizer import default_learning_rate, parameter_groups
+from verbspace.training.optimizer import MAX_LEARNING_RATE, default_learning_rate, parameter_groups
 from verbspace.training.schedules import cosine, warmup_cosine
 from verbspace.training.trainer import Trainer, TrainingCollapsed, TrainingInterrupted
 
@@ -289,12 +289,13 @@ def test_a_non_finite_loss_keeps_the_last_checkpoint(tiny_clip: Path, tmp_path: 
         (1024, 256, 2e-6, 1e-5),
         (768, 32, 2e-6, 1e-5),
         (128, 12, 1.5e-4, 2.5e-4),  # the playground's CLIP
+        (64, 12, 3e-4, 3e-4),  # the limit
     ],
 )
 def test_default_learning_rates(width: int, batch_size: int, low: float, high: float) -> None:
     assert low <= default_learning_rate(width, batch_size) <= high
     assert default_learning_rate(width, 4 * batch_size) == pytest.approx(
-        2 * default_learning_rate(width, batch_size), rel=0.05
+        min(2 * default_learning_rate(width, batch_size), MAX_LEARNING_RATE), rel=0.05
     )
 
 

@@ -10,16 +10,20 @@ from torch import nn
 from verbspace.config.settings import TrainSettings
 from verbspace.models.video_encoder import VideoEncoder
 
+MAX_LEARNING_RATE = 3e-4
+
 
 def default_learning_rate(width: int, batch_size: int) -> float:
-    """Return the learning rate of pretrained weights: 1e-5 · (768 / width)^2.5 · (batch_size / 256)^0.5.
+    """Return the learning rate of pretrained weights: 1e-5 · (768 / width)^2.5 · (batch_size / 256)^0.5, at most 3e-4.
 
     The reference is published fine-tuning of CLIP ViT-B/16 on video with AdamW, at 3e-6 to 2e-5 for width 768 and 256
     clips (MAXI 5e-6, ViFi-CLIP and X-CLIP 8e-6). AdamW's rate follows the square root of the batch size (Malladi et
-    al., NeurIPS 2022). The power of the width passes through the best rate of the playground's CLIP, 2e-4 for width
-    128 and 12 clips.
+    al., NeurIPS 2022). The power of the width passes through a good rate of the playground's CLIP, 2e-4 for width 128
+    and 12 clips. Small CLIPs of other widths do not confirm the power (docs/results.md): their best rates are all near
+    3e-4, hence the limit.
     """
-    return float(f"{1e-5 * (768 / width) ** 2.5 * (batch_size / 256) ** 0.5:.2g}")
+    rate = 1e-5 * (768 / width) ** 2.5 * (batch_size / 256) ** 0.5
+    return float(f"{min(rate, MAX_LEARNING_RATE):.2g}")
 
 
 def pretrained_learning_rate(student: VideoEncoder, settings: TrainSettings) -> float:
