@@ -140,7 +140,8 @@ class VideoEncoder(PreTrainedModel):  # type: ignore[misc]
         encoder.set_attention(parsed.attn_implementation or attention)
         encoder.eval()
         validate_text_tower(encoder.encode_text, folder)
-        encoder.to(parsed.dtype or torch.float32)
+        if parsed.dtype is not None:
+            encoder.to(parsed.dtype)
         return encoder
 
     def save_pretrained(self, save_directory: str | Path, *, card: str | None = None) -> None:
@@ -391,8 +392,7 @@ class VideoEncoder(PreTrainedModel):  # type: ignore[misc]
             raise TypeError("encode_text takes a list of texts; pass [text] for a single text")
         rows = []
         for inputs in self.require_processor().tokenize_batches(texts, batch_size):
-            embeddings = backbones.embed_texts(self.base, **inputs.to(self.device))
-            rows.append(F.normalize(embeddings.float(), dim=-1).cpu())
+            rows.append(F.normalize(backbones.embed_texts(self.base, **inputs.to(self.device)).float(), dim=-1).cpu())
         return torch.cat(rows) if rows else torch.zeros(0, self.embedding_dim)
 
     def build_concept_space(self, concepts: ConceptSet) -> ConceptSpace:
