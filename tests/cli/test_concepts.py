@@ -84,7 +84,10 @@ def test_write_reports_failed_actions_and_saves_the_others(tmp_path: Path, run_f
         ((), "pass either --model"),
         (("--model", "m", "--local-model", "folder"), "pass either --model"),
         (("--model", "m"), "OPENAI_API_KEY"),
-        (("--local-model", "no-such-folder/here"), "no-such-folder/here: "),
+        (
+            ("--local-model", "no such folder"),
+            "no such folder: no such folder, and not a hub id; write it as owner/name",
+        ),
     ],
 )
 def test_write_requires_one_model(

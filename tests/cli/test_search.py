@@ -25,7 +25,9 @@ def test_search_prints_tables_and_json_lines(clips: Path, searcher: Searcher) ->
     code, lines, _ = run_search(folder, "waving", "--top", 3, "--format", "jsonl")
     hits = searcher.search("waving", top=3)
     assert code == 0
-    assert [Hit(**json.loads(line)) for line in lines.splitlines()] == hits
+    found = [json.loads(line) for line in lines.splitlines()]
+    assert [hit.pop("missing") for hit in found] == [False] * 3
+    assert [Hit(**hit) for hit in found] == hits
     code, text, _ = run_search(folder, "waving", "--top", 1)
     assert re.fullmatch(r" *-?\d\.\d{3}  +\d:\d\d\.\d – \d:\d\d\.\d +\S*0\d\.mp4\n", text)
     assert run_search(folder, "waving", "--where", "start > 99")[1] == "no results\n"
@@ -44,7 +46,7 @@ def test_search_prints_tables_and_json_lines(clips: Path, searcher: Searcher) ->
 
 def test_control_characters_in_paths_are_escaped(tmp_path: Path) -> None:
     hits = [Hit("/v/red\x1b[31m\nbox.mp4", 0.0, 1.0, 0.5, 0, 1.0, 25.0)]
-    assert list(format_hits(hits)) == [" 0.500     0:00.0 – 0:01.0    /v/red\\x1b[31m\\nbox.mp4"]
+    assert list(format_hits(hits)) == [" 0.500     0:00.0 – 0:01.0    /v/red\\x1b[31m\\nbox.mp4  (missing)"]
 
 
 def test_unquoted_plus_or_minus_gives_a_hint(searcher: Searcher) -> None:
