@@ -19,8 +19,8 @@ def default_learning_rate(width: int, batch_size: int) -> float:
     The reference is published fine-tuning of CLIP ViT-B/16 on video with AdamW, at 3e-6 to 2e-5 for width 768 and 256
     clips (MAXI 5e-6, ViFi-CLIP and X-CLIP 8e-6). AdamW's rate follows the square root of the batch size (Malladi et
     al., NeurIPS 2022). The power of the width passes through a good rate of the playground's CLIP, 2e-4 for width 128
-    and 12 clips. Small CLIPs of other widths do not confirm the power (docs/results.md): their best rates are all near
-    3e-4, hence the limit.
+    and 12 clips. It is the best of three rates at width 256; at width 64 it would be too high, hence the limit
+    (docs/results.md).
     """
     rate = 1e-5 * (768 / width) ** 2.5 * (batch_size / 256) ** 0.5
     return float(f"{min(rate, MAX_LEARNING_RATE):.2g}")
