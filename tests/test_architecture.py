@@ -34,7 +34,7 @@ LAYERS = (
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 MAX_LINES = 400
 # Modules that a core dependency installs, and which.
-TRANSITIVE = {"filelock": "huggingface_hub", "markupsafe": "jinja2", "tokenizers": "transformers"}
+TRANSITIVE = {"markupsafe": "jinja2", "tokenizers": "transformers"}
 IMPORT_NAMES = {"pyyaml": "yaml"}
 UNSAFE = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
 ABSOLUTE_PATH = re.compile(r"(?<![\w.:/}])/(?:work|tmp|home|root|mnt|data|var|opt|usr|Users)(?![\w-])")
