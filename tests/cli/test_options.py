@@ -90,3 +90,8 @@ def test_options_of_a_list_add_up(tmp_path: Path) -> None:
     command = ["demo", "--out", str(tmp_path), "--set", "training.steps=2", "--set", "training.stepz=2"]
     found = CliRunner().invoke(main.app, command)
     assert "training.stepz" in str(found.exception)
+
+
+def test_an_action_may_be_longer_than_a_file_name() -> None:
+    long = " ".join(["very"] * 100)
+    assert parse_action_list([f"waving,{long}"]) == ["waving", long]

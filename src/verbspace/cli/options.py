@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -146,7 +147,7 @@ def parse_action_list(actions: list[str] | None) -> list[str] | None:
     for value in actions:
         if Path(value).suffix.lower() == ".json":
             raise ValueError(f"--actions {value}: is a concept set; give it as --concepts")
-        if Path(value).is_file():
+        if os.path.isfile(value):  # False for a text that is too long for a path
             names += read_action_names(value)
         elif Path(value).suffix.lower() in (".txt", ".csv", ".tsv"):
             raise FileNotFoundError(f"--actions {value}: there is no such file")
