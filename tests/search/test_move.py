@@ -60,5 +60,7 @@ def test_missing_files_are_marked_among_the_results(tmp_path: Path) -> None:
         Hit(str(tmp_path / "there.mp4"), 0, 1, 0.5, 0, 1, 25),
         Hit(str(tmp_path / "gone.mp4"), 0, 1, 0.4, 0, 1, 25),
         Hit("https://example.org/clip.mp4", 0, 1, 0.3, 0, 1, 25),
+        Hit(str(tmp_path / "there.mp4#t=0,1"), 0, 1, 0.2, 0, 1, 25),
     ]
-    assert [line.endswith("gone.mp4  (missing)") for line in format_hits(hits)] == [False, True, False]
+    assert [line.endswith("gone.mp4  (missing)") for line in format_hits(hits)] == [False, True, False, False]
+    assert not is_missing(hits[-1].path)

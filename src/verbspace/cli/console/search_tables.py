@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from verbspace.data.sources.inputs import is_url
-from verbspace.data.sources.storage import split_shard_path
+from verbspace.data.sources.storage import split_segment, split_shard_path
 from verbspace.reporting.found_clips import display_path, render_search_page
 from verbspace.search.index import Index, list_index_shards
 from verbspace.search.schema import Hit
@@ -41,6 +41,7 @@ def is_missing(path: str) -> bool:
     """Return whether a file, or the shard that it is in, no longer exists. URLs are not looked up."""
     if is_url(path):
         return False
+    path, _ = split_segment(path)
     shard = split_shard_path(path)
     return not os.path.exists(path if shard is None else shard[0])
 
