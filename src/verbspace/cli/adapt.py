@@ -17,6 +17,7 @@ from verbspace.cli.options import (
     SplitOption,
     out_folder,
     parse_overrides,
+    require_labeled_videos,
 )
 
 app = typer.Typer(rich_markup_mode=None)
@@ -69,8 +70,7 @@ def adapt(
             root = root or (Path(loaded.root) if loaded.root else None)
     if encoder is None or videos is None or concepts is None:
         raise ValueError("give --encoder, --videos and --concepts, or a --recipe that has them")
-    if labels is not None and val_data is None:
-        raise ValueError("--labels names the classes of --val-data, which is not given; add it, or remove --labels")
+    require_labeled_videos(labels, "--val-data", val_data)
     settings = parse_overrides(config, set_ or [], base)
     start = VideoEncoder.from_pretrained(encoder)
     frames = settings.views.global_frames

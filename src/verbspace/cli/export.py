@@ -15,6 +15,7 @@ from verbspace.cli.options import (
     LabelsOption,
     out_file,
     out_folder,
+    require_labeled_videos,
 )
 
 app = typer.Typer(rich_markup_mode=None)
@@ -40,8 +41,7 @@ def export(
     """
     from verbspace.export.exporter import export as run
 
-    if labels is not None and eval_data is None:
-        raise ValueError("--labels names the classes of --eval-data, which is not given; add it, or remove --labels")
+    require_labeled_videos(labels, "--eval-data", eval_data)
     manifest = run(
         encoder, out, export_format, int8=int8, eval_data=eval_data, concepts=concepts, labels=labels,  # type: ignore[arg-type]
     )  # fmt: skip

@@ -104,6 +104,12 @@ def parse_overrides(config: Path | None, overrides: list[str], base: AdaptSettin
     return parse_settings(content, "--set" if overrides else str(config or "settings"))
 
 
+def require_labeled_videos(labels: Path | None, option: str, videos: Path | None) -> None:
+    """Raise ValueError if `--labels` is given without the option whose videos it belongs to."""
+    if labels is not None and videos is None:
+        raise ValueError(f"--labels names the classes of {option}, which is not given; add it, or remove --labels")
+
+
 def parse_names(values: list[str] | None, option: str) -> list[str] | None:
     """Split the values of an option at commas and line ends, as CSV: a name in quotes may contain commas.
 

@@ -151,8 +151,7 @@ def calibrate(
     from verbspace.inference.predictor import resolve_concepts
     from verbspace.models.loading import load_encoder
 
-    if labels is not None and eval_data is None:
-        raise ValueError("--labels names the classes of --eval-data, which is not given; add it, or remove --labels")
+    options.require_labeled_videos(labels, "--eval-data", eval_data)
     files = list(expand_inputs(paths, sys.stdin))
     if urls := [file for file in files if is_url(file)]:
         raise ValueError(f"{urls[0]}: calibration reads each video twice and accepts no URLs; download the files first")

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from verbspace.utils.text import first_line
+
 
 class VideoError(ValueError):
     """An error about one video, named by its path or URL."""
@@ -57,7 +59,7 @@ def is_machine_fault(error: OSError) -> bool:
 
 def machine_error(error: BaseException) -> MachineError:
     """Describe a fault of this machine in one line."""
-    text = str(error).splitlines()[0] if str(error) else type(error).__name__
+    text = first_line(error)
     if isinstance(error, OSError) and error.strerror:
         text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     return MachineError(f"{text} (a fault of this machine, not of a video: fix it and run the command again)")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from verbspace.data.sources.inputs import is_url
@@ -31,10 +32,14 @@ def move_files(folder: Path, old: str, new: str) -> int:
     old, new = (canonical_path(name).rstrip("/") for name in (old, new))
     if not is_url(new) and not Path(new).exists():
         raise FileNotFoundError(f"{new}: there is no such file or folder; move the videos first")
+
+    def new_paths(paths: Iterable[str]) -> dict[str, str]:
+        return {path: new + path[len(old) :] for path in paths if path == old or path.startswith(f"{old}/")}
+
     with lock_index(folder):
         index = Index.open(folder)
         paths = index.file_signatures()
-        renamed = {path: new + path[len(old) :] for path in paths if path == old or path.startswith(f"{old}/")}
+        renamed = new_paths(paths)
         if not renamed:
             example = f" (one of them is {min(paths)})" if paths else ""
             raise ValueError(
@@ -46,6 +51,6 @@ def move_files(folder: Path, old: str, new: str) -> int:
             )
         index.rename(f"path = {sql_quote(old)} OR starts_with(path, {sql_quote(old + '/')})", len(old), new)
         failures = index.failed_files()
-        moved = {path: reason for path, reason in failures.items() if path == old or path.startswith(f"{old}/")}
-        index.record_failures({new + path[len(old) :]: reason for path, reason in moved.items()}, moved)
+        moved = new_paths(failures)
+        index.record_failures({moved[path]: failures[path] for path in moved}, moved)
     return len(renamed)
