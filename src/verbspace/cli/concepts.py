@@ -10,7 +10,7 @@ import typer
 from verbspace.cli.options import DeviceOption, EncoderOption, out_file
 
 if TYPE_CHECKING:
-    from verbspace.concepts.concept_set import DescriptionKind
+    from verbspace.concepts.concept_set import DescriptionKind, Phase
 
 app = typer.Typer(
     help="Concept sets: generate, import, show, lint; suggest actions for a folder of videos.",
@@ -81,23 +81,26 @@ def write(
 
 @app.command("import")
 def import_(
-    files: Annotated[list[str], typer.Argument(help="JSON files: FILE, or FILE=KIND (motion, pose, objects, scene).")],
+    files: Annotated[
+        list[str],
+        typer.Argument(help="JSON files: FILE, or FILE=KIND (motion, pose, objects, scene; start, middle, end)."),
+    ],
     out: OutOption,
     labels: Annotated[Path | None, typer.Option(help="Text file with the class labels in order, one per line.")] = None,
 ) -> None:
     """Import published descriptors in the formats of CuPL, Menon and Vondrick, OST or FROSTER."""
-    from verbspace.concepts.concept_set import DESCRIPTION_KINDS
+    from verbspace.concepts.concept_set import DESCRIPTION_KINDS, PHASES
     from verbspace.concepts.importers import import_concepts
     from verbspace.concepts.labels import read_action_names
 
-    kinds: dict[str | Path, DescriptionKind] = {}
+    kinds: dict[str | Path, DescriptionKind | Phase] = {}
+    allowed = (*DESCRIPTION_KINDS, *PHASES)
     for entry in files:
         path, equals, kind = entry.rpartition("=")
         if not equals:
             path, kind = entry, "objects"
-        if kind not in DESCRIPTION_KINDS:
-            kind_names = ", ".join(DESCRIPTION_KINDS)
-            raise ValueError(f"{entry}: {kind!r} is not a kind; write FILE=KIND with one of {kind_names}")
+        if kind not in allowed:
+            raise ValueError(f"{entry}: {kind!r} is not a kind; write FILE=KIND with one of {', '.join(allowed)}")
         kinds[path] = kind
     concepts = import_concepts(kinds, read_action_names(labels) if labels else None, name=out.stem)
     concepts.save(out)

@@ -11,6 +11,7 @@ import typer
 from verbspace.cli import options
 
 if TYPE_CHECKING:
+    from verbspace.evaluation.order import OrderEvaluation
     from verbspace.evaluation.protocol import Task
     from verbspace.evaluation.results import BenchmarkResult, Evaluation
 
@@ -22,7 +23,7 @@ def evaluate(
     encoder: options.EncoderOption,
     data: Annotated[Path | None, typer.Option(help="Labeled videos: one subfolder per class, or a list file.")] = None,
     protocol: Annotated[
-        str, typer.Option(help="zero-shot, linear-probe or knn; with --root a benchmark, for example ucf101/zero-shot.")
+        str, typer.Option(help="zero-shot, linear-probe, knn or order; with --root a benchmark: ucf101/zero-shot.")
     ] = "zero-shot",
     root: Annotated[
         Path | None,
@@ -32,8 +33,12 @@ def evaluate(
     fold: options.FoldOption = None,
     labels: options.LabelsOption = None,
     label_level: options.LabelLevelOption = None,
-    train: Annotated[Path | None, typer.Option(help="Labeled training videos, for linear-probe and knn.")] = None,
+    train: Annotated[Path | None, typer.Option(help="Labeled training videos, for linear-probe, knn, order.")] = None,
     train_split: Annotated[str | None, typer.Option(help="Split of --train.")] = None,
+    pairs: Annotated[
+        str | None,
+        typer.Option(help="For order: CSV of opposed actions, ssv2 or charades. Default: found from the phases."),
+    ] = None,
     concepts: options.ConceptsOption = None,
     scoring: options.ScoringOption = "category",
     frames: options.ClipFramesOption = 8,
@@ -53,11 +58,14 @@ def evaluate(
     from verbspace.cli.console.results import print_results
     from verbspace.evaluation.benchmarks import evaluate_benchmark
     from verbspace.evaluation.evaluate import evaluate as run
+    from verbspace.evaluation.evaluate import evaluate_order
     from verbspace.utils.atomic_io import write_text
 
     is_benchmark = "/" in protocol
     if data is None and (root is None or not is_benchmark):
         raise ValueError("give --data with your own videos, or --root with a benchmark's folder and its --protocol")
+    if pairs is not None and protocol != "order":
+        raise ValueError(f"--pairs: {protocol} has no pairs of actions; add --protocol order, or remove --pairs")
     if data is not None and is_benchmark:
         raise ValueError(f"--protocol {protocol} has its own lists; give --root without --data, or another protocol")
     data_options: dict[str, Any] = {
@@ -72,10 +80,12 @@ def evaluate(
             "baseline": baseline, "max_missing": max_missing, "decoder": decoder, "dtype": dtype,
             "device": device, "batch_size": batch_size, "num_workers": workers or 0, "on_progress": on_progress,
         }  # fmt: skip
-        result: Evaluation | BenchmarkResult
+        result: Evaluation | OrderEvaluation | BenchmarkResult
         if data is None:
             assert root is not None
             result = evaluate_benchmark(encoder, protocol, root, **settings)
+        elif protocol == "order":
+            result = evaluate_order(encoder, data, pairs=pairs, root=root, **data_options, **settings)
         else:
             result = run(encoder, data, root=root, protocol=cast("Task", protocol), **data_options, **settings)
     print_results(result)

@@ -38,7 +38,7 @@ ActionsOption = Annotated[
     list[str] | None,
     typer.Option(help="Action names with commas between them, or a text file with one per line. Repeatable."),
 ]
-ScoringOption = Annotated[str, typer.Option(help="Score by category, description or both.")]
+ScoringOption = Annotated[str, typer.Option(help="Score by category, description, both, or phases (in time).")]
 VideosArgument = Annotated[list[str], typer.Argument(help="Files, folders, glob patterns or URLs; - reads a list.")]
 DataArgument = Annotated[Path, typer.Argument(help="Video folder, list file, or a data set's own annotation file.")]
 RootOption = Annotated[Path | None, typer.Option(help="Folder of the videos. Default: the folder of the list file.")]

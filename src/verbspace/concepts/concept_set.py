@@ -17,10 +17,13 @@ from verbspace.concepts import registry
 from verbspace.concepts.labels import label_to_phrase, mirrored_pairs, read_label_names
 from verbspace.utils.atomic_io import write_text
 
-FORMAT: Literal["verbspace-concepts/1"] = "verbspace-concepts/1"
+FORMAT: Literal["verbspace-concepts/2"] = "verbspace-concepts/2"
+FORMAT_WITHOUT_PHASES = "verbspace-concepts/1"  # is still read
 DEFAULT_TEMPLATES = ("a video of a person {}.", "a photo of a person {}.", "a person {}.")
 DescriptionKind = Literal["motion", "pose", "objects", "scene"]
 DESCRIPTION_KINDS: tuple[DescriptionKind, ...] = get_args(DescriptionKind)
+Phase = Literal["start", "middle", "end"]
+PHASES: tuple[Phase, ...] = get_args(Phase)
 
 
 class ConceptSetError(ValueError):
@@ -54,10 +57,14 @@ class Action(_FrozenModel):
 
 
 class Description(_FrozenModel):
-    """A sentence about visible content, and the names of the actions that it describes."""
+    """A sentence about visible content, and the names of the actions that it describes.
+
+    With a `phase`, it says what a frame of that third of the action shows. Without one, it holds for the whole action.
+    """
 
     text: Text
     kind: DescriptionKind
+    phase: Phase | None = None
     actions: Annotated[tuple[str, ...], Field(min_length=1)]
 
 
@@ -77,13 +84,13 @@ class ConceptSet(_FrozenModel):
 
     Attributes:
         actions: K actions in the order of their class indices.
-        descriptions: M descriptions; may be empty.
+        descriptions: The descriptions; may be empty. A text may be there once without a phase and once in each phase.
         templates: Prompts for category vectors, each with one `{}` for the action name.
         directional: Whether left and right distinguish actions. Videos are then never flipped horizontally. If it is
             not given, it is true if two actions differ only by left and right (see `labels.mirrored_pairs`).
     """
 
-    format: Literal["verbspace-concepts/1"] = FORMAT
+    format: Literal["verbspace-concepts/2"] = FORMAT
     name: Text
     actions: Annotated[tuple[Action, ...], Field(min_length=1)]
     descriptions: tuple[Description, ...] = ()
@@ -95,7 +102,9 @@ class ConceptSet(_FrozenModel):
     def _validate_consistency(self) -> ConceptSet:
         _require_unique("actions", ".name", self.action_names)
         _require_unique("actions", ".label", self.labels)
-        _require_unique("descriptions", ".text", [description.text for description in self.descriptions])
+        for phase in (None, *PHASES):
+            texts = {n: each.text for n, each in enumerate(self.descriptions) if each.phase == phase}
+            _require_unique("descriptions", ".text", list(texts.values()), list(texts))
         names = set(self.action_names)
         for index, description in enumerate(self.descriptions):
             field = f"descriptions.{index}.actions"
@@ -125,15 +134,23 @@ class ConceptSet(_FrozenModel):
 
     @property
     def hash(self) -> str:
-        """Hash of the content, 16 hex digits. Key order and white space of a file do not affect it."""
-        content = json.dumps(self.model_dump(mode="json"), sort_keys=True, ensure_ascii=False)
-        return hashlib.sha256(content.encode()).hexdigest()[:16]
+        """Hash of the content, 16 hex digits. Key order and white space of a file, and its format, do not affect it."""
+        content = {**self.model_dump(mode="json"), "format": FORMAT_WITHOUT_PHASES}
+        for description in content["descriptions"]:
+            if description["phase"] is None:  # as in the format without phases, so that hashes of such sets stay
+                del description["phase"]
+        return hashlib.sha256(json.dumps(content, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:16]
 
-    def description_action_mask(self) -> torch.Tensor:
-        """Return an (M, K) bool tensor that is true where description m describes action k."""
+    def descriptions_of_phase(self, phase: Phase | None) -> list[Description]:
+        """Return the descriptions of one phase, or those that hold for the whole action."""
+        return [description for description in self.descriptions if description.phase == phase]
+
+    def description_action_mask(self, phase: Phase | None = None) -> torch.Tensor:
+        """Return an (M, K) bool tensor that is true where description m of `descriptions_of_phase` describes action k."""
         index_of = {name: index for index, name in enumerate(self.action_names)}
-        mask = torch.zeros(len(self.descriptions), len(self.actions), dtype=torch.bool)
-        for row, description in enumerate(self.descriptions):
+        descriptions = self.descriptions_of_phase(phase)
+        mask = torch.zeros(len(descriptions), len(self.actions), dtype=torch.bool)
+        for row, description in enumerate(descriptions):
             mask[row, [index_of[name] for name in description.actions]] = True
         return mask
 
@@ -191,10 +208,10 @@ def concept_set_from_dict(content: Any, source: str) -> ConceptSet:
     """Validate decoded JSON, or raise ConceptSetError about `source`. The key `format` may be missing."""
     if not isinstance(content, dict):
         raise ConceptSetError(f"{source}: expected a JSON object with the fields of a concept set")
-    if content.get("format", FORMAT) != FORMAT:  # checked first, because another format has other fields
+    if content.get("format", FORMAT) not in (FORMAT, FORMAT_WITHOUT_PHASES):  # another format has other fields
         raise ConceptSetError(f"{source}: format: {content['format']!r} is not supported; expected {FORMAT!r}")
     try:
-        return ConceptSet.model_validate(content)
+        return ConceptSet.model_validate({**content, "format": FORMAT})
     except ValidationError as error:
         raise ConceptSetError(f"{source}: {_format_validation_error(error.errors()[0])}") from None
 
@@ -235,9 +252,9 @@ def _format_json(content: dict[str, Any]) -> str:
     return "{\n" + ",\n".join(fields) + "\n}\n"
 
 
-def _require_unique(field: str, suffix: str, values: Sequence[str]) -> None:
+def _require_unique(field: str, suffix: str, values: Sequence[str], indices: Sequence[int] | None = None) -> None:
     index_of: dict[str, int] = {}
-    for index, value in enumerate(values):
+    for index, value in zip(range(len(values)) if indices is None else indices, values, strict=True):
         if (first := index_of.setdefault(value, index)) != index:
             raise ValueError(f"{field}.{index}{suffix}: {value!r} duplicates {field}.{first}; remove one")
 

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from verbspace.concepts.concept_set import (
+    PHASES,
     ConceptSet,
     ConceptSetError,
     DescriptionKind,
+    Phase,
     action_entry,
     concept_set_from_dict,
     load_json_strict,
@@ -22,7 +24,7 @@ from verbspace.concepts.text import clean_sentence, normalize_sentence
 
 
 def import_concepts(
-    files: Mapping[str | Path, DescriptionKind], labels: Sequence[str] | None = None, *, name: str | None = None
+    files: Mapping[str | Path, DescriptionKind | Phase], labels: Sequence[str] | None = None, *, name: str | None = None
 ) -> ConceptSet:
     """Read descriptor files into one concept set.
 
@@ -30,7 +32,7 @@ def import_concepts(
     leading "Name: " (FROSTER) is removed.
 
     Args:
-        files: Kind of the descriptions in each JSON file of `{class: [text, ...]}` or `{class: text}`. A class is a
+        files: Kind, or phase (OST's temporal descriptors), of the descriptions in each JSON file of `{class: [text, ...]}` or `{class: text}`. A class is a
             name (CuPL; Menon and Vondrick) or an index in `labels` (OST, FROSTER).
         labels: Class labels of the dataset, in order. Required for class indices. If given, every class must be one
             of them; letter case, underscores and CamelCase are ignored.
@@ -39,13 +41,15 @@ def import_concepts(
     contents = {Path(path): _load_class_dict(Path(path)) for path in files}
     names = list(labels) if labels is not None else _labels_from_keys(contents)
     label_of = {normalize_label(label): label for label in names}
-    texts: dict[str, tuple[str, DescriptionKind, list[str]]] = {}  # text, kind and labels, by normalized sentence
-    for (path, content), file_kind in zip(contents.items(), files.values(), strict=True):
+    # Text, kind and labels, by normalized sentence and phase.
+    texts: dict[tuple[str, str | None], tuple[str, dict[str, str], list[str]]] = {}
+    for (path, content), kind in zip(contents.items(), files.values(), strict=True):
         for key, value in content.items():
             label = _resolve_label(key, names, label_of, path)
             for text in _clean_texts(value, path, key):
                 text = _strip_name_prefix(text, label)
-                texts.setdefault(normalize_sentence(text), (text, file_kind, []))[2].append(label)
+                entry = _kind_and_phase(kind)
+                texts.setdefault((normalize_sentence(text), entry.get("phase")), (text, entry, []))[2].append(label)
     described = {label for *_, owners in texts.values() for label in owners}
     if missing := [label for label in names if label not in described]:
         shown = ", ".join(map(repr, missing[:3]))
@@ -57,12 +61,16 @@ def import_concepts(
         "name": name or next(iter(contents)).stem,
         "actions": [action_entry(name_of[label], label) for label in names],
         "descriptions": [
-            {"text": text, "kind": file_kind, "actions": [name_of[label] for label in dict.fromkeys(owners)]}
-            for text, file_kind, owners in texts.values()
+            {**entry, "text": text, "actions": [name_of[label] for label in dict.fromkeys(owners)]}
+            for text, entry, owners in texts.values()
         ],
         "provenance": {"author": "imported", "method": "verbspace concepts import", "source": source},
     }
     return concept_set_from_dict(content, source)
+
+
+def _kind_and_phase(kind: DescriptionKind | Phase) -> dict[str, str]:
+    return {"kind": "pose", "phase": kind} if kind in PHASES else {"kind": kind}
 
 
 def _load_class_dict(path: Path) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch.nn.functional as F
 from torch import Tensor
 
-from verbspace.concepts.concept_set import ConceptSet, DescriptionKind
+from verbspace.concepts.concept_set import ConceptSet, DescriptionKind, Phase
 from verbspace.concepts.labels import label_to_phrase, mirrored_pairs
 from verbspace.concepts.space import ConceptSpace
 from verbspace.concepts.text import content_words, normalize_sentence, tokenize_words
@@ -39,6 +39,7 @@ class LintReport:
         shared_sentences: Sentences of several actions. They are valid, but do not distinguish these actions.
         uninformative: Sentences with too little visible content besides the action's name.
         directional: Whether left and right distinguish actions, so that videos are not flipped in training.
+        phases: Actions with a start but no end or the reverse, or whose start and end have the same words.
         flipped_pairs: Actions that differ only by left and right, in a set that says that direction has no meaning.
     """
 
@@ -52,6 +53,7 @@ class LintReport:
     too_long: list[str] = field(default_factory=list)
     directional: bool = False
     flipped_pairs: list[str] = field(default_factory=list)
+    phases: list[str] = field(default_factory=list)
 
     @property
     def is_templated(self) -> bool:
@@ -63,7 +65,14 @@ class LintReport:
         if self.is_templated:
             ratio = f"{self.distinct_4gram_ratio:.2f}, expected at least {MIN_DISTINCT_4GRAMS}"
             yield f"distinct 4-grams: {ratio}; the sentences follow a template"
-        yield from (*self.flipped_pairs, *self.missing_kinds, *self.duplicates, *self.uninformative, *self.too_long)
+        yield from (
+            *self.flipped_pairs,
+            *self.phases,
+            *self.missing_kinds,
+            *self.duplicates,
+            *self.uninformative,
+            *self.too_long,
+        )
 
 
 def token_upper_bound(text: str) -> int:
@@ -87,7 +96,7 @@ def lint_concepts(
     """
     tokenized = [tokenize_words(description.text) for description in concepts.descriptions]
     grams = Counter(gram for words in tokenized for gram in zip(words, words[1:], words[2:], words[3:], strict=False))
-    kinds = Counter((name, description.kind) for description in concepts.descriptions for name in description.actions)
+    kinds = Counter((name, each.kind) for each in concepts.descriptions_of_phase(None) for name in each.actions)
     distinct = len(grams) / grams.total() if grams else 1.0
     report = LintReport(len(concepts.actions), len(concepts.descriptions), distinct, directional=concepts.directional)
     if not concepts.directional:
@@ -97,13 +106,14 @@ def lint_concepts(
         )
 
     name_words = {a.name: tokenize_words(f"{a.name} {label_to_phrase(a.class_label)}") for a in concepts.actions}
-    first_use: dict[str, str] = {}  # actions of the first description, by normalized sentence
+    first_use: dict[tuple[str, Phase | None], str] = {}  # actions of the first description, by sentence and phase
     for description in concepts.descriptions:
-        text, key, names = description.text, normalize_sentence(description.text), " and ".join(description.actions)
+        text, names = description.text, " and ".join(description.actions)
+        key = (normalize_sentence(text), description.phase)
         if key in first_use:
             report.duplicates.append(f"{names}: {text!r} is a duplicate; it also describes {first_use[key]}")
         first_use[key] = names
-        if len(description.actions) > 1:
+        if len(description.actions) > 1 and description.phase is None:
             report.shared_sentences.append(f"{names}: {text!r}")
         if len(content_words(text, {*name_words[description.actions[0]], *ABSTRACT_WORDS})) < MIN_CONTENT_WORDS:
             report.uninformative.append(f"{names}: {text!r} describes too little besides the action's name")
@@ -115,7 +125,22 @@ def lint_concepts(
             for kind, minimum in MIN_PER_KIND.items()
             if kinds[name, kind] < minimum
         )
+    report.phases.extend(_phase_issues(concepts))
     return report
+
+
+def _phase_issues(concepts: ConceptSet) -> Iterator[str]:
+    """Yield what is wrong with the descriptions of phases: they must tell the start of an action from its end."""
+    words: dict[str, dict[Phase, set[str]]] = {}
+    for description in concepts.descriptions:
+        if description.phase is not None:
+            for name in description.actions:
+                words.setdefault(name, {}).setdefault(description.phase, set()).update(content_words(description.text))
+    for name, by_phase in words.items():
+        if missing := [phase for phase in ("start", "end") if phase not in by_phase]:
+            yield f"{name}: has sentences of a phase, but none of its {missing[0]}; add one, or remove the phases"
+        elif by_phase["start"] == by_phase["end"]:
+            yield f"{name}: its start and its end have the same words; say what is different"
 
 
 @dataclass(frozen=True)

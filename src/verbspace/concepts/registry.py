@@ -82,7 +82,7 @@ def _union(sets: dict[str, dict[str, Any]], equivalent: list[dict[str, str]], na
     group_of = {(part, label): index for index, group in enumerate(equivalent) for part, label in group.items()}
     merged_name: dict[int | str, str] = {}  # by index of the group, and by normalized name
     actions: list[dict[str, str]] = []
-    descriptions: dict[str, dict[str, Any]] = {}  # by text
+    descriptions: dict[tuple[str, str | None], dict[str, Any]] = {}  # by text and phase
     for part, content in sets.items():
         renamed: dict[str, str] = {}
         for action in content["actions"]:
@@ -94,7 +94,8 @@ def _union(sets: dict[str, dict[str, Any]], equivalent: list[dict[str, str]], na
             renamed[action["name"]] = existing or action["name"]
             merged_name |= dict.fromkeys(keys, renamed[action["name"]])
         for description in content["descriptions"]:
-            entry = descriptions.setdefault(description["text"], {**description, "actions": []})
+            key = (description["text"], description.get("phase"))
+            entry = descriptions.setdefault(key, {**description, "actions": []})
             owners = (renamed[owner] for owner in description["actions"])
             entry["actions"] = list(dict.fromkeys([*entry["actions"], *owners]))
     return {

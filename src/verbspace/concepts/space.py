@@ -9,15 +9,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from verbspace.concepts.concept_set import ConceptSet
+from verbspace.concepts.concept_set import PHASES, ConceptSet
 
-ScoringMode = Literal["category", "description", "both"]
+ScoringMode = Literal["category", "description", "both", "phases"]
 
 
 def validate_scoring(scoring: str) -> ScoringMode:
     """Return `scoring` as a `ScoringMode`, or raise ValueError."""
     if scoring not in get_args(ScoringMode):
-        raise ValueError(f'scoring: {scoring!r} is not supported; use "category", "description" or "both"')
+        raise ValueError(f'scoring: {scoring!r} is not supported; use "category", "description", "both" or "phases"')
     return cast(ScoringMode, scoring)
 
 
@@ -26,14 +26,19 @@ class ConceptSpace(nn.Module):
 
     Args:
         categories: Action vectors (K, D); they need not be normalized.
-        descriptions: Description vectors (M, D); they need not be normalized, and M may be 0.
+        descriptions: Vectors (M, D) of the descriptions without a phase; they need not be normalized, and M may be 0.
         description_action_mask: (M, K), true where description m describes action k.
         temperature: Divisor of the cosines. CLIP uses 1 / exp(logit_scale), about 0.01.
+        phase_sums: Sums (3, K, D) of the normalized vectors of the descriptions of each phase and action. None: no
+            description has a phase.
+        phase_counts: Their numbers (3, K).
     """
 
     categories: Tensor
     descriptions: Tensor
     description_action_mask: Tensor
+    phase_sums: Tensor
+    phase_counts: Tensor
 
     def __init__(
         self,
@@ -44,6 +49,8 @@ class ConceptSpace(nn.Module):
         action_names: list[str],
         description_texts: list[str],
         temperature: float = 0.01,
+        phase_sums: Tensor | None = None,
+        phase_counts: Tensor | None = None,
     ) -> None:
         super().__init__()
         sizes = (len(description_texts), len(action_names))
@@ -52,6 +59,11 @@ class ConceptSpace(nn.Module):
         self.register_buffer("categories", F.normalize(categories.float(), dim=-1))
         self.register_buffer("descriptions", F.normalize(descriptions.float(), dim=-1))
         self.register_buffer("description_action_mask", description_action_mask.bool())
+        shape = (len(PHASES), *categories.shape)
+        self.register_buffer("phase_sums", categories.new_zeros(shape).float() if phase_sums is None else phase_sums)
+        self.register_buffer("phase_counts", torch.zeros(shape[:2]) if phase_counts is None else phase_counts.float())
+        if self.phase_sums.shape != shape or self.phase_counts.shape != shape[:2]:
+            raise ValueError(f"expected phase sums {shape} and phase counts {shape[:2]}")
         self.action_names, self.description_texts = action_names, description_texts
         self.temperature = temperature
 
@@ -68,14 +80,22 @@ class ConceptSpace(nn.Module):
         prompts = [template.format(name) for name in concepts.action_names for template in templates]
         prompt_vectors = F.normalize(encode_text(prompts).float(), dim=-1)
         prompt_vectors = prompt_vectors.view(len(concepts.actions), len(templates), -1)
-        texts = [description.text for description in concepts.descriptions]
+        by_phase = {phase: [each.text for each in concepts.descriptions_of_phase(phase)] for phase in (None, *PHASES)}
+        unique = list(dict.fromkeys(text for texts in by_phase.values() for text in texts))
+        empty = prompt_vectors.new_zeros(0, prompt_vectors.shape[-1])
+        vectors = F.normalize(encode_text(unique).float(), dim=-1) if unique else empty
+        index_of = {text: index for index, text in enumerate(unique)}
+        vectors_of = {phase: vectors[[index_of[text] for text in texts]] for phase, texts in by_phase.items()}
+        masks = {phase: concepts.description_action_mask(phase).to(vectors) for phase in PHASES}
         return cls(
             prompt_vectors.mean(1),
-            encode_text(texts) if texts else prompt_vectors.new_zeros(0, prompt_vectors.shape[-1]),
+            vectors_of[None],
             concepts.description_action_mask(),
             action_names=concepts.action_names,
-            description_texts=texts,
+            description_texts=by_phase[None],
             temperature=temperature,
+            phase_sums=torch.stack([mask.T @ vectors_of[phase] for phase, mask in masks.items()]),
+            phase_counts=torch.stack([mask.sum(0) for mask in masks.values()]),
         )
 
     def logits(self, z: Tensor, space: Literal["category", "description"]) -> Tensor:
@@ -96,26 +116,46 @@ class ConceptSpace(nn.Module):
         pooled = description_probs @ (mask / mask.sum(1, keepdim=True).clamp_min(1))
         return pooled / pooled.sum(-1, keepdim=True).clamp_min(1e-12)
 
+    def embedding_size(self, scoring: ScoringMode) -> int:
+        """Return the size of the embeddings that `action_scores` takes: D, or 4·D for scoring by phases."""
+        return self.categories.shape[1] * (1 + len(PHASES) if scoring == "phases" else 1)
+
     def action_scores(self, z: Tensor, scoring: ScoringMode = "category") -> Tensor:
         """Return zero-shot scores (B, K) of L2-normalized embeddings (B, D).
 
         "category": cosine to the category vector over temperature. "description": mean over the descriptions of an
-        action (Menon and Vondrick, ICLR 2023); raises ValueError if it has none. "both": the mean of the two.
+        action that have no phase (Menon and Vondrick, ICLR 2023). "both": the mean of the two. "phases": mean over all
+        descriptions of an action, where one with a phase is compared with the mean of the frames in that third of the
+        clip; it needs `clip_parts` (B, 4·D) in place of embeddings, and equals "description" without phases.
+
+        Raises:
+            ValueError: An action has no description that the mode needs.
         """
         if scoring == "category":
             return self.logits(z, "category")
+        phased = scoring == "phases"
         mask = self.description_action_mask.to(z)
-        counts = mask.sum(0)
+        counts = mask.sum(0) + self.phase_counts.to(z).sum(0) * phased
         if not bool((counts > 0).all()):
             missing = [name for name, count in zip(self.action_names, counts.tolist(), strict=True) if not count]
             raise ValueError(
                 f"no descriptions of {', '.join(missing[:3])}; use scoring by category, or describe every action"
             )
-        scores = self.logits(z, "description") @ (mask / counts)
-        return scores if scoring == "description" else (scores + self.logits(z, "category")) / 2
+        parts = F.normalize(z.view(*z.shape[:-1], 1 + len(PHASES), -1), dim=-1).unbind(-2) if phased else (z,)
+        sums = parts[0] @ (mask.T @ self.descriptions.to(z)).T
+        for part, vectors in zip(parts[1:], self.phase_sums.to(z), strict=False):
+            sums = sums + part @ vectors.T
+        scores = sums / counts / self.temperature
+        return scores if scoring in ("description", "phases") else (scores + self.logits(z, "category")) / 2
 
     def classifier_weights(self, scoring: ScoringMode = "category") -> Tensor:
-        """Return weights (K, D) such that `z @ weights.T / temperature` equals `action_scores(z, scoring)`."""
+        """Return weights (K, D) such that `z @ weights.T / temperature` equals `action_scores(z, scoring)`.
+
+        Raises:
+            ValueError: Scores by phases are no function of the embedding of the whole clip.
+        """
+        if scoring == "phases":
+            raise ValueError("scoring: phases has no weights for whole clips; use category, description or both")
         return self.action_scores(torch.eye(self.categories.shape[1]).to(self.categories), scoring).T * self.temperature
 
     def pairwise_confusion(self) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import torch
 
@@ -18,12 +18,15 @@ from verbspace.evaluation.labels import (
     read_labeled_videos,
     require_names,
 )
+from verbspace.evaluation.order import OrderEvaluation, measure_order, resolve_pairs
 from verbspace.evaluation.protocol import Task
 from verbspace.evaluation.results import Evaluation
 from verbspace.evaluation.runner import MAX_MISSING_FRACTION, EvalConfig, EvalSplit, load_encoders, run_evaluation
 from verbspace.models.video_encoder import VideoEncoder
 from verbspace.utils.device import PrecisionSetting, resolve_precision
 from verbspace.utils.progress import ProgressCallback
+
+PROTOCOLS = (*get_args(Task), "order")
 
 
 def evaluate(
@@ -64,7 +67,7 @@ def evaluate(
         concepts: A concept set, a bundled name or a path. Default: for zero-shot, the encoder's own set if it has
             one; otherwise a set of the data's class names.
         train: Labeled training videos, disjoint from `data`.
-        scoring: Zero-shot by category, by description, or by both.
+        scoring: Zero-shot by category, by description, by both, or by phases; see `ConceptSpace.action_scores`.
         baseline: Also evaluate `encoder.base_encoder()`, or the encoder given here.
         seed: Seed of folds and bootstrap.
         root: Folder of the videos, if the lists `data` and `train` are elsewhere.
@@ -83,8 +86,80 @@ def evaluate(
     Raises:
         ValueError: An argument is invalid or labels do not fit (before videos are read), or too many are missing.
     """
-    if protocol not in get_args(Task):
-        raise ValueError(f"protocol: {protocol!r} is not one of " + ", ".join(f'"{name}"' for name in get_args(Task)))
+    config, encoders = prepare_evaluation(
+        encoder, data, protocol=protocol, concepts=concepts, train=train, scoring=scoring, frames=frames, clips=clips,
+        baseline=baseline, seed=seed, batch_size=batch_size, num_workers=num_workers, root=root, split=split,
+        train_split=train_split, fold=fold, labels=labels, label_level=label_level, crops=crops,
+        max_missing=max_missing, decoder=decoder, dtype=dtype, device=device,
+    )  # fmt: skip
+    evaluation = run_evaluation(config, encoders, on_progress=on_progress)
+    assert isinstance(evaluation, Evaluation)
+    return evaluation
+
+
+def evaluate_order(
+    encoder: VideoEncoder | str | Path,
+    data: str | Path,
+    *,
+    pairs: str | Path | None = None,
+    on_progress: ProgressCallback | None = None,
+    **options: Any,
+) -> OrderEvaluation:
+    """Measure whether actions are told apart that are each other's reverse in time.
+
+    Each pair is measured alone, by zero-shot over its two actions, on the clips as they are, reversed, shuffled, and
+    one frame at a time. With `train`, a linear probe is also measured for each pair (the chirality probe).
+
+    Args:
+        encoder: A VideoEncoder, or a folder or hub id.
+        data: A folder with one folder per class, or a list file with labels.
+        pairs: A CSV file with two actions per line, or the bundled list "ssv2" or "charades". None: the pairs of the
+            concept set whose descriptions have opposed phases.
+        on_progress: Called after each batch of videos.
+        **options: Other arguments of `evaluate`, except `protocol`.
+
+    Raises:
+        ValueError: There is no pair with clips of both actions, or as `evaluate` does.
+    """
+    config, encoders = prepare_evaluation(encoder, data, protocol="order", **options)
+    chosen = resolve_pairs(pairs, encoders["encoder"], config.concepts, config.test.targets)
+    results = {name: measure_order(config, each, name, chosen, on_progress) for name, each in encoders.items()}
+    return OrderEvaluation(result=results["encoder"], frozen=results.get("frozen"))
+
+
+def prepare_evaluation(
+    encoder: VideoEncoder | str | Path,
+    data: str | Path,
+    *,
+    protocol: Task | Literal["order"] = "zero-shot",
+    concepts: ConceptSet | str | Path | None = None,
+    train: str | Path | None = None,
+    baseline: bool | VideoEncoder = True,
+    root: str | Path | None = None,
+    split: str | None = None,
+    train_split: str | None = None,
+    fold: int | None = None,
+    labels: str | Path | None = None,
+    label_level: int | None = None,
+    dtype: PrecisionSetting = "fp32",
+    device: str | None = None,
+    scoring: ScoringMode = "category",
+    frames: int = 8,
+    clips: int = 1,
+    crops: int = 1,
+    seed: int = 0,
+    max_missing: float = MAX_MISSING_FRACTION,
+    decoder: Decoder = "pyav",
+    batch_size: int = 16,
+    num_workers: int = 0,
+) -> tuple[EvalConfig, dict[str, VideoEncoder]]:
+    """Read the lists, load the encoders, and check that they fit. For the arguments see `evaluate`.
+
+    The configuration for the protocol "order" is that of a zero-shot evaluation, which may have training videos.
+    """
+    if protocol not in PROTOCOLS:
+        raise ValueError(f"protocol: {protocol!r} is not one of " + ", ".join(f'"{name}"' for name in PROTOCOLS))
+    task: Task = "zero-shot" if protocol == "order" else protocol
     encoders = load_encoders(encoder, baseline, device)
     dtype = resolve_precision(dtype, encoders["encoder"].device)
     options = {"root": root, "fold": fold, "labels": labels, "label_level": label_level}
@@ -92,21 +167,19 @@ def evaluate(
     if protocol == "zero-shot":
         if train is not None or train_split is not None:
             raise ValueError("train: zero-shot does not learn from videos; leave it out, or choose another protocol")
-    elif train is None:
+    elif train is None and protocol != "order":
         raise ValueError(f"train: {protocol} learns from labeled videos; pass a folder or a list of them")
-    else:
+    elif train is not None:
         sources.append((train, {**options, "split": train_split}))
-    splits, concepts = _build_splits(encoders["encoder"], sources, protocol, concepts)
+    splits, concepts = _build_splits(encoders["encoder"], sources, task, concepts)
     config = EvalConfig(
-        task=protocol, test=splits[0], train=splits[1] if len(splits) > 1 else None, concepts=concepts,
+        task=task, test=splits[0], train=splits[1] if len(splits) > 1 else None, concepts=concepts,
         scoring=scoring, frames=frames,
         clips=clips, crops=crops, seed=seed, max_missing=max_missing, decoder=decoder, dtype=dtype,
         batch_size=batch_size, num_workers=num_workers,
         encoder_path=encoder if isinstance(encoder, (str, Path)) else None,
     )  # fmt: skip
-    evaluation = run_evaluation(config, encoders, on_progress=on_progress)
-    assert isinstance(evaluation, Evaluation)
-    return evaluation
+    return config, encoders
 
 
 def _build_splits(

@@ -26,7 +26,8 @@ from verbspace.evaluation.overlap import adaptation_videos, warn_of_copies
 from verbspace.evaluation.protocol import Detail, EvalProtocol, Task, are_comparable
 from verbspace.evaluation.results import Evaluation, MultiLabelEvaluation, MultiLabelResult, Result
 from verbspace.evaluation.zero_shot import zero_shot_scores
-from verbspace.inference.embedding import EmbeddingCache, EmbeddingResult, embed_videos
+from verbspace.inference.embedding import Embedder, EmbeddingCache, EmbeddingResult, embed_videos
+from verbspace.inference.part_embedder import embedder_for
 from verbspace.models.hashing import encoder_hash
 from verbspace.models.loading import load_encoder
 from verbspace.models.video_encoder import VideoEncoder
@@ -125,7 +126,7 @@ class EvalConfig:
         return [self.test] if self.train is None else [self.train, self.test]
 
     def embed(
-        self, encoder: VideoEncoder, name: str, split: EvalSplit, cache: EmbeddingCache,
+        self, encoder: Embedder, name: str, split: EvalSplit, cache: EmbeddingCache,
         on_progress: ProgressCallback | None = None,
     ) -> EmbeddingResult:  # fmt: skip
         """Embed the videos of a split that are not in the cache; log those that cannot be read, once per cache."""
@@ -146,16 +147,16 @@ class EvalConfig:
 
     def build_protocol(
         self, encoder: VideoEncoder, name: str, test: EmbeddingResult, train: EmbeddingResult | None,
-        chosen: dict[str, Detail],
+        chosen: dict[str, Detail], further: dict[str, Detail] | None = None,
     ) -> EvalProtocol:  # fmt: skip
         """Record the settings of a measurement; `chosen` are those selected on training data."""
-        details: dict[str, Detail] = {}
+        details = dict(further or {})
         if self.task == "linear-probe":
-            details = {"features": _FEATURES, "C among": C_GRID, "folds held out in turn": NUM_FOLDS}
+            details |= {"features": _FEATURES, "C among": C_GRID, "folds held out in turn": NUM_FOLDS}
         elif self.task == "knn":
-            details = {"features": _FEATURES, "k": KNN_K, "temperature": KNN_TEMPERATURE}
+            details |= {"features": _FEATURES, "k": KNN_K, "temperature": KNN_TEMPERATURE}
         elif self.test.is_multi_label:
-            details = {"figure": "mean average precision", "scores": "cosine"}
+            details |= {"figure": "mean average precision", "scores": "cosine"}
         zero_shot = self.task == "zero-shot"
         return EvalProtocol(
             task=self.task,
@@ -248,10 +249,12 @@ def evaluate_encoder(
     space = None
     if config.task == "zero-shot":
         space = encoder.build_concept_space(config.concepts)
-        zero_shot_scores(space.categories[:1], space, config.scoring)  # fails early if descriptions are missing
+        size = space.embedding_size(config.scoring)
+        zero_shot_scores(torch.zeros(1, size), space, config.scoring)  # fails early if descriptions are missing
 
-    train = config.embed(encoder, name, config.train, cache, on_progress) if config.train else None
-    test = config.embed(encoder, name, config.test, cache, on_progress)
+    embedder = embedder_for(encoder, config.scoring) if config.task == "zero-shot" else encoder
+    train = config.embed(embedder, name, config.train, cache, on_progress) if config.train else None
+    test = config.embed(embedder, name, config.test, cache, on_progress)
     test_targets = config.test.readable_targets(test)
     chosen: dict[str, Detail] = {}
     if space is not None:

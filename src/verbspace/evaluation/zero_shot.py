@@ -15,12 +15,13 @@ def zero_shot_scores(embeddings: Tensor, space: ConceptSpace, scoring: ScoringMo
     """Score the actions of a concept space for video embeddings.
 
     Args:
-        embeddings: Video embeddings, shape (N, D). They need not be normalized.
+        embeddings: Video embeddings, shape (N, D), or, for scoring by phases, `clip_parts`, shape (N, 4·D). They need
+            not be normalized.
 
     Returns:
         Scores as in `ConceptSpace.action_scores`, float32 on the CPU, shape (N, K).
     """
-    size = space.categories.shape[1]
+    size = space.embedding_size(scoring)
     if embeddings.ndim != 2 or embeddings.shape[1] != size:
         raise ValueError(f"embeddings have shape {tuple(embeddings.shape)}; the concept space needs (N, {size})")
     with torch.inference_mode():

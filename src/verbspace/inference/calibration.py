@@ -18,6 +18,7 @@ from verbspace.data.dataloader import load_clips
 from verbspace.data.datasets import ClipDataset
 from verbspace.data.sources.record import Record
 from verbspace.inference.embedding import embed_videos
+from verbspace.inference.part_embedder import embedder_for
 from verbspace.models.hashing import encoder_hash
 from verbspace.models.loading import load_encoder
 from verbspace.models.video_encoder import VideoEncoder
@@ -145,9 +146,11 @@ def calibrate(
         _require_min_videos(len(scores))
     else:
         options: Any = {"frames": frames, "batch_size": batch_size, "allow_empty": True, "on_progress": on_progress}
-        embedded = embed_videos(encoder, records, stage="encoder", **options)
+        embedded = embed_videos(embedder_for(encoder, scoring), records, stage="encoder", **options)
         _require_min_videos(len(embedded.records))
-        reference_embedded = embed_videos(reference, records, stage="reference encoder", **options)
+        reference_embedded = embed_videos(
+            embedder_for(reference, scoring), records, stage="reference encoder", **options
+        )
         scores = space.action_scores(embedded.embeddings, scoring)
         reference_space = reference.build_concept_space(concepts)
         reference_scores = reference_space.action_scores(reference_embedded.embeddings, scoring)

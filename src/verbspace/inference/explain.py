@@ -107,7 +107,8 @@ def explain(
     """Explain a prediction for a video, or for a part of it.
 
     A video's embedding is the normalized mean of its frame embeddings, and a score is its inner product with a text
-    vector, so each frame's contribution to a score is exact. Raises VideoError if the video has no such part.
+    vector, so each frame's contribution to a score is exact. Raises VideoError if the video has no such part, and
+    ValueError if the predictor scores by phases.
 
     Args:
         predictor: Encoder, concepts and calibration to explain.
@@ -116,6 +117,8 @@ def explain(
         end: End of the part, in seconds; default: the end of the video.
         top: Number of descriptions.
     """
+    if predictor.scoring == "phases":
+        raise ValueError("scoring: scores by phases cannot be explained; use category, description or both")
     window, clip, times = _read_clip(predictor, path, start, end)
     seconds = times + window.start
     spans = frame_spans(seconds, window)
@@ -219,13 +222,14 @@ def _find_activated_descriptions(
     predictor: Predictor, z: Tensor, frame_embeddings: Tensor, spans: list[Span], top: int
 ) -> list[ActivatedDescription]:
     space, concepts = predictor.space, predictor.concepts
-    if not concepts.descriptions:
+    descriptions = concepts.descriptions_of_phase(None)
+    if not descriptions:
         return []
     probabilities = space.probs(z[None], "description")[0]
     frame_probabilities = space.probs(F.normalize(frame_embeddings, dim=-1), "description")
     activated = []
     for n in probabilities.topk(min(top, len(probabilities))).indices.tolist():
-        one, values = concepts.descriptions[n], frame_probabilities[:, n]
+        one, values = descriptions[n], frame_probabilities[:, n]
         is_active = (values >= ACTIVATION_THRESHOLD * values.max()).tolist()
         active = merge_spans([span for span, active in zip(spans, is_active, strict=True) if active])
         activated.append(ActivatedDescription(one.text, one.kind, one.actions, float(probabilities[n]), values, active))

@@ -19,6 +19,7 @@ from verbspace.data.sources.inputs import localize
 from verbspace.data.sources.record import Record
 from verbspace.inference.calibration import Calibration
 from verbspace.inference.embedding import embed_videos, embed_windows, validate_num_frames
+from verbspace.inference.part_embedder import embedder_for
 from verbspace.inference.timeline import Segment, extract_segments, merge_windows
 from verbspace.models.loading import load_encoder
 from verbspace.models.video_encoder import VideoEncoder
@@ -91,6 +92,7 @@ class Predictor:
             logger.warning("there is only one action, so every video gets 100 %; add actions to tell it from")
         self.scoring, self.frames, self.top = scoring, frames, top
         temperature = 1 / self.encoder.logit_scale
+        self.embedder = embedder_for(self.encoder, scoring)
         self.space = ConceptSpace.build(self.concepts, encode_text or self.encoder.encode_text, temperature)
         if calibration is not None and not isinstance(calibration, Calibration):
             calibration = Calibration.load(calibration)
@@ -99,7 +101,7 @@ class Predictor:
         self.calibration = calibration
 
     def probabilities(self, z: Tensor) -> Tensor:
-        """Convert embeddings (N, D) to distributions over the actions (N, K)."""
+        """Convert embeddings of `embedder` (N, D), with scoring by phases (N, 4·D), to distributions (N, K)."""
         scores = self.space.action_scores(z, self.scoring)
         return (scores / (self.calibration.temperature if self.calibration else 1)).softmax(-1)
 
@@ -110,7 +112,7 @@ class Predictor:
     def predict_timeline(self, path: str | Path, window_config: WindowConfig) -> Prediction:
         """Predict a video in sliding windows, with a timeline. Raises DecodeError if it cannot be read."""
         windows, embeddings = embed_windows(
-            self.encoder, path, length=window_config.length, stride=window_config.stride, frames=self.frames
+            self.embedder, path, length=window_config.length, stride=window_config.stride, frames=self.frames
         )
         grid = merge_windows(windows, self.probabilities(embeddings))
         timeline = extract_segments(grid, self.space.action_names, window_config.min_score)
@@ -148,7 +150,7 @@ class Predictor:
     def _predict_whole_videos(self, paths: dict[str, Path]) -> dict[str, Prediction | DecodeError]:
         """Predict each file as one clip, by name."""
         records = [Record(path) for path in paths.values()]
-        result = embed_videos(self.encoder, records, frames=self.frames, allow_empty=True)
+        result = embed_videos(self.embedder, records, frames=self.frames, allow_empty=True)
         embeddings = dict(zip(result.paths, result.embeddings, strict=True))
         outcomes: dict[str, Prediction | DecodeError] = {}
         for name, path in paths.items():
@@ -163,7 +165,7 @@ class Predictor:
     ) -> Prediction:
         best = probabilities.topk(min(self.top, len(probabilities)))
         names = [self.space.action_names[index] for index in best.indices.tolist()]
-        similarity = self.space.logits(z[None], "description")[0]
+        similarity = self.space.logits(z[None, : self.space.categories.shape[1]], "description")[0]
         nearest = similarity.topk(min(3, len(similarity))).indices.tolist()
         descriptions = [self.space.description_texts[index] for index in nearest]
         return Prediction(name, list(zip(names, best.values.tolist(), strict=True)), descriptions, timeline)

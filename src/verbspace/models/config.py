@@ -20,6 +20,7 @@ class VideoEncoderConfig(PretrainedConfig):  # type: ignore[misc]
         base_revision: Commit hash of the image checkpoint on the hub; None if it is not from the hub.
         temporal_layers: Indices of the image layers that temporal attention precedes. None: all layers.
         temporal_heads: Attention heads of temporal attention. None: as many as the image layers have.
+        temporal_difference: Whether an encoder with temporal attention also pools frames with `TemporalDifference`.
         **kwargs: Further fields of `PretrainedConfig`.
     """
 
@@ -33,6 +34,7 @@ class VideoEncoderConfig(PretrainedConfig):  # type: ignore[misc]
         temporal_layers: Sequence[int] | None = None,
         temporal_heads: int | None = None,
         base_revision: str | None = None,
+        temporal_difference: bool = True,
         **kwargs: Any,
     ) -> None:
         self.base = _strip_name_or_path(base or {})
@@ -41,6 +43,7 @@ class VideoEncoderConfig(PretrainedConfig):  # type: ignore[misc]
         self.base_revision = base_revision
         self.temporal_layers = None if temporal_layers is None else sorted(set(temporal_layers))
         self.temporal_heads = temporal_heads
+        self.temporal_difference = temporal_difference
         super().__init__(**kwargs)
 
     def base_config(self) -> Any:

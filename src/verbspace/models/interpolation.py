@@ -10,6 +10,7 @@ from torch import Tensor
 
 # Fields of a vision config that change what a tower computes but not the shapes of its weights.
 ARCHITECTURE_FIELDS = ("model_type", "num_attention_heads", "hidden_act", "layer_norm_eps")
+DIFFERENCE = "difference.weight"  # of `TemporalDifference`
 WeightDict = Mapping[str, Tensor]
 
 
@@ -23,7 +24,7 @@ def interpolate_weights(
 ) -> dict[str, Tensor]:
     """Interpolate the weights of two encoders: (1 - alpha)·first + alpha·second.
 
-    A temporal layer that `first` lacks, or whose output projection is still zero there, is taken from `second` with its
+    The temporal difference is zero in an encoder that lacks it. A temporal layer that `first` lacks, or whose output projection is still zero there, is taken from `second` with its
     output projection scaled by alpha. Weights that are not floating point are taken from `second`.
 
     Args:
@@ -50,7 +51,9 @@ def interpolate_weights(
     differences += sorted(first.keys() - second.keys())
     mixed = dict(second)
     for name, tensor in second.items():
-        if _temporal_layer(name) in inactive:
+        if name == DIFFERENCE and name not in first:
+            mixed[name] = tensor * alpha  # it is zero in an encoder that lacks it
+        elif _temporal_layer(name) in inactive:
             mixed[name] = tensor * alpha if ".out." in name else tensor
         elif name not in first or first[name].shape != tensor.shape:
             differences.append(name)

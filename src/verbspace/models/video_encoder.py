@@ -19,6 +19,7 @@ from verbspace.concepts.concept_set import ConceptSet
 from verbspace.concepts.space import ConceptSpace
 from verbspace.data.frame_preprocessing import FramePreprocessing
 from verbspace.models import backbones, hub
+from verbspace.models.clip_parts import TemporalDifference
 from verbspace.models.config import VideoEncoderConfig
 from verbspace.models.eager_attention import EAGER_IMPL
 from verbspace.models.interpolation import interpolate_weights
@@ -32,6 +33,12 @@ from verbspace.utils.text import first_line
 
 Attention = Literal["auto", "eager", "sdpa"]
 DEFAULT_FRAME_RATE = 8.0  # frames per second, assumed when no times are given
+
+
+def default_times(pixel_values_videos: Tensor) -> Tensor:
+    """Return the times that frames (B, T, 3, H, W) have if none are given: 1/8 s apart, shape (B, T)."""
+    num_clips, num_frames = pixel_values_videos.shape[:2]
+    return (torch.arange(num_frames, device=pixel_values_videos.device) / DEFAULT_FRAME_RATE).expand(num_clips, -1)
 
 
 class VideoEncoder(PreTrainedModel):  # type: ignore[misc]
@@ -64,6 +71,8 @@ class VideoEncoder(PreTrainedModel):  # type: ignore[misc]
                 for layer in config.temporal_layer_indices(vision.num_hidden_layers)
             }
         )
+        size = backbones.embedding_dim(base_config)
+        self.difference = TemporalDifference(size) if config.temporal and config.temporal_difference else None
         self.processor: Processor | None = None
         self.concept_set: ConceptSet | None = None
         self.gradient_checkpointing = False
@@ -118,6 +127,7 @@ class VideoEncoder(PreTrainedModel):  # type: ignore[misc]
                     f"{name_or_path}: the temporal attention of a saved video encoder cannot be changed; use "
                     "`base_encoder()` for its image checkpoint"
                 )
+            content.setdefault("temporal_difference", False)  # of encoders that were saved before it existed
             try:
                 with no_init_weights():
                     encoder = cls(VideoEncoderConfig.from_dict(content) if config is None else config)
@@ -257,8 +267,10 @@ class VideoEncoder(PreTrainedModel):  # type: ignore[misc]
         return float(self.base.logit_scale.detach().exp())
 
     def temporal_parameters(self) -> Iterator[nn.Parameter]:
-        """Iterate over the parameters of temporal attention."""
-        return self.temporal.parameters()
+        """Iterate over the parameters of temporal attention and of the temporal difference."""
+        yield from self.temporal.parameters()
+        if self.difference is not None:
+            yield from self.difference.parameters()
 
     def spatial_parameters(self) -> Iterator[nn.Parameter]:
         """Iterate over the parameters of the image checkpoint's vision tower and projection."""
@@ -323,8 +335,7 @@ class VideoEncoder(PreTrainedModel):  # type: ignore[misc]
             raise ValueError(f"frames are {tuple(pixel_values_videos.shape)}; pass (B, T, 3, H, W)")
         num_clips, num_frames = pixel_values_videos.shape[:2]
         if times is None:
-            frame_indices = torch.arange(num_frames, device=pixel_values_videos.device)
-            times = (frame_indices / DEFAULT_FRAME_RATE).expand(num_clips, -1)
+            times = default_times(pixel_values_videos)
         elif times.shape != (num_clips, num_frames):
             raise ValueError(
                 f"times are {tuple(times.shape)} for {num_clips} clips of {num_frames} frames; pass (B, T)"
@@ -351,7 +362,15 @@ class VideoEncoder(PreTrainedModel):  # type: ignore[misc]
             pixel_values_videos: Normalized frames (B, T, 3, H, W).
             times: Seconds (B, T), with any start and any spacing. None: 1/8 s apart.
         """
-        return F.normalize(self.frame_embeddings(pixel_values_videos, times).float().mean(1), dim=-1)
+        if times is None:
+            times = default_times(pixel_values_videos)
+        frames = self.frame_embeddings(pixel_values_videos, times).float()
+        return F.normalize(self.pool_frames(frames, times), dim=-1)
+
+    def pool_frames(self, frame_embeddings: Tensor, times: Tensor) -> Tensor:
+        """Pool frame embeddings (B, T, D) with seconds (B, T) to clip embeddings (B, D), not normalized."""
+        pooled: Tensor = self.difference(frame_embeddings, times) if self.difference else frame_embeddings.mean(1)
+        return pooled
 
     @torch.no_grad()
     def encode_video(

@@ -6,6 +6,7 @@ clothes and the scene, but no motion.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +23,7 @@ TYPICAL_SCENES = {
     "catching a ball": "park", "punching": "gym", "dribbling a ball": "gym", "drinking from a cup": "room",
     "lifting a box": "room", "putting down a box": "room", "bowing": "room",
 }  # fmt: skip
+MOSTLY_NAMED = 0.85
 CLEAN_EFFECTS = CameraEffects(
     blur_passes=(0.0, 0.5), haze=(0.0, 0.12), warmth=(-0.08, 0.08), exposure=(0.7, 1.1), noise_std=(0.0, 0.02)
 )
@@ -123,14 +125,18 @@ def visible_facts(pose: Pose) -> list[str]:
     return out
 
 
-def make_caption(action: str, pose: Pose, appearance: Appearance, rng: np.random.Generator) -> str:
-    """Compose a caption: the person, in most captions the action or a paraphrase, then some visible facts."""
+def make_caption(
+    action: str, pose: Pose, appearance: Appearance, rng: np.random.Generator, named: float = MOSTLY_NAMED
+) -> str:
+    """Compose a caption: the person, in a fraction `named` of them the action or a paraphrase, and visible facts."""
     prefix = ("a photo of ", "a picture of ", "")[rng.integers(3)]
     shirt, trousers = f"a person in a {appearance.shirt} shirt", f"a person in {appearance.trousers} trousers"
     person = ("a person", "someone", shirt, trousers)[rng.integers(4)]
     draw = rng.uniform()
     paraphrases = ACTION_PARAPHRASES[action]
-    doing = action if draw < 0.5 else paraphrases[rng.integers(len(paraphrases))] if draw < 0.85 else ""
+    doing = ""
+    if draw < named:
+        doing = action if draw < named * 0.5 / MOSTLY_NAMED else paraphrases[rng.integers(len(paraphrases))]
     facts = visible_facts(pose)
     rng.shuffle(facts)
     parts = facts[: int(rng.integers(0 if doing else 1, 4))]
@@ -141,10 +147,19 @@ def make_caption(action: str, pose: Pose, appearance: Appearance, rng: np.random
     return f"{prefix}{person}{verb}{details}"
 
 
-def render_captioned_images(count: int, seed: int, size: int = 48) -> CaptionedImages:
+def render_captioned_images(
+    count: int, seed: int, size: int = 48, *, named: float = MOSTLY_NAMED, never_named: Collection[str] = ()
+) -> CaptionedImages:
     """Render images of people at random moments of the actions, without degradation.
 
-    Image n shows action n modulo the number of actions. It does not depend on `count`. `size` is the height and width.
+    Image n shows action n modulo the number of actions. It does not depend on `count`.
+
+    Args:
+        count: Number of images.
+        seed: Seed of the images and captions.
+        size: Height and width in pixels.
+        named: Fraction of captions that name the action or paraphrase its name. The others list visible facts.
+        never_named: Actions that no caption names.
     """
     rng = np.random.default_rng([seed, 7])
     images = np.empty((count, size, size, 3), np.uint8)
@@ -161,5 +176,5 @@ def render_captioned_images(count: int, seed: int, size: int = 48) -> CaptionedI
         )
         frames = render_frames(pose, appearance, camera, (size, size))
         images[index] = apply_camera_effects(frames, CLEAN_EFFECTS, rng)[0]
-        captions.append(make_caption(action, pose, appearance, rng))
+        captions.append(make_caption(action, pose, appearance, rng, 0.0 if action in never_named else named))
     return CaptionedImages(images, captions, labels)

@@ -13,6 +13,7 @@ import json
 import logging
 import math
 import tempfile
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +23,8 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTokenizer, CLIPVisionConfig
 
-from verbspace.playground.actions import ACTIONS
-from verbspace.playground.captioned_images import CaptionedImages, render_captioned_images
+from verbspace.playground.actions import ACTIONS, HELD_OUT_ACTIONS
+from verbspace.playground.captioned_images import MOSTLY_NAMED, CaptionedImages, render_captioned_images
 
 IMAGE_SIZE, PATCH_SIZE = 48, 8
 IMAGE_MEAN, IMAGE_STD = [0.5, 0.5, 0.5], [0.25, 0.25, 0.25]
@@ -102,11 +103,16 @@ def zero_shot_accuracy(model: CLIPModel, tokenizer: CLIPTokenizer, dataset: Capt
 
 
 def pretrain(
-    num_images: int, steps: int, seed: int, width: int = 128, num_layers: int = 4
-) -> tuple[CLIPModel, CLIPTokenizer, float]:
-    """Train from scratch. Returns the model, its tokenizer, and zero-shot top-1 on held-out images."""
+    num_images: int, steps: int, seed: int, width: int = 128, num_layers: int = 4, *,
+    named: float = MOSTLY_NAMED, never_named: Collection[str] = (),
+) -> tuple[CLIPModel, CLIPTokenizer, float]:  # fmt: skip
+    """Train from scratch. Returns the model, its tokenizer, and zero-shot top-1 on held-out images.
+
+    For `named` and `never_named` see `render_captioned_images`.
+    """
     torch.manual_seed(seed)
-    train_set, held_out = render_captioned_images(num_images, seed), render_captioned_images(1000, seed + 1)
+    train_set = render_captioned_images(num_images, seed, named=named, never_named=never_named)
+    held_out = render_captioned_images(1000, seed + 1)
     tokenizer = train_tokenizer(train_set.captions)
     tokens = tokenizer(train_set.captions, padding="max_length", truncation=True, return_tensors="pt")
     length = int(tokens["attention_mask"].sum(1).max())
@@ -179,8 +185,13 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--width", type=int, default=128, help="width of the vision tower")
     parser.add_argument("--layers", type=int, default=4, help="layers of the vision tower")
+    parser.add_argument("--named", type=float, default=MOSTLY_NAMED, help="fraction of captions with the action's name")
+    parser.add_argument("--held-out-unnamed", action="store_true", help="no caption names a held-out action")
     args = parser.parse_args()
-    model, tokenizer, top1 = pretrain(args.images, args.steps, args.seed, args.width, args.layers)
+    model, tokenizer, top1 = pretrain(
+        args.images, args.steps, args.seed, args.width, args.layers,
+        named=args.named, never_named=HELD_OUT_ACTIONS if args.held_out_unnamed else (),
+    )  # fmt: skip
     save_clip_model(model, tokenizer, args.out)
     num_params = sum(p.numel() for p in model.parameters())
     logger.info(f"saved {args.out}: {num_params:,} parameters, held-out top-1 {top1:.3f}")

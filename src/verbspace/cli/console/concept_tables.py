@@ -38,7 +38,7 @@ def concept_set_table(concepts: ConceptSet, search: str | None = None) -> tuple[
                 continue
         count += 1
         names = [Text(action.name, "bold"), *([Text(action.label, "dim")] if action.label is not None else [])]
-        cells = [(Text(d.kind, "dim"), Text(d.text)) for d in descriptions]
+        cells = [(Text(f"{d.kind}, {d.phase}" if d.phase else d.kind, "dim"), Text(d.text)) for d in descriptions]
         for _, text in cells:
             text.highlight_words(search_words, style="reverse", case_sensitive=False)
         for name, cell in zip_longest(names, cells):

@@ -8,14 +8,19 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from verbspace.evaluation.frame_order import FRAME_ORDERS
+from verbspace.evaluation.order import OrderEvaluation
 from verbspace.evaluation.reproduce import Reproduction
 from verbspace.evaluation.results import BenchmarkResult, Evaluation, MultiLabelEvaluation, Result
 from verbspace.inference.calibration import Calibration
 
 
-def print_results(results: Evaluation | MultiLabelEvaluation | BenchmarkResult) -> None:
+def print_results(results: Evaluation | MultiLabelEvaluation | OrderEvaluation | BenchmarkResult) -> None:
     """Print the protocols and metrics of an evaluation, or of each fold of a benchmark and their mean."""
     console = Console()
+    if isinstance(results, OrderEvaluation):
+        _print_order(console, results)
+        return
     if not isinstance(results, BenchmarkResult):
         _print_evaluation(console, results)
         return
@@ -77,6 +82,32 @@ def _print_evaluation(console: Console, evaluation: Evaluation | MultiLabelEvalu
     console.print(table)
     if evaluation.result.protocol.actions == 1:
         console.print("there is only one action, so every video is classified as it", highlight=False)
+
+
+def _print_order(console: Console, evaluation: OrderEvaluation) -> None:
+    """Print the accuracy on each pair, one row per pair and encoder, and the means."""
+    probed = evaluation.result.mean_chirality() is not None
+    table = Table("opposed actions", "", *FRAME_ORDERS, *(["linear probe"] if probed else []), "clips")
+    table.caption = "zero-shot accuracy over the two actions; chance is 50 %"
+    results = {"frozen": evaluation.frozen, "encoder": evaluation.result}
+    shown = {name: result for name, result in results.items() if result is not None}
+    for name, result in shown.items():
+        console.print(f"{name}: {result.protocol.summary()}", highlight=False, markup=False, soft_wrap=True)
+    for index, pair in enumerate(evaluation.result.pairs):
+        for name, result in shown.items():
+            row = result.pairs[index]
+            cells = [f"{row.zero_shot[order]:.1%}" for order in FRAME_ORDERS]
+            probe = [] if row.chirality is None else [f"{row.chirality:.1%}"]
+            title = " / ".join(pair.actions) if name == next(iter(shown)) else ""
+            table.add_row(title, name, *cells, *probe, str(row.n))
+        table.add_section()
+    for name, result in shown.items():
+        chirality = result.mean_chirality()
+        probe = [] if chirality is None else [f"{chirality:.1%}"]
+        cells = [f"{result.mean(order):.1%}" for order in FRAME_ORDERS]
+        clips = sum(pair.n for pair in result.pairs)
+        table.add_row("mean" if name == next(iter(shown)) else "", name, *cells, *probe, str(clips))
+    console.print(table)
 
 
 def _folds_table(results: BenchmarkResult) -> Table:

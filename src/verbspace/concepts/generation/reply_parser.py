@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from verbspace.concepts.concept_set import DESCRIPTION_KINDS, DescriptionKind
+from verbspace.concepts.concept_set import DESCRIPTION_KINDS, PHASES, DescriptionKind, Phase
 from verbspace.concepts.labels import label_to_phrase
 from verbspace.concepts.lint import MIN_CONTENT_WORDS, MIN_PER_KIND
 from verbspace.concepts.text import clean_sentence, content_words, normalize_sentence, tokenize_words
@@ -27,7 +27,7 @@ class InvalidReplyError(ValueError):
 
 
 class Reply(BaseModel):
-    """A readable action name, and sentences by kind."""
+    """A readable action name, sentences by kind, and by phase if the action has an order."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
     name: str
@@ -35,12 +35,18 @@ class Reply(BaseModel):
     pose: list[str] = Field(max_length=50)
     objects: list[str] = Field(max_length=50)
     scene: list[str] = Field(max_length=50)
+    start: list[str] = Field([], max_length=50)
+    middle: list[str] = Field([], max_length=50)
+    end: list[str] = Field([], max_length=50)
 
-    def sentences(self) -> Iterable[tuple[DescriptionKind, str]]:
-        """Yield kind and text of each sentence, grouped by kind."""
+    def sentences(self) -> Iterable[tuple[DescriptionKind, Phase | None, str]]:
+        """Yield kind, phase and text of each sentence. Those of a phase show a moment, which is a pose."""
         for kind in DESCRIPTION_KINDS:
             for text in getattr(self, kind):
-                yield kind, text
+                yield kind, None, text
+        for phase in PHASES:
+            for text in getattr(self, phase):
+                yield "pose", phase, text
 
 
 def sentence_counts(min_per_kind: int) -> dict[DescriptionKind, int]:
@@ -50,7 +56,7 @@ def sentence_counts(min_per_kind: int) -> dict[DescriptionKind, int]:
 
 def reply_schema(min_per_kind: int) -> dict[str, Any]:
     """Return the JSON schema of a reply, in the subset that OpenAI and llama.cpp's grammars support."""
-    sentence_lists = {
+    sentence_lists: dict[str, dict[str, Any]] = {
         kind: {
             "type": "array",
             "minItems": count,
@@ -59,10 +65,14 @@ def reply_schema(min_per_kind: int) -> dict[str, Any]:
         }
         for kind, count in sentence_counts(min_per_kind).items()
     }
+    sentence_lists |= {
+        phase: {"type": "array", "maxItems": 3, "items": {"type": "string", "pattern": SENTENCE_PATTERN}}
+        for phase in PHASES
+    }
     return {
         "type": "object",
         "additionalProperties": False,
-        "required": ["name", *DESCRIPTION_KINDS],
+        "required": ["name", *DESCRIPTION_KINDS, *PHASES],
         "properties": {"name": {"type": "string", "pattern": NAME_PATTERN}, **sentence_lists},
     }
 
@@ -80,23 +90,36 @@ def parse_reply(content: str, label: str, labels: Iterable[str]) -> tuple[Reply,
     own_words = {word for name in (label, reply.name) for word in tokenize_words(label_to_phrase(name))}
     other_phrases = [phrase for other in labels if other != label for phrase in _name_phrases(other)]
     other_phrases = [phrase for phrase in other_phrases if not own_words.issuperset(phrase)]
-    sentences: dict[str, list[str]] = {kind: [] for kind in DESCRIPTION_KINDS}
+    sentences: dict[str, list[str]] = {name: [] for name in (*DESCRIPTION_KINDS, *PHASES)}
     issues: list[str] = []
     seen: set[str] = set()
-    for kind, raw in reply.sentences():
+    for kind, phase, raw in reply.sentences():
         text = clean_sentence(raw)
         key = normalize_sentence(text)
         issue = "is a duplicate" if key in seen else _find_issue(text, own_words, other_phrases)
         if issue:
-            issues.append(f"{kind}: {text[:80]!r} {issue}")
+            issues.append(f"{phase or kind}: {text[:80]!r} {issue}")
         else:
             seen.add(key)
-            sentences[kind].append(text)
+            sentences[phase or kind].append(text)
     counts = [(kind, len(sentences[kind]), minimum) for kind, minimum in MIN_PER_KIND.items()]
     if missing := [f"{count} of {minimum} {kind}" for kind, count, minimum in counts if count < minimum]:
         reasons = f": {'; '.join(issues[:4])}" if issues else ""
         raise InvalidReplyError(f"too few usable sentences ({', '.join(missing)}){reasons}")
+    _check_phases(sentences, issues)
     return Reply(name=_clean_name(reply.name, label), **sentences), issues
+
+
+def _check_phases(sentences: dict[str, list[str]], issues: list[str]) -> None:
+    """Raise InvalidReplyError if there are sentences of a phase, but start and end are not told apart."""
+    if not any(sentences[phase] for phase in PHASES):
+        return
+    words = [{word for text in sentences[phase] for word in content_words(text)} for phase in ("start", "end")]
+    if not all(words):
+        reasons = f": {'; '.join(issues[:4])}" if issues else ""
+        raise InvalidReplyError(f"start, end: give sentences of both, or leave all three phases empty{reasons}")
+    if words[0] == words[1]:
+        raise InvalidReplyError("start, end: both say the same; say what is different, or leave all three phases empty")
 
 
 def _parse_json(content: str) -> Reply:

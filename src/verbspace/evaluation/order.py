@@ -1,0 +1,145 @@
+"""The order protocol: are two actions told apart that are each other's reverse in time?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor
+
+from verbspace.concepts.concept_set import ConceptSet
+from verbspace.evaluation.frame_order import FrameOrder, OrderEmbedder, split_orders
+from verbspace.evaluation.linear_probe import linear_probe
+from verbspace.evaluation.opposed_pairs import Pair, find_pairs, read_pairs
+from verbspace.evaluation.protocol import EvalProtocol
+from verbspace.evaluation.runner import EvalConfig, EvalSplit
+from verbspace.evaluation.zero_shot import zero_shot_scores
+from verbspace.inference.embedding import EmbeddingCache, EmbeddingResult
+from verbspace.inference.part_embedder import embedder_for
+from verbspace.models.video_encoder import VideoEncoder
+from verbspace.utils.progress import ProgressCallback
+
+
+class PairMetrics(BaseModel):
+    """How well two opposed actions are told apart; chance is 0.5.
+
+    Attributes:
+        actions: Names of the two actions.
+        n: Number of their clips.
+        zero_shot: Fraction of the clips whose own action has the higher score of the two, by order of the frames. If an
+            encoder reads the order, reversed clips are below 0.5, and shuffled ones near it.
+        chirality: Accuracy of a linear probe for these two classes; None without training videos.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    actions: tuple[str, str]
+    n: int
+    zero_shot: dict[FrameOrder, float]
+    chirality: float | None = None
+
+
+class OrderResult(BaseModel):
+    """The metrics of each pair, and their protocol."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    pairs: list[PairMetrics]
+    protocol: EvalProtocol
+
+    def mean(self, order: FrameOrder = "as filmed") -> float:
+        """Mean zero-shot accuracy over the pairs."""
+        return fmean(pair.zero_shot[order] for pair in self.pairs)
+
+    def mean_chirality(self) -> float | None:
+        """Mean accuracy of the linear probes over the pairs; None without training videos."""
+        values = [pair.chirality for pair in self.pairs if pair.chirality is not None]
+        return fmean(values) if values else None
+
+
+class OrderEvaluation(BaseModel):
+    """The results of an encoder and of the frozen, frame-averaged baseline under the same protocol."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    result: OrderResult
+    frozen: OrderResult | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Convert to JSON types. `model_validate` reads them."""
+        return self.model_dump(mode="json")
+
+
+def resolve_pairs(pairs: str | Path | None, encoder: VideoEncoder, concepts: ConceptSet, targets: Tensor) -> list[Pair]:
+    """Return the pairs of which both actions have clips. None: those that `find_pairs` finds by the phases.
+
+    Raises:
+        ValueError: There is none.
+    """
+    chosen = find_pairs(encoder.build_concept_space(concepts)) if pairs is None else read_pairs(pairs, concepts)
+    present = set(targets.tolist())
+    shown = [pair for pair in chosen if present >= {*pair}]
+    if not shown:
+        found = "its descriptions have no opposed phases" if pairs is None else f"{pairs} has {len(chosen)} pairs"
+        reason = "and no clips of both of their actions" if chosen else "; give --pairs, two actions per line"
+        raise ValueError(f"pairs: concept set {concepts.name!r}: {found} {reason}")
+    return shown
+
+
+def measure_order(
+    config: EvalConfig,
+    encoder: VideoEncoder,
+    name: str,
+    pairs: list[Pair],
+    on_progress: ProgressCallback | None = None,
+) -> OrderResult:
+    """Measure one encoder. `config` is that of a zero-shot evaluation; its training split is for the linear probe."""
+    space = encoder.build_concept_space(config.concepts)
+    embedder = OrderEmbedder(embedder_for(encoder, config.scoring))
+    needed = torch.tensor(sorted({action for pair in pairs for action in pair}))
+
+    def embed(split: EvalSplit) -> tuple[EmbeddingResult, Tensor]:
+        kept = torch.isin(split.targets, needed)
+        records = [record for record, keep in zip(split.records, kept.tolist(), strict=True) if keep]
+        part = EvalSplit(split.name, records, split.targets[kept])
+        result = config.embed(embedder, name, part, EmbeddingCache(), on_progress)
+        return result, part.readable_targets(result)
+
+    result, targets = embed(config.test)
+    orders = split_orders(result.embeddings)
+    scores = {order: zero_shot_scores(z, space, config.scoring) for order, z in orders.items()}
+    train = None if config.train is None else embed(config.train)
+    metrics = []
+    for pair in pairs:
+        mine = torch.isin(targets, torch.tensor(pair))
+        labels = (targets[mine] == pair[1]).long()
+        metrics.append(
+            PairMetrics(
+                actions=(space.action_names[pair[0]], space.action_names[pair[1]]),
+                n=len(labels),
+                zero_shot={order: _accuracy(each[mine][:, list(pair)], labels) for order, each in scores.items()},
+                chirality=None
+                if train is None
+                else _chirality(*train, pair, orders["as filmed"][mine], labels, config),
+            )
+        )
+    trained = None if train is None else train[0]
+    protocol = config.build_protocol(encoder, name, result, trained, {}, {"pairs": len(pairs)})
+    return OrderResult(pairs=metrics, protocol=protocol.model_copy(update={"task": "order"}))
+
+
+def _chirality(
+    train: EmbeddingResult, targets: Tensor, pair: Pair, features: Tensor, labels: Tensor, config: EvalConfig
+) -> float:
+    """Accuracy of a linear probe for two classes, the chirality probe."""
+    mine = torch.isin(targets, torch.tensor(pair))
+    train_features = split_orders(train.embeddings)["as filmed"][mine]
+    probe = linear_probe(train_features, (targets[mine] == pair[1]).long(), 2, seed=config.seed)
+    return _accuracy(probe.model.scores(features), labels)
+
+
+def _accuracy(scores: Tensor, labels: Tensor) -> float:
+    return float((scores.argmax(1) == labels).double().mean())

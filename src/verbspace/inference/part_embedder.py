@@ -1,0 +1,43 @@
+"""Embeddings of clips together with their thirds, for scoring by phases."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from verbspace.concepts.space import ScoringMode
+from verbspace.data.frame_preprocessing import FramePreprocessing
+from verbspace.inference.embedding import Embedder
+from verbspace.models.clip_parts import clip_parts
+from verbspace.models.video_encoder import VideoEncoder
+
+
+class PartEmbedder:
+    """An encoder that returns `clip_parts` (B, 4·D) in place of embeddings (B, D). See `Embedder`."""
+
+    def __init__(self, encoder: VideoEncoder) -> None:
+        self.encoder = encoder
+
+    @property
+    def preprocessing(self) -> FramePreprocessing:
+        """How frames are fitted to the input."""
+        return self.encoder.preprocessing
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the weights."""
+        device: torch.device = self.encoder.device
+        return device
+
+    def normalize(self, video: Tensor) -> Tensor:
+        """Convert uint8 frames (B, T, 3, S, S) to model input."""
+        return self.encoder.normalize(video)
+
+    def __call__(self, video: Tensor, times: Tensor) -> Tensor:
+        """Embed normalized frames (B, T, 3, S, S) with times in seconds (B, T) as (B, 4·D)."""
+        return clip_parts(self.encoder.frame_embeddings(video, times), times)
+
+
+def embedder_for(encoder: VideoEncoder, scoring: ScoringMode) -> Embedder:
+    """Return what computes the embeddings that a scoring mode needs."""
+    return PartEmbedder(encoder) if scoring == "phases" else encoder

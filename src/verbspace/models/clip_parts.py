@@ -1,0 +1,70 @@
+"""The thirds of a clip: what descriptions of the start, the middle and the end of an action are compared with."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+NUM_PARTS = 3
+
+
+def part_weights(times: Tensor) -> Tensor:
+    """Compute how much each frame belongs to each third of its clip.
+
+    A frame stands for the time from halfway to the frame before it until halfway to the frame after it; the clip begins
+    and ends half a mean distance outside of its first and last frame. The weight of a frame in a third is the overlap of
+    the two. Weights depend neither on where the clip starts nor on its speed, and little on its frame rate.
+
+    Args:
+        times: Ascending times (..., T), in any unit. If all are equal, frames count as evenly spaced.
+
+    Returns:
+        Weights (..., 3, T); each row sums to 1.
+    """
+    seconds = (times - times[..., :1]).float()
+    gaps = torch.ones_like(seconds).sum(-1, keepdim=True) - 1  # not from the shape: a graph cannot branch on a size
+    margin = seconds[..., -1:] / gaps.clamp_min(1) / 2
+    middles = (seconds[..., 1:] + seconds[..., :-1]) / 2
+    edges = torch.cat([-margin, middles, seconds[..., -1:] + margin], dim=-1)
+    edges = torch.where(margin > 0, edges, torch.ones_like(edges).cumsum(-1))
+    position = (edges - edges[..., :1]) / (edges[..., -1:] - edges[..., :1]) * NUM_PARTS  # 0 to 3
+    thirds = torch.arange(NUM_PARTS, dtype=position.dtype, device=position.device)[:, None]
+    overlap = (position.unsqueeze(-2) - thirds).clamp(0, 1).diff(dim=-1)  # (..., 3, T)
+    return overlap / overlap.sum(-1, keepdim=True)
+
+
+def clip_parts(frame_embeddings: Tensor, times: Tensor) -> Tensor:
+    """Average the frames of a clip as a whole and over its thirds.
+
+    Args:
+        frame_embeddings: Embeddings of the frames (..., T, D), as `VideoEncoder.frame_embeddings` returns them.
+        times: Their times (..., T), ascending.
+
+    Returns:
+        Normalized means of all frames, of the start, of the middle and of the end, side by side: (..., 4·D).
+    """
+    frames = frame_embeddings.float()
+    parts = torch.cat([frames.mean(-2, keepdim=True), part_weights(times).to(frames) @ frames], dim=-2)
+    return F.normalize(parts, dim=-1).flatten(-2)
+
+
+class TemporalDifference(nn.Module):
+    """Pooling of frames that sees their order: mean + W · (mean of the last third - mean of the first third).
+
+    W is initialized to zero, so that an untrained layer is the mean. A clip in which nothing changes, and a single
+    frame, have no difference, so that their embeddings stay the mean, whatever W is.
+
+    Args:
+        size: Size D of the embeddings.
+    """
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(size, size))
+
+    def forward(self, frame_embeddings: Tensor, times: Tensor) -> Tensor:
+        """Pool frame embeddings (B, T, D) with their times (B, T): (B, D), not normalized."""
+        start, _, end = part_weights(times).to(frame_embeddings).unbind(-2)
+        difference = ((end - start).unsqueeze(-2) @ frame_embeddings).squeeze(-2)
+        return frame_embeddings.mean(-2) + F.linear(difference, self.weight)
