@@ -191,8 +191,8 @@ def load(content: Any, folder: Path | None = None) -> ConceptSet:
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        (("format",), ..., 'format: missing; add "format": "verbspace-concepts/1"'),
-        (("format",), "verbspace-concepts/2", "format: 'verbspace-concepts/2' is not supported; "),
+        (("format",), ..., 'format: missing; add "format": "verbspace-concepts/2"'),
+        (("format",), "verbspace-concepts/3", "format: 'verbspace-concepts/3' is not supported; "),
         (("format",), ["x"], "format: ['x'] is not supported"),
         (("descripton",), [], "descripton: unknown key; correct its spelling or remove it"),
         (("actions", 1, "nme"), "x", "actions.1.nme: unknown key"),

@@ -75,7 +75,9 @@ def test_vectors_match_a_naive_loop() -> None:
 
 def test_buffers_are_frozen_and_follow_the_module() -> None:
     assert not list(SPACE.parameters())
-    assert set(SPACE.state_dict()) == {"categories", "descriptions", "description_action_mask"}
+    assert set(SPACE.state_dict()) == {
+        "categories", "descriptions", "description_action_mask", "phase_sums", "phase_counts",
+    }  # fmt: skip
     other = ConceptSpace.build(SET, lambda texts: encode_text(texts).flip(1), temperature=0.05)
     assert not torch.equal(other.categories, SPACE.categories)
     other.load_state_dict(SPACE.state_dict())

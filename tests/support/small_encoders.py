@@ -12,12 +12,14 @@ TINY_CHECKPOINTS = ["tiny_clip", "tiny_metaclip2", "tiny_siglip", "tiny_siglip2"
 
 
 def with_random_temporal(encoder: VideoEncoder, scale: float = 0.3, seed: int = 1) -> VideoEncoder:
-    """Replace the zeros of the temporal output projections by random weights. Changes and returns the encoder."""
+    """Replace the zeros of temporal layers and difference by random weights. Changes and returns the encoder."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in encoder.temporal.named_parameters():
             if ".out." in name:
                 parameter.normal_(std=scale * encoder.base.config.vision_config.hidden_size**-0.5, generator=generator)
+        if encoder.difference is not None:
+            encoder.difference.weight.normal_(std=scale * encoder.embedding_dim**-0.5, generator=generator)
     return encoder
 
 

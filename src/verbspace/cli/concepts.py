@@ -140,13 +140,19 @@ def lint(
     """Check the quality of a concept set.
 
     Reports duplicate, uninformative, missing and overlong sentences. With an encoder, also reports actions that it
-    confuses and descriptions that are closer to another action.
+    confuses, descriptions that are closer to another action, and actions whose phases are each other's reverse.
     """
     from rich.console import Console
 
-    from verbspace.cli.console.concept_tables import confusable_pairs_table, lint_lines, misassigned_table
+    from verbspace.cli.console.concept_tables import (
+        confusable_pairs_table,
+        lint_lines,
+        misassigned_table,
+        opposed_pairs_table,
+    )
     from verbspace.concepts.concept_set import ConceptSet
     from verbspace.concepts.lint import confusable_pairs, lint_concepts, misassigned_descriptions
+    from verbspace.concepts.opposed import opposed_pairs
 
     concept_set = ConceptSet.load(concepts)
     if encoder is None:
@@ -161,6 +167,7 @@ def lint(
         tables = [
             confusable_pairs_table(confusable_pairs(space), top),
             misassigned_table(misassigned_descriptions(space), space, top),
+            *([opposed_pairs_table(pairs, space)] if (pairs := opposed_pairs(space)) else []),
         ]
     for line in lint_lines(report, top):
         _print(line)

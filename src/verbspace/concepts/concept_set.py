@@ -146,7 +146,7 @@ class ConceptSet(_FrozenModel):
         return [description for description in self.descriptions if description.phase == phase]
 
     def description_action_mask(self, phase: Phase | None = None) -> torch.Tensor:
-        """Return an (M, K) bool tensor that is true where description m of `descriptions_of_phase` describes action k."""
+        """Return an (M, K) bool tensor, true where description m of `descriptions_of_phase` describes action k."""
         index_of = {name: index for index, name in enumerate(self.action_names)}
         descriptions = self.descriptions_of_phase(phase)
         mask = torch.zeros(len(descriptions), len(self.actions), dtype=torch.bool)

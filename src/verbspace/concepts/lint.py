@@ -115,7 +115,8 @@ def lint_concepts(
         first_use[key] = names
         if len(description.actions) > 1 and description.phase is None:
             report.shared_sentences.append(f"{names}: {text!r}")
-        if len(content_words(text, {*name_words[description.actions[0]], *ABSTRACT_WORDS})) < MIN_CONTENT_WORDS:
+        told = content_words(text, {*name_words[description.actions[0]], *ABSTRACT_WORDS})
+        if description.phase is None and len(told) < MIN_CONTENT_WORDS:  # phases differ in state, not in things
             report.uninformative.append(f"{names}: {text!r} describes too little besides the action's name")
         if (tokens := count_tokens(text)) > context_length:
             report.too_long.append(f"{names}: {text[:60]!r}… has {tokens} tokens, more than {context_length}")

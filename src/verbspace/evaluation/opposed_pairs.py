@@ -8,14 +8,9 @@ from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 
-import torch
-import torch.nn.functional as F
-
 from verbspace.concepts.concept_set import ConceptSet
-from verbspace.concepts.space import ConceptSpace
 from verbspace.evaluation.labels import labels_to_indices
 
-MAX_DIRECTION_COSINE = -0.3
 Pair = tuple[int, int]  # indices of two actions
 
 
@@ -60,25 +55,6 @@ def read_pairs(source: str | Path, concepts: ConceptSet) -> list[Pair]:
     if not pairs:
         raise ValueError(f"{source}: no pairs; write two actions per line, with a comma between them")
     return pairs
-
-
-def find_pairs(space: ConceptSpace) -> list[Pair]:
-    """Find actions whose descriptions change in opposite directions from start to end.
-
-    The direction of an action is the difference of the means of its end and start vectors. Two actions are a pair if
-    each has the smallest cosine of directions with the other, and it is at most `MAX_DIRECTION_COSINE`.
-    """
-    (start, _, end), (start_count, _, end_count) = space.phase_sums, space.phase_counts
-    has_both = (start_count > 0) & (end_count > 0)
-    direction = end / end_count.clamp_min(1)[:, None] - start / start_count.clamp_min(1)[:, None]
-    cosines = F.normalize(direction, dim=-1) @ F.normalize(direction, dim=-1).T
-    cosines = cosines.masked_fill(~(has_both[:, None] & has_both), torch.inf)
-    nearest = cosines.argmin(1).tolist()
-    return [
-        (a, b)
-        for a, b in enumerate(nearest)
-        if a < b and nearest[b] == a and float(cosines[a, b]) <= MAX_DIRECTION_COSINE
-    ]
 
 
 def _to_pair(names: Sequence[str], concepts: ConceptSet) -> Pair:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -11,9 +13,10 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from verbspace.concepts.concept_set import ConceptSet
+from verbspace.concepts.opposed import opposed_pairs
 from verbspace.evaluation.frame_order import FrameOrder, OrderEmbedder, split_orders
 from verbspace.evaluation.linear_probe import linear_probe
-from verbspace.evaluation.opposed_pairs import Pair, find_pairs, read_pairs
+from verbspace.evaluation.opposed_pairs import Pair, read_pairs
 from verbspace.evaluation.protocol import EvalProtocol
 from verbspace.evaluation.runner import EvalConfig, EvalSplit
 from verbspace.evaluation.zero_shot import zero_shot_scores
@@ -74,18 +77,24 @@ class OrderEvaluation(BaseModel):
 
 
 def resolve_pairs(pairs: str | Path | None, encoder: VideoEncoder, concepts: ConceptSet, targets: Tensor) -> list[Pair]:
-    """Return the pairs of which both actions have clips. None: those that `find_pairs` finds by the phases.
+    """Return the pairs of which both actions have clips. None: those that `opposed_pairs` finds in the phases.
 
     Raises:
         ValueError: There is none.
     """
-    chosen = find_pairs(encoder.build_concept_space(concepts)) if pairs is None else read_pairs(pairs, concepts)
+    if pairs is None:
+        found = opposed_pairs(encoder.build_concept_space(concepts))
+        chosen = [(pair.first, pair.second) for pair in found]
+    else:
+        chosen = read_pairs(pairs, concepts)
     present = set(targets.tolist())
     shown = [pair for pair in chosen if present >= {*pair}]
     if not shown:
-        found = "its descriptions have no opposed phases" if pairs is None else f"{pairs} has {len(chosen)} pairs"
-        reason = "and no clips of both of their actions" if chosen else "; give --pairs, two actions per line"
-        raise ValueError(f"pairs: concept set {concepts.name!r}: {found} {reason}")
+        source = f"the phases of concept set {concepts.name!r}" if pairs is None else str(pairs)
+        raise ValueError(
+            f"pairs: {source} have {len(chosen)} pairs of opposed actions, and the videos show both actions of none; "
+            "give pairs of actions that they show, two per line"
+        )
     return shown
 
 
@@ -97,16 +106,15 @@ def measure_order(
     on_progress: ProgressCallback | None = None,
 ) -> OrderResult:
     """Measure one encoder. `config` is that of a zero-shot evaluation; its training split is for the linear probe."""
+    actions = {action for pair in pairs for action in pair}
+    train_split = None if config.train is None else _select_actions(config.train, actions)
+    config = replace(config, test=_select_actions(config.test, actions), train=train_split)
     space = encoder.build_concept_space(config.concepts)
     embedder = OrderEmbedder(embedder_for(encoder, config.scoring))
-    needed = torch.tensor(sorted({action for pair in pairs for action in pair}))
 
     def embed(split: EvalSplit) -> tuple[EmbeddingResult, Tensor]:
-        kept = torch.isin(split.targets, needed)
-        records = [record for record, keep in zip(split.records, kept.tolist(), strict=True) if keep]
-        part = EvalSplit(split.name, records, split.targets[kept])
-        result = config.embed(embedder, name, part, EmbeddingCache(), on_progress)
-        return result, part.readable_targets(result)
+        result = config.embed(embedder, name, split, EmbeddingCache(), on_progress)
+        return result, split.readable_targets(result)
 
     result, targets = embed(config.test)
     orders = split_orders(result.embeddings)
@@ -131,10 +139,17 @@ def measure_order(
     return OrderResult(pairs=metrics, protocol=protocol.model_copy(update={"task": "order"}))
 
 
+def _select_actions(split: EvalSplit, actions: Collection[int]) -> EvalSplit:
+    """Return the videos of the given actions."""
+    kept = torch.isin(split.targets, torch.tensor(sorted(actions)))
+    records = [record for record, keep in zip(split.records, kept.tolist(), strict=True) if keep]
+    return EvalSplit(split.name, records, split.targets[kept])
+
+
 def _chirality(
     train: EmbeddingResult, targets: Tensor, pair: Pair, features: Tensor, labels: Tensor, config: EvalConfig
 ) -> float:
-    """Accuracy of a linear probe for two classes, the chirality probe."""
+    """Compute the accuracy of a linear probe for two classes, the chirality probe."""
     mine = torch.isin(targets, torch.tensor(pair))
     train_features = split_orders(train.embeddings)["as filmed"][mine]
     probe = linear_probe(train_features, (targets[mine] == pair[1]).long(), 2, seed=config.seed)

@@ -16,6 +16,7 @@ from verbspace.evaluation.results import BenchmarkResult
 from verbspace.evaluation.runner import EvalSplit, load_encoders, run_evaluation
 from verbspace.inference.embedding import EmbeddingCache
 from verbspace.models.hashing import state_hash
+from verbspace.models.interpolation import reads_time
 from verbspace.models.video_encoder import VideoEncoder
 from verbspace.utils.progress import ProgressCallback
 
@@ -167,5 +168,4 @@ def reproduce(
 
 def _is_adapted(encoder: VideoEncoder, base: VideoEncoder) -> bool:
     """Return whether an encoder differs from frame-averaged CLIP: in its towers, or in temporal attention."""
-    outputs = (value for name, value in encoder.temporal.state_dict().items() if name.endswith("out.weight"))
-    return any(bool(weight.any()) for weight in outputs) or state_hash(encoder.base) != state_hash(base.base)
+    return reads_time(encoder.state_dict()) or state_hash(encoder.base) != state_hash(base.base)

@@ -182,7 +182,7 @@ class EvalConfig:
             test_in_adaptation=self.copies_in_adaptation if name == "encoder" else 0,
             details=details,
             checkpoint=encoder_hash(encoder),
-            base=encoder.base_reference(),
+            base=encoder.config.base_reference(),
             chosen=chosen,
         )
 

@@ -29,6 +29,7 @@ class VideoTower(nn.Module):
     def __init__(self, encoder: VideoEncoder) -> None:
         super().__init__()
         self.base, self.temporal = _keep_modules(encoder.base, keep_vision=True), encoder.temporal
+        self.difference = encoder.difference
         self.num_heads, self.use_sdpa = encoder.temporal_heads, encoder.attention == "sdpa"
         embeddings = encoder.base.vision_model.embeddings
         if hasattr(embeddings, "resize_positional_embeddings"):  # NaFlex: resize the position embeddings once, here
@@ -49,7 +50,8 @@ class VideoTower(nn.Module):
                 hidden = torch.where(has_several_frames, attended, hidden)
             hidden = layer(hidden, None)
         frames = backbones.pool_and_project(self.base, hidden).view(num_clips, num_frames, -1)
-        return F.normalize(frames.mean(1), dim=-1)
+        shares = frames if self.difference is None else self.difference(frames, times)
+        return F.normalize(shares.mean(1), dim=-1)
 
     def _embed_patches(self, frames: Tensor) -> Tensor:
         if not hasattr(self, "position_embeddings"):

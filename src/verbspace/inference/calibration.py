@@ -20,6 +20,7 @@ from verbspace.data.sources.record import Record
 from verbspace.inference.embedding import embed_videos
 from verbspace.inference.part_embedder import embedder_for
 from verbspace.models.hashing import encoder_hash
+from verbspace.models.interpolation import reads_time
 from verbspace.models.loading import load_encoder
 from verbspace.models.video_encoder import VideoEncoder
 from verbspace.utils.atomic_io import write_text
@@ -190,9 +191,10 @@ def resolve_reference(encoder: VideoEncoder, reference: str | Path | None = None
         base_encoder = encoder.base_encoder()
     except (ValueError, FileNotFoundError):
         return None
-    uses_time = any(bool(p.any()) for name, p in encoder.temporal.named_parameters() if ".out." in name)
     weights, base_weights = encoder.base.state_dict(), base_encoder.base.state_dict()
-    adapted = uses_time or not all(torch.equal(value, base_weights[name]) for name, value in weights.items())
+    adapted = reads_time(encoder.state_dict()) or not all(
+        torch.equal(value, base_weights[name]) for name, value in weights.items()
+    )
     return base_encoder if adapted else None
 
 

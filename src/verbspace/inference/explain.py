@@ -106,7 +106,7 @@ def explain(
 ) -> Explanation:
     """Explain a prediction for a video, or for a part of it.
 
-    A video's embedding is the normalized mean of its frame embeddings, and a score is its inner product with a text
+    A video's embedding is the normalized mean of the shares of its frames, and a score is its inner product with a text
     vector, so each frame's contribution to a score is exact. Raises VideoError if the video has no such part, and
     ValueError if the predictor scores by phases.
 
@@ -125,8 +125,10 @@ def explain(
     encoder, space = predictor.encoder, predictor.space
     video, device_times = encoder.normalize(clip.to(encoder.device)), times.to(encoder.device)
     with torch.inference_mode():
-        frame_embeddings = encoder.frame_embeddings(video[None], device_times[None])[0].float().cpu()
-    mean = frame_embeddings.mean(0)
+        frames = encoder.frame_embeddings(video[None], device_times[None]).float()
+        shares = encoder.frame_shares(frames, device_times[None])[0].cpu()
+    frame_embeddings = frames[0].cpu()
+    mean = shares.mean(0)
     z = F.normalize(mean, dim=-1)
     probabilities = predictor.probabilities(z[None])[0]
     order = probabilities.argsort(descending=True).tolist()
@@ -137,7 +139,7 @@ def explain(
         axis = weights[order[0]] - weights[order[1]]
         temperature = space.temperature * (predictor.calibration.temperature if predictor.calibration else 1.0)
         # The sum over frames is z @ axis / temperature, the log of the odds.
-        contribution = frame_embeddings @ axis / (len(frame_embeddings) * mean.norm() * temperature)
+        contribution = shares @ axis / (len(shares) * mean.norm() * temperature)
         counterfactual = Counterfactual(
             names[order[0]],
             names[order[1]],

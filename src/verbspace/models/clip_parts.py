@@ -7,6 +7,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 NUM_PARTS = 3
+DEFAULT_FRAME_RATE = 8.0  # frames per second, assumed when no times are given
+
+
+def resolve_times(times: Tensor | None, video: Tensor) -> Tensor:
+    """Return the times in seconds (B, T) of frames (B, T, ...); 1/8 s apart if none are given.
+
+    Raises:
+        ValueError: The times have another shape.
+    """
+    num_clips, num_frames = video.shape[:2]
+    if times is None:
+        return (torch.arange(num_frames, device=video.device) / DEFAULT_FRAME_RATE).expand(num_clips, -1)
+    if times.shape != (num_clips, num_frames):
+        raise ValueError(f"times are {tuple(times.shape)} for {num_clips} clips of {num_frames} frames; pass (B, T)")
+    return times
 
 
 def part_weights(times: Tensor) -> Tensor:
@@ -64,7 +79,15 @@ class TemporalDifference(nn.Module):
         self.weight = nn.Parameter(torch.zeros(size, size))
 
     def forward(self, frame_embeddings: Tensor, times: Tensor) -> Tensor:
-        """Pool frame embeddings (B, T, D) with their times (B, T): (B, D), not normalized."""
+        """Add to each frame its part in the difference, so that the mean of the result is the pooled embedding.
+
+        Args:
+            frame_embeddings: Embeddings of the frames (B, T, D).
+            times: Their times (B, T), ascending.
+
+        Returns:
+            (B, T, D): frame t is f_t + T · (weight of t in the last third - weight of t in the first third) · W f_t.
+        """
         start, _, end = part_weights(times).to(frame_embeddings).unbind(-2)
-        difference = ((end - start).unsqueeze(-2) @ frame_embeddings).squeeze(-2)
-        return frame_embeddings.mean(-2) + F.linear(difference, self.weight)
+        sign = (end - start) * frame_embeddings.shape[-2]
+        return frame_embeddings + F.linear(frame_embeddings * sign.unsqueeze(-1), self.weight)

@@ -46,6 +46,10 @@ class VideoEncoderConfig(PretrainedConfig):  # type: ignore[misc]
         self.temporal_difference = temporal_difference
         super().__init__(**kwargs)
 
+    def base_reference(self) -> str | None:
+        """Return the image checkpoint as owner/name@commit; None if its commit is unknown."""
+        return f"{self.base_name}@{self.base_revision}" if self.base_revision else None
+
     def base_config(self) -> Any:
         """Build the config of the image checkpoint; raise ValueError if its model type is not supported."""
         validate_model_type(self.base.get("model_type"), "base")

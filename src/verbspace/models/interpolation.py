@@ -66,6 +66,14 @@ def interpolate_weights(
     return mixed
 
 
+def reads_time(weights: WeightDict) -> bool:
+    """Return whether the embeddings of an encoder with these weights depend on the order or the context of frames."""
+    layers = {_temporal_layer(name) for name in weights} - {None}
+    return any(_is_active(weights, layer) for layer in layers) or (
+        DIFFERENCE in weights and bool(weights[DIFFERENCE].any())
+    )
+
+
 def _temporal_layer(name: str) -> str | None:
     """Return the index of the temporal layer that a weight belongs to: "3" for temporal.3.out.bias."""
     return name.split(".")[1] if name.startswith("temporal.") else None

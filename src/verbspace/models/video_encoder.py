@@ -19,7 +19,7 @@ from verbspace.concepts.concept_set import ConceptSet
 from verbspace.concepts.space import ConceptSpace
 from verbspace.data.frame_preprocessing import FramePreprocessing
 from verbspace.models import backbones, hub
-from verbspace.models.clip_parts import TemporalDifference
+from verbspace.models.clip_parts import TemporalDifference, resolve_times
 from verbspace.models.config import VideoEncoderConfig
 from verbspace.models.eager_attention import EAGER_IMPL
 from verbspace.models.interpolation import interpolate_weights
@@ -32,21 +32,15 @@ from verbspace.models.video_batches import Times, Videos, clip_batches
 from verbspace.utils.text import first_line
 
 Attention = Literal["auto", "eager", "sdpa"]
-DEFAULT_FRAME_RATE = 8.0  # frames per second, assumed when no times are given
-
-
-def default_times(pixel_values_videos: Tensor) -> Tensor:
-    """Return the times that frames (B, T, 3, H, W) have if none are given: 1/8 s apart, shape (B, T)."""
-    num_clips, num_frames = pixel_values_videos.shape[:2]
-    return (torch.arange(num_frames, device=pixel_values_videos.device) / DEFAULT_FRAME_RATE).expand(num_clips, -1)
 
 
 class VideoEncoder(PreTrainedModel):  # type: ignore[misc]
     """Embed videos and texts in one space. Build an encoder with `from_pretrained`.
 
     Each image layer is preceded by temporal self-attention. The embedding of a video is the normalized mean of the
-    projected embeddings of its frames. With untrained temporal attention this equals frame-averaged CLIP, up to
-    rounding. A single frame skips temporal attention. The text tower is frozen and stays in evaluation mode.
+    projected embeddings of its frames, plus a projection of how they change (`TemporalDifference`). Untrained, both add
+    nothing: this is frame-averaged CLIP, up to rounding. A single frame skips temporal attention and has no change. The
+    text tower is frozen and stays in evaluation mode.
 
     Attributes:
         processor: Tokenizer and pixel statistics.
@@ -208,11 +202,6 @@ class VideoEncoder(PreTrainedModel):  # type: ignore[misc]
         base.to(self.device)
         return base
 
-    def base_reference(self) -> str | None:
-        """Return the image checkpoint as owner/name@commit; None if its commit is unknown."""
-        name, commit = self.config.base_name, self.config.base_revision
-        return f"{name}@{commit}" if commit else None
-
     def copy(self) -> VideoEncoder:
         """Return an independent copy in evaluation mode, with the same `requires_grad` flags."""
         memo = {id(shared): shared for shared in (self.processor, self.concept_set)}  # immutable, so not copied
@@ -334,12 +323,7 @@ class VideoEncoder(PreTrainedModel):  # type: ignore[misc]
         if pixel_values_videos.ndim != 5 or pixel_values_videos.shape[2] != 3 or not pixel_values_videos.shape[1]:
             raise ValueError(f"frames are {tuple(pixel_values_videos.shape)}; pass (B, T, 3, H, W)")
         num_clips, num_frames = pixel_values_videos.shape[:2]
-        if times is None:
-            times = default_times(pixel_values_videos)
-        elif times.shape != (num_clips, num_frames):
-            raise ValueError(
-                f"times are {tuple(times.shape)} for {num_clips} clips of {num_frames} frames; pass (B, T)"
-            )
+        times = resolve_times(times, pixel_values_videos)
         hidden = backbones.embed_patches(self.base, pixel_values_videos.flatten(0, 1))
         rope = rope_cos_sin(times.to(hidden.device), hidden.shape[-1] // self.temporal_heads) if self.temporal else None
         recompute = self.gradient_checkpointing and self.training and torch.is_grad_enabled()
@@ -362,15 +346,13 @@ class VideoEncoder(PreTrainedModel):  # type: ignore[misc]
             pixel_values_videos: Normalized frames (B, T, 3, H, W).
             times: Seconds (B, T), with any start and any spacing. None: 1/8 s apart.
         """
-        if times is None:
-            times = default_times(pixel_values_videos)
+        times = resolve_times(times, pixel_values_videos)
         frames = self.frame_embeddings(pixel_values_videos, times).float()
-        return F.normalize(self.pool_frames(frames, times), dim=-1)
+        return F.normalize(self.frame_shares(frames, times).mean(1), dim=-1)
 
-    def pool_frames(self, frame_embeddings: Tensor, times: Tensor) -> Tensor:
-        """Pool frame embeddings (B, T, D) with seconds (B, T) to clip embeddings (B, D), not normalized."""
-        pooled: Tensor = self.difference(frame_embeddings, times) if self.difference else frame_embeddings.mean(1)
-        return pooled
+    def frame_shares(self, frame_embeddings: Tensor, times: Tensor) -> Tensor:
+        """Return what each frame adds to the embedding of its clip, (B, T, D): `forward` normalizes the mean."""
+        return frame_embeddings if self.difference is None else self.difference(frame_embeddings, times)
 
     @torch.no_grad()
     def encode_video(

@@ -3,15 +3,33 @@
 import pytest
 
 from support.language_models import VALID_REPLY, reply_json
-from verbspace.concepts.concept_set import DESCRIPTION_KINDS
+from verbspace.concepts.concept_set import DESCRIPTION_KINDS, PHASES
 from verbspace.concepts.generation.reply_parser import InvalidReplyError, parse_reply, reply_schema
 from verbspace.concepts.lint import MIN_PER_KIND
 
 
 def test_a_valid_reply_is_not_changed() -> None:
     reply, issues = parse_reply(reply_json(), "brush_hair", ["brush_hair", "chew"])
-    assert reply.model_dump() == VALID_REPLY
+    assert reply.model_dump() == {**VALID_REPLY, "start": [], "middle": [], "end": []}
     assert not issues
+
+
+def test_phases_are_kept_if_start_and_end_differ() -> None:
+    phases = {
+        "start": ["Loose strands hang over both eyes of the person."],
+        "end": ["Every strand lies smooth behind the two ears."],
+    }
+    reply, issues = parse_reply(reply_json(**phases), "brush_hair", ["brush_hair"])
+    assert (reply.start, reply.middle, reply.end, issues) == (phases["start"], [], phases["end"], [])
+    assert [(kind, phase) for kind, phase, _ in reply.sentences()][-2:] == [("pose", "start"), ("pose", "end")]
+    same = ["Over both eyes of the person hang loose strands."]
+    for unusable, reason in (
+        ({"end": []}, "usable sentences of only one of them"),
+        ({"end": same}, "both say the same"),
+    ):
+        reply, issues = parse_reply(reply_json(**{**phases, **unusable}), "brush_hair", ["brush_hair"])
+        assert (reply.start, reply.end, len(issues)) == ([], [], 1)
+        assert reason in issues[0]
 
 
 @pytest.mark.parametrize(
@@ -65,7 +83,7 @@ def test_invalid_replies_are_rejected_with_a_reason(content: str, message: str) 
 @pytest.mark.parametrize("surrounding", ["```json\n{}\n```", "Sure! Here it is:\n{}\nAnything else?", "\n\n{}"])
 def test_text_around_the_json_object_is_ignored(surrounding: str) -> None:
     reply, _ = parse_reply(surrounding.replace("{}", reply_json()), "brush_hair", [])
-    assert reply.model_dump() == VALID_REPLY
+    assert reply.model_dump(exclude_defaults=True) == VALID_REPLY
 
 
 @pytest.mark.parametrize(
@@ -84,5 +102,5 @@ def test_names_unsuitable_for_a_prompt_are_replaced_by_the_label(name: str, labe
 
 def test_the_schema_requires_name_and_all_kinds() -> None:
     schema = reply_schema(3)
-    assert set(schema["required"]) == {"name", *DESCRIPTION_KINDS} == set(schema["properties"])
+    assert set(schema["required"]) == {"name", *DESCRIPTION_KINDS, *PHASES} == set(schema["properties"])
     assert all(schema["properties"][kind]["minItems"] >= max(3, MIN_PER_KIND[kind]) for kind in DESCRIPTION_KINDS)

@@ -12,6 +12,7 @@ from rich.text import Text
 from verbspace.concepts.concept_set import ConceptSet
 from verbspace.concepts.labels import label_to_phrase
 from verbspace.concepts.lint import MIN_DISTINCT_4GRAMS, ConfusablePair, LintReport, MisassignedDescription
+from verbspace.concepts.opposed import OpposedPair
 from verbspace.concepts.space import ConceptSpace
 from verbspace.concepts.text import tokenize_words
 from verbspace.inference.suggest import SuggestionReport
@@ -93,6 +94,17 @@ def misassigned_table(misassigned: Sequence[MisassignedDescription], space: Conc
     counts = Counter(description.action for description in misassigned)
     worst = ", ".join(f"{name} ({count} of {totals[name]})" for name, count in counts.most_common(5))
     table.caption = Text(f"describe what only their own action shows; rewrite first: {worst}")
+    return table
+
+
+def opposed_pairs_table(pairs: Sequence[OpposedPair], space: ConceptSpace) -> Table:
+    """Format the actions whose phases are each other's reverse."""
+    title = f"Opposed in time: {len(pairs)} pairs"
+    table = Table("action", "and", Column("direction cosine", justify="right"), title=title, title_justify="left")
+    for pair in pairs:
+        names = Text(space.action_names[pair.first]), Text(space.action_names[pair.second])
+        table.add_row(*names, f"{pair.cosine:.2f}")
+    table.caption = "a reversal has -1; `evaluate --protocol order` measures these pairs"
     return table
 
 

@@ -81,8 +81,8 @@ def parse_reply(content: str, label: str, labels: Iterable[str]) -> tuple[Reply,
     """Validate a reply about the action `label` and clean its sentences.
 
     Returns the usable part of the reply, and a message for each dropped sentence: a duplicate, or one that contains
-    markup, is too short or too long, names another action of `labels`, or adds nothing to the action's name. Raises
-    InvalidReplyError if the reply is malformed, or has too few usable sentences.
+    markup, is too short or too long, names another action of `labels`, or adds nothing to the action's name. Phases are
+    dropped unless they tell the start of the action from its end. Raises InvalidReplyError if the reply is malformed, or has too few usable sentences.
     """
     if len(content) > MAX_REPLY_CHARS:
         raise InvalidReplyError(f"the reply has {len(content):,} characters, more than {MAX_REPLY_CHARS:,}")
@@ -106,20 +106,20 @@ def parse_reply(content: str, label: str, labels: Iterable[str]) -> tuple[Reply,
     if missing := [f"{count} of {minimum} {kind}" for kind, count, minimum in counts if count < minimum]:
         reasons = f": {'; '.join(issues[:4])}" if issues else ""
         raise InvalidReplyError(f"too few usable sentences ({', '.join(missing)}){reasons}")
-    _check_phases(sentences, issues)
+    if issue := _find_phase_issue(sentences):
+        issues.append(issue)
+        sentences |= {phase: [] for phase in PHASES}
     return Reply(name=_clean_name(reply.name, label), **sentences), issues
 
 
-def _check_phases(sentences: dict[str, list[str]], issues: list[str]) -> None:
-    """Raise InvalidReplyError if there are sentences of a phase, but start and end are not told apart."""
+def _find_phase_issue(sentences: dict[str, list[str]]) -> str | None:
+    """Return why the sentences of phases are unusable, or None if they are usable or there are none."""
     if not any(sentences[phase] for phase in PHASES):
-        return
-    words = [{word for text in sentences[phase] for word in content_words(text)} for phase in ("start", "end")]
-    if not all(words):
-        reasons = f": {'; '.join(issues[:4])}" if issues else ""
-        raise InvalidReplyError(f"start, end: give sentences of both, or leave all three phases empty{reasons}")
-    if words[0] == words[1]:
-        raise InvalidReplyError("start, end: both say the same; say what is different, or leave all three phases empty")
+        return None
+    start, end = ({word for text in sentences[phase] for word in content_words(text)} for phase in ("start", "end"))
+    if not start or not end:
+        return "start, end: there are usable sentences of only one of them"
+    return "start, end: both say the same" if start == end else None
 
 
 def _parse_json(content: str) -> Reply:

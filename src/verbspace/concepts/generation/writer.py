@@ -43,9 +43,9 @@ from those of the list that look most like it. Do not write the name of any acti
 subject, verb and structure; each has 6 to 25 words of plain English, begins with a capital and ends with a full stop. \
 Also give a readable name of the action, as words that could follow "a person": a phrase such as "brushing hair".
 
-If the action has an order, so that its last second looks different from its first in a way that a photo shows (sitting \
-down, opening a bottle), also write one or two sentences for each of start and end, and, if the middle has a posture or \
-a contact of its own, one for middle. Each says what a single frame of that moment shows, in the same form; start and \
+If the action has an order, so that a photo of its last second looks different from one of its first (sitting down, \
+opening a bottle), also write one or two sentences each for start and end, and, if the middle has a posture or a \
+contact of its own, one for middle. Each says what a single frame of that moment shows, in the same form; start and \
 end name the same thing in two states, such as standing and seated, or full and empty. If the list has the opposite \
 action, the start of one is like the end of the other. For an action that is steady or repeats (jogging, clapping), \
 leave the three lists empty.
