@@ -1,14 +1,18 @@
 """Ranked actions for videos."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 
 from verbspace.concepts.concept_set import ConceptSet, ConceptSetError
+from verbspace.data.datasets import ClipDataset
 from verbspace.data.errors import DecodeError
+from verbspace.data.sources.record import Record
 from verbspace.inference.predictor import predict
+from verbspace.models.clip_parts import clip_parts
 from verbspace.models.video_encoder import VideoEncoder
 from verbspace.playground.actions import ACTIONS
 
@@ -29,7 +33,7 @@ def reference_logits(
     for name in concepts.action_names:
         prompts = encoder.encode_text([template.replace("{}", name) for template in concepts.templates])
         columns.append(F.normalize(F.normalize(prompts, dim=-1).mean(0), dim=-1))
-    texts = [description.text for description in concepts.descriptions]
+    texts = [description.text for description in concepts.descriptions_of_phase(None)]
     described = encoder.encode_text(texts) if texts else torch.zeros(0, z.shape[1])
     return encoder.logit_scale * z @ torch.stack(columns, 1), encoder.logit_scale * z @ described.T
 
@@ -47,7 +51,7 @@ def test_ranking_is_the_softmax_of_scaled_cosines(
         assert values == sorted(values, reverse=True)
         assert dict(one.ranking) == pytest.approx(dict(zip(concepts.action_names, row.tolist(), strict=True)), abs=1e-5)
         order = close.argsort(descending=True)[:3].tolist()
-        assert one.descriptions == [concepts.descriptions[index].text for index in order]
+        assert one.descriptions == [concepts.descriptions_of_phase(None)[index].text for index in order]
     assert len(found[0].descriptions) == (3 if concepts.descriptions else 0)
 
 
@@ -60,6 +64,23 @@ def test_scoring_by_description_and_both(encoder: VideoEncoder, paths: list[Path
         found = predict(encoder, paths, concepts=concepts, scoring=by, top=20)  # type: ignore[arg-type]
         for one, row in zip(found, expected.softmax(-1), strict=True):
             assert dict(one.ranking) == pytest.approx(dict(zip(ACTIONS, row.tolist(), strict=True)), abs=1e-4)
+
+
+def test_scoring_by_phases(encoder: VideoEncoder, paths: list[Path]) -> None:
+    concepts, space = ConceptSet.load("playground"), encoder.build_concept_space(ConceptSet.load("playground"))
+    dataset = ClipDataset([Record(path) for path in paths], num_frames=8, preprocessing=encoder.preprocessing)
+    expected = []
+    for index in range(len(paths)):
+        item: Any = dataset[index]
+        video, times = encoder.normalize(item["video"]), item["times"]
+        parts = clip_parts(encoder.frame_embeddings(video, times), times, encoder(video, times))
+        expected.append(space.action_scores(parts, "phases").softmax(-1)[0].tolist())
+    found = predict(encoder, paths, concepts=concepts, scoring="phases", top=20)
+    whole = predict(encoder, paths, concepts=concepts, scoring="description", top=20)
+    for one, row, other in zip(found, expected, whole, strict=True):
+        assert dict(one.ranking) == pytest.approx(dict(zip(ACTIONS, row, strict=True)), abs=1e-4)
+        assert dict(one.ranking) != pytest.approx(dict(other.ranking), abs=1e-3)
+        assert one.descriptions == other.descriptions
 
 
 def test_top_truncates_the_ranking_without_renormalizing(encoder: VideoEncoder, paths: list[Path]) -> None:

@@ -58,21 +58,35 @@ def test_frames_without_times_are_evenly_spaced(times: list[float]) -> None:
     assert torch.equal(part_weights(torch.tensor(times)), expected)
 
 
-def test_difference_is_the_mean_before_training() -> None:
+def test_frames_may_be_passed_in_any_order() -> None:
+    times = torch.tensor([0.0, 0.3, 0.5, 1.1])
+    order = torch.tensor([2, 0, 3, 1])
+    assert torch.equal(part_weights(times[order]), part_weights(times)[:, order])
+
+
+def test_difference_adds_nothing_before_training() -> None:
     frames, times = torch.randn(2, 8, 6), torch.arange(8.0).expand(2, -1)
-    assert torch.equal(TemporalDifference(6)(frames, times), frames.mean(1))
+    assert torch.equal(TemporalDifference(6)(frames, times), frames)
+
+
+def test_difference_equals_its_definition() -> None:
+    layer = TemporalDifference(6)
+    torch.nn.init.normal_(layer.weight)
+    frames, times = torch.randn(2, 9, 6), torch.arange(9.0).expand(2, -1)
+    expected = frames.mean(1) + (frames[:, 6:].mean(1) - frames[:, :3].mean(1)) @ layer.weight.T
+    assert torch.allclose(layer(frames, times).mean(1), expected, atol=1e-5)
 
 
 def test_difference_reads_the_order_and_nothing_else() -> None:
     layer = TemporalDifference(6)
     torch.nn.init.normal_(layer.weight)
     frames, times = torch.randn(2, 8, 6), torch.arange(8.0).expand(2, -1)
-    forward, backward = layer(frames, times), layer(frames.flip(1), times)
+    forward, backward = layer(frames, times).mean(1), layer(frames.flip(1), times).mean(1)
     assert not torch.allclose(forward, backward, atol=0.1)
     assert torch.allclose((forward + backward) / 2, frames.mean(1), atol=1e-5)
     still = frames[:, :1].expand(-1, 8, -1)
-    assert torch.allclose(layer(still, times), frames[:, 0], atol=1e-5)
-    assert torch.equal(layer(frames[:, :1], times[:, :1]), frames[:, 0])
+    assert torch.allclose(layer(still, times).mean(1), frames[:, 0], atol=1e-5)
+    assert torch.equal(layer(frames[:, :1], times[:, :1]), frames[:, :1])
 
 
 def test_encoders_that_were_saved_without_it_have_none(tmp_path: Path) -> None:

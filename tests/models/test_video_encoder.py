@@ -204,7 +204,8 @@ def test_only_the_vision_side_gets_gradients(family: Path) -> None:
     vision = {names[id(p)] for p in (*encoder.spatial_parameters(), *encoder.temporal_parameters())}
     assert with_gradient == vision
     assert len(with_gradient) > 60
-    assert all("vision_model" in name or "visual_projection" in name for name in vision if "temporal" not in name)
+    new = {names[id(p)] for p in encoder.temporal_parameters()}
+    assert all("vision_model" in name or "visual_projection" in name for name in vision - new)
     trainable = {name for name, p in encoder.named_parameters() if p.requires_grad}
     assert trainable == vision
 
@@ -243,11 +244,11 @@ def test_frames_smaller_than_a_patch(family: Path) -> None:
 
 
 @torch.no_grad()
-def test_frame_embeddings_average_to_the_embedding(encoder: VideoEncoder) -> None:
+def test_shares_of_frames_average_to_the_embedding(encoder: VideoEncoder) -> None:
     video, times = random_video(2, 4, 3, 32, 32), random_times(2, 4)
-    frames = encoder.frame_embeddings(video, times)
-    assert frames.shape == (2, 4, 24)
-    torch.testing.assert_close(F.normalize(frames.mean(1), dim=1), encoder(video, times))
+    shares = encoder.frame_shares(encoder.frame_embeddings(video, times), times)
+    assert shares.shape == (2, 4, 24)
+    torch.testing.assert_close(F.normalize(shares.mean(1), dim=1), encoder(video, times))
     each = torch.cat([encoder(video[b : b + 1], times[b : b + 1]) for b in range(2)])
     torch.testing.assert_close(each, encoder(video, times), atol=1e-6, rtol=0)  # clips are independent
 
@@ -258,7 +259,9 @@ def test_properties(family: Path) -> None:
     assert (encoder.image_size, encoder.patch_size) == (32, 8)
     assert encoder.embedding_dim == (32 if "siglip" in encoder.base.config.model_type else 24)
     assert encoder.logit_scale == pytest.approx(model.logit_scale.exp().item())
-    assert sum(p.numel() for p in encoder.temporal_parameters()) == 3 * (32 * 96 + 96 + 32 * 32 + 32 + 64)
+    difference = encoder.embedding_dim**2
+    expected = 3 * (32 * 96 + 96 + 32 * 32 + 32 + 64) + difference
+    assert sum(p.numel() for p in encoder.temporal_parameters()) == expected
 
 
 # Videos and texts.

@@ -35,7 +35,8 @@ class PartEmbedder:
 
     def __call__(self, video: Tensor, times: Tensor) -> Tensor:
         """Embed normalized frames (B, T, 3, S, S) with times in seconds (B, T) as (B, 4·D)."""
-        return clip_parts(self.encoder.frame_embeddings(video, times), times)
+        frames = self.encoder.frame_embeddings(video, times).float()
+        return clip_parts(frames, times, self.encoder.frame_shares(frames, times).mean(1))
 
 
 def embedder_for(encoder: VideoEncoder, scoring: ScoringMode) -> Embedder:

@@ -32,35 +32,46 @@ def part_weights(times: Tensor) -> Tensor:
     the two. Weights depend neither on where the clip starts nor on its speed, and little on its frame rate.
 
     Args:
-        times: Ascending times (..., T), in any unit. If all are equal, frames count as evenly spaced.
+        times: Times (..., T), in any unit and order. If all are equal, frames count as evenly spaced.
 
     Returns:
         Weights (..., 3, T); each row sums to 1.
     """
-    seconds = (times - times[..., :1]).float()
-    gaps = torch.ones_like(seconds).sum(-1, keepdim=True) - 1  # not from the shape: a graph cannot branch on a size
-    margin = seconds[..., -1:] / gaps.clamp_min(1) / 2
-    middles = (seconds[..., 1:] + seconds[..., :-1]) / 2
-    edges = torch.cat([-margin, middles, seconds[..., -1:] + margin], dim=-1)
-    edges = torch.where(margin > 0, edges, torch.ones_like(edges).cumsum(-1))
-    position = (edges - edges[..., :1]) / (edges[..., -1:] - edges[..., :1]) * NUM_PARTS  # 0 to 3
-    thirds = torch.arange(NUM_PARTS, dtype=position.dtype, device=position.device)[:, None]
-    overlap = (position.unsqueeze(-2) - thirds).clamp(0, 1).diff(dim=-1)  # (..., 3, T)
+    seconds = (times - times.amin(-1, keepdim=True)).float()
+    # Neither sorting nor sizes from shapes: an exported graph cannot branch on sizes, and not all formats can sort.
+    index = torch.ones_like(seconds).cumsum(-1) - 1
+    mine, other = seconds.unsqueeze(-1), seconds.unsqueeze(-2)
+    is_earlier = (other < mine) | ((other == mine) & (index.unsqueeze(-2) < index.unsqueeze(-1)))  # (..., T, T)
+    before = torch.where(is_earlier, other, -torch.inf).amax(-1)
+    after = torch.where(is_earlier.transpose(-1, -2), other, torch.inf).amin(-1)
+    rank = is_earlier.sum(-1).float()
+    duration, num_gaps = seconds.amax(-1, keepdim=True), rank.amax(-1, keepdim=True)
+    margin = duration / num_gaps.clamp_min(1) / 2
+    left = torch.where(rank == 0, -margin, (before + seconds) / 2)
+    right = torch.where(rank == num_gaps, duration + margin, (seconds + after) / 2)
+    left, right = torch.where(margin > 0, left, rank), torch.where(margin > 0, right, rank + 1)
+    begin = left.amin(-1, keepdim=True)
+    scale = NUM_PARTS / (right.amax(-1, keepdim=True) - begin)
+    left, right = (left - begin) * scale, (right - begin) * scale  # 0 to 3
+    thirds = torch.arange(NUM_PARTS, dtype=left.dtype, device=left.device)[:, None]
+    overlap = (right.unsqueeze(-2) - thirds).clamp(0, 1) - (left.unsqueeze(-2) - thirds).clamp(0, 1)  # (..., 3, T)
     return overlap / overlap.sum(-1, keepdim=True)
 
 
-def clip_parts(frame_embeddings: Tensor, times: Tensor) -> Tensor:
-    """Average the frames of a clip as a whole and over its thirds.
+def clip_parts(frame_embeddings: Tensor, times: Tensor, whole: Tensor | None = None) -> Tensor:
+    """Embed a clip as a whole and its thirds.
 
     Args:
         frame_embeddings: Embeddings of the frames (..., T, D), as `VideoEncoder.frame_embeddings` returns them.
-        times: Their times (..., T), ascending.
+        times: Their times (..., T).
+        whole: Embedding of the clip (..., D). None: the mean of the frames.
 
     Returns:
-        Normalized means of all frames, of the start, of the middle and of the end, side by side: (..., 4·D).
+        `whole` and the means of the start, the middle and the end, each normalized, side by side: (..., 4·D).
     """
     frames = frame_embeddings.float()
-    parts = torch.cat([frames.mean(-2, keepdim=True), part_weights(times).to(frames) @ frames], dim=-2)
+    whole = frames.mean(-2) if whole is None else whole.float()
+    parts = torch.cat([whole.unsqueeze(-2), part_weights(times).to(frames) @ frames], dim=-2)
     return F.normalize(parts, dim=-1).flatten(-2)
 
 
@@ -83,11 +94,11 @@ class TemporalDifference(nn.Module):
 
         Args:
             frame_embeddings: Embeddings of the frames (B, T, D).
-            times: Their times (B, T), ascending.
+            times: Their times (B, T).
 
         Returns:
             (B, T, D): frame t is f_t + T · (weight of t in the last third - weight of t in the first third) · W f_t.
         """
         start, _, end = part_weights(times).to(frame_embeddings).unbind(-2)
         sign = (end - start) * frame_embeddings.shape[-2]
-        return frame_embeddings + F.linear(frame_embeddings * sign.unsqueeze(-1), self.weight)
+        return frame_embeddings + F.linear(frame_embeddings * sign.unsqueeze(-1), self.weight.to(sign))
