@@ -84,17 +84,18 @@ def parse_overrides(config: Path | None, overrides: list[str], base: AdaptSettin
 
     from verbspace.config.settings import AdaptSettings, load_settings, parse_settings
 
-    content = (load_settings(config) if config else base or AdaptSettings()).model_dump(mode="json")
+    defaults = AdaptSettings().model_dump(mode="json")
+    content = (load_settings(config) if config else base or AdaptSettings()).model_dump(mode="json", exclude_unset=True)
     for override in overrides:
         key, equals, value = override.partition("=")
         *groups, field = key.strip().split(".")
         if not equals:
             raise ValueError(f"--set {override}: write it as group.key=value, for example training.steps=500")
-        target = content
+        target, known = content, defaults
         for group in groups:
-            if not isinstance(target.get(group), dict):
+            if not isinstance(known.get(group), dict):
                 raise ValueError(f"--set {override}: there is no group of settings named {group!r}")
-            target = target[group]
+            target, known = target.setdefault(group, {}), known[group]
         try:
             target[field] = yaml.safe_load(value)
         except yaml.YAMLError:

@@ -84,8 +84,12 @@ class LossSettings(Settings):
 
     # Weights; a loss of weight zero is not computed.
     category: NonNegativeFloat = 1.0
-    description: NonNegativeFloat = 0.5
-    alignment: NonNegativeFloat = 0.5
+    description: NonNegativeFloat = 0.0
+    alignment: NonNegativeFloat = 0.0
+    # What the teacher's scores of the actions are made of, see `training.targets`.
+    consensus: UnitInterval = 0.5  # share of the descriptions, as against the names of the actions
+    order: NonNegativeFloat = 0.7  # weight of the order of phases, in units of the spread of the scores
+    same_view: bool = True  # the teacher's scores of a view are also a target for the student on the same view
     category_prior: NonNegativeFloat | None = None  # None: from the temperatures, see `training.loss_scales`
     description_prior: NonNegativeFloat | None = None
     # Temperatures divide cosines. None: from the spread of the frozen encoder's cosines, see `training.loss_scales`
@@ -134,13 +138,31 @@ class TrainSettings(Settings):
         return self.steps or max(1, round(self.epochs * num_videos / self.batch_size))
 
 
-class AdaptSettings(Settings):
-    """All settings of `verbspace adapt`, except the encoder, the videos and the concept set."""
+# The losses of language-tied self-supervision (LSS) in their plain form.
+LSS_LOSSES = {"description": 0.5, "alignment": 0.5, "consensus": 0.0, "order": 0.0, "same_view": False}
 
+
+class AdaptSettings(Settings):
+    """All settings of `verbspace adapt`, except the encoder, the videos and the concept set.
+
+    With `method: lss`, losses that are not set are those of `LSS_LOSSES`, and the encoder has no temporal difference.
+    """
+
+    method: Literal["verbspace", "lss"] = "verbspace"
     views: ViewSettings = ViewSettings()
     losses: LossSettings = LossSettings()
     training: TrainSettings = TrainSettings()
     export_alpha: UnitInterval = 0.7  # 0: the initial encoder is exported; 1: the adapted one
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in_method(cls, content: Any) -> Any:
+        if not isinstance(content, dict) or content.get("method") != "lss":
+            return content
+        losses = content.get("losses", {})
+        if isinstance(losses, LossSettings):
+            losses = losses.model_dump(exclude_unset=True)
+        return {**content, "losses": {**LSS_LOSSES, **losses} if isinstance(losses, dict) else losses}
 
 
 # Fields of TrainSettings that may change when a run resumes. `steps` and `epochs` are compared as the number of steps.
@@ -152,8 +174,13 @@ NON_AFFECTING_FIELDS = {
 
 
 def result_affecting_settings(settings: AdaptSettings) -> dict[str, Any]:
-    """Return the settings that affect training, by dotted name. They must be the same when a run resumes."""
-    groups = settings.model_dump(mode="json", exclude={"export_alpha": True, "training": NON_AFFECTING_FIELDS})
+    """Return the settings that affect training, by dotted name. They must be the same when a run resumes.
+
+    The method is not one of them: it decides only on the losses, which are, and on the encoder.
+    """
+    groups = settings.model_dump(
+        mode="json", exclude={"method": True, "export_alpha": True, "training": NON_AFFECTING_FIELDS}
+    )
     return {f"{group}.{key}": value for group, fields in groups.items() for key, value in fields.items()}
 
 

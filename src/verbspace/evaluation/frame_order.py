@@ -31,8 +31,8 @@ def shuffled_order(num_frames: int) -> list[int]:
 class OrderEmbedder:
     """An embedder that embeds each clip in all `FRAME_ORDERS`, from one decode. See `Embedder`.
 
-    "reversed" and "shuffled" have the times of the original. "single frames" is the mean of the embeddings of each frame
-    alone.
+    "reversed" and "shuffled" have the times of the original. "single frames" is the mean of the embeddings of each
+    frame alone.
     """
 
     def __init__(self, embedder: Embedder) -> None:
@@ -53,7 +53,7 @@ class OrderEmbedder:
         return self.embedder.normalize(video)
 
     def __call__(self, video: Tensor, times: Tensor) -> Tensor:
-        """Embed normalized frames (B, T, 3, S, S) with times in seconds (B, T): (B, 4·D), in order of `FRAME_ORDERS`."""
+        """Embed normalized frames (B, T, 3, S, S) with times in seconds (B, T): (B, 4·D) in `FRAME_ORDERS`."""
         num_frames = video.shape[1]
         frames = self.embedder(video.flatten(0, 1)[:, None], times.flatten(0, 1)[:, None])
         embeddings = [

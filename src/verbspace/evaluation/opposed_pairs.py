@@ -23,8 +23,8 @@ def bundled_pairs() -> dict[str, list[tuple[str, str]]]:
 def read_pairs(source: str | Path, concepts: ConceptSet) -> list[Pair]:
     """Read opposed actions: a bundled list, or a CSV file with two actions per line.
 
-    Actions are matched as `labels_to_indices` does. Pairs of a bundled list with an action that `concepts` does not have
-    are left out; in a file they are an error.
+    Actions are matched as `labels_to_indices` does. Pairs of a bundled list with an action that `concepts` does not
+    have are left out; in a file they are an error.
 
     Raises:
         ValueError: The file does not exist or has no valid pair.

@@ -8,7 +8,6 @@ from torch import Tensor
 from verbspace.concepts.space import ScoringMode
 from verbspace.data.frame_preprocessing import FramePreprocessing
 from verbspace.inference.embedding import Embedder
-from verbspace.models.clip_parts import clip_parts
 from verbspace.models.video_encoder import VideoEncoder
 
 
@@ -35,8 +34,8 @@ class PartEmbedder:
 
     def __call__(self, video: Tensor, times: Tensor) -> Tensor:
         """Embed normalized frames (B, T, 3, S, S) with times in seconds (B, T) as (B, 4·D)."""
-        frames = self.encoder.frame_embeddings(video, times).float()
-        return clip_parts(frames, times, self.encoder.frame_shares(frames, times).mean(1))
+        parts: Tensor = self.encoder(video, times, parts=True)
+        return parts
 
 
 def embedder_for(encoder: VideoEncoder, scoring: ScoringMode) -> Embedder:

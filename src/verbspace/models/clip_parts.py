@@ -28,8 +28,8 @@ def part_weights(times: Tensor) -> Tensor:
     """Compute how much each frame belongs to each third of its clip.
 
     A frame stands for the time from halfway to the frame before it until halfway to the frame after it; the clip begins
-    and ends half a mean distance outside of its first and last frame. The weight of a frame in a third is the overlap of
-    the two. Weights depend neither on where the clip starts nor on its speed, and little on its frame rate.
+    and ends half a mean distance outside of its first and last frame. The weight of a frame in a third is the overlap
+    of the two. Weights depend neither on where the clip starts nor on its speed, and little on its frame rate.
 
     Args:
         times: Times (..., T), in any unit and order. If all are equal, frames count as evenly spaced.

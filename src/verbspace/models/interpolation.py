@@ -24,8 +24,9 @@ def interpolate_weights(
 ) -> dict[str, Tensor]:
     """Interpolate the weights of two encoders: (1 - alpha)·first + alpha·second.
 
-    The temporal difference is zero in an encoder that lacks it. A temporal layer that `first` lacks, or whose output projection is still zero there, is taken from `second` with its
-    output projection scaled by alpha. Weights that are not floating point are taken from `second`.
+    The temporal difference is zero in an encoder that lacks it. A temporal layer that `first` lacks, or whose output
+    projection is still zero there, is taken from `second` with its output projection scaled by alpha. Weights that are
+    not floating point are taken from `second`.
 
     Args:
         first: State dict of the first encoder.

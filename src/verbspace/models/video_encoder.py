@@ -19,7 +19,7 @@ from verbspace.concepts.concept_set import ConceptSet
 from verbspace.concepts.space import ConceptSpace
 from verbspace.data.frame_preprocessing import FramePreprocessing
 from verbspace.models import backbones, hub
-from verbspace.models.clip_parts import TemporalDifference, resolve_times
+from verbspace.models.clip_parts import TemporalDifference, clip_parts, resolve_times
 from verbspace.models.config import VideoEncoderConfig
 from verbspace.models.eager_attention import EAGER_IMPL
 from verbspace.models.interpolation import interpolate_weights
@@ -339,16 +339,18 @@ class VideoEncoder(PreTrainedModel):  # type: ignore[misc]
         out: Tensor = layer(hidden, None)
         return out
 
-    def forward(self, pixel_values_videos: Tensor, times: Tensor | None = None) -> Tensor:
+    def forward(self, pixel_values_videos: Tensor, times: Tensor | None = None, *, parts: bool = False) -> Tensor:
         """Embed clips: (B, D) float32, L2-normalized.
 
         Args:
             pixel_values_videos: Normalized frames (B, T, 3, H, W).
             times: Seconds (B, T), with any start and any spacing. None: 1/8 s apart.
+            parts: Return `clip_parts` (B, 4·D) instead: the embedding, then those of the thirds of the clip.
         """
         times = resolve_times(times, pixel_values_videos)
         frames = self.frame_embeddings(pixel_values_videos, times).float()
-        return F.normalize(self.frame_shares(frames, times).mean(1), dim=-1)
+        z = F.normalize(self.frame_shares(frames, times).mean(1), dim=-1)
+        return clip_parts(frames, times, z) if parts else z
 
     def frame_shares(self, frame_embeddings: Tensor, times: Tensor) -> Tensor:
         """Return what each frame adds to the embedding of its clip, (B, T, D): `forward` normalizes the mean."""

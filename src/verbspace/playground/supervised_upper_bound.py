@@ -69,9 +69,9 @@ def train_supervised_upper_bound(
     training = settings.training.model_copy(update={**SUPERVISED_LEARNING_RATES, "gradient_accumulation_steps": 1})
     settings = settings.model_copy(update={"training": training})
     space = initial_encoder.build_concept_space(concepts)
-    _, embeddings = embed_sample(initial_encoder, sample_records(records), settings, None)
-    scales = frozen_statistics(embeddings, space, settings).scales
-    distiller = build_distiller(initial_encoder, space, settings, torch.device("cpu"), scales)
+    _, parts = embed_sample(initial_encoder, sample_records(records), space, settings, None)
+    statistics = frozen_statistics(parts, space, settings)
+    distiller = build_distiller(initial_encoder, space, settings, torch.device("cpu"), statistics)
     action_indices = {name: index for index, name in enumerate(concepts.action_names)}
     labels = torch.tensor([action_indices[str(record.label)] for record in records])
     dataset = build_dataset([Record(r.path, None) for r in records], distiller.student, concepts, settings)

@@ -32,10 +32,10 @@ from verbspace.training.distiller import Distiller
 from verbspace.training.distributed import apply_fsdp, init_distributed
 from verbspace.training.loggers import ProgressReport
 from verbspace.training.lora import add_lora, merge_lora, select_trainable
-from verbspace.training.loss_scales import LossScales
 from verbspace.training.optimizer import build_optimizer, pretrained_learning_rate
 from verbspace.training.preview import (
     NUM_PREVIEW_VIDEOS,
+    FrozenStatistics,
     RunPreview,
     embed_sample,
     frozen_statistics,
@@ -123,6 +123,8 @@ def adapt(
                 "to learn; give two or more"
             )
         start = encoder if isinstance(encoder, VideoEncoder) else VideoEncoder.from_pretrained(encoder)
+        if settings.method == "lss":
+            start = without_difference(start)
         records, known_bad = drop_known_bad(read_videos(videos, root, split, fold), root or videos)
         is_new = not list_checkpoints(out / "state")
         sample, records = hold_out_sample(records)
@@ -133,11 +135,11 @@ def adapt(
 
         frozen = start.copy().to(distributed.device)
         space = frozen.build_concept_space(concepts)
-        sample, embeddings = embed_sample(frozen, sample, settings, on_progress if is_new else None)
-        statistics = distributed.all_gather_object(frozen_statistics(embeddings, space, settings))[0]
+        sample, parts = embed_sample(frozen, sample, space, settings, on_progress if is_new else None)
+        statistics = distributed.all_gather_object(frozen_statistics(parts, space, settings))[0]
         if not is_new and (earlier := read_run_info(out)) is not None and earlier.frozen is not None:
             statistics = earlier.frozen
-        distiller = build_distiller(start, space, settings, distributed.device, statistics.scales)
+        distiller = build_distiller(start, space, settings, distributed.device, statistics)
         ema_state = distiller.init_state()
         if init_from is not None and is_new:
             ema_state = init_from_checkpoint(Path(init_from), distiller.student, distiller.teacher, ema_state)
@@ -180,7 +182,7 @@ def adapt(
             out=out,
             callbacks=[
                 CollapseWatch(statistics),
-                DriftWatch(sample, embeddings, space, settings.views.global_frames),
+                DriftWatch(sample, parts[:, : start.embedding_dim], space, settings.views.global_frames),
                 *callbacks,
                 *([ProgressReport(on_progress)] if on_progress else []),
             ],
@@ -232,6 +234,15 @@ def export_teacher(teacher: VideoEncoder, initial_encoder: VideoEncoder, setting
             add_lora(plain, training.lora_rank, training.lora_alpha)
         load_trainable(plain, trainable_state_dict(teacher), "the teacher")
     return merge_lora(plain) if training.trainable == "temporal+lora" else plain
+
+
+def without_difference(encoder: VideoEncoder) -> VideoEncoder:
+    """Return a copy that pools frames with the mean alone; ValueError if its temporal difference is trained."""
+    plain = encoder.copy()
+    if plain.difference is not None and plain.difference.weight.any():
+        raise ValueError("method: lss has no temporal difference, and that of this encoder is trained; start from CLIP")
+    plain.difference, plain.config.temporal_difference = None, False
+    return plain
 
 
 def read_videos(
@@ -293,14 +304,15 @@ def build_distiller(
     space: ConceptSpace,
     settings: AdaptSettings,
     device: torch.device,
-    scales: LossScales | None = None,
+    statistics: FrozenStatistics | None = None,
 ) -> Distiller:
-    """Build student and teacher as copies of one encoder."""
+    """Build student and teacher as copies of one encoder, with the scales that its statistics give."""
     student, teacher = initial_encoder.copy().to(device), initial_encoder.copy().to(device)
     for encoder in (student, teacher):
         encoder.set_attention(initial_encoder.attention)
     select_trainable(student, teacher, settings.training)
-    return Distiller(student, teacher, space, settings.losses, scales).to(device)
+    scales = (statistics.scales, statistics.target_scale) if statistics else (None, None)
+    return Distiller(student, teacher, space, settings.losses, *scales).to(device)
 
 
 def build_dataset(

@@ -14,6 +14,7 @@ from verbspace.config.settings import LossSettings
 from verbspace.models.video_encoder import VideoEncoder
 from verbspace.training import losses
 from verbspace.training.loss_scales import LossScales, resolve_loss_scales
+from verbspace.training.targets import TargetScale, needs_parts, teacher_scores
 
 Views = Mapping[str, Tensor]
 
@@ -25,7 +26,7 @@ class EMAState:
     The trainer replaces them after each step; the distiller only reads them.
 
     Attributes:
-        category_center: (K,) running mean of the teacher's similarities to categories.
+        category_center: (K,) running mean of the teacher's scores of categories.
         description_center: (M,) the same for descriptions.
         category_mean: (K,) running mean of the student's distributions over categories.
         description_mean: (M,) the same for descriptions.
@@ -70,7 +71,7 @@ class StepOutput:
     batch_stats: EMAState
 
 
-def embed_views(encoder: VideoEncoder, views: Views, include_local: bool = True) -> Tensor:
+def embed_views(encoder: VideoEncoder, views: Views, include_local: bool = True, parts: bool = False) -> Tensor:
     """Embed the views of B clips, with one forward pass for all views of one size.
 
     Args:
@@ -78,15 +79,16 @@ def embed_views(encoder: VideoEncoder, views: Views, include_local: bool = True)
         views: `global` (B, G, T, 3, S, S) uint8 and `global_times` (B, G, T) seconds; the same as `local` and
             `local_times` if there are local views.
         include_local: Embed the local views too, as the student does. The teacher embeds global views only.
+        parts: Also embed the thirds of each view, see `VideoEncoder.forward`.
 
     Returns:
-        (V, B, D) float32 embeddings, global views first.
+        (V, B, D) or (V, B, 4·D) float32 embeddings, global views first.
     """
     embeddings = []
     for kind in ("global", "local") if include_local else ("global",):
         if kind in views and views[kind].shape[1]:
             video, times = views[kind], views[f"{kind}_times"]
-            z: Tensor = encoder(encoder.normalize(video.flatten(0, 1)), times.flatten(0, 1))
+            z: Tensor = encoder(encoder.normalize(video.flatten(0, 1)), times.flatten(0, 1), parts=parts)
             embeddings.append(z.float().view(*video.shape[:2], -1).transpose(0, 1))
     return torch.cat(embeddings) if len(embeddings) > 1 else embeddings[0]
 
@@ -100,6 +102,7 @@ class Distiller(nn.Module):
         space: Frozen concept space.
         settings: Loss weights, temperatures and prior. A loss of weight zero is not computed.
         scales: Temperatures and prior weights by concept space. Not needed if the settings have both temperatures.
+        target_scale: Factors of the parts of the teacher's scores. None: 1, and the order of phases is not used.
 
     Raises:
         ValueError: If the keys of `settings.class_prior` are not the actions of `space`, or a temperature is missing.
@@ -115,11 +118,14 @@ class Distiller(nn.Module):
         space: ConceptSpace,
         settings: LossSettings | None = None,
         scales: LossScales | None = None,
+        target_scale: TargetScale | None = None,
     ) -> None:
         super().__init__()
         self.student, self.teacher, self.space = student, teacher, space
         self.settings = settings or LossSettings()
         self.scales = resolve_loss_scales(self.settings) if scales is None else scales
+        self.target_scale = target_scale or TargetScale()
+        self.teacher_parts = needs_parts(space, self.settings)
         self.weights = {name: getattr(self.settings, name) for name in ("category", "description", "alignment")}
         self.weights |= {f"{name}_prior": scale.prior_weight for name, scale in self.scales.items()}
         category_prior = _class_prior(self.settings, space.action_names)
@@ -142,7 +148,7 @@ class Distiller(nn.Module):
     def forward(self, views: Views, ema_state: EMAState) -> StepOutput:
         """Compute the losses of one step from a batch, as `embed_views` takes it. Changes no state."""
         with torch.no_grad():
-            z_teacher = embed_views(self.teacher, views, include_local=False)
+            z_teacher = embed_views(self.teacher, views, include_local=False, parts=self.teacher_parts)
         z_student = embed_views(self.student, views)
 
         # Cosines divided by small temperatures need full precision, whatever precision the encoders ran in.
@@ -153,7 +159,7 @@ class Distiller(nn.Module):
         """Compute the losses of embeddings.
 
         Args:
-            z_teacher: (V_t, B, D) embeddings of the global views.
+            z_teacher: (V_t, B, D) embeddings of the global views, or (V_t, B, 4·D) with their thirds (`teacher_parts`).
             z_student: (V_s, B, D) embeddings of all views, global views first.
             ema_state: State before this step.
         """
@@ -164,17 +170,23 @@ class Distiller(nn.Module):
 
         teacher: dict[str, Tensor] = {}
         student: dict[str, Tensor] = {}
+        targets = teacher_scores(z_teacher, space, settings, self.target_scale)
+        z_teacher = z_teacher[..., : z_student.shape[-1]]
         for name, prototypes in (("category", space.categories), ("description", space.descriptions)):
-            if not len(prototypes):
+            is_used = name == "category" or weights[name] or weights["alignment"] or weights.get(f"{name}_prior")
+            if not len(prototypes) or not is_used:
                 continue
             scale = self.scales[name]
-            s_teacher, s_student = z_teacher @ prototypes.T, z_student @ prototypes.T
+            s_student = z_student @ prototypes.T
+            s_teacher = targets if name == "category" else z_teacher @ prototypes.T
             center = getattr(ema_state, f"{name}_center") if settings.centering else None
             teacher[name] = losses.teacher_probs(s_teacher, scale.teacher_temperature, center)
             student[name] = F.log_softmax(s_student / scale.student_temperature, -1)
             mean = student[name].exp().mean((0, 1))
             if weights[name]:
-                named[name] = losses.cross_view_cross_entropy(teacher[name], s_student, scale.student_temperature)
+                named[name] = losses.cross_view_cross_entropy(
+                    teacher[name], s_student, scale.student_temperature, same_view=settings.same_view
+                )
             if scale.prior_weight:
                 running_mean, prior = getattr(ema_state, f"{name}_mean"), getattr(self, f"{name}_prior")
                 named[f"{name}_prior"] = losses.marginal_prior_kl(

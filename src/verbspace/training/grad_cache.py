@@ -50,13 +50,13 @@ class TrainingMethod(Protocol):
 class ViewEncoder(nn.Module):
     """Embeds all views of a batch in one call, so that DDP and FSDP see one forward pass."""
 
-    def __init__(self, encoder: VideoEncoder, include_local: bool = True) -> None:
+    def __init__(self, encoder: VideoEncoder, include_local: bool = True, parts: bool = False) -> None:
         super().__init__()
-        self.encoder, self.include_local = encoder, include_local
+        self.encoder, self.include_local, self.parts = encoder, include_local, parts
 
     def forward(self, views: Views) -> Tensor:
         """Embed a batch. See `embed_views`."""
-        return embed_views(self.encoder, views, include_local=self.include_local)
+        return embed_views(self.encoder, views, include_local=self.include_local, parts=self.parts)
 
 
 class GradCacheStep:
@@ -71,7 +71,8 @@ class GradCacheStep:
     ) -> None:
         self.method, self.distributed = method, distributed
         self.gradient_accumulation_steps = gradient_accumulation_steps
-        self.teacher = ViewEncoder(method.teacher, include_local=False)
+        parts = isinstance(method, Distiller) and method.teacher_parts
+        self.teacher = ViewEncoder(method.teacher, include_local=False, parts=parts)
         self.student: nn.Module = ViewEncoder(method.student)
         if distributed.world_size > 1 and not isinstance(method.student, FSDPModule):
             self.student = DistributedDataParallel(
@@ -111,8 +112,8 @@ class GradCacheStep:
         with autocast(), torch.set_grad_enabled(num_chunks == 1):
             z_student = torch.cat([_embed_chunk(self.student, chunk) for chunk in chunks], 1)
 
-        gathered = distributed.all_gather_embeddings(torch.cat([z_teacher, z_student.detach()]), clips_per_rank)
-        targets, leaf = gathered[: len(z_teacher)], gathered[len(z_teacher) :].clone().requires_grad_()
+        targets = distributed.all_gather_embeddings(z_teacher, clips_per_rank)
+        leaf = distributed.all_gather_embeddings(z_student.detach(), clips_per_rank).clone().requires_grad_()
         with torch.autocast(distributed.device.type, enabled=False):
             output = self.method.compute_losses(targets, leaf, ema_state)
         output.total.backward()  # type: ignore[no-untyped-call]

@@ -26,17 +26,17 @@ def teacher_probs(similarity: Tensor, temperature: float, center: Tensor | None 
     return F.softmax(shifted.detach() / temperature, dim=-1)
 
 
-def cross_view_pairs(num_teacher_views: int, num_student_views: int) -> Tensor:
-    """Return a (V_t, V_s) mask of the pairs of teacher and student views that count: all except a view with itself.
+def cross_view_pairs(num_teacher_views: int, num_student_views: int, same_view: bool = False) -> Tensor:
+    """Return a (V_t, V_s) mask of the pairs of teacher and student views that count.
 
-    The first V_t student views are the teacher's views.
+    All do, except a view with itself, if not `same_view`. The first V_t student views are the teacher's views.
     """
     pairs = torch.ones(num_teacher_views, num_student_views, dtype=torch.bool)
-    pairs[:, :num_teacher_views].fill_diagonal_(False)
+    pairs[:, :num_teacher_views].fill_diagonal_(same_view)
     return pairs
 
 
-def cross_view_cross_entropy(target: Tensor, student: Tensor, temperature: float) -> Tensor:
+def cross_view_cross_entropy(target: Tensor, student: Tensor, temperature: float, same_view: bool = False) -> Tensor:
     """Concept distillation: mean over clips and view pairs of H(teacher on one view, student on another).
 
     With a trainable weight matrix in place of the concept matrix this is DINO's loss.
@@ -45,10 +45,11 @@ def cross_view_cross_entropy(target: Tensor, student: Tensor, temperature: float
         target: (V_t, B, K) teacher probabilities on the global views.
         student: (V_s, B, K) student similarities on all views, global views first.
         temperature: The student's temperature.
+        same_view: Also count the pairs of a view with itself, which DINO leaves out.
     """
     log_student = F.log_softmax(half_to_float32(student) / temperature, dim=-1)
     cost = -torch.einsum("tbk,sbk->ts", target.to(log_student), log_student) / student.shape[1]
-    pairs = cross_view_pairs(len(target), len(student)).to(cost.device)
+    pairs = cross_view_pairs(len(target), len(student), same_view).to(cost.device)
     return cost[pairs].mean()
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
@@ -17,6 +18,7 @@ from verbspace.concepts.space import ConceptSpace
 from verbspace.config.settings import AdaptSettings
 from verbspace.data.sources.record import Record
 from verbspace.inference.embedding import embed_videos
+from verbspace.inference.part_embedder import PartEmbedder
 from verbspace.models.video_encoder import VideoEncoder
 from verbspace.training.distiller import variance_between_clips
 from verbspace.training.flops import forward_flops, training_flops
@@ -24,6 +26,7 @@ from verbspace.training.loss_scales import LossScale, measure_spreads, resolve_l
 from verbspace.training.losses import entropy
 from verbspace.training.memory import TrainingMemory, estimate_training_memory
 from verbspace.training.optimizer import pretrained_learning_rate
+from verbspace.training.targets import TargetScale, measure_target_scale, needs_parts, teacher_scores
 from verbspace.utils.device import device_memory
 from verbspace.utils.progress import ProgressCallback
 
@@ -60,6 +63,7 @@ class FrozenStatistics(BaseModel):
         top_action: The most frequent top-1 action.
         top_action_share: Its fraction of the videos.
         embedding_variance: Variance of the embeddings between videos.
+        target_scale: Factors of the parts of the teacher's scores.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -70,6 +74,7 @@ class FrozenStatistics(BaseModel):
     top_action: str
     top_action_share: float
     embedding_variance: float
+    target_scale: TargetScale = TargetScale()
 
     @property
     def scales(self) -> dict[str, LossScale]:
@@ -126,8 +131,11 @@ def sample_records(records: Sequence[Record], count: int = NUM_PREVIEW_VIDEOS) -
     return [records[index] for index in indices]
 
 
-def frozen_statistics(embeddings: Tensor, space: ConceptSpace, settings: AdaptSettings) -> FrozenStatistics:
-    """Compute the statistics of embeddings (N, D) of the frozen encoder."""
+def frozen_statistics(parts: Tensor, space: ConceptSpace, settings: AdaptSettings) -> FrozenStatistics:
+    """Compute the statistics of the frozen encoder from what `embed_sample` returns."""
+    target_scale = measure_target_scale(parts, space, settings.losses)
+    targets = teacher_scores(parts, space, settings.losses, target_scale)
+    embeddings = parts[:, : space.categories.shape[1]]
     spreads = measure_spreads(embeddings, space)
     scales = resolve_loss_scales(settings.losses, spreads)
     prototypes = {"category": space.categories, "description": space.descriptions}
@@ -136,8 +144,11 @@ def frozen_statistics(embeddings: Tensor, space: ConceptSpace, settings: AdaptSe
         cosines = embeddings @ prototypes[name].to(embeddings).T
         scale = scales[name]
         teacher, student = (
-            float(entropy((cosines / temperature).softmax(-1)).mean()) / math.log(cosines.shape[-1])
-            for temperature in (scale.teacher_temperature, scale.student_temperature)
+            float(entropy((scores / temperature).softmax(-1)).mean()) / math.log(scores.shape[-1])
+            for scores, temperature in (
+                (targets if name == "category" else cosines, scale.teacher_temperature),
+                (cosines, scale.student_temperature),
+            )
         )
         spaces[name] = SpacePreview(spread=spread, scale=scale, teacher_entropy=teacher, student_entropy=student)
     top1 = (embeddings @ space.categories.to(embeddings).T).argmax(-1)
@@ -149,18 +160,27 @@ def frozen_statistics(embeddings: Tensor, space: ConceptSpace, settings: AdaptSe
         top_action=space.action_names[int(frequency.argmax())],
         top_action_share=float(frequency.max()),
         embedding_variance=float(variance_between_clips(embeddings)),
+        target_scale=target_scale,
     )
 
 
 def embed_sample(
-    encoder: VideoEncoder, records: Sequence[Record], settings: AdaptSettings, on_progress: ProgressCallback | None
-) -> tuple[list[Record], Tensor]:
-    """Embed videos with the frozen encoder. Returns those that can be read, and their embeddings (N, D)."""
+    encoder: VideoEncoder, records: Sequence[Record], space: ConceptSpace, settings: AdaptSettings,
+    on_progress: ProgressCallback | None,
+) -> tuple[list[Record], Tensor]:  # fmt: skip
+    """Embed videos with the frozen encoder.
+
+    Returns:
+        The videos that can be read, and their embeddings (N, D), or `clip_parts` (N, 4·D) if the teacher's scores need
+        them. The first D entries of a row are the embedding.
+    """
+    embedder = PartEmbedder(encoder) if needs_parts(space, settings.losses) else encoder
     result = embed_videos(
-        encoder, records, frames=settings.views.global_frames, num_workers=settings.training.num_workers,
+        embedder, records, frames=settings.views.global_frames, num_workers=settings.training.num_workers,
         decoder=settings.views.decoder, on_progress=on_progress, stage="inspect",
     )  # fmt: skip
-    return result.records, result.embeddings
+    size = space.categories.shape[1]
+    return result.records, F.normalize(result.embeddings.view(len(result.records), -1, size), dim=-1).flatten(1)
 
 
 def preview_run(

@@ -82,7 +82,8 @@ def parse_reply(content: str, label: str, labels: Iterable[str]) -> tuple[Reply,
 
     Returns the usable part of the reply, and a message for each dropped sentence: a duplicate, or one that contains
     markup, is too short or too long, names another action of `labels`, or adds nothing to the action's name. Phases are
-    dropped unless they tell the start of the action from its end. Raises InvalidReplyError if the reply is malformed, or has too few usable sentences.
+    dropped unless they tell the start of the action from its end. Raises InvalidReplyError if the reply is malformed,
+    or has too few usable sentences.
     """
     if len(content) > MAX_REPLY_CHARS:
         raise InvalidReplyError(f"the reply has {len(content):,} characters, more than {MAX_REPLY_CHARS:,}")
