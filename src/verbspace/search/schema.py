@@ -85,6 +85,11 @@ class FileRows:
     reason: str | None = None  # without the path
     identity: str = ""  # see `content_identity`
 
+    @property
+    def duration(self) -> float:
+        """Return the seconds of the video, or of the part of it that the path means."""
+        return self.ends[-1] - self.starts[0]
+
 
 @dataclass(frozen=True)
 class Hit:
@@ -122,7 +127,7 @@ def files_to_table(files: Iterable[FileRows], manifest: IndexManifest) -> pa.Tab
             start,
             end,
             file.fps,
-            file.ends[-1],
+            file.duration,
             *file.signature,
             file.identity,
         )  # in the order of COLUMNS

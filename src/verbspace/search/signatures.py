@@ -36,13 +36,13 @@ def file_signature(file: str) -> FileSignature | None:
     Raises:
         DecodeError: If the storage cannot be reached, so that it is unknown whether the file exists.
     """
+    file, _ = storage.split_segment(file)
     try:
         if is_url(file):
             file_system, path = storage.open_url(file)
             info = file_system.info(path)
             mtime = next((info[key] for key in _MTIME_KEYS if info.get(key) is not None), None)
             return FileSignature(int(info.get("size") or 0), _to_nanoseconds(mtime))
-        file, _ = storage.split_segment(file)
         shard_path = storage.split_shard_path(file)
         if shard_path is None:
             stat = os.stat(file)
