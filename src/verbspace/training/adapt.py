@@ -32,7 +32,7 @@ from verbspace.training.distiller import Distiller
 from verbspace.training.distributed import apply_fsdp, init_distributed
 from verbspace.training.loggers import ProgressReport
 from verbspace.training.lora import add_lora, merge_lora, select_trainable
-from verbspace.training.loss_scales import LossScales
+from verbspace.training.loss_scales import LossScales, resolve_loss_scales
 from verbspace.training.optimizer import build_optimizer, pretrained_learning_rate
 from verbspace.training.preview import (
     NUM_PREVIEW_VIDEOS,
@@ -133,20 +133,24 @@ def adapt(
 
         frozen = start.copy().to(distributed.device)
         space = frozen.build_concept_space(concepts)
+        unmeasured = resolve_loss_scales(settings.losses, {"category": 1.0, "description": 1.0})
+        distiller = build_distiller(start, space, settings, distributed.device, unmeasured)
+        ema_state = distiller.init_state()
+        if init_from is not None and is_new:
+            ema_state = init_from_checkpoint(Path(init_from), distiller.student, distiller.teacher, ema_state)
+        dataset = build_dataset(records, distiller.student, concepts, settings)
+
+        # Everything that the user gave has been read and checked; from here on there is work to lose.
         sample, embeddings = embed_sample(frozen, sample, settings, on_progress if is_new else None)
         statistics = distributed.all_gather_object(frozen_statistics(embeddings, space, settings))[0]
         if not is_new and (earlier := read_run_info(out)) is not None and earlier.frozen is not None:
             statistics = earlier.frozen
-        distiller = build_distiller(start, space, settings, distributed.device, statistics.scales)
-        ema_state = distiller.init_state()
-        if init_from is not None and is_new:
-            ema_state = init_from_checkpoint(Path(init_from), distiller.student, distiller.teacher, ema_state)
+        distiller.set_scales(statistics.scales)
         for module in (distiller.student, distiller.teacher):
             if distributed.world_size > 1 and training.distributed_strategy == "fsdp":
                 apply_fsdp(module)
             if training.compile:
                 module.compile(dynamic=False)  # there are two input shapes, global and local views
-        dataset = build_dataset(records, distiller.student, concepts, settings)
         failures = DecodeFailures(len(records) + len(known_bad))
         failures.add(known_bad)
 
