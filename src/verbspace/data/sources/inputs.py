@@ -12,10 +12,10 @@ import fsspec
 
 from verbspace.data.errors import DecodeError
 from verbspace.data.sources import storage
-from verbspace.data.sources.manifest import read_manifest
+from verbspace.data.sources.manifest import detect_manifest
 from verbspace.data.sources.storage import is_url
 
-# Sources that name videos, or that `read_manifest` rejects with the command that unpacks them.
+# Sources that name videos, or that `detect_manifest` rejects with the command that unpacks them.
 _LIST_SUFFIXES = (
     ".tar", ".txt", ".csv", ".tsv", ".json", ".jsonl", ".parquet", ".zip", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz",
     ".tar.zst", ".7z", ".rar",
@@ -66,7 +66,7 @@ def _expand(source: str) -> list[str]:
         except Exception as error:  # file systems raise errors of their own
             raise OSError(f"{source}: cannot be listed: {error}") from None
     elif Path(source).is_dir() or (source.lower().endswith(_LIST_SUFFIXES) and Path(source).exists()):
-        return [record.file for record in read_manifest(source)]
+        return [record.file for record in detect_manifest(source, allow_urls=True).records]
     elif Path(source).exists() or not glob.has_magic(source):
         return [source]
     else:
