@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from verbspace.app import page as app_page
 from verbspace.app.controller import AppController
 from verbspace.app.html import WindowIds, hits_html
 from verbspace.app.media import ClipStore, OpaqueIds
+from verbspace.search.schema import Hit
 from verbspace.search.searcher import Searcher, nearest_windows
+
+
+def test_windows_of_a_part_of_a_video_are_played(clips: Path) -> None:
+    hits = [Hit(f"{clips}/00.mp4{part}", 1, 2, 0.5, 0, 2.6, 10) for part in ("", "#t=1,2.6")]
+    urls = [hits_html([hit], ClipStore(), OpaqueIds(10)).partition('src="')[2].partition('"')[0] for hit in hits]
+    assert [url.startswith("clips/") and url.endswith("#t=1.00,2.00") for url in urls] == [True, True]
 
 
 def test_similar_windows_need_a_registered_id(search_controller: AppController, random_searcher: Searcher) -> None:

@@ -1,5 +1,6 @@
 import json
 import re
+import resource
 import subprocess
 import sys
 import zipfile
@@ -79,6 +80,18 @@ def assert_towers_match(encoder: VideoEncoder, video: Any, text: Any) -> None:
     for texts in (TEXTS, TEXTS[1:]):
         tokens = encoder.require_processor().tokenize(texts)
         torch.testing.assert_close(text(**tokens), encoder.encode_text(texts), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("export_format", ["onnx", "torch"])
+def test_a_full_disk_is_one_sentence(export_format: str, clip: VideoEncoder, tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    try:
+        with pytest.raises(OSError, match=r"out: cannot write: .*; choose another path or free space there$"):
+            export(clip, tmp_path / "out", export_format)  # type: ignore[arg-type]
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not list(tmp_path.iterdir())
 
 
 # MetaCLIP 2 has the architecture of CLIP.

@@ -1,4 +1,5 @@
 import json
+import multiprocessing
 import shutil
 from collections import Counter
 from itertools import pairwise
@@ -161,11 +162,22 @@ def test_interrupted_rendering_leaves_no_partial_split_and_resumes(world: Path, 
         make_world(folder, settings, ("train", "test"), on_progress=stop, num_workers=1)
     assert len(list((folder / "train").glob("*.mp4"))) == 4
     assert not (folder / "test").exists()
+    assert not list(folder.rglob("*.part"))
     make_world(folder, settings, ("train", "test"), num_workers=1)
     assert not list(folder.rglob("*.part"))
     assert len(list((folder / "test").rglob("*.mp4"))) == 6
     for path in (folder / "test").rglob("*.mp4"):
         assert path.read_bytes() == (world / path.relative_to(folder)).read_bytes()
+
+
+def test_killed_render_process_is_one_sentence_and_leaves_nothing(tmp_path: Path) -> None:
+    def kill(stage: str, done: int, total: int, values: object) -> None:
+        for process in multiprocessing.active_children():
+            process.kill()
+
+    with pytest.raises(RuntimeError, match=r"w: a process that renders clips could not start or was killed, .*again$"):
+        make_world(tmp_path / "w", WorldSettings(train=24), ("train",), on_progress=kill, num_workers=1)
+    assert sorted(path.name for path in (tmp_path / "w").iterdir()) == ["labels", "world.json"]
 
 
 def test_failed_write_keeps_the_existing_clip(tmp_path: Path) -> None:

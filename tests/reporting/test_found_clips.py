@@ -64,6 +64,8 @@ def test_unplayable_videos_are_not_linked(tmp_path: Path) -> None:
 
     assert address(f"{tmp_path}/a b#%?.mp4") == "a%20b%23%25%3F.mp4#t=1.000,2.500"
     assert address("https://x.org/a.mp4") == "https://x.org/a.mp4#t=1.000,2.500"
+    assert address(f"{tmp_path}/a.mp4#t=1,9") == "a.mp4#t=1.000,2.500"  # a part of a video
+    assert address("https://x.org/a.mp4#t=1,9") == "https://x.org/a.mp4#t=1.000,2.500"
     assert address("s3://bucket/a.mp4") is None
     assert address(f"{tmp_path}/a.avi") is None
 

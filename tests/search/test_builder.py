@@ -27,6 +27,7 @@ from verbspace.models.video_encoder import VideoEncoder
 from verbspace.search.builder import select_shard
 from verbspace.search.index import Index
 from verbspace.search.schema import rows_checksum, vectors_to_numpy
+from verbspace.search.searcher import Searcher
 from verbspace.search.signatures import file_signature
 
 
@@ -239,6 +240,31 @@ def test_urls_and_shard_members(tiny_clip: Path, clips: Path, tmp_path: Path) ->
     assert run_quick_embed(tiny_clip, sources[:1], tmp_path / "index").windows == 1
     memory.rm("/index-test/a.mp4")
     assert run_quick_embed(tiny_clip, [], tmp_path / "index", remove_missing=True).removed == 1
+
+
+def test_parts_of_videos(tiny_clip: Path, clips: Path, tmp_path: Path) -> None:
+    index, list_file = tmp_path / "index", tmp_path / "list.csv"
+    fsspec.filesystem("memory").pipe("/parts/a.mp4", (clips / "00.mp4").read_bytes())
+    list_file.write_text(f"path,label,start,end\n{clips}/00.mp4,waving,1,2.6\n{clips}/00.mp4,waving,,\n")
+    late, url = f"{clips}/00.mp4#t=0.50,1", "memory://parts/a.mp4#t=1,2.6"
+    summary = run_quick_embed(tiny_clip, [str(list_file), late, url, f"{clips}/01.mp4#t=5,9"], index)
+    reason = "the part starts at 5 s, after the end of the video (0.8 s)"
+    assert summary.failures == {f"{clips}/01.mp4#t=5,9": reason}
+    rows = sorted_rows(index)
+    found = [tuple(row[name] for name in ("path", "start", "end", "duration")) for row in rows.to_pylist()]
+    whole, part, half = (f"{clips}/00.mp4{part}" for part in ("", "#t=1,2.6", "#t=0.5,1"))
+    assert [(path, *map(pytest.approx, times)) for path, *times in found] == [
+        (whole, 0, 1, 2.6), (whole, 1, 2, 2.6), (whole, 1.6, 2.6, 2.6), (half, 0.5, 1, 0.5),
+        (part, 1, 2, 1.6), (part, 1.6, 2.6, 1.6), (url, 1, 2, 1.6), (url, 1.6, 2.6, 1.6),
+    ]  # fmt: skip
+    vectors = vectors_to_numpy(rows)
+    assert (vectors[[1, 2]] == vectors[[4, 5]]).all()  # the same seconds of the same video
+    assert (vectors[[4, 5]] == vectors[[6, 7]]).all()
+    assert run_quick_embed(tiny_clip, [str(list_file), late, url], index).unchanged == 4
+    searcher = Searcher(index, device="cpu")
+    best = searcher.search(similar_to=[url], top=2, max_duration=1.6)
+    assert {hit.path for hit in best} == {part, url}
+    assert {hit.path for hit in searcher.search(similar_to=[whole], path="#t=", per_video=True)} == {half, part, url}
 
 
 def test_number_of_threads_does_not_change_the_rows(

@@ -49,7 +49,8 @@ def test_what_cannot_be_moved(moved: tuple[Path, Path, Path], tiny_clip: Path) -
     with pytest.raises(FileNotFoundError, match="no index found"):
         move_files(new, str(old), str(new))
     assert sorted_rows(index).equals(rows)
-    run_quick_embed(tiny_clip, new, index)
+    shutil.copytree(new, old)  # while both exist, the copies are embedded
+    assert run_quick_embed(tiny_clip, new, index).files == 4
     with pytest.raises(ValueError, match=r"has .*新.* already; remove the old rows with"):
         move_files(index, str(old), str(new))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import stat
@@ -158,6 +159,23 @@ def test_write_text_encodes_utf8_and_escapes_lone_surrogates(tmp_path: Path) -> 
     write_text(path, "half \ud800")  # as in file names that are not UTF-8
     assert path.read_text(encoding="utf-8") == "half \\ud800"
     assert [file.name for file in path.parent.iterdir()] == ["page.html"]
+
+
+def test_a_full_disk_is_named(tmp_path: Path) -> None:
+    def fail(path: Path | None, number: int = errno.ENOSPC) -> None:
+        raise OSError(number, os.strerror(number), None if path is None else str(path))
+
+    message = r"{0}: cannot write: no space left on device; choose another path or free space there$"
+    for name in (None, "model.onnx"):
+        with pytest.raises(OSError, match=message.format("out")), atomic_directory(tmp_path / "out") as temp:
+            fail(None if name is None else temp / name)
+        with pytest.raises(OSError, match=message.format("a.txt")), atomic_write(tmp_path / "a.txt") as file:
+            fail(None if name is None else file)
+    for path, number in ((tmp_path / "other disk", errno.ENOSPC), (None, errno.EIO)):
+        with pytest.raises(OSError, match=os.strerror(number)) as caught, atomic_directory(tmp_path / "out"):
+            fail(path, number)
+        assert caught.value.errno == number  # not of this folder, or something else
+    assert not list(tmp_path.iterdir())
 
 
 LEAVE_A_TEMPORARY = """

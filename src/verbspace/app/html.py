@@ -11,6 +11,7 @@ from markupsafe import escape
 
 from verbspace.app.controller import ClipAnalysis, EncoderPrediction
 from verbspace.app.media import ClipSegment, ClipStore, OpaqueIds
+from verbspace.data.sources.storage import split_segment
 from verbspace.inference.explain import Explanation
 from verbspace.inference.timeline import Segment
 from verbspace.reporting.explanations import section_context
@@ -58,10 +59,11 @@ def hits_html(hits: Sequence[Hit], clips: ClipStore, window_ids: WindowIds, simi
             "name": _display_name(hit),
             "time": _time_range(hit),
             "score": hit.score,
-            "url": clips.url_for(ClipSegment(Path(hit.path), hit.start, hit.end)) if os.path.isfile(hit.path) else None,
+            "url": clips.url_for(ClipSegment(Path(file), hit.start, hit.end)) if os.path.isfile(file) else None,
             "window_id": window_ids.register(f"{hit.path}\0{hit.window}", (hit.path, hit.window)),
         }
         for hit in hits
+        for file in [split_segment(hit.path)[0]]
     ]
     reference = None if similar_to is None else f"{_display_name(similar_to)}, {_time_range(similar_to)}"
     return render_template("app_hits.html.jinja", hits=rows, similar_to=reference)

@@ -83,7 +83,8 @@ def search(
     add: Annotated[list[str] | None, typer.Option(help="Text to add to the query. Repeatable.")] = None,
     subtract: Annotated[list[str] | None, typer.Option(help="Text to subtract from the query. Repeatable.")] = None,
     where: Annotated[
-        str | None, typer.Option(help="SQL condition over path, window, start, end, fps, duration, size, modified.")
+        str | None,
+        typer.Option(help="SQL condition over path, window, start, end, fps, duration, size, modified, identity."),
     ] = None,
     path: Annotated[str | None, typer.Option(help="Only paths that contain this pattern (*, ?).")] = None,
     min_duration: Annotated[float | None, typer.Option(help="Shortest video, in seconds.")] = None,

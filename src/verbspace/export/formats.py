@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -37,7 +38,9 @@ def write_tower(tower: TracedTower, export_format: ExportFormat, path: Path) -> 
     """Write a tower. The weights of ONNX models above 2 GB are written to `<name>.data` beside the file."""
     if export_format == "torch":
         tower.program.example_inputs = None  # otherwise they are pickled into the file
-        torch.export.save(tower.program, path)
+        content = io.BytesIO()
+        torch.export.save(tower.program, content)  # to a file, it would end the process if the disk is full
+        path.write_bytes(content.getbuffer())
         return
     require_onnx()
     with quiet_exporters():

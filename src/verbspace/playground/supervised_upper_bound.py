@@ -71,7 +71,7 @@ def train_supervised_upper_bound(
     space = initial_encoder.build_concept_space(concepts)
     _, parts = embed_sample(initial_encoder, sample_records(records), space, settings, None)
     statistics = frozen_statistics(parts, space, settings)
-    distiller = build_distiller(initial_encoder, space, settings, torch.device("cpu"), statistics)
+    distiller = build_distiller(initial_encoder, space, settings, torch.device("cpu"), statistics.scales)
     action_indices = {name: index for index, name in enumerate(concepts.action_names)}
     labels = torch.tensor([action_indices[str(record.label)] for record in records])
     dataset = build_dataset([Record(r.path, None) for r in records], distiller.student, concepts, settings)

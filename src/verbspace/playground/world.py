@@ -17,6 +17,7 @@ import json
 import os
 import shutil
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from multiprocessing import get_context
@@ -143,6 +144,7 @@ def make_world(
 
     Raises:
         ValueError: If the folder holds a world with other settings.
+        RuntimeError: If a process that renders clips could not start or was killed.
     """
     folder.mkdir(parents=True, exist_ok=True)
     description = {"format": FORMAT, **asdict(settings)}
@@ -175,12 +177,25 @@ def make_world(
         return folder
     done, total = 0, sum(map(len, jobs.values()))
     count = num_workers if num_workers is not None else min(available_cpus(), 8)
-    with ProcessPoolExecutor(count, mp_context=get_context("spawn")) as pool:
-        for split, split_jobs in jobs.items():
-            for _ in pool.map(_render_clip_file, *zip(*split_jobs, strict=True), chunksize=8):
-                done += 1
-                if on_progress is not None:
-                    on_progress("render clips", done, total, {})
-            shutil.rmtree(folder / split, ignore_errors=True)
-            os.replace(folder / f"{split}.part", folder / split)
+    try:
+        with ProcessPoolExecutor(count, mp_context=get_context("spawn")) as pool:
+            try:
+                for split, split_jobs in jobs.items():
+                    for _ in pool.map(_render_clip_file, *zip(*split_jobs, strict=True), chunksize=8):
+                        done += 1
+                        if on_progress is not None:
+                            on_progress("render clips", done, total, {})
+                    shutil.rmtree(folder / split, ignore_errors=True)
+                    os.replace(folder / f"{split}.part", folder / split)
+            except BaseException:
+                pool.shutdown(cancel_futures=True)  # without it, the pool would render all clips before it ends
+                raise
+    except BrokenProcessPool:
+        raise RuntimeError(
+            f"{folder}: a process that renders clips could not start or was killed, perhaps for lack of memory; run "
+            "the same command again"
+        ) from None
+    finally:
+        for split in jobs:
+            shutil.rmtree(folder / f"{split}.part", ignore_errors=True)
     return folder

@@ -18,7 +18,7 @@ from verbspace.data.decoding.timestamps import FrameTimestamps
 from verbspace.data.errors import DecodeError
 from verbspace.data.sampling import nearest_frame
 from verbspace.data.sources.inputs import is_url, localize
-from verbspace.data.sources.storage import split_shard_path
+from verbspace.data.sources.storage import split_segment, split_shard_path
 from verbspace.reporting.templating import jpeg_data_uri, render_template
 from verbspace.search.schema import Hit
 from verbspace.utils.text import format_timestamp
@@ -70,11 +70,12 @@ def hit_card(hit: Hit, folder: Path, embed_clips: bool = False) -> dict[str, Any
 def window_url(hit: Hit, folder: Path) -> str | None:
     """Return the URL of a window relative to a folder, or None if a browser cannot load or play the file."""
     fragment = f"#t={hit.start:.3f},{hit.end:.3f}"
-    if is_url(hit.path):
-        return hit.path + fragment if hit.path.startswith(("http://", "https://")) else None
-    if split_shard_path(hit.path) is not None or not hit.path.lower().endswith(BROWSER_EXTENSIONS):
+    path, _ = split_segment(hit.path)
+    if is_url(path):
+        return path + fragment if path.startswith(("http://", "https://")) else None
+    if split_shard_path(path) is not None or not path.lower().endswith(BROWSER_EXTENSIONS):
         return None
-    return quote(Path(os.path.relpath(hit.path, os.path.abspath(folder))).as_posix()) + fragment
+    return quote(Path(os.path.relpath(path, os.path.abspath(folder))).as_posix()) + fragment
 
 
 def extract_window(path: Path, hit: Hit, embed_clips: bool) -> tuple[np.ndarray, bytes | None]:

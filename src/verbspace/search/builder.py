@@ -19,6 +19,7 @@ from verbspace.models.loading import load_encoder
 from verbspace.search.engine import Engine, local_engine
 from verbspace.search.index import Index, import_lancedb, lock_index
 from verbspace.search.ray_builder import ray_engine
+from verbspace.search.relocation import add_identities, relocate_files
 from verbspace.search.schema import FileRows, IndexManifest
 from verbspace.search.signatures import canonical_path, file_signature, try_signature
 from verbspace.utils.device import PrecisionSetting, resolve_device, resolve_precision
@@ -36,12 +37,14 @@ class EmbedSummary:
     files: int = 0  # embedded
     windows: int = 0  # of these files
     unchanged: int = 0  # files that were in the index already
+    moved: int = 0  # files that got the rows of a file with the same content that no longer exists
     removed: int = 0  # files that no longer exist
     failures: dict[str, str] = field(default_factory=dict)  # reason by path
 
     def summary(self) -> str:
         """Return the counts in one line."""
         parts = [f"{self.files} files embedded in {self.windows} windows", f"{self.unchanged} unchanged"]
+        parts += [f"{self.moved} moved"] if self.moved else []
         parts += [f"{self.removed} missing and removed"] if self.removed else []
         parts += [f"{len(self.failures)} could not be read"] if self.failures else []
         return ", ".join(parts)
@@ -147,7 +150,7 @@ def build_index(
         summary = _embed_changed(index, main_index, files, embed_files, commit_interval, on_progress, on_failure)
         if remove_missing:
             summary.removed = _remove_missing_files(index)
-        if summary.files or summary.failures or summary.removed:
+        if summary.files or summary.failures or summary.removed or summary.moved:
             index.optimize()
     return summary
 
@@ -180,8 +183,14 @@ def _embed_changed(
     index.record_failures({}, existing)  # for files that an earlier run embedded just before it was killed
     if main_index is not None:
         signatures = main_index.file_signatures(path for path in paths if path not in existing) | signatures
-    todo = [path for path in paths if path not in signatures or signatures[path] != try_signature(path)]
-    summary.unchanged = len(paths) - len(todo)
+    moved = relocate_files(index, [path for path in paths if path not in signatures], on_progress)
+    todo = [
+        path
+        for path in paths
+        if path not in moved and (path not in signatures or signatures[path] != try_signature(path))
+    ]
+    summary.moved, summary.unchanged = len(moved), len(paths) - len(todo) - len(moved)
+    add_identities(index, existing.difference(todo))
     pending: list[FileRows] = []
     pending_rows, last_commit = 0, time.monotonic()
 

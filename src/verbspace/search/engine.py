@@ -14,7 +14,7 @@ from verbspace.data.errors import DecodeError
 from verbspace.data.sources.inputs import localize
 from verbspace.inference.embedding import Embedder, embed_windows
 from verbspace.search.schema import FileRows, IndexManifest
-from verbspace.search.signatures import file_signature
+from verbspace.search.signatures import content_identity, file_signature
 from verbspace.utils.cpu import available_cpus
 
 Engine = Callable[[Sequence[str]], Iterator[FileRows]]  # embeds files; yields one FileRows per file
@@ -26,6 +26,7 @@ def embed_file(encoder: Embedder, path: str, manifest: IndexManifest, batch_size
         signature = file_signature(path)  # before decoding, so that a file that changes meanwhile is embedded again
         if signature is None:
             return FileRows(path, reason="there is no such file")
+        identity = content_identity(path)
         with localize(path) as local_path:
             try:
                 windows, embeddings = embed_windows(
@@ -40,7 +41,7 @@ def embed_file(encoder: Embedder, path: str, manifest: IndexManifest, batch_size
     except (OSError, ValueError) as error:
         return FileRows(path, reason=str(error))
     starts, ends = [window.start for window in windows], [window.end for window in windows]
-    return FileRows(path, signature, fps, starts, ends, embeddings.numpy())
+    return FileRows(path, signature, fps, starts, ends, embeddings.numpy(), identity=identity)
 
 
 def local_engine(encoder: Embedder, manifest: IndexManifest, *, num_workers: int | None, batch_size: int) -> Engine:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from itertools import islice
@@ -28,6 +28,7 @@ from verbspace.search.schema import (
     AnnConfig,
     FileRows,
     IndexManifest,
+    add_identity_column,
     batch_signatures,
     files_to_table,
     index_schema,
@@ -101,6 +102,8 @@ class Index:
             index = Index.open(folder)
             if len(index) or index.manifest == manifest:
                 index.manifest.assert_compatible(manifest, str(folder), source)
+                if "identity" not in index.table.schema.names:  # an index of a former version
+                    index.table.add_columns({"identity": "''"})
                 return index  # an index without rows is replaced below
         import pyarrow as pa
 
@@ -126,9 +129,11 @@ class Index:
 
     def scan(self, columns: Sequence[str], where: str | None = None) -> Iterator[pa.RecordBatch]:
         """Read columns of all rows, or of those that match an SQL condition, in batches."""
-        query = self.table.search().select(list(columns))
+        available = self.table.schema.names
+        query = self.table.search().select([name for name in columns if name in available])
         try:
-            yield from (query if where is None else query.where(where)).to_batches()
+            for batch in (query if where is None else query.where(where)).to_batches():
+                yield add_identity_column(batch, columns)
         except _LANCE_ERRORS as error:
             raise corrupt_index_error(self.folder) from error
 
@@ -173,12 +178,29 @@ class Index:
         self.delete_rows(f.path for f in failed if f.path in existing and f.signature != UNKNOWN_SIGNATURE)
         self.record_failures({file.path: file.reason or "" for file in failed}, [file.path for file in readable])
 
-    def replace(self, rows: pa.Table) -> None:
-        """Replace all rows of the files that occur in `rows`, in one transaction."""
+    def replace(self, rows: pa.Table, removed: Iterable[str] = ()) -> None:
+        """Replace all rows of the files that occur in `rows`, and delete those of `removed`, in one transaction."""
         if not len(rows):
             return
         merge = self.table.merge_insert(["path", "window"]).when_matched_update_all().when_not_matched_insert_all()
-        merge.when_not_matched_by_source_delete(path_in(sorted(set(rows["path"].to_pylist())))).execute(rows)
+        merge.when_not_matched_by_source_delete(path_in(sorted({*rows["path"].to_pylist(), *removed}))).execute(rows)
+
+    def update_files(self, updates: Mapping[str, Mapping[str, object]]) -> None:
+        """Change values of all rows of files, in one transaction. `updates` are values by column, by path."""
+        import pyarrow as pa
+
+        schema = index_schema(self.manifest)
+        batches = list(self.scan(schema.names, path_in(sorted(updates))))
+        if not batches:
+            return
+        rows = pa.Table.from_batches(batches).cast(schema)
+        paths = rows["path"].to_pylist()
+        for name in sorted({name for values in updates.values() for name in values}):
+            former = rows[name].to_pylist()
+            values = [updates[path].get(name, value) for path, value in zip(paths, former, strict=True)]
+            column = schema.get_field_index(name)
+            rows = rows.set_column(column, schema.field(name), pa.array(values, schema.field(name).type))
+        self.replace(rows, updates)
 
     def add(self, batches: Iterable[pa.RecordBatch]) -> None:
         """Append rows of files that have none yet, in one transaction. Only one batch is in memory at a time."""

@@ -16,7 +16,7 @@ from verbspace.utils.device import Precision
 if TYPE_CHECKING:
     import pyarrow as pa
 
-COLUMNS = ("path", "window", "start", "end", "fps", "duration", "size", "modified", "vector")
+COLUMNS = ("path", "window", "start", "end", "fps", "duration", "size", "modified", "identity", "vector")
 SIGNATURE_COLUMNS = ("path", "size", "modified")
 
 
@@ -83,6 +83,12 @@ class FileRows:
     ends: Sequence[float] = ()
     vectors: np.ndarray | None = None
     reason: str | None = None  # without the path
+    identity: str = ""  # see `content_identity`
+
+    @property
+    def duration(self) -> float:
+        """Return the seconds of the video, or of the part of it that the path means."""
+        return self.ends[-1] - self.starts[0]
 
 
 @dataclass(frozen=True)
@@ -102,7 +108,8 @@ def index_schema(manifest: IndexManifest) -> pa.Schema:
     """Return the Arrow schema of the rows. Its metadata contains the manifest."""
     import pyarrow as pa
 
-    types = {"path": pa.string(), "window": pa.int32(), "fps": pa.float32(), "size": pa.int64(), "modified": pa.int64()}
+    types = {"path": pa.string(), "identity": pa.string(), "window": pa.int32(), "fps": pa.float32()}
+    types |= {"size": pa.int64(), "modified": pa.int64()}
     types["vector"] = pa.list_(pa.field("item", pa.float32()), manifest.dim)
     fields = [pa.field(name, types.get(name, pa.float64()), nullable=False) for name in COLUMNS]
     return pa.schema(fields, metadata={"verbspace": manifest.model_dump_json()})
@@ -114,7 +121,16 @@ def files_to_table(files: Iterable[FileRows], manifest: IndexManifest) -> pa.Tab
 
     readable = [file for file in files if file.vectors is not None]
     rows = [
-        (file.path, window, start, end, file.fps, file.ends[-1], *file.signature)  # in the order of COLUMNS
+        (
+            file.path,
+            window,
+            start,
+            end,
+            file.fps,
+            file.duration,
+            *file.signature,
+            file.identity,
+        )  # in the order of COLUMNS
         for file in readable
         for window, (start, end) in enumerate(zip(file.starts, file.ends, strict=True))
     ]
@@ -123,6 +139,16 @@ def files_to_table(files: Iterable[FileRows], manifest: IndexManifest) -> pa.Tab
     columns = [pa.array([row[n] for row in rows], schema.field(name).type) for n, name in enumerate(COLUMNS[:-1])]
     vector_column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), manifest.dim)
     return pa.table([*columns, vector_column.cast(schema.field("vector").type)], schema=schema)
+
+
+def add_identity_column(rows: pa.RecordBatch, columns: Sequence[str]) -> pa.RecordBatch:
+    """Return the given columns. Rows of an index that has no identities yet get empty ones."""
+    import pyarrow as pa
+
+    if "identity" in columns and "identity" not in rows.schema.names:
+        field = pa.field("identity", pa.string(), nullable=False)
+        rows = rows.append_column(field, pa.array([""] * len(rows), pa.string()))
+    return rows.select(list(columns))
 
 
 def batch_signatures(rows: pa.RecordBatch) -> dict[str, FileSignature]:
@@ -140,11 +166,12 @@ def vectors_to_numpy(rows: pa.Table | pa.RecordBatch) -> np.ndarray:
 
 
 def rows_checksum(batches: Iterable[pa.RecordBatch | pa.Table]) -> str:
-    """Return 16 hex digits that identify a set of rows, independent of their order."""
+    """Return 16 hex digits that identify a set of rows, independent of their order. They leave out `identity`."""
+    names = [name for name in COLUMNS if name not in ("identity", "vector")]
     total = 0
     for batch in batches:
         vectors = vectors_to_numpy(batch)
-        for n, row in enumerate(zip(*(batch[name].to_pylist() for name in COLUMNS[:-1]), strict=True)):
+        for n, row in enumerate(zip(*(batch[name].to_pylist() for name in names), strict=True)):
             row_hash = hashlib.sha256(repr(row).encode())
             row_hash.update(vectors[n].tobytes())
             total += int.from_bytes(row_hash.digest())

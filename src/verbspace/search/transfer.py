@@ -15,6 +15,7 @@ from verbspace.search.schema import (
     COLUMNS,
     SIGNATURE_COLUMNS,
     IndexManifest,
+    add_identity_column,
     batch_signatures,
     index_schema,
     vectors_to_numpy,
@@ -166,13 +167,16 @@ def read_parquet(path: Path) -> tuple[IndexManifest, ScanFn]:
         manifest = IndexManifest.from_json(metadata, str(path))
         schema, types = index_schema(manifest), {field.name: field.type for field in file.schema_arrow}
         for field in schema:
+            if field.name == "identity" and field.name not in types:
+                continue  # a file of a former version
             if types.get(field.name) != field.type:
                 actual = types.get(field.name, "missing")
                 raise ValueError(f"{path}: the column {field.name} is {actual}; it must be {field.type}")
 
         def scan(columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
             fields = pa.schema([schema.field(name) for name in columns])
-            for batch in file.iter_batches(_ROW_GROUP_SIZE, columns=list(columns)):
+            for rows in file.iter_batches(_ROW_GROUP_SIZE, columns=[name for name in columns if name in types]):
+                batch = add_identity_column(rows, columns)
                 yield pa.RecordBatch.from_arrays([batch[name] for name in columns], schema=fields)
 
         _validate_batches(path, scan(COLUMNS))

@@ -32,10 +32,10 @@ from verbspace.training.distiller import Distiller
 from verbspace.training.distributed import apply_fsdp, init_distributed
 from verbspace.training.loggers import ProgressReport
 from verbspace.training.lora import add_lora, merge_lora, select_trainable
+from verbspace.training.loss_scales import LossScales, resolve_loss_scales
 from verbspace.training.optimizer import build_optimizer, pretrained_learning_rate
 from verbspace.training.preview import (
     NUM_PREVIEW_VIDEOS,
-    FrozenStatistics,
     RunPreview,
     embed_sample,
     frozen_statistics,
@@ -135,20 +135,24 @@ def adapt(
 
         frozen = start.copy().to(distributed.device)
         space = frozen.build_concept_space(concepts)
+        unmeasured = resolve_loss_scales(settings.losses, {"category": 1.0, "description": 1.0})
+        distiller = build_distiller(start, space, settings, distributed.device, unmeasured)
+        ema_state = distiller.init_state()
+        if init_from is not None and is_new:
+            ema_state = init_from_checkpoint(Path(init_from), distiller.student, distiller.teacher, ema_state)
+        dataset = build_dataset(records, distiller.student, concepts, settings)
+
+        # Everything that the user gave has been read and checked; from here on there is work to lose.
         sample, parts = embed_sample(frozen, sample, space, settings, on_progress if is_new else None)
         statistics = distributed.all_gather_object(frozen_statistics(parts, space, settings))[0]
         if not is_new and (earlier := read_run_info(out)) is not None and earlier.frozen is not None:
             statistics = earlier.frozen
-        distiller = build_distiller(start, space, settings, distributed.device, statistics)
-        ema_state = distiller.init_state()
-        if init_from is not None and is_new:
-            ema_state = init_from_checkpoint(Path(init_from), distiller.student, distiller.teacher, ema_state)
+        distiller.set_scales(statistics.scales, statistics.target_scale)
         for module in (distiller.student, distiller.teacher):
             if distributed.world_size > 1 and training.distributed_strategy == "fsdp":
                 apply_fsdp(module)
             if training.compile:
                 module.compile(dynamic=False)  # there are two input shapes, global and local views
-        dataset = build_dataset(records, distiller.student, concepts, settings)
         failures = DecodeFailures(len(records) + len(known_bad))
         failures.add(known_bad)
 
@@ -304,15 +308,14 @@ def build_distiller(
     space: ConceptSpace,
     settings: AdaptSettings,
     device: torch.device,
-    statistics: FrozenStatistics | None = None,
+    scales: LossScales | None = None,
 ) -> Distiller:
-    """Build student and teacher as copies of one encoder, with the scales that its statistics give."""
+    """Build student and teacher as copies of one encoder."""
     student, teacher = initial_encoder.copy().to(device), initial_encoder.copy().to(device)
     for encoder in (student, teacher):
         encoder.set_attention(initial_encoder.attention)
     select_trainable(student, teacher, settings.training)
-    scales = (statistics.scales, statistics.target_scale) if statistics else (None, None)
-    return Distiller(student, teacher, space, settings.losses, *scales).to(device)
+    return Distiller(student, teacher, space, settings.losses, scales).to(device)
 
 
 def build_dataset(

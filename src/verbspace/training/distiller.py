@@ -123,11 +123,8 @@ class Distiller(nn.Module):
         super().__init__()
         self.student, self.teacher, self.space = student, teacher, space
         self.settings = settings or LossSettings()
-        self.scales = resolve_loss_scales(self.settings) if scales is None else scales
-        self.target_scale = target_scale or TargetScale()
+        self.set_scales(resolve_loss_scales(self.settings) if scales is None else scales, target_scale)
         self.teacher_parts = needs_parts(space, self.settings)
-        self.weights = {name: getattr(self.settings, name) for name in ("category", "description", "alignment")}
-        self.weights |= {f"{name}_prior": scale.prior_weight for name, scale in self.scales.items()}
         category_prior = _class_prior(self.settings, space.action_names)
         self.register_buffer("category_prior", category_prior, persistent=False)
         # The probability of an action is split evenly over its descriptions.
@@ -138,6 +135,12 @@ class Distiller(nn.Module):
         self.register_buffer("description_prior", description_prior, persistent=False)
         for module in (self.teacher, self.space):
             module.requires_grad_(False)
+
+    def set_scales(self, scales: LossScales, target_scale: TargetScale | None = None) -> None:
+        """Set the temperatures and prior weights by concept space, and the factors of the teacher's scores."""
+        self.scales, self.target_scale = scales, target_scale or TargetScale()
+        self.weights = {name: getattr(self.settings, name) for name in ("category", "description", "alignment")}
+        self.weights |= {f"{name}_prior": scale.prior_weight for name, scale in scales.items()}
 
     def init_state(self) -> EMAState:
         """Return the state before the first step: centers at zero, running means at the prior."""

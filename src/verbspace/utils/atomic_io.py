@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
+_FULL_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
 
 @contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:
@@ -35,7 +37,8 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
             temp.touch(exist_ok=False)
             if target.exists():
                 shutil.copymode(target, temp)
-        yield temp
+        with _name_full_disk(path, temp):
+            yield temp
         with annotate_os_error(path):
             os.replace(temp, target)
     finally:
@@ -60,7 +63,8 @@ def atomic_directory(folder: str | Path, obsolete_files: tuple[str, ...] = ()) -
     try:
         with annotate_os_error(folder):
             temp.mkdir(parents=True)
-        yield temp
+        with _name_full_disk(folder, temp):
+            yield temp
         with annotate_os_error(folder):
             _copy_modes(temp, folder)
             if exists:
@@ -121,6 +125,19 @@ def annotate_os_error(path: str | Path) -> Iterator[None]:
             raise
         reason = (error.strerror or str(error)).lower()
         raise type(error)(f"{path}: cannot write: {reason}; choose another path or free space there") from error
+
+
+@contextmanager
+def _name_full_disk(path: str | Path, temp: Path) -> Iterator[None]:
+    """Add the path and advice to errors of a full disk: those of file objects name no file, others a temporary one."""
+    try:
+        yield
+    except OSError as error:
+        is_temp = error.filename is None or Path(os.fsdecode(error.filename)).is_relative_to(temp)
+        if error.errno not in _FULL_DISK_ERRORS or not is_temp:
+            raise
+        reason = os.strerror(error.errno).lower()
+        raise OSError(f"{path}: cannot write: {reason}; choose another path or free space there") from error
 
 
 def _host() -> str:

@@ -17,6 +17,7 @@ from verbspace.data.decoding.pyav import decode_frames, frame_timestamps
 from verbspace.data.decoding.torchcodec import read_with_torchcodec
 from verbspace.data.errors import DecodeError
 from verbspace.data.sources import storage
+from verbspace.data.sources.folders import FileLocator
 from verbspace.data.sources.frame_folders import frame_sequence
 from verbspace.data.sources.manifest import data_hash, detect_manifest, read_manifest
 
@@ -80,6 +81,48 @@ def test_what_is_not_one_video_is_an_error(tmp_path: Path) -> None:
         decode_frames(tmp_path / "c")
     for names in (["a1.jpg"], ["a1.jpg", "b2.jpg"], ["a1.jpg", "a2.png"], ["a1.jpg", "a2.jpg", "cover.jpg"]):
         assert frame_sequence(names) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "labels"),
+    [
+        ("waving/a\nbowing/b c\nd.mp4\n", (None, None, None)),
+        ("waving/a wave\nbowing/b c bow\nd.mp4 wave\n", ("wave", "bow", "wave")),
+        ("waving/a 5 1\nd.mp4 1\n", ("1", "1")),
+        ("waving/a,wave\nbowing/b c,5,bow\n", ("wave", "bow")),
+        ("video,class\nwaving/a,wave\nbowing/b c,bow\n", ("wave", "bow")),
+    ],
+)
+def test_lists_name_frame_folders(tmp_path: Path, text: str, labels: tuple[str | None, ...]) -> None:
+    write_frames(tmp_path / "waving/a", 5)
+    write_frames(tmp_path / "bowing/b c", 5)
+    (tmp_path / "list.txt").write_text(text)
+    records = read_manifest(tmp_path / "list.txt")
+    assert tuple(record.label for record in records) == labels
+    assert all(storage.exists(record.file) or record.file.endswith("d.mp4") for record in records)
+    assert read_frame_numbers(decode_frames(records[0].file).numpy()) == list(range(5))
+
+
+def test_a_listed_folder_without_images_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "waving/videos").mkdir(parents=True)
+    (tmp_path / "list.txt").write_text("waving/videos 0\n")
+    (record,) = read_manifest(tmp_path / "list.txt")
+    with pytest.raises(DecodeError, match="not a file, and not a folder with the numbered images of one video"):
+        decode_frames(record.file)
+    (tmp_path / "list.txt").write_text("waving/nowhere 0\n")
+    with pytest.raises(ValueError, match=r"line 1: no path of a video in 'waving/nowhere 0': no such file or folder"):
+        read_manifest(tmp_path / "list.txt")
+
+
+def test_annotation_files_find_frame_folders(tmp_path: Path) -> None:
+    write_frames(tmp_path / "rawframes/78687", 5)
+    write_frames(tmp_path / "rawframes/other.avi", 5)
+    (tmp_path / "ssv2.json").write_text('[{"id": "78687", "template": "Holding [something]"}, {"id": "5"}]')
+    records = read_manifest(tmp_path / "ssv2.json", tmp_path / "rawframes")
+    assert [record.file for record in records] == [str(tmp_path / "rawframes" / name) for name in ("78687", "5.webm")]
+    locate = FileLocator(tmp_path).locate
+    assert locate("OTHER.avi") == str(tmp_path / "rawframes/other.avi")
+    assert locate("78687.avi", "x") == locate("class/78687.mp4") == str(tmp_path / "rawframes/78687")
 
 
 def test_a_folder_of_frame_folders_is_a_data_set(tmp_path: Path) -> None:

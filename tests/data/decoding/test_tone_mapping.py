@@ -5,26 +5,22 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-import av
 import numpy as np
 import pytest
-from av.video.reformatter import ColorPrimaries, ColorTrc
 from typer.testing import CliRunner
 
+from support.hdr_files import TRANSFERS, as_hdr, write_hdr
 from support.video_files import numbered_frames, read_frame_numbers, write_video
 from verbspace.cli import main
 from verbspace.data.decoding.probe import probe
 from verbspace.data.decoding.pyav import decode_frames
 from verbspace.data.decoding.tone_mapping import (
-    _BT2020_TO_BT709,
     compress_light,
     hlg_to_scene_light,
     light_to_pq,
     pq_to_light,
     to_sdr,
 )
-
-TRANSFERS = {"HLG": ColorTrc.ARIB_STD_B67, "PQ": ColorTrc.SMPTE2084}
 
 
 def test_the_functions_have_the_values_of_the_standards() -> None:
@@ -46,39 +42,12 @@ def test_the_compression_keeps_dark_light_and_ends_at_white() -> None:
     assert (mapped <= light + 1e-9).all()
 
 
-def as_hdr(rgb: np.ndarray, transfer: str, white: float) -> np.ndarray:
-    """Put an SDR picture, uint8 RGB, into an HDR signal, uint16, with SDR white at `white` cd/m²."""
-    light = (rgb / 255.0) ** 2.4 * white @ np.linalg.inv(_BT2020_TO_BT709.astype(float)).T
-    if transfer == "PQ":
-        signal = light_to_pq(light)
-    else:
-        luminance = (light @ [0.2627, 0.6780, 0.0593])[..., None] / 1000
-        scene = light / 1000 * np.maximum(luminance, 1e-9) ** (1 / 1.2 - 1)
-        bright = 0.17883277 * np.log(np.maximum(12 * scene - 0.28466892, 1e-9)) + 0.55991073
-        signal = np.where(scene <= 1 / 12, np.sqrt(3 * scene), bright)
-    return np.round(65535 * np.clip(signal, 0, 1)).astype(np.uint16)
-
-
 @pytest.mark.parametrize("transfer", TRANSFERS)
 @pytest.mark.parametrize(("white", "tolerance"), [(100, 2.0), (203, 14.0)])
 def test_an_sdr_picture_in_an_hdr_signal_comes_back(transfer: str, white: float, tolerance: float) -> None:
     rgb = np.random.default_rng(0).integers(0, 256, (64, 80, 3), np.uint8)
     found = to_sdr(as_hdr(rgb, transfer, white), transfer)
     assert np.abs(found.astype(float) - rgb).mean() < tolerance
-
-
-def write_hdr(path: Path, transfer: str) -> Path:
-    """Encode gray numbered frames in 10 bits as HDR with white at 100 cd/m²."""
-    with av.open(str(path), "w") as out:
-        stream = out.add_stream("libx265", rate=25, options={"x265-params": "log-level=none:pools=1", "crf": "4"})
-        stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p10le"
-        context = stream.codec_context
-        context.color_trc, context.color_primaries, context.colorspace = TRANSFERS[transfer], ColorPrimaries.BT2020, 9
-        for image in gray_frames():
-            frame = av.VideoFrame.from_ndarray(as_hdr(image, transfer, 100), format="rgb48le")
-            out.mux(stream.encode(frame.reformat(format="yuv420p10le")))
-        out.mux(stream.encode())
-    return path
 
 
 def gray_frames() -> np.ndarray:
@@ -88,7 +57,7 @@ def gray_frames() -> np.ndarray:
 @pytest.mark.parametrize("transfer", TRANSFERS)
 def test_hdr_videos_are_decoded_as_sdr_and_named(tmp_path: Path, transfer: str) -> None:
     (tmp_path / "videos").mkdir()
-    path = write_hdr(tmp_path / "videos/a.mp4", transfer)
+    path = write_hdr(tmp_path / "videos/a.mp4", gray_frames(), transfer)
     frames = decode_frames(path).permute(0, 2, 3, 1).numpy()
     assert frames.dtype == np.uint8
     assert read_frame_numbers(frames.transpose(0, 3, 1, 2)) == list(range(6))

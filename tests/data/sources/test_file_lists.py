@@ -8,8 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from support.video_files import numbered_frames, read_frame_numbers, touch, write_video
+from verbspace.cli import main
 from verbspace.data.datasets import ClipDataset
 from verbspace.data.decoding.windows import stream_windows
 from verbspace.data.errors import DecodeFailure
@@ -222,3 +224,35 @@ def test_parquet_with_bytes_is_unpacked(tmp_path: Path) -> None:
     assert (out / "train/0000001.mp4").read_bytes() == b"two"
     with pytest.raises(FileExistsError):
         unpack_parquet(source, out)
+    command = ["data", "unpack", str(source), "--out", str(tmp_path / "cli")]
+    result = CliRunner().invoke(main.app, command)
+    assert (result.exit_code, result.stdout) == (0, f"2 videos unpacked into {tmp_path / 'cli'}\n")
+    assert [record.label for record in read_manifest(tmp_path / "cli")] == ["wave", "bow"]
+    for name, reason in (
+        ("a.zip", "no Parquet file; unpack zip and tar files with unzip and tar"),
+        ("a.parquet", "not a Parquet file"),
+    ):
+        (tmp_path / name).write_bytes(b"PK")
+        result = CliRunner().invoke(main.app, ["data", "unpack", str(tmp_path / name), "--out", str(tmp_path / "new")])
+        assert reason in str(result.exception)
+        assert not (tmp_path / "new").exists()
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_urls_in_lists_are_for_prediction_and_search(tmp_path: Path) -> None:
+    urls = ["https://x.org/a.mp4", "s3://bucket/b c.mp4", "https://x.org/get?id=3,4"]
+    for text in (
+        f"{urls[0]} waving\n{urls[1]} waving\n{urls[2]} waving\n".replace("3,4", "3"),
+        f"{urls[0]},waving\n{urls[1]},waving\n",
+        f'path,label\n"{urls[0]}",waving\n{urls[1]},bowing\n"{urls[2]}",bowing\n',
+    ):
+        source = write(tmp_path, text)
+        found = list(expand_inputs([str(source)]))
+        assert [url.replace("3,4", "3") for url in urls[: len(found)]] == [url.replace("3,4", "3") for url in found]
+        assert len(found) >= 2
+        with pytest.raises(
+            ValueError, match=r"list\.csv: lists URLs \(https://x\.org/a\.mp4\), which only .*; download"
+        ):
+            read_manifest(source)
+    source = write(tmp_path, "path,start,end\nhttps://x.org/a.mp4,1,2\n")
+    assert list(expand_inputs([str(source)])) == ["https://x.org/a.mp4#t=1,2"]

@@ -23,6 +23,20 @@ def test_expand_files_folders_patterns_and_lines(folder: Path) -> None:
     assert list(expand_inputs([str(folder / "odd[1].mp4")])) == [str(folder / "odd[1].mp4")]
 
 
+def test_parts_of_videos(folder: Path) -> None:
+    a, b = (str(folder / name) for name in ("a.mp4", "b.mp4"))
+    assert list(expand_inputs([f"{a}#t=0.50,1.5", "gone.mp4#t=1,"])) == [f"{a}#t=0.5,1.5", "gone.mp4#t=1,"]
+    assert list(expand_inputs([f"{folder}/*.mp4#t=1,2"])) == [f"{a}#t=1,2", f"{b}#t=1,2"]
+    (folder / "odd[1].mp4").write_bytes(b"")
+    assert list(expand_inputs([f"{folder}/odd[1].mp4#t=1,2"])) == [f"{folder}/odd[1].mp4#t=1,2"]
+    fsspec.filesystem("memory").pipe_file("/input-parts/x.mp4", b"xyz")
+    assert list(expand_inputs(["memory://input-parts/*.mp4#t=1,2"])) == ["memory:///input-parts/x.mp4#t=1,2"]
+    with localize("memory://input-parts/x.mp4#t=1,2") as path:
+        assert path.name == "video.mp4#t=1,2"
+        assert path.with_name("video.mp4").read_bytes() == b"xyz"
+    assert not path.parent.exists()
+
+
 def test_sources_without_videos_are_errors(folder: Path) -> None:
     with pytest.raises(ValueError, match=r"x\*\.mp4: no file matches this pattern"):
         list(expand_inputs([f"{folder}/x*.mp4"]))

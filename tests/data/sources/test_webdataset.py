@@ -144,3 +144,25 @@ def test_file_names_that_look_like_a_url_scheme(tmp_path: Path, monkeypatch: pyt
     (tmp_path / "concat:a.mp4").write_bytes(encode_video(tmp_path, seed=4))
     monkeypatch.chdir(tmp_path)
     assert len(decode_frames("concat:a.mp4")) == 12
+
+
+def test_a_tar_file_of_class_folders_is_read_as_that_folder(tmp_path: Path) -> None:
+    names = [f"set/{split}/{label}/{split}.mp4" for split in ("train", "test") for label in ("waving", "bowing")]
+    video = encode_video(tmp_path)
+    write_shard(
+        tmp_path / "set.tar", {f"./{name.removeprefix('set/')}": video for name in names} | {"LICENSE": b"free"}
+    )
+    manifest = detect_manifest(tmp_path / "set.tar", split="test")
+    assert manifest.format == "a folder of videos in a tar file"
+    assert [(record.file, record.label) for record in manifest.records] == [
+        (f"{tmp_path}/set.tar/test/{label}/test.mp4", label) for label in ("bowing", "waving")
+    ]
+    assert read_frame_numbers(decode_frames(manifest.records[0].path).numpy()) == list(range(12))
+    deep = {f"UCF-101/{label}/{n}/a.mp4": b"" for label in ("waving", "bowing") for n in "12"}
+    write_shard(tmp_path / "deep.tar", deep)
+    assert [record.label for record in read_manifest(tmp_path / "deep.tar")] == 2 * ["bowing"] + 2 * ["waving"]
+    assert [record.label for record in read_manifest(tmp_path / "deep.tar", label_level=-1)] == list("1212")
+    write_shard(tmp_path / "one.tar", {"clips/a.mp4": b"", "clips/b.mp4": b""})
+    assert [record.label for record in read_manifest(tmp_path / "one.tar")] == [None, None]
+    with pytest.raises(ValueError, match="this is a shard, so split 'test' cannot be selected"):
+        read_manifest(tmp_path / "one.tar", split="test")

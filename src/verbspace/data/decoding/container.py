@@ -183,7 +183,8 @@ def open_video(path: Path) -> VideoFile:
     except ValueError as error:
         raise DecodeError(path, str(error)) from None
     if byte_range is None:
-        raise DecodeError(path, "not a file" if exists else "there is no such file")
+        reason = "not a file, and not a folder with the numbered images of one video"
+        raise DecodeError(path, reason if exists else "there is no such file")
     if byte_range.size == 0:
         raise DecodeError(path, "the file is empty")
     return VideoFile(path, byte_range)

@@ -14,7 +14,7 @@ from typing import Any
 from verbspace.data.sources.columns import Columns, segment_of
 from verbspace.data.sources.record import VIDEO_EXTENSIONS, Record, is_video
 from verbspace.data.sources.splits import SplitSelector, is_split_name
-from verbspace.data.sources.storage import add_segment
+from verbspace.data.sources.storage import add_segment, is_url
 from verbspace.data.sources.text_files import numbered_lines
 
 METADATA_FILENAMES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
@@ -104,6 +104,7 @@ def _records_of_rows(
             raise ValueError(f"{source}: line {number}: no {columns.path_name}; fill the cell in")
         if split is None or selector.keeps(columns.split_of(cells) or _split_in_path(path), number):
             file = prefix + path if path[0].isalnum() and path[1:2] != ":" else os.path.join(base, path)
+            file = path if "://" in path else file
             if columns.start is not None and (segment := segment_of(source, number, columns, cells)) is not None:
                 file = add_segment(file, segment)
             records.append(Record(file, columns.label_of(cells)))
@@ -181,6 +182,7 @@ def _read_lines(source: Path, lines: list[tuple[int, str]], root: Path, split: s
         if split is not None and not selector.keeps(cells[-1] if has_split else _split_in_path(path), number):
             continue
         file = prefix + path if path[0].isalnum() and path[1:2] != ":" else os.path.join(base, path)
+        file = path if "://" in path else file
         records.append(Record(file, None if label_index is None else cells[label_index]))
     selector.validate()
     return records
@@ -224,19 +226,29 @@ def _split_cells(source: Path, number: int, text: str, delimiter: str) -> list[s
     return cells
 
 
+def _label_after_count(cells: list[str]) -> list[str]:
+    """Drop the number of images before the label of a frame folder, as in ``class/video 163 1`` of mmaction2."""
+    return cells[1:] if len(cells) == 2 and _NUMBER.fullmatch(cells[0]) else cells
+
+
 def _split_unknown(source: Path, number: int, line: str, base: str) -> tuple[str, str, list[str]]:
-    """Split a line whose path has no known video extension. The file must exist, so that text is not read as paths."""
+    """Split a line whose path has no known video extension.
+
+    The file or frame folder must exist, so that text is not read as paths.
+    """
     delimiter = next((char for char in "\t;," if char in line), " ")
-    candidates: list[tuple[str, list[str]]] = [(line, [])]
+    candidates: list[tuple[str, list[str]]] = [] if is_url(line) else [(line, [])]
     cells = _split_cells(source, number, line, delimiter)
     candidates += [(cells[0], cells[1:])] if cells else []
     if delimiter == " ":
         path, _, label = line.rpartition(" ")
         candidates.append((path.strip(), [label]))
     for path, rest in candidates:
-        if path and os.path.isfile(os.path.join(base, path)):
+        if path and (is_url(path) or os.path.isfile(os.path.join(base, path))):
             return path, delimiter, rest
+        if path and os.path.isdir(os.path.join(base, path)):  # of images; decoding tells if it has none
+            return path, delimiter, _label_after_count(rest)
     raise ValueError(
-        f"{source}: line {number}: no path of a video in {line!r}: no such file, and no extension of videos "
+        f"{source}: line {number}: no path of a video in {line!r}: no such file or folder, and no extension of videos "
         f"({', '.join(VIDEO_EXTENSIONS[:6])}, …)"
     )

@@ -61,18 +61,26 @@ class FileLocator:
     def locate(self, *names: str) -> str:
         """Return the first path that exists; else a video at any depth with one of the file names, ignoring case.
 
-        If there is none, return the path where the first name would be.
+        A frame folder is found by the name without extension. If there is none, return the path where the first name
+        would be.
         """
         if self._by_name is None:
             for name in names:
                 if os.path.isfile(direct := os.path.join(self.root, name)):
                     return direct
             # The folder is searched once, when the first file is not where the annotation file says.
-            self._by_name = {os.path.basename(file).casefold(): file for file, _ in scan_folder(self.root).videos}
-        for name in names:
-            if (found := self._by_name.get(name.rpartition("/")[2].casefold())) is not None:
+            self._by_name = {_index_name(file): file for file, _ in scan_folder(self.root).videos}
+        bases = [name.rpartition("/")[2].casefold() for name in names]
+        for base in (*bases, *(f"{base.rpartition('.')[0]}/" for base in bases)):
+            if (found := self._by_name.get(base)) is not None:
                 return found
         return os.path.join(self.root, names[0])
+
+
+def _index_name(file: str) -> str:
+    """Return the name by which a video is found; that of a frame folder ends with a slash."""
+    name = os.path.basename(file).casefold()
+    return name if is_video(name) or not os.path.isdir(file) else f"{name}/"
 
 
 def scan_folder(folder: Path) -> FolderScan:
@@ -145,6 +153,17 @@ def read_folder(
     scan = scan_folder(folder)
     if not scan.videos:
         raise ValueError(_no_videos_message(folder, scan.skipped))
+    return label_by_folder(scan, folder, split, label_level, is_class_name)
+
+
+def label_by_folder(
+    scan: FolderScan,
+    folder: Path,
+    split: str | None = None,
+    label_level: int | None = None,
+    is_class_name: Callable[[str], bool] | None = None,
+) -> FolderRecords:
+    """Decide splits and labels of the videos of a scan, as `read_folder` does. `folder` may be a tar file."""
     parents = {parent for _, parent in scan.videos}
     parts = {parent: tuple(os.path.relpath(parent, folder).split(os.sep)) for parent in parents}
     parts = {parent: () if names == (".",) else names for parent, names in parts.items()}

@@ -53,13 +53,19 @@ def frame_sequence(names: Iterable[str]) -> FrameSequence | None:
 
 def folder_size(folder: str) -> int | None:
     """Return the bytes of the images of a frame folder; None if it is no such folder."""
+    sizes = image_sizes(folder)
+    return sum(sizes.values()) if sizes else None
+
+
+def image_sizes(folder: str) -> dict[str, int]:
+    """Return the bytes of each image of a frame folder, by name and in order; empty if it is no such folder."""
     with os.scandir(folder) as entries:
         sizes = {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
     sequence = frame_sequence(sizes)
     if sequence is None:
-        return None
+        return {}
     ends = (sequence.prefix, sequence.extension)
-    return sum(size for name, size in sizes.items() if name.startswith(ends[0]) and name.endswith(ends[1]))
+    return {name: size for name, size in sorted(sizes.items()) if name.startswith(ends[0]) and name.endswith(ends[1])}
 
 
 def frame_rate(folder: str) -> Fraction:

@@ -12,10 +12,10 @@ import fsspec
 
 from verbspace.data.errors import DecodeError
 from verbspace.data.sources import storage
-from verbspace.data.sources.manifest import read_manifest
+from verbspace.data.sources.manifest import detect_manifest
 from verbspace.data.sources.storage import is_url
 
-# Sources that name videos, or that `read_manifest` rejects with the command that unpacks them.
+# Sources that name videos, or that `detect_manifest` rejects with the command that unpacks them.
 _LIST_SUFFIXES = (
     ".tar", ".txt", ".csv", ".tsv", ".json", ".jsonl", ".parquet", ".zip", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz",
     ".tar.zst", ".7z", ".rar",
@@ -30,7 +30,7 @@ def expand_inputs(
 
     A source is a file, a folder, a list or a tar shard (all of its videos), a pattern (``clips/**/*.mp4``), a URL or a
     pattern of URLs with one of `storage.URL_SCHEMES` (``s3://``, ``https://``, ``hf://``), or ``-`` for `lines` of
-    sources.
+    sources. ``#t=1.5,9`` at its end means this part of each of its videos.
     A file that does not exist is yielded too: decoding reports it. If a source names no videos or cannot be read,
     `on_error` is called with the message, and the next sources follow; by default the ValueError or OSError is raised.
     """
@@ -53,6 +53,10 @@ def _strip_lines(lines: Iterable[str]) -> list[str]:
 
 
 def _expand(source: str) -> list[str]:
+    video, segment = storage.split_segment(source)
+    if segment is not None:
+        files = _expand(video) if is_url(video) or not Path(video).exists() else [video]
+        return [storage.add_segment(file, segment) for file in files]
     if is_url(source):
         system, path = _open_filesystem(source)
         if not glob.has_magic(source.partition("?")[0]):
@@ -62,7 +66,7 @@ def _expand(source: str) -> list[str]:
         except Exception as error:  # file systems raise errors of their own
             raise OSError(f"{source}: cannot be listed: {error}") from None
     elif Path(source).is_dir() or (source.lower().endswith(_LIST_SUFFIXES) and Path(source).exists()):
-        return [record.file for record in read_manifest(source)]
+        return [record.file for record in detect_manifest(source, allow_urls=True).records]
     elif Path(source).exists() or not glob.has_magic(source):
         return [source]
     else:
@@ -74,10 +78,15 @@ def _expand(source: str) -> list[str]:
 
 @contextmanager
 def localize(file: str) -> Iterator[Path]:
-    """Provide a local path of a file. A URL is copied to a temporary file until the exit. Raises DecodeError."""
+    """Provide a local path of a file or of a part of it. A URL is copied to a temporary file until the exit.
+
+    Raises:
+        DecodeError: If the URL cannot be read.
+    """
     if not is_url(file):
         yield Path(file)
         return
+    file, segment = storage.split_segment(file)
     with tempfile.TemporaryDirectory(prefix="verbspace-") as folder:
         target = Path(folder, f"video{PurePosixPath(file.partition('?')[0]).suffix}")
         system, path = _open_filesystem(file)
@@ -87,7 +96,7 @@ def localize(file: str) -> Iterator[Path]:
             raise DecodeError(file, "there is no such file") from None
         except Exception as error:  # file systems raise errors of their own
             raise DecodeError(file, f"cannot be read: {error}") from None
-        yield target
+        yield target if segment is None else Path(storage.add_segment(str(target), segment))
 
 
 def _open_filesystem(source: str) -> tuple[fsspec.AbstractFileSystem, str]:

@@ -13,11 +13,11 @@ from pathlib import Path
 
 from verbspace.data.sources import benchmarks, storage
 from verbspace.data.sources.file_lists import METADATA_FILENAMES, TABLE_SUFFIXES, read_list, read_table
-from verbspace.data.sources.folders import FileLocator, read_folder, scan_folder
+from verbspace.data.sources.folders import FileLocator, label_by_folder, read_folder, scan_folder
 from verbspace.data.sources.record import Record
 from verbspace.data.sources.splits import canonical_split, require_split, split_folders
 from verbspace.data.sources.text_files import csv_columns
-from verbspace.data.sources.webdataset import list_shards, read_shards
+from verbspace.data.sources.webdataset import list_shards, read_shards, scan_tar
 
 __all__ = ["Manifest", "Record", "data_hash", "detect_manifest", "fold_of", "read_manifest"]
 _FOLDER_FORMAT = "a folder of videos"
@@ -90,16 +90,23 @@ def detect_manifest(
     label_names: Mapping[str, str] | None = None,
     label_level: int | None = None,
     is_class_name: Callable[[str], bool] | None = None,
+    allow_urls: bool = False,
 ) -> Manifest:
     """Read the records of a data set as `read_manifest` does, and return how they were read with them.
 
-    `is_class_name` says which names are classes, if that is known; it helps to decide `label_level`.
+    `is_class_name` says which names are classes, if that is known; it helps to decide `label_level`. With `allow_urls`
+    a list may name URLs; otherwise, that is an error.
     """
     source = Path(source)
     if not source.exists():
         raise FileNotFoundError(f"{source}: there is no such folder or list of videos")
     with _collector_paused():
         manifest = _read(source, root, split, fold, label_level, is_class_name)
+    if not allow_urls and (url := next((r.file for r in manifest.records if "://" in r.file), None)) is not None:
+        raise ValueError(
+            f"{source}: lists URLs ({url}), which only `verbspace predict` and `verbspace embed` read; download the "
+            "videos and list the files"
+        )
     if not manifest.records:
         raise ValueError(f"{source}: no videos found (read as {manifest.format}); check the format and the split")
     if label_level is not None and not manifest.format.startswith(_FOLDER_FORMAT):
@@ -148,6 +155,9 @@ def _read(
     if source.is_dir():
         return _read_directory(source, root, split, label_level, is_class_name)
     if shards := list_shards(source):
+        if (scan := scan_tar(source)) is not None:
+            videos = label_by_folder(scan, source, split, label_level, is_class_name)
+            return Manifest(videos.records, f"{_FOLDER_FORMAT} in a tar file", splits=videos.splits, note=videos.note)
         require_split(source, split, "a shard")
         return Manifest(read_shards(shards), f"WebDataset, {len(shards)} shards")
     video_root = _video_root(source, root)

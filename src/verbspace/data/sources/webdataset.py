@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from verbspace.data.sources.record import Record, is_video, label_from_row
+from verbspace.data.sources.folders import FolderScan
+from verbspace.data.sources.record import Record, extension, is_video, label_from_row
 from verbspace.data.sources.storage import ByteRange, tar_index
 
 _SIDECAR_EXTENSIONS = {"json", "cls"}
@@ -19,6 +21,18 @@ def list_shards(source: Path) -> list[Path]:
     if source.is_dir():
         return sorted(path for path in source.iterdir() if path.suffix.lower() == ".tar" and path.is_file())
     return [source] if source.suffix.lower() == ".tar" else []
+
+
+def scan_tar(source: Path) -> FolderScan | None:
+    """Return the videos of a tar file with their folders; None if it is a shard: with sidecars, or not two folders."""
+    if source.is_dir():
+        return None
+    names = tar_index(os.fspath(source))
+    videos = [name for name in names if is_video(name) and not os.path.basename(name).startswith(".")]
+    has_sidecars = any(extension(name).lstrip(".") in _SIDECAR_EXTENSIONS for name in names)
+    if has_sidecars or len({os.path.dirname(name) for name in videos}) < 2:
+        return None
+    return FolderScan([(f"{source}/{name}", os.path.dirname(f"{source}/{name}")) for name in videos], Counter())
 
 
 def read_shards(shards: Sequence[Path]) -> list[Record]:
