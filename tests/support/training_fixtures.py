@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from support.video_files import numbered_frames, write_video
 from verbspace.concepts.concept_set import Action, ConceptSet, Description, Provenance
 from verbspace.concepts.space import ConceptSpace
-from verbspace.config.settings import AdaptSettings, LossSettings, parse_settings
+from verbspace.config.settings import LSS_LOSSES, AdaptSettings, LossSettings, parse_settings
 from verbspace.models.video_encoder import VideoEncoder
 from verbspace.training.distiller import Distiller
 from verbspace.training.optimizer import parameter_groups
@@ -75,12 +75,12 @@ def write_clips(folder: Path, count: int = 5) -> Path:
 def make_distiller(
     checkpoint: Path, *, with_descriptions: bool = True, temporal: bool = True, **settings: Any
 ) -> Distiller:
-    """Student and teacher of a small checkpoint. settings: fields of `LossSettings`."""
+    """Student and teacher of a small checkpoint, with the losses of LSS. settings: fields of `LossSettings`."""
     encoder = VideoEncoder.from_pretrained(checkpoint, temporal=temporal)
     encoder.unfreeze_vision()
     space = ConceptSpace.build(make_concept_set(with_descriptions=with_descriptions), encoder.encode_text, 0.1)
     scales = {"student_temperature": 0.07, "teacher_temperature": 0.03, "category_prior": 1, "description_prior": 0.5}
-    return Distiller(encoder.copy(), encoder.copy(), space, LossSettings(**{**scales, **settings}))
+    return Distiller(encoder.copy(), encoder.copy(), space, LossSettings(**{**LSS_LOSSES, **scales, **settings}))
 
 
 def random_views(seed: int, num_clips: int = 2, size: int = 32, num_local_views: int = 1) -> dict[str, torch.Tensor]:

@@ -112,9 +112,9 @@ def test_export_alpha_interpolates(tiny_clip: Path, clips: Path, tmp_path: Path,
     out = dict(exported.named_parameters())
     for name, was in vision_params(start).items():
         became = teacher[f"teacher/{name}"]
-        if not name.startswith("temporal"):
+        if not name.startswith(("temporal", "difference")):
             assert torch.allclose(out[name], (1 - share) * was + share * became, atol=1e-6), name
-        elif ".out." in name:
+        elif ".out." in name or name == "difference.weight":
             assert torch.allclose(out[name], share * became, atol=1e-6), name
         else:
             assert torch.equal(out[name], became), name
@@ -285,7 +285,7 @@ def test_one_action_is_an_error(tiny_clip: Path, clips: Path, tmp_path: Path) ->
 def test_result_affecting_settings() -> None:
     settings = make_settings(seed=3)
     dumped = settings.model_dump(mode="json")
-    assert {group for group, fields in dumped.items() if not isinstance(fields, dict)} == {"export_alpha"}
+    assert {group for group, fields in dumped.items() if not isinstance(fields, dict)} == {"export_alpha", "method"}
     every = {f"{group}.{key}": v for group, f in dumped.items() if isinstance(f, dict) for key, v in f.items()}
     affecting = result_affecting_settings(settings)
     assert all(every[name] == value for name, value in affecting.items())
@@ -385,7 +385,7 @@ def test_training_temporal_attention_only(tiny_clip: Path, clips: Path, tmp_path
     adapted = adapt(start, clips, make_concept_set(), tmp_path, make_settings(steps=3, trainable="temporal"))
     became = dict(adapted.named_parameters())
     for name, was in vision_params(start).items():
-        if not name.startswith("temporal"):
+        if not name.startswith(("temporal", "difference")):
             assert torch.equal(became[name], was), name
         elif ".norm." not in name and "bias" not in name:
             assert not torch.equal(became[name], was), name

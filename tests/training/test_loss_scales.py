@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from verbspace.config.settings import LossSettings
+from verbspace.config.settings import LSS_LOSSES, LossSettings
 from verbspace.training import losses
 from verbspace.training.loss_scales import cosine_spread, resolve_loss_scales
 
@@ -42,7 +42,11 @@ def test_set_values_override() -> None:
     assert scales["category"].teacher_temperature == pytest.approx(0.04)
     assert scales["description"].teacher_temperature == pytest.approx(0.02)
     assert scales["category"].prior_weight == 0.0
-    assert scales["description"].prior_weight > 0.75 * (0.2 / 0.02 - 1)
+    assert scales["description"].prior_weight == 0.0  # nothing is distilled in description space
+    plain = resolve_loss_scales(
+        LossSettings(student_temperature=0.2, **LSS_LOSSES), {"description": 0.06, "category": 1}
+    )
+    assert plain["description"].prior_weight > 0.75 * (0.2 / 0.02 - 1)
 
 
 def test_without_a_spread_both_temperatures_must_be_set() -> None:

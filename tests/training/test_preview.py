@@ -49,7 +49,8 @@ def test_a_run_measures_its_temperatures_once_and_keeps_them(tiny_clip: Path, tm
     assert 8 * parameters < preview.memory.state < 20 * parameters
 
     space = start.build_concept_space(concepts)
-    _, z = embed_sample(start, [Record(path) for path in sorted(clips.rglob("*.mp4"))], settings, None)
+    records = [Record(path) for path in sorted(clips.rglob("*.mp4"))]
+    _, z = embed_sample(start, records, space, settings, None)
     expected = (z @ space.categories.T).std(-1, correction=0).mean()
     assert preview.statistics.spaces["category"].spread == pytest.approx(float(expected), rel=1e-4)
 

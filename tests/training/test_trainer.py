@@ -32,6 +32,7 @@ from verbspace.training.trainer import Trainer, TrainingCollapsed, TrainingInter
 # The losses of `test_golden_losses` (fp32). After an intended change of the method, run that test and copy the line
 # that its failure prints.
 GOLDEN = [2.454923, 2.306446, 2.057511, 2.46229, 2.23363, 2.24839]
+GOLDEN_WITH_DIFFERENCE = [2.454923, 2.298089, 2.047319, 2.459944, 2.213215, 2.240523]
 
 
 def random_batches(first: int) -> Iterator[dict[str, torch.Tensor]]:
@@ -79,9 +80,14 @@ def metrics(out: Path) -> list[dict[str, float]]:
 
 
 def test_golden_losses(tiny_clip: Path, tmp_path: Path) -> None:
-    run(make_distiller(tiny_clip), tmp_path)
-    found = [row["loss"] for row in metrics(tmp_path)]
+    plain = make_distiller(tiny_clip)
+    plain.student.difference = plain.teacher.difference = None
+    run(plain, tmp_path / "plain")
+    found = [row["loss"] for row in metrics(tmp_path / "plain")]
     assert found == pytest.approx(GOLDEN, rel=1e-4), f"GOLDEN = {found}"  # processors differ by 2e-6
+    run(make_distiller(tiny_clip), tmp_path / "difference")
+    found = [row["loss"] for row in metrics(tmp_path / "difference")]
+    assert found == pytest.approx(GOLDEN_WITH_DIFFERENCE, rel=1e-4), f"GOLDEN_WITH_DIFFERENCE = {found}"
 
 
 def test_a_few_clips_can_be_memorized(tiny_clip: Path, tmp_path: Path) -> None:

@@ -33,7 +33,8 @@ def import_concepts(
 
     Args:
         files: Kind, or phase (OST's temporal descriptors), of the descriptions in each JSON file of `{class: [text,
-            ...]}` or `{class: text}`. A class is a name (CuPL; Menon and Vondrick) or an index in `labels` (OST, FROSTER).
+            ...]}` or `{class: text}`. A class is a name (CuPL; Menon and Vondrick) or an index in `labels` (OST,
+            FROSTER).
         labels: Class labels of the dataset, in order. Required for class indices. If given, every class must be one
             of them; letter case, underscores and CamelCase are ignored.
         name: Name of the set; defaults to the name of the first file.

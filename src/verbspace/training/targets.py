@@ -101,7 +101,7 @@ def measure_target_scale(parts: Tensor, space: ConceptSpace, settings: LossSetti
     else:
         by_phases = description_scores(parts, space)
     described = space.description_action_mask.any(0) | (space.phase_counts.sum(0) > 0)
-    if described.sum() > 1 and (description_spread := _spread(by_phases[:, described])) > 0:
+    if settings.consensus and described.sum() > 1 and (description_spread := _spread(by_phases[:, described])) > 0:
         scale = scale.model_copy(update={"description": spread / description_spread})
     total = _spread(teacher_scores(parts, space, settings, scale))
     return scale.model_copy(update={"total": spread / total if total > 0 else 1.0})
