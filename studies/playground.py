@@ -25,16 +25,22 @@ from verbspace.utils.cpu import available_cpus
 # variant -> (setting overrides, other differences)
 VARIANTS: dict[str, tuple[list[str], dict[str, Any]]] = {
     "full": ([], {}),
+    "lss": (["method=lss"], {}),
+    "without order": (["losses.order=0"], {}),
+    "without descriptions": (["losses.consensus=0"], {}),
+    "names only": (["losses.consensus=0", "losses.order=0"], {}),
+    "cross-view targets only": (["losses.same_view=false"], {}),
+    "with description space": (["losses.description=0.5"], {}),
+    "with alignment": (["losses.alignment=0.5"], {}),
+    "without the prior": (["losses.category_prior=0"], {}),
+    "without temporal attention": ([], {"temporal_layers": []}),
+    "without temporal difference": ([], {"difference": False}),
+    "frame-averaged": ([], {"temporal": False}),
+    "without local views": (["views.local_views=0"], {}),
     "half the frames": (["views.global_frames=4", "views.local_frames=2"], {}),
     "one global view": (["views.global_views=1", "views.local_views=6"], {}),
     "long tail": ([], {"long_tail": True}),
     "supervised upper bound": ([], {"supervised": True}),
-    "without concept distillation": (["losses.category=0", "losses.description=0"], {}),
-    "without alignment": (["losses.alignment=0"], {}),
-    "without the prior": (["losses.category_prior=0", "losses.description_prior=0"], {}),
-    "without temporal attention": ([], {"temporal": False}),
-    "without descriptions": (["losses.description=0", "losses.alignment=0", "losses.description_prior=0"], {}),
-    "without local views": (["views.local_views=0"], {}),
 }
 
 
@@ -59,11 +65,14 @@ def run_job(job: dict[str, Any]) -> dict[str, Any]:
     from verbspace.playground.demo import PLAYGROUND_SETTINGS
     from verbspace.playground.evaluator import WorldEvaluator
     from verbspace.playground.supervised_upper_bound import train_supervised_upper_bound
-    from verbspace.training.adapt import adapt
+    from verbspace.training.adapt import adapt, without_difference
 
     out, extra = Path(job["out"]), job["extra"]
     world = Path(job["folder"])
-    start = VideoEncoder.from_pretrained(job["encoder"], temporal=extra.get("temporal", True))
+    temporal = {name: extra[name] for name in ("temporal", "temporal_layers") if name in extra}
+    start = VideoEncoder.from_pretrained(job["encoder"], **temporal)
+    if not extra.get("difference", True):
+        start = without_difference(start)
     evaluator = WorldEvaluator(world, start.image_size, split=job["split"], seed=job["world"])
     settings = parse_overrides(None, [*job["set"], f"training.seed={job['seed']}"], PLAYGROUND_SETTINGS)
     vocabulary = ConceptSet.load("playground").subset(TRAIN_ACTIONS)
@@ -79,25 +88,33 @@ def run_job(job: dict[str, Any]) -> dict[str, Any]:
     else:
         exported = adapt(start, world / "train", vocabulary, folder, settings)
     seconds = time.perf_counter() - began
-    found: dict[str, Any] = {"exported": top1(exported), "frozen": baseline_top1(out, job, lambda: top1(start))}
+    found: dict[str, Any] = {
+        "exported": top1(exported),
+        "frozen": baseline_top1(out, job, lambda: top1(start) | order_summary(evaluator, start)),
+    }
     for alpha in job["alphas"]:
         found[f"alpha {alpha}"] = top1(reinterpolate(start, exported, settings.export_alpha, alpha, folder))
-    if job["variant"] == "full" and job["seed"] == 0 and job["split"] == "test":
-        encoders = {"frozen": start, "exported": exported}
-        found["order"] = {name: evaluator.temporal_order_ablation(encoder) for name, encoder in encoders.items()}
-        found["static_clips"] = evaluator.static_clip_accuracy(exported)
+    found["exported"] |= order_summary(evaluator, exported)
     keys = ("encoder", "variant", "world", "seed", "split", "set")
     return {k: job[k] for k in keys} | {"seconds": round(seconds, 1), **found}
 
 
-def baseline_top1(out: Path, job: dict[str, Any], measure: Any) -> dict[str, float]:
+def order_summary(evaluator: Any, encoder: Any) -> dict[str, Any]:
+    """Measure opposed pairs: the mean accuracy by order of the frames, each pair, and static clips."""
+    pairs = [pair.model_dump(mode="json") for pair in evaluator.order_metrics(encoder)]
+    means = {f"pairs {name}": statistics.fmean(p["zero_shot"][name] for p in pairs) for name in pairs[0]["zero_shot"]}
+    chirality = statistics.fmean(pair["chirality"] for pair in pairs)
+    return {**means, "chirality": chirality, "pairs": pairs, "static_clips": evaluator.static_clip_accuracy(encoder)}
+
+
+def baseline_top1(out: Path, job: dict[str, Any], measure: Any) -> dict[str, Any]:
     """Evaluate frozen CLIP once per world and encoder, because it is the same for every run."""
     from verbspace.utils.atomic_io import write_text
 
     note = out / "worlds" / f"frozen-{Path(job['encoder']).name}-{job['world']}-{job['split']}.json"
     if not note.exists():
         write_text(note, json.dumps(measure()))
-    found: dict[str, float] = json.loads(note.read_text())
+    found: dict[str, Any] = json.loads(note.read_text())
     return found
 
 
@@ -115,8 +132,9 @@ def reinterpolate(start: Any, exported: Any, export_alpha: float, alpha: float, 
 def render_table(rows: list[dict[str, Any]]) -> str:
     """Render Markdown: one row per variant, mean ± standard deviation of the change against frozen CLIP, in points."""
     measures = {
-        "zero_shot": "zero-shot", "linear_probe": "linear probe", "knn": "k-NN", "reserved_actions": "held-out actions",
-        "stills": "images",
+        "zero_shot": "zero-shot", "linear_probe": "linear probe", "knn": "k-NN", "held_out_actions": "held-out actions",
+        "images": "images", "static_clips": "static clips", "pairs as filmed": "pairs as filmed",
+        "pairs reversed": "reversed", "pairs shuffled": "shuffled", "chirality": "chirality probe",
     }  # fmt: skip
     lines = ["| variant | runs | " + " | ".join(measures.values()) + " |", "|---|---|" + "---|" * len(measures)]
     parts = [(row["variant"], part) for row in rows for part in row if part == "exported" or part.startswith("alpha")]
@@ -125,9 +143,14 @@ def render_table(rows: list[dict[str, Any]]) -> str:
     lines.append(f"| frozen CLIP (level, not change) | {len(first)} | {cells} |")
     for variant, part in dict.fromkeys(parts):
         mine = [row for row in rows if row["variant"] == variant and part in row]
-        changes = ([100 * (row[part][m] - row["frozen"][m]) for row in mine] for m in measures)
         title = variant if part == "exported" else f"{variant}, {part}"
-        lines.append(f"| {title} | {len(mine)} | {' | '.join(format_mean_std(each, '+') for each in changes)} |")
+        cells = " | ".join(
+            format_mean_std([100 * (row[part][m] - row["frozen"][m]) for row in mine], "+")
+            if m in mine[0][part]
+            else ""
+            for m in measures
+        )
+        lines.append(f"| {title} | {len(mine)} | {cells} |")
     return "\n".join(lines)
 
 
@@ -163,7 +186,7 @@ def main() -> None:
                 job = {
                     "encoder": args.encoder, "variant": name, "world": world, "seed": seed, "split": args.split,
                     "set": changes + args.set_, "extra": extra, "out": str(args.out),
-                    "alphas": args.alphas if name in ("full", "long tail") else [],
+                    "alphas": args.alphas if name == "full" else [],
                 }  # fmt: skip
                 same = ("encoder", "variant", "world", "seed", "split", "set")
                 if not any(all(row[k] == job[k] for k in same) for row in rows):

@@ -13,9 +13,10 @@ from support.training_fixtures import deterministic_metrics
 from verbspace.concepts.concept_set import ConceptSet
 from verbspace.config.settings import AdaptSettings
 from verbspace.evaluation.metrics import ClassificationMetrics
+from verbspace.evaluation.order import PairMetrics
 from verbspace.models.hashing import encoder_hash
 from verbspace.models.video_encoder import VideoEncoder
-from verbspace.playground.actions import HELD_OUT_ACTIONS, TRAIN_ACTIONS
+from verbspace.playground.actions import HELD_OUT_ACTIONS, OPPOSED_PAIRS, TRAIN_ACTIONS
 from verbspace.playground.demo import load_playground_encoder, run_demo, summarize_seeds
 from verbspace.playground.evaluator import METRIC_NAMES, WorldEvaluator
 from verbspace.utils.progress import ProgressCallback
@@ -56,28 +57,33 @@ def without_timings(results: dict[str, Any], exclude: tuple[str, ...] = ()) -> d
 def skip_order_ablation(monkeypatch: pytest.MonkeyPatch, results: dict[str, Any]) -> None:
     """Replace the slowest measurement by the results of another run."""
     sides = iter((results["order"]["frozen"], results["order"]["adapted"]) * 2)
-    monkeypatch.setattr(WorldEvaluator, "temporal_order_ablation", lambda *_: next(sides))
+    monkeypatch.setattr(
+        WorldEvaluator, "order_metrics", lambda *_: [PairMetrics.model_validate(pair) for pair in next(sides)]
+    )
 
 
 def test_results_have_every_metric_of_every_encoder(run: tuple[Path, dict[str, Any], Any]) -> None:
     out, results, _ = run
     assert json.loads((out / "results.json").read_text()) == results
     assert set(results) == {*METRIC_NAMES, "order", "protocol", "seconds"}
-    sizes = {"zero_shot": 40, "linear_probe": 40, "knn": 40, "reserved_actions": 8, "stills": TINY_NUM_IMAGES}
+    sizes = {"zero_shot": 40, "linear_probe": 40, "knn": 40, "held_out_actions": 8, "images": TINY_NUM_IMAGES}
     for name in METRIC_NAMES:
-        assert set(results[name]) == {"frozen", "adapted", "oracle"}
+        assert set(results[name]) == {"frozen", "adapted", "supervised"}
         for entry in results[name].values():
             assert set(entry) == {"top1", "ci95", "seeds", "n"}
             low, high = entry["ci95"]
             assert 0 <= low <= entry["top1"] <= high <= 1
             assert entry["top1"] * entry["n"] == pytest.approx(round(entry["top1"] * entry["n"]), abs=1e-6)
             assert (entry["seeds"], entry["n"]) == ([0], sizes[name])
-    assert set(results["order"]) == {"frozen", "adapted", "oracle"}
+    assert set(results["order"]) == {"frozen", "adapted", "supervised"}
     for side in results["order"]:
-        for part in ("all", "ordered"):
-            assert set(results["order"][side][part]) == {"as filmed", "shuffled", "reversed", "single frames"}
-        assert results["order"][side]["all"]["as filmed"] == pytest.approx(results["zero_shot"][side]["top1"])
-    stages = ("film the world", "measure frozen", "adapt", "measure adapted", "supervised oracle")
+        pairs = results["order"][side]
+        assert [tuple(pair["actions"]) for pair in pairs] == list(OPPOSED_PAIRS)
+        for pair in pairs:
+            assert set(pair["zero_shot"]) == {"as filmed", "shuffled", "reversed", "single frames"}
+            assert pair["n"] == 4
+            assert 0 <= pair["chirality"] <= 1
+    stages = ("render clips", "evaluate frozen", "adapt", "evaluate adapted", "supervised upper bound")
     assert all(results["seconds"][stage] >= 0 for stage in stages)
     assert results["seconds"]["all"] >= sum(results["seconds"][stage] for stage in stages) - 0.5
 
@@ -87,9 +93,9 @@ def test_protocol_describes_the_run(run: tuple[Path, dict[str, Any], Any], world
     protocol = results["protocol"]
     concepts = ConceptSet.load("playground").subset(TRAIN_ACTIONS)
     assert protocol["world"] == {"seed": 0, "train": 16, "probe": 40, "test": 40, "long_tail": False}
-    assert protocol["vocabulary"]["actions"] == 16
-    assert protocol["vocabulary"]["hash"] == concepts.hash
-    assert protocol["reserved"] == list(HELD_OUT_ACTIONS)
+    assert protocol["concepts"]["actions"] == 16
+    assert protocol["concepts"]["hash"] == concepts.hash
+    assert protocol["held_out_actions"] == list(HELD_OUT_ACTIONS)
     assert AdaptSettings.model_validate(protocol["settings"]) == TINY_SETTINGS
     assert protocol["checkpoint"]["frozen"] == encoder_hash(load_playground_encoder())
     saved = VideoEncoder.from_pretrained(out / "encoder")
@@ -103,7 +109,7 @@ def test_run_writes_report_metrics_and_config_and_reports_progress(run: tuple[Pa
     out, results, events = run
     page = (out / "report.html").read_text()
     for name in METRIC_NAMES:
-        for side in ("frozen", "adapted", "oracle"):
+        for side in ("frozen", "adapted", "supervised"):
             assert f"<td>{100 * results[name][side]['top1']:.1f}<small>" in page
     assert [row["step"] for row in deterministic_metrics(out)] == [1, 2, 3]
     assert [row["step"] for row in deterministic_metrics(out / "supervised-upper-bound")] == [1, 2, 3]
@@ -114,7 +120,7 @@ def test_run_writes_report_metrics_and_config_and_reports_progress(run: tuple[Pa
     assert [event[1:3] for event in events if event[0] == "adapt"] == [(1, 3), (2, 3), (3, 3)]
     assert all("loss" in event[3] for event in events if event[0] == "adapt")
     assert [event[1:3] for event in events if event[0] == "train supervised"] == [(1, 3), (2, 3), (3, 3)]
-    assert events[-1] == ("evaluate supervised", 4, 4, {"top1": results["zero_shot"]["oracle"]["top1"]})
+    assert events[-1] == ("evaluate supervised", 4, 4, {"top1": results["zero_shot"]["supervised"]["top1"]})
     assert not list(out.rglob("*.part"))
 
 
@@ -125,7 +131,7 @@ def test_finished_run_called_again_gives_the_same_results(
     skip_order_ablation(monkeypatch, results)
     events: list[Any] = []
     again = run_tiny_demo(world, out, lambda *event: events.append(event), supervised_upper_bound=False)
-    assert without_timings(again) == without_timings(results, exclude=("oracle",))
+    assert without_timings(again) == without_timings(results, exclude=("supervised",))
     assert not [event for event in events if event[0] in ("render clips", "adapt")]
 
 
@@ -153,7 +159,7 @@ def test_interrupted_run_resumes_to_the_same_results(
     results = run_tiny_demo(world, out, lambda *event: events.append(event), supervised_upper_bound=False)
     steps = [event[1] for event in events if event[0] == "adapt"]
     assert steps == ([3] if by_signal else [2, 3])
-    assert without_timings(results) == without_timings(run[1], exclude=("oracle",))
+    assert without_timings(results) == without_timings(run[1], exclude=("supervised",))
     assert deterministic_metrics(out) == deterministic_metrics(run[0])
     weights = [(folder / "encoder" / "model.safetensors").read_bytes() for folder in (out, run[0])]
     assert weights[0] == weights[1]

@@ -13,7 +13,7 @@ from support.pages import HOSTILE_TEXT, ParsedPage
 from verbspace.config.settings import AdaptSettings
 from verbspace.evaluation.metrics import classification_metrics
 from verbspace.playground import demo_report as report_module
-from verbspace.playground.actions import ACTIONS
+from verbspace.playground.actions import ACTIONS, OPPOSED_PAIRS
 from verbspace.playground.demo import load_playground_encoder
 from verbspace.playground.demo_report import render_demo_report
 from verbspace.playground.evaluator import METRIC_NAMES, WorldEvaluator
@@ -30,12 +30,13 @@ def make_results() -> dict[str, Any]:
         for i, name in enumerate(METRIC_NAMES)
     }
     accuracies = {"as filmed": 0.512, "shuffled": 0.434, "reversed": 0.413, "single frames": 0.391}
-    demo_results["order"] = {side: {"all": accuracies, "ordered": accuracies} for side in ("frozen", "adapted")}
+    pairs = [{"actions": pair, "n": 4, "zero_shot": accuracies, "chirality": 0.875} for pair in OPPOSED_PAIRS]
+    demo_results["order"] = {side: pairs for side in ("frozen", "adapted")}
     demo_results["protocol"] = {
         "task": "zero-shot",
         "world": {"seed": 0, "train": 16, "probe": 40, "test": 40, "long_tail": False},
-        "vocabulary": {"actions": 16, "descriptions": 99, "hash": "0123456789abcdef"},
-        "reserved": ["clapping"],
+        "concepts": {"actions": 16, "descriptions": 99, "hash": "0123456789abcdef"},
+        "held_out_actions": ["clapping"],
         "views": "1 clip of 8 frames",
         "templates": ["a person {}."],
         "decoder": "PyAV",
@@ -72,8 +73,9 @@ def test_report_is_self_contained_and_has_the_results(metrics: Path, evaluator: 
     page = render(demo_results, metrics, evaluator)
     parsed = ParsedPage(page)
     assert parsed.loaded_urls
-    assert all(place.startswith("data:video/mp4;base64,") for place in parsed.loaded_urls)
-    assert not {"script", "link", "iframe", "object", "embed", "base", "img"} & set(parsed.tags)
+    assert all(place.startswith(("data:video/mp4;base64,", "data:image/jpeg;base64,")) for place in parsed.loaded_urls)
+    assert parsed.tags.count("img") == 4 * 8  # two clips, as filmed and reversed
+    assert not {"script", "link", "iframe", "object", "embed", "base"} & set(parsed.tags)
     assert not parsed.event_attributes
     assert "@import" not in page
     assert not re.search(r"url\((?!#)", page)  # only references within the page
@@ -84,7 +86,7 @@ def test_report_is_self_contained_and_has_the_results(metrics: Path, evaluator: 
     for index in range(len(METRIC_NAMES)):
         assert f"{40 + 1.11 * index:.1f}" in text
         assert f"{50 + 2.22 * index:.1f}" in text
-    for value in ("51.2", "43.4", "41.3", "39.1", "0123456789abcdef", "f0f0", "a1a1", "n = 40"):
+    for value in ("51.2", "43.4", "41.3", "39.1", "87.5", "0123456789abcdef", "f0f0", "a1a1", "n = 40"):
         assert value in text
     assert "supervised upper bound" not in parsed.visible_text
     assert parsed.tags.count("svg") == 4
@@ -95,7 +97,7 @@ def test_report_is_self_contained_and_has_the_results(metrics: Path, evaluator: 
 def test_report_shows_upper_bound_and_standard_deviation_if_present(metrics: Path, evaluator: WorldEvaluator) -> None:
     demo_results = make_results()
     for name in METRIC_NAMES:
-        demo_results[name]["oracle"] = entry(0.777)
+        demo_results[name]["supervised"] = entry(0.777)
         demo_results[name]["adapted"] |= {"std_over_seeds": 0.0123, "by_seed": [0.5, 0.51], "seeds": [0, 1]}
     parsed = ParsedPage(render(demo_results, metrics, evaluator))
     assert sum(text == "77.7" for text in parsed.visible_text) == len(METRIC_NAMES)
@@ -105,7 +107,7 @@ def test_report_shows_upper_bound_and_standard_deviation_if_present(metrics: Pat
 
 def test_report_formats_the_protocol_as_text(metrics: Path, evaluator: WorldEvaluator) -> None:
     demo_results = make_results()
-    demo_results["protocol"]["reserved"] = []
+    demo_results["protocol"]["held_out_actions"] = []
     parsed = ParsedPage(render(demo_results, metrics, evaluator))
     assert "seed 0, train 16, probe 40, test 40, long tail no" in parsed.visible_text
     assert "frozen f0f0, adapted a1a1" in parsed.visible_text
@@ -123,8 +125,8 @@ def test_report_fits_a_phone_without_horizontal_scrolling(
 ) -> None:
     demo_results = make_results()
     for name in METRIC_NAMES:
-        demo_results[name]["oracle"] = entry(0.777)
-    demo_results["order"]["oracle"] = demo_results["order"]["frozen"]
+        demo_results[name]["supervised"] = entry(0.777)
+    demo_results["order"]["supervised"] = demo_results["order"]["frozen"]
     (tmp_path / "page.html").write_text(render(demo_results, metrics, evaluator))
     with launch_chromium() as browser:
         page = browser.new_page(viewport={"width": 360, "height": 800})
@@ -136,7 +138,7 @@ def test_report_fits_a_phone_without_horizontal_scrolling(
             box = tables.nth(n).evaluate("t => [t.parentElement.scrollWidth, t.parentElement.clientWidth]")
             assert box[0] <= box[1]
         # A value stands under its column's head, as many to a row as there are.
-        for table, count in ((tables.nth(0), 3), (tables.nth(1), 4)):
+        for table, count in ((tables.nth(0), 3), (tables.nth(1), 5)):
             head, first = (
                 table.locator(place).evaluate_all("all => all.map(e => Math.round(e.getBoundingClientRect().x))")
                 for place in ("th:not(:first-child)", "tbody tr:first-child td:not(:first-child)")
@@ -149,7 +151,7 @@ def test_report_escapes_names(metrics: Path, evaluator: WorldEvaluator, monkeypa
     names = (HOSTILE_TEXT, *ACTIONS[1:])
     monkeypatch.setattr(report_module, "ACTIONS", names)
     demo_results = make_results()
-    demo_results["protocol"]["reserved"] = [HOSTILE_TEXT, '"><img src=x onerror=y>']
+    demo_results["protocol"]["held_out_actions"] = [HOSTILE_TEXT, '"><img src=x onerror=y>']
     page = render(demo_results, metrics, evaluator)
     parsed = ParsedPage(page)
     assert "<script" not in page

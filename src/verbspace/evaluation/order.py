@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from verbspace.concepts.concept_set import ConceptSet
 from verbspace.concepts.opposed import opposed_pairs
+from verbspace.concepts.space import ConceptSpace, ScoringMode
 from verbspace.evaluation.frame_order import FrameOrder, OrderEmbedder, split_orders
 from verbspace.evaluation.linear_probe import linear_probe
 from verbspace.evaluation.opposed_pairs import Pair, read_pairs
@@ -118,23 +119,11 @@ def measure_order(
 
     result, targets = embed(config.test)
     orders = split_orders(result.embeddings)
-    scores = {order: zero_shot_scores(z, space, config.scoring) for order, z in orders.items()}
-    train = None if config.train is None else embed(config.train)
-    metrics = []
-    for pair in pairs:
-        mine = torch.isin(targets, torch.tensor(pair))
-        labels = (targets[mine] == pair[1]).long()
-        metrics.append(
-            PairMetrics(
-                actions=(space.action_names[pair[0]], space.action_names[pair[1]]),
-                n=len(labels),
-                zero_shot={order: _accuracy(each[mine][:, list(pair)], labels) for order, each in scores.items()},
-                chirality=None
-                if train is None
-                else _chirality(*train, pair, orders["as filmed"][mine], labels, config),
-            )
-        )
-    trained = None if train is None else train[0]
+    trained, probe = None, None
+    if config.train is not None:
+        trained, train_targets = embed(config.train)
+        probe = split_orders(trained.embeddings)["as filmed"], train_targets
+    metrics = pair_metrics(pairs, space, orders, targets, scoring=config.scoring, train=probe, seed=config.seed)
     protocol = config.build_protocol(encoder, name, result, trained, {}, {"pairs": len(pairs)})
     return OrderResult(pairs=metrics, protocol=protocol.model_copy(update={"task": "order"}))
 
@@ -146,14 +135,47 @@ def _select_actions(split: EvalSplit, actions: Collection[int]) -> EvalSplit:
     return EvalSplit(split.name, records, split.targets[kept])
 
 
-def _chirality(
-    train: EmbeddingResult, targets: Tensor, pair: Pair, features: Tensor, labels: Tensor, config: EvalConfig
-) -> float:
-    """Compute the accuracy of a linear probe for two classes, the chirality probe."""
-    mine = torch.isin(targets, torch.tensor(pair))
-    train_features = split_orders(train.embeddings)["as filmed"][mine]
-    probe = linear_probe(train_features, (targets[mine] == pair[1]).long(), 2, seed=config.seed)
-    return _accuracy(probe.model.scores(features), labels)
+def pair_metrics(
+    pairs: Sequence[Pair],
+    space: ConceptSpace,
+    orders: Mapping[FrameOrder, Tensor],
+    targets: Tensor,
+    *,
+    scoring: ScoringMode = "category",
+    train: tuple[Tensor, Tensor] | None = None,
+    seed: int = 0,
+) -> list[PairMetrics]:
+    """Measure pairs on embeddings.
+
+    Args:
+        pairs: Indices of the two actions of each pair.
+        space: The concept space.
+        orders: Embeddings (N, D) by order of the frames, as `split_orders` returns them.
+        targets: Classes of the N clips.
+        scoring: See `ConceptSpace.action_scores`.
+        train: Embeddings (M, D) of training clips as filmed and their classes, for the chirality probe.
+        seed: Seed of the probe's folds.
+    """
+    scores = {order: zero_shot_scores(z, space, scoring) for order, z in orders.items()}
+    metrics = []
+    for pair in pairs:
+        mine = torch.isin(targets, torch.tensor(pair))
+        labels = (targets[mine] == pair[1]).long()
+        chirality = None
+        if train is not None:
+            features, train_targets = train
+            kept = torch.isin(train_targets, torch.tensor(pair))
+            probe = linear_probe(features[kept], (train_targets[kept] == pair[1]).long(), 2, seed=seed)
+            chirality = _accuracy(probe.model.scores(orders["as filmed"][mine]), labels)
+        metrics.append(
+            PairMetrics(
+                actions=(space.action_names[pair[0]], space.action_names[pair[1]]),
+                n=len(labels),
+                zero_shot={order: _accuracy(each[mine][:, list(pair)], labels) for order, each in scores.items()},
+                chirality=chirality,
+            )
+        )
+    return metrics
 
 
 def _accuracy(scores: Tensor, labels: Tensor) -> float:

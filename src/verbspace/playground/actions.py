@@ -351,4 +351,7 @@ MOTIONS: dict[str, Callable[[Array, Style], Pose]] = {
 }  # fmt: skip
 ACTIONS = tuple(MOTIONS)
 HELD_OUT_ACTIONS = ("clapping", "doing jumping jacks", "swinging a bat", "drinking from a cup")
+OPPOSED_PAIRS = (
+    ("sitting down", "standing up"), ("lifting a box", "putting down a box"), ("throwing a ball", "catching a ball"),
+)  # fmt: skip
 TRAIN_ACTIONS = tuple(name for name in ACTIONS if name not in HELD_OUT_ACTIONS)

@@ -73,12 +73,12 @@ def run_demo(
     out.mkdir(parents=True, exist_ok=True)
     world_settings = world_settings or WorldSettings(seed=world_seed)
     world = make_world(out / "world", world_settings, ("train", "probe", "test"), on_progress=report)
-    lap("film the world")
+    lap("render clips")
     base = load_playground_encoder()
     evaluator = WorldEvaluator(world, base.image_size, seed=world_seed)
     evaluate = partial(evaluator.evaluate, on_progress=report)
     base_metrics = evaluate(base, stage="evaluate frozen CLIP")
-    lap("measure frozen")
+    lap("evaluate frozen")
 
     concepts = ConceptSet.load("playground").subset(TRAIN_ACTIONS)
     encoders: list[VideoEncoder] = []
@@ -94,15 +94,15 @@ def run_demo(
         lap("adapt")
         encoders.append(encoder)
         adapted_metrics.append(evaluate(encoder, stage="evaluate adapted"))
-        lap("measure adapted")
+        lap("evaluate adapted")
 
     order = {}
     compared = {"frozen": base, "adapted": encoders[0]}
     for done, (name, encoder) in enumerate(compared.items()):
-        report("temporal order", done, 2, {})
-        order[name] = evaluator.temporal_order_ablation(encoder)
-    report("temporal order", 2, 2, {})
-    lap("measure order")
+        report("order of frames", done, 2, {})
+        order[name] = [pair.model_dump(mode="json") for pair in evaluator.order_metrics(encoder)]
+    report("order of frames", 2, 2, {})
+    lap("evaluate order")
 
     results: dict[str, Any] = {
         name: {
@@ -115,19 +115,19 @@ def run_demo(
         folder = out / "supervised-upper-bound"
         supervised = train_supervised_upper_bound(base, world, concepts, folder, settings, on_progress=report)
         for name, metrics in evaluate(supervised, stage="evaluate supervised").items():
-            results[name]["oracle"] = summarize_seeds([metrics], [0])
-        order["oracle"] = evaluator.temporal_order_ablation(supervised)
-        lap("supervised oracle")
+            results[name]["supervised"] = summarize_seeds([metrics], [0])
+        order["supervised"] = [pair.model_dump(mode="json") for pair in evaluator.order_metrics(supervised)]
+        lap("supervised upper bound")
     results["order"] = order
     results["protocol"] = {
         "task": "zero-shot over all 20 actions by category; linear probe and k-NN trained on the labelled probe split",
         "world": {name: getattr(world_settings, name) for name in ("seed", "train", "probe", "test", "long_tail")},
-        "vocabulary": {
+        "concepts": {
             "actions": len(concepts.actions),
             "descriptions": len(concepts.descriptions),
             "hash": concepts.hash,
         },
-        "reserved": list(HELD_OUT_ACTIONS),
+        "held_out_actions": list(HELD_OUT_ACTIONS),
         "views": "1 clip of 8 frames, middles of equal parts, one centre crop at 48 px",
         "templates": list(concepts.templates),
         "decoder": f"PyAV {av.__version__}",

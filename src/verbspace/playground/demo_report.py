@@ -5,26 +5,29 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
 
+from verbspace.evaluation.frame_order import FRAME_ORDERS
 from verbspace.evaluation.metrics import ClassificationMetrics
+from verbspace.evaluation.order import PairMetrics
 from verbspace.models.video_encoder import VideoEncoder
-from verbspace.playground.actions import ACTIONS
+from verbspace.playground.actions import ACTIONS, OPPOSED_PAIRS
 from verbspace.playground.evaluator import WorldEvaluator
 from verbspace.reporting.charts import draw_confusion_matrix, draw_line_chart
 from verbspace.reporting.metrics_log import extract_curves, read_metrics
-from verbspace.reporting.templating import humanize, render_template
+from verbspace.reporting.templating import humanize, jpeg_data_uri, render_template
 
 # By key of results.json.
-ENCODER_TITLES = {"frozen": "frozen CLIP", "adapted": "adapted, no labels", "oracle": "supervised upper bound"}
+ENCODER_TITLES = {"frozen": "frozen CLIP", "adapted": "adapted, no labels", "supervised": "supervised upper bound"}
 METRIC_ROWS = {  # by key of results.json: title, detail
     "zero_shot": ("Zero-shot", "20 actions, by category"),
     "linear_probe": ("Linear probe", "frozen features, {probe} labeled clips"),
     "knn": ("k-NN", "frozen features, {probe} labeled clips, k = 20"),
-    "reserved_actions": ("Held-out actions", "zero-shot, 20-way, on 4 actions absent from adaptation"),
-    "stills": ("Clean images", "zero-shot on images: measures forgetting"),
+    "held_out_actions": ("Held-out actions", "zero-shot, 20-way, on 4 actions absent from adaptation"),
+    "images": ("Clean images", "zero-shot on images: measures forgetting"),
 }
 LOSS_CURVES = {
     "loss/category": "distillation, categories",
@@ -54,17 +57,16 @@ def render_demo_report(
     """
     sides = [side for side in ENCODER_TITLES if side in results["zero_shot"]]
     order, protocol = results["order"], results["protocol"]
-    frame_orders = list(order["frozen"]["all"])
     rows = read_metrics(metrics_path)
     tiles = []
-    for name in ("zero_shot", "linear_probe", "knn", "reserved_actions"):
+    for name in ("zero_shot", "linear_probe", "knn", "held_out_actions"):
         before, after = (100 * results[name][side]["top1"] for side in ("frozen", "adapted"))
         tiles.append({"name": METRIC_ROWS[name][0], "before": before, "after": after, "change": after - before})
     return render_template(
         "demo_report.html.jinja",
         num_train=protocol["world"]["train"],
-        num_actions=protocol["vocabulary"]["actions"],
-        num_descriptions=protocol["vocabulary"]["descriptions"],
+        num_actions=protocol["concepts"]["actions"],
+        num_descriptions=protocol["concepts"]["descriptions"],
         steps=protocol["settings"]["training"]["steps"],
         export_alpha=protocol["settings"]["export_alpha"],
         tiles=tiles,
@@ -77,16 +79,9 @@ def render_demo_report(
             }
             for name, (title, detail) in METRIC_ROWS.items()
         ],
-        frame_orders=frame_orders,
-        order_rows=[
-            {
-                "name": f"{ENCODER_TITLES[side]}, {subset_title}",
-                "cells": [_percent(order[side][subset][name]) for name in frame_orders],
-            }
-            for subset, subset_title in (("all", "all clips"), ("ordered", "clips of those six actions"))
-            for side in sides
-            if side in order
-        ],
+        frame_orders=FRAME_ORDERS,
+        order_rows=_order_rows(order, sides),
+        strips=_order_strips(evaluator, encoders),
         curves=[
             {
                 "svg": draw_line_chart(extract_curves(rows, LOSS_CURVES), x_label="step", y_label="nats"),
@@ -109,10 +104,10 @@ def render_demo_report(
         protocol={
             "task": protocol["task"],
             "world": humanize(protocol["world"]),
-            "held-out actions": humanize(protocol["reserved"]),
+            "held-out actions": humanize(protocol["held_out_actions"]),
             "views": protocol["views"],
             "templates": " · ".join(protocol["templates"]),
-            "concepts": f"hash {protocol['vocabulary']['hash']}",
+            "concepts": f"hash {protocol['concepts']['hash']}",
             "checkpoints": humanize(protocol["checkpoint"]),
             "decoder": protocol["decoder"],
             "training seeds": humanize(protocol["training_seeds"]),
@@ -132,6 +127,46 @@ def _accuracy_cell(entry: Mapping[str, Any]) -> dict[str, str]:
     if "std_over_seeds" in entry:
         spread += f", ± {_percent(entry['std_over_seeds'])} over {len(entry['seeds'])} seeds"
     return {"value": _percent(entry["top1"]), "spread": spread}
+
+
+def _order_rows(order: Mapping[str, Any], sides: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the rows of the table of opposed pairs: each pair and encoder, then the means."""
+    measured = {side: [PairMetrics.model_validate(pair) for pair in order[side]] for side in sides if side in order}
+    rows = []
+    for index, pair in enumerate(measured["frozen"]):
+        for side, pairs in measured.items():
+            cells = [pairs[index].zero_shot[name] for name in FRAME_ORDERS]
+            title = f"{' / '.join(pair.actions)}, {ENCODER_TITLES[side]}"
+            rows.append({"name": title, "cells": [_percent(cell) for cell in (*cells, pairs[index].chirality or 0.0)]})
+    for side, pairs in measured.items():
+        cells = [fmean(pair.zero_shot[name] for pair in pairs) for name in FRAME_ORDERS]
+        chirality = fmean(pair.chirality or 0.0 for pair in pairs)
+        rows.append(
+            {"name": f"mean, {ENCODER_TITLES[side]}", "cells": [_percent(cell) for cell in (*cells, chirality)]}
+        )
+    return rows
+
+
+def _order_strips(evaluator: WorldEvaluator, encoders: Mapping[str, VideoEncoder]) -> list[dict[str, Any]]:
+    """Return the first test clip of each action of the first opposed pair, as filmed and reversed, with the answers.
+
+    An answer is the probability of the action against the other one of the pair.
+    """
+    pair, test = OPPOSED_PAIRS[0], evaluator.test_clips
+    columns = [ACTIONS.index(name) for name in pair]
+    strips = []
+    for name, column in zip(pair, columns, strict=True):
+        index = int((test.labels == column).nonzero()[0, 0])
+        video, times = test.video[index], test.times[index]
+        for direction, frames in (("as filmed", video), ("reversed", video.flip(0))):
+            answers = []
+            for side, encoder in encoders.items():
+                space = encoder.build_concept_space(evaluator.concepts)
+                logits = space.logits(encoder.encode_video(frames[None], times[None]), "category")[0, columns]
+                answers.append((ENCODER_TITLES[side], logits.softmax(-1).tolist()))
+            images = [jpeg_data_uri(frame.permute(1, 2, 0).numpy()) for frame in frames]
+            strips.append({"title": f"{name}, {direction}", "images": images, "answers": answers, "pair": pair})
+    return strips
 
 
 def _example_clips(

@@ -13,21 +13,19 @@ from verbspace.concepts.concept_set import ConceptSet
 from verbspace.data.datasets import ClipDataset
 from verbspace.data.frame_preprocessing import FramePreprocessing
 from verbspace.data.sources.manifest import read_manifest
+from verbspace.evaluation.frame_order import OrderEmbedder, split_orders
 from verbspace.evaluation.knn import knn_scores
 from verbspace.evaluation.linear_probe import linear_probe
 from verbspace.evaluation.metrics import ClassificationMetrics, classification_metrics
+from verbspace.evaluation.order import PairMetrics, pair_metrics
 from verbspace.evaluation.zero_shot import zero_shot_scores
 from verbspace.models.video_encoder import VideoEncoder
-from verbspace.playground.actions import ACTIONS, HELD_OUT_ACTIONS
+from verbspace.playground.actions import ACTIONS, HELD_OUT_ACTIONS, OPPOSED_PAIRS
 from verbspace.playground.captioned_images import render_captioned_images
 from verbspace.utils.progress import ProgressCallback
 
-METRIC_NAMES = ("zero_shot", "linear_probe", "knn", "reserved_actions", "stills")  # keys of results.json
+METRIC_NAMES = ("zero_shot", "linear_probe", "knn", "held_out_actions", "images")  # keys of results.json
 IMAGE_SEED, NUM_IMAGES = 900_000, 1000  # the images of world n have the seed IMAGE_SEED + n
-# Pairs of actions that share most of their frames and differ in the order of the frames.
-ORDER_SENSITIVE_ACTIONS = (
-    "sitting down", "standing up", "lifting a box", "putting down a box", "throwing a ball", "catching a ball",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -97,9 +95,9 @@ class WorldEvaluator:
         scores = zero_shot_scores(embeddings, space, "category")
         metrics["zero_shot"] = classification_metrics(scores, test.labels)
         held_out = self.held_out_mask
-        metrics["reserved_actions"] = classification_metrics(scores[held_out], test.labels[held_out])
+        metrics["held_out_actions"] = classification_metrics(scores[held_out], test.labels[held_out])
         report(1)
-        metrics["stills"] = classification_metrics(self.zero_shot_scores(encoder, self.images, None), self.image_labels)
+        metrics["images"] = classification_metrics(self.zero_shot_scores(encoder, self.images, None), self.image_labels)
         report(2)
         train = encoder.encode_video(probe.video, probe.times, batch_size=64)
         neighbors = knn_scores(train, probe.labels, embeddings, len(ACTIONS))
@@ -115,26 +113,20 @@ class WorldEvaluator:
         video = self.images.expand(-1, 8, -1, -1, -1)
         return _accuracy(self.zero_shot_scores(encoder, video, None), self.image_labels)
 
-    def temporal_order_ablation(self, encoder: VideoEncoder) -> dict[str, dict[str, float]]:
-        """Compute zero-shot top-1 with the frames in order, shuffled, reversed, and one at a time.
-
-        Returns accuracies by frame order, for all clips ("all") and for `ORDER_SENSITIVE_ACTIONS` ("ordered"). With
-        "single frames", each frame is encoded alone and the scores are averaged over the clip.
-        """
-        video, times, labels = self.test_clips.video, self.test_clips.times, self.test_clips.labels
-        orders = [torch.randperm(video.shape[1], generator=torch.Generator().manual_seed(n)) for n in range(len(video))]
-        shuffled = torch.stack([clip[order] for clip, order in zip(video, orders, strict=True)])
-        scores = {
-            name: self.zero_shot_scores(encoder, frames, times)
-            for name, frames in (("as filmed", video), ("shuffled", shuffled), ("reversed", video.flip(1)))
-        }
-        single = self.zero_shot_scores(encoder, video.flatten(0, 1)[:, None], None)
-        scores["single frames"] = single.view(*video.shape[:2], -1).mean(1)
-        ordered = torch.isin(labels, _action_indices(*ORDER_SENSITIVE_ACTIONS))
-        return {
-            "all": {name: _accuracy(each, labels) for name, each in scores.items()},
-            "ordered": {name: _accuracy(each[ordered], labels[ordered]) for name, each in scores.items()},
-        }
+    @torch.inference_mode()
+    def order_metrics(self, encoder: VideoEncoder) -> list[PairMetrics]:
+        """Measure how well the actions of each of `OPPOSED_PAIRS` are told apart, as the order protocol does."""
+        space = encoder.build_concept_space(self.concepts)
+        pairs = [(ACTIONS.index(first), ACTIONS.index(second)) for first, second in OPPOSED_PAIRS]
+        opposed = torch.tensor(pairs).flatten()
+        test, probe = self.test_clips, self.probe_clips
+        kept, kept_train = torch.isin(test.labels, opposed), torch.isin(probe.labels, opposed)
+        embedder = OrderEmbedder(encoder)
+        batches = zip(torch.split(test.video[kept], 64), torch.split(test.times[kept], 64), strict=True)
+        orders = split_orders(torch.cat([embedder(embedder.normalize(video), times) for video, times in batches]))
+        features = encoder.encode_video(probe.video[kept_train], probe.times[kept_train], batch_size=64)
+        train = features, probe.labels[kept_train]
+        return pair_metrics(pairs, space, orders, test.labels[kept], train=train)
 
 
 def _accuracy(scores: Tensor, labels: Tensor) -> float:
