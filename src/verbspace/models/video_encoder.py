@@ -39,8 +39,7 @@ class VideoEncoder(PreTrainedModel):  # type: ignore[misc]
 
     Each image layer is preceded by temporal self-attention. The embedding of a video is the normalized mean of the
     projected embeddings of its frames, plus a projection of how they change (`TemporalDifference`). Untrained, both add
-    nothing: this is frame-averaged CLIP, up to rounding. A single frame skips temporal attention and has no change. The
-    text tower is frozen and stays in evaluation mode.
+    nothing: this is frame-averaged CLIP, up to rounding. A single frame skips both. The text tower is frozen.
 
     Attributes:
         processor: Tokenizer and pixel statistics.
@@ -65,8 +64,8 @@ class VideoEncoder(PreTrainedModel):  # type: ignore[misc]
                 for layer in config.temporal_layer_indices(vision.num_hidden_layers)
             }
         )
-        size = backbones.embedding_dim(base_config)
-        self.difference = TemporalDifference(size) if config.temporal and config.temporal_difference else None
+        with_difference = config.temporal and config.temporal_difference
+        self.difference = TemporalDifference(backbones.embedding_dim(base_config)) if with_difference else None
         self.processor: Processor | None = None
         self.concept_set: ConceptSet | None = None
         self.gradient_checkpointing = False
@@ -149,11 +148,10 @@ class VideoEncoder(PreTrainedModel):  # type: ignore[misc]
     def save_pretrained(self, save_directory: str | Path, *, card: str | None = None) -> None:
         """Write config.json, model.safetensors, tokenizer, image processor, concept set and model card.
 
-        A new folder appears in one step; in an existing one each file is replaced after all are written. Other files
-        are kept.
+        A new folder appears in one step; in an existing one each file is replaced after all are written.
 
         Args:
-            save_directory: Folder to write.
+            save_directory: Folder to write. Other files in it are kept.
             card: Content of README.md. None: a card without results.
         """
         hub.save_checkpoint(Path(save_directory), self._checkpoint(), card=card)
@@ -169,10 +167,10 @@ class VideoEncoder(PreTrainedModel):  # type: ignore[misc]
     ) -> str:
         """Upload the files of `save_pretrained` to the hub in one commit and return the address of the repository.
 
-        The repository is created if necessary. `base_name` is removed from the config if it is a local folder.
+        `base_name` is removed from the config if it is a local folder.
 
         Args:
-            repo_id: Repository, as owner/name.
+            repo_id: Repository, as owner/name. It is created if necessary.
             private: Whether a new repository is private. None: the default of the account.
             token: Access token with write permission. None: that of `hf auth login` or `HF_TOKEN`.
             commit_message: Message of the commit.
@@ -303,8 +301,7 @@ class VideoEncoder(PreTrainedModel):  # type: ignore[misc]
 
     def unfreeze_vision(self) -> None:
         """Enable gradients for the vision tower and temporal attention, and disable them for the text tower."""
-        self.requires_grad_(True)
-        self.base.requires_grad_(False)
+        self.requires_grad_(True).base.requires_grad_(False)
         for module in backbones.vision_modules(self.base):
             module.requires_grad_(True)
 
@@ -320,9 +317,10 @@ class VideoEncoder(PreTrainedModel):  # type: ignore[misc]
 
     def frame_embeddings(self, pixel_values_videos: Tensor, times: Tensor | None = None) -> Tensor:
         """Embed each frame of clips in the context of the others: (B, T, D), not normalized. See `forward`."""
-        if pixel_values_videos.ndim != 5 or pixel_values_videos.shape[2] != 3 or not pixel_values_videos.shape[1]:
-            raise ValueError(f"frames are {tuple(pixel_values_videos.shape)}; pass (B, T, 3, H, W)")
-        num_clips, num_frames = pixel_values_videos.shape[:2]
+        shape = pixel_values_videos.shape
+        if len(shape) != 5 or shape[2] != 3 or not shape[1]:
+            raise ValueError(f"frames are {tuple(shape)}; pass (B, T, 3, H, W)")
+        num_clips, num_frames = shape[:2]
         times = resolve_times(times, pixel_values_videos)
         hidden = backbones.embed_patches(self.base, pixel_values_videos.flatten(0, 1))
         rope = rope_cos_sin(times.to(hidden.device), hidden.shape[-1] // self.temporal_heads) if self.temporal else None
@@ -345,7 +343,7 @@ class VideoEncoder(PreTrainedModel):  # type: ignore[misc]
         Args:
             pixel_values_videos: Normalized frames (B, T, 3, H, W).
             times: Seconds (B, T), with any start and any spacing. None: 1/8 s apart.
-            parts: Return `clip_parts` (B, 4·D) instead: the embedding, then those of the thirds of the clip.
+            parts: Return `clip_parts` (B, 4·D): the embedding, then those of the thirds of the clip.
         """
         times = resolve_times(times, pixel_values_videos)
         frames = self.frame_embeddings(pixel_values_videos, times).float()
