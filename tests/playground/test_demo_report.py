@@ -155,7 +155,8 @@ def test_report_escapes_names(metrics: Path, evaluator: WorldEvaluator, monkeypa
     page = render(demo_results, metrics, evaluator)
     parsed = ParsedPage(page)
     assert "<script" not in page
-    assert not {"script", "img"} & set(parsed.tags)
+    assert "script" not in parsed.tags
+    assert parsed.tags.count("img") == 4 * 8
     assert not parsed.event_attributes
     assert parsed.visible_text.count(HOSTILE_TEXT) >= 2  # as the clip's name, and the machine's
     assert any('"><img src=x onerror=y>' in text for text in parsed.visible_text)
