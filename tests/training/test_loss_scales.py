@@ -42,11 +42,10 @@ def test_set_values_override() -> None:
     assert scales["category"].teacher_temperature == pytest.approx(0.04)
     assert scales["description"].teacher_temperature == pytest.approx(0.02)
     assert scales["category"].prior_weight == 0.0
-    assert scales["description"].prior_weight == 0.0  # nothing is distilled in description space
-    plain = resolve_loss_scales(
-        LossSettings(student_temperature=0.2, **LSS_LOSSES), {"description": 0.06, "category": 1}
-    )
-    assert plain["description"].prior_weight > 0.75 * (0.2 / 0.02 - 1)
+    assert scales["description"].prior_weight == pytest.approx(1.1 * 0.5 * (0.2 / 0.02 - 1))
+    spreads = {"category": 0.12, "description": 0.06}
+    assert set(resolve_loss_scales(LossSettings(), spreads)) == {"category"}
+    assert set(resolve_loss_scales(LossSettings.model_validate(LSS_LOSSES), spreads)) == {"category", "description"}
 
 
 def test_without_a_spread_both_temperatures_must_be_set() -> None:

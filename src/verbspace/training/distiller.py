@@ -176,8 +176,7 @@ class Distiller(nn.Module):
         targets = teacher_scores(z_teacher, space, settings, self.target_scale)
         z_teacher = z_teacher[..., : z_student.shape[-1]]
         for name, prototypes in (("category", space.categories), ("description", space.descriptions)):
-            is_used = name == "category" or weights[name] or weights["alignment"] or weights.get(f"{name}_prior")
-            if not len(prototypes) or not is_used:
+            if not len(prototypes) or name not in self.scales:
                 continue
             scale = self.scales[name]
             s_student = z_student @ prototypes.T

@@ -51,6 +51,11 @@ def measure_spreads(embeddings: Tensor, space: ConceptSpace) -> dict[str, float]
     return {name: cosine_spread(embeddings, vectors) for name, vectors in prototypes.items() if len(vectors) > 1}
 
 
+def uses_description_space(settings: LossSettings) -> bool:
+    """Return whether any loss is computed in description space."""
+    return bool(settings.description or settings.alignment or settings.description_prior)
+
+
 def resolve_loss_scales(settings: LossSettings, spreads: Mapping[str, float] | None = None) -> dict[str, LossScale]:
     """Fill in the temperatures and prior weights that the settings leave open.
 
@@ -64,11 +69,14 @@ def resolve_loss_scales(settings: LossSettings, spreads: Mapping[str, float] | N
         settings: The settings of the losses.
         spreads: Spread by concept space, from `measure_spreads`. Not needed if both temperatures are set.
 
+    Returns:
+        The scales of the spaces in which losses are computed.
+
     Raises:
         ValueError: If a temperature is neither set nor measured.
     """
     scales: dict[str, LossScale] = {}
-    for name in ("category", "description"):
+    for name in ("category", "description") if uses_description_space(settings) else ("category",):
         spread = (spreads or {}).get(name)
         student, teacher = settings.student_temperature, settings.teacher_temperature
         if spread is not None:

@@ -140,7 +140,7 @@ def frozen_statistics(parts: Tensor, space: ConceptSpace, settings: AdaptSetting
     scales = resolve_loss_scales(settings.losses, spreads)
     prototypes = {"category": space.categories, "description": space.descriptions}
     spaces = {}
-    for name, spread in spreads.items():
+    for name in (name for name in spreads if name in scales):
         cosines = embeddings @ prototypes[name].to(embeddings).T
         scale = scales[name]
         teacher, student = (
@@ -150,7 +150,7 @@ def frozen_statistics(parts: Tensor, space: ConceptSpace, settings: AdaptSetting
                 (cosines, scale.student_temperature),
             )
         )
-        spaces[name] = SpacePreview(spread=spread, scale=scale, teacher_entropy=teacher, student_entropy=student)
+        spaces[name] = SpacePreview(spread=spreads[name], scale=scale, teacher_entropy=teacher, student_entropy=student)
     top1 = (embeddings @ space.categories.to(embeddings).T).argmax(-1)
     frequency = torch.bincount(top1, minlength=len(space.categories)) / len(top1)
     return FrozenStatistics(
