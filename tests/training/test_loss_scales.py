@@ -36,7 +36,7 @@ def test_scales_are_proportional_to_the_spread() -> None:
 
 
 def test_set_values_override() -> None:
-    settings = LossSettings(student_temperature=0.2, category_prior=0.0)
+    settings = LossSettings(student_temperature=0.2, category_prior=0.0, description=0.5)
     scales = resolve_loss_scales(settings, {"category": 0.12, "description": 0.06})
     assert scales["category"].student_temperature == scales["description"].student_temperature == 0.2
     assert scales["category"].teacher_temperature == pytest.approx(0.04)
@@ -52,7 +52,7 @@ def test_without_a_spread_both_temperatures_must_be_set() -> None:
     with pytest.raises(ValueError, match=r"losses\.student_temperature, losses\.teacher_temperature: not set"):
         resolve_loss_scales(LossSettings(student_temperature=0.1))
     scales = resolve_loss_scales(LossSettings(student_temperature=0.1, teacher_temperature=0.04))
-    assert set(scales) == {"category", "description"}
+    assert set(scales) == {"category"}
 
 
 @pytest.mark.parametrize(("relative_weight", "shrinks"), [(0.9, False), (1.1, True)])
