@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from verbspace.concepts.space import ConceptSpace
-from verbspace.config.settings import AdaptSettings, LossSettings
+from verbspace.config.settings import LSS_LOSSES, AdaptSettings, LossSettings
 from verbspace.training.distiller import Distiller
 from verbspace.training.ema import update_ema_state, update_teacher
 from verbspace.training.loss_scales import LossScale
@@ -34,11 +34,13 @@ NUM_CLIPS, BATCH_SIZE, STEPS = 8192, 256, 400
 VIEW_NOISE = 0.5
 
 VARIANTS: dict[str, dict[str, float]] = {
-    "temperatures from the spread (default)": {},
-    "0.1 / 0.04, prior 1 (before)": {
-        "student_temperature": 0.1, "teacher_temperature": 0.04, "category_prior": 1, "description_prior": 0.5,
+    "defaults": {},
+    "method lss": LSS_LOSSES,
+    "method lss, prior 1": {**LSS_LOSSES, "category_prior": 1, "description_prior": 0.5},
+    "method lss, 0.1 / 0.04, prior 1": {
+        **LSS_LOSSES, "student_temperature": 0.1, "teacher_temperature": 0.04, "category_prior": 1,
+        "description_prior": 0.5,
     },
-    "temperatures from the spread, prior 1": {"category_prior": 1, "description_prior": 0.5},
 }  # fmt: skip
 
 
@@ -121,7 +123,9 @@ def train(world: World, overrides: dict[str, float], learning_rate: float, seed:
     settings = AdaptSettings(losses=LossSettings(**cast(Any, overrides)))
     statistics = frozen_statistics(world.clips[:64], world.space, settings)
     student, teacher = Residual(), Residual()
-    distiller = Distiller(cast(Any, student), cast(Any, teacher), world.space, settings.losses, statistics.scales)
+    encoders: tuple[Any, Any] = (student, teacher)
+    scales = (statistics.scales, statistics.target_scale)
+    distiller = Distiller(*encoders, world.space, settings.losses, *scales)
     state = distiller.init_state()
     optimizer = torch.optim.AdamW(student.parameters(), lr=learning_rate, weight_decay=0.0)
     generator = torch.Generator().manual_seed(seed)

@@ -38,9 +38,8 @@ def add_lora(encoder: VideoEncoder, rank: int, alpha: int, seed: int = 0) -> Non
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=alpha, target_modules=_TARGET_MODULES), encoder)
-    for name, parameter in encoder.named_parameters():
-        if ".temporal." in f".{name}":
-            parameter.requires_grad_(True)
+    for parameter in encoder.temporal_parameters():
+        parameter.requires_grad_(True)
     encoder.eval()
 
 
