@@ -44,6 +44,13 @@ VARIANTS: dict[str, tuple[list[str], dict[str, Any]]] = {
 }
 
 
+MEASURES = {
+    "zero_shot": "zero-shot", "linear_probe": "linear probe", "knn": "k-NN", "held_out_actions": "held-out actions",
+    "images": "images", "static_clips": "static clips", "pairs as filmed": "pairs as filmed",
+    "pairs reversed": "reversed", "pairs shuffled": "shuffled", "chirality": "chirality probe",
+}  # fmt: skip
+
+
 def build_world(job: dict[str, Any]) -> Path:
     """Render the splits of a job's world that are missing, and return its folder."""
     from verbspace.playground.world import WorldSettings, make_world
@@ -131,15 +138,10 @@ def reinterpolate(start: Any, exported: Any, export_alpha: float, alpha: float, 
 
 def render_table(rows: list[dict[str, Any]]) -> str:
     """Render Markdown: one row per variant, mean ± standard deviation of the change against frozen CLIP, in points."""
-    measures = {
-        "zero_shot": "zero-shot", "linear_probe": "linear probe", "knn": "k-NN", "held_out_actions": "held-out actions",
-        "images": "images", "static_clips": "static clips", "pairs as filmed": "pairs as filmed",
-        "pairs reversed": "reversed", "pairs shuffled": "shuffled", "chirality": "chirality probe",
-    }  # fmt: skip
-    lines = ["| variant | runs | " + " | ".join(measures.values()) + " |", "|---|---|" + "---|" * len(measures)]
+    lines = ["| variant | runs | " + " | ".join(MEASURES.values()) + " |", "|---|---|" + "---|" * len(MEASURES)]
     parts = [(row["variant"], part) for row in rows for part in row if part == "exported" or part.startswith("alpha")]
     first = [row for row in rows if row["variant"] == rows[0]["variant"]]
-    cells = " | ".join(format_mean_std([100 * row["frozen"][m] for row in first], "") for m in measures)
+    cells = " | ".join(format_mean_std([100 * row["frozen"][m] for row in first], "") for m in MEASURES)
     lines.append(f"| frozen CLIP (level, not change) | {len(first)} | {cells} |")
     for variant, part in dict.fromkeys(parts):
         mine = [row for row in rows if row["variant"] == variant and part in row]
@@ -148,9 +150,40 @@ def render_table(rows: list[dict[str, Any]]) -> str:
             format_mean_std([100 * (row[part][m] - row["frozen"][m]) for row in mine], "+")
             if m in mine[0][part]
             else ""
-            for m in measures
+            for m in MEASURES
         )
         lines.append(f"| {title} | {len(mine)} | {cells} |")
+    return "\n".join(lines)
+
+
+def render_differences(rows: list[dict[str, Any]], reference: str = "full") -> str:
+    """Render Markdown: each variant minus the reference, over the (world, seed) that both have.
+
+    A cell has the mean difference in points and the p value of a paired t-test.
+    """
+    from scipy.stats import ttest_rel
+
+    def by_run(variant: str) -> dict[tuple[int, int], dict[str, Any]]:
+        return {(row["world"], row["seed"]): row["exported"] for row in rows if row["variant"] == variant}
+
+    full = by_run(reference)
+    variants = [name for name in dict.fromkeys(row["variant"] for row in rows) if name != reference]
+    lines = [
+        f"| against {reference} | runs | " + " | ".join(MEASURES.values()) + " |",
+        "|---|---|" + "---|" * len(MEASURES),
+    ]
+    for variant in variants:
+        other = by_run(variant)
+        shared = sorted(full.keys() & other.keys())
+        if len(shared) < 2:
+            continue
+        cells = []
+        for name in MEASURES:
+            first, second = ([100 * found[run][name] for run in shared] for found in (full, other))
+            difference = statistics.fmean(second) - statistics.fmean(first)
+            p = 1.0 if first == second else float(ttest_rel(second, first).pvalue)
+            cells.append(f"{difference:+.1f} (p {'< 0.001' if p < 0.001 else f'{p:.2g}'})")
+        lines.append(f"| {variant} | {len(shared)} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -205,8 +238,9 @@ def main() -> None:
             change = f"zero-shot {before:.1f} -> {after:.1f}"
             print(f"{done}/{len(jobs)}  {title}: {change}  ({row['seconds']:.0f} s)", flush=True)
     if rows:
-        (args.out / "table.md").write_text(render_table(rows) + "\n")
-        print(render_table(rows))
+        tables = render_table(rows) + "\n\n" + render_differences(rows)
+        (args.out / "table.md").write_text(tables + "\n")
+        print(tables)
 
 
 if __name__ == "__main__":
