@@ -332,7 +332,7 @@ def test_demo_passes_its_options_and_prints_the_table(tmp_path: Path, monkeypatc
     def fake_demo(out: Path, **options: Any) -> dict[str, Any]:
         given.update(options, out=out)
         options["on_progress"]("adapt", 1, 2, {"loss": 1.0})
-        sides = ("frozen", "adapted") if not options["supervised_upper_bound"] else ("frozen", "adapted", "oracle")
+        sides = ("frozen", "adapted") if not options["supervised_upper_bound"] else ("frozen", "adapted", "supervised")
         values = {side: {"top1": 0.1234 * (place + 1)} for place, side in enumerate(sides)}
         return {**dict.fromkeys(METRIC_ROWS, values), "seconds": {"all": 98.6}}
 

@@ -218,7 +218,7 @@ def test_folder_without_config_is_rejected_and_unfinished_run_is_shown(make: Mak
 
 def test_demo_results_are_read_and_checked_against_the_checkpoint(make: Make) -> None:
     a, b = make("a"), make("b", seed=1)
-    kinds = ("zero_shot", "linear_probe", "knn", "reserved_actions", "stills")
+    kinds = ("zero_shot", "linear_probe", "knn", "held_out_actions", "images")
 
     def write(run: Path, world: int, by: float) -> None:
         content: dict[str, Any] = {

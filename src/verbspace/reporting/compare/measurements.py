@@ -26,12 +26,12 @@ DEMO_TITLES = {  # by key of the demo's results.json
     "zero_shot": "zero-shot",
     "linear_probe": "linear probe",
     "knn": "k-NN",
-    "reserved_actions": "held-out actions, zero-shot",
-    "stills": "clean images, zero-shot",
+    "held_out_actions": "held-out actions, zero-shot",
+    "images": "clean images, zero-shot",
 }
 TASK_TITLES = {"zero-shot": "zero-shot", "linear-probe": "linear probe", "knn": "k-NN"}
 # Fields of the demo's protocol that describe the run, not the measurement.
-_RUN_SPECIFIC_KEYS = ("checkpoint", "training_seeds", "settings", "machine", "vocabulary")
+_RUN_SPECIFIC_KEYS = ("checkpoint", "training_seeds", "settings", "machine", "concepts")
 
 
 @dataclass(frozen=True)
