@@ -6,8 +6,9 @@ import typer
 from typer.testing import CliRunner
 
 from verbspace.cli import main
-from verbspace.cli.options import parse_action_list, parse_names
+from verbspace.cli.options import parse_action_list, parse_names, parse_overrides
 from verbspace.cli.strict import StrictCommand
+from verbspace.config.settings import LSS_LOSSES, AdaptSettings, LossSettings, TrainSettings
 
 
 def test_names_are_read_as_csv() -> None:
@@ -95,3 +96,11 @@ def test_options_of_a_list_add_up(tmp_path: Path) -> None:
 def test_an_action_may_be_longer_than_a_file_name() -> None:
     long = " ".join(["very"] * 100)
     assert parse_action_list([f"waving,{long}"]) == ["waving", long]
+
+
+def test_method_lss_with_other_overrides() -> None:
+    settings = parse_overrides(None, ["method=lss", "losses.alignment=0.1", "training.steps=7"])
+    assert settings.losses == LossSettings.model_validate({**LSS_LOSSES, "alignment": 0.1})
+    assert settings.training.steps == 7
+    base = AdaptSettings(training=TrainSettings(batch_size=3))
+    assert parse_overrides(None, ["method=lss"], base).training.batch_size == 3
