@@ -113,7 +113,7 @@ def test_run_writes_report_metrics_and_config_and_reports_progress(run: tuple[Pa
             assert f"<td>{100 * results[name][side]['top1']:.1f}<small>" in page
     assert [row["step"] for row in deterministic_metrics(out)] == [1, 2, 3]
     assert [row["step"] for row in deterministic_metrics(out / "supervised-upper-bound")] == [1, 2, 3]
-    assert {"loss", "loss/category", "loss/description", "loss/alignment"} <= set(deterministic_metrics(out)[0])
+    assert {"loss", "loss/category", "loss/category_prior"} <= set(deterministic_metrics(out)[0])
     assert "loss/supervised" in deterministic_metrics(out / "supervised-upper-bound")[0]
     assert f"steps: {TINY_TRAINING.steps}\n" in (out / "config.yaml").read_text()
     assert [event[1:3] for event in events if event[0] == "render clips"] == [(done, 40) for done in range(1, 41)]

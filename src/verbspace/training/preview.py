@@ -133,6 +133,7 @@ def sample_records(records: Sequence[Record], count: int = NUM_PREVIEW_VIDEOS) -
 
 def frozen_statistics(parts: Tensor, space: ConceptSpace, settings: AdaptSettings) -> FrozenStatistics:
     """Compute the statistics of the frozen encoder from what `embed_sample` returns."""
+    parts = parts.to(space.categories)
     target_scale = measure_target_scale(parts, space, settings.losses)
     targets = teacher_scores(parts, space, settings.losses, target_scale)
     embeddings = parts[:, : space.categories.shape[1]]
