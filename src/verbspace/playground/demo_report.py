@@ -155,17 +155,18 @@ def _order_strips(evaluator: WorldEvaluator, encoders: Mapping[str, VideoEncoder
     pair, test = OPPOSED_PAIRS[0], evaluator.test_clips
     columns = [ACTIONS.index(name) for name in pair]
     strips = []
-    for name, column in zip(pair, columns, strict=True):
+    for name, opposite, column in zip(pair, pair[::-1], columns, strict=True):
         index = int((test.labels == column).nonzero()[0, 0])
         video, times = test.video[index], test.times[index]
-        for direction, frames in (("as filmed", video), ("reversed", video.flip(0))):
+        for direction, frames, shown in (("as filmed", video, name), ("reversed", video.flip(0), opposite)):
             answers = []
             for side, encoder in encoders.items():
                 space = encoder.build_concept_space(evaluator.concepts)
                 logits = space.logits(encoder.encode_video(frames[None], times[None]), "category")[0, columns]
                 answers.append((ENCODER_TITLES[side], logits.softmax(-1).tolist()))
             images = [jpeg_data_uri(frame.permute(1, 2, 0).numpy()) for frame in frames]
-            strips.append({"title": f"{name}, {direction}", "images": images, "answers": answers, "pair": pair})
+            title = f"{name}, {direction}"
+            strips.append({"title": title, "shown": shown, "images": images, "answers": answers, "pair": pair})
     return strips
 
 
