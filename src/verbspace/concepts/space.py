@@ -133,20 +133,44 @@ class ConceptSpace(nn.Module):
         """
         if scoring == "category":
             return self.logits(z, "category")
-        phased = scoring == "phases"
-        mask = self.description_action_mask.to(z)
-        counts = mask.sum(0) + self.phase_counts.to(z).sum(0) * phased
+        if scoring == "phases":
+            z = F.normalize(z.view(*z.shape[:-1], 1 + len(PHASES), -1), dim=-1).flatten(-2)
+        counts = self.description_counts(with_phases=scoring == "phases")
         if not bool((counts > 0).all()):
             missing = [name for name, count in zip(self.action_names, counts.tolist(), strict=True) if not count]
             raise ValueError(
                 f"no descriptions of {', '.join(missing[:3])}; use scoring by category, or describe every action"
             )
-        parts = F.normalize(z.view(*z.shape[:-1], 1 + len(PHASES), -1), dim=-1).unbind(-2) if phased else (z,)
-        sums = parts[0] @ (mask.T @ self.descriptions.to(z)).T
-        for part, vectors in zip(parts[1:], self.phase_sums.to(z), strict=False):
-            sums = sums + part @ vectors.T
-        scores = sums / counts / self.temperature
+        scores = self.description_cosines(z) / self.temperature
         return scores if scoring in ("description", "phases") else (scores + self.logits(z, "category")) / 2
+
+    def description_counts(self, with_phases: bool = True) -> Tensor:
+        """Return the number of descriptions of each action (K,), with or without those that have a phase."""
+        counts = self.description_action_mask.to(self.phase_counts).sum(0)
+        return counts + self.phase_counts.sum(0) if with_phases else counts
+
+    def description_cosines(self, z: Tensor, *, backward: bool = False) -> Tensor:
+        """Return the mean cosine to the descriptions of each action, 0 if it has none: (..., K).
+
+        Args:
+            z: Normalized embeddings (..., D), for the descriptions without a phase; or `clip_parts` (..., 4·D), for
+                all of them, those with a phase against their third of the clip.
+            backward: Exchange the start and the end of the clip.
+        """
+        size = self.categories.shape[1]
+        mask, descriptions = self.description_action_mask.to(z), self.descriptions.to(z)
+        with_phases = z.shape[-1] != size
+        counts = self.description_counts(with_phases).to(z).clamp_min(1)
+        sums = z[..., :size] @ (mask.T @ descriptions).T
+        if not with_phases:
+            mean: Tensor = sums / counts
+            return mean
+        start, middle, end = z[..., size:].chunk(len(PHASES), dim=-1)
+        if backward:
+            start, end = end, start
+        first, between, last = self.phase_sums.to(z)
+        mean = (sums + middle @ between.T + start @ first.T + end @ last.T) / counts
+        return mean
 
     def classifier_weights(self, scoring: ScoringMode = "category") -> Tensor:
         """Return weights (K, D) such that `z @ weights.T / temperature` equals `action_scores(z, scoring)`.

@@ -105,7 +105,7 @@ def evaluate_order(
     on_progress: ProgressCallback | None = None,
     **options: Any,
 ) -> OrderEvaluation:
-    """Measure whether actions are told apart that are each other's reverse in time.
+    """Measure how well an encoder distinguishes actions that are each other's reverse in time.
 
     Each pair is measured alone, by zero-shot over its two actions, on the clips as they are, reversed, shuffled, and
     one frame at a time. With `train`, a linear probe is also measured for each pair (the chirality probe).

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from itertools import combinations
 from typing import Literal, get_args
 
@@ -16,6 +17,7 @@ FrameOrder = Literal["as filmed", "reversed", "shuffled", "single frames"]
 FRAME_ORDERS: tuple[FrameOrder, ...] = get_args(FrameOrder)
 
 
+@cache
 def shuffled_order(num_frames: int) -> list[int]:
     """Return an order of frames that has as little to do with the original one as possible.
 

@@ -1,4 +1,4 @@
-"""The order protocol: are two actions told apart that are each other's reverse in time?"""
+"""The order protocol: does an encoder distinguish two actions that are each other's reverse in time?"""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from verbspace.utils.progress import ProgressCallback
 
 
 class PairMetrics(BaseModel):
-    """How well two opposed actions are told apart; chance is 0.5.
+    """How well an encoder distinguishes two opposed actions; chance is 0.5.
 
     Attributes:
         actions: Names of the two actions.

@@ -115,7 +115,7 @@ class WorldEvaluator:
 
     @torch.inference_mode()
     def order_metrics(self, encoder: VideoEncoder) -> list[PairMetrics]:
-        """Measure how well the actions of each of `OPPOSED_PAIRS` are told apart, as the order protocol does."""
+        """Measure how well an encoder distinguishes the actions of each of `OPPOSED_PAIRS`, by the order protocol."""
         space = encoder.build_concept_space(self.concepts)
         pairs = [(ACTIONS.index(first), ACTIONS.index(second)) for first, second in OPPOSED_PAIRS]
         opposed = torch.tensor(pairs).flatten()

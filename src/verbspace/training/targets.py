@@ -48,21 +48,12 @@ def teacher_scores(parts: Tensor, space: ConceptSpace, settings: LossSettings, s
         Scores (..., K).
     """
     names = parts[..., : space.categories.shape[1]] @ space.categories.T
-    if needs_parts(space, settings):
-        by_phases, order = phase_scores(parts, space)
-    else:
-        by_phases, order = description_scores(parts, space), None
-    described = space.description_action_mask.any(0) | (space.phase_counts.sum(0) > 0)
-    scores = torch.lerp(names, torch.where(described, by_phases * scale.description, names), settings.consensus)
-    if order is not None and scale.order:
-        scores = scores + settings.order * scale.order * order
+    by_descriptions = space.description_cosines(parts) * scale.description
+    described = space.description_counts() > 0
+    scores = torch.lerp(names, torch.where(described, by_descriptions, names), settings.consensus)
+    if scale.order:
+        scores = scores + settings.order * scale.order * phase_scores(parts, space)[1]
     return scores * scale.total
-
-
-def description_scores(embeddings: Tensor, space: ConceptSpace) -> Tensor:
-    """Return the mean cosine to the descriptions of each action, 0 if it has none: (..., K) of embeddings (..., D)."""
-    mask = space.description_action_mask.to(embeddings)
-    return (embeddings @ space.descriptions.T) @ (mask / mask.sum(0).clamp_min(1))
 
 
 def phase_scores(parts: Tensor, space: ConceptSpace) -> tuple[Tensor, Tensor]:
@@ -71,13 +62,7 @@ def phase_scores(parts: Tensor, space: ConceptSpace) -> tuple[Tensor, Tensor]:
     Both are (..., K). The odd part is half the difference of the scores of the clip and of the reversed clip; it is 0
     for actions without phases.
     """
-    whole, start, middle, end = parts.chunk(4, dim=-1)
-    mask = space.description_action_mask.to(parts)
-    counts = (mask.sum(0) + space.phase_counts.sum(0)).clamp_min(1)
-    first, between, last = space.phase_sums
-    steady = whole @ (mask.T @ space.descriptions).T + middle @ between.T
-    forward = (steady + start @ first.T + end @ last.T) / counts
-    backward = (steady + end @ first.T + start @ last.T) / counts
+    forward, backward = space.description_cosines(parts), space.description_cosines(parts, backward=True)
     return forward, (forward - backward) / 2
 
 
@@ -92,17 +77,16 @@ def measure_target_scale(parts: Tensor, space: ConceptSpace, settings: LossSetti
     names = parts[..., : space.categories.shape[1]] @ space.categories.T
     spread = _spread(names)
     scale = TargetScale()
-    if needs_parts(space, settings):
-        by_phases, order = phase_scores(parts, space)
+    if settings.order and needs_parts(space, settings):
+        order = phase_scores(parts, space)[1]
         ordered = (order != 0).any(0)
         deviation = float(order[:, ordered].std(correction=0)) if ordered.any() else 0.0
-        if settings.order and deviation > 0:
-            scale = scale.model_copy(update={"order": spread / deviation})
-    else:
-        by_phases = description_scores(parts, space)
-    described = space.description_action_mask.any(0) | (space.phase_counts.sum(0) > 0)
-    if settings.consensus and described.sum() > 1 and (description_spread := _spread(by_phases[:, described])) > 0:
-        scale = scale.model_copy(update={"description": spread / description_spread})
+        scale = scale.model_copy(update={"order": spread / deviation if deviation > 0 else 0.0})
+    described = space.description_counts() > 0
+    if settings.consensus and described.sum() > 1:
+        description_spread = _spread(space.description_cosines(parts)[:, described])
+        if description_spread > 0:
+            scale = scale.model_copy(update={"description": spread / description_spread})
     total = _spread(teacher_scores(parts, space, settings, scale))
     return scale.model_copy(update={"total": spread / total if total > 0 else 1.0})
 
