@@ -41,7 +41,10 @@ def predict(
     calibration: options.CalibrationOption = None,
     window: Annotated[float | None, typer.Option(min=0.1, help="Predict a timeline of windows of this length.")] = None,
     stride: options.StrideOption = None,
-    min_score: Annotated[float, typer.Option(min=0, max=1, help="Leave out timeline segments below this.")] = 0.0,
+    spans: Annotated[
+        bool, typer.Option("--spans", help="With --window: find spans of each action, which may overlap.")
+    ] = False,
+    min_score: Annotated[float, typer.Option(min=0, max=1, help="Leave out segments and spans below this.")] = 0.0,
     device: options.DeviceOption = None,
     output_format: Annotated[str, typer.Option("--format", help="table, jsonl or csv.")] = "table",
     as_json: options.JsonOption = False,
@@ -54,11 +57,11 @@ def predict(
     from verbspace.inference.predictor import WindowConfig
 
     output_format = resolve_format(output_format, as_json)
-    if window is None and (stride is not None or min_score):
-        raise ValueError("--stride and --min-score need --window; add it, or remove them")
+    if window is None and (stride is not None or min_score or spans):
+        raise ValueError("--stride, --spans and --min-score need --window; add it, or remove them")
     print_prediction, on_error = make_printer(output_format, timeline=window is not None), ErrorCounter()
     predictor = _load_predictor(encoder, actions, concepts, scoring, frames, calibration, device, top=top)
-    window_config = None if window is None else WindowConfig(window, stride, min_score)
+    window_config = None if window is None else WindowConfig(window, stride, min_score, spans)
     for name, outcome in predictor.predict_stream(expand_inputs(paths, sys.stdin, on_error), window_config):
         if isinstance(outcome, DecodeError):
             on_error(str(outcome))

@@ -20,6 +20,7 @@ from verbspace.data.sources.record import Record
 from verbspace.inference.calibration import Calibration
 from verbspace.inference.embedding import embed_videos, embed_windows, validate_num_frames
 from verbspace.inference.part_embedder import embedder_for
+from verbspace.inference.spans import find_spans
 from verbspace.inference.timeline import Segment, extract_segments, merge_windows
 from verbspace.models.loading import load_encoder
 from verbspace.models.video_encoder import VideoEncoder
@@ -36,24 +37,28 @@ class Prediction:
         ranking: Actions with probabilities, most probable first.
         descriptions: The three descriptions with the highest cosine.
         timeline: Segments of one action each; None if the video was not split into windows.
+        spans: Spans of each action, best first, see `find_spans`; None if they were not asked for.
     """
 
     path: str
     ranking: list[tuple[str, float]]
     descriptions: list[str]
     timeline: list[Segment] | None = None
+    spans: list[Segment] | None = None
 
 
 @dataclass(frozen=True)
 class WindowConfig:
     """Sliding windows: their length and stride (None: half the length) in seconds.
 
-    Where the most probable action has a probability below `min_score`, the timeline has a gap.
+    Where the most probable action has a probability below `min_score`, the timeline has a gap. With `spans`, the spans
+    of each action with a score of `min_score` or more are found, too.
     """
 
     length: float
     stride: float | None = None
     min_score: float = 0.0
+    spans: bool = False
 
 
 class Predictor:
@@ -115,10 +120,12 @@ class Predictor:
             self.embedder, path, length=window_config.length, stride=window_config.stride, frames=self.frames
         )
         grid = merge_windows(windows, self.probabilities(embeddings))
-        timeline = extract_segments(grid, self.space.action_names, window_config.min_score)
-        return self._make_prediction(
-            str(path), F.normalize(embeddings.mean(0), dim=-1), grid.mean_probabilities(), timeline
-        )
+        names = self.space.action_names
+        timeline = extract_segments(grid, names, window_config.min_score)
+        spans = find_spans(grid, names, min_score=window_config.min_score) if window_config.spans else None
+        mean = F.normalize(embeddings.mean(0), dim=-1)
+        prediction = self._make_prediction(str(path), mean, grid.mean_probabilities())
+        return replace(prediction, timeline=timeline, spans=spans)
 
     def predict_stream(
         self, files: Iterable[str], window_config: WindowConfig | None = None, *, batch_size: int = 16
@@ -160,15 +167,13 @@ class Predictor:
                 outcomes[name] = DecodeError(name, result.failures.by_path[path])
         return outcomes
 
-    def _make_prediction(
-        self, name: str, z: Tensor, probabilities: Tensor, timeline: list[Segment] | None = None
-    ) -> Prediction:
+    def _make_prediction(self, name: str, z: Tensor, probabilities: Tensor) -> Prediction:
         best = probabilities.topk(min(self.top, len(probabilities)))
         names = [self.space.action_names[index] for index in best.indices.tolist()]
         similarity = self.space.logits(z[None, : self.space.categories.shape[1]], "description")[0]
         nearest = similarity.topk(min(3, len(similarity))).indices.tolist()
         descriptions = [self.space.description_texts[index] for index in nearest]
-        return Prediction(name, list(zip(names, best.values.tolist(), strict=True)), descriptions, timeline)
+        return Prediction(name, list(zip(names, best.values.tolist(), strict=True)), descriptions)
 
 
 def resolve_concepts(

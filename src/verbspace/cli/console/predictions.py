@@ -12,6 +12,7 @@ from rich.console import Console
 
 from verbspace.inference.explain import Explanation, format_counterfactual
 from verbspace.inference.predictor import Prediction
+from verbspace.inference.timeline import Segment
 from verbspace.utils.text import format_spans, format_timestamp, sanitize
 
 PredictionPrinter = Callable[[str, Prediction], None]
@@ -25,7 +26,7 @@ def resolve_format(output_format: str, as_json: bool) -> str:
 
 
 def make_printer(output_format: str, timeline: bool = False) -> PredictionPrinter:
-    """Return a function that prints the ranking or the timeline of one video; JSON lines contain both."""
+    """Return a function that prints the ranking, or the timeline or spans of one video; JSON lines contain all."""
     match output_format:
         case "table":
             return _print_timeline if timeline else _print_table
@@ -64,10 +65,15 @@ def _print_table(name: str, prediction: Prediction) -> None:
 def _print_timeline(name: str, prediction: Prediction) -> None:
     console = _print_name(name)
     width = 12 if console.width >= 60 else 0
-    for segment in prediction.timeline or []:
+    for segment in _segments(prediction):
         bar = f"{'█' * round(width * segment.score):<{width}}  " if width else ""
         span = f"{format_timestamp(segment.start):>9} – {format_timestamp(segment.end):<9}"
         console.print(f"  {span}  {100 * segment.score:5.1f}%  {bar}{sanitize(segment.action)}")
+
+
+def _segments(prediction: Prediction) -> list[Segment]:
+    """Return the spans, if they were asked for, or the timeline."""
+    return (prediction.timeline or []) if prediction.spans is None else prediction.spans
 
 
 def _print_name(name: str) -> Console:
@@ -79,8 +85,9 @@ def _print_name(name: str) -> Console:
 def _print_jsonl(name: str, prediction: Prediction) -> None:
     actions = dict(prediction.ranking)
     row: dict[str, object] = {"path": name, "actions": actions, "descriptions": prediction.descriptions}
-    if prediction.timeline is not None:
-        row["timeline"] = [asdict(segment) for segment in prediction.timeline]
+    for kind in ("timeline", "spans"):
+        if (segments := getattr(prediction, kind)) is not None:
+            row[kind] = [asdict(segment) for segment in segments]
     print(json.dumps(row), flush=True)
 
 
@@ -93,7 +100,7 @@ def _csv_printer(timeline: bool) -> PredictionPrinter:
     def print_rows(name: str, prediction: Prediction) -> None:
         rows: list[list[object]]
         if timeline:
-            segments = prediction.timeline or []
+            segments = _segments(prediction)
             rows = [[name, f"{s.start:.3f}", f"{s.end:.3f}", s.action, f"{s.score:.6f}"] for s in segments]
         else:
             rows = [[name, rank, action, f"{p:.6f}"] for rank, (action, p) in enumerate(prediction.ranking, 1)]
