@@ -56,10 +56,16 @@ def print_explanation(explanation: Explanation) -> None:
 
 def _print_table(name: str, prediction: Prediction) -> None:
     console = _print_name(name)
+    if not prediction.answered:
+        best = sanitize(prediction.ranking[0][0])
+        console.print(f"  none of these: the best action, {best}, does not fit well enough", style="dim")
+        return
+    if prediction.percentiles is not None:
+        console.print("  fits better than this share of the other videos:", style="dim")
     width = min(24, console.width // 3)
-    for action, probability in prediction.ranking:
-        bar = "█" * round(width * probability)
-        console.print(f"  {100 * probability:5.1f}%  {bar:<{width}}  {sanitize(action)}")
+    values = prediction.percentiles or [probability for _, probability in prediction.ranking]
+    for (action, _), value in zip(prediction.ranking, values, strict=True):
+        console.print(f"  {100 * value:5.1f}%  {'█' * round(width * value):<{width}}  {sanitize(action)}")
 
 
 def _print_timeline(name: str, prediction: Prediction) -> None:
@@ -85,6 +91,10 @@ def _print_name(name: str) -> Console:
 def _print_jsonl(name: str, prediction: Prediction) -> None:
     actions = dict(prediction.ranking)
     row: dict[str, object] = {"path": name, "actions": actions, "descriptions": prediction.descriptions}
+    if not prediction.answered:
+        row["answered"] = False
+    if prediction.percentiles is not None:
+        row["percentiles"] = dict(zip(actions, prediction.percentiles, strict=True))
     for kind in ("timeline", "spans"):
         if (segments := getattr(prediction, kind)) is not None:
             row[kind] = [asdict(segment) for segment in segments]
@@ -103,7 +113,10 @@ def _csv_printer(timeline: bool) -> PredictionPrinter:
             segments = _segments(prediction)
             rows = [[name, f"{s.start:.3f}", f"{s.end:.3f}", s.action, f"{s.score:.6f}"] for s in segments]
         else:
-            rows = [[name, rank, action, f"{p:.6f}"] for rank, (action, p) in enumerate(prediction.ranking, 1)]
+            ranking = prediction.ranking if prediction.answered else []
+            rows = [[name, rank, action, f"{p:.6f}"] for rank, (action, p) in enumerate(ranking, 1)] or [
+                [name, 0, "", ""]
+            ]
         for row in rows:  # the csv module does not quote a lone carriage return, which readers take as a row's end
             (quoting_writer if any("\r" in str(cell) for cell in row) else writer).writerow(row)
         sys.stdout.flush()
