@@ -158,3 +158,27 @@ def test_top5_needs_more_than_five_classes(count: int, folder: Path, tmp_path: P
     assert ("there is only one action" in found.stdout) == (count == 1)
     row = next(line for line in found.stdout.splitlines() if line.startswith("│ encoder"))
     assert row.count("│") == (7 if count > 5 else 6)
+
+
+def test_spans_are_printed_in_place_of_the_timeline(folder: Path) -> None:
+    command = ["predict", str(folder / "a.mp4"), "--encoder", "playground", "--actions", "waving, bowing"]
+    windows = ["--window", "0.4", "--spans"]
+    outputs = {
+        form: CliRunner().invoke(app, [*command, *windows, "--format", form]) for form in ("jsonl", "csv", "table")
+    }
+    assert [run.exit_code for run in outputs.values()] == [0, 0, 0]
+    row = json.loads(outputs["jsonl"].stdout)
+    ends = [(span["start"], span["end"], span["action"]) for span in row["spans"]]
+    assert ends
+    assert row["timeline"]
+    scores = [span["score"] for span in row["spans"]]
+    assert scores == sorted(scores, reverse=True)
+    table = list(csv.DictReader(io.StringIO(outputs["csv"].stdout)))
+    assert [(float(r["start"]), float(r["end"]), r["action"]) for r in table] == [
+        (pytest.approx(start, abs=1e-3), pytest.approx(end, abs=1e-3), action) for start, end, action in ends
+    ]
+    assert len(outputs["table"].stdout.splitlines()) == 1 + len(ends)
+    none = CliRunner().invoke(app, [*command, *windows, "--min-score", "1", "--json"])
+    assert json.loads(none.stdout)["spans"] == []
+    alone = CliRunner().invoke(app, [*command, "--spans"])
+    assert str(alone.exception).startswith("--stride, --spans and --min-score need --window")

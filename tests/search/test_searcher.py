@@ -13,7 +13,7 @@ from verbspace.models.video_encoder import VideoEncoder
 from verbspace.search.index import Index
 from verbspace.search.query import collect_terms
 from verbspace.search.schema import FileRows, vectors_to_numpy
-from verbspace.search.searcher import Searcher, nearest_windows
+from verbspace.search.searcher import Searcher, find_query_spans, nearest_windows
 from verbspace.search.signatures import FileSignature
 
 
@@ -46,6 +46,29 @@ def test_per_video_returns_the_best_window(random_rows: Index) -> None:
     assert len(nearest_windows(random_rows, query, 9000, per_video=True)) == 500
     hits = nearest_windows(random_rows, query, 3, "start > 4 AND `window` < 3", per_video=True)
     assert [hit.path for hit in hits] == [row[0] for row in brute_force(random_rows, query) if row[1] == 2][:3]
+
+
+def test_spans_join_the_windows_that_match(tmp_path: Path) -> None:
+    index = Index.create(tmp_path, make_manifest())
+    cosines = {"a.mp4": [0.1, 0.8, 0.9, 0.8, 0.1, 0.1, 0.6, 0.1], "b.mp4": [0.1] * 8, "c.mp4": [0.1] * 7 + [0.5]}
+    starts = [4.0 * number for number in range(8)]
+    ends = [start + 4 for start in starts]
+    files = [
+        FileRows(
+            name, FileSignature(1, 1), 25.0, starts, ends, np.array([[c, (1 - c * c) ** 0.5] for c in row], np.float32)
+        )
+        for name, row in cosines.items()
+    ]
+    index.write(files, set())
+    query = np.array([3.0, 0.0])
+    spans = find_query_spans(index, query, 3)
+    assert [(hit.path, hit.start, hit.end, hit.window) for hit in spans] == [
+        ("a.mp4", 4, 16, 2), ("a.mp4", 24, 28, 6), ("c.mp4", 28, 32, 7),
+    ]  # fmt: skip
+    assert [hit.score for hit in spans] == pytest.approx([2.5 / 3 - 0.1, 0.5, 0.4], abs=1e-5)
+    assert {hit.path for hit in find_query_spans(index, query, 1)} == {"a.mp4"}
+    assert {hit.path for hit in find_query_spans(index, query, 5, "path = 'c.mp4'")} == {"c.mp4"}
+    assert find_query_spans(index, query, 5, "path = 'none.mp4'") == []
 
 
 def test_equal_scores_are_ordered_by_path(tmp_path: Path) -> None:

@@ -11,9 +11,11 @@ import typer
 from verbspace.cli import options
 
 if TYPE_CHECKING:
+    from verbspace.evaluation.localization import LocalizationEvaluation
     from verbspace.evaluation.order import OrderEvaluation
     from verbspace.evaluation.protocol import Task
     from verbspace.evaluation.results import BenchmarkResult, Evaluation
+    from verbspace.utils.device import PrecisionSetting
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -23,7 +25,10 @@ def evaluate(
     encoder: options.EncoderOption,
     data: Annotated[Path | None, typer.Option(help="Labeled videos: one subfolder per class, or a list file.")] = None,
     protocol: Annotated[
-        str, typer.Option(help="zero-shot, linear-probe, knn or order; with --root a benchmark: ucf101/zero-shot.")
+        str,
+        typer.Option(
+            help="zero-shot, linear-probe, knn, order or localization; with --root a benchmark: ucf101/zero-shot."
+        ),
     ] = "zero-shot",
     root: Annotated[
         Path | None,
@@ -39,6 +44,11 @@ def evaluate(
         str | None,
         typer.Option(help="For order: CSV of opposed actions, ssv2 or charades. Default: found from the phases."),
     ] = None,
+    class_split: Annotated[
+        str | None, typer.Option(help="For localization: 75/25, 50/50, or a file of the actions to search for.")
+    ] = None,
+    window: Annotated[float | None, typer.Option(min=0.1, help="For localization: seconds per window.")] = None,
+    stride: options.StrideOption = None,
     concepts: options.ConceptsOption = None,
     scoring: options.ScoringOption = "category",
     frames: options.ClipFramesOption = 8,
@@ -56,14 +66,19 @@ def evaluate(
     """Evaluate an encoder, and the frozen frame-averaged base CLIP under the same protocol."""
     from verbspace.cli.console.progress import progress
     from verbspace.cli.console.results import print_results
+    from verbspace.concepts.space import validate_scoring
     from verbspace.evaluation.benchmarks import evaluate_benchmark
     from verbspace.evaluation.evaluate import evaluate as run
     from verbspace.evaluation.evaluate import evaluate_order
+    from verbspace.evaluation.localization import WINDOW_SECONDS, evaluate_localization
     from verbspace.utils.atomic_io import write_text
 
     is_benchmark = "/" in protocol
     if data is None and (root is None or not is_benchmark):
         raise ValueError("give --data with your own videos, or --root with a benchmark's folder and its --protocol")
+    elsewhere = {"--class-split": class_split, "--window": window, "--stride": stride}
+    if protocol != "localization" and (given := [name for name, value in elsewhere.items() if value is not None]):
+        raise ValueError(f"{given[0]}: {protocol} has no use for it; add --protocol localization, or remove it")
     if pairs is not None and protocol != "order":
         raise ValueError(f"--pairs: {protocol} has no pairs of actions; add --protocol order, or remove --pairs")
     if data is not None and is_benchmark:
@@ -74,16 +89,31 @@ def evaluate(
     }  # fmt: skip
     if data is None and (unused := [name for name, value in data_options.items() if value is not None]):
         raise ValueError(f"--{unused[0].replace('_', '-')}: {protocol} has its own lists; leave the option out")
+    if protocol == "localization":
+        without_effect = {
+            "--train": train, "--train-split": train_split, "--fold": fold, "--labels": labels, "--workers": workers,
+            "--label-level": label_level, "--clips": clips != 1 or None, "--crops": crops != 1 or None,
+            "--decoder": decoder != "pyav" or None,
+        }  # fmt: skip
+        if given := [name for name, value in without_effect.items() if value is not None]:
+            raise ValueError(f"{given[0]}: localization has no use for it; leave the option out")
     with progress() as on_progress:
         settings: dict[str, Any] = {
             "concepts": concepts, "scoring": scoring, "frames": frames, "clips": clips, "crops": crops,
             "baseline": baseline, "max_missing": max_missing, "decoder": decoder, "dtype": dtype,
             "device": device, "batch_size": batch_size, "num_workers": workers or 0, "on_progress": on_progress,
         }  # fmt: skip
-        result: Evaluation | OrderEvaluation | BenchmarkResult
+        result: Evaluation | OrderEvaluation | LocalizationEvaluation | BenchmarkResult
         if data is None:
             assert root is not None
             result = evaluate_benchmark(encoder, protocol, root, **settings)
+        elif protocol == "localization":
+            result = evaluate_localization(
+                encoder, data, data.parent if root is None else root, split=split, concepts=concepts,
+                class_split=class_split, scoring=validate_scoring(scoring), frames=frames,
+                window=WINDOW_SECONDS if window is None else window, stride=stride, baseline=baseline,
+                max_missing=max_missing, dtype=cast("PrecisionSetting", dtype), device=device, on_progress=on_progress,
+            )  # fmt: skip
         elif protocol == "order":
             result = evaluate_order(encoder, data, pairs=pairs, root=root, **data_options, **settings)
         else:

@@ -18,14 +18,14 @@ app = typer.Typer(rich_markup_mode=None)
 
 def _load_predictor(
     encoder: str, actions: list[str] | None, concepts: str | None, scoring: str, frames: int, calibration: Path | None,
-    device: str | None, top: int = 5,
+    device: str | None, top: int = 5, abstain: float | None = None, independent: bool = False,
 ) -> Predictor:  # fmt: skip
     from verbspace.concepts.space import validate_scoring
     from verbspace.inference.predictor import Predictor
 
     return Predictor(
         encoder, options.parse_action_list(actions), concepts=concepts, scoring=validate_scoring(scoring),
-        frames=frames, top=top, calibration=calibration, device=device,
+        frames=frames, top=top, calibration=calibration, abstain=abstain, independent=independent, device=device,
     )  # fmt: skip
 
 
@@ -39,9 +39,19 @@ def predict(
     top: Annotated[int, typer.Option(min=1, help="Number of actions to show.")] = 5,
     frames: options.FramesOption = 8,
     calibration: options.CalibrationOption = None,
+    abstain: Annotated[
+        float | None,
+        typer.Option(help="Withhold answers so that at most this fraction of the calibration's other videos has one."),
+    ] = None,
+    independent: Annotated[
+        bool, typer.Option("--independent", help="Rank each action by itself, by comparison with the other videos.")
+    ] = False,
     window: Annotated[float | None, typer.Option(min=0.1, help="Predict a timeline of windows of this length.")] = None,
     stride: options.StrideOption = None,
-    min_score: Annotated[float, typer.Option(min=0, max=1, help="Leave out timeline segments below this.")] = 0.0,
+    spans: Annotated[
+        bool, typer.Option("--spans", help="With --window: find spans of each action, which may overlap.")
+    ] = False,
+    min_score: Annotated[float, typer.Option(min=0, max=1, help="Leave out segments and spans below this.")] = 0.0,
     device: options.DeviceOption = None,
     output_format: Annotated[str, typer.Option("--format", help="table, jsonl or csv.")] = "table",
     as_json: options.JsonOption = False,
@@ -54,11 +64,22 @@ def predict(
     from verbspace.inference.predictor import WindowConfig
 
     output_format = resolve_format(output_format, as_json)
-    if window is None and (stride is not None or min_score):
-        raise ValueError("--stride and --min-score need --window; add it, or remove them")
+    if window is None and (stride is not None or min_score or spans):
+        raise ValueError("--stride, --spans and --min-score need --window; add it, or remove them")
     print_prediction, on_error = make_printer(output_format, timeline=window is not None), ErrorCounter()
-    predictor = _load_predictor(encoder, actions, concepts, scoring, frames, calibration, device, top=top)
-    window_config = None if window is None else WindowConfig(window, stride, min_score)
+    predictor = _load_predictor(
+        encoder,
+        actions,
+        concepts,
+        scoring,
+        frames,
+        calibration,
+        device,
+        top=top,
+        abstain=abstain,
+        independent=independent,
+    )
+    window_config = None if window is None else WindowConfig(window, stride, min_score, spans)
     for name, outcome in predictor.predict_stream(expand_inputs(paths, sys.stdin, on_error), window_config):
         if isinstance(outcome, DecodeError):
             on_error(str(outcome))
@@ -136,6 +157,10 @@ def calibrate(
     reference: Annotated[
         str | None, typer.Option(help="Encoder, or `halves`. Default: the base checkpoint if available, else halves.")
     ] = None,
+    others: Annotated[
+        list[str] | None,
+        typer.Option(help="Videos or a folder that show none of the actions, for `predict --abstain`. Repeatable."),
+    ] = None,
     eval_data: options.EvalDataOption = None,
     labels: options.LabelsOption = None,
     device: options.DeviceOption = None,
@@ -152,8 +177,8 @@ def calibrate(
     from verbspace.models.loading import load_encoder
 
     options.require_labeled_videos(labels, "--eval-data", eval_data)
-    files = list(expand_inputs(paths, sys.stdin))
-    if urls := [file for file in files if is_url(file)]:
+    files, other_files = list(expand_inputs(paths, sys.stdin)), list(expand_inputs(others or [], sys.stdin))
+    if urls := [file for file in [*files, *other_files] if is_url(file)]:
         raise ValueError(f"{urls[0]}: calibration reads each video twice and accepts no URLs; download the files first")
     loaded = load_encoder(encoder, device)
     vocabulary = resolve_concepts(loaded, options.parse_action_list(actions), concepts)
@@ -162,7 +187,7 @@ def calibrate(
     with progress() as on_progress:
         calibration = fit(
             loaded, files, vocabulary, reference=resolve_reference(loaded, reference),
-            scoring=validate_scoring(scoring), frames=frames, on_progress=on_progress,
+            others=other_files, scoring=validate_scoring(scoring), frames=frames, on_progress=on_progress,
         )  # fmt: skip
     calibration.save(out)
     metrics = None if eval_data is None else evaluate_calibration(loaded, eval_data, vocabulary, calibration, labels)

@@ -91,6 +91,9 @@ def search(
     max_duration: Annotated[float | None, typer.Option(help="Longest video, in seconds.")] = None,
     top: Annotated[int, typer.Option(min=1, max=100_000, help="Number of results.")] = 10,
     per_video: Annotated[bool, typer.Option("--per-video", help="Only the best window of each video.")] = False,
+    spans: Annotated[
+        bool, typer.Option("--spans", help="Spans of any length instead of windows, from the best videos.")
+    ] = False,
     no_ann: Annotated[bool, typer.Option("--no-ann", help="Search exactly, without the approximate index.")] = False,
     output_format: Annotated[str, typer.Option("--format", help="table, jsonl or html.")] = "table",
     as_json: options.JsonOption = False,
@@ -116,6 +119,8 @@ def search(
         raise ValueError("--format html and --out page.html must be given together")
     if embed_clips and out is None:
         raise ValueError("--embed-clips needs --format html --out page.html; add them, or leave it out")
+    if spans and per_video:
+        raise ValueError("--spans and --per-video contradict each other; give one of them")
     terms = collect_terms(query, add or (), subtract or ())
     if '"' not in query and (" - " in query or " + " in query):
         print_error(
@@ -127,7 +132,7 @@ def search(
         print_error(f"{len(shards)} shards are not merged yet and are not searched, such as {shards[0]}", "warning")
     hits = searcher.search(
         terms, similar_to=similar_to or (), top=top, where=where, path=path, min_duration=min_duration,
-        max_duration=max_duration, per_video=per_video, exact=no_ann,
+        max_duration=max_duration, per_video=per_video, spans=spans, exact=no_ann,
     )  # fmt: skip
     description = describe_query(terms, similar_to or ())
     print_hits(hits, output_format, out, query=description, index=searcher.index, embed_clips=embed_clips)

@@ -41,7 +41,7 @@ class EvalProtocol(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    task: Task | Literal["order"]
+    task: Task | Literal["order", "localization"]
     data: str
     data_hash: str
     clips: int

@@ -17,6 +17,7 @@ from verbspace.concepts.space import ConceptSpace, ScoringMode
 from verbspace.data.dataloader import load_clips
 from verbspace.data.datasets import ClipDataset
 from verbspace.data.sources.record import Record
+from verbspace.inference.abstention import OtherScores
 from verbspace.inference.embedding import embed_videos
 from verbspace.inference.part_embedder import embedder_for
 from verbspace.models.hashing import encoder_hash
@@ -37,6 +38,7 @@ class Calibration(BaseModel):
         confidence: Mean of the largest probability, before and after calibration.
         other: Hash of the reference encoder; None for halves.
         by: Scoring mode.
+        others: Scores of other videos, which show none of the actions; None if there were none.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -52,6 +54,7 @@ class Calibration(BaseModel):
     concepts: str
     by: ScoringMode
     frames: int
+    others: OtherScores | None = None
 
     @classmethod
     def load(cls, path: str | Path) -> Calibration:
@@ -77,6 +80,15 @@ class Calibration(BaseModel):
             f"temperature {self.temperature:.3f} by {self.method}: {agreement} on {100 * self.agreement:.1f} % of "
             f"{self.videos} videos; mean confidence {before} before, {after} after"
         )
+
+    def require_others(self, purpose: str) -> OtherScores:
+        """Return the scores of other videos; ValueError if the calibration has none."""
+        if self.others is None:
+            raise ValueError(
+                f"{purpose}: the calibration has no other videos to compare with; run `verbspace calibrate` with "
+                "--others and videos that show none of the actions"
+            )
+        return self.others
 
     def validate_for(self, encoder: VideoEncoder, concepts: ConceptSet, scoring: ScoringMode, frames: int) -> None:
         """Raise ValueError unless the temperature was fitted for exactly these."""
@@ -120,6 +132,7 @@ def calibrate(
     concepts: ConceptSet,
     *,
     reference: VideoEncoder | None = None,
+    others: Sequence[str | Path] = (),
     scoring: ScoringMode = "category",
     frames: int = 8,
     batch_size: int = 16,
@@ -136,17 +149,24 @@ def calibrate(
         concepts: The concept set that predictions will use.
         reference: The encoder whose predictions stand in for labels; None: each half of a video is the reference for
             the other half.
+        others: Other videos, which show none of the actions: what answers are withheld for, see `OtherScores`.
         scoring: Scoring mode that predictions will use.
         frames: Frames per video, or per half.
     """
     space = encoder.build_concept_space(concepts)
     records = [Record(path) for path in files]
     _require_min_videos(len(records), "are given")
+    options: Any = {"frames": frames, "batch_size": batch_size, "allow_empty": True, "on_progress": on_progress}
+    other_scores = None
+    if others:
+        found = embed_videos(
+            embedder_for(encoder, scoring), [Record(path) for path in others], stage="others", **options
+        )
+        other_scores = OtherScores.from_scores(space.action_scores(found.embeddings, scoring))
     if reference is None:
         scores, reference_scores = _score_halves(encoder, records, space, scoring, frames, batch_size, on_progress)
         _require_min_videos(len(scores))
     else:
-        options: Any = {"frames": frames, "batch_size": batch_size, "allow_empty": True, "on_progress": on_progress}
         embedded = embed_videos(embedder_for(encoder, scoring), records, stage="encoder", **options)
         _require_min_videos(len(embedded.records))
         reference_embedded = embed_videos(
@@ -176,6 +196,7 @@ def calibrate(
         concepts=concepts.hash,
         by=scoring,
         frames=frames,
+        others=other_scores,
     )
 
 

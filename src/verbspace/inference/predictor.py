@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -17,9 +19,11 @@ from verbspace.concepts.space import ConceptSpace, ScoringMode
 from verbspace.data.errors import DecodeError
 from verbspace.data.sources.inputs import localize
 from verbspace.data.sources.record import Record
+from verbspace.inference.abstention import OtherScores
 from verbspace.inference.calibration import Calibration
 from verbspace.inference.embedding import embed_videos, embed_windows, validate_num_frames
 from verbspace.inference.part_embedder import embedder_for
+from verbspace.inference.spans import find_spans
 from verbspace.inference.timeline import Segment, extract_segments, merge_windows
 from verbspace.models.loading import load_encoder
 from verbspace.models.video_encoder import VideoEncoder
@@ -36,24 +40,33 @@ class Prediction:
         ranking: Actions with probabilities, most probable first.
         descriptions: The three descriptions with the highest cosine.
         timeline: Segments of one action each; None if the video was not split into windows.
+        spans: Spans of each action, best first, see `find_spans`; None if they were not asked for.
+        answered: False if no action fits, so that the answer is withheld.
+        percentiles: For each action of the ranking, the fraction of other videos that it fits less well; None if they
+            were not asked for. Unlike the probabilities they do not depend on the other actions.
     """
 
     path: str
     ranking: list[tuple[str, float]]
     descriptions: list[str]
     timeline: list[Segment] | None = None
+    spans: list[Segment] | None = None
+    answered: bool = True
+    percentiles: list[float] | None = None
 
 
 @dataclass(frozen=True)
 class WindowConfig:
     """Sliding windows: their length and stride (None: half the length) in seconds.
 
-    Where the most probable action has a probability below `min_score`, the timeline has a gap.
+    Where the most probable action has a probability below `min_score`, the timeline has a gap. With `spans`, the spans
+    of each action with a score of `min_score` or more are found, too.
     """
 
     length: float
     stride: float | None = None
     min_score: float = 0.0
+    spans: bool = False
 
 
 class Predictor:
@@ -68,6 +81,9 @@ class Predictor:
         top: Number of actions in a prediction's ranking.
         calibration: A calibration, or its file, that was fitted for the same encoder, concepts, scoring and frames.
             Without one, probabilities are the softmax at the checkpoint's own temperature, which is overconfident.
+        abstain: Withhold answers where no action fits, so that at most this fraction of videos like the calibration's
+            other videos get an answer, see `OtherScores.threshold`. None: never.
+        independent: Rank the actions by `Prediction.percentiles`, each by itself.
         encode_text: Text encoder to use instead of the encoder's own, for example a cached one.
         device: See `load_encoder`.
     """
@@ -82,6 +98,8 @@ class Predictor:
         frames: int = 8,
         top: int = 5,
         calibration: Calibration | str | Path | None = None,
+        abstain: float | None = None,
+        independent: bool = False,
         encode_text: Callable[[list[str]], Tensor] | None = None,
         device: str | None = None,
     ) -> None:
@@ -99,15 +117,31 @@ class Predictor:
         if calibration is not None:
             calibration.validate_for(self.encoder, self.concepts, scoring, frames)
         self.calibration = calibration
+        self.threshold: float | None = None
+        self.others: OtherScores | None = None
+        if abstain is not None or independent:
+            if calibration is None:
+                raise ValueError(
+                    "abstain and independent need a calibration with other videos; run `verbspace calibrate`"
+                )
+            others = calibration.require_others("independent" if independent else "abstain")
+            self.threshold = None if abstain is None else others.threshold(abstain)
+            self.others = others if independent else None
 
     def probabilities(self, z: Tensor) -> Tensor:
         """Convert embeddings of `embedder` (N, D), with scoring by phases (N, 4·D), to distributions (N, K)."""
         scores = self.space.action_scores(z, self.scoring)
         return (scores / (self.calibration.temperature if self.calibration else 1)).softmax(-1)
 
+    def is_answered(self, z: Tensor) -> Tensor:
+        """Return for which embeddings (N, D) an action fits well enough for an answer, (N,) bool."""
+        best = self.space.action_scores(z, self.scoring).max(-1).values
+        return torch.ones_like(best, dtype=torch.bool) if self.threshold is None else best > self.threshold
+
     def rank(self, names: Sequence[str], z: Tensor) -> list[Prediction]:
         """Rank the actions for the embeddings (N, D) of N videos."""
-        return [self._make_prediction(*each) for each in zip(names, z, self.probabilities(z), strict=True)]
+        rows = zip(names, z, self.probabilities(z), self.is_answered(z).tolist(), strict=True)
+        return [replace(self._make_prediction(name, each, p), answered=answered) for name, each, p, answered in rows]
 
     def predict_timeline(self, path: str | Path, window_config: WindowConfig) -> Prediction:
         """Predict a video in sliding windows, with a timeline. Raises DecodeError if it cannot be read."""
@@ -115,10 +149,14 @@ class Predictor:
             self.embedder, path, length=window_config.length, stride=window_config.stride, frames=self.frames
         )
         grid = merge_windows(windows, self.probabilities(embeddings))
-        timeline = extract_segments(grid, self.space.action_names, window_config.min_score)
-        return self._make_prediction(
-            str(path), F.normalize(embeddings.mean(0), dim=-1), grid.mean_probabilities(), timeline
-        )
+        covered = merge_windows(windows, self.is_answered(embeddings).float()[:, None]).probabilities > 0.5
+        grid = replace(grid, probabilities=torch.where(covered, grid.probabilities, 0))
+        names = self.space.action_names
+        timeline = extract_segments(grid, names, max(window_config.min_score, sys.float_info.min))
+        spans = find_spans(grid, names, min_score=window_config.min_score) if window_config.spans else None
+        mean = F.normalize(embeddings.mean(0), dim=-1)
+        prediction = self._make_prediction(str(path), mean, grid.mean_probabilities())
+        return replace(prediction, timeline=timeline, spans=spans, answered=bool(covered.any()))
 
     def predict_stream(
         self, files: Iterable[str], window_config: WindowConfig | None = None, *, batch_size: int = 16
@@ -160,15 +198,22 @@ class Predictor:
                 outcomes[name] = DecodeError(name, result.failures.by_path[path])
         return outcomes
 
-    def _make_prediction(
-        self, name: str, z: Tensor, probabilities: Tensor, timeline: list[Segment] | None = None
-    ) -> Prediction:
-        best = probabilities.topk(min(self.top, len(probabilities)))
-        names = [self.space.action_names[index] for index in best.indices.tolist()]
+    def _make_prediction(self, name: str, z: Tensor, probabilities: Tensor) -> Prediction:
+        percentiles = None
+        if self.others is not None:
+            percentiles = self.others.percentiles(self.space.action_scores(z[None], self.scoring))[0]
+        # Actions that fit better than all other videos have equal percentiles; the more probable one comes first.
+        order = probabilities if percentiles is None else percentiles.double() + 1e-6 * probabilities
+        best = order.topk(min(self.top, len(probabilities))).indices
+        names = [self.space.action_names[index] for index in best.tolist()]
         similarity = self.space.logits(z[None, : self.space.categories.shape[1]], "description")[0]
         nearest = similarity.topk(min(3, len(similarity))).indices.tolist()
-        descriptions = [self.space.description_texts[index] for index in nearest]
-        return Prediction(name, list(zip(names, best.values.tolist(), strict=True)), descriptions, timeline)
+        return Prediction(
+            name,
+            list(zip(names, probabilities[best].tolist(), strict=True)),
+            [self.space.description_texts[index] for index in nearest],
+            percentiles=None if percentiles is None else percentiles[best].tolist(),
+        )
 
 
 def resolve_concepts(
@@ -196,6 +241,8 @@ def predict(
     frames: int = 8,
     top: int = 5,
     calibration: Calibration | str | Path | None = None,
+    abstain: float | None = None,
+    independent: bool = False,
     window_config: WindowConfig | None = None,
     device: str | None = None,
 ) -> list[Prediction]:
@@ -206,7 +253,7 @@ def predict(
     """
     predictor = Predictor(
         encoder, actions, concepts=concepts, scoring=scoring, frames=frames, top=top, calibration=calibration,
-        device=device,
+        abstain=abstain, independent=independent, device=device,
     )  # fmt: skip
     files = [str(paths)] if isinstance(paths, (str, Path)) else [str(path) for path in paths]
     predictions = []

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
+from verbspace.data.sampling import Window
 from verbspace.data.sources.inputs import localize
 from verbspace.inference.embedding import embed_windows
+from verbspace.inference.spans import find_spans
+from verbspace.inference.timeline import merge_windows
 from verbspace.models.hashing import encoder_hash
 from verbspace.models.loading import load_encoder
 from verbspace.models.video_encoder import VideoEncoder
@@ -44,6 +50,7 @@ class Searcher:
         min_duration: float | None = None,
         max_duration: float | None = None,
         per_video: bool = False,
+        spans: bool = False,
         exact: bool = False,
     ) -> list[Hit]:
         """Return the windows that match a query best, best first.
@@ -57,6 +64,7 @@ class Searcher:
             min_duration: Seconds; videos that are shorter are left out.
             max_duration: Seconds; videos that are longer are left out.
             per_video: Return only the best window of each video.
+            spans: Return spans of any length instead of windows, see `find_query_spans`.
             exact: Compare with all rows, even if there is an approximate index.
 
         Raises:
@@ -68,9 +76,11 @@ class Searcher:
         if where is not None:
             self.index.validate_filter(where)
         clips = [self.embed_clip(clip) for clip in similar_to]
-        vector = build_query_vector(self.query_encoder, terms, clips)
+        vector = build_query_vector(self.query_encoder, terms, clips).numpy()
         condition = combine_filters(where, path, min_duration, max_duration)
-        return nearest_windows(self.index, vector.numpy(), top, condition, per_video=per_video, exact=exact)
+        if spans:
+            return find_query_spans(self.index, vector, top, condition, exact=exact)
+        return nearest_windows(self.index, vector, top, condition, per_video=per_video, exact=exact)
 
     def find_similar(self, path: str, window: int, *, top: int = 10, per_video: bool = False) -> tuple[Hit, list[Hit]]:
         """Return a window, and those most similar to its stored vector: without it or, with `per_video`, its video."""
@@ -135,6 +145,44 @@ def nearest_windows(
             return results[:top]
         else:
             limit *= 4
+
+
+def find_query_spans(
+    index: Index, vector: np.ndarray, top: int = 10, where: str | None = None, *, exact: bool = False
+) -> list[Hit]:
+    """Return the spans that match a vector best, of the `top` videos with the nearest windows.
+
+    The curve of a video is the cosine similarity of its windows over time minus the mean over all these videos; its
+    spans are found by `find_spans`. The score of a span is its contrast with its surroundings.
+
+    Args:
+        vector: Query vector (D,), of any norm.
+        top: Largest number of videos and of spans.
+        where: SQL condition over the columns. It selects videos by their windows.
+        exact: See `nearest_windows`.
+    """
+    paths = [hit.path for hit in nearest_windows(index, vector, top, where, per_video=True, exact=exact)]
+    if not paths:
+        return []
+    query = np.asarray(vector, np.float32).reshape(-1)
+    query = query / np.linalg.norm(query)
+    condition = f"path IN ({', '.join(map(sql_quote, paths))})"
+    hits: dict[str, list[Hit]] = {path: [] for path in paths}
+    for batch in index.scan((*HIT_COLUMNS, "vector"), condition):
+        vectors = batch.column("vector").flatten().to_numpy().reshape(-1, index.manifest.dim)
+        rows = batch.drop_columns("vector").to_pylist()
+        for row, score in zip(rows, (vectors @ query).tolist(), strict=True):
+            hits[row["path"]].append(Hit(**row, score=score))
+    background = fmean(hit.score for windows in hits.values() for hit in windows)
+    found = []
+    for windows in hits.values():
+        windows.sort(key=lambda hit: (hit.start, hit.end))
+        curve = torch.tensor([[hit.score - background] for hit in windows])
+        for span in find_spans(merge_windows([Window(hit.start, hit.end) for hit in windows], curve), [""]):
+            inside = [hit for hit in windows if hit.start < span.end and hit.end > span.start]
+            best = max(inside, key=lambda hit: hit.score)
+            found.append(replace(best, start=span.start, end=span.end, score=span.score))
+    return sorted(found, key=lambda hit: (-hit.score, hit.path, hit.start))[:top]
 
 
 def _query_table(index: Index, query: np.ndarray, limit: int, where: str | None, config: AnnConfig | None) -> list[Hit]:

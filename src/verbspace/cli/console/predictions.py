@@ -12,6 +12,7 @@ from rich.console import Console
 
 from verbspace.inference.explain import Explanation, format_counterfactual
 from verbspace.inference.predictor import Prediction
+from verbspace.inference.timeline import Segment
 from verbspace.utils.text import format_spans, format_timestamp, sanitize
 
 PredictionPrinter = Callable[[str, Prediction], None]
@@ -25,7 +26,7 @@ def resolve_format(output_format: str, as_json: bool) -> str:
 
 
 def make_printer(output_format: str, timeline: bool = False) -> PredictionPrinter:
-    """Return a function that prints the ranking or the timeline of one video; JSON lines contain both."""
+    """Return a function that prints the ranking, or the timeline or spans of one video; JSON lines contain all."""
     match output_format:
         case "table":
             return _print_timeline if timeline else _print_table
@@ -55,19 +56,30 @@ def print_explanation(explanation: Explanation) -> None:
 
 def _print_table(name: str, prediction: Prediction) -> None:
     console = _print_name(name)
+    if not prediction.answered:
+        best = sanitize(prediction.ranking[0][0])
+        console.print(f"  none of these: the best action, {best}, does not fit well enough", style="dim")
+        return
+    if prediction.percentiles is not None:
+        console.print("  fits better than this share of the other videos:", style="dim")
     width = min(24, console.width // 3)
-    for action, probability in prediction.ranking:
-        bar = "█" * round(width * probability)
-        console.print(f"  {100 * probability:5.1f}%  {bar:<{width}}  {sanitize(action)}")
+    values = prediction.percentiles or [probability for _, probability in prediction.ranking]
+    for (action, _), value in zip(prediction.ranking, values, strict=True):
+        console.print(f"  {100 * value:5.1f}%  {'█' * round(width * value):<{width}}  {sanitize(action)}")
 
 
 def _print_timeline(name: str, prediction: Prediction) -> None:
     console = _print_name(name)
     width = 12 if console.width >= 60 else 0
-    for segment in prediction.timeline or []:
+    for segment in _segments(prediction):
         bar = f"{'█' * round(width * segment.score):<{width}}  " if width else ""
         span = f"{format_timestamp(segment.start):>9} – {format_timestamp(segment.end):<9}"
         console.print(f"  {span}  {100 * segment.score:5.1f}%  {bar}{sanitize(segment.action)}")
+
+
+def _segments(prediction: Prediction) -> list[Segment]:
+    """Return the spans, if they were asked for, or the timeline."""
+    return (prediction.timeline or []) if prediction.spans is None else prediction.spans
 
 
 def _print_name(name: str) -> Console:
@@ -79,8 +91,13 @@ def _print_name(name: str) -> Console:
 def _print_jsonl(name: str, prediction: Prediction) -> None:
     actions = dict(prediction.ranking)
     row: dict[str, object] = {"path": name, "actions": actions, "descriptions": prediction.descriptions}
-    if prediction.timeline is not None:
-        row["timeline"] = [asdict(segment) for segment in prediction.timeline]
+    if not prediction.answered:
+        row["answered"] = False
+    if prediction.percentiles is not None:
+        row["percentiles"] = dict(zip(actions, prediction.percentiles, strict=True))
+    for kind in ("timeline", "spans"):
+        if (segments := getattr(prediction, kind)) is not None:
+            row[kind] = [asdict(segment) for segment in segments]
     print(json.dumps(row), flush=True)
 
 
@@ -93,10 +110,13 @@ def _csv_printer(timeline: bool) -> PredictionPrinter:
     def print_rows(name: str, prediction: Prediction) -> None:
         rows: list[list[object]]
         if timeline:
-            segments = prediction.timeline or []
+            segments = _segments(prediction)
             rows = [[name, f"{s.start:.3f}", f"{s.end:.3f}", s.action, f"{s.score:.6f}"] for s in segments]
         else:
-            rows = [[name, rank, action, f"{p:.6f}"] for rank, (action, p) in enumerate(prediction.ranking, 1)]
+            ranking = prediction.ranking if prediction.answered else []
+            rows = [[name, rank, action, f"{p:.6f}"] for rank, (action, p) in enumerate(ranking, 1)] or [
+                [name, 0, "", ""]
+            ]
         for row in rows:  # the csv module does not quote a lone carriage return, which readers take as a row's end
             (quoting_writer if any("\r" in str(cell) for cell in row) else writer).writerow(row)
         sys.stdout.flush()

@@ -9,17 +9,25 @@ from rich.console import Console
 from rich.table import Table
 
 from verbspace.evaluation.frame_order import FRAME_ORDERS
+from verbspace.evaluation.localization import LocalizationEvaluation
 from verbspace.evaluation.order import OrderEvaluation
 from verbspace.evaluation.reproduce import Reproduction
 from verbspace.evaluation.results import BenchmarkResult, Evaluation, MultiLabelEvaluation, Result
 from verbspace.inference.calibration import Calibration
 
+_SHOWN_THRESHOLDS = ("0.30", "0.50", "0.70")
 
-def print_results(results: Evaluation | MultiLabelEvaluation | OrderEvaluation | BenchmarkResult) -> None:
+
+def print_results(
+    results: Evaluation | MultiLabelEvaluation | OrderEvaluation | LocalizationEvaluation | BenchmarkResult,
+) -> None:
     """Print the protocols and metrics of an evaluation, or of each fold of a benchmark and their mean."""
     console = Console()
     if isinstance(results, OrderEvaluation):
         _print_order(console, results)
+        return
+    if isinstance(results, LocalizationEvaluation):
+        _print_localization(console, results)
         return
     if not isinstance(results, BenchmarkResult):
         _print_evaluation(console, results)
@@ -107,6 +115,25 @@ def _print_order(console: Console, evaluation: OrderEvaluation) -> None:
         cells = [f"{result.mean(order):.1%}" for order in FRAME_ORDERS]
         clips = sum(pair.n for pair in result.pairs)
         table.add_row("mean" if name == next(iter(shown)) else "", name, *cells, *probe, str(clips))
+    console.print(table)
+
+
+def _print_localization(console: Console, evaluation: LocalizationEvaluation) -> None:
+    """Print mean average precision by threshold of temporal IoU."""
+    columns = [name for name in evaluation.result.mean_average_precision if ":" in name or name in _SHOWN_THRESHOLDS]
+    table = Table("mAP, %, at temporal IoU", *columns, "spans", "videos")
+    if evaluation.result.std_over_splits:
+        table.caption = "mean ± standard deviation over splits of the actions"
+    for name, result in (("frozen", evaluation.frozen), ("encoder", evaluation.result)):
+        if result is None:
+            continue
+        console.print(f"{name}: {result.protocol.summary()}", highlight=False, markup=False, soft_wrap=True)
+        deviation = result.std_over_splits
+        cells = [
+            f"{100 * result.mean_average_precision[key]:.1f}" + (f" ± {100 * deviation[key]:.1f}" if deviation else "")
+            for key in columns
+        ]
+        table.add_row(name, *cells, str(result.spans), f"{result.videos} of {result.videos + result.protocol.missing}")
     console.print(table)
 
 
