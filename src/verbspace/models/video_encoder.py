@@ -376,13 +376,14 @@ class VideoEncoder(PreTrainedModel):  # type: ignore[misc]
         was_training = self.training
         self.eval()
         try:
-            rows = [
-                self(self.normalize(clips.to(self.device)), None if seconds is None else seconds.to(self.device)).cpu()
-                for clips, seconds in batches
-            ]
+            rows, indices = [], []
+            for index, clips, seconds in batches:
+                clip_times = None if seconds is None else seconds.to(self.device)
+                rows.append(self(self.normalize(clips.to(self.device)), clip_times).cpu())
+                indices.append(index)
         finally:
             self.train(was_training)
-        return torch.cat(rows) if rows else torch.zeros(0, self.embedding_dim)
+        return torch.cat(rows)[torch.cat(indices).argsort()] if rows else torch.zeros(0, self.embedding_dim)
 
     @torch.no_grad()
     def encode_text(self, texts: Sequence[str], *, batch_size: int = 256) -> Tensor:
