@@ -246,12 +246,12 @@ def _frame_preprocessing(config: dict[str, Any], path: Path, base_config: Any) -
     if resample not in _INTERPOLATIONS:
         raise ValueError(f"{path}: resample: {resample!r} is not supported; use 2 (bilinear) or 3 (bicubic)")
     size = config.get("size")
-    has_size = isinstance(size, dict) and bool(size.keys() & {"height", "width", "shortest_edge"})
+    sides_given = size.keys() & {"height", "width", "shortest_edge"} if isinstance(size, dict) else set()
     native = image_size(base_config.vision_config)
-    if family == "siglip2" and not has_size:
+    if family == "siglip2" and not sides_given:
         return _naflex_preprocessing(config, path, base_config.vision_config, native, _INTERPOLATIONS[resample])
-    if has_size:
-        squash = "shortest_edge" not in size
+    if sides_given:
+        squash = "shortest_edge" not in sides_given
     else:  # CLIP's early configs have the short side as a number
         squash = family.startswith("siglip")
     crop = config.get("crop_size") if config.get("do_center_crop", True) and not squash else size
