@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from verbspace.evaluation.order import OrderEvaluation
     from verbspace.evaluation.protocol import Task
     from verbspace.evaluation.results import BenchmarkResult, Evaluation
+    from verbspace.evaluation.retrieval import RetrievalEvaluation
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -21,9 +22,13 @@ app = typer.Typer(rich_markup_mode=None)
 @app.command()
 def evaluate(
     encoder: options.EncoderOption,
-    data: Annotated[Path | None, typer.Option(help="Labeled videos: one subfolder per class, or a list file.")] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Labeled videos: one subfolder per class, or a list file. For retrieval: video,caption."),
+    ] = None,
     protocol: Annotated[
-        str, typer.Option(help="zero-shot, linear-probe, knn or order; with --root a benchmark: ucf101/zero-shot.")
+        str,
+        typer.Option(help="zero-shot, linear-probe, knn, order, retrieval; with --root a benchmark: ucf101/zero-shot."),
     ] = "zero-shot",
     root: Annotated[
         Path | None,
@@ -59,6 +64,7 @@ def evaluate(
     from verbspace.evaluation.benchmarks import evaluate_benchmark
     from verbspace.evaluation.evaluate import evaluate as run
     from verbspace.evaluation.evaluate import evaluate_order
+    from verbspace.evaluation.retrieval import evaluate_retrieval
     from verbspace.utils.atomic_io import write_text
 
     is_benchmark = "/" in protocol
@@ -74,16 +80,24 @@ def evaluate(
     }  # fmt: skip
     if data is None and (unused := [name for name, value in data_options.items() if value is not None]):
         raise ValueError(f"--{unused[0].replace('_', '-')}: {protocol} has its own lists; leave the option out")
+    if protocol == "retrieval":
+        chosen = {**data_options, "concepts": concepts, "scoring": None if scoring == "category" else scoring}
+        if unused := [name for name, value in chosen.items() if value is not None]:
+            option = unused[0].replace("_", "-")
+            raise ValueError(f"--{option}: retrieval ranks captions and videos, without actions; leave the option out")
     with progress() as on_progress:
-        settings: dict[str, Any] = {
-            "concepts": concepts, "scoring": scoring, "frames": frames, "clips": clips, "crops": crops,
-            "baseline": baseline, "max_missing": max_missing, "decoder": decoder, "dtype": dtype,
-            "device": device, "batch_size": batch_size, "num_workers": workers or 0, "on_progress": on_progress,
+        embed_settings: dict[str, Any] = {
+            "frames": frames, "clips": clips, "crops": crops, "baseline": baseline, "max_missing": max_missing,
+            "decoder": decoder, "dtype": dtype, "device": device, "batch_size": batch_size,
+            "num_workers": workers or 0, "on_progress": on_progress,
         }  # fmt: skip
-        result: Evaluation | OrderEvaluation | BenchmarkResult
+        settings: dict[str, Any] = {"concepts": concepts, "scoring": scoring, **embed_settings}
+        result: Evaluation | OrderEvaluation | RetrievalEvaluation | BenchmarkResult
         if data is None:
             assert root is not None
             result = evaluate_benchmark(encoder, protocol, root, **settings)
+        elif protocol == "retrieval":
+            result = evaluate_retrieval(encoder, data, root=root, **embed_settings)
         elif protocol == "order":
             result = evaluate_order(encoder, data, pairs=pairs, root=root, **data_options, **settings)
         else:

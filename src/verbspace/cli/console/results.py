@@ -12,14 +12,20 @@ from verbspace.evaluation.frame_order import FRAME_ORDERS
 from verbspace.evaluation.order import OrderEvaluation
 from verbspace.evaluation.reproduce import Reproduction
 from verbspace.evaluation.results import BenchmarkResult, Evaluation, MultiLabelEvaluation, Result
+from verbspace.evaluation.retrieval import RetrievalEvaluation
 from verbspace.inference.calibration import Calibration
 
+AnyEvaluation = Evaluation | MultiLabelEvaluation | OrderEvaluation | RetrievalEvaluation | BenchmarkResult
 
-def print_results(results: Evaluation | MultiLabelEvaluation | OrderEvaluation | BenchmarkResult) -> None:
+
+def print_results(results: AnyEvaluation) -> None:
     """Print the protocols and metrics of an evaluation, or of each fold of a benchmark and their mean."""
     console = Console()
     if isinstance(results, OrderEvaluation):
         _print_order(console, results)
+        return
+    if isinstance(results, RetrievalEvaluation):
+        _print_retrieval(console, results)
         return
     if not isinstance(results, BenchmarkResult):
         _print_evaluation(console, results)
@@ -107,6 +113,26 @@ def _print_order(console: Console, evaluation: OrderEvaluation) -> None:
         cells = [f"{result.mean(order):.1%}" for order in FRAME_ORDERS]
         clips = sum(pair.n for pair in result.pairs)
         table.add_row("mean" if name == next(iter(shown)) else "", name, *cells, *probe, str(clips))
+    console.print(table)
+
+
+def _print_retrieval(console: Console, evaluation: RetrievalEvaluation) -> None:
+    """Print the metrics of both directions, without and with dual softmax."""
+    table = Table("", "", "DSL", "R@1", "95% interval", "R@5", "R@10", "median rank", "mean rank")
+    table.caption = "DSL: dual softmax, which uses all queries at once; compare results with equal DSL only"
+    results = {"frozen": evaluation.frozen, "encoder": evaluation.result}
+    shown = {name: result for name, result in results.items() if result is not None}
+    for name, result in shown.items():
+        console.print(f"{name}: {result.protocol.summary()}", highlight=False, markup=False, soft_wrap=True)
+    for direction in ("text_to_video", "video_to_text"):
+        for dual, metrics in (("off", "cosine"), ("on", "dual_softmax")):
+            for name, result in shown.items():
+                row = getattr(getattr(result, metrics), direction)
+                title = direction.replace("_", " ") if dual == "off" and name == next(iter(shown)) else ""
+                interval = f"{row.ci95[0]:.1%} to {row.ci95[1]:.1%}"
+                recalls = (f"{row.r1:.1%}", interval, f"{row.r5:.1%}", f"{row.r10:.1%}")
+                table.add_row(title, name, dual, *recalls, f"{row.median_rank:g}", f"{row.mean_rank:.1f}")
+        table.add_section()
     console.print(table)
 
 
