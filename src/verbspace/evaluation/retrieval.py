@@ -116,8 +116,8 @@ def evaluate_retrieval(
     config.test.validate_files(max_missing)  # before any video is read
     if count := len(shared_captions(records)):
         logger.warning(
-            "%s: captions that several videos have: %d; each is a query of each of its videos, for which the others count "
-            "as wrong", data, count,
+            "%s: captions that several videos have: %d; each is a query of each of its videos, for which the others "
+            "count as wrong", data, count,
         )  # fmt: skip
     known = None if isinstance(encoder, VideoEncoder) else adaptation_videos(encoder)
     copies = 0

@@ -21,6 +21,7 @@ from verbspace.evaluation.multi_label import multi_label_metrics
 from verbspace.evaluation.overlap import adaptation_videos, warn_of_copies
 from verbspace.evaluation.protocol import Detail, EvalProtocol, Task, are_comparable
 from verbspace.evaluation.results import Evaluation, MultiLabelEvaluation, MultiLabelResult, Result
+from verbspace.evaluation.risk_coverage import zero_shot_risk_coverage
 from verbspace.evaluation.zero_shot import zero_shot_scores
 from verbspace.inference.embedding import Embedder, EmbeddingCache, EmbeddingResult
 from verbspace.inference.part_embedder import embedder_for
@@ -228,4 +229,5 @@ def evaluate_encoder(
         multi = multi_label_metrics(scores, test_targets, seed=config.seed)
         return MultiLabelResult(**multi.model_dump(), protocol=protocol)
     metrics = classification_metrics(scores, test_targets, seed=config.seed)
-    return Result(**metrics.model_dump(), protocol=protocol)
+    curve = zero_shot_risk_coverage(scores, test_targets) if config.task == "zero-shot" else None
+    return Result(**metrics.model_dump(), risk_coverage=curve, protocol=protocol)

@@ -86,6 +86,11 @@ def _print_evaluation(console: Console, evaluation: Evaluation | MultiLabelEvalu
         clips = f"{result.n} of {result.n + result.protocol.missing}"
         table.add_row(name, f"{result.primary_metric:.1%}", interval, *cells, clips)
     console.print(table)
+    for name, result in (("frozen", evaluation.frozen), ("encoder", evaluation.result)):
+        if isinstance(result, Result) and (curve := result.risk_coverage) is not None:
+            risk = f"AURC {curve.aurc:.3f} ({curve.excess_aurc:.3f} more than the best order of these predictions)"
+            half = f"{curve.risk_at(0.5):.1%} of the more confident half are wrong"
+            console.print(f"{name}: {risk}; {half}", highlight=False, markup=False, soft_wrap=True)
     if evaluation.result.protocol.actions == 1:
         console.print("there is only one action, so every video is classified as it", highlight=False)
 
