@@ -320,6 +320,6 @@ def test_videos_of_different_shapes(tiny_siglip2: Path, tmp_path: Path) -> None:
     """SigLIP 2 NaFlex keeps their aspect ratio, and the protocol says so."""
     for label, shape in (("waving", (36, 64)), ("jumping", (64, 36))):
         write_video(tmp_path / label / "clip.mp4", numbered_frames(12, *shape))
-    (result,) = evaluate(VideoEncoder.from_pretrained(tiny_siglip2), tmp_path, baseline=False)
+    result = evaluate(VideoEncoder.from_pretrained(tiny_siglip2), tmp_path, baseline=False).result
     assert result.n == 2
     assert "32 px (aspect ratio kept, at most 16 patches of 8 px, bilinear)" in result.protocol.summary()

@@ -55,10 +55,10 @@ def risk_coverage(confidence: Tensor, correct: Tensor) -> RiskCoverage:
     """
     order = confidence.argsort(descending=True)
     errors = (~correct[order]).double()
-    _, sizes = confidence[order].unique_consecutive(return_counts=True)
-    sums = torch.stack([part.mean() for part in errors.split(sizes.tolist())]).repeat_interleave(sizes).cumsum(0)
+    _, tie = torch.unique_consecutive(confidence[order], return_inverse=True)
+    means = torch.bincount(tie, weights=errors) / torch.bincount(tie)
     kept = torch.arange(1, len(errors) + 1)
-    risk = sums / kept
+    risk = means[tie].cumsum(0) / kept
     num_errors = int(errors.sum())
     best = (kept - (len(errors) - num_errors)).clamp_min(0).double() / kept
     counts = [max(1, round(len(errors) * coverage)) for coverage in COVERAGES]
