@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,3 +64,25 @@ def _path_batches(
             failure = batch["bad"][0]
             raise DecodeError(failure.path, failure.reason)
         yield batch["index"], batch["video"].flatten(0, 1), batch["times"].flatten(0, 1)
+
+
+def embed_batches(
+    batches: ClipBatches, encoder: Callable[[Tensor, Tensor | None], Tensor], normalize: Callable[[Tensor], Tensor],
+    device: torch.device,
+) -> Tensor | None:  # fmt: skip
+    """Embed the batches of `clip_batches` with an encoder.
+
+    Args:
+        encoder: Maps normalized clips and their seconds to embeddings (B, D).
+        normalize: Converts uint8 clips to the encoder's input.
+        device: Device of the encoder.
+
+    Returns:
+        Embeddings on the CPU, (N, D), in the order of the videos; None if there is no video.
+    """
+    rows: list[Tensor] = []
+    indices: list[Tensor] = []
+    for index, clips, seconds in batches:
+        rows.append(encoder(normalize(clips.to(device)), None if seconds is None else seconds.to(device)).cpu())
+        indices.append(index)
+    return torch.cat(rows)[torch.cat(indices).argsort()] if rows else None
