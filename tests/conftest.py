@@ -107,12 +107,11 @@ def write_siglip_checkpoint(folder: Path, config: type[Any], model: type[Any], i
         "eos_token_id": 1, "pad_token_id": 0, "projection_size": LAYER_CONFIG["hidden_size"],
     }  # fmt: skip
     built = model(config(text_config=text, vision_config={**LAYER_CONFIG, **image_config}))
-    processor = {
-        "image_processor_type": "SiglipImageProcessor",
-        "image_mean": HALF,
-        "image_std": HALF,
-        "size": {"height": 32, "width": 32},
-    }
+    processor: dict[str, Any] = {"image_mean": HALF, "image_std": HALF}
+    if config is Siglip2Config:
+        processor |= {"image_processor_type": "Siglip2ImageProcessor", "patch_size": 8, "max_num_patches": 16}
+    else:
+        processor |= {"image_processor_type": "SiglipImageProcessor", "size": {"height": 32, "width": 32}}
     return write_checkpoint(folder, built, tokenizer, processor)
 
 

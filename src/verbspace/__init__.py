@@ -13,12 +13,22 @@ if TYPE_CHECKING:
     from verbspace.concepts.space import ConceptSpace
     from verbspace.config.settings import AdaptSettings
     from verbspace.evaluation.evaluate import evaluate
+    from verbspace.evaluation.retrieval import evaluate_retrieval
     from verbspace.inference.predictor import predict
     from verbspace.models.video_encoder import VideoEncoder
     from verbspace.training.adapt import adapt
 
 __version__ = "0.1.0"
-__all__ = ["AdaptSettings", "ConceptSet", "ConceptSpace", "VideoEncoder", "adapt", "evaluate", "predict"]
+__all__ = [
+    "AdaptSettings",
+    "ConceptSet",
+    "ConceptSpace",
+    "VideoEncoder",
+    "adapt",
+    "evaluate",
+    "evaluate_retrieval",
+    "predict",
+]
 
 _LAZY_IMPORTS = {
     "AdaptSettings": "verbspace.config.settings",
@@ -27,6 +37,7 @@ _LAZY_IMPORTS = {
     "VideoEncoder": "verbspace.models.video_encoder",
     "adapt": "verbspace.training.adapt",
     "evaluate": "verbspace.evaluation.evaluate",
+    "evaluate_retrieval": "verbspace.evaluation.retrieval",
     "predict": "verbspace.inference.predictor",
 }
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from support.small_encoders import with_random_temporal
-from support.video_files import touch, write_video
+from support.video_files import numbered_frames, touch, write_video
 from verbspace.cli.console.results import print_results
 from verbspace.concepts.concept_set import ConceptSet, concept_set_from_dict
 from verbspace.concepts.space import ConceptSpace
@@ -162,7 +162,7 @@ def no_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("a video was read before the error was raised")
 
-    monkeypatch.setattr("verbspace.evaluation.runner.embed_videos", refuse)
+    monkeypatch.setattr("verbspace.evaluation.eval_split.embed_videos", refuse)
 
 
 @pytest.mark.usefixtures("no_decoding")
@@ -314,3 +314,12 @@ def test_videos_of_a_run_are_known(tmp_path: Path) -> None:
     assert adaptation_videos(tmp_path) is None
     (tmp_path / "run/run.json").write_text(json.dumps({"videos": None}))
     assert adaptation_videos(tmp_path / "run") is None
+
+
+def test_videos_of_different_shapes(tiny_siglip2: Path, tmp_path: Path) -> None:
+    """SigLIP 2 NaFlex keeps their aspect ratio, and the protocol says so."""
+    for label, shape in (("waving", (36, 64)), ("jumping", (64, 36))):
+        write_video(tmp_path / label / "clip.mp4", numbered_frames(12, *shape))
+    result = evaluate(VideoEncoder.from_pretrained(tiny_siglip2), tmp_path, baseline=False).result
+    assert result.n == 2
+    assert "32 px (aspect ratio kept, at most 16 patches of 8 px, bilinear)" in result.protocol.summary()

@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import CLIPConfig, CLIPModel
+from transformers import AutoImageProcessor, CLIPConfig, CLIPModel
 from typer.testing import CliRunner
 
 from support.small_encoders import TINY_CHECKPOINTS, random_times, random_video, with_random_temporal
@@ -102,6 +102,26 @@ def test_onnx_of_every_family(family: str, request: pytest.FixtureRequest, tmp_p
     assert manifest["parity"]["video"]["largest"] < 1e-5
     assert_towers_match(encoder, *onnx_towers(tmp_path / "out"))
     run_readme(tmp_path / "out", encoder)
+
+
+def test_naflex_takes_squares(tiny_siglip2: Path, tmp_path: Path) -> None:
+    """The towers take squares, and the manifest and the processor say that whole frames are squashed."""
+    encoder = with_random_temporal(VideoEncoder.from_pretrained(tiny_siglip2, temporal_layers=[1]))
+    assert encoder.preprocessing.resize == "keep_aspect"
+    for label, frames in (("waving", numbered_frames(12, 36, 64)), ("jumping", numbered_frames(12, 64, 36, seed=1))):
+        write_video(tmp_path / "videos" / label / "clip.mp4", frames)
+    manifest = export(encoder, tmp_path / "out", eval_data=tmp_path / "videos")
+    assert manifest["inputs"]["video"]["pixel_values_videos"]["shape"] == ["batch", "frames", 3, 32, 32]
+    assert manifest["pixels"]["resize"] == "squash"
+    assert (
+        "Resize\nwhole frames to a square (bilinear, with antialiasing)" in (tmp_path / "out" / "README.md").read_text()
+    )
+    frames = torch.from_numpy(numbered_frames(2, 36, 64)).permute(0, 3, 1, 2)
+    images = [frame.permute(1, 2, 0).numpy() for frame in frames]
+    pixels = AutoImageProcessor.from_pretrained(tmp_path / "out", backend="pil")(images=images, return_tensors="pt")
+    expected = encoder.normalize(encoder.preprocessing.to_square().apply(frames)[0])
+    assert pixels["pixel_values"].shape == expected.shape == (2, 3, 32, 32)
+    assert 127.5 * (pixels["pixel_values"] - expected).abs().max() < 2.01
 
 
 def test_onnx_of_clip(clip: VideoEncoder, exported: Path) -> None:

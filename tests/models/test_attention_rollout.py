@@ -38,7 +38,7 @@ def test_fractions_sum_to_one(family: Path, attention: str) -> None:
     assert rollout.shape[:2] == (4, 4)
     assert (rollout >= 0).all()
     torch.testing.assert_close(rollout.sum((1, 2)), torch.ones(4))
-    assert rollout_to_grid(encoder, rollout).shape == (4, 4, 4, 4)
+    assert rollout_to_grid(encoder, rollout, video).shape == (4, 4, 4, 4)
     assert (rollout.sum(2).diagonal() < 1).all()  # other frames contribute
 
 

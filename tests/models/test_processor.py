@@ -134,7 +134,13 @@ def test_end_token_of_early_configs(tiny_clip: Path, tmp_path: Path) -> None:
         ("tiny_clip", {"size": None, "resample": 2}, FramePreprocessing(32, "shortest_edge", "bilinear")),
         ("tiny_siglip", {}, FramePreprocessing(32, "squash")),
         ("tiny_siglip", {"resample": 2, "size": None}, FramePreprocessing(32, "squash", "bilinear")),
-        ("tiny_siglip2", {"size": None}, FramePreprocessing(32, "squash", "bilinear")),
+        ("tiny_siglip2", {}, FramePreprocessing(32, "keep_aspect", "bilinear", 8, 16)),
+        (
+            "tiny_siglip2",
+            {"max_num_patches": 24, "resample": 3},
+            FramePreprocessing(32, "keep_aspect", "bicubic", 8, 24),
+        ),
+        ("tiny_siglip2", {"size": {"height": 32, "width": 32}}, FramePreprocessing(32, "squash", "bilinear")),
     ],
 )
 def test_frame_preprocessing(
@@ -159,13 +165,15 @@ def test_frame_preprocessing(
         ({"do_normalize": False}, "do_normalize: False is not supported; it must be true"),
         ({"rescale_factor": 1.0}, "rescale_factor: 1.0 is not supported; it must be 1/255"),
         ({"crop_size": {"height": 16, "width": 16}}, "do not fit image_size 32 of config.json"),
+        ({"max_num_patches": 0}, "max_num_patches: 0 is not supported; it must be 1 or more"),
+        ({"max_num_patches": 16, "patch_size": 16}, "patch_size: 16 is not the patch_size 8 of config.json; use both"),
         ({"size": 64, "do_center_crop": False}, "frames of 64 do not fit image_size 32 of config.json"),
     ],
 )
 def test_preprocessing_that_is_not_supported(
-    changes: dict[str, object], message: str, tiny_clip: Path, tmp_path: Path
+    changes: dict[str, object], message: str, tiny_clip: Path, tiny_siglip2: Path, tmp_path: Path
 ) -> None:
-    folder = shutil.copytree(tiny_clip, tmp_path / "clip")
+    folder = shutil.copytree(tiny_siglip2 if "max_num_patches" in changes else tiny_clip, tmp_path / "checkpoint")
     config = {**json.loads((folder / "preprocessor_config.json").read_text()), **changes}
     (folder / "preprocessor_config.json").write_text(json.dumps(config))
     with pytest.raises(ValueError, match=rf"_config\.json: .*{message}"):

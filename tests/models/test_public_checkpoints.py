@@ -15,6 +15,7 @@ from transformers import AutoImageProcessor, AutoModel, AutoTokenizer, BatchFeat
 from support.fake_hub import FakeHub, fake_hub, use_fake_hub
 from support.public_checkpoints import CHECKPOINTS, write_repository
 from verbspace.data.frame_preprocessing import FramePreprocessing
+from verbspace.models import backbones
 from verbspace.models.video_encoder import VideoEncoder
 
 TEXTS = [
@@ -76,8 +77,8 @@ def check_parity(name: str | Path, reference: str | Path, size: int) -> None:
     assert encoder.logit_scale == pytest.approx(scale)
     assert min((images[0] - images[1]).norm(), torch.pdist(texts).min()) > 0.01  # the reference tells them apart
     assert max(image_error, text_error) < TOLERANCE
-    if encoder.base.config.model_type == "siglip2":  # keeps the aspect ratio in `transformers`, is a square here
-        assert encoder.preprocessing == FramePreprocessing(size, "squash", "bilinear")
+    if encoder.base.config.model_type == "siglip2":
+        check_naflex_parity(encoder, reference, size)
         return
     expected = transformers_pixels(reference, wide)["pixel_values"]
     std = torch.tensor(encoder.require_processor().image_std)[:, None, None]
@@ -85,6 +86,32 @@ def check_parity(name: str | Path, reference: str | Path, size: int) -> None:
     print(f"{name}: {encoder.preprocessing.describe()}, pixels of 640x360 {gray_levels.max():.2f} of 255")
     assert gray_levels.max() < 2.01  # rounding, as documented for `eval_crops`
     assert gray_levels.mean() < 0.05
+
+
+def check_naflex_parity(encoder: VideoEncoder, reference: str | Path, size: int) -> None:
+    """Compare shapes, pixels and embeddings of wide, tall and square frames with `transformers`."""
+    assert encoder.preprocessing == FramePreprocessing(size, "keep_aspect", "bilinear", encoder.patch_size, 256)
+    for height, width in ((360, 640), (640, 360), (480, 480), (240, 320)):
+        frames = random_frames(height, width)
+        fitted = encoder.preprocessing.apply(frames)[0]
+        expected = transformers_pixels(reference, frames)
+        rows, columns = (side // encoder.patch_size for side in fitted.shape[-2:])
+        assert expected["spatial_shapes"].tolist() == [[rows, columns]] * 2
+        found = backbones.patchify(encoder.normalize(fitted), encoder.patch_size)
+        gray_levels = 127.5 * (found - expected["pixel_values"][:, : rows * columns]).abs()
+        whole, _, _ = transformers_embeddings(reference, frames, TEXTS)
+        same_pixels, _, _ = transformers_embeddings(reference, fitted, TEXTS)
+        image_error, pixel_error = (
+            float((encoder.encode_video(frames[:, None]) - each).abs().max()) for each in (same_pixels, whole)
+        )
+        print(
+            f"{height}x{width}: {rows}x{columns} patches, pixels {gray_levels.max():.2f} of 255, "
+            f"images {image_error:.1e}, with pixels of transformers {pixel_error:.1e}"
+        )
+        assert gray_levels.max() < 2.01
+        assert gray_levels.mean() < 0.05
+        assert image_error < TOLERANCE
+        assert pixel_error < 1e-3
 
 
 def transformers_pixels(model_name: str | Path, frames: Tensor) -> BatchFeature:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+import torch
 
 from support.measured_results import make_result
 from support.pages import HOSTILE_TEXT, ParsedPage
 from verbspace.evaluation.published import published_results
 from verbspace.evaluation.reproduce import Backbone, Reproduction
 from verbspace.evaluation.results import BenchmarkResult
+from verbspace.evaluation.risk_coverage import risk_coverage
 from verbspace.reporting.reproduction import comparability, render_reproduction
 
 VIT_B16 = Backbone(12, 768, 16, 224)
@@ -50,6 +52,31 @@ def test_page_shows_gains_published_figures_and_what_is_comparable() -> None:
     assert "13,320 videos" in text
     assert "not ViT-B/16" not in text
     assert "Only 40 of the 41 videos of a test split could be read" in text
+
+
+def test_page_draws_the_mean_risk_coverage_curve_of_zero_shot() -> None:
+    run = make_run()
+    assert "most confident videos" not in render_reproduction(run)
+    curves = {
+        "frozen": risk_coverage(torch.arange(40.0), torch.arange(40) >= 20),
+        "result": risk_coverage(torch.arange(40.0), torch.arange(40) >= 8),
+    }
+    result = run.results["zero-shot"]
+    folds = {
+        fold: evaluation.model_copy(
+            update={
+                side: getattr(evaluation, side).model_copy(update={"risk_coverage": curve})
+                for side, curve in curves.items()
+            }
+        )
+        for fold, evaluation in result.folds.items()
+    }
+    drawn = render_reproduction(replace(run, results={"zero-shot": result.model_copy(update={"folds": folds})}))
+    page = ParsedPage(drawn)
+    assert not page.open_tags
+    assert "errors, % against most confident videos, %" in drawn
+    assert "frozen CLIP" in " ".join(page.visible_text)
+    assert drawn.count("the risk-coverage curve") == 1
 
 
 def test_page_of_another_vision_tower_says_that_no_published_figure_is_comparable() -> None:

@@ -12,11 +12,14 @@ import torch.distributed as dist
 from safetensors.torch import save_file
 
 from support.training_fixtures import make_concept_set, make_distiller, make_optimizer, make_settings, random_views
+from verbspace.data.datasets import ClipDataset
 from verbspace.models.video_encoder import VideoEncoder
 from verbspace.training.adapt import adapt
 from verbspace.training.callbacks import ZeroShotValidation
 from verbspace.training.distributed import DistributedContext, apply_fsdp, full_tensor
 from verbspace.training.grad_cache import GradCacheStep
+
+LOAD_VIDEO = ClipDataset.load_video
 
 
 class MessageList(logging.Handler):
@@ -52,6 +55,16 @@ def compute_gradients(
     return {name: full_tensor(p.grad).contiguous() for name, p in named if p.grad is not None}
 
 
+def count_loaded_clips(names: list[str]) -> None:
+    """Append to a list the name of each video that this process reads for an embedding without augmentation."""
+
+    def load_video(dataset: ClipDataset, index: int) -> dict[str, torch.Tensor]:
+        names.append(dataset.paths[index].name)
+        return LOAD_VIDEO(dataset, index)
+
+    ClipDataset.load_video = load_video  # type: ignore[method-assign]
+
+
 def main(file: str) -> None:
     task = json.loads(Path(file).read_text())
     dist.init_process_group("gloo")
@@ -63,14 +76,18 @@ def main(file: str) -> None:
         handler = MessageList()
         logging.getLogger("verbspace").addHandler(handler)
         logging.getLogger("verbspace").setLevel(logging.INFO)
+        count_loaded_clips(loaded := [])
         start = VideoEncoder.from_pretrained(task["encoder"])
         validation = [ZeroShotValidation(start, task["videos"], make_concept_set(), num_frames=4)]
         adapt(
             start, task["videos"], make_concept_set(), scenario["out"], make_settings(**scenario["training"]),
             callbacks=validation if scenario.get("validate") else [],
         )  # fmt: skip
+        loaded_by_rank: list[list[str]] = [[]] * dist.get_world_size()
+        dist.all_gather_object(loaded_by_rank, loaded)
         if dist.get_rank() == 0:
             (Path(scenario["out"]) / "notes.json").write_text(json.dumps(handler.messages))
+            (Path(scenario["out"]) / "loaded.json").write_text(json.dumps(loaded_by_rank))
     dist.destroy_process_group()
 
 

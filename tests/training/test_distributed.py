@@ -164,6 +164,21 @@ def test_ranks_with_different_numbers_of_clips_give_the_gradient_of_one_process(
         torch.testing.assert_close(found[name], gradient, atol=1e-6, rtol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["even", "resumed", "sharded", "validated ddp"])
+def test_each_rank_embeds_a_part_of_the_sample(name: str, shared: Path, clips: Path) -> None:
+    """At the start, also of a resumed run, at the last step, and in validation. FSDP embeds all with the teacher."""
+    sample = [path.name for path in sorted(clips.rglob("*.mp4"))]
+    halves = [sample[:3], sample[3:]]
+    expected = {
+        "even": [2 * half for half in halves],
+        "resumed": [2 * half for half in halves],
+        "sharded": [half + sample for half in halves],
+        "validated ddp": [7 * half for half in halves],  # also watched twice more, and validated twice and frozen
+    }[name]
+    loaded = json.loads((shared / name / "loaded.json").read_text())
+    assert [sorted(names) for names in loaded] == [sorted(names) for names in expected]
+
+
 def test_validation_with_several_processes(shared: Path) -> None:
     plain = {row["step"]: row for row in deterministic_metrics(shared / "even")}
     for strategy in ("ddp", "fsdp"):

@@ -16,6 +16,7 @@ from verbspace.data.sources.record import Record
 from verbspace.inference.embedding import embed_videos
 from verbspace.models.video_encoder import VideoEncoder
 from verbspace.training.distiller import Distiller, variance_between_clips
+from verbspace.training.distributed import DistributedContext
 from verbspace.training.ema import update_ema_state
 from verbspace.training.preview import FrozenStatistics, frozen_statistics
 from verbspace.training.trainer import TrainingCollapsed
@@ -125,8 +126,9 @@ def test_drift_is_logged_and_a_run_that_leaves_the_space_is_stopped(tiny_clip: P
     watch = DriftWatch(result.records, result.embeddings, space, num_frames=4)
     settings = make_settings(val_interval=4).training
     trainer: Any = SimpleNamespace(
-        step=3, num_steps=20, num_warmup_steps=2, settings=settings, teacher=frozen, last_checkpoint_note=lambda: ""
-    )
+        step=3, num_steps=20, num_warmup_steps=2, settings=settings, teacher=frozen, last_checkpoint_note=lambda: "",
+        distributed=DistributedContext(),
+    )  # fmt: skip
     metrics: dict[str, float] = {}
     watch.on_step_end(trainer, metrics)
     assert not metrics
@@ -152,13 +154,13 @@ def test_a_run_whose_videos_lean_towards_the_same_actions_is_told_once(
     watch = DriftWatch(records, frozen, narrow_space, num_frames=4)
     trainer: Any = SimpleNamespace(
         step=4, num_steps=20, num_warmup_steps=2, settings=TrainSettings(val_interval=4), teacher=None,
-        last_checkpoint_note=lambda: "",
+        last_checkpoint_note=lambda: "", distributed=DistributedContext(),
     )  # fmt: skip
     ratios = []
     for share in (0.0, 0.3, 0.3):
         z = normalize(frozen + share * narrow_space.categories[0], dim=-1)
-        found = SimpleNamespace(paths=[record.path for record in records], embeddings=z)
-        monkeypatch.setattr("verbspace.training.watches.embed_videos", lambda *args, found=found, **kwargs: found)
+        found = (records, z)
+        monkeypatch.setattr("verbspace.training.watches.embed_over_ranks", lambda *args, found=found, **kwargs: found)
         metrics: dict[str, float] = {}
         watch.on_step_end(trainer, metrics)
         ratios.append(metrics["watch/bias_ratio"])

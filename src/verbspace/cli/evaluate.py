@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from verbspace.evaluation.order import OrderEvaluation
     from verbspace.evaluation.protocol import Task
     from verbspace.evaluation.results import BenchmarkResult, Evaluation
+    from verbspace.evaluation.retrieval import RetrievalEvaluation
     from verbspace.utils.device import PrecisionSetting
 
 app = typer.Typer(rich_markup_mode=None)
@@ -23,11 +24,15 @@ app = typer.Typer(rich_markup_mode=None)
 @app.command()
 def evaluate(
     encoder: options.EncoderOption,
-    data: Annotated[Path | None, typer.Option(help="Labeled videos: one subfolder per class, or a list file.")] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Labeled videos: one subfolder per class, or a list file. For retrieval: video,caption."),
+    ] = None,
     protocol: Annotated[
         str,
         typer.Option(
-            help="zero-shot, linear-probe, knn, order or localization; with --root a benchmark: ucf101/zero-shot."
+            help="zero-shot, linear-probe, knn, order, localization or retrieval; with --root a benchmark: "
+            "ucf101/zero-shot."
         ),
     ] = "zero-shot",
     root: Annotated[
@@ -71,6 +76,7 @@ def evaluate(
     from verbspace.evaluation.evaluate import evaluate as run
     from verbspace.evaluation.evaluate import evaluate_order
     from verbspace.evaluation.localization import WINDOW_SECONDS, evaluate_localization
+    from verbspace.evaluation.retrieval import evaluate_retrieval
     from verbspace.utils.atomic_io import write_text
 
     is_benchmark = "/" in protocol
@@ -89,21 +95,29 @@ def evaluate(
     }  # fmt: skip
     if data is None and (unused := [name for name, value in data_options.items() if value is not None]):
         raise ValueError(f"--{unused[0].replace('_', '-')}: {protocol} has its own lists; leave the option out")
-    if protocol == "localization":
-        without_effect = {
-            "--train": train, "--train-split": train_split, "--fold": fold, "--labels": labels, "--workers": workers,
-            "--label-level": label_level, "--clips": clips != 1 or None, "--crops": crops != 1 or None,
-            "--decoder": decoder != "pyav" or None,
-        }  # fmt: skip
+    if protocol in ("localization", "retrieval"):
+        without_effect: dict[str, Any] = {name: value for name, value in data_options.items() if name != "split"}
+        if protocol == "localization":
+            without_effect |= {
+                "workers": workers, "clips": None if clips == 1 else clips, "crops": None if crops == 1 else crops,
+                "decoder": None if decoder == "pyav" else decoder,
+            }  # fmt: skip
+        else:
+            without_effect |= {
+                "split": split,
+                "concepts": concepts,
+                "scoring": scoring if scoring != "category" else None,
+            }
         if given := [name for name, value in without_effect.items() if value is not None]:
-            raise ValueError(f"{given[0]}: localization has no use for it; leave the option out")
+            raise ValueError(f"--{given[0].replace('_', '-')}: {protocol} has no use for it; leave the option out")
     with progress() as on_progress:
-        settings: dict[str, Any] = {
-            "concepts": concepts, "scoring": scoring, "frames": frames, "clips": clips, "crops": crops,
-            "baseline": baseline, "max_missing": max_missing, "decoder": decoder, "dtype": dtype,
-            "device": device, "batch_size": batch_size, "num_workers": workers or 0, "on_progress": on_progress,
+        embed_settings: dict[str, Any] = {
+            "frames": frames, "clips": clips, "crops": crops, "baseline": baseline, "max_missing": max_missing,
+            "decoder": decoder, "dtype": dtype, "device": device, "batch_size": batch_size,
+            "num_workers": workers or 0, "on_progress": on_progress,
         }  # fmt: skip
-        result: Evaluation | OrderEvaluation | LocalizationEvaluation | BenchmarkResult
+        settings: dict[str, Any] = {"concepts": concepts, "scoring": scoring, **embed_settings}
+        result: Evaluation | OrderEvaluation | LocalizationEvaluation | RetrievalEvaluation | BenchmarkResult
         if data is None:
             assert root is not None
             result = evaluate_benchmark(encoder, protocol, root, **settings)
@@ -114,6 +128,8 @@ def evaluate(
                 window=WINDOW_SECONDS if window is None else window, stride=stride, baseline=baseline,
                 max_missing=max_missing, dtype=cast("PrecisionSetting", dtype), device=device, on_progress=on_progress,
             )  # fmt: skip
+        elif protocol == "retrieval":
+            result = evaluate_retrieval(encoder, data, root=root, **embed_settings)
         elif protocol == "order":
             result = evaluate_order(encoder, data, pairs=pairs, root=root, **data_options, **settings)
         else:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from verbspace.data.datasets import ClipDataset, ViewDataset, collate
+from verbspace.data.datasets import ClipDataset, ViewDataset, collate_by_shape
 from verbspace.data.errors import DecodeError, DecodeFailures, MachineError, NoReadableVideo
 from verbspace.data.worker_pool import MAX_KILLS, VIDEO_TIMEOUT_S, SubprocessPool, WorkerCrashed, WorkerTimeout
 from verbspace.utils.malloc import disable_malloc_trim
@@ -67,7 +67,11 @@ def load_views(
 
 
 def load_clips(dataset: ClipDataset, *, batch_size: int, num_workers: int = 0) -> Iterator[dict[str, Any]]:
-    """Load each video once, in order, in batches as `iterate_batches` yields them."""
+    """Load each video once, in batches as `iterate_batches` yields them.
+
+    Batches are in the order of the videos. If frames keep their aspect ratio, a batch with several shapes is split into
+    one batch per shape; `index` says which videos a batch has.
+    """
     count = len(dataset)
     batches = (list(range(first, min(first + batch_size, count))) for first in range(0, count, batch_size))
     return iterate_batches(dataset, batches, num_workers)
@@ -76,7 +80,7 @@ def load_clips(dataset: ClipDataset, *, batch_size: int, num_workers: int = 0) -
 def iterate_batches(
     dataset: ViewDataset | ClipDataset, batches: Iterable[list[Any]], num_workers: int
 ) -> Iterator[dict[str, Any]]:
-    """Load the items of each batch of keys in order, and yield them as `collate` returns them.
+    """Load the items of each batch of keys in order, and yield them as `collate_by_shape` returns them.
 
     With `num_workers` subprocesses, a video that takes too long, or at which subprocesses crashed twice, counts as one
     that cannot be read. Without, as many threads as PyTorch uses make the items, and nothing can be interrupted. Raises
@@ -119,18 +123,21 @@ def _collate_in_order(
     prefetch_batches: int,
     prefetch_items: int = 0,
 ) -> Iterator[dict[str, Any]]:
-    """Make and collate the items of each batch, at least so many batches and items ahead of the one that is due."""
+    """Make and collate the items of each batch, at least so many batches and items ahead of the one that is due.
+
+    A batch of several shapes is yielded as one batch per shape.
+    """
     collator = ThreadPoolExecutor(1, "verbspace-collate")  # so that the copies do not delay the consumer
-    pending: deque[tuple[int, Future[dict[str, Any]]]] = deque()
+    pending: deque[tuple[int, Future[list[dict[str, Any]]]]] = deque()
     try:
         for keys in batches:
             items = [submit(get_item, key) for key in keys]
-            future = collator.submit(lambda items: collate([item.result() for item in items]), items)
+            future = collator.submit(lambda items: collate_by_shape([item.result() for item in items]), items)
             pending.append((len(keys), future))
             if len(pending) > prefetch_batches and sum(n for n, _ in pending) >= pending[0][0] + prefetch_items:
-                yield pending.popleft()[1].result()
+                yield from pending.popleft()[1].result()
         while pending:
-            yield pending.popleft()[1].result()
+            yield from pending.popleft()[1].result()
     finally:
         collator.shutdown(wait=False, cancel_futures=True)  # it may wait for items that the caller cancels next
 

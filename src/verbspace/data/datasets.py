@@ -172,9 +172,10 @@ class ViewDataset(Dataset[dict[str, Any]]):
 class ClipDataset(Dataset[dict[str, Any] | DecodeFailure]):
     """Deterministic views for evaluation.
 
-    An item has `video`: uint8 (V, T, 3, S, S), `times`: float32 (V, T) in seconds, and `index`, where V is `num_clips`
-    (each over the whole video) × `num_crops` (along the long side); `preprocessing` fits the frames to the side S. The
-    item of a video that cannot be read is a `DecodeFailure`. Raises ValueError if the decoder is not available.
+    An item has `video`: uint8 (V, T, 3, h, w), `times`: float32 (V, T) in seconds, and `index`, where V is `num_clips`
+    (each over the whole video) × `num_crops` (along the long side). `preprocessing` fits the frames, which may have
+    another shape for each video if it keeps their aspect ratio. The item of a video that cannot be read is a
+    `DecodeFailure`. Raises ValueError if the decoder is not available.
     """
 
     def __init__(
@@ -239,3 +240,16 @@ def collate(items: Sequence[dict[str, Any] | DecodeFailure]) -> dict[str, Any]:
     }
     batch["index"] = torch.tensor([part["index"] for part in readable], dtype=torch.long)
     return {**batch, "bad": [failure for part in parts for failure in part.get("bad", ())]}
+
+
+def collate_by_shape(items: Sequence[dict[str, Any] | DecodeFailure]) -> list[dict[str, Any]]:
+    """Collate the items of each shape of `video` to a batch of their own. All failures are in the first batch."""
+    groups: dict[Any, list[dict[str, Any] | DecodeFailure]] = {}
+    failures: list[dict[str, Any] | DecodeFailure] = []
+    for item in items:
+        if isinstance(item, DecodeFailure):
+            failures.append(item)
+        else:
+            groups.setdefault(item["video"].shape if "video" in item else None, []).append(item)
+    first, *others = groups.values() or [[]]
+    return [collate([*first, *failures]), *(collate(group) for group in others)]

@@ -17,10 +17,11 @@ from verbspace.data.sources.benchmarks import charades_classes, is_charades
 from verbspace.data.sources.manifest import fold_of, read_manifest
 from verbspace.data.sources.record import Record
 from verbspace.data.sources.text_files import read_lines
+from verbspace.evaluation.eval_split import EvalSplit
 from verbspace.evaluation.labels import labels_to_indices, require_labels
 from verbspace.evaluation.protocol import Task
 from verbspace.evaluation.results import BenchmarkResult
-from verbspace.evaluation.runner import MAX_MISSING_FRACTION, EvalConfig, EvalSplit, load_encoders, run_evaluation
+from verbspace.evaluation.runner import MAX_MISSING_FRACTION, EvalConfig, load_encoders, run_evaluation
 from verbspace.inference.embedding import EmbeddingCache
 from verbspace.models.video_encoder import VideoEncoder
 from verbspace.utils.device import Precision, PrecisionSetting, resolve_precision

@@ -11,6 +11,7 @@ import torch
 from verbspace.concepts.concept_set import ConceptSet
 from verbspace.concepts.space import ScoringMode
 from verbspace.data.decoding.backends import Decoder
+from verbspace.evaluation.eval_split import EvalSplit
 from verbspace.evaluation.labels import (
     check_label_coverage,
     concept_set_from_labels,
@@ -21,7 +22,7 @@ from verbspace.evaluation.labels import (
 from verbspace.evaluation.order import OrderEvaluation, measure_order, resolve_pairs
 from verbspace.evaluation.protocol import Task
 from verbspace.evaluation.results import Evaluation
-from verbspace.evaluation.runner import MAX_MISSING_FRACTION, EvalConfig, EvalSplit, load_encoders, run_evaluation
+from verbspace.evaluation.runner import MAX_MISSING_FRACTION, EvalConfig, load_encoders, run_evaluation
 from verbspace.models.video_encoder import VideoEncoder
 from verbspace.utils.device import PrecisionSetting, resolve_precision
 from verbspace.utils.progress import ProgressCallback

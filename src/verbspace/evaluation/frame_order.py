@@ -51,11 +51,11 @@ class OrderEmbedder:
         return self.embedder.device
 
     def normalize(self, video: Tensor) -> Tensor:
-        """Convert uint8 frames (B, T, 3, S, S) to model input."""
+        """Convert uint8 frames (B, T, 3, H, W) to model input."""
         return self.embedder.normalize(video)
 
     def __call__(self, video: Tensor, times: Tensor) -> Tensor:
-        """Embed normalized frames (B, T, 3, S, S) with times in seconds (B, T): (B, 4·D) in `FRAME_ORDERS`."""
+        """Embed normalized frames (B, T, 3, H, W) with times in seconds (B, T): (B, 4·D) in `FRAME_ORDERS`."""
         num_frames = video.shape[1]
         frames = self.embedder(video.flatten(0, 1)[:, None], times.flatten(0, 1)[:, None])
         embeddings = [

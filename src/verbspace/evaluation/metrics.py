@@ -32,19 +32,23 @@ class ClassificationMetrics(BaseModel):
     ci95: tuple[float, float]
 
 
-def bootstrap_ci95(hits: Tensor, *, seed: int = 0) -> tuple[float, float]:
+def bootstrap_ci95(hits: Tensor, *, counts: Tensor | None = None, seed: int = 0) -> tuple[float, float]:
     """Compute a 95 % confidence interval of the mean of `hits`, shape (N,), with the percentile bootstrap.
+
+    With `counts`, (N,), each of the N resampled units has several observations, and `hits` are their sums.
 
     Source: Efron, "Bootstrap Methods: Another Look at the Jackknife", 1979.
     """
     values = hits.detach().double().cpu()
+    sizes = None if counts is None else counts.detach().double().cpu()
     generator = torch.Generator().manual_seed(seed)
     count = len(values)
     means = values.new_empty(NUM_RESAMPLES)
     step = max(1, _MAX_RESAMPLED_CLIPS // count)
     for start in range(0, NUM_RESAMPLES, step):
         indices = torch.randint(count, (min(step, NUM_RESAMPLES - start), count), generator=generator)
-        means[start : start + step] = values[indices].mean(dim=1)
+        resampled = values[indices].mean(dim=1)
+        means[start : start + step] = resampled if sizes is None else resampled / sizes[indices].mean(dim=1)
     low, high = means.quantile(values.new_tensor([0.025, 0.975])).tolist()
     return low, high
 

@@ -15,11 +15,12 @@ from torch import Tensor
 from verbspace.concepts.concept_set import ConceptSet
 from verbspace.concepts.opposed import opposed_pairs
 from verbspace.concepts.space import ConceptSpace, ScoringMode
+from verbspace.evaluation.eval_split import EvalSplit
 from verbspace.evaluation.frame_order import FrameOrder, OrderEmbedder, split_orders
 from verbspace.evaluation.linear_probe import linear_probe
 from verbspace.evaluation.opposed_pairs import Pair, read_pairs
 from verbspace.evaluation.protocol import EvalProtocol
-from verbspace.evaluation.runner import EvalConfig, EvalSplit
+from verbspace.evaluation.runner import EvalConfig
 from verbspace.evaluation.zero_shot import zero_shot_scores
 from verbspace.inference.embedding import EmbeddingCache, EmbeddingResult
 from verbspace.inference.part_embedder import embedder_for

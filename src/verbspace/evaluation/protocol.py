@@ -23,6 +23,7 @@ class EvalProtocol(BaseModel):
         data_hash: Hash of the test videos' names, sizes and labels.
         clips: Number of evaluated videos.
         missing: Number of further videos that could not be read.
+        actions: Number of actions; 0 for retrieval, which has captions in their place.
         concepts: Hash of the concept set.
         templates: Prompt templates; empty unless the task is zero-shot.
         by: Scoring mode; None unless the task is zero-shot.
@@ -41,13 +42,13 @@ class EvalProtocol(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    task: Task | Literal["order", "localization"]
+    task: Task | Literal["order", "localization", "retrieval"]
     data: str
     data_hash: str
     clips: int
     missing: int
-    actions: int
-    concepts: str
+    actions: int = 0
+    concepts: str = ""
     templates: tuple[str, ...] = ()
     by: ScoringMode | None = None
     frames: int
@@ -80,7 +81,8 @@ class EvalProtocol(BaseModel):
             parts.append(f"NOT DISJOINT: {self.test_in_train} test clips are in the train data")
         if self.test_in_adaptation:
             parts.append(f"adapted on {self.test_in_adaptation} of the test clips, without labels")
-        parts.append(f"{self.actions} actions ({self.concepts})")
+        if self.actions:
+            parts.append(f"{self.actions} actions ({self.concepts})")
         if self.templates:
             parts.append(f"{len(self.templates)} template{'s' if len(self.templates) > 1 else ''}")
         parts += [

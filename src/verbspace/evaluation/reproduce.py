@@ -10,10 +10,11 @@ from typing import Any
 import torch
 
 from verbspace.evaluation.benchmarks import BENCHMARKS, TASKS, BenchmarkConfig, build_configs
+from verbspace.evaluation.eval_split import EvalSplit
 from verbspace.evaluation.protocol import Task
 from verbspace.evaluation.published import published_results
 from verbspace.evaluation.results import BenchmarkResult
-from verbspace.evaluation.runner import EvalSplit, load_encoders, run_evaluation
+from verbspace.evaluation.runner import load_encoders, run_evaluation
 from verbspace.inference.embedding import EmbeddingCache
 from verbspace.models.hashing import state_hash
 from verbspace.models.interpolation import reads_time

@@ -10,11 +10,17 @@ from pydantic import BaseModel, ConfigDict
 from verbspace.evaluation.metrics import ClassificationMetrics
 from verbspace.evaluation.multi_label import MultiLabelMetrics
 from verbspace.evaluation.protocol import EvalProtocol
+from verbspace.evaluation.risk_coverage import RiskCoverage
 
 
 class Result(ClassificationMetrics):
-    """Classification metrics of one encoder, and their protocol."""
+    """Classification metrics of one encoder, and their protocol.
 
+    Attributes:
+        risk_coverage: Error rate of the most confident predictions; None unless the task is zero-shot.
+    """
+
+    risk_coverage: RiskCoverage | None = None
     protocol: EvalProtocol
 
     @property

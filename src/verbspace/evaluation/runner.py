@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from verbspace.concepts.concept_set import ConceptSet
 from verbspace.concepts.space import ScoringMode, validate_scoring
 from verbspace.data.decoding.backends import Decoder, decoder_version, require_backend
-from verbspace.data.errors import DecodeFailures
-from verbspace.data.sources import storage
 from verbspace.data.sources.manifest import data_hash
-from verbspace.data.sources.record import Record
+from verbspace.evaluation.eval_split import EvalSplit, embed_split, precision_name
 from verbspace.evaluation.knn import KNN_K, KNN_TEMPERATURE, knn_scores
 from verbspace.evaluation.labels import check_label_coverage
 from verbspace.evaluation.linear_probe import C_GRID, NUM_FOLDS, linear_probe
@@ -25,8 +21,9 @@ from verbspace.evaluation.multi_label import multi_label_metrics
 from verbspace.evaluation.overlap import adaptation_videos, warn_of_copies
 from verbspace.evaluation.protocol import Detail, EvalProtocol, Task, are_comparable
 from verbspace.evaluation.results import Evaluation, MultiLabelEvaluation, MultiLabelResult, Result
+from verbspace.evaluation.risk_coverage import zero_shot_risk_coverage
 from verbspace.evaluation.zero_shot import zero_shot_scores
-from verbspace.inference.embedding import Embedder, EmbeddingCache, EmbeddingResult, embed_videos
+from verbspace.inference.embedding import Embedder, EmbeddingCache, EmbeddingResult
 from verbspace.inference.part_embedder import embedder_for
 from verbspace.models.hashing import encoder_hash
 from verbspace.models.loading import load_encoder
@@ -35,36 +32,7 @@ from verbspace.utils.device import Precision
 from verbspace.utils.progress import ProgressCallback
 
 MAX_MISSING_FRACTION = 0.01
-_MAX_LOGGED = 20  # unreadable videos that are named
 _FEATURES = "projected and L2-normalised"  # part of protocol fingerprints
-logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class EvalSplit:
-    """Videos with their classes."""
-
-    name: str  # for protocols and messages
-    records: list[Record]
-    targets: Tensor  # class indices, shape (N,), or for multi-label data bool, shape (N, K)
-
-    @property
-    def is_multi_label(self) -> bool:
-        """Whether a video may have several classes."""
-        return self.targets.ndim == 2
-
-    def validate_missing(self, num_failed: int, max_missing: float, reason: str) -> None:
-        """Raise ValueError if more than the fraction `max_missing` of the videos failed."""
-        if num_failed > max_missing * len(self.records):
-            raise ValueError(
-                f"{self.name}: {num_failed} of {len(self.records)} videos are missing or cannot be read, more than "
-                f"{max_missing:.0%}: {reason}; restore them, or allow a larger fraction with --max-missing"
-            )
-
-    def readable_targets(self, result: EmbeddingResult) -> Tensor:
-        """Return the targets of the videos that could be read."""
-        failed = result.failures.by_path
-        return self.targets[torch.tensor([record.path not in failed for record in self.records])]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,9 +67,7 @@ class EvalConfig:
     def validate_files(self) -> None:
         """Raise ValueError if more than the fraction `max_missing` of a split's videos do not exist."""
         for split in self.splits:
-            missing = [record.file for record in split.records if not storage.exists(record.file)]
-            reason = f"{missing[0]}: there is no such file" if missing else ""
-            split.validate_missing(len(missing), self.max_missing, reason)
+            split.validate_files(self.max_missing)
 
     @cached_property
     def copies_in_train(self) -> int:
@@ -129,21 +95,8 @@ class EvalConfig:
         self, encoder: Embedder, name: str, split: EvalSplit, cache: EmbeddingCache,
         on_progress: ProgressCallback | None = None,
     ) -> EmbeddingResult:  # fmt: skip
-        """Embed the videos of a split that are not in the cache; log those that cannot be read, once per cache."""
-        known = set(cache.failures)
-        result = embed_videos(
-            encoder, split.records, frames=self.frames, clips=self.clips, crops=self.crops,
-            batch_size=self.batch_size, num_workers=self.num_workers, decoder=self.decoder, dtype=self.dtype,
-            cache=cache, on_progress=on_progress, stage=f"{name}: {split.name}",
-        )  # fmt: skip
-        split.validate_missing(len(result.failures), self.max_missing, result.failures.first())
-        new = DecodeFailures(len(split.records))
-        new.add(failure for file, failure in cache.failures.items() if file not in known)
-        if name == "encoder" and len(new):  # those of the baseline are the same
-            lines = new.summary().splitlines()
-            more = [f"  and {len(lines) - 1 - _MAX_LOGGED} more"] if len(lines) - 1 > _MAX_LOGGED else []
-            logger.warning("\n".join([*lines[: _MAX_LOGGED + 1], *more]))
-        return result
+        """Embed the videos of a split that are not in the cache. See `embed_split`."""
+        return embed_split(self, encoder, name, split, cache, on_progress)
 
     def build_protocol(
         self, encoder: VideoEncoder, name: str, test: EmbeddingResult, train: EmbeddingResult | None,
@@ -173,7 +126,7 @@ class EvalConfig:
             size=encoder.image_size,
             preprocessing=encoder.preprocessing.describe(),
             decoder=decoder_version(self.decoder),
-            dtype=str(encoder.dtype).removeprefix("torch.") if self.dtype == "fp32" else "bfloat16 products",
+            dtype=precision_name(encoder, self.dtype),
             seed=self.seed,
             train=self.train.name if self.train else None,
             train_hash=data_hash(self.train.records) if self.train else None,
@@ -276,4 +229,5 @@ def evaluate_encoder(
         multi = multi_label_metrics(scores, test_targets, seed=config.seed)
         return MultiLabelResult(**multi.model_dump(), protocol=protocol)
     metrics = classification_metrics(scores, test_targets, seed=config.seed)
-    return Result(**metrics.model_dump(), protocol=protocol)
+    curve = zero_shot_risk_coverage(scores, test_targets) if config.task == "zero-shot" else None
+    return Result(**metrics.model_dump(), risk_coverage=curve, protocol=protocol)

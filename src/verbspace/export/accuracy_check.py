@@ -31,7 +31,8 @@ class ExportedEncoder:
     device = torch.device("cpu")
 
     def __init__(self, encoder: VideoEncoder, tower_fn: TowerFn) -> None:
-        self.preprocessing, self.normalize, self._tower_fn = encoder.preprocessing, encoder.normalize, tower_fn
+        self.preprocessing, self.normalize = encoder.preprocessing.to_square(), encoder.normalize
+        self._tower_fn = tower_fn
 
     def __call__(self, video: Tensor, times: Tensor) -> Tensor:
         """Embed normalized frames (B, T, 3, S, S) with seconds (B, T): (B, D)."""

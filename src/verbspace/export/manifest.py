@@ -39,7 +39,7 @@ def build_manifest(encoder: VideoEncoder, export_format: ExportFormat, towers: l
         "outputs": {tower.name: {f"{tower.name}_embeds": ["batch", encoder.embedding_dim]} for tower in towers},
         "pixels": {
             "size": size,
-            "resize": processor.preprocessing.resize,
+            "resize": processor.preprocessing.to_square().resize,
             "interpolation": processor.preprocessing.interpolation,
             "mean": processor.image_mean,
             "std": processor.image_std,
@@ -54,13 +54,20 @@ def build_manifest(encoder: VideoEncoder, export_format: ExportFormat, towers: l
 
 
 def write_image_processor_config(encoder: VideoEncoder, path: Path) -> None:
-    """Write the checkpoint's image processor config with the native size, the resize, mean and standard deviation."""
+    """Write the checkpoint's image processor config with the native size, the resize, mean and standard deviation.
+
+    The towers take squares: a processor that keeps the aspect ratio (NaFlex) becomes one that squashes, as SigLIP's.
+    """
     size, processor = encoder.image_size, encoder.require_processor()
     square, crops = {"height": size, "width": size}, processor.preprocessing.resize == "shortest_edge"
     native_size = {"size": {"shortest_edge": size} if crops else square, "crop_size": square}
     steps = {"do_center_crop": crops, "do_resize": True}
     pixels = {"image_mean": processor.image_mean, "image_std": processor.image_std}
     config = {**processor.image_processor_config, **native_size, **steps, **pixels}
+    if processor.preprocessing.resize == "keep_aspect":
+        config = {key: value for key, value in config.items() if key not in ("max_num_patches", "patch_size")}
+        resample = 2 if processor.preprocessing.interpolation == "bilinear" else 3  # PIL's numbers
+        config |= {"image_processor_type": "SiglipImageProcessor", "resample": resample}
     path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 

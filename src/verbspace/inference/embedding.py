@@ -42,10 +42,10 @@ class Embedder(Protocol):
         """Device of the weights."""
 
     def normalize(self, video: Tensor) -> Tensor:
-        """Convert uint8 frames (B, T, 3, S, S) to model input."""
+        """Convert uint8 frames (B, T, 3, H, W) to model input."""
 
     def __call__(self, video: Tensor, times: Tensor) -> Tensor:
-        """Embed normalized frames (B, T, 3, S, S) with times in seconds (B, T) as (B, D)."""
+        """Embed normalized frames (B, T, 3, H, W) with times in seconds (B, T) as (B, D)."""
 
 
 class ChunkedBuffer:
@@ -261,7 +261,7 @@ def _eval_mode(encoder: Embedder) -> Iterator[None]:
 
 
 def _embed_batch(encoder: Embedder, video: Tensor, times: Tensor, dtype: Precision) -> Tensor:
-    """Embed uint8 views (B, V, T, 3, S, S) with times in seconds (B, V, T) as (B, D) on the CPU."""
+    """Embed uint8 views (B, V, T, 3, H, W) with times in seconds (B, V, T) as (B, D) on the CPU."""
     frames = encoder.normalize(video.flatten(0, 1).to(encoder.device))
     with torch.autocast(encoder.device.type, torch.bfloat16, enabled=dtype == "bf16"):
         embeddings = encoder(frames, times.flatten(0, 1).to(encoder.device))

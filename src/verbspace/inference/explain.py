@@ -63,10 +63,10 @@ class Explanation:
         action_names: K action names, in the order of the concept set.
         ranking: All actions with probabilities, most probable first.
         seconds: Time of each frame, shape (T,).
-        frames: The encoder's input as uint8, shape (T, 3, S, S).
+        frames: The encoder's input as uint8, shape (T, 3, H, W).
         frame_probabilities: Distribution over the actions for each frame's own embedding, shape (T, K).
         log_odds_contribution: Contributions of the frames, shape (T,); their sum is the log of `counterfactual.odds`.
-        attention_map: Attention rollout from the video's embedding to each patch, shape (T, G, G).
+        attention_map: Attention rollout from the video's embedding to each patch, shape (T, rows, columns).
         counterfactual: None if there is only one action.
     """
 
@@ -155,7 +155,7 @@ def explain(
         frames=clip,
         frame_probabilities=predictor.probabilities(F.normalize(frame_embeddings, dim=-1)),
         log_odds_contribution=contribution,
-        attention_map=rollout_to_grid(encoder, attention_rollout(encoder, video, device_times).mean(0)),
+        attention_map=rollout_to_grid(encoder, attention_rollout(encoder, video, device_times).mean(0), video),
         activated_descriptions=_find_activated_descriptions(predictor, z, frame_embeddings, spans, top),
         counterfactual=counterfactual,
     )
@@ -205,7 +205,7 @@ def to_json(explanation: Explanation) -> dict[str, Any]:
 def _read_clip(
     predictor: Predictor, path: str | Path, start: float, end: float | None
 ) -> tuple[Window, Tensor, Tensor]:
-    """Read a part of a video: its window, uint8 frames (T, 3, S, S), and times (T,) relative to the window's start."""
+    """Read a part of a video: its window, uint8 frames (T, 3, H, W), and times (T,) relative to the window's start."""
 
     def plan(duration: float) -> list[Window]:
         last = duration if end is None else min(end, duration)

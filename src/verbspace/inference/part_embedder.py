@@ -29,11 +29,11 @@ class PartEmbedder:
         return device
 
     def normalize(self, video: Tensor) -> Tensor:
-        """Convert uint8 frames (B, T, 3, S, S) to model input."""
+        """Convert uint8 frames (B, T, 3, H, W) to model input."""
         return self.encoder.normalize(video)
 
     def __call__(self, video: Tensor, times: Tensor) -> Tensor:
-        """Embed normalized frames (B, T, 3, S, S) with times in seconds (B, T) as (B, 4·D)."""
+        """Embed normalized frames (B, T, 3, H, W) with times in seconds (B, T) as (B, 4·D)."""
         parts: Tensor = self.encoder(video, times, parts=True)
         return parts
 

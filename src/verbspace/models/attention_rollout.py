@@ -33,7 +33,7 @@ def attention_rollout(encoder: VideoEncoder, video: Tensor, times: Tensor) -> Te
 
     Args:
         encoder: The encoder, used in evaluation mode.
-        video: Normalized frames (T, 3, S, S) of one clip.
+        video: Normalized frames (T, 3, H, W) of one clip.
         times: Seconds (T,).
 
     Returns:
@@ -65,11 +65,15 @@ def attention_rollout(encoder: VideoEncoder, video: Tensor, times: Tensor) -> Te
     return rollout
 
 
-def rollout_to_grid(encoder: VideoEncoder, rollout: Tensor) -> Tensor:
-    """Reshape a rollout (..., N) to the square grid of patches (..., G, G), dropping the class token."""
-    side = encoder.image_size // encoder.patch_size
-    patches = rollout[..., rollout.shape[-1] - side * side :]
-    return patches.reshape(*rollout.shape[:-1], side, side)
+def rollout_to_grid(encoder: VideoEncoder, rollout: Tensor, video: Tensor) -> Tensor:
+    """Reshape a rollout (..., N) of a video (T, 3, H, W) to its grid of patches, dropping the class token.
+
+    Returns:
+        (..., rows, columns).
+    """
+    rows, columns = video.shape[-2] // encoder.patch_size, video.shape[-1] // encoder.patch_size
+    patches = rollout[..., rollout.shape[-1] - rows * columns :]
+    return patches.reshape(*rollout.shape[:-1], rows, columns)
 
 
 def _update_fraction(update: Tensor, residual: Tensor) -> Tensor:

@@ -239,19 +239,21 @@ def _read_image_processor_config(folder: Path) -> tuple[dict[str, Any], Path]:
 def _frame_preprocessing(config: dict[str, Any], path: Path, base_config: Any) -> FramePreprocessing:
     """Read how an image processor resizes. Fields that are missing have the defaults of the family in `transformers`.
 
-    NaFlex models take any aspect ratio. Batches mix videos of different shapes, so their frames are resized to the
-    square of the native patch grid.
+    NaFlex models take any aspect ratio, unless the processor has a fixed `size`.
     """
     family = str(base_config.model_type)
     resample = config.get("resample", 2 if family == "siglip2" else 3)
     if resample not in _INTERPOLATIONS:
         raise ValueError(f"{path}: resample: {resample!r} is not supported; use 2 (bilinear) or 3 (bicubic)")
     size = config.get("size")
-    if isinstance(size, dict) and size.keys() & {"height", "width", "shortest_edge"}:
-        squash = "shortest_edge" not in size
+    sides_given = size.keys() & {"height", "width", "shortest_edge"} if isinstance(size, dict) else set()
+    native = image_size(base_config.vision_config)
+    if family == "siglip2" and not sides_given:
+        return _naflex_preprocessing(config, path, base_config.vision_config, native, _INTERPOLATIONS[resample])
+    if sides_given:
+        squash = "shortest_edge" not in sides_given
     else:  # CLIP's early configs have the short side as a number
         squash = family.startswith("siglip")
-    native = image_size(base_config.vision_config)
     crop = config.get("crop_size") if config.get("do_center_crop", True) and not squash else size
     sides = set(crop.values()) if isinstance(crop, dict) else {crop}
     if family != "siglip2" and any(isinstance(side, int) and side != native for side in sides):
@@ -259,3 +261,18 @@ def _frame_preprocessing(config: dict[str, Any], path: Path, base_config: Any) -
             f"{path}: frames of {crop} do not fit image_size {native} of config.json; use both of one model"
         )
     return FramePreprocessing(native, "squash" if squash else "shortest_edge", _INTERPOLATIONS[resample])
+
+
+def _naflex_preprocessing(
+    config: dict[str, Any], path: Path, vision_config: Any, native: int, interpolation: Interpolation
+) -> FramePreprocessing:
+    patch_size = config.get("patch_size", vision_config.patch_size)
+    max_num_patches = config.get("max_num_patches", 256)  # the default of transformers
+    if patch_size != vision_config.patch_size:
+        raise ValueError(
+            f"{path}: patch_size: {patch_size!r} is not the patch_size {vision_config.patch_size} of config.json; use "
+            "both of one model"
+        )
+    if type(max_num_patches) is not int or max_num_patches < 1:
+        raise ValueError(f"{path}: max_num_patches: {max_num_patches!r} is not supported; it must be 1 or more")
+    return FramePreprocessing(native, "keep_aspect", interpolation, patch_size, max_num_patches)

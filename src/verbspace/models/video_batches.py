@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,14 @@ from verbspace.data.sources.manifest import Record
 
 Videos = Sequence[str | Path] | str | Path | Tensor | NDArray[np.uint8]  # paths, or frames (N, T, 3, H, W)
 Times = Tensor | NDArray[np.floating[Any]]  # seconds (N, T)
-ClipBatches = Iterator[tuple[Tensor, Tensor | None]]  # uint8 clips (B, T, 3, S, S) and seconds (B, T)
+# Indices (B,) of the videos, uint8 clips (B, T, 3, h, w) and seconds (B, T)
+ClipBatches = Iterator[tuple[Tensor, Tensor, Tensor | None]]
 
 
 def clip_batches(
     videos: Videos, times: Times | None, *, frames: int, preprocessing: FramePreprocessing, batch_size: int
 ) -> ClipBatches:
-    """Iterate over batches of preprocessed clips. See `VideoEncoder.encode_video` for the arguments.
+    """Iterate over batches of preprocessed clips of one shape. See `VideoEncoder.encode_video` for the arguments.
 
     Raises:
         DecodeError: A file cannot be read.
@@ -50,7 +51,8 @@ def _frame_batches(
         raise ValueError(f"times are {tuple(seconds.shape)} for frames of {tuple(video.shape)}; pass (B, T)")
     for start in range(0, len(video), batch_size):
         batch = slice(start, start + batch_size)
-        yield preprocessing.apply(video[batch])[0], None if seconds is None else seconds[batch]
+        clips = preprocessing.apply(video[batch])[0]
+        yield torch.arange(start, start + len(clips)), clips, None if seconds is None else seconds[batch]
 
 
 def _path_batches(
@@ -61,4 +63,26 @@ def _path_batches(
         if batch["bad"]:
             failure = batch["bad"][0]
             raise DecodeError(failure.path, failure.reason)
-        yield batch["video"].flatten(0, 1), batch["times"].flatten(0, 1)
+        yield batch["index"], batch["video"].flatten(0, 1), batch["times"].flatten(0, 1)
+
+
+def embed_batches(
+    batches: ClipBatches, encoder: Callable[[Tensor, Tensor | None], Tensor], normalize: Callable[[Tensor], Tensor],
+    device: torch.device,
+) -> Tensor | None:  # fmt: skip
+    """Embed the batches of `clip_batches` with an encoder.
+
+    Args:
+        encoder: Maps normalized clips and their seconds to embeddings (B, D).
+        normalize: Converts uint8 clips to the encoder's input.
+        device: Device of the encoder.
+
+    Returns:
+        Embeddings on the CPU, (N, D), in the order of the videos; None if there is no video.
+    """
+    rows: list[Tensor] = []
+    indices: list[Tensor] = []
+    for index, clips, seconds in batches:
+        rows.append(encoder(normalize(clips.to(device)), None if seconds is None else seconds.to(device)).cpu())
+        indices.append(index)
+    return torch.cat(rows)[torch.cat(indices).argsort()] if rows else None

@@ -28,7 +28,7 @@ from verbspace.models.processor import Processor, read_json
 from verbspace.models.snapshots import is_hub_id, snapshot_commit
 from verbspace.models.temporal_attention import TemporalAttention, rope_cos_sin
 from verbspace.models.validation import validate_text_tower
-from verbspace.models.video_batches import Times, Videos, clip_batches
+from verbspace.models.video_batches import Times, Videos, clip_batches, embed_batches
 from verbspace.utils.text import first_line
 
 Attention = Literal["auto", "eager", "sdpa"]
@@ -376,13 +376,10 @@ class VideoEncoder(PreTrainedModel):  # type: ignore[misc]
         was_training = self.training
         self.eval()
         try:
-            rows = [
-                self(self.normalize(clips.to(self.device)), None if seconds is None else seconds.to(self.device)).cpu()
-                for clips, seconds in batches
-            ]
+            z = embed_batches(batches, self, self.normalize, self.device)
         finally:
             self.train(was_training)
-        return torch.cat(rows) if rows else torch.zeros(0, self.embedding_dim)
+        return torch.zeros(0, self.embedding_dim) if z is None else z
 
     @torch.no_grad()
     def encode_text(self, texts: Sequence[str], *, batch_size: int = 256) -> Tensor:

@@ -59,13 +59,12 @@ def section_context(explanation: Explanation) -> dict[str, Any]:
 
 
 def highlight(frames: Tensor, attention_map: Tensor) -> list[np.ndarray]:
-    """Darken frames (uint8, (T, 3, S, S)) where the attention of patches (T, G, G) is low: T images (S, S, 3).
+    """Darken frames (uint8, (T, 3, H, W)) where the attention of patches (T, rows, columns) is low: T images (H, W, 3).
 
     Attention is rescaled to the range from its lowest to its highest value in the clip, which often differ little.
     """
-    size = frames.shape[-1]
     low, high = float(attention_map.min()), float(attention_map.max())
     scaled = ((attention_map - low) / max(high - low, 1e-12)).sqrt()
-    smooth = F.interpolate(scaled[:, None], (size, size), mode="bilinear", align_corners=False).clamp(0, 1)
+    smooth = F.interpolate(scaled[:, None], frames.shape[-2:], mode="bilinear", align_corners=False).clamp(0, 1)
     darkened = frames.float() * (_MIN_BRIGHTNESS + (1 - _MIN_BRIGHTNESS) * smooth)
     return list(darkened.round().to(torch.uint8).permute(0, 2, 3, 1).numpy())

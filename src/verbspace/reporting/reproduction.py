@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from statistics import fmean
 from typing import Any
 
 from markupsafe import Markup
@@ -9,9 +10,9 @@ from markupsafe import Markup
 from verbspace.evaluation.protocol import Task
 from verbspace.evaluation.published import PublishedResult, published_results
 from verbspace.evaluation.reproduce import Reproduction
-from verbspace.evaluation.results import BenchmarkResult, Evaluation
+from verbspace.evaluation.results import BenchmarkResult, Evaluation, Result
 from verbspace.evaluation.runner import MAX_MISSING_FRACTION
-from verbspace.reporting.charts import PointEstimate, draw_dot_chart
+from verbspace.reporting.charts import Line, PointEstimate, draw_dot_chart, draw_line_chart
 from verbspace.reporting.templating import render_template
 
 TITLES = {"ucf101": "UCF101", "hmdb51": "HMDB51", "k400": "Kinetics-400", "k600": "Kinetics-600"}
@@ -83,6 +84,7 @@ def _task_context(run: Reproduction, task: Task) -> dict[str, Any]:
             for entry in published
         ],
         "chart": _chart(frozen, adapted, published) if published else None,
+        "risk_chart": _risk_chart(run, result),
         "protocols": [
             (f"split {fold}" if len(result.folds) > 1 else "test", evaluation.result.protocol.summary())
             for fold, evaluation in result.folds.items()
@@ -111,6 +113,20 @@ def _chart(frozen: float | None, adapted: float | None, published: list[Publishe
         name = entry.method if entry.labels == "none" else f"{entry.method}, labels of {entry.labels}"
         rows.append((name, [point(entry.frozen), point(entry.top1)]))
     return draw_dot_chart(rows, ["frozen CLIP of the same source", "adapted"])
+
+
+def _risk_chart(run: Reproduction, result: BenchmarkResult) -> Markup | None:
+    """Draw the risk-coverage curves of zero-shot, averaged over splits."""
+    sides = [("result", "adapted" if run.is_adapted else "frozen CLIP")]
+    lines = []
+    for side, name in [("frozen", "frozen CLIP"), *sides] if run.is_adapted else sides:
+        measured = [getattr(evaluation, side) for evaluation in result.folds.values()]
+        curves = [each.risk_coverage for each in measured if isinstance(each, Result) and each.risk_coverage]
+        if len(curves) == len(measured):
+            risks = zip(*(curve.risk for curve in curves), strict=True)
+            points = zip(curves[0].coverage, risks, strict=True)
+            lines.append(Line(name, [(100 * coverage, 100 * fmean(each)) for coverage, each in points]))
+    return draw_line_chart(lines, x_label="most confident videos, %", y_label="errors, %") if lines else None
 
 
 def _worst_split(run: Reproduction) -> tuple[int, int]:

@@ -143,7 +143,8 @@ def adapt(
         dataset = build_dataset(records, distiller.student, concepts, settings)
 
         # Everything that the user gave has been read and checked; from here on there is work to lose.
-        sample, parts = embed_sample(frozen, sample, space, settings, on_progress if is_new else None)
+        report = on_progress if is_new and distributed.is_main_process else None
+        sample, parts = embed_sample(frozen, sample, space, settings, report, distributed)
         statistics = distributed.all_gather_object(frozen_statistics(parts, space, settings))[0]
         if not is_new and (earlier := read_run_info(out)) is not None and earlier.frozen is not None:
             statistics = earlier.frozen

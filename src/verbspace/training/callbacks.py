@@ -9,8 +9,9 @@ import numpy as np
 from verbspace.concepts.concept_set import ConceptSet
 from verbspace.evaluation.labels import labels_to_indices, read_labeled_videos, require_names
 from verbspace.evaluation.zero_shot import zero_shot_scores
-from verbspace.inference.embedding import embed_videos
 from verbspace.models.video_encoder import VideoEncoder
+from verbspace.training.distributed import DistributedContext
+from verbspace.training.shared_embedding import embed_over_ranks
 from verbspace.training.trainer import Trainer, TrainingCollapsed
 
 
@@ -60,8 +61,8 @@ class ZeroShotValidation:
         if trainer.step % settings.val_interval:
             return
         if self._initial_top1 is None:
-            self._initial_top1 = self._top1(self.encoder.copy().to(trainer.distributed.device))
-        top1 = self._top1(trainer.teacher)
+            self._initial_top1 = self._top1(self.encoder.copy().to(trainer.distributed.device), trainer.distributed)
+        top1 = self._top1(trainer.teacher, trainer.distributed)
         if top1 < self._initial_top1 - settings.validation_tolerance:
             raise TrainingCollapsed(
                 f"step {trainer.step}: zero-shot top-1 on {self.data} fell to {top1:.1%}, from "
@@ -71,8 +72,8 @@ class ZeroShotValidation:
             )
         metrics |= {"val/top1": top1, "val/frozen": self._initial_top1}
 
-    def _top1(self, encoder: VideoEncoder) -> float:
-        result = embed_videos(encoder, self.records, frames=self.num_frames)
-        predicted = zero_shot_scores(result.embeddings, self.space).argmax(1).tolist()
-        correct = [self.class_by_path[path] == index for path, index in zip(result.paths, predicted, strict=True)]
+    def _top1(self, encoder: VideoEncoder, distributed: DistributedContext) -> float:
+        records, embeddings = embed_over_ranks(encoder, self.records, distributed, frames=self.num_frames)
+        predicted = zero_shot_scores(embeddings, self.space).argmax(1).tolist()
+        correct = [self.class_by_path[record.path] == k for record, k in zip(records, predicted, strict=True)]
         return float(np.mean(correct))

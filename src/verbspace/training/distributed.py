@@ -41,6 +41,11 @@ class DistributedContext:
                 f"training.batch_size: {count} is less than the {self.world_size} processes; "
                 "each process needs at least one clip"
             )
+        return self.shard(items)
+
+    def shard(self, items: Sequence[T]) -> list[T]:
+        """Return this rank's consecutive part of items, which may be empty; sizes differ by at most 1."""
+        count = len(items)
         return list(items[count * self.rank // self.world_size : count * (self.rank + 1) // self.world_size])
 
     def all_gather_ints(self, *values: int) -> list[list[int]]:

@@ -17,15 +17,16 @@ from torch import Tensor
 from verbspace.concepts.space import ConceptSpace
 from verbspace.config.settings import AdaptSettings
 from verbspace.data.sources.record import Record
-from verbspace.inference.embedding import embed_videos
 from verbspace.inference.part_embedder import PartEmbedder
 from verbspace.models.video_encoder import VideoEncoder
 from verbspace.training.distiller import variance_between_clips
+from verbspace.training.distributed import DistributedContext
 from verbspace.training.flops import forward_flops, training_flops
 from verbspace.training.loss_scales import LossScale, measure_spreads, resolve_loss_scales
 from verbspace.training.losses import entropy
 from verbspace.training.memory import TrainingMemory, estimate_training_memory
 from verbspace.training.optimizer import pretrained_learning_rate
+from verbspace.training.shared_embedding import embed_over_ranks
 from verbspace.training.targets import TargetScale, measure_target_scale, needs_parts, teacher_scores
 from verbspace.utils.device import device_memory
 from verbspace.utils.progress import ProgressCallback
@@ -167,21 +168,22 @@ def frozen_statistics(parts: Tensor, space: ConceptSpace, settings: AdaptSetting
 
 def embed_sample(
     encoder: VideoEncoder, records: Sequence[Record], space: ConceptSpace, settings: AdaptSettings,
-    on_progress: ProgressCallback | None,
+    on_progress: ProgressCallback | None = None, distributed: DistributedContext | None = None,
 ) -> tuple[list[Record], Tensor]:  # fmt: skip
-    """Embed videos with the frozen encoder.
+    """Embed videos with the frozen encoder, each rank a part of them.
 
     Returns:
         The videos that can be read, and their embeddings (N, D), or `clip_parts` (N, 4·D) if the teacher's scores need
         them. The first D entries of a row are the embedding.
     """
     embedder = PartEmbedder(encoder) if needs_parts(space, settings.losses) else encoder
-    result = embed_videos(
-        embedder, records, frames=settings.views.global_frames, num_workers=settings.training.num_workers,
-        decoder=settings.views.decoder, on_progress=on_progress, stage="inspect",
+    readable, embeddings = embed_over_ranks(
+        embedder, records, distributed or DistributedContext(), frames=settings.views.global_frames,
+        num_workers=settings.training.num_workers, decoder=settings.views.decoder, on_progress=on_progress,
+        stage="inspect",
     )  # fmt: skip
     size = space.categories.shape[1]
-    return result.records, F.normalize(result.embeddings.view(len(result.records), -1, size), dim=-1).flatten(1)
+    return readable, F.normalize(embeddings.view(len(readable), -1, size), dim=-1).flatten(1)
 
 
 def preview_run(

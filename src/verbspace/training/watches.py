@@ -10,9 +10,9 @@ from torch import Tensor
 
 from verbspace.concepts.space import ConceptSpace
 from verbspace.data.sources.record import Record
-from verbspace.inference.embedding import embed_videos
 from verbspace.training.losses import entropy
 from verbspace.training.preview import FrozenStatistics
+from verbspace.training.shared_embedding import embed_over_ranks
 from verbspace.training.trainer import Trainer, TrainingCollapsed
 
 MIN_FRACTION = 0.1  # of the frozen encoder's value
@@ -100,11 +100,13 @@ class DriftWatch:
         """Compare every `val_interval` steps and at the last step."""
         if trainer.step % trainer.settings.val_interval and trainer.step != trainer.num_steps:
             return
-        result = embed_videos(trainer.teacher, self.records, frames=self.num_frames)
-        frozen = torch.stack([self.frozen_embeddings[path] for path in result.paths])
-        teacher_cosines, frozen_cosines = (z @ self.categories.T for z in (result.embeddings, frozen))
+        records, embeddings = embed_over_ranks(
+            trainer.teacher, self.records, trainer.distributed, frames=self.num_frames
+        )
+        frozen = torch.stack([self.frozen_embeddings[record.path] for record in records])
+        teacher_cosines, frozen_cosines = (z @ self.categories.T for z in (embeddings, frozen))
         agreement = float((teacher_cosines.argmax(-1) == frozen_cosines.argmax(-1)).float().mean())
-        drift = 1 - float((result.embeddings * frozen).sum(-1).mean())
+        drift = 1 - float((embeddings * frozen).sum(-1).mean())
         bias_ratio = action_bias(teacher_cosines) / action_bias(frozen_cosines)
         metrics |= {"watch/agreement": agreement, "watch/drift": drift, "watch/bias_ratio": bias_ratio}
         if bias_ratio > MAX_BIAS_RATIO and trainer.step > trainer.num_warmup_steps and not self._has_warned:

@@ -13,14 +13,16 @@ from verbspace.evaluation.localization import LocalizationEvaluation
 from verbspace.evaluation.order import OrderEvaluation
 from verbspace.evaluation.reproduce import Reproduction
 from verbspace.evaluation.results import BenchmarkResult, Evaluation, MultiLabelEvaluation, Result
+from verbspace.evaluation.retrieval import RetrievalEvaluation
 from verbspace.inference.calibration import Calibration
 
 _SHOWN_THRESHOLDS = ("0.30", "0.50", "0.70")
+AnyEvaluation = (
+    Evaluation | MultiLabelEvaluation | OrderEvaluation | LocalizationEvaluation | RetrievalEvaluation | BenchmarkResult
+)
 
 
-def print_results(
-    results: Evaluation | MultiLabelEvaluation | OrderEvaluation | LocalizationEvaluation | BenchmarkResult,
-) -> None:
+def print_results(results: AnyEvaluation) -> None:
     """Print the protocols and metrics of an evaluation, or of each fold of a benchmark and their mean."""
     console = Console()
     if isinstance(results, OrderEvaluation):
@@ -28,6 +30,9 @@ def print_results(
         return
     if isinstance(results, LocalizationEvaluation):
         _print_localization(console, results)
+        return
+    if isinstance(results, RetrievalEvaluation):
+        _print_retrieval(console, results)
         return
     if not isinstance(results, BenchmarkResult):
         _print_evaluation(console, results)
@@ -88,6 +93,11 @@ def _print_evaluation(console: Console, evaluation: Evaluation | MultiLabelEvalu
         clips = f"{result.n} of {result.n + result.protocol.missing}"
         table.add_row(name, f"{result.primary_metric:.1%}", interval, *cells, clips)
     console.print(table)
+    for name, result in (("frozen", evaluation.frozen), ("encoder", evaluation.result)):
+        if isinstance(result, Result) and (curve := result.risk_coverage) is not None:
+            risk = f"AURC {curve.aurc:.3f} ({curve.excess_aurc:.3f} more than the best order of these predictions)"
+            half = f"{curve.risk_at(0.5):.1%} of the more confident half are wrong"
+            console.print(f"{name}: {risk}; {half}", highlight=False, markup=False, soft_wrap=True)
     if evaluation.result.protocol.actions == 1:
         console.print("there is only one action, so every video is classified as it", highlight=False)
 
@@ -134,6 +144,26 @@ def _print_localization(console: Console, evaluation: LocalizationEvaluation) ->
             for key in columns
         ]
         table.add_row(name, *cells, str(result.spans), f"{result.videos} of {result.videos + result.protocol.missing}")
+    console.print(table)
+
+
+def _print_retrieval(console: Console, evaluation: RetrievalEvaluation) -> None:
+    """Print the metrics of both directions, without and with dual softmax."""
+    table = Table("", "", "DSL", "R@1", "95% interval", "R@5", "R@10", "median rank", "mean rank")
+    table.caption = "DSL: dual softmax, which uses all queries at once; compare results with equal DSL only"
+    results = {"frozen": evaluation.frozen, "encoder": evaluation.result}
+    shown = {name: result for name, result in results.items() if result is not None}
+    for name, result in shown.items():
+        console.print(f"{name}: {result.protocol.summary()}", highlight=False, markup=False, soft_wrap=True)
+    for direction in ("text_to_video", "video_to_text"):
+        for dual, metrics in (("off", "cosine"), ("on", "dual_softmax")):
+            for name, result in shown.items():
+                row = getattr(getattr(result, metrics), direction)
+                title = direction.replace("_", " ") if dual == "off" and name == next(iter(shown)) else ""
+                interval = f"{row.ci95[0]:.1%} to {row.ci95[1]:.1%}"
+                recalls = (f"{row.r1:.1%}", interval, f"{row.r5:.1%}", f"{row.r10:.1%}")
+                table.add_row(title, name, dual, *recalls, f"{row.median_rank:g}", f"{row.mean_rank:.1f}")
+        table.add_section()
     console.print(table)
 
 

@@ -28,11 +28,11 @@ def stream_windows(
     preprocessing: FramePreprocessing,
     use_packet_times: bool = True,
 ) -> Iterator[tuple[Window, Tensor, Tensor]]:
-    """Yield the windows of a video in order, with T = `num_frames` frames of S × S pixels.
+    """Yield the windows of a video in order, with T = `num_frames` preprocessed frames.
 
     `plan_windows` maps the duration of the video in seconds to windows with ascending starts and ends; if the path
     means a part of the video, the duration of the part. Windows are yielded in seconds of the video. A window comes
-    with its frames, uint8 RGB (T, 3, S, S), and their seconds from its start, float32 (T,). `preprocessing` fits the
+    with its frames, uint8 RGB (T, 3, H, W), and their seconds from its start, float32 (T,). `preprocessing` fits the
     frames.
 
     Raises:
@@ -75,7 +75,7 @@ def stream_windows(
 def _decode_crops(
     path: Path, needed: set[int], preprocessing: FramePreprocessing, pts: list[int] | None
 ) -> Iterator[tuple[int, Tensor]]:
-    """Frame indices with the preprocessed frames (3, S, S). Raises TimestampMismatch if the decode has other times."""
+    """Frame indices with the preprocessed frames (3, H, W). Raises TimestampMismatch if the decode has other times."""
     with open_video(path) as file:
         for number, rgb in iter_rgb(file, file.iter_frames(), needed, expected_pts=pts):
             yield number, preprocessing.apply(torch.from_numpy(rgb).permute(2, 0, 1))[0]
