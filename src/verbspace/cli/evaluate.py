@@ -49,6 +49,7 @@ def evaluate(
         str | None,
         typer.Option(help="For order: CSV of opposed actions, ssv2 or charades. Default: found from the phases."),
     ] = None,
+    fitted: options.FittedOption = None,
     class_split: Annotated[
         str | None, typer.Option(help="For localization: 75/25, 50/50, or a file of the actions to search for.")
     ] = None,
@@ -110,6 +111,10 @@ def evaluate(
             }
         if given := [name for name, value in without_effect.items() if value is not None]:
             raise ValueError(f"--{given[0].replace('_', '-')}: {protocol} has no use for it; leave the option out")
+    if fitted is not None:
+        if protocol != "zero-shot":
+            raise ValueError(f"--fitted: {protocol} has no use for it; leave the option out")
+        data_options["fitted"] = fitted
     with progress() as on_progress:
         embed_settings: dict[str, Any] = {
             "frames": frames, "clips": clips, "crops": crops, "baseline": baseline, "max_missing": max_missing,

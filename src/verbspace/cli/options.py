@@ -59,6 +59,7 @@ StrideOption = Annotated[
     float | None, typer.Option(help="Seconds between window starts. Default: half a window; `embed`: a whole one.")
 ]
 CalibrationOption = Annotated[Path | None, typer.Option(help="File that `verbspace calibrate` wrote.")]
+FittedOption = Annotated[Path | None, typer.Option(help="File that `verbspace fit` wrote.")]
 EvalDataOption = Annotated[Path | None, typer.Option(help="Labeled videos. They are used for evaluation only.")]
 BatchSizeOption = Annotated[int, typer.Option(min=1, help="Videos per batch; `embed`: windows of a video.")]
 WorkersOption = Annotated[

@@ -1,10 +1,10 @@
-"""The `predict`, `explain` and `calibrate` commands."""
+"""The `predict`, `explain`, `fit` and `calibrate` commands."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -12,6 +12,7 @@ from verbspace.cli import options
 
 if TYPE_CHECKING:
     from verbspace.inference.predictor import Predictor
+    from verbspace.utils.device import PrecisionSetting
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -19,13 +20,15 @@ app = typer.Typer(rich_markup_mode=None)
 def _load_predictor(
     encoder: str, actions: list[str] | None, concepts: str | None, scoring: str, frames: int, calibration: Path | None,
     device: str | None, top: int = 5, abstain: float | None = None, independent: bool = False,
+    fitted: Path | None = None,
 ) -> Predictor:  # fmt: skip
     from verbspace.concepts.space import validate_scoring
     from verbspace.inference.predictor import Predictor
 
     return Predictor(
         encoder, options.parse_action_list(actions), concepts=concepts, scoring=validate_scoring(scoring),
-        frames=frames, top=top, calibration=calibration, abstain=abstain, independent=independent, device=device,
+        frames=frames, top=top, calibration=calibration, abstain=abstain, independent=independent,
+        fitted=fitted, device=device,
     )  # fmt: skip
 
 
@@ -39,6 +42,7 @@ def predict(
     top: Annotated[int, typer.Option(min=1, help="Number of actions to show.")] = 5,
     frames: options.FramesOption = 8,
     calibration: options.CalibrationOption = None,
+    fitted: options.FittedOption = None,
     abstain: Annotated[
         float | None,
         typer.Option(help="Withhold answers so that at most this fraction of the calibration's other videos has one."),
@@ -78,6 +82,7 @@ def predict(
         top=top,
         abstain=abstain,
         independent=independent,
+        fitted=fitted,
     )
     window_config = None if window is None else WindowConfig(window, stride, min_score, spans)
     for name, outcome in predictor.predict_stream(expand_inputs(paths, sys.stdin, on_error), window_config):
@@ -101,6 +106,7 @@ def explain(
     start: Annotated[float, typer.Option(min=0, help="Start of the part to explain, in seconds.")] = 0.0,
     end: Annotated[float | None, typer.Option(min=0, help="End of the part. Default: the end of the video.")] = None,
     calibration: options.CalibrationOption = None,
+    fitted: options.FittedOption = None,
     device: options.DeviceOption = None,
     out: Annotated[
         Path | None, typer.Option(help="HTML page with frames and attention maps.", callback=options.out_file)
@@ -120,7 +126,7 @@ def explain(
     from verbspace.reporting.explanations import render_explanation_page
     from verbspace.utils.atomic_io import write_text
 
-    predictor = _load_predictor(encoder, actions, concepts, scoring, frames, calibration, device)
+    predictor = _load_predictor(encoder, actions, concepts, scoring, frames, calibration, device, fitted=fitted)
     explanations, on_error = [], ErrorCounter()
     for name in expand_inputs(paths, sys.stdin, on_error):
         try:
@@ -143,6 +149,39 @@ def explain(
         write_text(out, render_explanation_page(explanations, encoder))
     if on_error.count:
         raise typer.Exit(1)
+
+
+@app.command()
+def fit(
+    data: options.DataArgument,
+    encoder: options.EncoderOption,
+    out: Annotated[Path, typer.Option(help="File for the fitted action vectors.", callback=options.out_file)],
+    concepts: options.ConceptsOption = None,
+    root: options.RootOption = None,
+    split: options.SplitOption = None,
+    labels: options.LabelsOption = None,
+    label_level: options.LabelLevelOption = None,
+    shots: Annotated[int | None, typer.Option(min=1, help="Use at most this many videos of each action.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the draw of --shots.")] = 0,
+    frames: options.FramesOption = 8,
+    batch_size: options.BatchSizeOption = 16,
+    workers: options.WorkersOption = None,
+    dtype: options.DtypeOption = "fp32",
+    device: options.DeviceOption = None,
+) -> None:
+    """Fit action vectors to a few labeled videos, starting from the texts. The encoder is not changed."""
+    from verbspace.cli.console.progress import progress
+    from verbspace.evaluation.fit import fit as run
+
+    with progress() as on_progress:
+        fitted = run(
+            encoder, data, concepts=concepts, root=root, split=split, labels=labels, label_level=label_level,
+            shots=shots, seed=seed, frames=frames, batch_size=batch_size, num_workers=workers or 0,
+            dtype=cast("PrecisionSetting", dtype), device=device, on_progress=on_progress,
+        )  # fmt: skip
+    fitted.save(out)
+    print(fitted.info.summary())
+    print(out)
 
 
 @app.command()

@@ -23,6 +23,7 @@ from verbspace.evaluation.order import OrderEvaluation, measure_order, resolve_p
 from verbspace.evaluation.protocol import Task
 from verbspace.evaluation.results import Evaluation
 from verbspace.evaluation.runner import MAX_MISSING_FRACTION, EvalConfig, load_encoders, run_evaluation
+from verbspace.inference.few_shot import FittedActions
 from verbspace.models.video_encoder import VideoEncoder
 from verbspace.utils.device import PrecisionSetting, resolve_precision
 from verbspace.utils.progress import ProgressCallback
@@ -50,6 +51,7 @@ def evaluate(
     fold: int | None = None,
     labels: str | Path | None = None,
     label_level: int | None = None,
+    fitted: FittedActions | str | Path | None = None,
     crops: int = 1,
     max_missing: float = MAX_MISSING_FRACTION,
     decoder: Decoder = "pyav",
@@ -77,6 +79,8 @@ def evaluate(
         fold: Fold of UCF101 and HMDB51.
         labels: File with the names of class numbers, see `concepts.labels.read_label_names`.
         label_level: Level of the folders that are the classes, see `read_manifest`.
+        fitted: Action vectors of `verbspace fit`, or their file, in place of the texts. They are for one encoder, so it
+            needs `baseline=False`.
         num_workers: Processes that decode; 0 decodes in this process.
         max_missing: Largest fraction of videos that may be missing or unreadable.
         decoder: "pyav", or "torchcodec" (PyAV is used where torchcodec is not exact).
@@ -90,8 +94,8 @@ def evaluate(
     config, encoders = prepare_evaluation(
         encoder, data, protocol=protocol, concepts=concepts, train=train, scoring=scoring, frames=frames, clips=clips,
         baseline=baseline, seed=seed, batch_size=batch_size, num_workers=num_workers, root=root, split=split,
-        train_split=train_split, fold=fold, labels=labels, label_level=label_level, crops=crops,
-        max_missing=max_missing, decoder=decoder, dtype=dtype, device=device,
+        train_split=train_split, fold=fold, labels=labels, label_level=label_level, fitted=fitted,
+        crops=crops, max_missing=max_missing, decoder=decoder, dtype=dtype, device=device,
     )  # fmt: skip
     evaluation = run_evaluation(config, encoders, on_progress=on_progress)
     assert isinstance(evaluation, Evaluation)
@@ -142,6 +146,7 @@ def prepare_evaluation(
     fold: int | None = None,
     labels: str | Path | None = None,
     label_level: int | None = None,
+    fitted: FittedActions | str | Path | None = None,
     dtype: PrecisionSetting = "fp32",
     device: str | None = None,
     scoring: ScoringMode = "category",
@@ -161,6 +166,13 @@ def prepare_evaluation(
     if protocol not in PROTOCOLS:
         raise ValueError(f"protocol: {protocol!r} is not one of " + ", ".join(f'"{name}"' for name in PROTOCOLS))
     task: Task = "zero-shot" if protocol == "order" else protocol
+    if fitted is not None:
+        if protocol != "zero-shot" or scoring != "category" or baseline is not False:
+            raise ValueError(
+                "fitted: it replaces the texts of zero-shot by category, for one encoder; leave out other protocols "
+                "and scorings, and evaluate without the baseline (--no-baseline)"
+            )
+        fitted = fitted if isinstance(fitted, FittedActions) else FittedActions.load(fitted)
     encoders = load_encoders(encoder, baseline, device)
     dtype = resolve_precision(dtype, encoders["encoder"].device)
     options = {"root": root, "fold": fold, "labels": labels, "label_level": label_level}
@@ -178,7 +190,7 @@ def prepare_evaluation(
         scoring=scoring, frames=frames,
         clips=clips, crops=crops, seed=seed, max_missing=max_missing, decoder=decoder, dtype=dtype,
         batch_size=batch_size, num_workers=num_workers,
-        encoder_path=encoder if isinstance(encoder, (str, Path)) else None,
+        encoder_path=encoder if isinstance(encoder, (str, Path)) else None, fitted=fitted,
     )  # fmt: skip
     return config, encoders
 

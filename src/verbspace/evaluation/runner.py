@@ -24,6 +24,7 @@ from verbspace.evaluation.results import Evaluation, MultiLabelEvaluation, Multi
 from verbspace.evaluation.risk_coverage import zero_shot_risk_coverage
 from verbspace.evaluation.zero_shot import zero_shot_scores
 from verbspace.inference.embedding import Embedder, EmbeddingCache, EmbeddingResult
+from verbspace.inference.few_shot import FittedActions
 from verbspace.inference.part_embedder import embedder_for
 from verbspace.models.hashing import encoder_hash
 from verbspace.models.loading import load_encoder
@@ -54,6 +55,7 @@ class EvalConfig:
     batch_size: int
     num_workers: int
     encoder_path: str | Path | None = None  # where the encoder is from, to find the videos that it was adapted on
+    fitted: FittedActions | None = None  # in place of the texts, for zero-shot by category
 
     def __post_init__(self) -> None:
         validate_scoring(self.scoring)
@@ -108,6 +110,8 @@ class EvalConfig:
             details |= {"features": _FEATURES, "C among": C_GRID, "folds held out in turn": NUM_FOLDS}
         elif self.task == "knn":
             details |= {"features": _FEATURES, "k": KNN_K, "temperature": KNN_TEMPERATURE}
+        elif self.fitted is not None:
+            details |= {"vectors fitted on": f"{sum(self.fitted.info.clips)} labeled clips"}
         elif self.test.is_multi_label:
             details |= {"figure": "mean average precision", "scores": "cosine"}
         zero_shot = self.task == "zero-shot"
@@ -202,6 +206,8 @@ def evaluate_encoder(
     space = None
     if config.task == "zero-shot":
         space = encoder.build_concept_space(config.concepts)
+        if config.fitted is not None:
+            config.fitted.apply(space, encoder, config.concepts, config.frames)
         size = space.embedding_size(config.scoring)
         zero_shot_scores(torch.zeros(1, size), space, config.scoring)  # fails early if descriptions are missing
 

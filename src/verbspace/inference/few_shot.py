@@ -1,4 +1,4 @@
-"""Action vectors fitted to a few labeled clips, starting from those of the texts."""
+"""Action vectors fitted to a few labeled videos, starting from those of the texts."""
 
 from __future__ import annotations
 
@@ -45,6 +45,18 @@ class FitInfo(BaseModel):
     frames: int
     clips: list[int]
     accuracy: tuple[float, float | None]
+
+    def summary(self) -> str:
+        """Describe the fit in one line."""
+        labeled = [count for count in self.clips if count]
+        texts, held_out = self.accuracy
+        measured = (
+            "" if held_out is None else f", {100 * held_out:.1f} % by the fitted vectors on folds held out in turn"
+        )
+        return (
+            f"{sum(labeled)} labeled videos of {len(labeled)} of {len(self.clips)} actions ({min(labeled)} to "
+            f"{max(labeled)} each): {100 * texts:.1f} % right by the texts{measured}"
+        )
 
 
 class FittedActions:
@@ -95,10 +107,10 @@ class FittedActions:
 def fit_action_vectors(features: Tensor, labels: Tensor, space: ConceptSpace) -> Tensor:
     """Fit action vectors by logistic regression with the scores of the texts as an offset.
 
-    The logits are a · s + W z: s are the category scores of the texts, a is a fitted factor, and W is penalized, so that
-    with few clips, or for actions without any, the texts decide (compare LP++, Huang et al., CVPR 2024). The objective is
-    `STRENGTH` · Σ cross-entropy + ½ v ‖W‖², where v is the mean squared distance of the embeddings to their mean, so that the
-    same strength suits wide and narrow cones of embeddings.
+    The logits are a · s + W z: s are the category scores of the texts, a is a fitted factor, and W is penalized, so
+    that with few clips, or for actions without any, the texts decide (compare LP++, Huang et al., CVPR 2024). The
+    objective is `STRENGTH` · Σ cross-entropy + ½ v ‖W‖², where v is the mean squared distance of the embeddings to
+    their mean, so that one strength suits wide and narrow cones of embeddings.
 
     Args:
         features: Normalized embeddings (N, D).
@@ -137,7 +149,7 @@ def fit_action_vectors(features: Tensor, labels: Tensor, space: ConceptSpace) ->
 
 
 def held_out_accuracy(features: Tensor, labels: Tensor, space: ConceptSpace, seed: int = 0) -> float | None:
-    """Compute the top-1 accuracy on `NUM_FOLDS` folds that are held out in turn; None if an action has only one clip."""
+    """Compute top-1 accuracy on `NUM_FOLDS` folds, held out in turn; None if an action has only one clip."""
     if (labels.bincount() == 1).any():
         return None
     shuffled = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))

@@ -22,6 +22,7 @@ from verbspace.data.sources.record import Record
 from verbspace.inference.abstention import OtherScores
 from verbspace.inference.calibration import Calibration
 from verbspace.inference.embedding import embed_videos, embed_windows, validate_num_frames
+from verbspace.inference.few_shot import FittedActions
 from verbspace.inference.part_embedder import embedder_for
 from verbspace.inference.spans import find_spans
 from verbspace.inference.timeline import Segment, extract_segments, merge_windows
@@ -84,6 +85,7 @@ class Predictor:
         abstain: Withhold answers where no action fits, so that at most this fraction of videos like the calibration's
             other videos get an answer, see `OtherScores.threshold`. None: never.
         independent: Rank the actions by `Prediction.percentiles`, each by itself.
+        fitted: Action vectors of `verbspace fit`, or their file, in place of those of the texts.
         encode_text: Text encoder to use instead of the encoder's own, for example a cached one.
         device: See `load_encoder`.
     """
@@ -100,6 +102,7 @@ class Predictor:
         calibration: Calibration | str | Path | None = None,
         abstain: float | None = None,
         independent: bool = False,
+        fitted: FittedActions | str | Path | None = None,
         encode_text: Callable[[list[str]], Tensor] | None = None,
         device: str | None = None,
     ) -> None:
@@ -112,6 +115,12 @@ class Predictor:
         temperature = 1 / self.encoder.logit_scale
         self.embedder = embedder_for(self.encoder, scoring)
         self.space = ConceptSpace.build(self.concepts, encode_text or self.encoder.encode_text, temperature)
+        if fitted is not None:
+            if scoring != "category" or calibration is not None:
+                raise ValueError("fitted: it is for scoring by category, without a calibration; leave those out")
+            if not isinstance(fitted, FittedActions):
+                fitted = FittedActions.load(fitted)
+            fitted.apply(self.space, self.encoder, self.concepts, frames)
         if calibration is not None and not isinstance(calibration, Calibration):
             calibration = Calibration.load(calibration)
         if calibration is not None:
@@ -243,6 +252,7 @@ def predict(
     calibration: Calibration | str | Path | None = None,
     abstain: float | None = None,
     independent: bool = False,
+    fitted: FittedActions | str | Path | None = None,
     window_config: WindowConfig | None = None,
     device: str | None = None,
 ) -> list[Prediction]:
@@ -253,7 +263,7 @@ def predict(
     """
     predictor = Predictor(
         encoder, actions, concepts=concepts, scoring=scoring, frames=frames, top=top, calibration=calibration,
-        abstain=abstain, independent=independent, device=device,
+        abstain=abstain, independent=independent, fitted=fitted, device=device,
     )  # fmt: skip
     files = [str(paths)] if isinstance(paths, (str, Path)) else [str(path) for path in paths]
     predictions = []
