@@ -61,10 +61,21 @@ def test_interval_does_not_depend_on_chunks(monkeypatch: pytest.MonkeyPatch) -> 
     assert bootstrap_ci95(hits) == at_once
 
 
+def test_interval_if_all_hits_are_equal() -> None:
+    """Every resample has the same mean, which is not certainty; scipy has the Wilson interval."""
+    for count in (1, 17, 400):
+        for hits in (0, count):
+            expected = binomtest(hits, count).proportion_ci(0.95, "wilson")
+            found = bootstrap_ci95(torch.full((count,), float(hits > 0)))
+            assert found == pytest.approx((expected.low, expected.high), abs=1e-6)
+    twice = bootstrap_ci95(torch.tensor([2.0, 3.0]), counts=torch.tensor([2, 3]))
+    assert twice == bootstrap_ci95(torch.ones(5))
+
+
 def test_global_random_state_does_not_change() -> None:
     torch.manual_seed(0)
     before = torch.get_rng_state()
-    bootstrap_ci95(torch.ones(5))
+    bootstrap_ci95(torch.tensor([1.0, 0.0, 1.0]))
     assert torch.equal(torch.get_rng_state(), before)
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from verbspace.evaluation.labels import validate_class_indices
 
 NUM_RESAMPLES = 2000
+_Z95 = 1.959964  # the standard normal distribution's 97.5 % quantile
 _MAX_RESAMPLED_CLIPS = 4_000_000  # bootstrap indices in memory at once
 
 
@@ -35,12 +36,17 @@ class ClassificationMetrics(BaseModel):
 def bootstrap_ci95(hits: Tensor, *, counts: Tensor | None = None, seed: int = 0) -> tuple[float, float]:
     """Compute a 95 % confidence interval of the mean of `hits`, shape (N,), with the percentile bootstrap.
 
-    With `counts`, (N,), each of the N resampled units has several observations, and `hits` are their sums.
+    With `counts`, (N,), each of the N resampled units has several observations, and `hits` are their sums. If all hits
+    are 0, or all are 1, every resample has the same mean; then it is the Wilson score interval.
 
-    Source: Efron, "Bootstrap Methods: Another Look at the Jackknife", 1979.
+    Sources: Efron, "Bootstrap Methods: Another Look at the Jackknife", 1979; Wilson, 1927.
     """
     values = hits.detach().double().cpu()
     sizes = None if counts is None else counts.detach().double().cpu()
+    if bool((values == 0).all()) or torch.equal(values, torch.ones_like(values) if sizes is None else sizes):
+        total = len(values) if sizes is None else float(sizes.sum())
+        width = _Z95**2 / (total + _Z95**2)
+        return (0.0, width) if not values.any() else (1 - width, 1.0)
     generator = torch.Generator().manual_seed(seed)
     count = len(values)
     means = values.new_empty(NUM_RESAMPLES)

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from verbspace.data.summary import DatasetSummary
 
+_MAX_KINDS = 8  # of files
 _MAX_LISTED = 8  # classes and files
 
 
@@ -39,8 +40,11 @@ def dataset_table(summary: DatasetSummary) -> Table:
         low, median, high = min(summary.durations), statistics.median(summary.durations), max(summary.durations)
         probed_files = f"{summary.num_probed} files probed"
         table.add_row("duration", f"{low:.1f} to {high:.1f} s, median {median:.1f} s ({probed_files})")
-    for n, (kind, count) in enumerate(summary.stream_kinds.most_common(4)):
+    kinds = summary.stream_kinds.most_common()
+    for n, (kind, count) in enumerate(kinds[:_MAX_KINDS]):
         table.add_row("" if n else "files", f"{count} {kind}")
+    if rest := kinds[_MAX_KINDS:]:
+        table.add_row("", f"{sum(count for _, count in rest)} of {len(rest)} other kinds")
     if summary.decode_errors:
         probed = summary.num_probed + len(summary.decode_errors)
         table.add_row("unreadable", f"{len(summary.decode_errors)} of {probed} files probed")
