@@ -124,13 +124,23 @@ class AppController:
         except ValueError as error:
             raise RequestRejected(str(error)) from None
 
-    def search(self, query: str, top: int, *, per_video: bool = False) -> list[Hit]:
+    @property
+    def main_encoder(self) -> VideoEncoder:
+        """The first encoder."""
+        return self.encoders[self._main_encoder]
+
+    def main_predictor(self, names: Sequence[str] | None = None) -> Predictor:
+        """Return a predictor of the first encoder for the given actions. None: those of the app."""
+        return self._predictor(self._main_encoder, tuple(self.concepts.action_names if names is None else names))
+
+    def search(self, query: str, top: int, *, per_video: bool = False, spans: bool = False) -> list[Hit]:
         """Search the index with a text query."""
         if len(query) > self.limits.max_chars:
             limit = f"the limit is {self.limits.max_chars}"
             raise RequestRejected(f"the query has {len(query):,} characters, and {limit}; shorten it")
         with self._require_searcher() as searcher:
-            return searcher.search(" ".join(query.split()), top=_clamp_top(top), per_video=bool(per_video))
+            query = " ".join(query.split())
+            return searcher.search(query, top=_clamp_top(top), per_video=bool(per_video), spans=spans)
 
     def find_similar(self, path: str, window: int, top: int, *, per_video: bool = False) -> tuple[Hit, list[Hit]]:
         """Return a window of the index, and the windows most similar to it."""

@@ -60,10 +60,15 @@ class InputLimits:
             raise RequestRejected("there are no actions; enter at least one, one per line")
         if len(names) > self.max_actions:
             raise RequestRejected(f"{len(names)} actions are over the limit of {self.max_actions}; remove some")
-        if any(not is_utf8_encodable(name) for name in names):
-            raise RequestRejected("an action name contains an unpaired Unicode surrogate; enter it again")
-        if too_long := next((name for name in names if len(name) > self.max_chars), None):
-            raise RequestRejected(
-                f"“{too_long[:40]}…” has {len(too_long):,} characters, and the limit is {self.max_chars}; shorten it"
-            )
+        for name in names:
+            self.check_text(name)
         return names
+
+    def check_text(self, text: str) -> None:
+        """Check the length and the encoding of an action name or another text."""
+        if not is_utf8_encodable(text):
+            raise RequestRejected("a text contains an unpaired Unicode surrogate; enter it again")
+        if len(text) > self.max_chars:
+            raise RequestRejected(
+                f"“{text[:40]}…” has {len(text):,} characters, and the limit is {self.max_chars}; shorten it"
+            )

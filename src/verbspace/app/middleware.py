@@ -97,6 +97,38 @@ class RequestLimits:
         await self.app(scope, replay_body, send_with_headers)
 
 
+class BodyLimit:
+    """ASGI middleware that rejects requests whose body has more than `max_bytes`, without reading beyond them."""
+
+    def __init__(self, app: ASGIApp, *, max_bytes: int) -> None:
+        self.app, self.max_bytes = app, max_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, or reject it."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        from starlette.responses import JSONResponse
+
+        started = False
+
+        async def watched_send(message: Message) -> None:
+            nonlocal started
+            started = started or message["type"] == "http.response.start"
+            await send(message)
+
+        length = dict(scope["headers"]).get(b"content-length", b"")
+        too_large = JSONResponse({"detail": f"the request is larger than {self.max_bytes / 1e6:.0f} MB"}, 413)
+        if length.isdigit() and int(length) > self.max_bytes:
+            await too_large(scope, receive, send)
+            return
+        try:
+            await self.app(scope, _limit_body(receive, self.max_bytes), watched_send)
+        except _BodyTooLarge:
+            if not started:
+                await too_large(scope, receive, send)
+
+
 def references_url(body: bytes) -> bool:
     """Whether a request names a file by URL, which Gradio would download, or is not valid JSON.
 

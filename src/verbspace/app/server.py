@@ -15,6 +15,7 @@ from verbspace.app.middleware import RequestLimits
 from verbspace.app.page import TITLE, build_page
 from verbspace.reporting.templating import render_template
 
+LOOPBACK_ADDRESSES = ("127.0.0.1", "localhost", "::1")
 LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "[::1]")
 MAX_STORED_UPLOADS = 20  # of the largest size; Gradio removes uploads after an hour
 DISABLE_API_DOCS: dict[str, Any] = {"docs_url": None, "redoc_url": None, "openapi_url": None}
@@ -81,8 +82,22 @@ def make_app(controller: AppController, hosts: Sequence[str] = LOOPBACK_HOSTS) -
 
 def serve(controller: AppController, host: str, port: int) -> None:
     """Serve the app until it is stopped."""
+    _run(make_app(controller, _accepted_hosts(host)), "app", host, port)
+
+
+def serve_rest(controller: AppController, host: str, port: int, token: str | None = None) -> None:
+    """Serve the REST interface until it is stopped. See `make_api`."""
+    from verbspace.app.api import make_api
+
+    _run(make_api(controller, token=token, hosts=_accepted_hosts(host)), "server", host, port)
+
+
+def _accepted_hosts(host: str) -> Sequence[str]:
+    return LOOPBACK_HOSTS if host in LOOPBACK_ADDRESSES else ("*",)
+
+
+def _run(app: Any, title: str, host: str, port: int) -> None:
     import uvicorn
 
-    app = make_app(controller, LOOPBACK_HOSTS if host in ("127.0.0.1", "localhost", "::1") else ("*",))
-    logger.info("app: http://%s:%d", f"[{host}]" if ":" in host else host, port)
+    logger.info("%s: http://%s:%d", title, f"[{host}]" if ":" in host else host, port)
     uvicorn.run(app, host=host, port=port, log_level="warning")

@@ -1,13 +1,16 @@
-"""The `app` command."""
+"""The `app` and `serve` commands."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from verbspace.cli import options
+
+if TYPE_CHECKING:
+    from verbspace.app.controller import AppController
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -31,14 +34,56 @@ def serve_app(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 7860,
 ) -> None:
     """Serve a web page: upload a clip, see its predicted actions and the reasons, search an index, edit the actions."""
-    from verbspace.app.controller import AppController, resolve_clips
-    from verbspace.app.limits import InputLimits
+    from verbspace.app.controller import resolve_clips
     from verbspace.app.server import serve
+
+    clip_paths = resolve_clips(clips or [])
+    controller = _make_controller(
+        encoder, actions, concepts, window, stride, frames, calibration, device, index, max_upload_mb, max_duration,
+        clips=clip_paths, show_baseline=show_baseline,
+    )  # fmt: skip
+    serve(controller, host, port)
+
+
+@app.command("serve")
+def serve_api(
+    encoder: options.EncoderArgument,
+    index: Annotated[Path | None, typer.Option(help="Index to search, from `verbspace embed`.")] = None,
+    actions: options.ActionsOption = None,
+    concepts: options.ConceptsOption = None,
+    frames: options.FramesOption = 8,
+    calibration: options.CalibrationOption = None,
+    device: options.DeviceOption = None,
+    max_upload_mb: Annotated[float, typer.Option(min=1, help="Largest upload, in MB.")] = 200.0,
+    max_duration: Annotated[float, typer.Option(min=1, help="Longest clip, in seconds.")] = 600.0,
+    token: Annotated[
+        str | None, typer.Option(envvar="VERBSPACE_TOKEN", help="Bearer token that requests must have.")
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on. Default: this machine only.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 7861,
+) -> None:
+    """Serve predictions, embeddings and search over HTTP. The OpenAPI schema is at /openapi.json."""
+    from verbspace.app.server import LOOPBACK_ADDRESSES, serve_rest
+
+    if host not in LOOPBACK_ADDRESSES and not token:
+        raise ValueError(f"--host {host}: other machines could use the server; give a --token, or set VERBSPACE_TOKEN")
+    controller = _make_controller(
+        encoder, actions, concepts, 4.0, None, frames, calibration, device, index, max_upload_mb, max_duration
+    )
+    serve_rest(controller, host, port, token)
+
+
+def _make_controller(
+    encoder: str, actions: list[str] | None, concepts: str | None, window: float, stride: float | None, frames: int,
+    calibration: Path | None, device: str | None, index: Path | None, max_upload_mb: float, max_duration: float,
+    clips: list[Path] | None = None, show_baseline: bool = False,
+) -> AppController:  # fmt: skip
+    from verbspace.app.controller import AppController
+    from verbspace.app.limits import InputLimits
     from verbspace.inference.calibration import Calibration, resolve_reference
     from verbspace.inference.predictor import WindowConfig, resolve_concepts
     from verbspace.models.loading import load_encoder
 
-    clip_paths = resolve_clips(clips or [])
     loaded = load_encoder(encoder, device)
     vocabulary = resolve_concepts(loaded, options.parse_action_list(actions), concepts)
     reference = resolve_reference(loaded) if show_baseline else None
@@ -48,9 +93,8 @@ def serve_app(
         from verbspace.search.searcher import Searcher
 
         searcher = Searcher(index, loaded)
-    controller = AppController(
+    return AppController(
         encoders, vocabulary, window_config=WindowConfig(window, stride), frames=frames, searcher=searcher,
         calibration=None if calibration is None else Calibration.load(calibration),
-        clips=clip_paths, limits=InputLimits(max_upload_mb, max_duration),
+        clips=clips or [], limits=InputLimits(max_upload_mb, max_duration),
     )  # fmt: skip
-    serve(controller, host, port)
