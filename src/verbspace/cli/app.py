@@ -34,6 +34,7 @@ def serve_app(
     from verbspace.app.controller import AppController, resolve_clips
     from verbspace.app.limits import InputLimits
     from verbspace.app.server import serve
+    from verbspace.cli.console.progress import progress
     from verbspace.inference.calibration import Calibration, resolve_reference
     from verbspace.inference.predictor import WindowConfig, resolve_concepts
     from verbspace.models.loading import load_encoder
@@ -53,4 +54,6 @@ def serve_app(
         calibration=None if calibration is None else Calibration.load(calibration),
         clips=clip_paths, limits=InputLimits(max_upload_mb, max_duration),
     )  # fmt: skip
+    with progress() as on_progress:
+        controller.encode_texts(on_progress)
     serve(controller, host, port)

@@ -150,6 +150,7 @@ def lint(
         misassigned_table,
         opposed_pairs_table,
     )
+    from verbspace.cli.console.progress import progress
     from verbspace.concepts.concept_set import ConceptSet
     from verbspace.concepts.lint import confusable_pairs, lint_concepts, misassigned_descriptions
     from verbspace.concepts.opposed import opposed_pairs
@@ -163,7 +164,8 @@ def lint(
         video_encoder = load_encoder(encoder, device)
         processor = video_encoder.require_processor()
         report = lint_concepts(concept_set, processor.count_tokens, processor.context_length)
-        space = video_encoder.build_concept_space(concept_set)
+        with progress() as on_progress:
+            space = video_encoder.build_concept_space(concept_set, on_progress=on_progress)
         tables = [
             confusable_pairs_table(confusable_pairs(space), top),
             misassigned_table(misassigned_descriptions(space), space, top),

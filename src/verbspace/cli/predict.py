@@ -18,15 +18,17 @@ app = typer.Typer(rich_markup_mode=None)
 
 def _load_predictor(
     encoder: str, actions: list[str] | None, concepts: str | None, scoring: str, frames: int, calibration: Path | None,
-    device: str | None, top: int = 5,
+    device: str | None, top: int = 5, describe: bool = True,
 ) -> Predictor:  # fmt: skip
+    from verbspace.cli.console.progress import progress
     from verbspace.concepts.space import validate_scoring
     from verbspace.inference.predictor import Predictor
 
-    return Predictor(
-        encoder, options.parse_action_list(actions), concepts=concepts, scoring=validate_scoring(scoring),
-        frames=frames, top=top, calibration=calibration, device=device,
-    )  # fmt: skip
+    with progress() as on_progress:
+        return Predictor(
+            encoder, options.parse_action_list(actions), concepts=concepts, scoring=validate_scoring(scoring),
+            frames=frames, top=top, calibration=calibration, device=device, describe=describe, on_progress=on_progress,
+        )  # fmt: skip
 
 
 @app.command()
@@ -57,7 +59,10 @@ def predict(
     if window is None and (stride is not None or min_score):
         raise ValueError("--stride and --min-score need --window; add it, or remove them")
     print_prediction, on_error = make_printer(output_format, timeline=window is not None), ErrorCounter()
-    predictor = _load_predictor(encoder, actions, concepts, scoring, frames, calibration, device, top=top)
+    describe = output_format == "jsonl"  # the other formats show no descriptions
+    predictor = _load_predictor(
+        encoder, actions, concepts, scoring, frames, calibration, device, top=top, describe=describe
+    )
     window_config = None if window is None else WindowConfig(window, stride, min_score)
     for name, outcome in predictor.predict_stream(expand_inputs(paths, sys.stdin, on_error), window_config):
         if isinstance(outcome, DecodeError):

@@ -204,7 +204,7 @@ def build_ann(
     from verbspace.search.searcher import Searcher
 
     searcher = Searcher(index, encoder, device=device)
-    queries = searcher.query_encoder.encode(ConceptSet.load("k400").action_names)
+    queries = searcher.query_encoder.encode(ConceptSet.load("k400").action_names, cached=True)
     with lock_index(index):
         config = build_ann_index(searcher.index, queries, recall=recall)
     print(f"{index}: {config.nprobes} of {config.num_partitions} partitions searched, recall {config.recall}")

@@ -69,13 +69,26 @@ class ConceptSpace(nn.Module):
 
     @classmethod
     def build(
-        cls, concepts: ConceptSet, encode_text: Callable[[list[str]], Tensor], temperature: float = 0.01
+        cls,
+        concepts: ConceptSet,
+        encode_text: Callable[[list[str]], Tensor],
+        temperature: float = 0.01,
+        *,
+        with_descriptions: bool = True,
     ) -> ConceptSpace:
         """Encode a concept set.
 
         A category vector is the normalized mean of normalized text embeddings over the prompt templates (CLIP's
-        prompt ensembling, Radford et al. 2021, section 3.1.4). `encode_text` maps n texts to (n, D) embeddings.
+        prompt ensembling, Radford et al. 2021, section 3.1.4).
+
+        Args:
+            concepts: The concept set.
+            encode_text: Maps N texts to embeddings (N, D).
+            temperature: Divisor of the cosines.
+            with_descriptions: False: encode the actions only. The space has no descriptions then.
         """
+        if not with_descriptions:
+            concepts = concepts.model_copy(update={"descriptions": ()})
         templates = concepts.templates
         prompts = [template.format(name) for name in concepts.action_names for template in templates]
         prompt_vectors = F.normalize(encode_text(prompts).float(), dim=-1)

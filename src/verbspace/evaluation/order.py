@@ -110,7 +110,9 @@ def measure_order(
     actions = {action for pair in pairs for action in pair}
     train_split = None if config.train is None else _select_actions(config.train, actions)
     config = replace(config, test=_select_actions(config.test, actions), train=train_split)
-    space = encoder.build_concept_space(config.concepts)
+    space = encoder.build_concept_space(
+        config.concepts, with_descriptions=config.scoring != "category", on_progress=on_progress
+    )
     embedder = OrderEmbedder(embedder_for(encoder, config.scoring))
 
     def embed(split: EvalSplit) -> tuple[EmbeddingResult, Tensor]:

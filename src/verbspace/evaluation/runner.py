@@ -248,7 +248,10 @@ def evaluate_encoder(
     num_actions = len(config.concepts.actions)
     space = None
     if config.task == "zero-shot":
-        space = encoder.build_concept_space(config.concepts)
+        with_descriptions = config.scoring != "category"
+        space = encoder.build_concept_space(
+            config.concepts, with_descriptions=with_descriptions, on_progress=on_progress
+        )
         size = space.embedding_size(config.scoring)
         zero_shot_scores(torch.zeros(1, size), space, config.scoring)  # fails early if descriptions are missing
 

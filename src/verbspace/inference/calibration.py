@@ -139,7 +139,8 @@ def calibrate(
         scoring: Scoring mode that predictions will use.
         frames: Frames per video, or per half.
     """
-    space = encoder.build_concept_space(concepts)
+    with_descriptions = scoring != "category"
+    space = encoder.build_concept_space(concepts, with_descriptions=with_descriptions, on_progress=on_progress)
     records = [Record(path) for path in files]
     _require_min_videos(len(records), "are given")
     if reference is None:
@@ -153,7 +154,9 @@ def calibrate(
             embedder_for(reference, scoring), records, stage="reference encoder", **options
         )
         scores = space.action_scores(embedded.embeddings, scoring)
-        reference_space = reference.build_concept_space(concepts)
+        reference_space = reference.build_concept_space(
+            concepts, with_descriptions=with_descriptions, on_progress=on_progress
+        )
         reference_scores = reference_space.action_scores(reference_embedded.embeddings, scoring)
     predicted, targets = scores.argmax(1), reference_scores.argmax(1)
     if torch.equal(predicted, targets):

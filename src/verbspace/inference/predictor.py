@@ -23,6 +23,7 @@ from verbspace.inference.part_embedder import embedder_for
 from verbspace.inference.timeline import Segment, extract_segments, merge_windows
 from verbspace.models.loading import load_encoder
 from verbspace.models.video_encoder import VideoEncoder
+from verbspace.utils.progress import ProgressCallback
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +35,7 @@ class Prediction:
     Attributes:
         path: The video's path or URL, as the caller passed it.
         ranking: Actions with probabilities, most probable first.
-        descriptions: The three descriptions with the highest cosine.
+        descriptions: The three descriptions with the highest cosine; none if the predictor does not `describe`.
         timeline: Segments of one action each; None if the video was not split into windows.
     """
 
@@ -68,8 +69,11 @@ class Predictor:
         top: Number of actions in a prediction's ranking.
         calibration: A calibration, or its file, that was fitted for the same encoder, concepts, scoring and frames.
             Without one, probabilities are the softmax at the checkpoint's own temperature, which is overconfident.
-        encode_text: Text encoder to use instead of the encoder's own, for example a cached one.
+        encode_text: Text encoder to use instead of the encoder's `cached_text_encoder`.
         device: See `load_encoder`.
+        describe: Whether predictions name the nearest descriptions, and can be explained. False: if scoring needs no
+            descriptions, they are not encoded.
+        on_progress: Called while texts are encoded, if that takes seconds.
     """
 
     def __init__(
@@ -84,6 +88,8 @@ class Predictor:
         calibration: Calibration | str | Path | None = None,
         encode_text: Callable[[list[str]], Tensor] | None = None,
         device: str | None = None,
+        describe: bool = True,
+        on_progress: ProgressCallback | None = None,
     ) -> None:
         validate_num_frames(frames)
         self.encoder = load_encoder(encoder, device)
@@ -91,9 +97,13 @@ class Predictor:
         if len(self.concepts.actions) == 1:
             logger.warning("there is only one action, so every video gets 100 %; add actions to tell it from")
         self.scoring, self.frames, self.top = scoring, frames, top
-        temperature = 1 / self.encoder.logit_scale
         self.embedder = embedder_for(self.encoder, scoring)
-        self.space = ConceptSpace.build(self.concepts, encode_text or self.encoder.encode_text, temperature)
+        self.space = ConceptSpace.build(
+            self.concepts,
+            encode_text or self.encoder.cached_text_encoder(on_progress),
+            1 / self.encoder.logit_scale,
+            with_descriptions=describe or scoring != "category",
+        )
         if calibration is not None and not isinstance(calibration, Calibration):
             calibration = Calibration.load(calibration)
         if calibration is not None:

@@ -10,11 +10,11 @@ import json
 import logging
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from huggingface_hub import HfApi
@@ -23,6 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModel
+from transformers.initialization import no_init_weights
 from transformers.utils import logging as transformers_logging
 
 from verbspace.concepts.concept_set import ConceptSet
@@ -45,6 +46,7 @@ logger = logging.getLogger(__name__)
 
 BUNDLED_CHECKPOINTS = {"playground": Path(__file__).parents[1] / "playground" / "clip"}
 CONCEPT_SET_FILE = "concept_set.json"
+Model = TypeVar("Model", bound=nn.Module)
 
 
 def resolve_checkpoint(
@@ -144,6 +146,27 @@ def load_image_checkpoint(folder: Path) -> Any:
     for tensor in (*model.parameters(), *model.buffers()):
         tensor.data = tensor.data.clone()
     return model
+
+
+def load_saved_encoder(
+    build: Callable[[VideoEncoderConfig], Model],
+    folder: Path,
+    content: dict[str, Any],
+    config: VideoEncoderConfig | None = None,
+) -> Model:
+    """Build a saved encoder from the `content` of its config.json, or from `config`, and load its weights.
+
+    Raises:
+        ValueError: The configuration is not valid, or `load_weights` fails.
+    """
+    content = {"temporal_difference": False, **content}  # of encoders that were saved before it existed
+    try:
+        with no_init_weights():
+            encoder = build(VideoEncoderConfig.from_dict(content) if config is None else config)
+    except Exception as error:  # transformers raises many types for invalid fields
+        raise ValueError(f"{folder / 'config.json'}: {first_line(error)}") from error
+    load_weights(encoder, folder)
+    return encoder
 
 
 def load_weights(model: nn.Module, folder: Path) -> None:

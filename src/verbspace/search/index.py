@@ -1,6 +1,7 @@
 """The index: a folder with a LanceDB database, its manifest, and a lock for the process that writes.
 
 index.json       the settings that it was built with
+query.safetensors  the mean vector of many texts that text queries need
 windows.lance    one row per window; a commit is one transaction, so that a file has all of its rows or none
 failures.lance   the files that could not be read, with the reason
 ann.json         settings of the approximate index, if one was built
@@ -23,6 +24,7 @@ from pydantic import ValidationError
 
 from verbspace.search.filters import closes_parenthesis_early, path_in, sql_quote
 from verbspace.search.schema import (
+    CENTER_FILE,
     COLUMNS,
     SIGNATURE_COLUMNS,
     AnnConfig,
@@ -115,7 +117,8 @@ class Index:
                 f"{folder}: contains tables but no index.json with their settings; embed into another folder, or "
                 "restore index.json"
             )
-        (folder / "index.json").unlink(missing_ok=True)
+        for name in ("index.json", CENTER_FILE):  # the vector is that of another encoder
+            (folder / name).unlink(missing_ok=True)
         for name in names:
             database.drop_table(name)
         database.create_table("windows", schema=index_schema(manifest))

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 COLUMNS = ("path", "window", "start", "end", "fps", "duration", "size", "modified", "identity", "vector")
+CENTER_FILE = "query.safetensors"  # see `query_encoder.store_center`
 SIGNATURE_COLUMNS = ("path", "size", "modified")
 
 
