@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from verbspace.cli import options
+from verbspace.cli import checks, options
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -31,6 +31,12 @@ def serve_app(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 7860,
 ) -> None:
     """Serve a web page: upload a clip, see its predicted actions and the reasons, search an index, edit the actions."""
+    action_names = options.parse_action_list(actions)
+    checks.check_vocabulary(action_names, concepts, "category")
+    if index is not None:
+        from verbspace.search.index import read_manifest
+
+        read_manifest(index)
     from verbspace.app.controller import AppController, resolve_clips
     from verbspace.app.limits import InputLimits
     from verbspace.app.server import serve
@@ -41,7 +47,7 @@ def serve_app(
 
     clip_paths = resolve_clips(clips or [])
     loaded = load_encoder(encoder, device)
-    vocabulary = resolve_concepts(loaded, options.parse_action_list(actions), concepts)
+    vocabulary = resolve_concepts(loaded, action_names, concepts)
     reference = resolve_reference(loaded) if show_baseline else None
     encoders = {"encoder": loaded} if reference is None else {"adapted": loaded, "frozen CLIP": reference}
     searcher = None

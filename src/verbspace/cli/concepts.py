@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from verbspace.cli.checks import existing_videos, known_concepts, known_encoder
 from verbspace.cli.options import DeviceOption, EncoderOption, out_file
 
 if TYPE_CHECKING:
@@ -17,7 +18,9 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
 )
-ConceptsArgument = Annotated[str, typer.Argument(help="Concept set: a bundled name or a JSON file.")]
+ConceptsArgument = Annotated[
+    str, typer.Argument(help="Concept set: a bundled name or a JSON file.", callback=known_concepts)
+]
 OutOption = Annotated[Path, typer.Option(help="Concept set to write (JSON).", callback=out_file)]
 
 
@@ -133,7 +136,9 @@ def show(
 @app.command()
 def lint(
     concepts: ConceptsArgument,
-    encoder: Annotated[str | None, typer.Option(help="Encoder whose text vectors to check: folder or hub id.")] = None,
+    encoder: Annotated[
+        str | None, typer.Option(help="Encoder whose text vectors to check: folder or hub id.", callback=known_encoder)
+    ] = None,
     top: Annotated[int, typer.Option(min=1, help="Maximum number of findings to show per table.")] = 15,
     device: DeviceOption = None,
 ) -> None:
@@ -180,7 +185,7 @@ def lint(
 
 @app.command()
 def suggest(
-    videos: Annotated[Path, typer.Argument(help="Folder of videos, or a list file.")],
+    videos: Annotated[Path, typer.Argument(help="Folder of videos, or a list file.", callback=existing_videos)],
     encoder: EncoderOption,
     names: Annotated[Path | None, typer.Option(help="Text file of names to choose from. Default: all known.")] = None,
     top: Annotated[int, typer.Option(min=1, help="Number of actions to suggest.")] = 20,

@@ -23,6 +23,7 @@ def demo(
     set_: SetOption = None,
 ) -> None:
     """Render a synthetic data set, adapt a small CLIP to it without labels, and compare before and after."""
+    parse_overrides(None, set_ or [])  # its errors, before slow imports
     from rich.console import Console
     from rich.table import Table
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from verbspace.cli import options
+from verbspace.cli import checks, options
 
 if TYPE_CHECKING:
     from verbspace.evaluation.order import OrderEvaluation
@@ -21,7 +21,10 @@ app = typer.Typer(rich_markup_mode=None)
 @app.command()
 def evaluate(
     encoder: options.EncoderOption,
-    data: Annotated[Path | None, typer.Option(help="Labeled videos: one subfolder per class, or a list file.")] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Labeled videos: one subfolder per class, or a list file.", callback=checks.existing_videos),
+    ] = None,
     protocol: Annotated[
         str, typer.Option(help="zero-shot, linear-probe, knn or order; with --root a benchmark: ucf101/zero-shot.")
     ] = "zero-shot",
@@ -33,7 +36,10 @@ def evaluate(
     fold: options.FoldOption = None,
     labels: options.LabelsOption = None,
     label_level: options.LabelLevelOption = None,
-    train: Annotated[Path | None, typer.Option(help="Labeled training videos, for linear-probe, knn, order.")] = None,
+    train: Annotated[
+        Path | None,
+        typer.Option(help="Labeled training videos, for linear-probe, knn, order.", callback=checks.existing_videos),
+    ] = None,
     train_split: Annotated[str | None, typer.Option(help="Split of --train.")] = None,
     pairs: Annotated[
         str | None,
@@ -54,13 +60,6 @@ def evaluate(
     out: Annotated[Path | None, typer.Option(help="JSON file for the result.", callback=options.out_file)] = None,
 ) -> None:
     """Evaluate an encoder, and the frozen frame-averaged base CLIP under the same protocol."""
-    from verbspace.cli.console.progress import progress
-    from verbspace.cli.console.results import print_results
-    from verbspace.evaluation.benchmarks import evaluate_benchmark
-    from verbspace.evaluation.evaluate import evaluate as run
-    from verbspace.evaluation.evaluate import evaluate_order
-    from verbspace.utils.atomic_io import write_text
-
     is_benchmark = "/" in protocol
     if data is None and (root is None or not is_benchmark):
         raise ValueError("give --data with your own videos, or --root with a benchmark's folder and its --protocol")
@@ -74,6 +73,14 @@ def evaluate(
     }  # fmt: skip
     if data is None and (unused := [name for name, value in data_options.items() if value is not None]):
         raise ValueError(f"--{unused[0].replace('_', '-')}: {protocol} has its own lists; leave the option out")
+    checks.check_vocabulary(None, concepts, scoring)
+    from verbspace.cli.console.progress import progress
+    from verbspace.cli.console.results import print_results
+    from verbspace.evaluation.benchmarks import evaluate_benchmark
+    from verbspace.evaluation.evaluate import evaluate as run
+    from verbspace.evaluation.evaluate import evaluate_order
+    from verbspace.utils.atomic_io import write_text
+
     with progress() as on_progress:
         settings: dict[str, Any] = {
             "concepts": concepts, "scoring": scoring, "frames": frames, "clips": clips, "crops": crops,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from verbspace.cli import options
+from verbspace.cli import checks, options
 
 if TYPE_CHECKING:
     from verbspace.inference.predictor import Predictor
@@ -21,12 +21,12 @@ def _load_predictor(
     device: str | None, top: int = 5, describe: bool = True,
 ) -> Predictor:  # fmt: skip
     from verbspace.cli.console.progress import progress
-    from verbspace.concepts.space import validate_scoring
+    from verbspace.concepts.scoring import validate_scoring
     from verbspace.inference.predictor import Predictor
 
     with progress() as on_progress:
         return Predictor(
-            encoder, options.parse_action_list(actions), concepts=concepts, scoring=validate_scoring(scoring),
+            encoder, actions, concepts=concepts, scoring=validate_scoring(scoring),
             frames=frames, top=top, calibration=calibration, device=device, describe=describe, on_progress=on_progress,
         )  # fmt: skip
 
@@ -53,18 +53,23 @@ def predict(
     from verbspace.cli.console.terminal import ErrorCounter
     from verbspace.data.errors import DecodeError
     from verbspace.data.sources.inputs import expand_inputs
-    from verbspace.inference.predictor import WindowConfig
 
     output_format = resolve_format(output_format, as_json)
     if window is None and (stride is not None or min_score):
         raise ValueError("--stride and --min-score need --window; add it, or remove them")
+    action_names = options.parse_action_list(actions)
+    checks.check_vocabulary(action_names, concepts, scoring)
     print_prediction, on_error = make_printer(output_format, timeline=window is not None), ErrorCounter()
+    if (files := checks.skip_missing(expand_inputs(paths, sys.stdin, on_error), on_error)) is None:
+        raise typer.Exit(1)
+    from verbspace.inference.predictor import WindowConfig
+
     describe = output_format == "jsonl"  # the other formats show no descriptions
     predictor = _load_predictor(
-        encoder, actions, concepts, scoring, frames, calibration, device, top=top, describe=describe
+        encoder, action_names, concepts, scoring, frames, calibration, device, top=top, describe=describe
     )
     window_config = None if window is None else WindowConfig(window, stride, min_score)
-    for name, outcome in predictor.predict_stream(expand_inputs(paths, sys.stdin, on_error), window_config):
+    for name, outcome in predictor.predict_stream(files, window_config):
         if isinstance(outcome, DecodeError):
             on_error(str(outcome))
         else:
@@ -99,14 +104,19 @@ def explain(
     from verbspace.cli.console.terminal import ErrorCounter
     from verbspace.data.errors import VideoError
     from verbspace.data.sources.inputs import expand_inputs, localize
+    from verbspace.utils.atomic_io import write_text
+
+    action_names = options.parse_action_list(actions)
+    checks.check_vocabulary(action_names, concepts, scoring)
+    explanations, on_error = [], ErrorCounter()
+    if (files := checks.skip_missing(expand_inputs(paths, sys.stdin, on_error), on_error)) is None:
+        raise typer.Exit(1)
     from verbspace.inference.explain import explain as explain_video
     from verbspace.inference.explain import to_json
     from verbspace.reporting.explanations import render_explanation_page
-    from verbspace.utils.atomic_io import write_text
 
-    predictor = _load_predictor(encoder, actions, concepts, scoring, frames, calibration, device)
-    explanations, on_error = [], ErrorCounter()
-    for name in expand_inputs(paths, sys.stdin, on_error):
+    predictor = _load_predictor(encoder, action_names, concepts, scoring, frames, calibration, device)
+    for name in files:
         try:
             with localize(name) as path:
                 explanation = explain_video(predictor, path, start=start, end=end, top=top)
@@ -147,21 +157,24 @@ def calibrate(
 ) -> None:
     """Fit the temperature of probabilities on unlabeled videos."""
     from verbspace.cli.console.progress import progress
-    from verbspace.cli.console.results import print_calibration
-    from verbspace.concepts.space import validate_scoring
+    from verbspace.concepts.scoring import validate_scoring
     from verbspace.data.sources.inputs import expand_inputs, is_url
+
+    options.require_labeled_videos(labels, "--eval-data", eval_data)
+    files = list(expand_inputs(paths, sys.stdin))
+    if urls := [file for file in files if is_url(file)]:
+        raise ValueError(f"{urls[0]}: calibration reads each video twice and accepts no URLs; download the files first")
+    action_names = options.parse_action_list(actions)
+    checks.check_vocabulary(action_names, concepts, scoring)
+    from verbspace.cli.console.results import print_calibration
     from verbspace.evaluation.calibration import evaluate_calibration
     from verbspace.inference.calibration import calibrate as fit
     from verbspace.inference.calibration import resolve_reference
     from verbspace.inference.predictor import resolve_concepts
     from verbspace.models.loading import load_encoder
 
-    options.require_labeled_videos(labels, "--eval-data", eval_data)
-    files = list(expand_inputs(paths, sys.stdin))
-    if urls := [file for file in files if is_url(file)]:
-        raise ValueError(f"{urls[0]}: calibration reads each video twice and accepts no URLs; download the files first")
     loaded = load_encoder(encoder, device)
-    vocabulary = resolve_concepts(loaded, options.parse_action_list(actions), concepts)
+    vocabulary = resolve_concepts(loaded, action_names, concepts)
     if len(vocabulary.actions) < 2:
         raise ValueError("there is only one action, which has 100 % at every temperature; give two or more actions")
     with progress() as on_progress:

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from verbspace.concepts.concept_set import ConceptSet
 from verbspace.concepts.opposed import opposed_pairs
-from verbspace.concepts.space import ConceptSpace, ScoringMode
+from verbspace.concepts.scoring import ScoringMode
+from verbspace.concepts.space import ConceptSpace
 from verbspace.evaluation.frame_order import FrameOrder, OrderEmbedder, split_orders
 from verbspace.evaluation.linear_probe import linear_probe
 from verbspace.evaluation.opposed_pairs import Pair, read_pairs

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from verbspace.concepts.concept_set import ConceptSet
-from verbspace.concepts.space import ScoringMode, validate_scoring
+from verbspace.concepts.scoring import ScoringMode, validate_scoring
 from verbspace.data.decoding.backends import Decoder, decoder_version, require_backend
 from verbspace.data.errors import DecodeFailures
 from verbspace.data.sources import storage
@@ -31,7 +31,7 @@ from verbspace.inference.part_embedder import embedder_for
 from verbspace.models.hashing import encoder_hash
 from verbspace.models.loading import load_encoder
 from verbspace.models.video_encoder import VideoEncoder
-from verbspace.utils.device import Precision
+from verbspace.utils.precision import Precision
 from verbspace.utils.progress import ProgressCallback
 
 MAX_MISSING_FRACTION = 0.01

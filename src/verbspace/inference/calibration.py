@@ -13,7 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
 from verbspace.concepts.concept_set import ConceptSet
-from verbspace.concepts.space import ConceptSpace, ScoringMode
+from verbspace.concepts.scoring import ScoringMode
+from verbspace.concepts.space import ConceptSpace
 from verbspace.data.dataloader import load_clips
 from verbspace.data.datasets import ClipDataset
 from verbspace.data.sources.record import Record

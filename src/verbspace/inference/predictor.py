@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from verbspace.concepts.concept_set import ConceptSet
-from verbspace.concepts.space import ConceptSpace, ScoringMode
+from verbspace.concepts.scoring import ScoringMode
+from verbspace.concepts.space import ConceptSpace
 from verbspace.data.errors import DecodeError
 from verbspace.data.sources.inputs import localize
 from verbspace.data.sources.record import Record

@@ -33,18 +33,16 @@ from verbspace.models.processor import Processor
 from verbspace.models.snapshots import (
     WEIGHTS_FILE,
     download_snapshot,
-    is_hub_id,
     is_pickle,
     require_weights,
-    split_revision,
 )
 from verbspace.models.validation import reject_lfs_pointer, validate_finite, validate_loaded_weights
 from verbspace.utils.atomic_io import atomic_directory
+from verbspace.utils.checkpoint_names import find_folder, is_hub_id, split_revision
 from verbspace.utils.text import first_line
 
 logger = logging.getLogger(__name__)
 
-BUNDLED_CHECKPOINTS = {"playground": Path(__file__).parents[1] / "playground" / "clip"}
 CONCEPT_SET_FILE = "concept_set.json"
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -65,17 +63,11 @@ def resolve_checkpoint(
         FileNotFoundError: The checkpoint does not exist or cannot be downloaded.
         ValueError: The name ends in another revision than `revision`.
     """
-    path, name = Path(name_or_path), str(name_or_path)
-    if path.is_dir():
-        encoder = path / "encoder"
-        return encoder if not (path / "config.json").exists() and encoder.is_dir() else path
-    if name in BUNDLED_CHECKPOINTS and BUNDLED_CHECKPOINTS[name].is_dir():
-        return BUNDLED_CHECKPOINTS[name]
-    if path.exists():
-        raise FileNotFoundError(f"{name}: is a file; pass the folder that contains it")
+    if (folder := find_folder(name_or_path)) is not None:
+        return folder
+    name = str(name_or_path)
     parts = split_revision(name)
-    if parts is None:
-        raise FileNotFoundError(f"{name}: no such folder, and not a hub id (owner/name or owner/name@revision)")
+    assert parts is not None
     hub_id, named_revision = parts
     if revision is not None and named_revision not in (None, revision):
         raise ValueError(f"{name}: revision is {revision!r}; give one revision, in the name or as revision")

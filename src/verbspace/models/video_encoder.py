@@ -24,11 +24,12 @@ from verbspace.models.eager_attention import EAGER_IMPL
 from verbspace.models.interpolation import interpolate_weights
 from verbspace.models.pretrained_options import PretrainedOptions
 from verbspace.models.processor import Processor, read_json
-from verbspace.models.snapshots import is_hub_id, snapshot_commit
+from verbspace.models.snapshots import snapshot_commit
 from verbspace.models.temporal_attention import TemporalAttention, rope_cos_sin
 from verbspace.models.text_cache import CachedTextEncoder, text_tower_hash
 from verbspace.models.validation import validate_text_tower
 from verbspace.models.video_batches import Times, Videos, clip_batches
+from verbspace.utils.checkpoint_names import is_hub_id
 from verbspace.utils.progress import ProgressCallback
 
 Attention = Literal["auto", "eager", "sdpa"]

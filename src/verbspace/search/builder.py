@@ -23,7 +23,8 @@ from verbspace.search.ray_builder import ray_engine
 from verbspace.search.relocation import add_identities, relocate_files
 from verbspace.search.schema import FileRows, IndexManifest
 from verbspace.search.signatures import canonical_path, file_signature, try_signature
-from verbspace.utils.device import PrecisionSetting, resolve_device, resolve_precision
+from verbspace.utils.device import resolve_device, resolve_precision
+from verbspace.utils.precision import PrecisionSetting
 from verbspace.utils.progress import ProgressCallback
 from verbspace.utils.text import is_utf8_encodable
 

@@ -71,6 +71,19 @@ def corrupt_index_error(folder: Path) -> ValueError:
     )
 
 
+def read_manifest(folder: str | Path) -> IndexManifest:
+    """Read the manifest of an index. FileNotFoundError: there is none in the folder. ValueError: it is damaged."""
+    folder = Path(folder)
+    path = folder / "index.json"
+    if not path.exists():
+        if list_index_shards(folder):
+            raise FileNotFoundError(f"{folder}: contains only shards; run `verbspace index merge {folder}` first")
+        raise FileNotFoundError(
+            f"{folder}: no index found; create one with `verbspace embed VIDEOS --index {folder} --encoder ENCODER`"
+        )
+    return IndexManifest.from_json(path.read_bytes(), str(path))
+
+
 class Index:
     """An existing index; create it with `Index.open` or `Index.create`. Call methods that write inside `lock_index`."""
 
@@ -86,15 +99,7 @@ class Index:
     @staticmethod
     def open(folder: str | Path) -> Index:
         """Open an index. FileNotFoundError: there is none in the folder. ValueError: it is damaged."""
-        folder = Path(folder)
-        path = folder / "index.json"
-        if not path.exists():
-            if list_index_shards(folder):
-                raise FileNotFoundError(f"{folder}: contains only shards; run `verbspace index merge {folder}` first")
-            raise FileNotFoundError(
-                f"{folder}: no index found; create one with `verbspace embed VIDEOS --index {folder} --encoder ENCODER`"
-            )
-        return Index(folder, IndexManifest.from_json(path.read_bytes(), str(path)))
+        return Index(Path(folder), read_manifest(folder))
 
     @staticmethod
     def create(folder: str | Path, manifest: IndexManifest, source: str = "this command") -> Index:

@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from verbspace.search.signatures import UNKNOWN_SIGNATURE, FileSignature
-from verbspace.utils.device import Precision
+from verbspace.utils.precision import Precision
 
 if TYPE_CHECKING:
     import pyarrow as pa
