@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,9 @@ def test_text_embeddings_are_cached() -> None:
         def encode_text(self, texts: list[str]) -> torch.Tensor:
             self.encoded += texts
             return torch.tensor([[float(len(text)), 1.0] for text in texts])
+
+        def cached_text_encoder(self) -> Callable[[list[str]], torch.Tensor]:
+            return self.encode_text
 
     encoder = CountingEncoder()
     texts = TextEmbeddingCache(encoder)  # type: ignore[arg-type]

@@ -100,7 +100,7 @@ def parse_overrides(config: Path | None, overrides: list[str], base: AdaptSettin
     """Apply the values of `--set` to the settings in a YAML or TOML file, or to `base` if there is no file."""
     import yaml
 
-    from verbspace.config.settings import AdaptSettings, load_settings, parse_settings
+    from verbspace.config.settings import AdaptSettings, load_settings, parse_settings, suggest_setting
 
     defaults = AdaptSettings().model_dump(mode="json")
     content = (load_settings(config) if config else base or AdaptSettings()).model_dump(mode="json", exclude_unset=True)
@@ -112,7 +112,8 @@ def parse_overrides(config: Path | None, overrides: list[str], base: AdaptSettin
         target, known = content, defaults
         for group in groups:
             if not isinstance(known.get(group), dict):
-                raise ValueError(f"--set {override}: there is no group of settings named {group!r}")
+                advice = suggest_setting(key.strip(), AdaptSettings)
+                raise ValueError(f"--set {override}: there is no group of settings named {group!r}{advice}")
             target, known = target.setdefault(group, {}), known[group]
         try:
             target[field] = yaml.safe_load(value)

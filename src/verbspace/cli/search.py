@@ -120,11 +120,6 @@ def search(
     if embed_clips and out is None:
         raise ValueError("--embed-clips needs --format html --out page.html; add them, or leave it out")
     terms = collect_terms(query, add or (), subtract or ())
-    if '"' not in query and (" - " in query or " + " in query):
-        print_error(
-            'the query is one text; for a sum or a difference put each term in quotes: \'"running" - "outdoors"\'',
-            "info",
-        )
     read_manifest(index)
     for clip in similar_to or []:
         if checks.is_missing(clip):
