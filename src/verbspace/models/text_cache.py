@@ -86,7 +86,14 @@ class CachedTextEncoder:
     @cached_property
     def _store(self) -> TextVectorStore | None:
         max_bytes = _max_bytes()
-        return TextVectorStore(cache_dir("texts") / self._tower_hash(), max_bytes) if max_bytes else None
+        if not max_bytes:
+            return None
+        try:
+            folder = cache_dir("texts")
+        except RuntimeError as error:  # a user without a home folder
+            _log_once(f"text vectors are not stored: {error}; set VERBSPACE_CACHE to a folder")
+            return None
+        return TextVectorStore(folder / self._tower_hash(), max_bytes)
 
     def _encode_batches(self, texts: Sequence[str]) -> Iterator[tuple[Sequence[str], Tensor]]:
         started, is_slow = time.monotonic(), False
