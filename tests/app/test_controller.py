@@ -36,6 +36,20 @@ def test_rank_equals_predict(controller: AppController, clip: Path) -> None:
     assert "input frames" in explanation_html(explanation)
 
 
+def test_texts_are_encoded_before_the_first_request(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder, concepts = VideoEncoder.from_pretrained("playground"), ConceptSet.load("playground")
+    controller = AppController({"encoder": encoder}, concepts, window_config=WindowConfig(2.0))
+    controller.encode_texts()
+
+    def fail(*_: object) -> None:
+        raise AssertionError("a text is encoded")
+
+    monkeypatch.setattr(VideoEncoder, "encode_text", fail)
+    analysis, actions = controller.analyze(clip, "clip.mp4"), "\n".join(concepts.action_names)
+    assert controller.rank(analysis, actions)
+    assert controller.explain(analysis, actions, 0.0, analysis.duration).activated_descriptions
+
+
 def test_with_actions_keeps_known_descriptions(controller: AppController, clip: Path) -> None:
     analysis = controller.analyze(clip, "clip.mp4")
     prediction, _ = controller.rank(analysis, "waving\n  bowing \n\nwaving\nplaying the piano")

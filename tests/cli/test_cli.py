@@ -257,7 +257,7 @@ def raising(error: BaseException) -> Callable[..., None]:
 
 def test_unexpected_exceptions_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("verbspace.inference.predictor.Predictor", raising(AttributeError("a bug")))
-    monkeypatch.setattr(sys, "argv", ["verbspace", "predict", "a.mp4", "--encoder", "playground"])
+    monkeypatch.setattr(sys, "argv", ["verbspace", "predict", __file__, "--encoder", "playground"])
     with pytest.raises(AttributeError, match="a bug"):
         main.main()
 
@@ -270,7 +270,7 @@ def test_interruption_exits_with_75(
     stop: BaseException, message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("verbspace.inference.predictor.Predictor", raising(stop))
-    assert run_main(monkeypatch, capsys, "predict", "a.mp4", "--encoder", "playground") == (75, message)
+    assert run_main(monkeypatch, capsys, "predict", __file__, "--encoder", "playground") == (75, message)
 
 
 def test_an_interrupted_run_can_be_resumed(world: Path, tmp_path: Path) -> None:
