@@ -27,7 +27,8 @@ app = typer.Typer(rich_markup_mode=None)
 @app.command()
 def adapt(
     out: Annotated[
-        Path, typer.Option(help="Folder of the run. An unfinished run in it is resumed.", callback=out_folder)
+        Path,
+        typer.Option(help="Folder of the run. An unfinished run in it is resumed.", callback=out_folder, is_eager=True),
     ],
     encoder: Annotated[str | None, typer.Option(help="CLIP checkpoint or verbspace encoder: folder or hub id.")] = None,
     videos: Annotated[Path | None, typer.Option(help="Video folder, list file or annotation file.")] = None,

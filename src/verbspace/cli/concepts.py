@@ -21,7 +21,7 @@ app = typer.Typer(
 ConceptsArgument = Annotated[
     str, typer.Argument(help="Concept set: a bundled name or a JSON file.", callback=known_concepts)
 ]
-OutOption = Annotated[Path, typer.Option(help="Concept set to write (JSON).", callback=out_file)]
+OutOption = Annotated[Path, typer.Option(help="Concept set to write (JSON).", callback=out_file, is_eager=True)]
 
 
 def _print(line: str) -> None:
@@ -191,7 +191,8 @@ def suggest(
     top: Annotated[int, typer.Option(min=1, help="Number of actions to suggest.")] = 20,
     device: DeviceOption = None,
     out: Annotated[
-        Path | None, typer.Option(help="Text file for the names, as input of `concepts write`.", callback=out_file)
+        Path | None,
+        typer.Option(help="Text file for the names, as input of `concepts write`.", callback=out_file, is_eager=True),
     ] = None,
 ) -> None:
     """Suggest action names for unlabeled videos.

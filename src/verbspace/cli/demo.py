@@ -14,9 +14,9 @@ app = typer.Typer(rich_markup_mode=None)
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for everything that the demo writes.", callback=out_folder)] = Path(
-        "runs/demo"
-    ),
+    out: Annotated[
+        Path, typer.Option(help="Folder for everything that the demo writes.", callback=out_folder, is_eager=True)
+    ] = Path("runs/demo"),
     seeds: Annotated[int, typer.Option(min=1, help="Number of training seeds. More than one adds the spread.")] = 1,
     world_seed: Annotated[int, typer.Option(help="Seed of the synthetic data set.")] = 0,
     supervised_baseline: Annotated[bool, typer.Option(help="Also train on the labels, for an upper bound.")] = True,

@@ -57,7 +57,9 @@ def evaluate(
     device: options.DeviceOption = None,
     baseline: Annotated[bool, typer.Option(help="Also evaluate the frozen, frame-averaged base CLIP.")] = True,
     max_missing: options.MaxMissingOption = 0.01,
-    out: Annotated[Path | None, typer.Option(help="JSON file for the result.", callback=options.out_file)] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="JSON file for the result.", callback=options.out_file, is_eager=True)
+    ] = None,
 ) -> None:
     """Evaluate an encoder, and the frozen frame-averaged base CLIP under the same protocol."""
     is_benchmark = "/" in protocol

@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
 
 def out_file(path: Path | None) -> Path | None:
-    """Raise OSError, before the command computes anything, if a file cannot be written. A callback of `--out`."""
+    """Raise OSError, before the command computes anything, if a file cannot be written.
+
+    A callback of `--out`, which is eager: it is called before those that check the inputs.
+    """
     if path is not None:
         check_writable(path)
     return path

@@ -92,7 +92,8 @@ def explain(
     calibration: options.CalibrationOption = None,
     device: options.DeviceOption = None,
     out: Annotated[
-        Path | None, typer.Option(help="HTML page with frames and attention maps.", callback=options.out_file)
+        Path | None,
+        typer.Option(help="HTML page with frames and attention maps.", callback=options.out_file, is_eager=True),
     ] = None,
     as_json: options.JsonOption = False,
 ) -> None:
@@ -143,7 +144,7 @@ def explain(
 def calibrate(
     paths: options.VideosArgument,
     encoder: options.EncoderOption,
-    out: Annotated[Path, typer.Option(help="JSON file for the temperature.", callback=options.out_file)],
+    out: Annotated[Path, typer.Option(help="JSON file for the temperature.", callback=options.out_file, is_eager=True)],
     actions: options.ActionsOption = None,
     concepts: options.ConceptsOption = None,
     scoring: options.ScoringOption = "category",

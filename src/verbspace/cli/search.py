@@ -100,7 +100,8 @@ def search(
     output_format: Annotated[str, typer.Option("--format", help="table, jsonl or html.")] = "table",
     as_json: options.JsonOption = False,
     out: Annotated[
-        Path | None, typer.Option(help="With --format html: the page to write.", callback=options.out_file)
+        Path | None,
+        typer.Option(help="With --format html: the page to write.", callback=options.out_file, is_eager=True),
     ] = None,
     embed_clips: Annotated[bool, typer.Option("--embed-clips", help="Store the clips inside the page.")] = False,
     encoder: IndexEncoderOption = None,
@@ -175,7 +176,8 @@ def move(
 
 @index_app.command("export")
 def export(
-    index: IndexArgument, out: Annotated[Path, typer.Option(help="Parquet file to write.", callback=options.out_file)]
+    index: IndexArgument,
+    out: Annotated[Path, typer.Option(help="Parquet file to write.", callback=options.out_file, is_eager=True)],
 ) -> None:
     """Write all rows to a Parquet file."""
     from verbspace.search.index import Index

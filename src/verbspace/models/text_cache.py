@@ -218,7 +218,7 @@ def _fast_tokenizer_settings(tokenizer: object) -> dict[str, object]:
 def _tensor_hash(tensor: Tensor) -> str:
     flat = tensor.detach().cpu().contiguous().reshape(-1)
     digest = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
-    digest.update(flat.view(torch.uint8).numpy())  # NumPy has no bfloat16
+    digest.update(flat.view(torch.uint8).numpy().data)  # NumPy has no bfloat16
     return digest.hexdigest()
 
 
