@@ -191,7 +191,7 @@ class VideoEncoder(PreTrainedModel):  # type: ignore[misc]
             raise ValueError("config.base_name is empty: the image checkpoint is unknown; pass a baseline encoder")
         name, revision = self.config.base_name, self.config.base_revision
         base = VideoEncoder.from_pretrained(name, revision=revision, temporal=False, attention=self.attention)
-        return base.to(self.device)
+        return base.to(self.device)  # type: ignore[no-any-return]
 
     def copy(self) -> VideoEncoder:
         """Return an independent copy in evaluation mode, with the same `requires_grad` flags."""
