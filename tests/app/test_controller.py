@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,20 @@ def test_rank_equals_predict(controller: AppController, clip: Path) -> None:
     explanation = controller.explain(analysis, "\n".join(controller.concepts.action_names), 0.0, analysis.duration)
     assert explanation.activated_descriptions
     assert "input frames" in explanation_html(explanation)
+
+
+def test_texts_are_encoded_before_the_first_request(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder, concepts = VideoEncoder.from_pretrained("playground"), ConceptSet.load("playground")
+    controller = AppController({"encoder": encoder}, concepts, window_config=WindowConfig(2.0))
+    controller.encode_texts()
+
+    def fail(*_: object) -> None:
+        raise AssertionError("a text is encoded")
+
+    monkeypatch.setattr(VideoEncoder, "encode_text", fail)
+    analysis, actions = controller.analyze(clip, "clip.mp4"), "\n".join(concepts.action_names)
+    assert controller.rank(analysis, actions)
+    assert controller.explain(analysis, actions, 0.0, analysis.duration).activated_descriptions
 
 
 def test_with_actions_keeps_known_descriptions(controller: AppController, clip: Path) -> None:
@@ -68,6 +83,9 @@ def test_text_embeddings_are_cached() -> None:
         def encode_text(self, texts: list[str]) -> torch.Tensor:
             self.encoded += texts
             return torch.tensor([[float(len(text)), 1.0] for text in texts])
+
+        def cached_text_encoder(self) -> Callable[[list[str]], torch.Tensor]:
+            return self.encode_text
 
     encoder = CountingEncoder()
     texts = TextEmbeddingCache(encoder)  # type: ignore[arg-type]

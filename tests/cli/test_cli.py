@@ -78,14 +78,74 @@ def test_help_lists_the_commands_without_loading_torch() -> None:
 # Errors.
 
 
+ERRORS_WITHOUT_A_MODEL = [
+    "search nowhere x",
+    "search . x",
+    "index build-ann nowhere",
+    "predict gone.mp4 --encoder playground --actions a,b",
+    "predict here.mp4 --encoder nowhere --actions a,b",
+    "predict here.mp4 --encoder playground --actions gone.txt",
+    "predict here.mp4 --encoder playground --concepts gone",
+    "predict here.mp4 --encoder playground --scoring best",
+    "predict here.mp4 --encoder playground --calibration gone.json",
+    "explain gone.mp4 --encoder playground --actions a,b",
+    "calibrate here.mp4 --encoder playground --out c.json --actions a,A",
+    "evaluate --encoder playground --data gone",
+    "evaluate --encoder playground --protocol knn",
+    "adapt --encoder playground --videos gone --concepts k400 --out run",
+    "adapt --encoder playground --videos . --concepts k400 --out run --set training.step=2",
+    "adapt --recipe gone.yaml --out run",
+    "demo --set training.step=2",
+    "app nowhere",
+    "app playground --index nowhere",
+    "export nowhere --out e",
+    "card nowhere",
+    "push nowhere ada/clip",
+    "concepts lint gone",
+    "concepts suggest gone --encoder playground",
+    "data info gone",
+]
+
+
+def test_errors_that_need_no_model_do_not_load_torch(tmp_path: Path) -> None:
+    (tmp_path / "here.mp4").touch()
+    program = """
+import sys
+from verbspace.cli import main
+for line in sys.stdin.read().splitlines():
+    sys.argv = ["verbspace", *line.split()]
+    print(line, end=": ", flush=True, file=sys.stderr)
+    try:
+        main.main()
+    except SystemExit as left:
+        assert left.code == 1, line
+    assert not {"torch", "transformers"} & {*sys.modules}, line
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], input="\n".join(ERRORS_WITHOUT_A_MODEL), cwd=tmp_path, capture_output=True,
+        text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == ""
+    assert [line.partition(": ")[0] for line in done.stderr.splitlines()] == ERRORS_WITHOUT_A_MODEL
+    assert all(line.partition(": ")[2].startswith("error: ") for line in done.stderr.splitlines())
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("training.stepz=3", "--set: training.stepz: Extra inputs are not permitted (given: 3)"),
+        (
+            "training.stepz=3",
+            "--set: training.stepz: there is no such setting (given: 3); did you mean training.steps?",
+        ),
+        ("training.step=3", "--set: training.step: there is no such setting (given: 3); did you mean training.steps?"),
         ("training.steps=many", "--set: training.steps: Input should be a valid integer"),
         ("training.steps=0", "--set: training.steps: Input should be greater than or equal to 1 (given: 0)"),
         ("training.steps", "--set training.steps: write it as group.key=value, for example training.steps=500"),
-        ("optimiser.steps=3", "--set optimiser.steps=3: there is no group of settings named 'optimiser'"),
+        (
+            "optimiser.steps=3",
+            "--set optimiser.steps=3: there is no group of settings named 'optimiser'; did you mean training.steps?",
+        ),
         ("training.steps.more=3", "--set training.steps.more=3: there is no group of settings named 'steps'"),
         ("training.steps=[1", "--set training.steps=[1: '[1' is not a YAML value"),
         ("export_alpha=2", "--set: export_alpha: Input should be less than or equal to 1 (given: 2)"),
@@ -126,13 +186,13 @@ def test_bad_input_is_one_line_and_exit_code_1(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("predict a.mp4 --encoder playground", "this encoder has no concept set of its own; give actions or concepts"),
+        ("predict CLIP --encoder playground", "this encoder has no concept set of its own; give actions or concepts"),
         ("predict a.mp4 --encoder playground --actions a --concepts playground", "give actions or concepts, not both"),
         ("predict a.mp4 --encoder playground --actions ,", "--actions has no name; give names with commas"),
         ("predict a.mp4 --encoder playground --actions=", "--actions has no name; give names with commas"),
         ("predict a.mp4 --encoder playground --actions a,B,b", "--actions names 'b' twice (as 'B'); leave one of them"),
         ("predict a.mp4 --encoder playground --json --format csv", "--json and --format csv contradict each other"),
-        ("predict a.mp4 --encoder playground --frames 1000", "frames: 1000 is out of range; pass 1 to 256"),
+        ("predict CLIP --encoder playground --frames 1000", "frames: 1000 is out of range; pass 1 to 256"),
         ("explain a.mp4 --encoder playground --out .", ".: is a folder; choose a file"),
         (
             "embed a.mp4 --encoder playground --index i --stride 0",
@@ -160,7 +220,8 @@ def test_errors_are_one_sentence(
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
-    words = [str(world / "test") if word == "WORLD" else word for word in arguments.split()]
+    places = {"WORLD": str(world / "test"), "CLIP": str(next((world / "test").rglob("*.mp4")))}
+    words = [places.get(word, word) for word in arguments.split()]
     code, output = run_main(monkeypatch, capsys, *words)
     lines = [line for line in output.splitlines() if line.strip() and "Loading weights" not in line]
     assert code == 1
@@ -196,7 +257,7 @@ def raising(error: BaseException) -> Callable[..., None]:
 
 def test_unexpected_exceptions_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("verbspace.inference.predictor.Predictor", raising(AttributeError("a bug")))
-    monkeypatch.setattr(sys, "argv", ["verbspace", "predict", "a.mp4", "--encoder", "playground"])
+    monkeypatch.setattr(sys, "argv", ["verbspace", "predict", __file__, "--encoder", "playground"])
     with pytest.raises(AttributeError, match="a bug"):
         main.main()
 
@@ -209,7 +270,7 @@ def test_interruption_exits_with_75(
     stop: BaseException, message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("verbspace.inference.predictor.Predictor", raising(stop))
-    assert run_main(monkeypatch, capsys, "predict", "a.mp4", "--encoder", "playground") == (75, message)
+    assert run_main(monkeypatch, capsys, "predict", __file__, "--encoder", "playground") == (75, message)
 
 
 def test_an_interrupted_run_can_be_resumed(world: Path, tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ READERS = {
 }
 # Commands that would ask the hub, which is at a closed port.
 HUB = {
-    "predict": (("predict", "a.mp4", "--encoder", "some/model", *ACTIONS), "the download from the hub failed"),
+    "predict": (("predict", __file__, "--encoder", "some/model", *ACTIONS), "the download from the hub failed"),
     "push": (("push", "playground", "some/model"), "some/model: the upload to "),
     "concepts write": (
         ("concepts", "write", "SOURCE", "--local-model", "some/model", "--out", "OUT"),

@@ -23,6 +23,7 @@ from verbspace.concepts.concept_set import (
     Description,
     Provenance,
 )
+from verbspace.concepts.space import description_action_mask
 
 GOOD: dict[str, Any] = {
     "format": FORMAT,
@@ -123,7 +124,7 @@ def test_properties() -> None:
     assert concepts.labels == ["Wave", "jumping", "bowing"]
     assert concepts.provenance.created == date(2024, 5, 6)
     assert concepts.directional
-    mask = concepts.description_action_mask()
+    mask = description_action_mask(concepts)
     assert mask.dtype == torch.bool
     assert mask.tolist() == [[True, False, False], [True, True, False], [False, True, False]]
     with pytest.raises(ValidationError, match="frozen"):
@@ -151,7 +152,7 @@ def test_subset() -> None:
 def test_from_actions() -> None:
     concepts = ConceptSet.from_actions(["b", "a"])
     assert concepts.action_names == ["b", "a"]
-    assert concepts.description_action_mask().shape == (0, 2)
+    assert description_action_mask(concepts).shape == (0, 2)
     assert concepts.templates == DEFAULT_TEMPLATES
     with pytest.raises(ConceptSetError, match=r"actions\.2\.name: 'a' duplicates actions\.0"):
         ConceptSet.from_actions(["a", "b", "a"])
@@ -165,7 +166,7 @@ def test_bundled_sets_take_precedence_over_files(tmp_path: Path, monkeypatch: py
     for name in names:
         concepts = ConceptSet.load(name)
         assert concepts.name == name
-        assert not concepts.descriptions or concepts.description_action_mask().any(0).all()
+        assert not concepts.descriptions or description_action_mask(concepts).any(0).all()
 
 
 def changed(path: tuple[str | int, ...], value: Any) -> dict[str, Any]:

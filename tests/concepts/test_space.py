@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from verbspace.concepts.concept_set import ConceptSet
-from verbspace.concepts.space import ConceptSpace, ScoringMode
+from verbspace.concepts.scoring import ScoringMode
+from verbspace.concepts.space import ConceptSpace, description_action_mask
 
 SET = ConceptSet.model_validate(
     {
@@ -67,7 +68,7 @@ def test_vectors_match_a_naive_loop() -> None:
         np.testing.assert_allclose(row, expected, atol=1e-6)
     for row, description in zip(SPACE.descriptions, SET.descriptions, strict=True):
         np.testing.assert_allclose(row, unit(embed(description.text)), atol=1e-6)
-    assert torch.equal(SPACE.description_action_mask, SET.description_action_mask())
+    assert torch.equal(SPACE.description_action_mask, description_action_mask(SET))
     assert SPACE.action_names == SET.action_names
     assert SPACE.description_texts == [description.text for description in SET.descriptions]
     assert SPACE.categories.dtype == SPACE.descriptions.dtype == torch.float32

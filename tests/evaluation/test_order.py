@@ -14,7 +14,7 @@ from support.playground_files import tiny_world
 from support.small_encoders import with_random_temporal
 from verbspace.cli.main import app
 from verbspace.concepts.concept_set import ConceptSet
-from verbspace.concepts.space import ScoringMode
+from verbspace.concepts.scoring import ScoringMode
 from verbspace.evaluation.evaluate import evaluate_order
 from verbspace.evaluation.frame_order import FRAME_ORDERS, OrderEmbedder, shuffled_order, split_orders
 from verbspace.evaluation.linear_probe import linear_probe

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from verbspace.concepts.space import ConceptSpace, ScoringMode
+from verbspace.concepts.scoring import ScoringMode
+from verbspace.concepts.space import ConceptSpace
 from verbspace.evaluation import zero_shot
 from verbspace.evaluation.zero_shot import zero_shot_scores
 

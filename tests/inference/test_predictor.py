@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from verbspace.concepts.concept_set import ConceptSet, ConceptSetError
+from verbspace.concepts.space import description_action_mask
 from verbspace.data.datasets import ClipDataset
 from verbspace.data.errors import DecodeError
 from verbspace.data.sources.record import Record
@@ -58,7 +59,7 @@ def test_ranking_is_the_softmax_of_scaled_cosines(
 def test_scoring_by_description_and_both(encoder: VideoEncoder, paths: list[Path]) -> None:
     concepts = ConceptSet.load("playground")
     cosines, near = reference_logits(encoder, paths, concepts)
-    mask = concepts.description_action_mask().float()
+    mask = description_action_mask(concepts).float()
     described = torch.stack([near[:, mask[:, k].bool()].mean(1) for k in range(20)], 1)
     for by, expected in (("description", described), ("both", (described + cosines) / 2)):
         found = predict(encoder, paths, concepts=concepts, scoring=by, top=20)  # type: ignore[arg-type]

@@ -14,8 +14,9 @@ from safetensors.torch import load_file, save_file
 
 from support.fake_hub import FakeHub, fake_hub, use_fake_hub
 from support.small_encoders import embed_random_clips
-from verbspace.models.snapshots import CONVERSION_REF, select_weights, split_revision
+from verbspace.models.snapshots import CONVERSION_REF, select_weights
 from verbspace.models.video_encoder import VideoEncoder
+from verbspace.utils.checkpoint_names import split_revision
 
 REPO = "ada/clip"
 BOT = "SFconvertbot"

@@ -3,6 +3,7 @@ import pytest
 
 from support.playground_files import STEADY, still_pose
 from verbspace.concepts.concept_set import ConceptSet
+from verbspace.concepts.space import description_action_mask
 from verbspace.playground import figure
 from verbspace.playground.actions import ACTIONS, HELD_OUT_ACTIONS, MOTIONS, TRAIN_ACTIONS, Style
 from verbspace.playground.captioned_images import ACTION_PARAPHRASES
@@ -92,7 +93,7 @@ def test_twenty_actions_of_which_four_are_held_out() -> None:
 def test_bundled_concept_set_covers_the_actions() -> None:
     concepts = ConceptSet.load("playground")
     assert concepts.action_names == list(ACTIONS)
-    assert bool(concepts.description_action_mask().any(0).all())
+    assert bool(description_action_mask(concepts).any(0).all())
     trained = concepts.subset(TRAIN_ACTIONS)
     assert trained.action_names == list(TRAIN_ACTIONS)
     assert not {name for text in trained.descriptions for name in text.actions} & set(HELD_OUT_ACTIONS)

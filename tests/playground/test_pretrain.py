@@ -10,7 +10,6 @@ from transformers import CLIPModel, CLIPTokenizer
 
 from verbspace.concepts.concept_set import ConceptSet
 from verbspace.evaluation.zero_shot import zero_shot_scores
-from verbspace.models.hub import BUNDLED_CHECKPOINTS
 from verbspace.models.video_encoder import VideoEncoder
 from verbspace.playground.captioned_images import render_captioned_images
 from verbspace.playground.pretrain import (
@@ -22,6 +21,7 @@ from verbspace.playground.pretrain import (
     train_tokenizer,
     zero_shot_accuracy,
 )
+from verbspace.utils.checkpoint_names import BUNDLED_CHECKPOINTS
 
 
 def test_bundled_clip_is_small_and_half_precision() -> None:

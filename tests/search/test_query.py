@@ -13,7 +13,8 @@ from verbspace.search.query import Term, collect_terms, describe_query, parse_qu
     ("query", "terms"),
     [
         ("a person running", [Term("a person running")]),
-        ("  running - outdoors ", [Term("running - outdoors")]),  # no quotes: one term
+        ("  hip-hop, push-ups -", [Term("hip-hop, push-ups -")]),
+        ('"running -waving"', [Term("running -waving")]),
         ('says "hello"', [Term('says "hello"')]),
         ('"running"', [Term("running")]),
         ('"running" - "outdoors"', [Term("running"), Term("outdoors", -1)]),
@@ -37,6 +38,13 @@ def test_parse_query(query: str, terms: list[Term]) -> None:
         ('"a', r"cannot be parsed from '\"a' on"),
         ('"a" - ""', r"has an empty term"),
         ('"a" * "b"', r"cannot be parsed"),
+        ("running -waving", r"sign outside of quotes; write \"running\" - \"waving\" to add or subtract, or put all"),
+        ("running - outdoors", r'write "running" - "outdoors" to'),
+        ("running −waving hands +jumping", r'write "running" - "waving hands" \+ "jumping" to'),
+        ("-waving", r'write - "waving" to'),
+        ('running -"waving"', r'write "running" - "waving" to'),
+        ('running "waving', r"""'running "waving' has a quote that is not closed"""),
+        ("running “waving", r"has a quote that is not closed"),
     ],
 )
 def test_parse_query_errors(query: str, message: str) -> None:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
 import pytest
+from torch import Tensor
 
 from support.indices import make_manifest, random_index, run_quick_embed, write_clip
 from verbspace.models.video_encoder import VideoEncoder
 from verbspace.search.index import Index
 from verbspace.search.query import collect_terms
-from verbspace.search.schema import FileRows, vectors_to_numpy
+from verbspace.search.schema import CENTER_FILE, FileRows, Hit, vectors_to_numpy
 from verbspace.search.searcher import Searcher, find_query_spans, nearest_windows
 from verbspace.search.signatures import FileSignature
 
@@ -118,6 +121,45 @@ def test_search_with_texts_clips_and_filters(clips: Path, searcher: Searcher) ->
     assert {Path(hit.path).name for hit in searcher.search("x", max_duration=2)} == {"01.mp4", "02.mp4"}
     assert {hit.window for hit in searcher.search("x", where="start > 1.5 OR end < 0")} == {2}
     assert len(searcher.search("x", per_video=True)) == 4
+
+
+def test_an_index_stores_what_text_queries_need(
+    clips: Path, searcher: Searcher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "index"
+    shutil.copytree(searcher.index.folder, folder)
+    encode_text, encoded = VideoEncoder.encode_text, list[str]()
+
+    def counting_encode_text(self: VideoEncoder, texts: Sequence[str], **options: int) -> Tensor:
+        encoded.extend(texts)
+        return encode_text(self, texts, **options)
+
+    monkeypatch.setattr(VideoEncoder, "encode_text", counting_encode_text)
+
+    def texts_of(query: str = "", *similar_to: Path) -> tuple[list[Hit], int]:
+        opened = Searcher(folder, searcher.encoder)
+        encoded.clear()
+        return opened.search(query, similar_to=similar_to), len(encoded)
+
+    by_clip, count = texts_of("", clips / "01.mp4")
+    assert by_clip
+    assert count == 0
+    hits, count = texts_of("waving")
+    assert count == len(searcher.query_encoder.templates) + 1
+    path = folder / CENTER_FILE
+    content = path.read_bytes()
+    for damaged in (content[:-1], None):  # None: an index of a former version
+        if damaged is None:
+            path.unlink()
+        else:
+            path.write_bytes(damaged)
+        again, count = texts_of("waving")
+        assert count > 1000
+        assert [(hit.path, hit.window) for hit in again] == [(hit.path, hit.window) for hit in hits]
+        np.testing.assert_allclose([hit.score for hit in again], [hit.score for hit in hits], atol=1e-6)
+    assert [
+        record.getMessage().partition(" (")[0] for record in caplog.records if "damaged" in record.getMessage()
+    ] == [f"{path}: damaged"]
 
 
 def test_open_searcher_sees_new_rows(tiny_clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

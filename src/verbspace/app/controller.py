@@ -26,9 +26,10 @@ from verbspace.inference.timeline import Segment, extract_segments, merge_window
 from verbspace.models.video_encoder import VideoEncoder
 from verbspace.search.schema import Hit
 from verbspace.search.searcher import Searcher
+from verbspace.utils.progress import ProgressCallback
 
 _MAX_CACHED_TEXTS = 20_000  # per encoder
-_MAX_CACHED_PREDICTORS = 8  # per encoder
+_MAX_CACHED_PREDICTORS = 16  # per encoder
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,15 @@ class AppController:
         self._text_caches = {name: TextEmbeddingCache(encoder) for name, encoder in encoders.items()}
         self._predictor = lru_cache(maxsize=_MAX_CACHED_PREDICTORS * len(encoders))(self._make_predictor)
 
+    def encode_texts(self, on_progress: ProgressCallback | None = None) -> None:
+        """Encode the texts of the initial actions and of search queries, so that the first request does not wait."""
+        for name, encoder in self.encoders.items():
+            self._text_caches[name].encode = encoder.cached_text_encoder(on_progress)
+            self._predictor(name, tuple(self.concepts.action_names), name == self._main_encoder)
+            self._text_caches[name].encode = encoder.cached_text_encoder()
+        if self.searcher is not None:
+            self.searcher.query_encoder.load_center(on_progress)
+
     def analyze(self, path: Path, title: str) -> ClipAnalysis:
         """Embed a clip with each encoder. Error messages name its title."""
         duration = self.limits.check_clip(path, title)
@@ -103,7 +113,7 @@ class AppController:
         names = tuple(self.limits.parse_actions(actions))
         predictions = []
         for encoder_name, (windows, embeddings) in zip(self.encoders, analysis.window_embeddings, strict=True):
-            predictor = self._predictor(encoder_name, names)
+            predictor = self._predictor(encoder_name, names, False)
             grid = merge_windows(windows, predictor.probabilities(embeddings))
             best = grid.mean_probabilities().topk(min(top, len(names)))
             ranking = [(names[n], p) for p, n in zip(best.values.tolist(), best.indices.tolist(), strict=True)]
@@ -113,7 +123,7 @@ class AppController:
 
     def explain(self, analysis: ClipAnalysis, actions: str, start: float, end: float) -> Explanation:
         """Explain the prediction of the first encoder for the part of a clip from `start` to `end`, in seconds."""
-        predictor = self._predictor(self._main_encoder, tuple(self.limits.parse_actions(actions)))
+        predictor = self._predictor(self._main_encoder, tuple(self.limits.parse_actions(actions)), True)
         try:
             with self._explain_lock:
                 return explain(predictor, analysis.path, start=start, end=end)
@@ -156,7 +166,7 @@ class AppController:
         except ValueError as error:
             raise RequestRejected(str(error)) from None
 
-    def _make_predictor(self, encoder_name: str, action_names: tuple[str, ...]) -> Predictor:
+    def _make_predictor(self, encoder_name: str, action_names: tuple[str, ...], describe: bool) -> Predictor:
         concepts = with_actions(self.concepts, action_names)
         is_calibrated = encoder_name == self._main_encoder and concepts.hash == self.concepts.hash
         calibration = self.calibration if is_calibrated else None
@@ -167,6 +177,7 @@ class AppController:
             frames=self.frames,
             calibration=calibration,
             encode_text=self._text_caches[encoder_name],
+            describe=describe,
         )
 
 
@@ -178,7 +189,7 @@ class TextEmbeddingCache:
     """Caches text embeddings, so that after an edit of the actions only new texts are encoded."""
 
     def __init__(self, encoder: VideoEncoder) -> None:
-        self.encoder = encoder
+        self.encode = encoder.cached_text_encoder()
         self.embeddings: dict[str, Tensor] = {}
 
     def __call__(self, texts: list[str]) -> Tensor:
@@ -187,7 +198,7 @@ class TextEmbeddingCache:
         if len(self.embeddings) + len(new) > _MAX_CACHED_TEXTS:
             self.embeddings = {}
             new = list(dict.fromkeys(texts))
-        self.embeddings |= dict(zip(new, F.normalize(self.encoder.encode_text(new), dim=-1), strict=True))
+        self.embeddings |= dict(zip(new, F.normalize(self.encode(new), dim=-1), strict=True))
         return torch.stack([self.embeddings[text] for text in texts])
 
 

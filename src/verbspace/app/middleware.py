@@ -20,6 +20,8 @@ SECURITY_HEADERS = [
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
 ]
+LOOPBACK_ADDRESSES = ("127.0.0.1", "localhost", "::1")  # that only this machine can reach
+LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "[::1]")  # the same in Host headers
 MAX_BODY_BYTES = 4_000_000  # of requests other than uploads
 MULTIPART_OVERHEAD_BYTES = 100_000  # bytes of an upload besides the file
 

@@ -11,12 +11,10 @@ from typing import Any
 
 from verbspace.app.controller import AppController
 from verbspace.app.media import ClipStore
-from verbspace.app.middleware import RequestLimits
+from verbspace.app.middleware import LOOPBACK_ADDRESSES, LOOPBACK_HOSTS, RequestLimits
 from verbspace.app.page import TITLE, build_page
 from verbspace.reporting.templating import render_template
 
-LOOPBACK_ADDRESSES = ("127.0.0.1", "localhost", "::1")
-LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "[::1]")
 MAX_STORED_UPLOADS = 20  # of the largest size; Gradio removes uploads after an hour
 DISABLE_API_DOCS: dict[str, Any] = {"docs_url": None, "redoc_url": None, "openapi_url": None}
 

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from verbspace.cli import checks
 from verbspace.cli.options import (
     ConfigOption,
     FoldOption,
@@ -26,7 +27,8 @@ app = typer.Typer(rich_markup_mode=None)
 @app.command()
 def adapt(
     out: Annotated[
-        Path, typer.Option(help="Folder of the run. An unfinished run in it is resumed.", callback=out_folder)
+        Path,
+        typer.Option(help="Folder of the run. An unfinished run in it is resumed.", callback=out_folder, is_eager=True),
     ],
     encoder: Annotated[str | None, typer.Option(help="CLIP checkpoint or verbspace encoder: folder or hub id.")] = None,
     videos: Annotated[Path | None, typer.Option(help="Video folder, list file or annotation file.")] = None,
@@ -40,7 +42,11 @@ def adapt(
         bool, typer.Option("--allow-config-change", help="Resume although settings have changed.")
     ] = False,
     val_data: Annotated[
-        Path | None, typer.Option(help="Labeled validation videos. Stops a run that falls below the baseline.")
+        Path | None,
+        typer.Option(
+            help="Labeled validation videos. Stops a run that falls below the baseline.",
+            callback=checks.existing_videos,
+        ),
     ] = None,
     labels: LabelsOption = None,
     logger: Annotated[list[str] | None, typer.Option(help="tensorboard, wandb or trackio. Repeatable.")] = None,
@@ -48,15 +54,7 @@ def adapt(
     set_: SetOption = None,
 ) -> None:
     """Adapt an encoder to videos; labels are not used. Use torchrun or accelerate for several processes."""
-    from rich.console import Console
-
-    from verbspace.cli.console.live import live_display
-    from verbspace.cli.console.run_preview import run_preview_table
     from verbspace.config.recipes import load_recipe
-    from verbspace.models.video_encoder import VideoEncoder
-    from verbspace.training.adapt import adapt as run
-    from verbspace.training.callbacks import ZeroShotValidation
-    from verbspace.training.loggers import open_loggers
 
     is_main_process = os.environ.get("RANK", "0") == "0"
     base = None
@@ -72,6 +70,18 @@ def adapt(
         raise ValueError("give --encoder, --videos and --concepts, or a --recipe that has them")
     require_labeled_videos(labels, "--val-data", val_data)
     settings = parse_overrides(config, set_ or [], base)
+    checks.known_encoder(encoder)
+    checks.known_concepts(concepts)
+    checks.existing_videos(videos)
+    from rich.console import Console
+
+    from verbspace.cli.console.live import live_display
+    from verbspace.cli.console.run_preview import run_preview_table
+    from verbspace.models.video_encoder import VideoEncoder
+    from verbspace.training.adapt import adapt as run
+    from verbspace.training.callbacks import ZeroShotValidation
+    from verbspace.training.loggers import open_loggers
+
     start = VideoEncoder.from_pretrained(encoder)
     frames = settings.views.global_frames
     validation = [ZeroShotValidation(start, val_data, num_frames=frames, labels=labels)] if val_data else []

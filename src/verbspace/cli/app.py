@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from verbspace.cli import options
+from verbspace.cli import checks, options
 
 if TYPE_CHECKING:
     from verbspace.app.controller import AppController
@@ -36,12 +36,15 @@ def serve_app(
     """Serve a web page: upload a clip, see its predicted actions and the reasons, search an index, edit the actions."""
     from verbspace.app.controller import resolve_clips
     from verbspace.app.server import serve
+    from verbspace.cli.console.progress import progress
 
     clip_paths = resolve_clips(clips or [])
     controller = _make_controller(
         encoder, actions, concepts, window, stride, frames, calibration, device, index, max_upload_mb, max_duration,
         clips=clip_paths, show_baseline=show_baseline,
     )  # fmt: skip
+    with progress() as on_progress:
+        controller.encode_texts(on_progress)
     serve(controller, host, port)
 
 
@@ -63,13 +66,18 @@ def serve_api(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 7861,
 ) -> None:
     """Serve predictions, embeddings and search over HTTP. The OpenAPI schema is at /openapi.json."""
-    from verbspace.app.server import LOOPBACK_ADDRESSES, serve_rest
+    from verbspace.app.middleware import LOOPBACK_ADDRESSES
 
     if host not in LOOPBACK_ADDRESSES and not token:
         raise ValueError(f"--host {host}: other machines could use the server; give a --token, or set VERBSPACE_TOKEN")
+    from verbspace.app.server import serve_rest
+    from verbspace.cli.console.progress import progress
+
     controller = _make_controller(
         encoder, actions, concepts, 4.0, None, frames, calibration, device, index, max_upload_mb, max_duration
     )
+    with progress() as on_progress:
+        controller.encode_texts(on_progress)
     serve_rest(controller, host, port, token)
 
 
@@ -78,6 +86,13 @@ def _make_controller(
     calibration: Path | None, device: str | None, index: Path | None, max_upload_mb: float, max_duration: float,
     clips: list[Path] | None = None, show_baseline: bool = False,
 ) -> AppController:  # fmt: skip
+    """Check the arguments of the two servers, and load what they serve."""
+    action_names = options.parse_action_list(actions)
+    checks.check_vocabulary(action_names, concepts, "category")
+    if index is not None:
+        from verbspace.search.index import read_manifest
+
+        read_manifest(index)
     from verbspace.app.controller import AppController
     from verbspace.app.limits import InputLimits
     from verbspace.inference.calibration import Calibration, resolve_reference
@@ -85,7 +100,7 @@ def _make_controller(
     from verbspace.models.loading import load_encoder
 
     loaded = load_encoder(encoder, device)
-    vocabulary = resolve_concepts(loaded, options.parse_action_list(actions), concepts)
+    vocabulary = resolve_concepts(loaded, action_names, concepts)
     reference = resolve_reference(loaded) if show_baseline else None
     encoders = {"encoder": loaded} if reference is None else {"adapted": loaded, "frozen CLIP": reference}
     searcher = None

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from verbspace.cli.checks import existing_videos, known_concepts, known_encoder
 from verbspace.cli.options import DeviceOption, EncoderOption, out_file
 
 if TYPE_CHECKING:
@@ -17,8 +18,10 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
 )
-ConceptsArgument = Annotated[str, typer.Argument(help="Concept set: a bundled name or a JSON file.")]
-OutOption = Annotated[Path, typer.Option(help="Concept set to write (JSON).", callback=out_file)]
+ConceptsArgument = Annotated[
+    str, typer.Argument(help="Concept set: a bundled name or a JSON file.", callback=known_concepts)
+]
+OutOption = Annotated[Path, typer.Option(help="Concept set to write (JSON).", callback=out_file, is_eager=True)]
 
 
 def _print(line: str) -> None:
@@ -133,7 +136,9 @@ def show(
 @app.command()
 def lint(
     concepts: ConceptsArgument,
-    encoder: Annotated[str | None, typer.Option(help="Encoder whose text vectors to check: folder or hub id.")] = None,
+    encoder: Annotated[
+        str | None, typer.Option(help="Encoder whose text vectors to check: folder or hub id.", callback=known_encoder)
+    ] = None,
     top: Annotated[int, typer.Option(min=1, help="Maximum number of findings to show per table.")] = 15,
     device: DeviceOption = None,
 ) -> None:
@@ -150,6 +155,7 @@ def lint(
         misassigned_table,
         opposed_pairs_table,
     )
+    from verbspace.cli.console.progress import progress
     from verbspace.concepts.concept_set import ConceptSet
     from verbspace.concepts.lint import confusable_pairs, lint_concepts, misassigned_descriptions
     from verbspace.concepts.opposed import opposed_pairs
@@ -163,7 +169,8 @@ def lint(
         video_encoder = load_encoder(encoder, device)
         processor = video_encoder.require_processor()
         report = lint_concepts(concept_set, processor.count_tokens, processor.context_length)
-        space = video_encoder.build_concept_space(concept_set)
+        with progress() as on_progress:
+            space = video_encoder.build_concept_space(concept_set, on_progress=on_progress)
         tables = [
             confusable_pairs_table(confusable_pairs(space), top),
             misassigned_table(misassigned_descriptions(space), space, top),
@@ -178,13 +185,14 @@ def lint(
 
 @app.command()
 def suggest(
-    videos: Annotated[Path, typer.Argument(help="Folder of videos, or a list file.")],
+    videos: Annotated[Path, typer.Argument(help="Folder of videos, or a list file.", callback=existing_videos)],
     encoder: EncoderOption,
     names: Annotated[Path | None, typer.Option(help="Text file of names to choose from. Default: all known.")] = None,
     top: Annotated[int, typer.Option(min=1, help="Number of actions to suggest.")] = 20,
     device: DeviceOption = None,
     out: Annotated[
-        Path | None, typer.Option(help="Text file for the names, as input of `concepts write`.", callback=out_file)
+        Path | None,
+        typer.Option(help="Text file for the names, as input of `concepts write`.", callback=out_file, is_eager=True),
     ] = None,
 ) -> None:
     """Suggest action names for unlabeled videos.

@@ -65,7 +65,7 @@ def verify(
     timeout: TimeoutOption = 60,
     workers: WorkersOption = None,
     results_file: Annotated[
-        Path | None, typer.Option(help="Log file. Default: a file beside the videos.", callback=out_file)
+        Path | None, typer.Option(help="Log file. Default: a file beside the videos.", callback=out_file, is_eager=True)
     ] = None,
 ) -> None:
     """Decode every file to its end and list the bad ones. Files that were verified before are skipped."""
@@ -89,7 +89,8 @@ def verify(
 def transcode(
     source: Annotated[Path, typer.Argument(help="Folder of videos.")],
     out: Annotated[
-        Path, typer.Option(help="Folder for the copies, which gets the same subfolders.", callback=out_folder)
+        Path,
+        typer.Option(help="Folder for the copies, which gets the same subfolders.", callback=out_folder, is_eager=True),
     ],
     size: Annotated[int, typer.Option(min=16, help="Short side in pixels. Smaller videos keep theirs.")] = 256,
     gop: Annotated[int, typer.Option(min=1, help="Frames from one key frame to the next.")] = 12,
@@ -116,7 +117,10 @@ def transcode(
 def unpack(
     source: Annotated[Path, typer.Argument(help="Parquet file with videos as bytes, or a folder of them.")],
     out: Annotated[
-        Path, typer.Option(help="New folder for the videos and a metadata.csv with their labels.", callback=out_folder)
+        Path,
+        typer.Option(
+            help="New folder for the videos and a metadata.csv with their labels.", callback=out_folder, is_eager=True
+        ),
     ],
 ) -> None:
     """Write the videos that Parquet files of the Hugging Face Hub hold as bytes to files."""

@@ -14,15 +14,16 @@ app = typer.Typer(rich_markup_mode=None)
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for everything that the demo writes.", callback=out_folder)] = Path(
-        "runs/demo"
-    ),
+    out: Annotated[
+        Path, typer.Option(help="Folder for everything that the demo writes.", callback=out_folder, is_eager=True)
+    ] = Path("runs/demo"),
     seeds: Annotated[int, typer.Option(min=1, help="Number of training seeds. More than one adds the spread.")] = 1,
     world_seed: Annotated[int, typer.Option(help="Seed of the synthetic data set.")] = 0,
     supervised_baseline: Annotated[bool, typer.Option(help="Also train on the labels, for an upper bound.")] = True,
     set_: SetOption = None,
 ) -> None:
     """Render a synthetic data set, adapt a small CLIP to it without labels, and compare before and after."""
+    parse_overrides(None, set_ or [])  # its errors, before slow imports
     from rich.console import Console
     from rich.table import Table
 

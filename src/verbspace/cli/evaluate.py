@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from verbspace.cli import options
+from verbspace.cli import checks, options
 
 if TYPE_CHECKING:
     from verbspace.evaluation.localization import LocalizationEvaluation
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from verbspace.evaluation.protocol import Task
     from verbspace.evaluation.results import BenchmarkResult, Evaluation
     from verbspace.evaluation.retrieval import RetrievalEvaluation
-    from verbspace.utils.device import PrecisionSetting
+    from verbspace.utils.precision import PrecisionSetting
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -26,7 +26,10 @@ def evaluate(
     encoder: options.EncoderOption,
     data: Annotated[
         Path | None,
-        typer.Option(help="Labeled videos: one subfolder per class, or a list file. For retrieval: video,caption."),
+        typer.Option(
+            help="Labeled videos: one subfolder per class, or a list file. For retrieval: video,caption.",
+            callback=checks.existing_videos,
+        ),
     ] = None,
     protocol: Annotated[
         str,
@@ -43,7 +46,10 @@ def evaluate(
     fold: options.FoldOption = None,
     labels: options.LabelsOption = None,
     label_level: options.LabelLevelOption = None,
-    train: Annotated[Path | None, typer.Option(help="Labeled training videos, for linear-probe, knn, order.")] = None,
+    train: Annotated[
+        Path | None,
+        typer.Option(help="Labeled training videos, for linear-probe, knn, order.", callback=checks.existing_videos),
+    ] = None,
     train_split: Annotated[str | None, typer.Option(help="Split of --train.")] = None,
     pairs: Annotated[
         str | None,
@@ -67,19 +73,11 @@ def evaluate(
     device: options.DeviceOption = None,
     baseline: Annotated[bool, typer.Option(help="Also evaluate the frozen, frame-averaged base CLIP.")] = True,
     max_missing: options.MaxMissingOption = 0.01,
-    out: Annotated[Path | None, typer.Option(help="JSON file for the result.", callback=options.out_file)] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="JSON file for the result.", callback=options.out_file, is_eager=True)
+    ] = None,
 ) -> None:
     """Evaluate an encoder, and the frozen frame-averaged base CLIP under the same protocol."""
-    from verbspace.cli.console.progress import progress
-    from verbspace.cli.console.results import print_results
-    from verbspace.concepts.space import validate_scoring
-    from verbspace.evaluation.benchmarks import evaluate_benchmark
-    from verbspace.evaluation.evaluate import evaluate as run
-    from verbspace.evaluation.evaluate import evaluate_order
-    from verbspace.evaluation.localization import WINDOW_SECONDS, evaluate_localization
-    from verbspace.evaluation.retrieval import evaluate_retrieval
-    from verbspace.utils.atomic_io import write_text
-
     is_benchmark = "/" in protocol
     if data is None and (root is None or not is_benchmark):
         raise ValueError("give --data with your own videos, or --root with a benchmark's folder and its --protocol")
@@ -115,6 +113,17 @@ def evaluate(
         if protocol != "zero-shot":
             raise ValueError(f"--fitted: {protocol} has no use for it; leave the option out")
         data_options["fitted"] = fitted
+    checks.check_vocabulary(None, concepts, scoring)
+    from verbspace.cli.console.progress import progress
+    from verbspace.cli.console.results import print_results
+    from verbspace.concepts.scoring import validate_scoring
+    from verbspace.evaluation.benchmarks import evaluate_benchmark
+    from verbspace.evaluation.evaluate import evaluate as run
+    from verbspace.evaluation.evaluate import evaluate_order
+    from verbspace.evaluation.localization import WINDOW_SECONDS, evaluate_localization
+    from verbspace.evaluation.retrieval import evaluate_retrieval
+    from verbspace.utils.atomic_io import write_text
+
     with progress() as on_progress:
         embed_settings: dict[str, Any] = {
             "frames": frames, "clips": clips, "crops": crops, "baseline": baseline, "max_missing": max_missing,

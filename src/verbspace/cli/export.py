@@ -28,7 +28,7 @@ ResultsOption = Annotated[
 @app.command()
 def export(
     encoder: EncoderArgument,
-    out: Annotated[Path, typer.Option(help="Folder to write.", callback=out_folder)],
+    out: Annotated[Path, typer.Option(help="Folder to write.", callback=out_folder, is_eager=True)],
     export_format: Annotated[str, typer.Option("--format", help="onnx or torch.")] = "onnx",
     int8: Annotated[bool, typer.Option("--int8", help="Also write 8-bit ONNX towers.")] = False,
     eval_data: EvalDataOption = None,
@@ -77,7 +77,10 @@ def card(
     encoder: EncoderArgument,
     result: ResultsOption = None,
     out: Annotated[
-        Path | None, typer.Option(help="File to write. Default: README.md of the encoder's folder.", callback=out_file)
+        Path | None,
+        typer.Option(
+            help="File to write. Default: README.md of the encoder's folder.", callback=out_file, is_eager=True
+        ),
     ] = None,
 ) -> None:
     """Write the model card of an encoder, with evaluation results."""
@@ -109,7 +112,9 @@ def push(
 def compare(
     runs: Annotated[list[Path], typer.Argument(help="Run folders, written by `adapt` or `demo`.")],
     result: ResultsOption = None,
-    out: Annotated[Path, typer.Option(help="HTML page to write.", callback=out_file)] = Path("report.html"),
+    out: Annotated[Path, typer.Option(help="HTML page to write.", callback=out_file, is_eager=True)] = Path(
+        "report.html"
+    ),
 ) -> None:
     """Compare runs on one page: results, settings and training. All results must have the same protocol.
 

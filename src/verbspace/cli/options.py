@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from verbspace.cli import checks
 from verbspace.utils.atomic_io import check_writable, check_writable_folder
 
 if TYPE_CHECKING:
@@ -18,7 +19,10 @@ if TYPE_CHECKING:
 
 
 def out_file(path: Path | None) -> Path | None:
-    """Raise OSError, before the command computes anything, if a file cannot be written. A callback of `--out`."""
+    """Raise OSError, before the command computes anything, if a file cannot be written.
+
+    A callback of `--out`, which is eager: it is called before those that check the inputs.
+    """
     if path is not None:
         check_writable(path)
     return path
@@ -31,23 +35,34 @@ def out_folder(path: Path | None) -> Path | None:
     return path
 
 
-EncoderArgument = Annotated[str, typer.Argument(help="Encoder: a folder or a hub id.")]
-EncoderOption = Annotated[str, typer.Option(help="Encoder: a folder or a hub id.")]
-ConceptsOption = Annotated[str | None, typer.Option(help="Bundled name or JSON file. Default: the encoder's own.")]
+EncoderArgument = Annotated[str, typer.Argument(help="Encoder: a folder or a hub id.", callback=checks.known_encoder)]
+EncoderOption = Annotated[str, typer.Option(help="Encoder: a folder or a hub id.", callback=checks.known_encoder)]
+ConceptsOption = Annotated[
+    str | None,
+    typer.Option(help="Bundled name or JSON file. Default: the encoder's own.", callback=checks.known_concepts),
+]
 ActionsOption = Annotated[
     list[str] | None,
     typer.Option(help="Action names with commas between them, or a text file with one per line. Repeatable."),
 ]
 ScoringOption = Annotated[str, typer.Option(help="Score by category, description, both, or phases (in time).")]
 VideosArgument = Annotated[list[str], typer.Argument(help="Files, folders, glob patterns or URLs; - reads a list.")]
-DataArgument = Annotated[Path, typer.Argument(help="Video folder, list file, or a data set's own annotation file.")]
+DataArgument = Annotated[
+    Path,
+    typer.Argument(
+        help="Video folder, list file, or a data set's own annotation file.", callback=checks.existing_videos
+    ),
+]
 RootOption = Annotated[Path | None, typer.Option(help="Folder of the videos. Default: the folder of the list file.")]
 SplitOption = Annotated[str | None, typer.Option(help="Split: train, test or validation.")]
 FoldOption = Annotated[
     int | None, typer.Option(min=1, max=3, help="UCF101 and HMDB51: which official split. Default: 1.")
 ]
 LabelsOption = Annotated[
-    Path | None, typer.Option(help="Names of class numbers: id,name CSV, one name per line, or classInd.txt.")
+    Path | None,
+    typer.Option(
+        help="Names of class numbers: id,name CSV, one name per line, or classInd.txt.", callback=checks.existing_file
+    ),
 ]
 LabelLevelOption = Annotated[
     int | None,
@@ -58,9 +73,17 @@ WindowOption = Annotated[float, typer.Option(min=0.1, help="Window length in sec
 StrideOption = Annotated[
     float | None, typer.Option(help="Seconds between window starts. Default: half a window; `embed`: a whole one.")
 ]
-CalibrationOption = Annotated[Path | None, typer.Option(help="File that `verbspace calibrate` wrote.")]
-FittedOption = Annotated[Path | None, typer.Option(help="File that `verbspace fit` wrote.")]
-EvalDataOption = Annotated[Path | None, typer.Option(help="Labeled videos. They are used for evaluation only.")]
+CalibrationOption = Annotated[
+    Path | None,
+    typer.Option(help="File that `verbspace calibrate` wrote.", callback=checks.existing_calibration),
+]
+FittedOption = Annotated[
+    Path | None, typer.Option(help="File that `verbspace fit` wrote.", callback=checks.existing_file)
+]
+EvalDataOption = Annotated[
+    Path | None,
+    typer.Option(help="Labeled videos. They are used for evaluation only.", callback=checks.existing_videos),
+]
 BatchSizeOption = Annotated[int, typer.Option(min=1, help="Videos per batch; `embed`: windows of a video.")]
 WorkersOption = Annotated[
     int | None, typer.Option(min=0, help="Workers. Default: one per CPU core; `embed`: at most 8; `evaluate`: none.")
@@ -83,7 +106,7 @@ def parse_overrides(config: Path | None, overrides: list[str], base: AdaptSettin
     """Apply the values of `--set` to the settings in a YAML or TOML file, or to `base` if there is no file."""
     import yaml
 
-    from verbspace.config.settings import AdaptSettings, load_settings, parse_settings
+    from verbspace.config.settings import AdaptSettings, load_settings, parse_settings, suggest_setting
 
     defaults = AdaptSettings().model_dump(mode="json")
     content = (load_settings(config) if config else base or AdaptSettings()).model_dump(mode="json", exclude_unset=True)
@@ -95,7 +118,8 @@ def parse_overrides(config: Path | None, overrides: list[str], base: AdaptSettin
         target, known = content, defaults
         for group in groups:
             if not isinstance(known.get(group), dict):
-                raise ValueError(f"--set {override}: there is no group of settings named {group!r}")
+                advice = suggest_setting(key.strip(), AdaptSettings)
+                raise ValueError(f"--set {override}: there is no group of settings named {group!r}{advice}")
             target, known = target.setdefault(group, {}), known[group]
         try:
             target[field] = yaml.safe_load(value)

@@ -8,28 +8,30 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from verbspace.cli import options
+from verbspace.cli import checks, options
 
 if TYPE_CHECKING:
     from verbspace.inference.predictor import Predictor
-    from verbspace.utils.device import PrecisionSetting
+    from verbspace.utils.precision import PrecisionSetting
 
 app = typer.Typer(rich_markup_mode=None)
 
 
 def _load_predictor(
     encoder: str, actions: list[str] | None, concepts: str | None, scoring: str, frames: int, calibration: Path | None,
-    device: str | None, top: int = 5, abstain: float | None = None, independent: bool = False,
+    device: str | None, top: int = 5, describe: bool = True, abstain: float | None = None, independent: bool = False,
     fitted: Path | None = None,
 ) -> Predictor:  # fmt: skip
-    from verbspace.concepts.space import validate_scoring
+    from verbspace.cli.console.progress import progress
+    from verbspace.concepts.scoring import validate_scoring
     from verbspace.inference.predictor import Predictor
 
-    return Predictor(
-        encoder, options.parse_action_list(actions), concepts=concepts, scoring=validate_scoring(scoring),
-        frames=frames, top=top, calibration=calibration, abstain=abstain, independent=independent,
-        fitted=fitted, device=device,
-    )  # fmt: skip
+    with progress() as on_progress:
+        return Predictor(
+            encoder, actions, concepts=concepts, scoring=validate_scoring(scoring), frames=frames, top=top,
+            calibration=calibration, abstain=abstain, independent=independent, fitted=fitted, device=device,
+            describe=describe, on_progress=on_progress,
+        )  # fmt: skip
 
 
 @app.command()
@@ -65,27 +67,24 @@ def predict(
     from verbspace.cli.console.terminal import ErrorCounter
     from verbspace.data.errors import DecodeError
     from verbspace.data.sources.inputs import expand_inputs
-    from verbspace.inference.predictor import WindowConfig
 
     output_format = resolve_format(output_format, as_json)
     if window is None and (stride is not None or min_score or spans):
         raise ValueError("--stride, --spans and --min-score need --window; add it, or remove them")
+    action_names = options.parse_action_list(actions)
+    checks.check_vocabulary(action_names, concepts, scoring)
     print_prediction, on_error = make_printer(output_format, timeline=window is not None), ErrorCounter()
+    if (files := checks.skip_missing(expand_inputs(paths, sys.stdin, on_error), on_error)) is None:
+        raise typer.Exit(1)
+    from verbspace.inference.predictor import WindowConfig
+
     predictor = _load_predictor(
-        encoder,
-        actions,
-        concepts,
-        scoring,
-        frames,
-        calibration,
-        device,
-        top=top,
-        abstain=abstain,
-        independent=independent,
-        fitted=fitted,
-    )
+        encoder, action_names, concepts, scoring, frames, calibration, device, top=top,
+        describe=output_format == "jsonl",  # the other formats show no descriptions
+        abstain=abstain, independent=independent, fitted=fitted,
+    )  # fmt: skip
     window_config = None if window is None else WindowConfig(window, stride, min_score, spans)
-    for name, outcome in predictor.predict_stream(expand_inputs(paths, sys.stdin, on_error), window_config):
+    for name, outcome in predictor.predict_stream(files, window_config):
         if isinstance(outcome, DecodeError):
             on_error(str(outcome))
         else:
@@ -109,7 +108,8 @@ def explain(
     fitted: options.FittedOption = None,
     device: options.DeviceOption = None,
     out: Annotated[
-        Path | None, typer.Option(help="HTML page with frames and attention maps.", callback=options.out_file)
+        Path | None,
+        typer.Option(help="HTML page with frames and attention maps.", callback=options.out_file, is_eager=True),
     ] = None,
     as_json: options.JsonOption = False,
 ) -> None:
@@ -121,14 +121,19 @@ def explain(
     from verbspace.cli.console.terminal import ErrorCounter
     from verbspace.data.errors import VideoError
     from verbspace.data.sources.inputs import expand_inputs, localize
+    from verbspace.utils.atomic_io import write_text
+
+    action_names = options.parse_action_list(actions)
+    checks.check_vocabulary(action_names, concepts, scoring)
+    explanations, on_error = [], ErrorCounter()
+    if (files := checks.skip_missing(expand_inputs(paths, sys.stdin, on_error), on_error)) is None:
+        raise typer.Exit(1)
     from verbspace.inference.explain import explain as explain_video
     from verbspace.inference.explain import to_json
     from verbspace.reporting.explanations import render_explanation_page
-    from verbspace.utils.atomic_io import write_text
 
-    predictor = _load_predictor(encoder, actions, concepts, scoring, frames, calibration, device, fitted=fitted)
-    explanations, on_error = [], ErrorCounter()
-    for name in expand_inputs(paths, sys.stdin, on_error):
+    predictor = _load_predictor(encoder, action_names, concepts, scoring, frames, calibration, device, fitted=fitted)
+    for name in files:
         try:
             with localize(name) as path:
                 explanation = explain_video(predictor, path, start=start, end=end, top=top)
@@ -155,7 +160,9 @@ def explain(
 def fit(
     data: options.DataArgument,
     encoder: options.EncoderOption,
-    out: Annotated[Path, typer.Option(help="File for the fitted action vectors.", callback=options.out_file)],
+    out: Annotated[
+        Path, typer.Option(help="File for the fitted action vectors.", callback=options.out_file, is_eager=True)
+    ],
     concepts: options.ConceptsOption = None,
     root: options.RootOption = None,
     split: options.SplitOption = None,
@@ -188,7 +195,7 @@ def fit(
 def calibrate(
     paths: options.VideosArgument,
     encoder: options.EncoderOption,
-    out: Annotated[Path, typer.Option(help="JSON file for the temperature.", callback=options.out_file)],
+    out: Annotated[Path, typer.Option(help="JSON file for the temperature.", callback=options.out_file, is_eager=True)],
     actions: options.ActionsOption = None,
     concepts: options.ConceptsOption = None,
     scoring: options.ScoringOption = "category",
@@ -206,25 +213,28 @@ def calibrate(
 ) -> None:
     """Fit the temperature of probabilities on unlabeled videos."""
     from verbspace.cli.console.progress import progress
-    from verbspace.cli.console.results import print_calibration
-    from verbspace.concepts.space import validate_scoring
+    from verbspace.concepts.scoring import validate_scoring
     from verbspace.data.sources.inputs import expand_inputs, is_url
-    from verbspace.evaluation.calibration import evaluate_calibration
-    from verbspace.inference.calibration import calibrate as fit
-    from verbspace.inference.calibration import resolve_reference
-    from verbspace.inference.predictor import resolve_concepts
-    from verbspace.models.loading import load_encoder
 
     options.require_labeled_videos(labels, "--eval-data", eval_data)
     files, other_files = list(expand_inputs(paths, sys.stdin)), list(expand_inputs(others or [], sys.stdin))
     if urls := [file for file in [*files, *other_files] if is_url(file)]:
         raise ValueError(f"{urls[0]}: calibration reads each video twice and accepts no URLs; download the files first")
+    action_names = options.parse_action_list(actions)
+    checks.check_vocabulary(action_names, concepts, scoring)
+    from verbspace.cli.console.results import print_calibration
+    from verbspace.evaluation.calibration import evaluate_calibration
+    from verbspace.inference.calibration import calibrate as run
+    from verbspace.inference.calibration import resolve_reference
+    from verbspace.inference.predictor import resolve_concepts
+    from verbspace.models.loading import load_encoder
+
     loaded = load_encoder(encoder, device)
-    vocabulary = resolve_concepts(loaded, options.parse_action_list(actions), concepts)
+    vocabulary = resolve_concepts(loaded, action_names, concepts)
     if len(vocabulary.actions) < 2:
         raise ValueError("there is only one action, which has 100 % at every temperature; give two or more actions")
     with progress() as on_progress:
-        calibration = fit(
+        calibration = run(
             loaded, files, vocabulary, reference=resolve_reference(loaded, reference),
             others=other_files, scoring=validate_scoring(scoring), frames=frames, on_progress=on_progress,
         )  # fmt: skip

@@ -22,7 +22,10 @@ def reproduce(
     root: Annotated[Path, typer.Option(help="Folder of the benchmark: videos and official annotation files.")],
     encoder: options.EncoderOption,
     out: Annotated[
-        Path, typer.Option(help="HTML page; the results are saved beside it as JSON.", callback=options.out_file)
+        Path,
+        typer.Option(
+            help="HTML page; the results are saved beside it as JSON.", callback=options.out_file, is_eager=True
+        ),
     ],
     tasks: Annotated[
         list[str] | None,

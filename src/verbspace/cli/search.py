@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from verbspace.cli import options
+from verbspace.cli import checks, options
 
 if TYPE_CHECKING:
-    from verbspace.utils.device import PrecisionSetting
+    from verbspace.utils.precision import PrecisionSetting
 
 app = typer.Typer(rich_markup_mode=None)
 index_app = typer.Typer(
@@ -30,7 +30,12 @@ def _parse_index_dir(name: str) -> Path:
 
 IndexArgument = Annotated[Path, typer.Argument(help="Folder of the index.", parser=_parse_index_dir, metavar="INDEX")]
 IndexEncoderOption = Annotated[
-    str | None, typer.Option("--encoder", help="Encoder: a folder or a hub id. Default: the one named in the index.")
+    str | None,
+    typer.Option(
+        "--encoder",
+        help="Encoder: a folder or a hub id. Default: the one named in the index.",
+        callback=checks.known_encoder,
+    ),
 ]
 
 
@@ -98,7 +103,8 @@ def search(
     output_format: Annotated[str, typer.Option("--format", help="table, jsonl or html.")] = "table",
     as_json: options.JsonOption = False,
     out: Annotated[
-        Path | None, typer.Option(help="With --format html: the page to write.", callback=options.out_file)
+        Path | None,
+        typer.Option(help="With --format html: the page to write.", callback=options.out_file, is_eager=True),
     ] = None,
     embed_clips: Annotated[bool, typer.Option("--embed-clips", help="Store the clips inside the page.")] = False,
     encoder: IndexEncoderOption = None,
@@ -106,11 +112,9 @@ def search(
 ) -> None:
     """Search an index by text, by example clips, or by sums and differences of both."""
     from verbspace.cli.console.predictions import resolve_format
-    from verbspace.cli.console.search_tables import print_hits
     from verbspace.cli.console.terminal import print_error
-    from verbspace.search.index import list_index_shards
+    from verbspace.search.index import list_index_shards, read_manifest
     from verbspace.search.query import collect_terms, describe_query
-    from verbspace.search.searcher import Searcher
 
     output_format = resolve_format(output_format, as_json)
     if output_format not in ("table", "jsonl", "html"):
@@ -122,11 +126,13 @@ def search(
     if spans and per_video:
         raise ValueError("--spans and --per-video contradict each other; give one of them")
     terms = collect_terms(query, add or (), subtract or ())
-    if '"' not in query and (" - " in query or " + " in query):
-        print_error(
-            'the query is one text; for a sum or a difference put each term in quotes: \'"running" - "outdoors"\'',
-            "info",
-        )
+    read_manifest(index)
+    for clip in similar_to or []:
+        if checks.is_missing(clip):
+            raise ValueError(f"{clip}: there is no such file")
+    from verbspace.cli.console.search_tables import print_hits
+    from verbspace.search.searcher import Searcher
+
     searcher = Searcher(index, encoder, device=device)
     if shards := list_index_shards(index):
         print_error(f"{len(shards)} shards are not merged yet and are not searched, such as {shards[0]}", "warning")
@@ -175,7 +181,8 @@ def move(
 
 @index_app.command("export")
 def export(
-    index: IndexArgument, out: Annotated[Path, typer.Option(help="Parquet file to write.", callback=options.out_file)]
+    index: IndexArgument,
+    out: Annotated[Path, typer.Option(help="Parquet file to write.", callback=options.out_file, is_eager=True)],
 ) -> None:
     """Write all rows to a Parquet file."""
     from verbspace.search.index import Index
@@ -204,12 +211,14 @@ def build_ann(
 ) -> None:
     """Build an approximate index for many rows. Its settings are chosen by recall, measured with 400 text queries."""
     from verbspace.concepts.concept_set import ConceptSet
+    from verbspace.search.index import lock_index, read_manifest
+
+    read_manifest(index)
     from verbspace.search.ann import build_ann_index
-    from verbspace.search.index import lock_index
     from verbspace.search.searcher import Searcher
 
     searcher = Searcher(index, encoder, device=device)
-    queries = searcher.query_encoder.encode(ConceptSet.load("k400").action_names)
+    queries = searcher.query_encoder.encode(ConceptSet.load("k400").action_names, cached=True)
     with lock_index(index):
         config = build_ann_index(searcher.index, queries, recall=recall)
     print(f"{index}: {config.nprobes} of {config.num_partitions} partitions searched, recall {config.recall}")

@@ -10,7 +10,6 @@ from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-import torch
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool, ValidationError, model_validator
 
 from verbspace.concepts import registry
@@ -144,15 +143,6 @@ class ConceptSet(_FrozenModel):
     def descriptions_of_phase(self, phase: Phase | None) -> list[Description]:
         """Return the descriptions of one phase, or those that hold for the whole action."""
         return [description for description in self.descriptions if description.phase == phase]
-
-    def description_action_mask(self, phase: Phase | None = None) -> torch.Tensor:
-        """Return an (M, K) bool tensor, true where description m of `descriptions_of_phase` describes action k."""
-        index_of = {name: index for index, name in enumerate(self.action_names)}
-        descriptions = self.descriptions_of_phase(phase)
-        mask = torch.zeros(len(descriptions), len(self.actions), dtype=torch.bool)
-        for row, description in enumerate(descriptions):
-            mask[row, [index_of[name] for name in description.actions]] = True
-        return mask
 
     def subset(self, names: Sequence[str]) -> ConceptSet:
         """Return a set with only the named actions, in the given order, and the descriptions of those."""

@@ -3,22 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, cast, get_args
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from verbspace.concepts.concept_set import PHASES, ConceptSet
-
-ScoringMode = Literal["category", "description", "both", "phases"]
-
-
-def validate_scoring(scoring: str) -> ScoringMode:
-    """Return `scoring` as a `ScoringMode`, or raise ValueError."""
-    if scoring not in get_args(ScoringMode):
-        raise ValueError(f'scoring: {scoring!r} is not supported; use "category", "description", "both" or "phases"')
-    return cast(ScoringMode, scoring)
+from verbspace.concepts.concept_set import PHASES, ConceptSet, Phase
+from verbspace.concepts.scoring import ScoringMode
 
 
 class ConceptSpace(nn.Module):
@@ -69,13 +61,26 @@ class ConceptSpace(nn.Module):
 
     @classmethod
     def build(
-        cls, concepts: ConceptSet, encode_text: Callable[[list[str]], Tensor], temperature: float = 0.01
+        cls,
+        concepts: ConceptSet,
+        encode_text: Callable[[list[str]], Tensor],
+        temperature: float = 0.01,
+        *,
+        with_descriptions: bool = True,
     ) -> ConceptSpace:
         """Encode a concept set.
 
         A category vector is the normalized mean of normalized text embeddings over the prompt templates (CLIP's
-        prompt ensembling, Radford et al. 2021, section 3.1.4). `encode_text` maps n texts to (n, D) embeddings.
+        prompt ensembling, Radford et al. 2021, section 3.1.4).
+
+        Args:
+            concepts: The concept set.
+            encode_text: Maps N texts to embeddings (N, D).
+            temperature: Divisor of the cosines.
+            with_descriptions: False: encode the actions only. The space has no descriptions then.
         """
+        if not with_descriptions:
+            concepts = concepts.model_copy(update={"descriptions": ()})
         templates = concepts.templates
         prompts = [template.format(name) for name in concepts.action_names for template in templates]
         prompt_vectors = F.normalize(encode_text(prompts).float(), dim=-1)
@@ -86,11 +91,11 @@ class ConceptSpace(nn.Module):
         vectors = F.normalize(encode_text(unique).float(), dim=-1) if unique else empty
         index_of = {text: index for index, text in enumerate(unique)}
         vectors_of = {phase: vectors[[index_of[text] for text in texts]] for phase, texts in by_phase.items()}
-        masks = {phase: concepts.description_action_mask(phase).to(vectors) for phase in PHASES}
+        masks = {phase: description_action_mask(concepts, phase).to(vectors) for phase in PHASES}
         return cls(
             prompt_vectors.mean(1),
             vectors_of[None],
-            concepts.description_action_mask(),
+            description_action_mask(concepts),
             action_names=concepts.action_names,
             description_texts=by_phase[None],
             temperature=temperature,
@@ -188,3 +193,13 @@ class ConceptSpace(nn.Module):
         Entry (i, j) is the softmax probability of action j against i alone, for an embedding equal to the vector of i.
         """
         return ((self.categories @ self.categories.T - 1) / self.temperature).sigmoid()
+
+
+def description_action_mask(concepts: ConceptSet, phase: Phase | None = None) -> Tensor:
+    """Return an (M, K) bool tensor, true where description m of `descriptions_of_phase` describes action k."""
+    index_of = {name: index for index, name in enumerate(concepts.action_names)}
+    descriptions = concepts.descriptions_of_phase(phase)
+    mask = torch.zeros(len(descriptions), len(concepts.actions), dtype=torch.bool)
+    for row, description in enumerate(descriptions):
+        mask[row, [index_of[name] for name in description.actions]] = True
+    return mask

@@ -6,6 +6,7 @@ or follows from the checkpoint's sizes. The defaults of augmentation were chosen
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -226,4 +227,26 @@ def validate_model(model: type[S], content: Any, source: str) -> S:
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"]) or "top level"
+        if first["type"] == "extra_forbidden":
+            advice = suggest_setting(field, model)
+            raise ValueError(
+                f"{source}: {field}: there is no such setting (given: {first['input']!r}){advice}"
+            ) from None
         raise ValueError(f"{source}: {field}: {first['msg']} (given: {first['input']!r})") from None
+
+
+def suggest_setting(name: str, model: type[BaseModel]) -> str:
+    """Return "; did you mean …?" with the setting of a model whose dotted name is most like `name`, or ""."""
+    names = _setting_names(model)
+    same_key = [known for known in names if known.rpartition(".")[2] == name.rpartition(".")[2]]
+    close = difflib.get_close_matches(name, names, 1) or same_key
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _setting_names(model: type[BaseModel]) -> list[str]:
+    names: list[str] = []
+    for name, field in model.model_fields.items():
+        kind = field.annotation
+        is_group = isinstance(kind, type) and issubclass(kind, BaseModel)
+        names += [f"{name}.{key}" for key in _setting_names(kind)] if is_group else [name]  # type: ignore[arg-type]
+    return names

@@ -11,7 +11,7 @@ import torch
 
 from verbspace.concepts.concept_set import ConceptSet
 from verbspace.concepts.labels import label_to_phrase
-from verbspace.concepts.space import ScoringMode
+from verbspace.concepts.scoring import ScoringMode
 from verbspace.data.decoding.backends import Decoder
 from verbspace.data.sources.benchmarks import charades_classes, is_charades
 from verbspace.data.sources.manifest import fold_of, read_manifest
@@ -24,7 +24,8 @@ from verbspace.evaluation.results import BenchmarkResult
 from verbspace.evaluation.runner import MAX_MISSING_FRACTION, EvalConfig, load_encoders, run_evaluation
 from verbspace.inference.embedding import EmbeddingCache
 from verbspace.models.video_encoder import VideoEncoder
-from verbspace.utils.device import Precision, PrecisionSetting, resolve_precision
+from verbspace.utils.device import resolve_precision
+from verbspace.utils.precision import Precision, PrecisionSetting
 from verbspace.utils.progress import ProgressCallback
 
 

@@ -47,7 +47,7 @@ def evaluate_calibration(
     records, names = read_labeled_videos(data, concepts, labels=labels)
     indices = labels_to_indices(names, concepts)
     targets_by_file = {record.file: index for record, index in zip(records, indices, strict=True)}
-    space = encoder.build_concept_space(concepts)
+    space = encoder.build_concept_space(concepts, with_descriptions=calibration.by != "category")
     embedded = embed_videos(encoder, records, frames=calibration.frames)
     targets = torch.tensor([targets_by_file[record.file] for record in embedded.records])
     scores = space.action_scores(embedded.embeddings, calibration.by)

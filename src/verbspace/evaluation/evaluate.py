@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 import torch
 
 from verbspace.concepts.concept_set import ConceptSet
-from verbspace.concepts.space import ScoringMode
+from verbspace.concepts.scoring import ScoringMode
 from verbspace.data.decoding.backends import Decoder
 from verbspace.evaluation.eval_split import EvalSplit
 from verbspace.evaluation.labels import (
@@ -25,7 +25,8 @@ from verbspace.evaluation.results import Evaluation
 from verbspace.evaluation.runner import MAX_MISSING_FRACTION, EvalConfig, load_encoders, run_evaluation
 from verbspace.inference.few_shot import FittedActions
 from verbspace.models.video_encoder import VideoEncoder
-from verbspace.utils.device import PrecisionSetting, resolve_precision
+from verbspace.utils.device import resolve_precision
+from verbspace.utils.precision import PrecisionSetting
 from verbspace.utils.progress import ProgressCallback
 
 PROTOCOLS = (*get_args(Task), "order")

@@ -19,7 +19,7 @@ from verbspace.inference.few_shot import FitInfo, FittedActions, fit_action_vect
 from verbspace.models.hashing import encoder_hash
 from verbspace.models.loading import load_encoder
 from verbspace.models.video_encoder import VideoEncoder
-from verbspace.utils.device import PrecisionSetting
+from verbspace.utils.precision import PrecisionSetting
 from verbspace.utils.progress import ProgressCallback
 
 
@@ -82,7 +82,7 @@ def fit(
     )  # fmt: skip
     failed = embedded.failures.by_path
     y = torch.tensor([target for record, target in zip(records, targets, strict=True) if record.path not in failed])
-    space = encoder.build_concept_space(concepts)
+    space = encoder.build_concept_space(concepts, with_descriptions=False, on_progress=on_progress)
     z = embedded.embeddings
     vectors = fit_action_vectors(z, y, space)
     by_text = float((space.action_scores(z).argmax(1) == y).double().mean())

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from verbspace.concepts.concept_set import ConceptSet
 from verbspace.concepts.labels import read_action_names
-from verbspace.concepts.space import ScoringMode, validate_scoring
+from verbspace.concepts.scoring import ScoringMode, validate_scoring
 from verbspace.data.decoding.backends import decoder_version
 from verbspace.data.errors import DecodeError, DecodeFailure, DecodeFailures
 from verbspace.data.sampling import Window
@@ -34,7 +34,8 @@ from verbspace.inference.spans import MAX_OVERLAP, find_spans
 from verbspace.inference.timeline import Segment, merge_windows
 from verbspace.models.hashing import encoder_hash
 from verbspace.models.video_encoder import VideoEncoder
-from verbspace.utils.device import Precision, PrecisionSetting, resolve_precision
+from verbspace.utils.device import resolve_precision
+from verbspace.utils.precision import Precision, PrecisionSetting
 from verbspace.utils.progress import ProgressCallback
 
 logger = logging.getLogger(__name__)
@@ -192,7 +193,10 @@ def resolve_class_splits(
 def _measure(
     settings: _Settings, encoder: VideoEncoder, name: str, on_progress: ProgressCallback | None
 ) -> LocalizationResult:
-    embedder, space = embedder_for(encoder, settings.scoring), encoder.build_concept_space(settings.concepts)
+    embedder = embedder_for(encoder, settings.scoring)
+    space = encoder.build_concept_space(
+        settings.concepts, with_descriptions=settings.scoring != "category", on_progress=on_progress
+    )
     windows: dict[str, tuple[list[Window], Tensor]] = {}
     failures = DecodeFailures(len(settings.videos))
     for done, video in enumerate(settings.videos, 1):

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from verbspace.concepts.concept_set import ConceptSet
 from verbspace.concepts.opposed import opposed_pairs
-from verbspace.concepts.space import ConceptSpace, ScoringMode
+from verbspace.concepts.scoring import ScoringMode
+from verbspace.concepts.space import ConceptSpace
 from verbspace.evaluation.eval_split import EvalSplit
 from verbspace.evaluation.frame_order import FrameOrder, OrderEmbedder, split_orders
 from verbspace.evaluation.linear_probe import linear_probe
@@ -111,7 +112,9 @@ def measure_order(
     actions = {action for pair in pairs for action in pair}
     train_split = None if config.train is None else _select_actions(config.train, actions)
     config = replace(config, test=_select_actions(config.test, actions), train=train_split)
-    space = encoder.build_concept_space(config.concepts)
+    space = encoder.build_concept_space(
+        config.concepts, with_descriptions=config.scoring != "category", on_progress=on_progress
+    )
     embedder = OrderEmbedder(embedder_for(encoder, config.scoring))
 
     def embed(split: EvalSplit) -> tuple[EmbeddingResult, Tensor]:

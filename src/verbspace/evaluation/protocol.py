@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from verbspace.concepts.space import ScoringMode
+from verbspace.concepts.scoring import ScoringMode
 from verbspace.data.frame_preprocessing import FramePreprocessing
 
 CLIP_PREPROCESSING = FramePreprocessing(size=224).describe()

@@ -24,7 +24,8 @@ from verbspace.evaluation.runner import MAX_MISSING_FRACTION, load_encoders
 from verbspace.inference.embedding import EmbeddingCache
 from verbspace.models.hashing import encoder_hash
 from verbspace.models.video_encoder import VideoEncoder
-from verbspace.utils.device import Precision, PrecisionSetting, resolve_precision
+from verbspace.utils.device import resolve_precision
+from verbspace.utils.precision import Precision, PrecisionSetting
 from verbspace.utils.progress import ProgressCallback
 
 logger = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from verbspace.concepts.concept_set import ConceptSet
-from verbspace.concepts.space import ScoringMode, validate_scoring
+from verbspace.concepts.scoring import ScoringMode, validate_scoring
 from verbspace.data.decoding.backends import Decoder, decoder_version, require_backend
 from verbspace.data.sources.manifest import data_hash
 from verbspace.evaluation.eval_split import EvalSplit, embed_split, precision_name
@@ -29,7 +29,7 @@ from verbspace.inference.part_embedder import embedder_for
 from verbspace.models.hashing import encoder_hash
 from verbspace.models.loading import load_encoder
 from verbspace.models.video_encoder import VideoEncoder
-from verbspace.utils.device import Precision
+from verbspace.utils.precision import Precision
 from verbspace.utils.progress import ProgressCallback
 
 MAX_MISSING_FRACTION = 0.01
@@ -205,7 +205,9 @@ def evaluate_encoder(
     num_actions = len(config.concepts.actions)
     space = None
     if config.task == "zero-shot":
-        space = encoder.build_concept_space(config.concepts)
+        space = encoder.build_concept_space(
+            config.concepts, with_descriptions=config.scoring != "category", on_progress=on_progress
+        )
         if config.fitted is not None:
             config.fitted.apply(space, encoder, config.concepts, config.frames)
         size = space.embedding_size(config.scoring)

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from verbspace.concepts.space import ConceptSpace, ScoringMode
+from verbspace.concepts.scoring import ScoringMode
+from verbspace.concepts.space import ConceptSpace
 
 _CHUNK = 4096
 

@@ -13,7 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
 from verbspace.concepts.concept_set import ConceptSet
-from verbspace.concepts.space import ConceptSpace, ScoringMode
+from verbspace.concepts.scoring import ScoringMode
+from verbspace.concepts.space import ConceptSpace
 from verbspace.data.dataloader import load_clips
 from verbspace.data.datasets import ClipDataset
 from verbspace.data.sources.record import Record
@@ -153,7 +154,8 @@ def calibrate(
         scoring: Scoring mode that predictions will use.
         frames: Frames per video, or per half.
     """
-    space = encoder.build_concept_space(concepts)
+    with_descriptions = scoring != "category"
+    space = encoder.build_concept_space(concepts, with_descriptions=with_descriptions, on_progress=on_progress)
     records = [Record(path) for path in files]
     _require_min_videos(len(records), "are given")
     options: Any = {"frames": frames, "batch_size": batch_size, "allow_empty": True, "on_progress": on_progress}
@@ -173,7 +175,9 @@ def calibrate(
             embedder_for(reference, scoring), records, stage="reference encoder", **options
         )
         scores = space.action_scores(embedded.embeddings, scoring)
-        reference_space = reference.build_concept_space(concepts)
+        reference_space = reference.build_concept_space(
+            concepts, with_descriptions=with_descriptions, on_progress=on_progress
+        )
         reference_scores = reference_space.action_scores(reference_embedded.embeddings, scoring)
     predicted, targets = scores.argmax(1), reference_scores.argmax(1)
     if torch.equal(predicted, targets):

@@ -22,7 +22,8 @@ from verbspace.data.errors import DecodeError, DecodeFailure, DecodeFailures, No
 from verbspace.data.frame_preprocessing import FramePreprocessing
 from verbspace.data.sampling import Window, plan_windows
 from verbspace.data.sources.record import Record
-from verbspace.utils.device import Precision, PrecisionSetting, resolve_precision
+from verbspace.utils.device import resolve_precision
+from verbspace.utils.precision import Precision, PrecisionSetting
 from verbspace.utils.progress import ProgressCallback
 
 MAX_WINDOWS = 200_000  # windows per video: nine days at one window every 4 s

@@ -224,7 +224,7 @@ def _find_activated_descriptions(
     predictor: Predictor, z: Tensor, frame_embeddings: Tensor, spans: list[Span], top: int
 ) -> list[ActivatedDescription]:
     space, concepts = predictor.space, predictor.concepts
-    descriptions = concepts.descriptions_of_phase(None)
+    descriptions = concepts.descriptions_of_phase(None) if space.description_texts else []
     if not descriptions:
         return []
     probabilities = space.probs(z[None], "description")[0]

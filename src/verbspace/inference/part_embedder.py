@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from verbspace.concepts.space import ScoringMode
+from verbspace.concepts.scoring import ScoringMode
 from verbspace.data.frame_preprocessing import FramePreprocessing
 from verbspace.inference.embedding import Embedder
 from verbspace.models.video_encoder import VideoEncoder

@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from verbspace.concepts.concept_set import ConceptSet
-from verbspace.concepts.space import ConceptSpace, ScoringMode
+from verbspace.concepts.scoring import ScoringMode
+from verbspace.concepts.space import ConceptSpace
 from verbspace.data.errors import DecodeError
 from verbspace.data.sources.inputs import localize
 from verbspace.data.sources.record import Record
@@ -28,6 +29,7 @@ from verbspace.inference.spans import find_spans
 from verbspace.inference.timeline import Segment, extract_segments, merge_windows
 from verbspace.models.loading import load_encoder
 from verbspace.models.video_encoder import VideoEncoder
+from verbspace.utils.progress import ProgressCallback
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +41,7 @@ class Prediction:
     Attributes:
         path: The video's path or URL, as the caller passed it.
         ranking: Actions with probabilities, most probable first.
-        descriptions: The three descriptions with the highest cosine.
+        descriptions: The three descriptions with the highest cosine; none if the predictor does not `describe`.
         timeline: Segments of one action each; None if the video was not split into windows.
         spans: Spans of each action, best first, see `find_spans`; None if they were not asked for.
         answered: False if no action fits, so that the answer is withheld.
@@ -86,8 +88,11 @@ class Predictor:
             other videos get an answer, see `OtherScores.threshold`. None: never.
         independent: Rank the actions by `Prediction.percentiles`, each by itself.
         fitted: Action vectors of `verbspace fit`, or their file, in place of those of the texts.
-        encode_text: Text encoder to use instead of the encoder's own, for example a cached one.
+        encode_text: Text encoder to use instead of the encoder's `cached_text_encoder`.
         device: See `load_encoder`.
+        describe: Whether predictions name the nearest descriptions, and can be explained. False: if scoring needs no
+            descriptions, they are not encoded.
+        on_progress: Called while texts are encoded, if that takes seconds.
     """
 
     def __init__(
@@ -105,6 +110,8 @@ class Predictor:
         fitted: FittedActions | str | Path | None = None,
         encode_text: Callable[[list[str]], Tensor] | None = None,
         device: str | None = None,
+        describe: bool = True,
+        on_progress: ProgressCallback | None = None,
     ) -> None:
         validate_num_frames(frames)
         self.encoder = load_encoder(encoder, device)
@@ -112,9 +119,13 @@ class Predictor:
         if len(self.concepts.actions) == 1:
             logger.warning("there is only one action, so every video gets 100 %; add actions to tell it from")
         self.scoring, self.frames, self.top = scoring, frames, top
-        temperature = 1 / self.encoder.logit_scale
         self.embedder = embedder_for(self.encoder, scoring)
-        self.space = ConceptSpace.build(self.concepts, encode_text or self.encoder.encode_text, temperature)
+        self.space = ConceptSpace.build(
+            self.concepts,
+            encode_text or self.encoder.cached_text_encoder(on_progress),
+            1 / self.encoder.logit_scale,
+            with_descriptions=describe or scoring != "category",
+        )
         if fitted is not None:
             if scoring != "category" or calibration is not None:
                 raise ValueError("fitted: it is for scoring by category, without a calibration; leave those out")

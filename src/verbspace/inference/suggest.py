@@ -69,7 +69,7 @@ def suggest(
     encoder = load_encoder(encoder, device)
     result = embed_videos(encoder, read_manifest(videos), on_progress=on_progress)
     vocabulary = ConceptSet.from_actions(list(names) if names is not None else all_known_action_names(), "all names")
-    space = encoder.build_concept_space(vocabulary)
+    space = encoder.build_concept_space(vocabulary, on_progress=on_progress)
     probabilities = space.probs(result.embeddings, "category")  # (N, K)
     confusion = space.pairwise_confusion()
     representatives = _group_representatives(probabilities.sum(0), confusion >= synonym_threshold)

@@ -114,3 +114,8 @@ def embed_texts(base: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor
 def vision_modules(base: PreTrainedModel) -> list[Any]:
     """List the modules that process pixels: the vision tower and, in CLIP, its projection."""
     return [getattr(base, name) for name in ("vision_model", "visual_projection") if hasattr(base, name)]
+
+
+def text_modules(base: PreTrainedModel) -> list[Any]:
+    """List the modules that process texts: the text tower and, in CLIP, its projection."""
+    return [getattr(base, name) for name in ("text_model", "text_projection") if hasattr(base, name)]

@@ -10,11 +10,11 @@ import json
 import logging
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from huggingface_hub import HfApi
@@ -23,6 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoModel
+from transformers.initialization import no_init_weights
 from transformers.utils import logging as transformers_logging
 
 from verbspace.concepts.concept_set import ConceptSet
@@ -32,19 +33,18 @@ from verbspace.models.processor import Processor
 from verbspace.models.snapshots import (
     WEIGHTS_FILE,
     download_snapshot,
-    is_hub_id,
     is_pickle,
     require_weights,
-    split_revision,
 )
 from verbspace.models.validation import reject_lfs_pointer, validate_finite, validate_loaded_weights
 from verbspace.utils.atomic_io import atomic_directory
+from verbspace.utils.checkpoint_names import find_folder, is_hub_id, split_revision
 from verbspace.utils.text import first_line
 
 logger = logging.getLogger(__name__)
 
-BUNDLED_CHECKPOINTS = {"playground": Path(__file__).parents[1] / "playground" / "clip"}
 CONCEPT_SET_FILE = "concept_set.json"
+Model = TypeVar("Model", bound=nn.Module)
 
 
 def resolve_checkpoint(
@@ -63,17 +63,11 @@ def resolve_checkpoint(
         FileNotFoundError: The checkpoint does not exist or cannot be downloaded.
         ValueError: The name ends in another revision than `revision`.
     """
-    path, name = Path(name_or_path), str(name_or_path)
-    if path.is_dir():
-        encoder = path / "encoder"
-        return encoder if not (path / "config.json").exists() and encoder.is_dir() else path
-    if name in BUNDLED_CHECKPOINTS and BUNDLED_CHECKPOINTS[name].is_dir():
-        return BUNDLED_CHECKPOINTS[name]
-    if path.exists():
-        raise FileNotFoundError(f"{name}: is a file; pass the folder that contains it")
+    if (folder := find_folder(name_or_path)) is not None:
+        return folder
+    name = str(name_or_path)
     parts = split_revision(name)
-    if parts is None:
-        raise FileNotFoundError(f"{name}: no such folder, and not a hub id (owner/name or owner/name@revision)")
+    assert parts is not None
     hub_id, named_revision = parts
     if revision is not None and named_revision not in (None, revision):
         raise ValueError(f"{name}: revision is {revision!r}; give one revision, in the name or as revision")
@@ -144,6 +138,27 @@ def load_image_checkpoint(folder: Path) -> Any:
     for tensor in (*model.parameters(), *model.buffers()):
         tensor.data = tensor.data.clone()
     return model
+
+
+def load_saved_encoder(
+    build: Callable[[VideoEncoderConfig], Model],
+    folder: Path,
+    content: dict[str, Any],
+    config: VideoEncoderConfig | None = None,
+) -> Model:
+    """Build a saved encoder from the `content` of its config.json, or from `config`, and load its weights.
+
+    Raises:
+        ValueError: The configuration is not valid, or `load_weights` fails.
+    """
+    content = {"temporal_difference": False, **content}  # of encoders that were saved before it existed
+    try:
+        with no_init_weights():
+            encoder = build(VideoEncoderConfig.from_dict(content) if config is None else config)
+    except Exception as error:  # transformers raises many types for invalid fields
+        raise ValueError(f"{folder / 'config.json'}: {first_line(error)}") from error
+    load_weights(encoder, folder)
+    return encoder
 
 
 def load_weights(model: nn.Module, folder: Path) -> None:

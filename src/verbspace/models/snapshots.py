@@ -22,24 +22,12 @@ logger = logging.getLogger(__name__)
 WEIGHTS_FILE = "model.safetensors"
 PICKLE_FILE = "pytorch_model.bin"
 OTHER_SUFFIXES = (".json", ".txt", ".model")  # configs, vocabularies, sentencepiece models
-HUB_ID = re.compile(r"(?P<id>[A-Za-z0-9][\w.-]*/[\w.-]+)(?:@(?P<revision>[\w.-]+(?:/[\w.-]+)*))?")
 COMMIT = re.compile(r"[0-9a-f]{40}")
 # The pull request of the hub's conversion service, by the title and author that `transformers` looks for.
 CONVERSION_TITLE = "Adding `safetensors` variant of this model"
 CONVERSION_AUTHOR = "SFconvertbot"
 # Reference in the cache of a repository to the snapshot of that pull request, for loading without a network.
 CONVERSION_REF = "verbspace-safetensors"
-
-
-def is_hub_id(name: str) -> bool:
-    """Whether a name has the form of a hub id, owner/name."""
-    return split_revision(name) == (name, None)
-
-
-def split_revision(name: str) -> tuple[str, str | None] | None:
-    """Split owner/name@revision into the hub id and the revision, None without one. None: not of this form."""
-    match = HUB_ID.fullmatch(name)
-    return (match["id"], match["revision"]) if match else None
 
 
 def snapshot_commit(folder: Path) -> str | None:

@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoModel, PreTrainedModel
-from transformers.initialization import no_init_weights
 
 from verbspace.concepts.concept_set import ConceptSet
 from verbspace.concepts.space import ConceptSpace
@@ -25,11 +24,13 @@ from verbspace.models.eager_attention import EAGER_IMPL
 from verbspace.models.interpolation import interpolate_weights
 from verbspace.models.pretrained_options import PretrainedOptions
 from verbspace.models.processor import Processor, read_json
-from verbspace.models.snapshots import is_hub_id, snapshot_commit
+from verbspace.models.snapshots import snapshot_commit
 from verbspace.models.temporal_attention import TemporalAttention, rope_cos_sin
+from verbspace.models.text_cache import CachedTextEncoder, text_tower_hash
 from verbspace.models.validation import validate_text_tower
 from verbspace.models.video_batches import Times, Videos, clip_batches, embed_batches
-from verbspace.utils.text import first_line
+from verbspace.utils.checkpoint_names import is_hub_id
+from verbspace.utils.progress import ProgressCallback
 
 Attention = Literal["auto", "eager", "sdpa"]
 
@@ -120,13 +121,7 @@ class VideoEncoder(PreTrainedModel):  # type: ignore[misc]
                     f"{name_or_path}: the temporal attention of a saved video encoder cannot be changed; use "
                     "`base_encoder()` for its image checkpoint"
                 )
-            content.setdefault("temporal_difference", False)  # of encoders that were saved before it existed
-            try:
-                with no_init_weights():
-                    encoder = cls(VideoEncoderConfig.from_dict(content) if config is None else config)
-            except Exception as error:  # transformers raises many types for invalid fields
-                raise ValueError(f"{folder / 'config.json'}: {first_line(error)}") from error
-            hub.load_weights(encoder, folder)
+            encoder = hub.load_saved_encoder(cls, folder, content, config)
         elif config is not None:
             raise ValueError(f"{name_or_path}: config: only for a saved video encoder; this is an image checkpoint")
         else:
@@ -194,11 +189,9 @@ class VideoEncoder(PreTrainedModel):  # type: ignore[misc]
         """Load the image checkpoint of this encoder, as an encoder that averages frames."""
         if not self.config.base_name:
             raise ValueError("config.base_name is empty: the image checkpoint is unknown; pass a baseline encoder")
-        base = VideoEncoder.from_pretrained(
-            self.config.base_name, revision=self.config.base_revision, temporal=False, attention=self.attention
-        )
-        base.to(self.device)
-        return base
+        name, revision = self.config.base_name, self.config.base_revision
+        base = VideoEncoder.from_pretrained(name, revision=revision, temporal=False, attention=self.attention)
+        return base.to(self.device)  # type: ignore[no-any-return]
 
     def copy(self) -> VideoEncoder:
         """Return an independent copy in evaluation mode, with the same `requires_grad` flags."""
@@ -392,6 +385,14 @@ class VideoEncoder(PreTrainedModel):  # type: ignore[misc]
             rows.append(F.normalize(embeddings.float(), dim=-1).cpu())
         return torch.cat(rows) if rows else torch.zeros(0, self.embedding_dim)
 
-    def build_concept_space(self, concepts: ConceptSet) -> ConceptSpace:
-        """Embed a concept set with this encoder's text tower, at the checkpoint's temperature, 1 / `logit_scale`."""
-        return ConceptSpace.build(concepts, self.encode_text, 1 / self.logit_scale)
+    def cached_text_encoder(self, on_progress: ProgressCallback | None = None) -> CachedTextEncoder:
+        """Return `encode_text` with a cache on the disk. It is valid until the text tower's weights change."""
+        tower_hash = partial(text_tower_hash, self.base, self.require_processor(), self.device)
+        return CachedTextEncoder(self.encode_text, tower_hash, self.device.type, on_progress)
+
+    def build_concept_space(
+        self, concepts: ConceptSet, *, with_descriptions: bool = True, on_progress: ProgressCallback | None = None
+    ) -> ConceptSpace:
+        """Embed a concept set with `cached_text_encoder`, at the checkpoint's temperature. See `ConceptSpace.build`."""
+        encode_text = self.cached_text_encoder(on_progress)
+        return ConceptSpace.build(concepts, encode_text, 1 / self.logit_scale, with_descriptions=with_descriptions)

@@ -18,11 +18,13 @@ from verbspace.models.hashing import encoder_hash
 from verbspace.models.loading import load_encoder
 from verbspace.search.engine import Engine, local_engine
 from verbspace.search.index import Index, import_lancedb, lock_index
+from verbspace.search.query_encoder import store_center
 from verbspace.search.ray_builder import ray_engine
 from verbspace.search.relocation import add_identities, relocate_files
 from verbspace.search.schema import FileRows, IndexManifest
 from verbspace.search.signatures import canonical_path, file_signature, try_signature
-from verbspace.utils.device import PrecisionSetting, resolve_device, resolve_precision
+from verbspace.utils.device import resolve_device, resolve_precision
+from verbspace.utils.precision import PrecisionSetting
 from verbspace.utils.progress import ProgressCallback
 from verbspace.utils.text import is_utf8_encodable
 
@@ -147,6 +149,7 @@ def build_index(
         return EmbedSummary()
     with lock_index(folder):
         index = Index.create(folder, manifest)
+        store_center(folder, model, on_progress)
         summary = _embed_changed(index, main_index, files, embed_files, commit_interval, on_progress, on_failure)
         if remove_missing:
             summary.removed = _remove_missing_files(index)

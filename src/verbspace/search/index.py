@@ -1,6 +1,7 @@
 """The index: a folder with a LanceDB database, its manifest, and a lock for the process that writes.
 
 index.json       the settings that it was built with
+query.safetensors  the mean vector of many texts that text queries need
 windows.lance    one row per window; a commit is one transaction, so that a file has all of its rows or none
 failures.lance   the files that could not be read, with the reason
 ann.json         settings of the approximate index, if one was built
@@ -23,6 +24,7 @@ from pydantic import ValidationError
 
 from verbspace.search.filters import closes_parenthesis_early, path_in, sql_quote
 from verbspace.search.schema import (
+    CENTER_FILE,
     COLUMNS,
     SIGNATURE_COLUMNS,
     AnnConfig,
@@ -69,6 +71,19 @@ def corrupt_index_error(folder: Path) -> ValueError:
     )
 
 
+def read_manifest(folder: str | Path) -> IndexManifest:
+    """Read the manifest of an index. FileNotFoundError: there is none in the folder. ValueError: it is damaged."""
+    folder = Path(folder)
+    path = folder / "index.json"
+    if not path.exists():
+        if list_index_shards(folder):
+            raise FileNotFoundError(f"{folder}: contains only shards; run `verbspace index merge {folder}` first")
+        raise FileNotFoundError(
+            f"{folder}: no index found; create one with `verbspace embed VIDEOS --index {folder} --encoder ENCODER`"
+        )
+    return IndexManifest.from_json(path.read_bytes(), str(path))
+
+
 class Index:
     """An existing index; create it with `Index.open` or `Index.create`. Call methods that write inside `lock_index`."""
 
@@ -84,15 +99,7 @@ class Index:
     @staticmethod
     def open(folder: str | Path) -> Index:
         """Open an index. FileNotFoundError: there is none in the folder. ValueError: it is damaged."""
-        folder = Path(folder)
-        path = folder / "index.json"
-        if not path.exists():
-            if list_index_shards(folder):
-                raise FileNotFoundError(f"{folder}: contains only shards; run `verbspace index merge {folder}` first")
-            raise FileNotFoundError(
-                f"{folder}: no index found; create one with `verbspace embed VIDEOS --index {folder} --encoder ENCODER`"
-            )
-        return Index(folder, IndexManifest.from_json(path.read_bytes(), str(path)))
+        return Index(Path(folder), read_manifest(folder))
 
     @staticmethod
     def create(folder: str | Path, manifest: IndexManifest, source: str = "this command") -> Index:
@@ -115,7 +122,8 @@ class Index:
                 f"{folder}: contains tables but no index.json with their settings; embed into another folder, or "
                 "restore index.json"
             )
-        (folder / "index.json").unlink(missing_ok=True)
+        for name in ("index.json", CENTER_FILE):  # the vector is that of another encoder
+            (folder / name).unlink(missing_ok=True)
         for name in names:
             database.drop_table(name)
         database.create_table("windows", schema=index_schema(manifest))

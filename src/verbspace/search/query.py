@@ -1,6 +1,6 @@
 r"""Query grammar: terms in quotes, joined by plus and minus signs.
 
-    query  =  [sign] term { sign term }  |  any other text, which is one term
+    query  =  [sign] term { sign term }  |  any text without signs between words, which is one term
     sign   =  "+" | "-" | "−" | "–"
     term   =  '"' characters '"'
 
@@ -19,6 +19,8 @@ from verbspace.utils.text import is_utf8_encodable
 
 _SIGNS = {"+": 1, "-": -1, "−": -1, "–": -1}
 _TERM = re.compile(r'\s*(?P<sign>[+\-−–])?\s*["“”](?P<text>(?:\\["\\]|[^"“”\\])*)["“”]\s*')
+_SIGN = re.compile(r"(?:^|(?<=\s))[+\-−–]\s*(?=\S)")  # at the start of a word or between two
+_QUOTE = re.compile(r'["“”]')
 _QUOTED_START = re.compile(r'\s*[+\-−–]?\s*["“”]')
 
 
@@ -30,9 +32,13 @@ class Term(NamedTuple):
 
 
 def parse_query(query: str) -> list[Term]:
-    """Parse a query into its terms, or raise ValueError with the part that cannot be parsed."""
+    """Parse a query into its terms, or raise ValueError with the part that cannot be parsed.
+
+    A sign outside of quotes is an error, because the text as a whole would find what the sign should exclude. So is a
+    quote that is not closed.
+    """
     if not _QUOTED_START.match(query):
-        return [Term(query.strip())] if query.strip() else []
+        return _parse_text(query.strip())
     terms: list[Term] = []
     position = 0
     while position < len(query):
@@ -48,6 +54,21 @@ def parse_query(query: str) -> list[Term]:
         terms.append(Term(text, _SIGNS[match["sign"] or "+"]))
         position = match.end()
     return terms
+
+
+def _parse_text(text: str) -> list[Term]:
+    if len(_QUOTE.findall(text)) % 2:
+        raise ValueError(f"the query {text!r} has a quote that is not closed; close it, or remove it")
+    if _SIGN.search(text):
+        signs = [sign.strip() for sign in _SIGN.findall(text)]
+        first, *others = (_QUOTE.sub("", part).strip() for part in _SIGN.split(text))
+        terms = [f'"{first}"'] * bool(first)
+        terms += [f'{"+" if _SIGNS[sign] > 0 else "-"} "{part}"' for sign, part in zip(signs, others, strict=True)]
+        raise ValueError(
+            f"the query {text!r} has a sign outside of quotes; write {' '.join(terms)} to add or subtract, or put all "
+            "of it in quotes if the sign belongs to the text"
+        )
+    return [Term(text)] if text else []
 
 
 def collect_terms(query: str | Sequence[Term], add: Sequence[str] = (), subtract: Sequence[str] = ()) -> list[Term]:

@@ -11,12 +11,13 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from verbspace.search.signatures import UNKNOWN_SIGNATURE, FileSignature
-from verbspace.utils.device import Precision
+from verbspace.utils.precision import Precision
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 COLUMNS = ("path", "window", "start", "end", "fps", "duration", "size", "modified", "identity", "vector")
+CENTER_FILE = "query.safetensors"  # see `query_encoder.store_center`
 SIGNATURE_COLUMNS = ("path", "size", "modified")
 
 

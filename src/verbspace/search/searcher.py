@@ -37,7 +37,7 @@ class Searcher:
     ) -> None:
         self.index = Index.open(folder)
         self.encoder = load_index_encoder(self.index.manifest, self.index.folder, encoder, device)
-        self.query_encoder = QueryEncoder(self.encoder)
+        self.query_encoder = QueryEncoder(self.encoder, self.index.folder)
 
     def search(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 
 from verbspace.search.index import Index, import_lancedb, list_index_shards, lock_index, remove_shard
 from verbspace.search.schema import (
+    CENTER_FILE,
     COLUMNS,
     SIGNATURE_COLUMNS,
     IndexManifest,
@@ -112,6 +114,9 @@ def merge_shards(folder: Path) -> MergeSummary:
                 other = Index.open(shard)
                 total += merge_rows(index, other.scan)
                 _merge_failures(index, other)
+                if (shard / CENTER_FILE).exists() and not (folder / CENTER_FILE).exists():
+                    with atomic_write(folder / CENTER_FILE) as temp:
+                        shutil.copyfile(shard / CENTER_FILE, temp)
                 remove_shard(shard)
         index.optimize()
     return total

@@ -134,7 +134,8 @@ def adapt(
         check_run(out, {**fingerprint, "steps": num_steps}, allow_config_change)
 
         frozen = start.copy().to(distributed.device)
-        space = frozen.build_concept_space(concepts)
+        text_progress = on_progress if distributed.is_main_process else None
+        space = frozen.build_concept_space(concepts, on_progress=text_progress)
         unmeasured = resolve_loss_scales(settings.losses, {"category": 1.0, "description": 1.0})
         distiller = build_distiller(start, space, settings, distributed.device, unmeasured)
         ema_state = distiller.init_state()

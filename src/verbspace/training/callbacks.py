@@ -52,7 +52,7 @@ class ZeroShotValidation:
         classes = labels_to_indices(names, self.concept_set)
         self.class_by_path = dict(zip((record.path for record in self.records), classes, strict=True))
         self.encoder, self.data, self.num_frames = encoder, data, num_frames
-        self.space = encoder.build_concept_space(self.concept_set)
+        self.space = encoder.build_concept_space(self.concept_set, with_descriptions=False)
         self._initial_top1: float | None = None
 
     def on_step_end(self, trainer: Trainer, metrics: dict[str, float]) -> None:

@@ -15,7 +15,8 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from verbspace.models.video_encoder import VideoEncoder
-from verbspace.utils.device import Precision, resolve_device, resolve_precision
+from verbspace.utils.device import resolve_device, resolve_precision
+from verbspace.utils.precision import Precision
 
 T = TypeVar("T")
 PROCESS_GROUP_TIMEOUT = timedelta(minutes=30)  # a rank may wait this long for another that is loading videos

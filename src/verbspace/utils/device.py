@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 
+from verbspace.utils.precision import Precision
 from verbspace.utils.text import first_line
 
-Precision = Literal["fp32", "bf16"]  # of matrix products under autocast; weights and results are float32
-PrecisionSetting = Literal["auto", "fp32", "bf16"]  # see `resolve_precision`
 _BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # in /proc/cpuinfo, of x86 and of ARM
 
 

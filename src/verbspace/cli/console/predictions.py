@@ -7,15 +7,18 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from verbspace.inference.explain import Explanation, format_counterfactual
-from verbspace.inference.predictor import Prediction
-from verbspace.inference.timeline import Segment
 from verbspace.utils.text import format_spans, format_timestamp, sanitize
 
-PredictionPrinter = Callable[[str, Prediction], None]
+if TYPE_CHECKING:
+    from verbspace.inference.explain import Explanation
+    from verbspace.inference.predictor import Prediction
+    from verbspace.inference.timeline import Segment
+
+PredictionPrinter = Callable[[str, "Prediction"], None]
 
 
 def resolve_format(output_format: str, as_json: bool) -> str:
@@ -39,6 +42,9 @@ def make_printer(output_format: str, timeline: bool = False) -> PredictionPrinte
 
 def print_explanation(explanation: Explanation) -> None:
     """Print the three most probable actions, the activated descriptions and the counterfactual."""
+    from verbspace.inference.explain import format_counterfactual
+    from verbspace.inference.predictor import Prediction
+
     console = Console(highlight=False, markup=False, soft_wrap=True)
     _print_table(explanation.path, Prediction(explanation.path, explanation.ranking[:3], []))
     if explanation.activated_descriptions:

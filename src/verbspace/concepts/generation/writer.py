@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
@@ -24,6 +23,7 @@ from verbspace.concepts.generation.reply_parser import (
 from verbspace.concepts.labels import label_to_phrase, needs_expansion, normalize_label
 from verbspace.concepts.text import normalize_sentence
 from verbspace.utils.atomic_io import write_text
+from verbspace.utils.cache_dir import cache_dir
 from verbspace.utils.progress import ProgressCallback
 
 PROMPT_VERSION = 2  # part of the cache key; increase it whenever SYSTEM_PROMPT changes
@@ -98,13 +98,6 @@ class ReplyCache:
         write_text(self.path_for(action), json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
-def default_cache_dir() -> Path:
-    """Return `replies` in the folder VERBSPACE_CACHE, which defaults to `verbspace` in XDG_CACHE_HOME or `~/.cache`."""
-    if folder := os.environ.get("VERBSPACE_CACHE"):
-        return Path(folder) / "replies"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "verbspace" / "replies"
-
-
 def generate_concepts(
     actions: Sequence[str],
     model: LanguageModel,
@@ -129,10 +122,10 @@ def generate_concepts(
         min_per_kind: Sentences of each kind to request.
         max_attempts: Requests per action until it fails.
         concurrency: Maximum number of concurrent requests.
-        cache: Folder of the reply cache; defaults to `default_cache_dir()`.
+        cache: Folder of the reply cache; defaults to `replies` in the cache folder.
         on_progress: Progress callback; the stage is "write".
     """
-    reply_cache = ReplyCache(cache or default_cache_dir(), model, min_per_kind)
+    reply_cache = ReplyCache(cache or cache_dir("replies"), model, min_per_kind)
     cached = {action: reply_cache.get(action, actions) for action in actions}
     replies = {action: reply for action, reply in cached.items() if reply is not None}
     result = GenerationResult(num_cached=len(replies))
