@@ -225,7 +225,7 @@ def test_evaluation_of_joined_clips(joined: Path, tmp_path: Path) -> None:
     [
         (["--window", "1"], "--window: zero-shot has no use for it; add --protocol localization"),
         (["--protocol", "localization", "--clips", "2"], "--clips: localization has no use for it"),
-        (["--protocol", "localization", "--train", "x"], "--train: localization has no use for it"),
+        (["--protocol", "localization", "--train", "."], "--train: localization has no use for it"),
     ],
 )
 def test_options_without_effect(arguments: list[str], message: str, joined: Path) -> None:

@@ -1,6 +1,7 @@
-"""The REST interface: predictions, embeddings and search over HTTP, with an OpenAPI schema."""
+"""The REST interface: predictions, embeddings and search over HTTP, with an OpenAPI schema.
 
-from __future__ import annotations
+FastAPI reads the annotations of the handlers, so this module does not postpone their evaluation.
+"""
 
 import secrets
 import tempfile
@@ -12,11 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import Depends, FastAPI, File, Form, HTTPException, Request, UploadFile
-from fastapi.responses import JSONResponse
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import BaseModel, ConfigDict, Field
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from verbspace.app.controller import AppController
 from verbspace.app.limits import RequestRejected
@@ -27,7 +24,6 @@ from verbspace.models.hashing import encoder_hash
 
 MAX_WAITING = 32  # requests that wait for the model; further ones are told to come back
 MAX_TEXTS = 256  # of one request
-_BEARER = HTTPBearer(auto_error=False)
 
 
 class _Body(BaseModel):
@@ -48,15 +44,11 @@ class PredictResponse(_Body):
 
     Attributes:
         actions: Probabilities by action, most probable first.
-        answered: False if no action fits, with `verbspace serve --abstain`.
-        percentiles: By action, with `--independent`.
         timeline: Segments of one action each, if a window was given.
         spans: Spans of each action, if they were asked for.
     """
 
     actions: dict[str, float]
-    answered: bool
-    percentiles: dict[str, float] | None = None
     timeline: list[Span] | None = None
     spans: list[Span] | None = None
 
@@ -104,7 +96,7 @@ class Info(_Body):
     windows: int | None
 
 
-def make_api(controller: AppController, *, token: str | None = None, hosts: Sequence[str] = ("*",)) -> FastAPI:
+def make_api(controller: AppController, *, token: str | None = None, hosts: Sequence[str] = ("*",)) -> Any:
     """Create the ASGI application.
 
     One request at a time runs the model; up to `MAX_WAITING` wait, and further ones get 503. Uploads are limited by
@@ -115,13 +107,19 @@ def make_api(controller: AppController, *, token: str | None = None, hosts: Sequ
         token: Bearer token that all requests but `/health` must have. None: no token.
         hosts: Accepted Host headers, which prevents DNS rebinding; "*" allows any.
     """
+    from fastapi import Depends, FastAPI, File, Form, HTTPException, Request, UploadFile
+    from fastapi.responses import JSONResponse
+    from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+    from starlette.middleware.trustedhost import TrustedHostMiddleware
+
     predictor_of, limits = controller.main_predictor, controller.limits
     api = FastAPI(title="verbspace", version=version("verbspace"), docs_url=None, redoc_url=None)
     api.add_middleware(BodyLimit, max_bytes=int(limits.max_upload_mb * 1e6) + MULTIPART_OVERHEAD_BYTES)
     api.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))
+    bearer = HTTPBearer(auto_error=False)
     model, waiting = threading.Lock(), threading.BoundedSemaphore(MAX_WAITING)
 
-    def require_token(given: Annotated[HTTPAuthorizationCredentials | None, Depends(_BEARER)]) -> None:
+    def require_token(given: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]) -> None:
         expected = (token or "").encode()
         if token is not None and (given is None or not secrets.compare_digest(given.credentials.encode(), expected)):
             raise HTTPException(401, "a bearer token is needed", {"WWW-Authenticate": "Bearer"})
@@ -220,11 +218,4 @@ def _to_response(found: Prediction, top: int) -> PredictResponse:
     def rows(segments: list[Any] | None) -> list[Span] | None:
         return None if segments is None else [Span(**asdict(segment)) for segment in segments]
 
-    ranking = found.ranking[:top]
-    percentiles = None
-    if found.percentiles is not None:
-        percentiles = dict(zip((name for name, _ in ranking), found.percentiles, strict=False))
-    return PredictResponse(
-        actions=dict(ranking), answered=found.answered, percentiles=percentiles, timeline=rows(found.timeline),
-        spans=rows(found.spans),
-    )  # fmt: skip
+    return PredictResponse(actions=dict(found.ranking[:top]), timeline=rows(found.timeline), spans=rows(found.spans))

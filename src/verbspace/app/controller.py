@@ -141,7 +141,7 @@ class AppController:
 
     def main_predictor(self, names: Sequence[str] | None = None) -> Predictor:
         """Return a predictor of the first encoder for the given actions. None: those of the app."""
-        return self._predictor(self._main_encoder, tuple(self.concepts.action_names if names is None else names))
+        return self._predictor(self._main_encoder, tuple(self.concepts.action_names if names is None else names), False)
 
     def search(self, query: str, top: int, *, per_video: bool = False, spans: bool = False) -> list[Hit]:
         """Search the index with a text query."""

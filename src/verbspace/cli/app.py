@@ -34,14 +34,15 @@ def serve_app(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 7860,
 ) -> None:
     """Serve a web page: upload a clip, see its predicted actions and the reasons, search an index, edit the actions."""
+    action_names = _check_vocabulary_and_index(actions, concepts, index)
     from verbspace.app.controller import resolve_clips
     from verbspace.app.server import serve
     from verbspace.cli.console.progress import progress
 
     clip_paths = resolve_clips(clips or [])
     controller = _make_controller(
-        encoder, actions, concepts, window, stride, frames, calibration, device, index, max_upload_mb, max_duration,
-        clips=clip_paths, show_baseline=show_baseline,
+        encoder, action_names, concepts, window, stride, frames, calibration, device, index, max_upload_mb,
+        max_duration, clips=clip_paths, show_baseline=show_baseline,
     )  # fmt: skip
     with progress() as on_progress:
         controller.encode_texts(on_progress)
@@ -70,29 +71,36 @@ def serve_api(
 
     if host not in LOOPBACK_ADDRESSES and not token:
         raise ValueError(f"--host {host}: other machines could use the server; give a --token, or set VERBSPACE_TOKEN")
+    action_names = _check_vocabulary_and_index(actions, concepts, index)
     from verbspace.app.server import serve_rest
     from verbspace.cli.console.progress import progress
 
     controller = _make_controller(
-        encoder, actions, concepts, 4.0, None, frames, calibration, device, index, max_upload_mb, max_duration
+        encoder, action_names, concepts, 4.0, None, frames, calibration, device, index, max_upload_mb, max_duration
     )
     with progress() as on_progress:
         controller.encode_texts(on_progress)
     serve_rest(controller, host, port, token)
 
 
-def _make_controller(
-    encoder: str, actions: list[str] | None, concepts: str | None, window: float, stride: float | None, frames: int,
-    calibration: Path | None, device: str | None, index: Path | None, max_upload_mb: float, max_duration: float,
-    clips: list[Path] | None = None, show_baseline: bool = False,
-) -> AppController:  # fmt: skip
-    """Check the arguments of the two servers, and load what they serve."""
+def _check_vocabulary_and_index(
+    actions: list[str] | None, concepts: str | None, index: Path | None
+) -> list[str] | None:
+    """Check arguments that need no model, and return the names of the actions."""
     action_names = options.parse_action_list(actions)
     checks.check_vocabulary(action_names, concepts, "category")
     if index is not None:
         from verbspace.search.index import read_manifest
 
         read_manifest(index)
+    return action_names
+
+
+def _make_controller(
+    encoder: str, action_names: list[str] | None, concepts: str | None, window: float, stride: float | None,
+    frames: int, calibration: Path | None, device: str | None, index: Path | None, max_upload_mb: float,
+    max_duration: float, clips: list[Path] | None = None, show_baseline: bool = False,
+) -> AppController:  # fmt: skip
     from verbspace.app.controller import AppController
     from verbspace.app.limits import InputLimits
     from verbspace.inference.calibration import Calibration, resolve_reference

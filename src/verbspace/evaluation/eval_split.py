@@ -15,7 +15,7 @@ from verbspace.data.sources import storage
 from verbspace.data.sources.record import Record
 from verbspace.inference.embedding import Embedder, EmbeddingCache, EmbeddingResult, embed_videos
 from verbspace.models.video_encoder import VideoEncoder
-from verbspace.utils.device import Precision
+from verbspace.utils.precision import Precision
 from verbspace.utils.progress import ProgressCallback
 
 _MAX_LOGGED = 20  # unreadable videos that are named
