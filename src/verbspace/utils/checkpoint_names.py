@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-BUNDLED_CHECKPOINTS = {"playground": Path(__file__).parents[1] / "playground" / "clip"}
+_PLAYGROUND = Path(__file__).parents[1] / "playground"
+BUNDLED_CHECKPOINTS = {"playground": _PLAYGROUND / "clip", "playground-descriptive": _PLAYGROUND / "clip_descriptive"}
 HUB_ID = re.compile(r"(?P<id>[A-Za-z0-9][\w.-]*/[\w.-]+)(?:@(?P<revision>[\w.-]+(?:/[\w.-]+)*))?")
 
 
