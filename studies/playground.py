@@ -33,7 +33,6 @@ VARIANTS: dict[str, tuple[list[str], dict[str, Any]]] = {
     "with description space": (["losses.description=0.5"], {}),
     "with alignment": (["losses.alignment=0.5"], {}),
     "without the prior": (["losses.category_prior=0"], {}),
-    "without distillation": (["losses.category=0"], {}),
     "without temporal attention": ([], {"temporal_layers": []}),
     "without temporal difference": ([], {"difference": False}),
     "frame-averaged": ([], {"temporal": False}),
