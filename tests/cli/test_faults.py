@@ -125,7 +125,8 @@ def test_no_network(
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stopped_command_leaves_nothing(number: signal.Signals, tmp_path: Path) -> None:
     code = (
-        "import sys, time\n"
+        "import signal, sys, time\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # shells ignore it in background jobs
         "from verbspace.cli import main\n"
         "from verbspace.utils.atomic_io import atomic_directory\n"
         "import verbspace.config.recipes as recipes\n"
