@@ -119,7 +119,7 @@ def _risk_chart(run: Reproduction, result: BenchmarkResult) -> Markup | None:
     """Draw the risk-coverage curves of zero-shot, averaged over splits."""
     sides = [("result", "adapted" if run.is_adapted else "frozen CLIP")]
     lines = []
-    for side, name in [("frozen", "frozen CLIP"), *sides] if run.is_adapted else sides:
+    for side, name in [*sides, ("frozen", "frozen CLIP")] if run.is_adapted else sides:  # in the colors of the page
         measured = [getattr(evaluation, side) for evaluation in result.folds.values()]
         curves = [each.risk_coverage for each in measured if isinstance(each, Result) and each.risk_coverage]
         if len(curves) == len(measured):
