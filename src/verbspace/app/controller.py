@@ -160,7 +160,7 @@ class AppController:
     @contextmanager
     def _require_searcher(self) -> Iterator[Searcher]:
         if self.searcher is None:
-            raise RequestRejected("there is no index to search; start the app with --index")
+            raise RequestRejected("there is no index to search; start the server with --index")
         try:
             yield self.searcher
         except ValueError as error:
