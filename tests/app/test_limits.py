@@ -38,7 +38,7 @@ def test_inputs_over_the_limits_are_rejected(controller: AppController, clip: Pa
             controller.rank(analysis, text)
     with pytest.raises(RequestRejected, match=r"the query has 1,000,000 characters, and the limit is 200"):
         controller.search("x" * 1_000_000, 3)
-    with pytest.raises(RequestRejected, match=r"there is no index to search; start the app with --index"):
+    with pytest.raises(RequestRejected, match=r"there is no index to search; start the server with --index"):
         controller.search("waving", 3)
     long = write_video(tmp_path / "long.mp4", numbered_frames(60), rate=5)
     with pytest.raises(RequestRejected, match=r"^mine\.mp4: 12 s is over the limit of 10 s; upload a shorter clip$"):
