@@ -104,11 +104,17 @@ def embed_split(
     split.validate_missing(len(result.failures), settings.max_missing, result.failures.first())
     new = DecodeFailures(len(split.records))
     new.add(failure for file, failure in cache.failures.items() if file not in known)
-    if name == "encoder" and len(new):  # those of the baseline are the same
-        lines = new.summary().splitlines()
+    if name == "encoder":  # those of the baseline are the same
+        log_failures(new)
+    return result
+
+
+def log_failures(failures: DecodeFailures) -> None:
+    """Log videos that could not be read, if there are any."""
+    if len(failures):
+        lines = failures.summary().splitlines()
         more = [f"  and {len(lines) - 1 - _MAX_LOGGED} more"] if len(lines) - 1 > _MAX_LOGGED else []
         logger.warning("\n".join([*lines[: _MAX_LOGGED + 1], *more]))
-    return result
 
 
 def precision_name(encoder: VideoEncoder, dtype: Precision) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import random
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -12,6 +11,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 import numpy as np
+import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
@@ -23,6 +23,7 @@ from verbspace.data.errors import DecodeError, DecodeFailure, DecodeFailures
 from verbspace.data.sampling import Window
 from verbspace.data.sources.manifest import data_hash
 from verbspace.data.sources.record import Record
+from verbspace.evaluation.eval_split import EvalSplit, log_failures, precision_name
 from verbspace.evaluation.labels import concept_set_from_labels, labels_to_indices
 from verbspace.evaluation.localization_metrics import TIOU_RANGES, TIOU_THRESHOLDS, Array, average_precisions
 from verbspace.evaluation.protocol import EvalProtocol
@@ -37,8 +38,6 @@ from verbspace.models.video_encoder import VideoEncoder
 from verbspace.utils.device import resolve_precision
 from verbspace.utils.precision import Precision, PrecisionSetting
 from verbspace.utils.progress import ProgressCallback
-
-logger = logging.getLogger(__name__)
 
 DRAWN_SPLITS = 10  # random splits of the classes, as the field averages over
 WINDOW_SECONDS = 2.0
@@ -88,8 +87,8 @@ class LocalizationEvaluation(BaseModel):
 class _Settings:
     """The resolved settings of a measurement, the same for every encoder."""
 
-    name: str
     videos: list[AnnotatedVideo]
+    split: EvalSplit  # the same videos as records; their targets are the spans
     concepts: ConceptSet
     class_splits: list[list[int]]  # indices of the actions that are searched for together
     split_title: str
@@ -153,11 +152,17 @@ def evaluate_localization(
         concepts = concept_set_from_labels(labels)
     elif not isinstance(concepts, ConceptSet):
         concepts = ConceptSet.load(concepts)
-    encoders = load_encoders(encoder, baseline, device)
     title, class_splits = resolve_class_splits(class_split, labels, concepts, seed)
+    records = [
+        Record(video.file, labels=tuple(f"{span.start:g} {span.end:g} {span.label}" for span in video.spans))
+        for video in videos
+    ]
+    name = Path(annotations).resolve().name
+    eval_split = EvalSplit(name if split is None else f"{name}, {split}", records, torch.zeros(len(records)))
+    eval_split.validate_files(max_missing)
+    encoders = load_encoders(encoder, baseline, device)
     settings = _Settings(
-        name=Path(annotations).resolve().name if split is None else f"{Path(annotations).resolve().name}, {split}",
-        videos=videos, concepts=concepts, class_splits=class_splits, split_title=title,
+        videos=videos, split=eval_split, concepts=concepts, class_splits=class_splits, split_title=title,
         scoring=validate_scoring(scoring), frames=frames, window=window,
         stride=window / 2 if stride is None else stride, max_missing=max_missing, seed=seed,
         dtype=resolve_precision(dtype, encoders["encoder"].device),
@@ -209,26 +214,18 @@ def _measure(
         except DecodeError as error:
             failures.add([DecodeFailure(done - 1, Path(video.file), error.reason)])
         if on_progress:
-            on_progress(f"{name}: {settings.name}", done, len(settings.videos), {})
-    if len(failures) > settings.max_missing * len(settings.videos):
-        raise ValueError(
-            f"{settings.name}: {len(failures)} of {len(settings.videos)} videos are missing or cannot be read, more "
-            f"than {settings.max_missing:.0%}: {failures.first()}; restore them, or allow more with --max-missing"
-        )
-    if len(failures) and name == "encoder":
-        logger.warning(failures.summary())
+            on_progress(f"{name}: {settings.split.name}", done, len(settings.videos), {})
+    settings.split.validate_missing(len(failures), settings.max_missing, failures.first())
+    if name == "encoder":  # those of the baseline are the same
+        log_failures(failures)
     readable = [video for video in settings.videos if video.file in windows]
     metrics = localization_metrics(readable, windows, settings.concepts, settings.class_splits)
-    records = [
-        Record(video.file, labels=tuple(f"{span.start:g} {span.end:g} {span.label}" for span in video.spans))
-        for video in settings.videos
-    ]
     protocol = EvalProtocol(
-        task="localization", data=settings.name, data_hash=data_hash(records), clips=len(readable),
+        task="localization", data=settings.split.name, data_hash=data_hash(settings.split.records), clips=len(readable),
         missing=len(failures), actions=len(settings.class_splits[0]), concepts=settings.concepts.hash,
         templates=settings.concepts.templates, by=settings.scoring, frames=settings.frames, size=encoder.image_size,
         preprocessing=encoder.preprocessing.describe(), decoder=decoder_version("pyav"),
-        dtype=str(encoder.dtype).removeprefix("torch.") if settings.dtype == "fp32" else "bfloat16 products",
+        dtype=precision_name(encoder, settings.dtype),
         seed=settings.seed, checkpoint=encoder_hash(encoder), base=encoder.config.base_reference(),
         details={
             "classes": settings.split_title, "window": settings.window, "stride": settings.stride,
