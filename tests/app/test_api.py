@@ -112,6 +112,8 @@ def test_token_and_hosts(encoder: VideoEncoder) -> None:
     for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "Basic secret"}):
         assert client.get("/info", headers=headers).status_code == 401
     assert client.get("/info", headers={"Authorization": "Bearer secret"}).status_code == 200
+    schema = client.get("/openapi.json", headers={"Authorization": "Bearer secret"}).json()
+    assert schema["paths"]["/predict"]["post"]["security"] == [{"HTTPBearer": []}]
     assert client.get("/health", headers={"Host": "evil.example"}).status_code == 400
     search = client.post("/search", json={"query": "x"}, headers={"Authorization": "Bearer secret"})
     assert (search.status_code, "--index" in search.json()["detail"]) == (422, True)

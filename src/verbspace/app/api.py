@@ -3,7 +3,6 @@
 FastAPI reads the annotations of the handlers, so this module does not postpone their evaluation.
 """
 
-import secrets
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
@@ -17,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from verbspace.app.controller import AppController
 from verbspace.app.limits import RequestRejected
-from verbspace.app.middleware import MULTIPART_OVERHEAD_BYTES, BodyLimit
+from verbspace.app.middleware import MULTIPART_OVERHEAD_BYTES, BearerToken, BodyLimit
 from verbspace.data.errors import DecodeError
 from verbspace.inference.predictor import Prediction, WindowConfig
 from verbspace.models.hashing import encoder_hash
@@ -109,20 +108,16 @@ def make_api(controller: AppController, *, token: str | None = None, hosts: Sequ
     """
     from fastapi import Depends, FastAPI, File, Form, HTTPException, Request, UploadFile
     from fastapi.responses import JSONResponse
-    from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+    from fastapi.security import HTTPBearer
     from starlette.middleware.trustedhost import TrustedHostMiddleware
 
     predictor_of, limits = controller.main_predictor, controller.limits
     api = FastAPI(title="verbspace", version=version("verbspace"), docs_url=None, redoc_url=None)
     api.add_middleware(BodyLimit, max_bytes=int(limits.max_upload_mb * 1e6) + MULTIPART_OVERHEAD_BYTES)
+    if token is not None:
+        api.add_middleware(BearerToken, token=token, open_paths=("/health",))
     api.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))
-    bearer = HTTPBearer(auto_error=False)
     model, waiting = threading.Lock(), threading.BoundedSemaphore(MAX_WAITING)
-
-    def require_token(given: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)]) -> None:
-        expected = (token or "").encode()
-        if token is not None and (given is None or not secrets.compare_digest(given.credentials.encode(), expected)):
-            raise HTTPException(401, "a bearer token is needed", {"WWW-Authenticate": "Bearer"})
 
     @contextmanager
     def turn() -> Iterator[None]:
@@ -157,7 +152,8 @@ def make_api(controller: AppController, *, token: str | None = None, hosts: Sequ
         """Tell that the server runs."""
         return {"status": "ok"}
 
-    secured: dict[str, Any] = {"dependencies": [Depends(require_token)]}
+    # The middleware checks the token; this says so in the schema.
+    secured: dict[str, Any] = {} if token is None else {"dependencies": [Depends(HTTPBearer(auto_error=False))]}
 
     @api.get("/info", **secured)
     def info() -> Info:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -129,6 +130,31 @@ class BodyLimit:
         except _BodyTooLarge:
             if not started:
                 await too_large(scope, receive, send)
+
+
+class BearerToken:
+    """ASGI middleware that rejects requests without the token, before their body is read.
+
+    Args:
+        app: The application.
+        token: The token.
+        open_paths: Paths that need no token.
+    """
+
+    def __init__(self, app: ASGIApp, *, token: str, open_paths: tuple[str, ...]) -> None:
+        self.app, self.expected, self.open_paths = app, f"Bearer {token}".encode(), open_paths
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, or reject it."""
+        given = dict(scope.get("headers", ())).get(b"authorization", b"")
+        is_open = scope["type"] != "http" or scope["path"] in self.open_paths
+        if is_open or secrets.compare_digest(given, self.expected):
+            await self.app(scope, receive, send)
+            return
+        from starlette.responses import JSONResponse
+
+        response = JSONResponse({"detail": "a bearer token is needed"}, 401, {"WWW-Authenticate": "Bearer"})
+        await response(scope, receive, send)
 
 
 def references_url(body: bytes) -> bool:
