@@ -99,7 +99,7 @@ def shared(tiny_clip: Path, clips: Path, tmp_path_factory: pytest.TempPathFactor
     ]
     task = {"encoder": str(tiny_clip), "videos": str(clips), "scenarios": scenarios}
     (out / "task.json").write_text(json.dumps(task))
-    done = launch(str(TESTS / "support" / "rank_run.py"), str(out / "task.json"))
+    done = launch(str(TESTS / "support" / "rank_run.py"), str(out / "task.json"), limit=900)
     assert done.returncode == 0, done.stderr[-9000:]
     return out
 
