@@ -107,6 +107,7 @@ def test_read_result_reads_what_evaluate_writes(encoder: VideoEncoder, tmp_path:
         ("{", "invalid JSON"),
         ("[]", "not a result of verbspace evaluate --out: top level"),
         ('{"result": {"top1": 1}}', r"not a result of verbspace evaluate --out: result\."),
+        ('{"result": {"protocol": {"task": "retrieval"}}}', "a result of --protocol retrieval, which model cards and"),
         ('{"result": null}', "not a result of verbspace evaluate --out: result: "),
     ):
         path.write_text(content)

@@ -32,6 +32,11 @@ def read_result(path: str | Path) -> AnyResult:
         raise FileNotFoundError(f"{path}: no such file; create it with verbspace evaluate --out {path}") from None
     except ValueError as error:
         raise ValueError(f"{path}: invalid JSON: {error}") from None
+    if (task := _task_of(content)) in ("order", "retrieval"):
+        raise ValueError(
+            f"{path}: a result of --protocol {task}, which model cards and comparisons do not show; leave it out, and "
+            "keep it outside of a run's folder `results`"
+        )
     model: type[AnyResult] = Evaluation
     if isinstance(content, dict) and "folds" in content:
         model = BenchmarkResult
@@ -46,6 +51,13 @@ def read_result(path: str | Path) -> AnyResult:
         reason = f"not a result of verbspace evaluate --out: {field}: {first['msg']}"
         raise ValueError(f"{path}: {reason}; run the evaluation again") from None
     return result
+
+
+def _task_of(content: Any) -> Any:
+    """Return the task of a single evaluation; None if there is none."""
+    for name in ("result", "protocol", "task"):
+        content = content.get(name) if isinstance(content, dict) else None
+    return content
 
 
 def list_folds(result: AnyResult) -> list[Evaluation | MultiLabelEvaluation]:
