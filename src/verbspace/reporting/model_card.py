@@ -32,7 +32,7 @@ def read_result(path: str | Path) -> AnyResult:
         raise FileNotFoundError(f"{path}: no such file; create it with verbspace evaluate --out {path}") from None
     except ValueError as error:
         raise ValueError(f"{path}: invalid JSON: {error}") from None
-    if (task := _task_of(content)) in ("order", "retrieval"):
+    if (task := _task_of(content)) in ("order", "localization", "retrieval"):
         raise ValueError(
             f"{path}: a result of --protocol {task}, which model cards and comparisons do not show; leave it out, and "
             "keep it outside of a run's folder `results`"
