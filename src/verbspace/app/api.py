@@ -21,7 +21,7 @@ from verbspace.data.errors import DecodeError
 from verbspace.inference.predictor import Prediction, WindowConfig
 from verbspace.models.hashing import encoder_hash
 
-MAX_WAITING = 32  # requests that wait for the model; further ones are told to come back
+MAX_WAITING = 32  # requests that run or wait for the model; further ones get status 503
 MAX_TEXTS = 256  # of one request
 
 

@@ -251,10 +251,11 @@ def localization_metrics(
             videos that show one of them count.
     """
     annotated: dict[int, dict[str, list[tuple[float, float]]]] = defaultdict(lambda: defaultdict(list))
+    labels = sorted({span.label for video in videos for span in video.spans})
+    action_of = dict(zip(labels, labels_to_indices(labels, concepts), strict=True))
     for video in videos:
-        indices = labels_to_indices([span.label for span in video.spans], concepts)
-        for truth, action in zip(video.spans, indices, strict=True):
-            annotated[action][video.file].append((truth.start, truth.end))
+        for truth in video.spans:
+            annotated[action_of[truth.label]][video.file].append((truth.start, truth.end))
     by_action: dict[int, list[float]] = defaultdict(list)
     by_split: list[dict[str, float]] = []
     for actions in class_splits:

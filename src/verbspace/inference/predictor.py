@@ -155,8 +155,9 @@ class Predictor:
 
     def is_answered(self, z: Tensor) -> Tensor:
         """Return for which embeddings (N, D) an action fits well enough for an answer, (N,) bool."""
-        best = self.space.action_scores(z, self.scoring).max(-1).values
-        return torch.ones_like(best, dtype=torch.bool) if self.threshold is None else best > self.threshold
+        if self.threshold is None:
+            return torch.ones(len(z), dtype=torch.bool)
+        return self.space.action_scores(z, self.scoring).max(-1).values > self.threshold
 
     def rank(self, names: Sequence[str], z: Tensor) -> list[Prediction]:
         """Rank the actions for the embeddings (N, D) of N videos."""
