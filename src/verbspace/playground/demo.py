@@ -7,7 +7,8 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,10 +24,11 @@ from verbspace.models.video_encoder import VideoEncoder
 from verbspace.playground.actions import HELD_OUT_ACTIONS, TRAIN_ACTIONS
 from verbspace.playground.demo_report import render_demo_report
 from verbspace.playground.evaluator import METRIC_NAMES, WorldEvaluator
-from verbspace.playground.supervised_upper_bound import train_supervised_upper_bound
+from verbspace.playground.supervised_upper_bound import SupervisedResults, measure_supervised_upper_bound
 from verbspace.playground.world import WorldSettings, make_world
 from verbspace.training.adapt import adapt
 from verbspace.utils.atomic_io import write_text
+from verbspace.utils.background import BackgroundTask
 from verbspace.utils.progress import ProgressCallback
 
 # Like the defaults, selected on the validation clips of worlds 100 and 101. No reported result uses these worlds.
@@ -59,9 +61,9 @@ def run_demo(
         out: Folder for all output. The runs of seeds above 0 are written to `out/seed-N`.
         num_seeds: Number of training seeds.
         world_settings: Settings of the synthetic data set. Default: the default settings with `world_seed`.
-        on_progress: Called with the progress of each stage.
+        on_progress: Called with the progress of each stage. With two or more threads, the supervised upper bound is
+            trained at the same time as the encoder, with half of them.
     """
-    report = on_progress or (lambda *_: None)
     seconds: dict[str, float] = {}
     start = last = time.perf_counter()
 
@@ -72,37 +74,41 @@ def run_demo(
 
     out.mkdir(parents=True, exist_ok=True)
     world_settings = world_settings or WorldSettings(seed=world_seed)
-    world = make_world(out / "world", world_settings, ("train", "probe", "test"), on_progress=report)
+    world = make_world(out / "world", world_settings, ("train", "probe", "test"), on_progress=on_progress)
     lap("render clips")
-    base = load_playground_encoder()
-    evaluator = WorldEvaluator(world, base.image_size, seed=world_seed)
-    evaluate = partial(evaluator.evaluate, on_progress=report)
-    base_metrics = evaluate(base, stage="evaluate frozen CLIP")
-    lap("evaluate frozen")
+    report = on_progress or (lambda *_: None)
+    with _supervised(world, world_seed, out, settings, report, supervised_upper_bound) as (report, supervised_results):
+        base = load_playground_encoder()
+        evaluator = WorldEvaluator(world, base.image_size, seed=world_seed)
+        evaluate = partial(evaluator.evaluate, on_progress=report)
+        base_metrics = evaluate(base, stage="evaluate frozen CLIP")
+        lap("evaluate frozen")
 
-    concepts = ConceptSet.load("playground").subset(TRAIN_ACTIONS)
-    encoders: list[VideoEncoder] = []
-    adapted_metrics: list[dict[str, ClassificationMetrics]] = []
-    for seed in range(num_seeds):
-        run = out if seed == 0 else out / f"seed-{seed}"
-        stage = "adapt" if num_seeds == 1 else f"adapt, seed {seed}"
-        training = settings.training.model_copy(update={"seed": seed})
-        encoder = adapt(
-            VideoEncoder.copy(base), world / "train", concepts, run, settings.model_copy(update={"training": training}),
-            on_progress=lambda name, *step, stage=stage: report(stage if name == "adapt" else name, *step),
-        )  # fmt: skip
-        lap("adapt")
-        encoders.append(encoder)
-        adapted_metrics.append(evaluate(encoder, stage="evaluate adapted"))
-        lap("evaluate adapted")
+        concepts = ConceptSet.load("playground").subset(TRAIN_ACTIONS)
+        encoders: list[VideoEncoder] = []
+        adapted_metrics: list[dict[str, ClassificationMetrics]] = []
+        for seed in range(num_seeds):
+            run = out if seed == 0 else out / f"seed-{seed}"
+            stage = "adapt" if num_seeds == 1 else f"adapt, seed {seed}"
+            training = settings.training.model_copy(update={"seed": seed})
+            encoder = adapt(
+                VideoEncoder.copy(base), world / "train", concepts, run,
+                settings.model_copy(update={"training": training}),
+                on_progress=lambda name, *step, stage=stage: report(stage if name == "adapt" else name, *step),
+            )  # fmt: skip
+            lap("adapt")
+            encoders.append(encoder)
+            adapted_metrics.append(evaluate(encoder, stage="evaluate adapted"))
+            lap("evaluate adapted")
 
-    order = {}
-    compared = {"frozen": base, "adapted": encoders[0]}
-    for done, (name, encoder) in enumerate(compared.items()):
-        report("order of frames", done, 2, {})
-        order[name] = [pair.model_dump(mode="json") for pair in evaluator.order_metrics(encoder)]
-    report("order of frames", 2, 2, {})
-    lap("evaluate order")
+        order = {}
+        compared = {"frozen": base, "adapted": encoders[0]}
+        for done, (name, encoder) in enumerate(compared.items()):
+            report("order of frames", done, 2, {})
+            order[name] = [pair.model_dump(mode="json") for pair in evaluator.order_metrics(encoder)]
+        report("order of frames", 2, 2, {})
+        lap("evaluate order")
+        supervised = supervised_results()
 
     results: dict[str, Any] = {
         name: {
@@ -111,13 +117,11 @@ def run_demo(
         }
         for name in METRIC_NAMES
     }
-    if supervised_upper_bound:
-        folder = out / "supervised-upper-bound"
-        supervised = train_supervised_upper_bound(base, world, concepts, folder, settings, on_progress=report)
-        for name, metrics in evaluate(supervised, stage="evaluate supervised").items():
+    if supervised is not None:
+        for name, metrics in supervised.metrics.items():
             results[name]["supervised"] = summarize_seeds([metrics], [0])
-        order["supervised"] = [pair.model_dump(mode="json") for pair in evaluator.order_metrics(supervised)]
-        lap("supervised upper bound")
+        order["supervised"] = [pair.model_dump(mode="json") for pair in supervised.order]
+        seconds["supervised upper bound"] = round(supervised.seconds, 1)
     results["order"] = order
     results["protocol"] = {
         "task": "zero-shot over all 20 actions by category; linear probe and k-NN trained on the labelled probe split",
@@ -142,6 +146,33 @@ def run_demo(
     page = render_demo_report(results, out / "metrics.jsonl", evaluator, compared, zero_shot)
     write_text(out / "report.html", page)
     return results
+
+
+@contextmanager
+def _supervised(
+    world: Path, world_seed: int, out: Path, settings: AdaptSettings, on_progress: ProgressCallback, wanted: bool
+) -> Iterator[tuple[ProgressCallback, Callable[[], SupervisedResults | None]]]:
+    """Measure the supervised upper bound while the block runs, with half of the threads if there are several.
+
+    Yields the progress callback for the block, and a function that waits for the results.
+    """
+    job = partial(measure_supervised_upper_bound, world, world_seed, out / "supervised-upper-bound", settings)
+    num_threads = torch.get_num_threads()
+    if not wanted or num_threads < 2:
+        yield on_progress, lambda: job(on_progress=on_progress) if wanted else None
+        return
+
+    def relay(stage: str, done: int, total: int, values: Mapping[str, float]) -> None:
+        on_progress(stage, done, total, values)
+        if task.relay():
+            torch.set_num_threads(num_threads)
+
+    with BackgroundTask(job, num_threads=num_threads // 2, on_progress=on_progress) as task:
+        torch.set_num_threads(num_threads - num_threads // 2)
+        try:
+            yield relay, task.result
+        finally:
+            torch.set_num_threads(num_threads)
 
 
 def summarize_seeds(per_seed_metrics: Sequence[ClassificationMetrics], seeds: Sequence[int]) -> dict[str, Any]:

@@ -73,7 +73,7 @@ class WorldEvaluator:
     def zero_shot_scores(self, encoder: VideoEncoder, video: Tensor, times: Tensor | None) -> Tensor:
         """Compute category scores of all actions for clips (N, T, 3, S, S); returns shape (N, 20)."""
         space = encoder.build_concept_space(self.concepts)
-        return zero_shot_scores(encoder.encode_video(video, times, batch_size=64), space, "category")
+        return zero_shot_scores(encoder.encode_video(video, times), space, "category")
 
     def evaluate(
         self, encoder: VideoEncoder, *, stage: str = "evaluate", on_progress: ProgressCallback | None = None
@@ -91,7 +91,7 @@ class WorldEvaluator:
         report(0)
         test, probe = self.test_clips, self.probe_clips
         space = encoder.build_concept_space(self.concepts)
-        embeddings = encoder.encode_video(test.video, test.times, batch_size=64)
+        embeddings = encoder.encode_video(test.video, test.times)
         scores = zero_shot_scores(embeddings, space, "category")
         metrics["zero_shot"] = classification_metrics(scores, test.labels)
         held_out = self.held_out_mask
@@ -99,7 +99,7 @@ class WorldEvaluator:
         report(1)
         metrics["images"] = classification_metrics(self.zero_shot_scores(encoder, self.images, None), self.image_labels)
         report(2)
-        train = encoder.encode_video(probe.video, probe.times, batch_size=64)
+        train = encoder.encode_video(probe.video, probe.times)
         neighbors = knn_scores(train, probe.labels, embeddings, len(ACTIONS))
         metrics["knn"] = classification_metrics(neighbors, test.labels)
         report(3)
@@ -122,9 +122,9 @@ class WorldEvaluator:
         test, probe = self.test_clips, self.probe_clips
         kept, kept_train = torch.isin(test.labels, opposed), torch.isin(probe.labels, opposed)
         embedder = OrderEmbedder(encoder)
-        batches = zip(torch.split(test.video[kept], 64), torch.split(test.times[kept], 64), strict=True)
+        batches = zip(torch.split(test.video[kept], 16), torch.split(test.times[kept], 16), strict=True)
         orders = split_orders(torch.cat([embedder(embedder.normalize(video), times) for video, times in batches]))
-        features = encoder.encode_video(probe.video[kept_train], probe.times[kept_train], batch_size=64)
+        features = encoder.encode_video(probe.video[kept_train], probe.times[kept_train])
         train = features, probe.labels[kept_train]
         return pair_metrics(pairs, space, orders, test.labels[kept], train=train)
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -14,7 +16,11 @@ from verbspace.concepts.concept_set import ConceptSet
 from verbspace.config.settings import AdaptSettings, result_affecting_settings
 from verbspace.data.dataloader import load_views
 from verbspace.data.sources.manifest import Record
+from verbspace.evaluation.metrics import ClassificationMetrics
+from verbspace.evaluation.order import PairMetrics
 from verbspace.models.video_encoder import VideoEncoder
+from verbspace.playground.actions import TRAIN_ACTIONS
+from verbspace.playground.evaluator import WorldEvaluator
 from verbspace.training.adapt import build_dataset, build_distiller
 from verbspace.training.distiller import Distiller, EMAState, StepOutput, embed_views
 from verbspace.training.loggers import ProgressReport
@@ -25,6 +31,15 @@ from verbspace.utils.progress import ProgressCallback
 
 # Selected on validation clips of worlds 100 and 101. Supervised training tolerates larger steps.
 SUPERVISED_LEARNING_RATES = {"learning_rate": 6e-4, "temporal_lr_multiplier": 3.0}
+
+
+@dataclass(frozen=True)
+class SupervisedResults:
+    """Metrics of the supervised upper bound, by name; those of the opposed pairs; and the seconds that it took."""
+
+    metrics: dict[str, ClassificationMetrics]
+    order: list[PairMetrics]
+    seconds: float
 
 
 class SupervisedMethod(nn.Module):
@@ -55,6 +70,19 @@ def read_labeled_train_records(world: Path) -> list[Record]:
     """Read the training clips of a world together with their labels."""
     with (world / "labels" / "train.csv").open(newline="") as file:
         return [Record(world / "train" / path, action) for path, action in csv.reader(file)]
+
+
+def measure_supervised_upper_bound(
+    world: Path, world_seed: int, out: Path, settings: AdaptSettings, on_progress: ProgressCallback | None = None
+) -> SupervisedResults:
+    """Train the upper bound of the demo in the folder `out`, with the train split of a world, and evaluate it."""
+    start = time.perf_counter()
+    encoder = VideoEncoder.from_pretrained("playground")
+    concepts = ConceptSet.load("playground").subset(TRAIN_ACTIONS)
+    supervised = train_supervised_upper_bound(encoder, world, concepts, out, settings, on_progress)
+    evaluator = WorldEvaluator(world, encoder.image_size, seed=world_seed)
+    metrics = evaluator.evaluate(supervised, stage="evaluate supervised", on_progress=on_progress)
+    return SupervisedResults(metrics, evaluator.order_metrics(supervised), time.perf_counter() - start)
 
 
 def train_supervised_upper_bound(
