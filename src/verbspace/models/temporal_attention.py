@@ -69,9 +69,9 @@ class TemporalAttention(nn.Module):
         """Compute rotated queries, rotated keys, and values (B, N, heads, T, head_dim) of tokens (B·T, N, width)."""
         num_clips, num_frames = rope.shape[1], rope.shape[4]
         qkv = self.qkv(self.norm(x)).view(num_clips, num_frames, x.shape[1], 3, self.num_heads, -1)
-        rotated = apply_rope(qkv[:, :, :, :2].permute(0, 2, 3, 4, 1, 5), rope[:, :, :, None])
-        q, k = rotated.unbind(2)
-        return q, k, qkv[:, :, :, 2].permute(0, 2, 3, 1, 4)
+        qk, v = qkv.split((2, 1), dim=3)  # its backward pass fills no zeros, unlike that of slices
+        q, k = apply_rope(qk.permute(0, 2, 3, 4, 1, 5), rope[:, :, :, None]).unbind(2)
+        return q, k, v.squeeze(3).permute(0, 2, 3, 1, 4)
 
 
 def sdpa_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ from verbspace.models.eager_attention import EAGER_IMPL
 from verbspace.models.interpolation import interpolate_weights
 from verbspace.models.pretrained_options import PretrainedOptions
 from verbspace.models.processor import Processor, read_json
+from verbspace.models.quick_gelu import replace_quick_gelu
 from verbspace.models.snapshots import snapshot_commit
 from verbspace.models.temporal_attention import TemporalAttention, rope_cos_sin
 from verbspace.models.text_cache import CachedTextEncoder, text_tower_hash
@@ -56,7 +57,7 @@ class VideoEncoder(PreTrainedModel):  # type: ignore[misc]
     def __init__(self, config: VideoEncoderConfig, base: PreTrainedModel | None = None) -> None:
         super().__init__(config)
         base_config = config.base_config()
-        self.base: Any = AutoModel.from_config(base_config) if base is None else base
+        self.base: Any = replace_quick_gelu(AutoModel.from_config(base_config) if base is None else base)
         vision = base_config.vision_config
         self.temporal_heads = config.temporal_heads or int(vision.num_attention_heads)
         self.temporal = nn.ModuleDict(
