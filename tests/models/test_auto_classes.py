@@ -49,19 +49,26 @@ def test_auto_model_loads_the_same_encoder(saved: Path) -> None:
     assert list(AutoModel.from_config(config).temporal) == ["0", "2"]
 
 
-@pytest.mark.parametrize(
-    "imports",
-    [
-        "import verbspace.models\nfrom transformers import AutoModel",
-        "from transformers import AutoModel\nimport verbspace.models",
-        "from transformers import AutoConfig\nimport verbspace.models\nfrom transformers import AutoModel",
-        "from verbspace.models.video_encoder import VideoEncoder\nfrom transformers import AutoModel",
-        "import verbspace as vs\nvs.VideoEncoder\nfrom transformers import AutoModel",
-    ],
-)
-def test_importing_models_registers_the_encoder_in_any_order(imports: str, saved: Path) -> None:
-    program = f"{imports}\nimport sys\nprint(type(AutoModel.from_pretrained(sys.argv[1])).__name__)"
-    assert run_python(program, saved) == "VideoEncoder"
+def test_importing_models_registers_the_encoder_in_any_order(saved: Path) -> None:
+    orders = [
+        "import verbspace.models; from transformers import AutoModel",
+        "from transformers import AutoModel; import verbspace.models",
+        "from transformers import AutoConfig; import verbspace.models; from transformers import AutoModel",
+        "from verbspace.models.video_encoder import VideoEncoder; from transformers import AutoModel",
+        "import verbspace as vs; vs.VideoEncoder; from transformers import AutoModel",
+    ]
+    # Each order in a process of its own. They share the imports that have nothing to do with the Auto classes.
+    program = """
+import os, sys, torch, transformers.modeling_utils
+assert not {"transformers.models.auto.modeling_auto", "verbspace"} & {*sys.modules}
+for order in sys.argv[2:]:
+    if not os.fork():
+        exec(order)
+        print(type(AutoModel.from_pretrained(sys.argv[1])).__name__, flush=True)
+        os._exit(0)
+    os.wait()
+"""
+    assert run_python(program, saved, *orders).split() == ["VideoEncoder"] * len(orders)
 
 
 @pytest.mark.parametrize("module", ["verbspace", "verbspace.cli.main"])
