@@ -32,7 +32,7 @@ def test_rank_equals_predict(controller: AppController, clip: Path) -> None:
         assert [part.action for part in prediction.timeline] == [part.action for part in expected.timeline]
     assert "adapted" in analysis_html(analysis, predictions)
     explanation = controller.explain(analysis, "\n".join(controller.concepts.action_names), 0.0, analysis.duration)
-    assert explanation.activated_descriptions
+    assert explanation.description_fits
     assert "input frames" in explanation_html(explanation)
 
 
@@ -47,7 +47,7 @@ def test_texts_are_encoded_before_the_first_request(clip: Path, monkeypatch: pyt
     monkeypatch.setattr(VideoEncoder, "encode_text", fail)
     analysis, actions = controller.analyze(clip, "clip.mp4"), "\n".join(concepts.action_names)
     assert controller.rank(analysis, actions)
-    assert controller.explain(analysis, actions, 0.0, analysis.duration).activated_descriptions
+    assert controller.explain(analysis, actions, 0.0, analysis.duration).description_fits
 
 
 def test_with_actions_keeps_known_descriptions(controller: AppController, clip: Path) -> None:

@@ -1,5 +1,6 @@
 """Explanations of predictions."""
 
+import html
 import json
 import math
 from pathlib import Path
@@ -9,6 +10,7 @@ import torch
 from typer.testing import CliRunner
 
 from verbspace.cli.main import app
+from verbspace.concepts.concept_set import ConceptSet
 from verbspace.data.datasets import ClipDataset
 from verbspace.data.errors import DecodeError
 from verbspace.data.sampling import Window
@@ -35,7 +37,8 @@ def test_explanation_matches_the_prediction(
     for file, found in zip(files[::9], explanations, strict=True):
         (expected,) = predict(predictor.encoder, file, concepts="playground", scoring=predictor.scoring, top=20)
         assert dict(found.ranking) == pytest.approx(dict(expected.ranking), abs=1e-5)
-        assert [one.text for one in found.activated_descriptions[:3]] == expected.descriptions
+        assert found.description_fits is not None
+        assert found.description_fits.best.text == expected.descriptions[0]
 
 
 def test_frame_contributions_sum_to_the_log_odds(explanations: list[Explanation]) -> None:
@@ -67,15 +70,52 @@ def test_runner_up_wins_without_the_dropped_spans(
     assert checked
 
 
-def test_description_spans_cover_frames_with_high_probability(explanations: list[Explanation]) -> None:
+def test_descriptions_of_the_first_two_actions(predictor: Predictor, explanations: list[Explanation]) -> None:
+    space, disagreements = predictor.space, 0
     for found in explanations:
-        for one in found.activated_descriptions:
-            is_active = [bool(value >= 0.5 * one.frame_probabilities.max()) for value in one.frame_probabilities]
-            middles = [(a + b) / 2 for a, b in frame_spans(found.seconds, found.window)]
-            inside = [any(start <= middle <= end for start, end in one.spans) for middle in middles]
-            assert inside == is_active
+        fits = found.description_fits
+        assert fits is not None
+        assert list(fits.by_action) == [name for name, _ in found.ranking[:2]]
+        item = found.frames[None], (found.seconds - found.window.start)[None]
+        cosines = (predictor.encoder.encode_video(*item) @ space.descriptions.T)[0]
+        places = {
+            space.description_texts[n]: place for place, n in enumerate(cosines.argsort(descending=True).tolist(), 1)
+        }
+        for action, of_action in fits.by_action.items():
+            assert [fit.rank for fit in of_action] == sorted(places[fit.text] for fit in of_action)
+            assert all(action in fit.actions for fit in of_action)
+            for fit in of_action:
+                middles = [(a + b) / 2 for a, b in frame_spans(found.seconds, found.window)]
+                inside = [any(start <= at <= end for start, end in found.spans_of(fit)) for at in middles]
+                middle = (fit.frame_fit.min() + fit.frame_fit.max()) / 2
+                assert inside == (fit.frame_fit >= middle - 1e-6).tolist() == fit.is_best.tolist()
+                assert 0 <= fit.frame_fit.min() <= fit.frame_fit.max() <= 1
+        assert places[fits.best.text] == 1
+        agrees = found.ranking[0][0] in fits.best.actions
+        assert (fits.disagreement() is None) == agrees
+        disagreements += not agrees
         assert found.attention_map.shape == (8, 6, 6)
         assert float(found.attention_map.sum()) <= 1 + 1e-5
+    assert 0 < disagreements < len(explanations)
+
+
+def test_a_description_of_another_action_is_said_to_contradict(encoder: VideoEncoder, files: list[str]) -> None:
+    described = ConceptSet.load("playground").subset(["waving", "bowing"])
+    first = explain(Predictor(encoder, concepts=described), files[0]).ranking[0][0]
+    other = next(name for name in described.action_names if name != first)
+    only_other = [d for d in described.model_dump()["descriptions"] if list(d["actions"]) == [other]]
+    edited = ConceptSet.model_validate({**described.model_dump(), "descriptions": only_other})
+    predictor = Predictor(encoder, concepts=edited, scoring="category")
+    found = explain(predictor, files[0])
+    assert found.ranking[0][0] == first
+    assert found.description_fits is not None
+    assert found.description_fits.by_action[first] == []
+    said = found.description_fits.disagreement()
+    assert said == (
+        f"The description that fits best of all {len(only_other)} is one of {other}: "
+        f"“{found.description_fits.best.text}” There is no description of {first}."
+    )
+    assert html.escape(said, quote=False) in render_explanation_page([found], "playground")
 
 
 def test_frame_spans_tile_the_window() -> None:
@@ -108,7 +148,7 @@ def test_single_action_has_no_runner_up_and_action_names_have_no_descriptions(
     assert one.counterfactual is None
     assert one.ranking == [("waving", 1.0)]
     two = explain(Predictor(encoder, ["waving", "bowing"]), files[0])
-    assert two.activated_descriptions == []
+    assert two.description_fits is None
     assert two.counterfactual is not None
     for found in (one, two):
         json.dumps(to_json(found))
@@ -121,7 +161,7 @@ def test_command_continues_after_an_unreadable_file(files: list[str], tmp_path: 
     outcome = CliRunner().invoke(app, [*command, "--out", str(out)])
     assert outcome.exit_code == 1
     assert "gone.mp4: there is no such file" in outcome.output
-    assert "activated descriptions" in outcome.output
+    assert "descriptions of" in outcome.output
     assert files[0] in out.read_text()
     outcome = CliRunner().invoke(app, [*command[:1], *command[2:], "--json"])
     assert outcome.exit_code == 0

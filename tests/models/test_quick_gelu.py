@@ -6,7 +6,9 @@ from verbspace.models.quick_gelu import QuickGELU
 from verbspace.models.video_encoder import VideoEncoder
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-6), (torch.bfloat16, 2e-2)])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-6), (torch.bfloat16, 2e-2)]
+)
 def test_values_and_gradients_are_those_of_transformers(dtype: torch.dtype, tolerance: float) -> None:
     x = torch.randn(4, 5, 300, dtype=torch.float64).mul(4)
     weight = torch.randn_like(x)

@@ -100,7 +100,7 @@ def explain(
     actions: options.ActionsOption = None,
     concepts: options.ConceptsOption = None,
     scoring: options.ScoringOption = "category",
-    top: Annotated[int, typer.Option(min=1, help="Number of descriptions to show.")] = 5,
+    top: Annotated[int, typer.Option(min=1, help="Number of descriptions of each of the first two actions.")] = 3,
     frames: options.FramesOption = 8,
     start: Annotated[float, typer.Option(min=0, help="Start of the part to explain, in seconds.")] = 0.0,
     end: Annotated[float | None, typer.Option(min=0, help="End of the part. Default: the end of the video.")] = None,
@@ -113,7 +113,7 @@ def explain(
     ] = None,
     as_json: options.JsonOption = False,
 ) -> None:
-    """Explain predictions: activated descriptions, when they occur, and the frames that decide the result."""
+    """Explain predictions: the descriptions that fit, when they do, and the frames that decide the result."""
     import json
     from dataclasses import replace
 

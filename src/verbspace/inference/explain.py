@@ -1,4 +1,4 @@
-"""Explanations of predictions: activated descriptions, contributions of frames, and counterfactual frame removal."""
+"""Explanations of predictions: descriptions, contributions of frames, and counterfactual frame removal."""
 
 from __future__ import annotations
 
@@ -13,32 +13,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from verbspace.concepts.concept_set import DescriptionKind
 from verbspace.data.decoding.timestamps import TimestampMismatch
 from verbspace.data.decoding.windows import stream_windows
 from verbspace.data.errors import VideoError
 from verbspace.data.sampling import Window
+from verbspace.inference.description_fit import DescriptionFit, DescriptionFits, find_description_fits
 from verbspace.inference.predictor import Predictor
 from verbspace.models.attention_rollout import attention_rollout, rollout_to_grid
 from verbspace.utils.text import format_odds, format_spans
 
 Span = tuple[float, float]  # start and end, in seconds
-ACTIVATION_THRESHOLD = 0.5  # of a description's highest frame probability
-
-
-@dataclass(frozen=True)
-class ActivatedDescription:
-    """A description, its probability for the video and for each frame, (T,), among all descriptions.
-
-    In the parts `spans` of the video, the frame probability is at least half of its maximum.
-    """
-
-    text: str
-    kind: DescriptionKind
-    actions: tuple[str, ...]
-    probability: float
-    frame_probabilities: Tensor
-    spans: list[Span]
 
 
 @dataclass(frozen=True)
@@ -67,6 +51,7 @@ class Explanation:
         frame_probabilities: Distribution over the actions for each frame's own embedding, shape (T, K).
         log_odds_contribution: Contributions of the frames, shape (T,); their sum is the log of `counterfactual.odds`.
         attention_map: Attention rollout from the video's embedding to each patch, shape (T, rows, columns).
+        description_fits: Descriptions of the first two actions; None if the concept set has no descriptions.
         counterfactual: None if there is only one action.
     """
 
@@ -79,8 +64,13 @@ class Explanation:
     frame_probabilities: Tensor
     log_odds_contribution: Tensor
     attention_map: Tensor
-    activated_descriptions: list[ActivatedDescription]
+    description_fits: DescriptionFits | None
     counterfactual: Counterfactual | None
+
+    def spans_of(self, fit: DescriptionFit) -> list[Span]:
+        """Return the parts of the video that a description fits best."""
+        spans = frame_spans(self.seconds, self.window)
+        return merge_spans([span for span, best in zip(spans, fit.is_best.tolist(), strict=True) if best])
 
 
 def frame_spans(seconds: Tensor, window: Window) -> list[Span]:
@@ -102,7 +92,7 @@ def merge_spans(spans: Sequence[Span]) -> list[Span]:
 
 
 def explain(
-    predictor: Predictor, path: str | Path, *, start: float = 0.0, end: float | None = None, top: int = 5
+    predictor: Predictor, path: str | Path, *, start: float = 0.0, end: float | None = None, top: int = 3
 ) -> Explanation:
     """Explain a prediction for a video, or for a part of it.
 
@@ -115,7 +105,7 @@ def explain(
         path: The video file.
         start: Start of the part, in seconds.
         end: End of the part, in seconds; default: the end of the video.
-        top: Number of descriptions.
+        top: Number of descriptions of each of the first two actions.
     """
     if predictor.scoring == "phases":
         raise ValueError("scoring: scores by phases cannot be explained; use category, description or both")
@@ -127,7 +117,7 @@ def explain(
     with torch.inference_mode():
         frames = encoder.frame_embeddings(video[None], device_times[None]).float()
         shares = encoder.frame_shares(frames, device_times[None])[0].cpu()
-    frame_embeddings = frames[0].cpu()
+    unit_frames = F.normalize(frames[0].cpu(), dim=-1)
     mean = shares.mean(0)
     z = F.normalize(mean, dim=-1)
     probabilities = predictor.probabilities(z[None])[0]
@@ -153,10 +143,12 @@ def explain(
         ranking=[(names[n], float(probabilities[n])) for n in order],
         seconds=seconds,
         frames=clip,
-        frame_probabilities=predictor.probabilities(F.normalize(frame_embeddings, dim=-1)),
+        frame_probabilities=predictor.probabilities(unit_frames),
         log_odds_contribution=contribution,
         attention_map=rollout_to_grid(encoder, attention_rollout(encoder, video, device_times).mean(0), video),
-        activated_descriptions=_find_activated_descriptions(predictor, z, frame_embeddings, spans, top),
+        description_fits=find_description_fits(
+            space, predictor.concepts, predictor.scoring, z, unit_frames, [names[n] for n in order[:2]], top
+        ),
         counterfactual=counterfactual,
     )
 
@@ -172,7 +164,7 @@ def format_counterfactual(counterfactual: Counterfactual) -> str:
 
 def to_json(explanation: Explanation) -> dict[str, Any]:
     """Convert an explanation to JSON types, without the images."""
-    counterfactual = explanation.counterfactual
+    counterfactual, fits = explanation.counterfactual, explanation.description_fits
     return {
         "path": explanation.path,
         "start": explanation.window.start,
@@ -187,10 +179,22 @@ def to_json(explanation: Explanation) -> dict[str, Any]:
                 strict=True,
             )
         ],
-        "descriptions": [
-            {"text": one.text, "kind": one.kind, "actions": one.actions, "share": one.probability, "seconds": one.spans}
-            for one in explanation.activated_descriptions
-        ],
+        "descriptions": None
+        if fits is None
+        else {
+            action: [
+                {
+                    "text": fit.text,
+                    "kind": fit.kind,
+                    "rank": fit.rank,
+                    "of": fits.num_descriptions,
+                    "seconds": explanation.spans_of(fit),
+                }
+                for fit in of_action
+            ]
+            for action, of_action in fits.by_action.items()
+        },
+        "disagreement": None if fits is None else fits.disagreement(),
         "change": None
         if counterfactual is None
         else {
@@ -218,24 +222,6 @@ def _read_clip(
         return next(stream_windows(path, plan, num_frames=frames, preprocessing=preprocessing))
     except TimestampMismatch:
         return next(stream_windows(path, plan, num_frames=frames, preprocessing=preprocessing, use_packet_times=False))
-
-
-def _find_activated_descriptions(
-    predictor: Predictor, z: Tensor, frame_embeddings: Tensor, spans: list[Span], top: int
-) -> list[ActivatedDescription]:
-    space, concepts = predictor.space, predictor.concepts
-    descriptions = concepts.descriptions_of_phase(None) if space.description_texts else []
-    if not descriptions:
-        return []
-    probabilities = space.probs(z[None], "description")[0]
-    frame_probabilities = space.probs(F.normalize(frame_embeddings, dim=-1), "description")
-    activated = []
-    for n in probabilities.topk(min(top, len(probabilities))).indices.tolist():
-        one, values = descriptions[n], frame_probabilities[:, n]
-        is_active = (values >= ACTIVATION_THRESHOLD * values.max()).tolist()
-        active = merge_spans([span for span, active in zip(spans, is_active, strict=True) if active])
-        activated.append(ActivatedDescription(one.text, one.kind, one.actions, float(probabilities[n]), values, active))
-    return activated
 
 
 def _find_spans_to_drop(

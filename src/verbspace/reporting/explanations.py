@@ -12,7 +12,7 @@ from torch import Tensor
 
 from verbspace.inference.explain import Explanation, format_counterfactual
 from verbspace.reporting.templating import jpeg_data_uri, render_template
-from verbspace.utils.text import format_spans, format_timestamp
+from verbspace.utils.text import format_ordinal, format_spans, format_timestamp
 
 MAX_ACTION_ROWS = 4  # actions whose probability over time is shown
 _MIN_BRIGHTNESS = 0.25  # brightness factor where attention is lowest
@@ -42,17 +42,32 @@ def section_context(explanation: Explanation) -> dict[str, Any]:
         )
     ]
     probs_by_action = dict(zip(explanation.action_names, explanation.frame_probabilities.T.tolist(), strict=True))
-    counterfactual = explanation.counterfactual
+    counterfactual, fits = explanation.counterfactual, explanation.description_fits
     return {
         "path": explanation.path,
         "window": f"{format_timestamp(explanation.window.start)} to {format_timestamp(explanation.window.end)}",
         "ranking": explanation.ranking[:5],
         "frames": frames,
         "action_rows": [(name, probs_by_action[name]) for name, _ in explanation.ranking[:MAX_ACTION_ROWS]],
-        "descriptions": [
-            {**vars(one), "spans": format_spans(one.spans), "frame_probabilities": one.frame_probabilities.tolist()}
-            for one in explanation.activated_descriptions
+        "descriptions": []
+        if fits is None
+        else [
+            {
+                "action": action,
+                "fits": [
+                    {
+                        "text": fit.text,
+                        "kind": fit.kind,
+                        "place": f"{format_ordinal(fit.rank)} of {fits.num_descriptions}",
+                        "spans": format_spans(explanation.spans_of(fit)),
+                        "frame_fit": fit.frame_fit.tolist(),
+                    }
+                    for fit in of_action
+                ],
+            }
+            for action, of_action in fits.by_action.items()
         ],
+        "disagreement": fits and fits.disagreement(),
         "counterfactual": counterfactual,
         "summary": counterfactual and format_counterfactual(counterfactual),
     }

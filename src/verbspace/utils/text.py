@@ -44,3 +44,9 @@ def format_odds(odds: float) -> str:
     if odds > 1000:
         return "more than 1000"
     return f"{odds:.{2 if odds < 2 else 1 if odds < 10 else 0}f}"
+
+
+def format_ordinal(number: int) -> str:
+    """Format a place: 1st, 2nd, 3rd, 4th, 11th, 21st."""
+    suffix = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number}{suffix}"

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from verbspace.utils.text import format_spans, format_timestamp, sanitize
+from verbspace.utils.text import format_ordinal, format_spans, format_timestamp, sanitize
 
 if TYPE_CHECKING:
+    from verbspace.inference.description_fit import DescriptionFits
     from verbspace.inference.explain import Explanation
     from verbspace.inference.predictor import Prediction
     from verbspace.inference.timeline import Segment
@@ -41,23 +42,29 @@ def make_printer(output_format: str, timeline: bool = False) -> PredictionPrinte
 
 
 def print_explanation(explanation: Explanation) -> None:
-    """Print the three most probable actions, the activated descriptions and the counterfactual."""
+    """Print the three most probable actions, the descriptions of the first two, and the counterfactual."""
     from verbspace.inference.explain import format_counterfactual
     from verbspace.inference.predictor import Prediction
 
     console = Console(highlight=False, markup=False, soft_wrap=True)
     _print_table(explanation.path, Prediction(explanation.path, explanation.ranking[:3], []))
-    if explanation.activated_descriptions:
-        console.print("  activated descriptions")
-    for one in explanation.activated_descriptions:
-        console.print(
-            f"  {100 * one.probability:5.1f}%  {sanitize(one.text)}  ({one.kind} of {sanitize(', '.join(one.actions))})"
-        )
-        console.print(f"          {format_spans(one.spans)}", style="dim")
+    if explanation.description_fits is not None:
+        _print_descriptions(console, explanation, explanation.description_fits)
     if explanation.counterfactual is None:
         console.print("  there is only one action, so there is no runner-up")
     else:
         console.print(f"  {sanitize(format_counterfactual(explanation.counterfactual))}")
+
+
+def _print_descriptions(console: Console, explanation: Explanation, fits: DescriptionFits) -> None:
+    for action, of_action in fits.by_action.items():
+        console.print(f"  descriptions of {sanitize(action)}" + ("" if of_action else ": none"))
+        for fit in of_action:
+            place = f"{format_ordinal(fit.rank)} of {fits.num_descriptions}"
+            console.print(f"  {place:>11}  {sanitize(fit.text)}")
+            console.print(f"               {fit.kind}, best at {format_spans(explanation.spans_of(fit))}", style="dim")
+    if disagreement := fits.disagreement():
+        console.print(f"  {sanitize(disagreement)}")
 
 
 def _print_table(name: str, prediction: Prediction) -> None:
