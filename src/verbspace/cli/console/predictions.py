@@ -58,11 +58,11 @@ def print_explanation(explanation: Explanation) -> None:
 
 def _print_descriptions(console: Console, explanation: Explanation, fits: DescriptionFits) -> None:
     for action, of_action in fits.by_action.items():
-        console.print(f"  descriptions of {sanitize(action)}" + ("" if of_action else ": none"))
+        places = f", and their places among all {fits.num_descriptions} by fit" if of_action else ": none"
+        console.print(f"  descriptions of {sanitize(action)}{places}")
         for fit in of_action:
-            place = f"{format_ordinal(fit.rank)} of {fits.num_descriptions}"
-            console.print(f"  {place:>11}  {sanitize(fit.text)}")
-            console.print(f"               {fit.kind}, best at {format_spans(explanation.spans_of(fit))}", style="dim")
+            console.print(f"  {format_ordinal(fit.rank):>6}  {sanitize(fit.text)}")
+            console.print(f"          {fit.kind}, best at {format_spans(explanation.spans_of(fit))}", style="dim")
     if disagreement := fits.disagreement():
         console.print(f"  {sanitize(disagreement)}")
 
