@@ -25,8 +25,8 @@ class DescriptionFit:
 
     Attributes:
         rank: Place of the description among the M descriptions of the concept set by its cosine to the video, from 1.
-        frame_fit: Its cosine to each of the T frames, (T,), scaled to [0, 1]: 0 and 1 are the lowest and the highest
-            cosine between any frame of the clip and any description of the set.
+        frame_fit: Its cosine to each of the T frames, (T,), scaled so that 0 is the mean and 1 the highest cosine between
+            the frames of the clip and all descriptions; lower ones are 0.
         is_best: (T,), true in the frames whose cosine is in the upper half of this description's range in the clip.
     """
 
@@ -94,12 +94,12 @@ def find_description_fits(
         return None
     order = (space.descriptions @ z).argsort(descending=True)
     frame_cosines = frame_embeddings @ space.descriptions.T
-    low, high = frame_cosines.aminmax()
+    low, high = frame_cosines.mean(), frame_cosines.max()
     fits = []
     for rank, index in enumerate(order.tolist(), 1):
         each, values = descriptions[index], frame_cosines[:, index]
         is_best = values >= (values.min() + values.max()) / 2
-        frame_fit = (values - low) / (high - low).clamp_min(1e-12)
+        frame_fit = ((values - low) / (high - low).clamp_min(1e-12)).clamp_min(0)
         fits.append(DescriptionFit(each.text, each.kind, tuple(each.actions), rank, frame_fit, is_best))
     by_action = {action: [fit for fit in fits if action in fit.actions][:top] for action in actions}
     return DescriptionFits(len(fits), by_action, fits[0], scoring)
