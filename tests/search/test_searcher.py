@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from torch import Tensor
 
-from support.indices import make_manifest, random_index, run_quick_embed, write_clip
+from support.indices import copy_part, make_manifest, random_index, run_quick_embed, write_clip
 from verbspace.models.video_encoder import VideoEncoder
 from verbspace.search.index import Index
 from verbspace.search.nearest import find_query_spans, nearest_windows
@@ -174,13 +174,12 @@ def test_open_searcher_sees_new_rows(tiny_clip: Path, tmp_path: Path, monkeypatc
 
 
 @pytest.fixture(scope="module")
-def halves(tiny_clip: Path, many_clips: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+def halves(many_clips: Path, many_clips_index: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Two indices, which together have the videos of `many_clips`; one video is in both."""
     folder = tmp_path_factory.mktemp("halves")
     files = sorted(map(str, many_clips.glob("[0-9]*.mp4")))
-    for name, part in (("a", files[::2]), ("b", [files[4], *files[1::2]])):
-        run_quick_embed(tiny_clip, part, folder / name)
-    return [folder / "a", folder / "b"]
+    parts = {"a": files[::2], "b": [files[4], *files[1::2]]}
+    return [copy_part(many_clips_index, folder / name, part) for name, part in parts.items()]
 
 
 @pytest.mark.parametrize("options", [{}, {"per_video": True}, {"spans": True}, {"path": "1?.mp4"}, {"top": 99}])
@@ -206,11 +205,10 @@ def test_similar_windows_of_several_indices(halves: list[Path], many_clips: Path
         assert [(hit.path, hit.window) for hit in hits] == [(hit.path, hit.window) for hit in expected]
 
 
-def test_indices_that_cannot_be_searched_together(halves: list[Path], tiny_siglip: Path, tmp_path: Path) -> None:
-    write_clip(tmp_path / "a.mp4", 0)
-    run_quick_embed(tiny_siglip, tmp_path / "a.mp4", tmp_path / "other")
+def test_indices_that_cannot_be_searched_together(halves: list[Path], tmp_path: Path) -> None:
+    copy_part(halves[0], tmp_path / "other", [], encoder="hub/other", encoder_hash="f" * 16)
     with pytest.raises(
-        ValueError, match=r"were built with different encoders, .*tiny_clip.* and .*tiny_siglip.*; search"
+        ValueError, match=r"were built with different encoders, .*tiny_clip.* and hub/other \(ffff.*; search"
     ):
         Searcher([halves[0], tmp_path / "other"])
     with pytest.raises(ValueError, match=r"is the same index as .*; give it once"):

@@ -58,8 +58,29 @@ def embed(
     gpus: Annotated[float, typer.Option(help="With --engine ray: GPUs per actor, which may be a fraction.")] = 0.0,
     commit_interval: Annotated[float, typer.Option(min=0, help="Seconds between commits of finished work.")] = 30.0,
     remove_missing: Annotated[bool, typer.Option("--remove-missing", help="Remove rows of missing files.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Also embed what arrives later, until Ctrl-C.")] = False,
+    interval: Annotated[
+        float | None, typer.Option(min=0.05, help="With --watch: seconds between looks at the folders. Default: 5.")
+    ] = None,
+    settle: Annotated[
+        float | None, typer.Option(min=0, help="With --watch: a file is complete after these seconds. Default: 10.")
+    ] = None,
 ) -> None:
     """Embed new and changed videos into an index. Videos that cannot be read are reported and skipped."""
+    if watch:
+        if shard is not None or engine != "local" or gpus or remove_missing:
+            raise ValueError("--watch does not go with --shard, --engine, --gpus or --remove-missing; leave them out")
+        from verbspace.cli.console.watching import watch_until_stopped
+
+        watch_until_stopped(
+            encoder, sources, index, 5.0 if interval is None else interval, 10.0 if settle is None else settle,
+            window=window, stride=stride, frames=frames,
+            dtype=cast("PrecisionSetting", dtype), batch_size=batch_size, num_workers=workers or None, device=device,
+            commit_interval=commit_interval,
+        )  # fmt: skip
+        return
+    if interval is not None or settle is not None:
+        raise ValueError("--interval and --settle are settings of --watch; add it, or leave them out")
     from verbspace.cli.console.progress import progress
     from verbspace.cli.console.terminal import ErrorCounter
     from verbspace.data.sources.inputs import expand_inputs
