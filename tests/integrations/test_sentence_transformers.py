@@ -91,6 +91,9 @@ def test_videos_in_memory_and_by_other_names(
     whole = model.encode(videos[:1])
     assert np.array_equal(model.encode([{"video": str(other)}]), whole)
     assert np.array_equal(model.encode([Path(videos[0]).as_uri()]), whole)  # read through fsspec
+    part = f"{videos[0]}#t=0,1"
+    mixed = model.encode([{"video": name} for name in (videos[0], part, str(other))])
+    assert np.allclose(mixed, np.concatenate([whole, encoder.encode_video([part], frames=4), whole]), atol=1e-6)
     words = model.encode([{"text": "missing.mp4"}])
     assert np.allclose(words, encoder.encode_text(["missing.mp4"]), atol=1e-6)
 
