@@ -36,8 +36,8 @@ from verbspace.models.video_encoder import VideoEncoder
 from verbspace.search.ann import build_ann_index
 from verbspace.search.engine import embed_file
 from verbspace.search.index import Index
+from verbspace.search.nearest import nearest_windows
 from verbspace.search.schema import FileRows, IndexManifest
-from verbspace.search.searcher import nearest_windows
 from verbspace.search.signatures import FileSignature
 from verbspace.search.transfer import merge_rows
 from verbspace.utils.cpu import available_cpus

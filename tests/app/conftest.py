@@ -39,6 +39,7 @@ def random_searcher(tmp_path_factory: pytest.TempPathFactory) -> Searcher:
     """A searcher without an encoder, over 20 files with four windows each, none of which exists on disk."""
     searcher = object.__new__(Searcher)
     searcher.index = random_index(tmp_path_factory.mktemp("index"), 80)
+    searcher.indices = [searcher.index]
     return searcher
 
 

@@ -18,7 +18,8 @@ from verbspace.inference.calibration import Calibration
 from verbspace.inference.predictor import WindowConfig, predict
 from verbspace.models.hashing import encoder_hash
 from verbspace.models.video_encoder import VideoEncoder
-from verbspace.search.searcher import Searcher, nearest_windows
+from verbspace.search.nearest import nearest_windows
+from verbspace.search.searcher import Searcher
 
 
 def test_rank_equals_predict(controller: AppController, clip: Path) -> None:

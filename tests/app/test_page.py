@@ -8,8 +8,9 @@ from verbspace.app import page as app_page
 from verbspace.app.controller import AppController
 from verbspace.app.html import WindowIds, hits_html
 from verbspace.app.media import ClipStore, OpaqueIds
+from verbspace.search.nearest import nearest_windows
 from verbspace.search.schema import Hit
-from verbspace.search.searcher import Searcher, nearest_windows
+from verbspace.search.searcher import Searcher
 
 
 def test_windows_of_a_part_of_a_video_are_played(clips: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from support.indices import copy_part
 from verbspace.cli.console.search_tables import format_hits
 from verbspace.cli.main import app
 from verbspace.search.schema import Hit
@@ -55,3 +56,22 @@ def test_a_sign_outside_of_quotes_is_an_error(query: str, searcher: Searcher) ->
     code, output, message = run_search(searcher.index.folder, query)
     assert (code, output) == (1, "")
     assert f'the query {query!r} has a sign outside of quotes; write "running" - "outdoors" to add or' in message
+
+
+def test_search_of_several_indices(clips: Path, full_index: Path, tmp_path: Path) -> None:
+    videos = sorted(map(str, clips.glob("*.mp4")))
+    one, two = (copy_part(full_index, tmp_path / name, part) for name, part in (("a", videos[:3]), ("b", videos[3:])))
+    code, lines, _ = run_search(one, "--also", two, "waving", "--json")
+    hits = [json.loads(line) for line in lines.splitlines()]
+    expected = [json.loads(line) for line in run_search(full_index, "waving", "--json")[1].splitlines()]
+    assert code == 0
+    assert [hit.pop("index") for hit in hits] == [str(two if hit["path"] == videos[3] else one) for hit in expected]
+    assert hits == expected  # which name no index
+    assert f"03.mp4  [{two}]\n" in run_search(one, "--also", two, "waving")[1]
+    assert run_search(one, "waving", "--also", two, "--format", "html", "--out", tmp_path / "page.html")[0] == 0
+    assert "of the indices a, b, best match" in (tmp_path / "page.html").read_text()
+    other = copy_part(full_index, tmp_path / "other", [], encoder_hash="f" * 16)
+    code, _, message = run_search(one, "waving", "--also", other)
+    assert code == 1
+    assert "were built with different encoders" in message
+    assert "no index found" in run_search(one, "waving", "--also", tmp_path / "none")[2]

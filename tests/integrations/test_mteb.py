@@ -115,7 +115,8 @@ def test_model_meta(encoder: VideoEncoder, tmp_path: Path) -> None:
     meta = MTEBEncoder(str(tmp_path / "waves"), None, device="cpu", frames=4).mteb_model_meta
     assert (meta.name, meta.revision) == ("verbspace/waves", encoder_hash(encoder))
     assert (meta.embed_dim, meta.max_tokens, meta.modalities) == (24, 40, ["video", "text"])
-    assert dict(meta.experiment_kwargs) == {"frames": 4}
+    assert (dict(meta.experiment_kwargs), meta.experiment_name) == ({"frames": 4}, "frames_4")
+    assert MTEBEncoder(encoder).mteb_model_meta.experiment_name is None  # the leaderboard shows no experiments
 
 
 def test_invalid_inputs(encoder: VideoEncoder, tmp_path: Path) -> None:

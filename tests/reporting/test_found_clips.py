@@ -38,7 +38,7 @@ def test_page_links_videos_and_contains_stills(clips: Path, searcher: Searcher, 
 
 def test_page_with_embedded_clips(clips: Path, searcher: Searcher, tmp_path: Path) -> None:
     hits = searcher.search("waving", top=2, where="`window` = 2")
-    text = render_search_page(hits, "waving", tmp_path, index="i", embed_clips=True)
+    text = render_search_page(hits, "waving", tmp_path, indices=["i"], embed_clips=True)
     clips_inside = [base64.b64decode(one) for one in re.findall(r'src="data:video/mp4;base64,([^"]+)"', text)]
     assert len(clips_inside) == 2
     for content in clips_inside:
@@ -71,7 +71,7 @@ def test_unplayable_videos_are_not_linked(tmp_path: Path) -> None:
 
 
 def test_missing_video_shows_the_reason(tmp_path: Path) -> None:
-    page = render_search_page([Hit(f"{tmp_path}/<i>.mp4", 0, 1, -0.2, 0, 1, 25)], "x", tmp_path, index="i")
+    page = render_search_page([Hit(f"{tmp_path}/<i>.mp4", 0, 1, -0.2, 0, 1, 25)], "x", tmp_path, indices=["i"])
     assert "&lt;i&gt;.mp4: there is no such file" in page
     assert "<i>.mp4" not in page
-    assert "No results" in render_search_page([], "x", tmp_path, index="i")
+    assert "No results" in render_search_page([], "x", tmp_path, indices=["i"])

@@ -14,7 +14,7 @@ from support.indices import random_index
 from verbspace.search.ann import build_ann_index
 from verbspace.search.filters import path_glob_filter
 from verbspace.search.index import Index
-from verbspace.search.searcher import nearest_windows
+from verbspace.search.nearest import nearest_windows
 
 SEARCHES: list[tuple[int, dict[str, Any]]] = [
     (3, {"where": path_glob_filter("a/00007")}),

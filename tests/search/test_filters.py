@@ -10,7 +10,8 @@ import pytest
 
 from support.indices import random_index
 from verbspace.search.filters import combine_filters, path_glob_filter
-from verbspace.search.searcher import Searcher, nearest_windows
+from verbspace.search.nearest import nearest_windows
+from verbspace.search.searcher import Searcher
 
 PATHS = (
     *("a/b.mp4", "a/bmp4", "a/bx.mp4", "x/it's (1)[2]+.avi", "its 12"),

@@ -15,7 +15,7 @@ from support.indices import make_manifest, random_index, run_quick_embed
 from verbspace.cli.main import app
 from verbspace.search import index as index_module
 from verbspace.search.index import Index, connect, lock_index
-from verbspace.search.searcher import nearest_windows
+from verbspace.search.nearest import nearest_windows
 
 
 def test_lock_excludes_other_writers(tiny_clip: Path, clips: Path, tmp_path: Path) -> None:

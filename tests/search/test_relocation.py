@@ -15,9 +15,9 @@ import pytest
 from support.indices import make_manifest, run_quick_embed, sorted_rows, write_clip
 from verbspace.search import relocation
 from verbspace.search.index import Index
+from verbspace.search.nearest import nearest_windows
 from verbspace.search.relocation import relocate_files
 from verbspace.search.schema import COLUMNS, FileRows
-from verbspace.search.searcher import nearest_windows
 from verbspace.search.signatures import FileSignature, content_identity
 from verbspace.search.transfer import export_parquet, import_parquet
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -11,12 +12,13 @@ import numpy as np
 import pytest
 from torch import Tensor
 
-from support.indices import make_manifest, random_index, run_quick_embed, write_clip
+from support.indices import copy_part, make_manifest, random_index, run_quick_embed, write_clip
 from verbspace.models.video_encoder import VideoEncoder
 from verbspace.search.index import Index
+from verbspace.search.nearest import find_query_spans, nearest_windows
 from verbspace.search.query import collect_terms
 from verbspace.search.schema import CENTER_FILE, FileRows, Hit, vectors_to_numpy
-from verbspace.search.searcher import Searcher, find_query_spans, nearest_windows
+from verbspace.search.searcher import Searcher
 from verbspace.search.signatures import FileSignature
 
 
@@ -64,14 +66,14 @@ def test_spans_join_the_windows_that_match(tmp_path: Path) -> None:
     ]
     index.write(files, set())
     query = np.array([3.0, 0.0])
-    spans = find_query_spans(index, query, 3)
+    spans = find_query_spans([index], query, 3)
     assert [(hit.path, hit.start, hit.end, hit.window) for hit in spans] == [
         ("a.mp4", 4, 16, 2), ("a.mp4", 24, 28, 6), ("c.mp4", 28, 32, 7),
     ]  # fmt: skip
     assert [hit.score for hit in spans] == pytest.approx([2.5 / 3 - 0.1, 0.5, 0.4], abs=1e-5)
-    assert {hit.path for hit in find_query_spans(index, query, 1)} == {"a.mp4"}
-    assert {hit.path for hit in find_query_spans(index, query, 5, "path = 'c.mp4'")} == {"c.mp4"}
-    assert find_query_spans(index, query, 5, "path = 'none.mp4'") == []
+    assert {hit.path for hit in find_query_spans([index], query, 1)} == {"a.mp4"}
+    assert {hit.path for hit in find_query_spans([index], query, 5, "path = 'c.mp4'")} == {"c.mp4"}
+    assert find_query_spans([index], query, 5, "path = 'none.mp4'") == []
 
 
 def test_equal_scores_are_ordered_by_path(tmp_path: Path) -> None:
@@ -169,3 +171,45 @@ def test_open_searcher_sees_new_rows(tiny_clip: Path, tmp_path: Path, monkeypatc
     assert len(running.search("x")) == 1
     run_quick_embed(tiny_clip, [str(write_clip(tmp_path / "b.mp4", 2))], tmp_path / "index")
     assert len(running.search("x")) == 2
+
+
+@pytest.fixture(scope="module")
+def halves(many_clips: Path, many_clips_index: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Two indices, which together have the videos of `many_clips`; one video is in both."""
+    folder = tmp_path_factory.mktemp("halves")
+    files = sorted(map(str, many_clips.glob("[0-9]*.mp4")))
+    parts = {"a": files[::2], "b": [files[4], *files[1::2]]}
+    return [copy_part(many_clips_index, folder / name, part) for name, part in parts.items()]
+
+
+@pytest.mark.parametrize("options", [{}, {"per_video": True}, {"spans": True}, {"path": "1?.mp4"}, {"top": 99}])
+def test_several_indices_equal_one_of_all_videos(
+    halves: list[Path], many_clips: Path, many_clips_index: Path, options: dict[str, object]
+) -> None:
+    settings: dict[str, object] = {"top": 12, "similar_to": [many_clips / "03.mp4"], **options}
+    expected = Searcher(many_clips_index).search('"waving" - "jumping"', **settings)  # type: ignore[arg-type]
+    found = Searcher(halves).search('"waving" - "jumping"', **settings)  # type: ignore[arg-type]
+    assert [replace(hit, index="", score=0) for hit in found] == [replace(hit, score=0) for hit in expected]
+    assert np.allclose([hit.score for hit in found], [hit.score for hit in expected], atol=1e-6)
+    assert {hit.index for hit in expected} == {""}
+    in_a = {str(many_clips / f"{n:02}.mp4") for n in range(0, 40, 2)}
+    assert [hit.index for hit in found] == [str(halves[hit.path not in in_a]) for hit in found]
+    assert "path" in options or {hit.index for hit in found} == set(map(str, halves))
+
+
+def test_similar_windows_of_several_indices(halves: list[Path], many_clips: Path, many_clips_index: Path) -> None:
+    for name in ("04.mp4", "07.mp4"):
+        reference, expected = Searcher(many_clips_index).find_similar(str(many_clips / name), 0, top=5)
+        found, hits = Searcher(halves).find_similar(str(many_clips / name), 0, top=5)
+        assert found == reference
+        assert [(hit.path, hit.window) for hit in hits] == [(hit.path, hit.window) for hit in expected]
+
+
+def test_indices_that_cannot_be_searched_together(halves: list[Path], tmp_path: Path) -> None:
+    copy_part(halves[0], tmp_path / "other", [], encoder="hub/other", encoder_hash="f" * 16)
+    with pytest.raises(
+        ValueError, match=r"were built with different encoders, .*tiny_clip.* and hub/other \(ffff.*; search"
+    ):
+        Searcher([halves[0], tmp_path / "other"])
+    with pytest.raises(ValueError, match=r"is the same index as .*; give it once"):
+        Searcher([halves[0], halves[1], halves[0] / ".." / "a"])

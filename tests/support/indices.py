@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute
 import pytest
 
 from support.video_files import numbered_frames, write_video
 from verbspace.data.sources.inputs import expand_inputs
 from verbspace.search.builder import EmbedSummary, build_index
 from verbspace.search.index import Index
-from verbspace.search.schema import FileRows, IndexManifest
+from verbspace.search.schema import CENTER_FILE, FileRows, IndexManifest
 from verbspace.search.searcher import Searcher
 from verbspace.search.signatures import FileSignature
 
@@ -40,6 +42,15 @@ def run_quick_embed(encoder: Path, sources: list[str] | Path, index_dir: Path, *
 def sorted_rows(folder: Path) -> pa.Table:
     """Return all rows, sorted by path and start."""
     return Index.open(folder).table.to_arrow().sort_by([("path", "ascending"), ("start", "ascending")])
+
+
+def copy_part(source: Path, folder: Path, paths: list[str], **changes: str) -> Path:
+    """Create an index with the rows of some files of another one. `changes` are values of its manifest."""
+    index, rows = Index.open(source), Index.open(source).table.to_arrow()
+    part = Index.create(folder, index.manifest.model_copy(update=changes))
+    part.add(rows.filter(pa.compute.is_in(rows["path"], pa.array(paths, pa.string()))).to_batches())
+    shutil.copy(source / CENTER_FILE, folder)
+    return folder
 
 
 def assert_same_content(folder: Path, expected_folder: Path) -> None:

@@ -83,6 +83,7 @@ class SearchHit(_Body):
     window: int
     duration: float
     fps: float
+    index: str = ""
 
 
 class Info(_Body):
@@ -161,7 +162,8 @@ def make_api(controller: AppController, *, token: str | None = None, hosts: Sequ
         encoder, searcher = controller.main_encoder, controller.searcher
         return Info(
             version=version("verbspace"), encoder=encoder_hash(encoder), concepts=controller.concepts.name,
-            actions=controller.concepts.action_names, windows=None if searcher is None else len(searcher.index),
+            actions=controller.concepts.action_names,
+            windows=None if searcher is None else sum(map(len, searcher.indices)),
         )  # fmt: skip
 
     @api.post("/predict", response_model_exclude_none=True, **secured)

@@ -59,6 +59,7 @@ def hits_html(hits: Sequence[Hit], clips: ClipStore, window_ids: WindowIds, simi
             "name": _display_name(hit),
             "time": _time_range(hit),
             "score": hit.score,
+            "index": Path(hit.index).name,
             "url": clips.url_for(ClipSegment(Path(file), hit.start, hit.end)) if os.path.isfile(file) else None,
             "window_id": window_ids.register(f"{hit.path}\0{hit.window}", (hit.path, hit.window)),
         }

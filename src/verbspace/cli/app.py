@@ -13,12 +13,15 @@ if TYPE_CHECKING:
     from verbspace.app.controller import AppController
 
 app = typer.Typer(rich_markup_mode=None)
+IndexOption = Annotated[
+    list[Path] | None, typer.Option(help="Index to search, from `verbspace embed`. Repeatable.", metavar="INDEX")
+]
 
 
 @app.command("app")
 def serve_app(
     encoder: options.EncoderArgument,
-    index: Annotated[Path | None, typer.Option(help="Index to search, from `verbspace embed`.")] = None,
+    index: IndexOption = None,
     clips: Annotated[list[str] | None, typer.Option(help="Example videos: files or folders. Repeatable.")] = None,
     actions: options.ActionsOption = None,
     concepts: options.ConceptsOption = None,
@@ -52,7 +55,7 @@ def serve_app(
 @app.command("serve")
 def serve_api(
     encoder: options.EncoderArgument,
-    index: Annotated[Path | None, typer.Option(help="Index to search, from `verbspace embed`.")] = None,
+    index: IndexOption = None,
     actions: options.ActionsOption = None,
     concepts: options.ConceptsOption = None,
     frames: options.FramesOption = 8,
@@ -84,21 +87,22 @@ def serve_api(
 
 
 def _check_vocabulary_and_index(
-    actions: list[str] | None, concepts: str | None, index: Path | None
+    actions: list[str] | None, concepts: str | None, indices: list[Path] | None
 ) -> list[str] | None:
     """Check arguments that need no model, and return the names of the actions."""
     action_names = options.parse_action_list(actions)
     checks.check_vocabulary(action_names, concepts, "category")
-    if index is not None:
+    if indices:
         from verbspace.search.index import read_manifest
 
-        read_manifest(index)
+        for index in indices:
+            read_manifest(index)
     return action_names
 
 
 def _make_controller(
     encoder: str, action_names: list[str] | None, concepts: str | None, window: float, stride: float | None,
-    frames: int, calibration: Path | None, device: str | None, index: Path | None, max_upload_mb: float,
+    frames: int, calibration: Path | None, device: str | None, indices: list[Path] | None, max_upload_mb: float,
     max_duration: float, clips: list[Path] | None = None, show_baseline: bool = False,
 ) -> AppController:  # fmt: skip
     from verbspace.app.controller import AppController
@@ -112,10 +116,10 @@ def _make_controller(
     reference = resolve_reference(loaded) if show_baseline else None
     encoders = {"encoder": loaded} if reference is None else {"adapted": loaded, "frozen CLIP": reference}
     searcher = None
-    if index is not None:
+    if indices:
         from verbspace.search.searcher import Searcher
 
-        searcher = Searcher(index, loaded)
+        searcher = Searcher(indices, loaded)
     return AppController(
         encoders, vocabulary, window_config=WindowConfig(window, stride), frames=frames, searcher=searcher,
         calibration=None if calibration is None else Calibration.load(calibration),

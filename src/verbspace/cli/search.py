@@ -58,8 +58,29 @@ def embed(
     gpus: Annotated[float, typer.Option(help="With --engine ray: GPUs per actor, which may be a fraction.")] = 0.0,
     commit_interval: Annotated[float, typer.Option(min=0, help="Seconds between commits of finished work.")] = 30.0,
     remove_missing: Annotated[bool, typer.Option("--remove-missing", help="Remove rows of missing files.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Also embed what arrives later, until Ctrl-C.")] = False,
+    interval: Annotated[
+        float | None, typer.Option(min=0.05, help="With --watch: seconds between looks at the folders. Default: 5.")
+    ] = None,
+    settle: Annotated[
+        float | None, typer.Option(min=0, help="With --watch: a file is complete after these seconds. Default: 10.")
+    ] = None,
 ) -> None:
     """Embed new and changed videos into an index. Videos that cannot be read are reported and skipped."""
+    if watch:
+        if shard is not None or engine != "local" or gpus or remove_missing:
+            raise ValueError("--watch does not go with --shard, --engine, --gpus or --remove-missing; leave them out")
+        from verbspace.cli.console.watching import watch_until_stopped
+
+        watch_until_stopped(
+            encoder, sources, index, 5.0 if interval is None else interval, 10.0 if settle is None else settle,
+            window=window, stride=stride, frames=frames,
+            dtype=cast("PrecisionSetting", dtype), batch_size=batch_size, num_workers=workers or None, device=device,
+            commit_interval=commit_interval,
+        )  # fmt: skip
+        return
+    if interval is not None or settle is not None:
+        raise ValueError("--interval and --settle are settings of --watch; add it, or leave them out")
     from verbspace.cli.console.progress import progress
     from verbspace.cli.console.terminal import ErrorCounter
     from verbspace.data.sources.inputs import expand_inputs
@@ -107,10 +128,14 @@ def search(
         typer.Option(help="With --format html: the page to write.", callback=options.out_file, is_eager=True),
     ] = None,
     embed_clips: Annotated[bool, typer.Option("--embed-clips", help="Store the clips inside the page.")] = False,
+    also: Annotated[
+        list[Path] | None,
+        typer.Option(help="Further index, of the same encoder. Repeatable.", parser=_parse_index_dir, metavar="INDEX"),
+    ] = None,
     encoder: IndexEncoderOption = None,
     device: options.DeviceOption = None,
 ) -> None:
-    """Search an index by text, by example clips, or by sums and differences of both."""
+    """Search an index, or several, by text, by example clips, or by sums and differences of both."""
     from verbspace.cli.console.predictions import resolve_format
     from verbspace.cli.console.terminal import print_error
     from verbspace.search.index import list_index_shards, read_manifest
@@ -126,22 +151,24 @@ def search(
     if spans and per_video:
         raise ValueError("--spans and --per-video contradict each other; give one of them")
     terms = collect_terms(query, add or (), subtract or ())
-    read_manifest(index)
+    folders = [index, *(also or ())]
+    for folder in folders:
+        read_manifest(folder)
     for clip in similar_to or []:
         if checks.is_missing(clip):
             raise ValueError(f"{clip}: there is no such file")
     from verbspace.cli.console.search_tables import print_hits
     from verbspace.search.searcher import Searcher
 
-    searcher = Searcher(index, encoder, device=device)
-    if shards := list_index_shards(index):
+    searcher = Searcher(folders, encoder, device=device)
+    if shards := [shard for folder in folders for shard in list_index_shards(folder)]:
         print_error(f"{len(shards)} shards are not merged yet and are not searched, such as {shards[0]}", "warning")
     hits = searcher.search(
         terms, similar_to=similar_to or (), top=top, where=where, path=path, min_duration=min_duration,
         max_duration=max_duration, per_video=per_video, spans=spans, exact=no_ann,
     )  # fmt: skip
     description = describe_query(terms, similar_to or ())
-    print_hits(hits, output_format, out, query=description, index=searcher.index, embed_clips=embed_clips)
+    print_hits(hits, output_format, out, query=description, indices=searcher.indices, embed_clips=embed_clips)
 
 
 @index_app.command("info")

@@ -17,6 +17,7 @@ from verbspace.models.hashing import encoder_hash
 from verbspace.models.video_encoder import VideoEncoder
 from verbspace.utils.device import resolve_device
 
+DEFAULT_FRAMES = 8
 Array = Tensor | NDArray[Any]
 
 
@@ -27,6 +28,7 @@ class MTEBEncoder:
         model_name: A VideoEncoder, or a folder or hub id of one.
         revision: Revision of the hub repository.
         frames: Frames per video: the middle frames of equal segments, with their own times.
+            MTEB stores the results of another number than the default as an experiment.
         name: Name under which MTEB stores results, as owner/name.
     """
 
@@ -36,7 +38,7 @@ class MTEBEncoder:
         revision: str | None = None,
         *,
         device: str | None = None,
-        frames: int = 8,
+        frames: int = DEFAULT_FRAMES,
         name: str | None = None,
         **_: Any,
     ) -> None:
@@ -118,6 +120,8 @@ def _model_meta(encoder: VideoEncoder, name: str, frames: int) -> Any:
             "embed_dim": encoder.embedding_dim,
             "similarity_fn_name": ScoringFunction.COSINE,
             "modalities": ["video", "text"],
-            "experiment_kwargs": {"frames": frames},  # MTEB stores results of other settings separately
+            # MTEB stores the results of experiments apart, and its leaderboard does not show them.
+            "experiment_kwargs": None if frames == DEFAULT_FRAMES else {"frames": frames},
+            "loader_kwargs": {"frames": frames},
         }
     )

@@ -13,6 +13,7 @@ HUB_KWARGS = ("cache_dir", "force_download", "local_files_only")  # arguments of
 # adapters and reads only safetensors.
 IGNORED_KWARGS = (
     "_from_auto",
+    "_from_pipeline",
     "_commit_hash",
     "trust_remote_code",
     "adapter_kwargs",

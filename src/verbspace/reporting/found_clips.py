@@ -27,14 +27,16 @@ SHORT_SIDE = 320  # pixels, of preview images and embedded clips
 BROWSER_EXTENSIONS = (".mp4", ".webm", ".m4v", ".mov", ".ogv")  # files that browsers can play
 
 
-def render_search_page(hits: Sequence[Hit], query: str, folder: Path, *, index: str, embed_clips: bool = False) -> str:
+def render_search_page(
+    hits: Sequence[Hit], query: str, folder: Path, *, indices: Sequence[str], embed_clips: bool = False
+) -> str:
     """Render search results as an HTML page. A video that cannot be read is shown with the reason.
 
     Args:
         hits: Search results, best first.
         query: Title of the page.
         folder: Folder of the page. Links to videos are relative to it.
-        index: Name of the index to show.
+        indices: Names of the indices to show.
         embed_clips: Whether to embed each window as an H.264 clip. The page then needs no other file, and also plays
             videos that browsers cannot play, such as AVI files and members of shards.
     """
@@ -42,7 +44,7 @@ def render_search_page(hits: Sequence[Hit], query: str, folder: Path, *, index: 
     top = max((abs(hit.score) for hit in hits), default=1.0)
     for hit, card in zip(hits, cards, strict=True):
         card["width"] = 100 * max(hit.score, 0) / top
-    return render_template("search.html.jinja", query=query, cards=cards, index=index, copied=embed_clips)
+    return render_template("search.html.jinja", query=query, cards=cards, indices=indices, copied=embed_clips)
 
 
 def hit_card(hit: Hit, folder: Path, embed_clips: bool = False) -> dict[str, Any]:
@@ -52,6 +54,7 @@ def hit_card(hit: Hit, folder: Path, embed_clips: bool = False) -> dict[str, Any
         "name": PurePosixPath(hit.path).name,
         "when": f"{format_timestamp(hit.start)} to {format_timestamp(hit.end)}",
         "score": hit.score,
+        "index": hit.index,
         "still": None,
         "video": None,
         "reason": None,

@@ -9,8 +9,8 @@ import time
 from torch import Tensor
 
 from verbspace.search.index import Index
+from verbspace.search.nearest import nearest_windows
 from verbspace.search.schema import AnnConfig
-from verbspace.search.searcher import nearest_windows
 
 RECALL_K = 10
 MIN_ROWS = 5_000  # with fewer rows an exact search takes milliseconds

@@ -6,7 +6,7 @@ import math
 import os
 import time
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from verbspace.data.errors import DecodeError
 from verbspace.inference.embedding import validate_num_frames
 from verbspace.models.hashing import encoder_hash
 from verbspace.models.loading import load_encoder
+from verbspace.models.video_encoder import VideoEncoder
 from verbspace.search.engine import Engine, local_engine
 from verbspace.search.index import Index, import_lancedb, lock_index
 from verbspace.search.query_encoder import store_center
@@ -107,6 +108,83 @@ def build_index(
         ValueError: If a setting is not valid, or the index was built with other settings.
         OSError: If another process writes to the index.
     """
+    root = Path(index_dir)
+    if shard is not None:
+        name, files = select_shard(shard, files)
+        index_dir = root / "shards" / name
+    updater = open_updater(
+        encoder, index_dir, window=window, stride=stride, frames=frames, dtype=dtype, batch_size=batch_size,
+        num_workers=num_workers, device=device, engine=engine, gpus=gpus,
+    )  # fmt: skip
+    main_index = Index.open(root) if shard is not None and (root / "index.json").exists() else None
+    if main_index is not None and len(main_index):
+        main_index.manifest.assert_compatible(updater.manifest, str(root), "this command")
+    return updater.update(
+        files, main_index=main_index, commit_interval=commit_interval, remove_missing=remove_missing,
+        on_progress=on_progress, on_failure=on_failure,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class IndexUpdater:
+    """An index, which may not exist yet, and the loaded encoder that embeds files into it."""
+
+    folder: Path
+    manifest: IndexManifest
+    model: VideoEncoder
+    embed_files: Engine
+
+    def update(
+        self,
+        files: Iterable[str],
+        *,
+        main_index: Index | None = None,
+        commit_interval: float = 30.0,
+        remove_missing: bool = False,
+        optimize: bool = True,
+        on_progress: ProgressCallback | None = None,
+        on_failure: Callable[[DecodeError], None] | None = None,
+        on_commit: Callable[[Sequence[FileRows]], None] | None = None,
+    ) -> EmbedSummary:
+        """Embed the files that are new or have changed. For the other arguments see `build_index`.
+
+        Args:
+            files: Paths and URLs of videos.
+            main_index: Files that it has are not embedded.
+            optimize: Compact the table afterwards.
+            on_commit: Called after each commit with the files that it added or replaced, and those that failed.
+        """
+        files = list(files)  # first, so that an error in the list leaves no empty index behind
+        if not files and not (self.folder / "index.json").exists():
+            return EmbedSummary()
+        with lock_index(self.folder):
+            index = Index.create(self.folder, self.manifest)
+            store_center(self.folder, self.model, on_progress)
+            summary = _embed_changed(
+                index, main_index, files, self.embed_files, commit_interval, on_progress, on_failure, on_commit
+            )
+            if remove_missing:
+                summary.removed = _remove_missing_files(index)
+            if optimize and (summary.files or summary.failures or summary.removed or summary.moved):
+                index.optimize()
+        return summary
+
+
+def open_updater(
+    encoder: str | Path,
+    index_dir: str | Path,
+    *,
+    window: float = 4.0,
+    stride: float | None = None,
+    frames: int = 8,
+    dtype: PrecisionSetting = "fp32",
+    batch_size: int = 16,
+    num_workers: int | None = None,
+    device: str | None = None,
+    engine: str = "local",
+    gpus: float = 0.0,
+) -> IndexUpdater:
+    """Load an encoder for many updates of an index. For the arguments see `build_index`."""
     if engine not in ENGINES:
         raise ValueError(f"engine: {engine!r} is not one of {', '.join(ENGINES)}")
     stride = window if stride is None else stride
@@ -115,10 +193,6 @@ def build_index(
     validate_num_frames(frames)
     if gpus and engine != "ray":
         raise ValueError("gpus: only --engine ray uses this setting; leave it out, or give --device")
-    root = folder = Path(index_dir)
-    if shard is not None:
-        name, files = select_shard(shard, files)
-        folder = root / "shards" / name
     if engine == "ray":  # the actors resolve the device, and load the encoder again
         if dtype == "auto":
             raise ValueError("dtype: auto depends on the device of the actors; give fp32 or bf16 with --engine ray")
@@ -137,25 +211,11 @@ def build_index(
         frames=frames,
         dtype=precision,
     )
-    main_index = Index.open(root) if shard is not None and (root / "index.json").exists() else None
-    if main_index is not None and len(main_index):
-        main_index.manifest.assert_compatible(manifest, str(root), "this command")
     if engine == "ray":
         embed_files = ray_engine(manifest, num_workers=num_workers, batch_size=batch_size, gpus=gpus, device=device)
     else:
         embed_files = local_engine(model, manifest, num_workers=num_workers, batch_size=batch_size)
-    files = list(files)  # first, so that an error in the list leaves no empty index behind
-    if not files and not (folder / "index.json").exists():
-        return EmbedSummary()
-    with lock_index(folder):
-        index = Index.create(folder, manifest)
-        store_center(folder, model, on_progress)
-        summary = _embed_changed(index, main_index, files, embed_files, commit_interval, on_progress, on_failure)
-        if remove_missing:
-            summary.removed = _remove_missing_files(index)
-        if summary.files or summary.failures or summary.removed or summary.moved:
-            index.optimize()
-    return summary
+    return IndexUpdater(Path(index_dir), manifest, model, embed_files)
 
 
 def _embed_changed(
@@ -166,6 +226,7 @@ def _embed_changed(
     commit_interval: float,
     on_progress: ProgressCallback | None,
     on_failure: Callable[[DecodeError], None] | None,
+    on_commit: Callable[[Sequence[FileRows]], None] | None,
 ) -> EmbedSummary:
     """Embed the files that `index` and `main_index` do not have, or that have changed."""
     summary = EmbedSummary()
@@ -201,6 +262,8 @@ def _embed_changed(
         batch = pending[:]
         pending.clear()  # before writing, so that a failed write is not repeated in `finally`
         index.write(batch, existing)
+        if on_commit is not None:
+            on_commit(batch)
 
     try:
         for done, file in enumerate(engine(todo), 1):

@@ -84,6 +84,10 @@ def read_manifest(folder: str | Path) -> IndexManifest:
     return IndexManifest.from_json(path.read_bytes(), str(path))
 
 
+class IndexLocked(OSError):
+    """Another process writes to the index."""
+
+
 class Index:
     """An existing index; create it with `Index.open` or `Index.create`. Call methods that write inside `lock_index`."""
 
@@ -289,7 +293,7 @@ def lock_index(folder: Path) -> Iterator[None]:
         try:
             lock.acquire()
         except Timeout:
-            raise OSError(
+            raise IndexLocked(
                 f"{folder}: another process is writing to this index; wait until it ends, or give each process its own "
                 "shard (--shard 1/2, --shard 2/2)"
             ) from None

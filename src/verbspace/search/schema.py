@@ -55,7 +55,11 @@ class IndexManifest(BaseModel):
 
     def _describe(self) -> str:
         windows = f"windows of {self.window:g} s every {self.stride:g} s, {self.frames} frames each, in {self.dtype}"
-        return f"{windows}, of the encoder {self.encoder} ({self.encoder_hash})"
+        return f"{windows}, of the encoder {self.describe_encoder()}"
+
+    def describe_encoder(self) -> str:
+        """Return the name of the encoder and the hash of its weights."""
+        return f"{self.encoder} ({self.encoder_hash})"
 
 
 class AnnConfig(BaseModel):
@@ -94,7 +98,10 @@ class FileRows:
 
 @dataclass(frozen=True)
 class Hit:
-    """A window that a search found: times in seconds, and the cosine similarity to the query as its score."""
+    """A window that a search found: times in seconds, and the cosine similarity to the query as its score.
+
+    `index` is the folder of its index if several were searched.
+    """
 
     path: str
     start: float
@@ -103,6 +110,7 @@ class Hit:
     window: int  # number in the video, from 0
     duration: float
     fps: float
+    index: str = ""
 
 
 def index_schema(manifest: IndexManifest) -> pa.Schema:

@@ -20,21 +20,29 @@ _MAX_LISTED_FAILURES = 20
 
 
 def print_hits(
-    hits: Sequence[Hit], output_format: str, out: Path | None, *, query: str, index: Index, embed_clips: bool = False
+    hits: Sequence[Hit],
+    output_format: str,
+    out: Path | None,
+    *,
+    query: str,
+    indices: Sequence[Index],
+    embed_clips: bool = False,
 ) -> None:
     """Print results as a table or as JSON lines, or write an HTML page with the query to `out`."""
     if out is not None:
-        name = index.folder.resolve().name
-        write_text(out, render_search_page(hits, query, out.parent, index=name, embed_clips=embed_clips))
+        names = [index.folder.resolve().name for index in indices]
+        write_text(out, render_search_page(hits, query, out.parent, indices=names, embed_clips=embed_clips))
         print(f"{out}: {len(hits)} results")
     elif output_format == "jsonl":
         for hit in hits:
-            print(json.dumps({**asdict(hit), "missing": is_missing(hit.path)}), flush=True)
+            values = {name: value for name, value in asdict(hit).items() if name != "index" or value}
+            print(json.dumps({**values, "missing": is_missing(hit.path)}), flush=True)
     else:
         for line in format_hits(hits):
             print(line)
-        if not hits and not len(index):
-            print(f"{index.folder}: the index is empty")
+        for index in indices if not hits else ():
+            if not len(index):
+                print(f"{index.folder}: the index is empty")
 
 
 def is_missing(path: str) -> bool:
@@ -47,11 +55,12 @@ def is_missing(path: str) -> bool:
 
 
 def format_hits(hits: Sequence[Hit]) -> Iterator[str]:
-    """Format each result as a line with score, time and path."""
+    """Format each result as a line with score, time, path and, if several were searched, its index."""
     for hit in hits:
         times = f"{format_timestamp(hit.start):>9} – {format_timestamp(hit.end):<9}"
         missing = "  (missing)" if is_missing(hit.path) else ""
-        yield f"{hit.score:6.3f}  {times} {sanitize(display_path(hit.path))}{missing}"
+        index = f"  [{sanitize(hit.index)}]" if hit.index else ""
+        yield f"{hit.score:6.3f}  {times} {sanitize(display_path(hit.path))}{missing}{index}"
     if not hits:
         yield "no results"
 
