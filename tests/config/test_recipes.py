@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,9 @@ def test_show_recipe_prints_the_estimated_duration() -> None:
     shown = CliRunner().invoke(main.app, ["show-recipe", str(RECIPES[3])], env={"COLUMNS": "200"})
     assert shown.exit_code == 0
     assert "40% of the stated peak" in shown.output
+    assert re.search(
+        r"on this machine .* (under a minute|min|h|days) \((cpu|.*GPU.*|NVIDIA.*); estimate: ", shown.output
+    )
 
 
 def test_the_playground_recipe_equals_the_demo() -> None:

@@ -13,8 +13,9 @@ from verbspace.config.recipes import BackboneShape
 from verbspace.config.settings import parse_settings
 from verbspace.models.video_encoder import VideoEncoder
 from verbspace.training.distributed import DistributedContext
-from verbspace.training.flops import clip_config, forward_flops, training_flops
+from verbspace.training.flops import clip_config, forward_flops, measure_matmul_flops, training_flops
 from verbspace.training.grad_cache import GradCacheStep
+from verbspace.utils.precision import Precision
 
 
 @pytest.mark.parametrize("num_frames", [2, 8])
@@ -62,3 +63,8 @@ def test_training_flops_equal_those_of_a_real_step(tiny_clip: Path, training: di
 def test_vit_b16_needs_the_published_operations_per_image() -> None:
     shape = BackboneShape(width=768, num_layers=12, mlp_dim=3072, patch_size=16, image_size=224, embedding_dim=512)
     assert forward_flops(clip_config(shape), 1, 224) / 2e9 == pytest.approx(17.58, abs=0.05)  # G multiply-adds
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_measured_rate_of_matrix_products(precision: Precision) -> None:
+    assert 1e8 < measure_matmul_flops(torch.device("cpu"), precision, seconds=0.02) < 1e15

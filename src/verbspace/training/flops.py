@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPConfig, PretrainedConfig
@@ -11,10 +13,12 @@ from verbspace.config.settings import AdaptSettings
 from verbspace.models.config import VideoEncoderConfig
 from verbspace.models.video_encoder import VideoEncoder
 from verbspace.training.lora import select_trainable
+from verbspace.utils.precision import Precision
 
 # Dense bf16 matrix products in operations per second, as the vendors state them, and the fraction assumed in estimates.
 DEVICE_PEAK_FLOPS = {"1 × RTX 4090": 165e12, "1 × A100": 312e12, "8 × A100": 8 * 312e12, "8 × H100": 8 * 989e12}
 ASSUMED_UTILIZATION = 0.4
+CPU_UTILIZATION = 0.7  # fraction of the rate of large matrix products that a training step reaches on a CPU, measured
 
 
 def clip_config(shape: BackboneShape) -> CLIPConfig:
@@ -25,6 +29,23 @@ def clip_config(shape: BackboneShape) -> CLIPConfig:
         "image_size": shape.image_size, "projection_dim": shape.embedding_dim,
     }  # fmt: skip
     return CLIPConfig(text_config={"num_hidden_layers": 1}, vision_config=vision, projection_dim=shape.embedding_dim)
+
+
+def measure_matmul_flops(device: torch.device, precision: Precision, seconds: float = 0.5) -> float:
+    """Measure the rate of large matrix products on a device, in operations per second, for some seconds."""
+    rows, inner, columns = 2048, 768, 3072
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    a = torch.randn(rows, inner, dtype=dtype, device=device)
+    b = torch.randn(inner, columns, dtype=dtype, device=device)
+    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    a @ b
+    wait()
+    start, products = time.perf_counter(), 0
+    while products == 0 or time.perf_counter() - start < seconds:
+        a @ b
+        wait()
+        products += 1
+    return 2 * rows * inner * columns * products / (time.perf_counter() - start)
 
 
 def forward_flops(config: PretrainedConfig, num_frames: int, size: int, temporal: bool = True) -> int:

@@ -1,7 +1,9 @@
 """Progress in logs and in terminals."""
 
 import io
+import time
 
+import pytest
 from rich.console import Console
 
 from verbspace.cli.console.progress import format_rate, format_values, progress
@@ -30,6 +32,24 @@ def test_logs_get_a_line_per_tenth() -> None:
     assert "s left" in lines[5]
     assert "s left" not in lines[10]
     assert lines[-1].endswith("top-1 0.500")
+
+
+@pytest.mark.parametrize("force_terminal", [False, True])
+def test_time_left_of_a_resumed_stage_counts_what_was_done_since(
+    force_terminal: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 100.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    out = io.StringIO()
+    console = Console(file=out, width=120, force_terminal=force_terminal, color_system=None, get_time=lambda: now)
+    with progress(console) as on_progress:
+        for done in range(100, 151):  # one per two seconds
+            on_progress("adapt", done, 200, {})
+            now += 2
+    lines = [line for line in out.getvalue().replace("\r", "\n").splitlines() if "/200" in line]
+    assert "left" not in lines[0]
+    assert "2.0s/it" in lines[-1]
+    assert ("1:40" if force_terminal else "120 s left") in lines[-1]
 
 
 def test_each_stage_fits_on_one_line_of_80_columns() -> None:

@@ -52,7 +52,8 @@ def make_bars(console: Console) -> tuple[Progress, ProgressCallback]:
 
     def on_progress(stage: str, done: int, total: int, values: Mapping[str, float]) -> None:
         if stage not in tasks or (bars.tasks[tasks[stage]].finished and done < total):
-            tasks[stage] = bars.add_task(stage, total=None, values="", rate="")
+            # What a resumed stage has done before is no part of its rate.
+            tasks[stage] = bars.add_task(stage, total=None, completed=done, values="", rate="")
         task = bars.tasks[tasks[stage]]
         rate = format_rate(task.speed) if task.speed and total > 1 else ""
         shown_total = total if total > 1 or done else None
@@ -64,7 +65,7 @@ def make_bars(console: Console) -> tuple[Progress, ProgressCallback]:
 
 def plain_progress(console: Console) -> ProgressCallback:
     """Make a callback that prints one line at the start of each stage and after each tenth of it."""
-    start_times: dict[str, float] = {}
+    starts: dict[str, tuple[float, int]] = {}  # time, and units that were done then: more than 0 after a resume
     last_tenth: dict[str, int] = {}
 
     def on_progress(stage: str, done: int, total: int, values: Mapping[str, float]) -> None:
@@ -72,11 +73,12 @@ def plain_progress(console: Console) -> ProgressCallback:
         tenth = 10 * done // total
         if tenth == last_tenth.get(stage):
             return
-        seconds = now - start_times.setdefault(stage, now)
+        start, done_before = starts.setdefault(stage, (now, done))
+        seconds, newly_done = now - start, done - done_before
         last_tenth[stage] = tenth
         remaining = ""
-        if 0 < done < total and seconds > 0:
-            remaining = f", {format_rate(done / seconds)}, {seconds / done * (total - done):.0f} s left"
+        if newly_done > 0 and done < total and seconds > 0:
+            remaining = f", {format_rate(newly_done / seconds)}, {seconds / newly_done * (total - done):.0f} s left"
         parts = [f"{stage}: {done}/{total}", f"{seconds:.0f} s{remaining}", format_values(values)]
         console.print("  ".join(part for part in parts if part), markup=False, highlight=False, soft_wrap=True)
 

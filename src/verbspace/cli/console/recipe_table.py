@@ -6,7 +6,15 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from verbspace.config.recipes import Recipe
-from verbspace.training.flops import ASSUMED_UTILIZATION, DEVICE_PEAK_FLOPS, clip_config, training_flops
+from verbspace.training.flops import (
+    ASSUMED_UTILIZATION,
+    CPU_UTILIZATION,
+    DEVICE_PEAK_FLOPS,
+    clip_config,
+    measure_matmul_flops,
+    training_flops,
+)
+from verbspace.utils.device import device_name, resolve_device, resolve_precision
 
 
 def recipe_table(recipe: Recipe) -> Table:
@@ -22,8 +30,18 @@ def recipe_table(recipe: Recipe) -> Table:
     table.add_row("hardware", recipe.hardware)
     table.add_row("steps", f"{num_steps:,} of {training.batch_size} clips, {training.trainable}")
     table.add_row("training step, per clip", f"{flops / 1e12:.2f} TFLOP")
+    total = num_steps * training.batch_size * flops
+    device = resolve_device()
+    precision = resolve_precision(training.dtype, device)
+    rate, fraction = measure_matmul_flops(device, precision), ASSUMED_UTILIZATION
+    if device.type == "cpu":
+        fraction = CPU_UTILIZATION
+    estimate = f"estimate: {fraction:.0%} of {rate / 1e12:.2g} TFLOP/s, measured now in {precision}"
+    table.add_row(
+        "on this machine", f"{format_duration(total / (fraction * rate))} ({device_name(device)}; {estimate})"
+    )
     for name, peak in DEVICE_PEAK_FLOPS.items():
-        duration = format_duration(num_steps * training.batch_size * flops / (ASSUMED_UTILIZATION * peak))
+        duration = format_duration(total / (ASSUMED_UTILIZATION * peak))
         estimate = f"estimate: {ASSUMED_UTILIZATION:.0%} of the stated peak, if loading keeps up"
         table.add_row(f"on {name}", f"{duration} ({estimate})")
     for choice in recipe.choices:
