@@ -25,8 +25,8 @@ class DescriptionFit:
 
     Attributes:
         rank: Place of the description among the M descriptions of the concept set by its cosine to the video, from 1.
-        frame_fit: Its cosine to each of the T frames, (T,), scaled so that 0 is the mean and 1 the highest cosine between
-            the frames of the clip and all descriptions; lower ones are 0.
+        frame_fit: Its cosine to each of the T frames, (T,), scaled so that 0 is the mean and 1 the highest cosine
+            between the frames of the clip and all descriptions; lower ones are 0.
         is_best: (T,), true in the frames whose cosine is in the upper half of this description's range in the clip.
     """
 
