@@ -24,7 +24,7 @@ WRITERS = {
     "export": ("export", "playground", "--out", "OUT"),
     "card": ("card", "playground", "--out", "OUT"),
     "compare": ("compare", "SOURCE", "--out", "OUT"),
-    "data verify": ("data", "verify", "SOURCE", "--results-file", "OUT"),
+    "data verify": ("data", "verify", "SOURCE", "--out", "OUT"),
     "data transcode": ("data", "transcode", "SOURCE", "--out", "OUT"),
     "concepts write": ("concepts", "write", "SOURCE", "--model", "m", "--out", "OUT"),
     "concepts import": ("concepts", "import", "SOURCE", "--out", "OUT"),

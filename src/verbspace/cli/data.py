@@ -64,8 +64,13 @@ def verify(
     fold: FoldOption = None,
     timeout: TimeoutOption = 60,
     workers: WorkersOption = None,
-    results_file: Annotated[
-        Path | None, typer.Option(help="Log file. Default: a file beside the videos.", callback=out_file, is_eager=True)
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Log file, which is continued. Default: verbspace-verify.jsonl beside the videos.",
+            callback=out_file,
+            is_eager=True,
+        ),
     ] = None,
 ) -> None:
     """Decode every file to its end and list the bad ones. Files that were verified before are skipped."""
@@ -75,7 +80,7 @@ def verify(
     from verbspace.data.verify import VERIFY_LOG_NAME, verify_files
 
     manifest = detect_manifest(source, root, split=split, fold=fold)
-    log_path = results_file or (root or (source if source.is_dir() else source.parent)) / VERIFY_LOG_NAME
+    log_path = out or (root or (source if source.is_dir() else source.parent)) / VERIFY_LOG_NAME
     files = list(dict.fromkeys(split_segment(record.file)[0] for record in manifest.records))
     with progress() as on_progress:
         results = verify_files(
