@@ -134,6 +134,7 @@ def test_properties() -> None:
 def test_subset() -> None:
     concepts = load(GOOD)
     part = concepts.subset(["bowing", "waving"])
+    assert part.name == f"{concepts.name} (2 of {len(concepts.actions)} actions)"
     assert part.action_names == ["bowing", "waving"]
     sentences = [("A hand moves.", ("waving",)), ("Arms are raised.", ("waving",))]
     assert [(d.text, d.actions) for d in part.descriptions] == sentences

@@ -145,11 +145,17 @@ class ConceptSet(_FrozenModel):
         return [description for description in self.descriptions if description.phase == phase]
 
     def subset(self, names: Sequence[str]) -> ConceptSet:
-        """Return a set with only the named actions, in the given order, and the descriptions of those."""
+        """Return a set with only the named actions, in the given order, and the descriptions of those.
+
+        Its name says so, as in "playground (16 of 20 actions)", unless it has all actions.
+        """
         known = set(self.action_names)
         if missing := [name for name in names if name not in known]:
             raise ConceptSetError(f"{self.name}: no action named {missing[0]!r}; `action_names` lists the actions")
-        return concept_set_from_dict(registry.select_actions(self.model_dump(), names), self.name)
+        content = registry.select_actions(self.model_dump(), names)
+        if len(names) < len(self.actions):
+            content["name"] = f"{self.name} ({len(names)} of {len(self.actions)} actions)"
+        return concept_set_from_dict(content, self.name)
 
     @classmethod
     def from_actions(cls, names: Sequence[str], name: str = "actions") -> ConceptSet:
