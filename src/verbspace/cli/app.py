@@ -26,6 +26,7 @@ def serve_app(
     stride: options.StrideOption = None,
     frames: options.FramesOption = 8,
     calibration: options.CalibrationOption = None,
+    fitted: options.FittedOption = None,
     device: options.DeviceOption = None,
     show_baseline: Annotated[bool, typer.Option(help="Also show the predictions of the frozen checkpoint.")] = True,
     max_upload_mb: Annotated[float, typer.Option(min=1, help="Largest upload, in MB.")] = 200.0,
@@ -41,8 +42,8 @@ def serve_app(
 
     clip_paths = resolve_clips(clips or [])
     controller = _make_controller(
-        encoder, action_names, concepts, window, stride, frames, calibration, device, index, max_upload_mb,
-        max_duration, clips=clip_paths, show_baseline=show_baseline,
+        encoder, action_names, concepts, window, stride, frames, calibration, fitted, device, index,
+        max_upload_mb, max_duration, clips=clip_paths, show_baseline=show_baseline,
     )  # fmt: skip
     with progress() as on_progress:
         controller.encode_texts(on_progress)
@@ -57,6 +58,7 @@ def serve_api(
     concepts: options.ConceptsOption = None,
     frames: options.FramesOption = 8,
     calibration: options.CalibrationOption = None,
+    fitted: options.FittedOption = None,
     device: options.DeviceOption = None,
     max_upload_mb: Annotated[float, typer.Option(min=1, help="Largest upload, in MB.")] = 200.0,
     max_duration: Annotated[float, typer.Option(min=1, help="Longest clip, in seconds.")] = 600.0,
@@ -76,8 +78,9 @@ def serve_api(
     from verbspace.cli.console.progress import progress
 
     controller = _make_controller(
-        encoder, action_names, concepts, 4.0, None, frames, calibration, device, index, max_upload_mb, max_duration
-    )
+        encoder, action_names, concepts, 4.0, None, frames, calibration, fitted, device, index, max_upload_mb,
+        max_duration,
+    )  # fmt: skip
     with progress() as on_progress:
         controller.encode_texts(on_progress)
     serve_rest(controller, host, port, token)
@@ -98,12 +101,13 @@ def _check_vocabulary_and_index(
 
 def _make_controller(
     encoder: str, action_names: list[str] | None, concepts: str | None, window: float, stride: float | None,
-    frames: int, calibration: Path | None, device: str | None, index: Path | None, max_upload_mb: float,
-    max_duration: float, clips: list[Path] | None = None, show_baseline: bool = False,
+    frames: int, calibration: Path | None, fitted: Path | None, device: str | None, index: Path | None,
+    max_upload_mb: float, max_duration: float, clips: list[Path] | None = None, show_baseline: bool = False,
 ) -> AppController:  # fmt: skip
     from verbspace.app.controller import AppController
     from verbspace.app.limits import InputLimits
     from verbspace.inference.calibration import Calibration, resolve_reference
+    from verbspace.inference.few_shot import FittedActions
     from verbspace.inference.predictor import WindowConfig, resolve_concepts
     from verbspace.models.loading import load_encoder
 
@@ -119,5 +123,6 @@ def _make_controller(
     return AppController(
         encoders, vocabulary, window_config=WindowConfig(window, stride), frames=frames, searcher=searcher,
         calibration=None if calibration is None else Calibration.load(calibration),
+        fitted=None if fitted is None else FittedActions.load(fitted),
         clips=clips or [], limits=InputLimits(max_upload_mb, max_duration),
     )  # fmt: skip
