@@ -23,12 +23,14 @@ from support.small_encoders import TINY_CHECKPOINTS, random_fit, random_times, r
 from support.video_files import numbered_frames, write_video
 from verbspace.cli.main import app
 from verbspace.concepts.concept_set import Action, ConceptSet, Description, Provenance
-from verbspace.data.decoding.pyav import decode_frames, frame_times
+from verbspace.data.sources.record import Record
 from verbspace.evaluation.evaluate import evaluate
 from verbspace.export import exporter as module
+from verbspace.export.accuracy_check import ExportedEncoder
 from verbspace.export.exporter import export
 from verbspace.export.formats import quantize_tower
 from verbspace.export.parity import ParityStats
+from verbspace.inference.embedding import embed_videos
 from verbspace.inference.predictor import predict
 from verbspace.models.hashing import encoder_hash
 from verbspace.models.video_encoder import VideoEncoder
@@ -188,14 +190,6 @@ def test_fitted_actions_of_other_concepts(clip: VideoEncoder, tmp_path: Path) ->
         export(clip, tmp_path / "out", fitted=fitted)
 
 
-def read_clip(file: Path, encoder: VideoEncoder) -> tuple[Tensor, Tensor]:
-    """Eight frames of a video, as the README says: the middle frames of equal segments."""
-    frames, all_times = decode_frames(file), frame_times(file)
-    index = [int((n + 0.5) * len(frames) / 8) for n in range(8)]
-    pixels = encoder.normalize(encoder.preprocessing.to_square().apply(frames[index])[0])
-    return pixels[None], torch.from_numpy(all_times[index]).float()[None]
-
-
 def run_readme(folder: Path, encoder: VideoEncoder) -> None:
     """Run the program of the README in the folder, and compare its embeddings with the encoder's."""
     text = (folder / "README.md").read_text()
@@ -318,14 +312,14 @@ def test_export_command_with_fitted_actions_and_eval_data(clip: VideoEncoder, tm
 
     names, vectors = concepts.action_names, load_file(tmp_path / "out" / manifest["concepts"]["file"])["categories"]
     assert manifest["concepts"]["categories"] == names
-    for file in sorted(Path(clips).rglob("*.mp4"))[:3]:
-        frames, times = read_clip(file, clip)
-        z = run_tower(tmp_path / "out", "video", pixel_values_videos=frames, times=times)
-        probabilities = (z @ vectors.T / manifest["concepts"]["temperature"]).softmax(1)[0].tolist()
-        (answer,) = predict(clip, file, concepts=concepts, fitted=fitted)
-        assert dict(zip(names, probabilities, strict=True)) == pytest.approx(dict(answer.ranking), abs=1e-4)
-        (by_text,) = predict(clip, file, concepts=concepts)
-        assert dict(by_text.ranking) != pytest.approx(dict(answer.ranking), abs=1e-2)
+    files = sorted(Path(clips).rglob("*.mp4"))[:3]
+    exported = ExportedEncoder(clip, lambda inputs: run_tower(tmp_path / "out", "video", **inputs))
+    z = embed_videos(exported, [Record(file) for file in files]).embeddings
+    probabilities = (z @ vectors.T / manifest["concepts"]["temperature"]).softmax(1).tolist()
+    answers, by_text = predict(clip, files, concepts=concepts, fitted=fitted), predict(clip, files, concepts=concepts)
+    for found, answer, text_answer in zip(probabilities, answers, by_text, strict=True):
+        assert dict(zip(names, found, strict=True)) == pytest.approx(dict(answer.ranking), abs=1e-4)
+        assert dict(text_answer.ranking) != pytest.approx(dict(answer.ranking), abs=1e-2)
 
 
 @pytest.mark.slow
