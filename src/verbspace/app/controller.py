@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from verbspace.app.limits import InputLimits, RequestRejected
+from verbspace.app.review import ReviewQueue
 from verbspace.concepts.concept_set import ConceptSet, concept_set_from_dict
 from verbspace.data.errors import DecodeError, VideoError
 from verbspace.data.sources.inputs import expand_inputs
@@ -66,6 +67,7 @@ class AppController:
         calibration: Calibration of the first encoder; used as long as the actions are those of `concepts`.
         fitted: Action vectors of `verbspace fit` for the first encoder; used like a calibration, and instead of one.
         clips: Example clips that the user can choose.
+        review: Queue of videos to label.
     """
 
     def __init__(
@@ -80,11 +82,12 @@ class AppController:
         searcher: Searcher | None = None,
         clips: Sequence[Path] = (),
         limits: InputLimits | None = None,
+        review: ReviewQueue | None = None,
     ) -> None:
         self.encoders, self.concepts, self.window_config, self.frames = encoders, concepts, window_config, frames
         self.calibration, self.fitted = calibration, fitted
         self.searcher, self.limits = searcher, limits or InputLimits()
-        self.clips = clips_by_name(clips)
+        self.clips, self.review = clips_by_name(clips), review
         self._main_encoder = next(iter(encoders))
         self._explain_lock = threading.Lock()  # an explanation adds hooks to the encoder's layers
         if calibration is not None:

@@ -10,6 +10,7 @@ from verbspace.app.controller import AppController, ClipAnalysis
 from verbspace.app.html import WindowIds, analysis_html, clip_html, explanation_html, hits_html, rejection_html
 from verbspace.app.limits import RequestRejected
 from verbspace.app.media import ClipStore, OpaqueIds
+from verbspace.app.review_page import build_review_tab
 from verbspace.inference.timeline import Segment
 from verbspace.utils.text import format_timestamp
 
@@ -51,6 +52,9 @@ def build_page(controller: AppController, clip_store: ClipStore) -> Any:
             "the predictions are updated."
         )
         with gr.Tabs():
+            if controller.review is not None:
+                with gr.Tab("Review"):
+                    build_review_tab(gr, controller.review, clip_store)
             with gr.Tab("Clip"), gr.Row():
                 _build_clip_tab(gr, controller, clip_store)
             if controller.searcher is not None:

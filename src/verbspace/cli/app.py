@@ -20,6 +20,14 @@ def serve_app(
     encoder: options.EncoderArgument,
     index: Annotated[Path | None, typer.Option(help="Index to search, from `verbspace embed`.")] = None,
     clips: Annotated[list[str] | None, typer.Option(help="Example videos: files or folders. Repeatable.")] = None,
+    review: Annotated[
+        str | None,
+        typer.Option(help="Label videos, uncertain ones first: a folder, a list, an index or `predict`'s JSON lines."),
+    ] = None,
+    review_labels: Annotated[
+        Path | None,
+        typer.Option(help="CSV file for these labels. Default: review.csv.", callback=options.out_file, is_eager=True),
+    ] = None,
     actions: options.ActionsOption = None,
     concepts: options.ConceptsOption = None,
     window: options.WindowOption = 4.0,
@@ -35,18 +43,29 @@ def serve_app(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 7860,
 ) -> None:
     """Serve a web page: upload a clip, see its predicted actions and the reasons, search an index, edit the actions."""
+    if review is None and review_labels is not None:
+        raise ValueError("--review-labels is the file for the labels of --review; add it, or remove --review-labels")
     action_names = _check_vocabulary_and_index(actions, concepts, index)
     from verbspace.app.controller import resolve_clips
+    from verbspace.app.review import ReviewQueue, read_reviewed, review_items
     from verbspace.app.server import serve
     from verbspace.cli.console.progress import progress
 
-    clip_paths = resolve_clips(clips or [])
+    clip_paths, labels_file = resolve_clips(clips or []), review_labels or Path("review.csv")
+    if review is not None:
+        read_reviewed(labels_file)  # raises before the videos are predicted
     controller = _make_controller(
         encoder, action_names, concepts, window, stride, frames, calibration, fitted, device, index,
         max_upload_mb, max_duration, clips=clip_paths, show_baseline=show_baseline,
     )  # fmt: skip
     with progress() as on_progress:
         controller.encode_texts(on_progress)
+        if review is not None:
+            items = review_items(review, controller.main_predictor(), on_progress)
+            controller.review = ReviewQueue(items, controller.concepts.action_names, labels_file)
+    if controller.review is not None:
+        done, total = controller.review.progress
+        print(f"{controller.review.labels_file}: {done} of {total} videos are labeled", flush=True)
     serve(controller, host, port)
 
 
