@@ -14,8 +14,9 @@ from typer.testing import CliRunner
 from support.indices import run_quick_embed
 from support.playground_files import tiny_world
 from verbspace.app.media import ClipStore
-from verbspace.app.review import ReviewItem, ReviewQueue, read_reviewed, review_items
+from verbspace.app.review import ReviewItem, ReviewOrder, ReviewQueue, read_reviewed, review_items, sort_items
 from verbspace.app.review_page import handle_event, review_html
+from verbspace.app.review_sources import review_items
 from verbspace.cli.main import app
 from verbspace.evaluation.labels import read_labeled_videos
 from verbspace.inference.calibration import Calibration
@@ -65,6 +66,19 @@ def test_uncertain_videos_come_first_and_each_answer_is_saved(queue: ReviewQueue
         "unsure.mp4": "bowing", "middle, with a comma.mp4": ACTIONS[2], "sure.mp4": "waving",
     }  # fmt: skip
     assert [path.name for path in queue.labels_file.parent.iterdir()] == ["review.csv"]  # no temporary files
+
+
+def test_orders() -> None:
+    rankings = [("a", 0.9), ("a", 0.6), ("b", 0.8), ("a", 0.7), ("b", 0.95), ("c", 0.99)]
+    videos = [ReviewItem(f"{n}.mp4", [(name, p), ("d", 1 - p)]) for n, (name, p) in enumerate(rankings)]
+
+    def numbers(order: ReviewOrder) -> list[int]:
+        return [int(item.path[0]) for item in sort_items(videos, order)]
+
+    assert numbers("uncertain") == [1, 3, 2, 0, 4, 5]
+    assert numbers("balanced") == [1, 2, 5, 3, 4, 0]
+    assert sorted(numbers("random")) == list(range(6))
+    assert sort_items(videos[::-1], "random") == sort_items(videos, "random")
 
 
 def test_undo_and_skip(queue: ReviewQueue) -> None:
@@ -120,7 +134,9 @@ def test_invalid_files_and_labels(queue: ReviewQueue, tmp_path: Path) -> None:
     )
     assert "its columns are path, label, split" in str(run.exception)
     run = CliRunner().invoke(app, ["app", "playground", "--review-labels", str(tmp_path / "a.csv")])
-    assert "--review-labels is the file for the labels of --review" in str(run.exception)
+    assert "--review-labels and --review-order are for --review" in str(run.exception)
+    run = CliRunner().invoke(app, ["app", "playground", "--review", str(tmp_path), "--review-order", "best"])
+    assert "'best' is not one of uncertain, balanced, random" in str(run.exception)
 
 
 def test_events_of_the_page(queue: ReviewQueue, tmp_path: Path) -> None:

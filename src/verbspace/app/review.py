@@ -3,32 +3,23 @@
 from __future__ import annotations
 
 import csv
-import glob
+import hashlib
 import io
-import json
-import logging
 import os
 import threading
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-import torch
-
-from verbspace.data.errors import DecodeError
 from verbspace.data.sources.file_lists import read_list
-from verbspace.data.sources.inputs import expand_inputs
-from verbspace.data.sources.storage import is_url
 from verbspace.data.sources.text_files import numbered_lines
-from verbspace.inference.predictor import Predictor
-from verbspace.models.hashing import encoder_hash
 from verbspace.utils.atomic_io import write_text
-from verbspace.utils.progress import ProgressCallback
 
 MAX_CHOICES = 5  # actions of an item
-_PROGRESS_INTERVAL = 16  # files
 _HEADER = ["path", "label"]
-logger = logging.getLogger(__name__)
+ReviewOrder = Literal["uncertain", "balanced", "random"]
 
 
 @dataclass(frozen=True)
@@ -45,8 +36,35 @@ class ReviewItem:
         return probabilities[0] - (probabilities[1] if len(probabilities) > 1 else 0.0)
 
 
+def sort_items(items: Sequence[ReviewItem], order: ReviewOrder = "uncertain") -> list[ReviewItem]:
+    """Sort videos for a review.
+
+    Args:
+        items: The videos.
+        order: "uncertain": by margin, the smallest first. "balanced": the first action of the ranking in turn, for each
+            the most uncertain videos first. "random": by a hash of the path, which is the same after a restart.
+
+    Raises:
+        ValueError: The order is another one.
+    """
+    match order:
+        case "random":
+            return sorted(items, key=lambda item: hashlib.sha256(item.path.encode(errors="surrogateescape")).digest())
+        case "uncertain" | "balanced":
+            by_margin = sorted(items, key=lambda item: item.margin)
+            if order == "uncertain":
+                return by_margin
+            seen: Counter[str] = Counter()
+            turns = []
+            for item in by_margin:
+                seen[item.ranking[0][0]] += 1
+                turns.append(seen[item.ranking[0][0]])
+            return [item for _, item in sorted(zip(turns, by_margin, strict=True), key=lambda pair: pair[0])]
+    raise ValueError(f"review order: {order!r} is not one of uncertain, balanced, random")
+
+
 class ReviewQueue:
-    """Videos in the order of their margin, and the file of their labels, which is written after each answer.
+    """Videos in an order, and the file of their labels, which is written after each answer.
 
     The file is a CSV with the columns `path` and `label`, as `fit`, `evaluate` and the other commands take it. What it
     says already counts as answered, so that a queue goes on where it was left. Several threads can call the methods.
@@ -55,15 +73,22 @@ class ReviewQueue:
         items: The videos.
         actions: The actions that are valid labels.
         labels_file: The file. Its labels of other videos are kept.
+        order: See `sort_items`.
 
     Raises:
         ValueError: There are no items, or the file has other columns.
     """
 
-    def __init__(self, items: Sequence[ReviewItem], actions: Sequence[str], labels_file: str | Path) -> None:
+    def __init__(
+        self,
+        items: Sequence[ReviewItem],
+        actions: Sequence[str],
+        labels_file: str | Path,
+        order: ReviewOrder = "uncertain",
+    ) -> None:
         if not items:
             raise ValueError("there are no videos to review")
-        self.items = sorted({item.path: item for item in items}.values(), key=lambda item: item.margin)
+        self.items = sort_items(list({item.path: item for item in items}.values()), order)
         self.actions, self.labels_file = list(actions), Path(labels_file)
         self._number_of = {os.path.abspath(item.path): number for number, item in enumerate(self.items)}
         self._lock = threading.Lock()
@@ -159,84 +184,3 @@ def read_reviewed(labels_file: Path) -> dict[str, str]:
         )
     records = read_list(labels_file, labels_file.absolute().parent).records
     return {os.path.abspath(record.file): record.label for record in records if record.label is not None}
-
-
-def review_items(
-    source: str | Path, predictor: Predictor, on_progress: ProgressCallback | None = None
-) -> list[ReviewItem]:
-    """Predict the videos to review.
-
-    Args:
-        source: JSON lines of `verbspace predict`, an index, or videos: a folder, a list, a file or a pattern. Videos
-            that cannot be read are logged and left out.
-        predictor: For an index and for videos.
-        on_progress: Called after each batch.
-
-    Raises:
-        FileNotFoundError: There is no such file or folder.
-        ValueError: No video can be read, or the index is of another encoder.
-    """
-    path = Path(source)
-    if not path.exists() and not glob.has_magic(str(source)):
-        raise FileNotFoundError(f"{source}: there is no such file or folder to review")
-    if path.suffix.lower() == ".jsonl" and path.is_file() and (found := _read_predictions(path)):
-        return found
-    if (path / "index.json").is_file():
-        return _from_index(path, predictor)
-    items, files = [], list(expand_inputs([str(source)]))
-    if urls := [file for file in files if is_url(file)]:
-        raise ValueError(f"{urls[0]}: the page plays files only; download the videos to review")
-    for number, (name, outcome) in enumerate(predictor.predict_stream(files), 1):
-        if isinstance(outcome, DecodeError):
-            logger.warning("%s", outcome)
-        else:
-            items.append(ReviewItem(name, outcome.ranking[:MAX_CHOICES]))
-        if on_progress is not None and (number % _PROGRESS_INTERVAL == 0 or number == len(files)):
-            on_progress("predict the videos to review", number, len(files), {})
-    if not items:
-        raise ValueError(f"{source}: none of the {len(files)} videos can be read; give others to review")
-    return items
-
-
-def _read_predictions(source: Path) -> list[ReviewItem]:
-    """Read the output of `predict --format jsonl`; nothing if the first line is not of it."""
-    items: list[ReviewItem] = []
-    for number, line in numbered_lines(source):
-        try:
-            row = json.loads(line)
-            path, actions = row["path"], row["actions"]
-            ranking = [(str(name), float(value)) for name, value in actions.items()]
-            items.append(ReviewItem(str(path), ranking[:MAX_CHOICES]))
-            if not items[-1].margin >= 0:
-                raise ValueError
-        except (ValueError, KeyError, TypeError, AttributeError, IndexError):
-            if not items:
-                return []
-            raise ValueError(
-                f"{source}: line {number}: not a prediction of `verbspace predict --format jsonl`, which has path and "
-                "actions; create the file again"
-            ) from None
-    return items
-
-
-def _from_index(folder: Path, predictor: Predictor) -> list[ReviewItem]:
-    """Average the distributions of the windows of each video of an index."""
-    from verbspace.search.index import Index
-
-    index = Index.open(folder)
-    if index.manifest.encoder_hash != encoder_hash(predictor.encoder):
-        raise ValueError(f"{folder}: the index was built with another encoder, {index.manifest.encoder}; use that one")
-    if predictor.scoring == "phases":
-        raise ValueError(f"{folder}: an index has no phases of clips; review the videos themselves")
-    sums: dict[str, torch.Tensor] = {}
-    for batch in index.scan(["path", "vector"]):
-        vectors = torch.tensor(batch["vector"].to_pylist())
-        for path, row in zip(batch["path"].to_pylist(), predictor.probabilities(vectors), strict=True):
-            sums[path] = sums[path] + row if path in sums else row
-    items = []
-    for path, total in sums.items():
-        mean = total / total.sum()
-        best = mean.topk(min(MAX_CHOICES, len(mean)))
-        names = [predictor.space.action_names[n] for n in best.indices.tolist()]
-        items.append(ReviewItem(path, list(zip(names, best.values.tolist(), strict=True))))
-    return items

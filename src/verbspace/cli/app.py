@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -11,6 +11,7 @@ from verbspace.cli import checks, options
 
 if TYPE_CHECKING:
     from verbspace.app.controller import AppController
+    from verbspace.app.review import ReviewOrder
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -28,6 +29,7 @@ def serve_app(
         Path | None,
         typer.Option(help="CSV file for these labels. Default: review.csv.", callback=options.out_file, is_eager=True),
     ] = None,
+    review_order: Annotated[str, typer.Option(help="uncertain, balanced (over predictions) or random.")] = "uncertain",
     actions: options.ActionsOption = None,
     concepts: options.ConceptsOption = None,
     window: options.WindowOption = 4.0,
@@ -43,17 +45,19 @@ def serve_app(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 7860,
 ) -> None:
     """Serve a web page: upload a clip, see its predicted actions and the reasons, search an index, edit the actions."""
-    if review is None and review_labels is not None:
-        raise ValueError("--review-labels is the file for the labels of --review; add it, or remove --review-labels")
+    if review is None and (review_labels is not None or review_order != "uncertain"):
+        raise ValueError("--review-labels and --review-order are for --review; add it, or remove them")
     action_names = _check_vocabulary_and_index(actions, concepts, index)
     from verbspace.app.controller import resolve_clips
-    from verbspace.app.review import ReviewQueue, read_reviewed, review_items
+    from verbspace.app.review import ReviewQueue, read_reviewed, sort_items
+    from verbspace.app.review_sources import review_items
     from verbspace.app.server import serve
     from verbspace.cli.console.progress import progress
 
     clip_paths, labels_file = resolve_clips(clips or []), review_labels or Path("review.csv")
     if review is not None:
-        read_reviewed(labels_file)  # raises before the videos are predicted
+        read_reviewed(labels_file)  # these raise before the videos are predicted
+        sort_items([], cast("ReviewOrder", review_order))
     controller = _make_controller(
         encoder, action_names, concepts, window, stride, frames, calibration, fitted, device, index,
         max_upload_mb, max_duration, clips=clip_paths, show_baseline=show_baseline,
@@ -62,7 +66,9 @@ def serve_app(
         controller.encode_texts(on_progress)
         if review is not None:
             items = review_items(review, controller.main_predictor(), on_progress)
-            controller.review = ReviewQueue(items, controller.concepts.action_names, labels_file)
+            controller.review = ReviewQueue(
+                items, controller.concepts.action_names, labels_file, cast("ReviewOrder", review_order)
+            )
     if controller.review is not None:
         done, total = controller.review.progress
         print(f"{controller.review.labels_file}: {done} of {total} videos are labeled", flush=True)
