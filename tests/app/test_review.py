@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from support.indices import run_quick_embed
 from support.playground_files import tiny_world
 from verbspace.app.media import ClipStore
-from verbspace.app.review import ReviewItem, ReviewOrder, ReviewQueue, read_reviewed, review_items, sort_items
+from verbspace.app.review import ReviewItem, ReviewOrder, ReviewQueue, read_reviewed, sort_items
 from verbspace.app.review_page import handle_event, review_html
 from verbspace.app.review_sources import review_items
 from verbspace.cli.main import app
