@@ -208,6 +208,7 @@ def test_items_of_videos_predictions_and_an_index(
     [
         ('{"path": "a.mp4", "actions": {"waving": 1}}\n{"path": "b.mp4"}\n', "line 2: not a prediction of"),
         ('{"path": "a.mp4", "actions": {"waving": 1}}\n{"path": "b.mp4", "actions": {}}\n', "line 2: not a prediction"),
+        ('{"path": "https://example.org/a.mp4", "actions": {"waving": 1}}\n', "the page plays files only"),
         (None, "there is no such file or folder to review"),
     ],
 )

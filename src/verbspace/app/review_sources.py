@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import json
 import logging
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -41,12 +42,12 @@ def review_items(
     if not path.exists() and not glob.has_magic(str(source)):
         raise FileNotFoundError(f"{source}: there is no such file or folder to review")
     if path.suffix.lower() == ".jsonl" and path.is_file() and (found := _read_predictions(path)):
+        _require_files(item.path for item in found)
         return found
     if (path / "index.json").is_file():
         return _from_index(path, predictor)
     items, files = [], list(expand_inputs([str(source)]))
-    if urls := [file for file in files if is_url(file)]:
-        raise ValueError(f"{urls[0]}: the page plays files only; download the videos to review")
+    _require_files(files)
     for number, (name, outcome) in enumerate(predictor.predict_stream(files), 1):
         if isinstance(outcome, DecodeError):
             logger.warning("%s", outcome)
@@ -57,6 +58,11 @@ def review_items(
     if not items:
         raise ValueError(f"{source}: none of the {len(files)} videos can be read; give others to review")
     return items
+
+
+def _require_files(names: Iterable[str]) -> None:
+    if (url := next(filter(is_url, names), None)) is not None:
+        raise ValueError(f"{url}: the page plays files only; download the videos to review")
 
 
 def _read_predictions(source: Path) -> list[ReviewItem]:
