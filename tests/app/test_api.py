@@ -2,14 +2,17 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from fastapi.testclient import TestClient
 from typer.testing import CliRunner
 
 from support.indices import run_quick_embed
 from support.playground_files import tiny_world
+from support.small_encoders import random_fit
 from verbspace.app import api as api_module
 from verbspace.app.api import make_api
 from verbspace.app.controller import AppController, with_actions
@@ -61,6 +64,41 @@ def test_predict_equals_the_library(client: TestClient, encoder: VideoEncoder, c
     (expected,) = predict(encoder, clips[0], concepts=CONCEPTS, window_config=WindowConfig(0.8, spans=True))
     assert [row["action"] for row in windows["timeline"]] == [row.action for row in expected.timeline or []]
     assert len(windows["spans"]) == len(expected.spans or [])
+
+
+def test_as_many_results_as_asked(client: TestClient, encoder: VideoEncoder, clips: list[Path]) -> None:
+    """Not at most five actions, and not at most fifty windows."""
+    for top, expected in ((7, 7), (20, 20), (5000, 20)):
+        found = client.post("/predict", files=upload(clips[0]), data={"top": top}).json()
+        assert len(found["actions"]) == expected
+    (ranking,) = predict(encoder, clips[0], concepts=CONCEPTS, top=20)
+    assert list(found["actions"]) == [name for name, _ in ranking.ranking]
+    assert client.post("/search", json={"query": "x", "top": 1001}).status_code == 422
+
+
+def test_search_returns_more_than_the_page_shows(
+    search_controller: AppController, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    searcher = search_controller.searcher
+    assert searcher is not None
+    ones = SimpleNamespace(encode=lambda texts: torch.ones(len(texts), searcher.index.manifest.dim))
+    monkeypatch.setattr(searcher, "query_encoder", ones, raising=False)
+    hits = TestClient(make_api(search_controller)).post("/search", json={"query": "x", "top": 80}).json()
+    assert len(hits) == 80
+
+
+def test_fitted_actions(encoder: VideoEncoder, clips: list[Path]) -> None:
+    fitted = random_fit(encoder, CONCEPTS)
+    controller = AppController({"encoder": encoder}, CONCEPTS, window_config=WindowConfig(4.0), fitted=fitted)
+    client = TestClient(make_api(controller))
+    found = client.post("/predict", files=upload(clips[0]), data={"top": 20}).json()
+    (expected,) = predict(encoder, clips[0], concepts=CONCEPTS, fitted=fitted, top=20)
+    (by_text,) = predict(encoder, clips[0], concepts=CONCEPTS, top=20)
+    assert found["actions"] == pytest.approx(dict(expected.ranking), abs=1e-5)
+    assert found["actions"] != pytest.approx(dict(by_text.ranking), abs=1e-2)
+    edited = client.post("/predict", files=upload(clips[0]), data={"actions": ["waving", "a cat"]}).json()
+    (expected,) = predict(encoder, clips[0], concepts=with_actions(CONCEPTS, ["waving", "a cat"]))
+    assert edited["actions"] == pytest.approx(dict(expected.ranking), abs=1e-5)  # fitted for other actions
 
 
 def test_embeddings_and_search(client: TestClient, encoder: VideoEncoder, clips: list[Path]) -> None:

@@ -17,8 +17,10 @@ from support.small_encoders import adapted_and_frozen
 from support.video_files import numbered_frames, write_video
 from verbspace.app.controller import AppController
 from verbspace.app.limits import InputLimits
+from verbspace.app.review import ReviewItem, ReviewQueue, read_reviewed
 from verbspace.concepts.concept_set import ConceptSet
 from verbspace.inference.predictor import WindowConfig
+from verbspace.models.video_encoder import VideoEncoder
 from verbspace.search.builder import build_index
 from verbspace.search.searcher import Searcher
 from verbspace.utils.text import format_timestamp
@@ -331,3 +333,89 @@ def test_concurrent_requests_are_queued(address: str, controller: AppController,
     for clip, text in zip(clips, texts, strict=True):
         name, probability = controller.rank(controller.analyze(clip, clip.name), actions)[0].ranking[0]
         assert f"{name} {100 * probability:.1f} %" in text
+
+
+@pytest.fixture
+def review(world: Path, tmp_path: Path) -> Iterator[tuple[ReviewQueue, str]]:
+    """A queue of five videos in a running app; the first one is an AVI file, which is encoded for the browser."""
+    encoder = VideoEncoder.from_pretrained("playground")
+    old = write_video(tmp_path / "old.avi", numbered_frames(30), "mpeg4", rate=10)
+    files = [old, *sorted(world.rglob("*.mp4"))[::10]]
+    names = ConceptSet.load("playground").action_names
+    items = [ReviewItem(str(file), [(name, 0.1) for name in names[:5]]) for file in files]
+    queue = ReviewQueue(items, names, tmp_path / "review.csv")
+    controller = AppController(
+        {"encoder": encoder}, ConceptSet.load("playground"), window_config=WindowConfig(1.0), review=queue
+    )
+    with serve_app(controller) as url:
+        yield queue, url
+
+
+def test_review_by_keyboard(browser: Any, review: tuple[ReviewQueue, str]) -> None:
+    queue, url = review
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    page = context.new_page()
+    page.set_default_timeout(WAIT)
+    page.goto(url)
+
+    def wait_for_count(done: int) -> None:
+        page.wait_for_function(f"(document.querySelector('#review .count')?.innerText ?? '').startsWith('{done} of 5')")
+
+    def labels() -> list[str]:
+        return list(read_reviewed(queue.labels_file).values())
+
+    wait_for_count(0)
+    page.wait_for_function("(document.querySelector('#review video') || {}).readyState >= 2")
+    names = queue.actions
+    page.keyboard.press("Enter")
+    wait_for_count(1)
+    page.keyboard.press("3")
+    wait_for_count(2)
+    page.keyboard.press("o")  # an action without a key
+    page.keyboard.type(names[9])
+    page.keyboard.press("Enter")
+    wait_for_count(3)
+    assert labels() == [names[0], names[2], names[9]]
+    page.keyboard.press("u")
+    wait_for_count(2)
+    page.locator("#review .choice").nth(1).click()
+    wait_for_count(3)
+    assert labels() == [names[0], names[2], names[1]]
+    first = page.inner_text("#review .pair .note")
+    page.keyboard.press("s")
+    page.wait_for_function("name => document.querySelector('#review .pair .note').innerText !== name", arg=first)
+    page.get_by_role("tab", name="Clip").click()
+    page.keyboard.press("1")  # on another tab, keys label nothing
+    page.get_by_role("tab", name="Review").click()
+    page.locator("#review .count").click()
+    page.keyboard.press("1")
+    wait_for_count(4)
+    page.reload()
+    wait_for_count(4)
+    assert page.inner_text("#review .pair .note") == first  # which was skipped
+    page.keyboard.press("1")
+    page.wait_for_selector("#review h3")
+    assert page.inner_text("#review h3") == "All videos are labeled."
+    assert len(labels()) == 5
+    context.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_review_on_a_phone(browser: Any, review: tuple[ReviewQueue, str], scheme: str) -> None:
+    queue, url = review
+    context = browser.new_context(
+        viewport={"width": 390, "height": 844}, color_scheme=scheme, has_touch=True, is_mobile=True
+    )
+    page = context.new_page()
+    page.set_default_timeout(WAIT)
+    page.goto(url)
+    page.wait_for_selector("#review .choice")
+    worst = page.evaluate(CONTRAST)
+    assert worst[0][0] >= 4.5, worst[:5]
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    heights = page.evaluate("[...document.querySelectorAll('#review button')].map(b => b.offsetHeight)")
+    assert min(heights) >= 44
+    page.locator("#review .choice").first.tap()
+    page.wait_for_function("(document.querySelector('#review .count')?.innerText ?? '').startsWith('1 of')")
+    assert queue.progress[0] == 1
+    context.close()

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from support.small_encoders import random_fit
 from support.video_files import numbered_frames, write_video
 from verbspace.app.controller import AppController, TextEmbeddingCache, clips_by_name, resolve_clips, with_actions
 from verbspace.app.html import analysis_html, explanation_html
@@ -74,6 +75,23 @@ def test_calibration_applies_only_to_its_actions(clip: Path) -> None:
     window_config = WindowConfig(2.0)
     with pytest.raises(ValueError, match="it was fitted for frames 8, not for 4"):
         AppController({"encoder": encoder}, concepts, window_config=window_config, calibration=calibration, frames=4)
+
+
+def test_fitted_actions_apply_only_to_their_actions(clip: Path) -> None:
+    encoder, concepts = VideoEncoder.from_pretrained("playground"), ConceptSet.load("playground")
+    fitted = random_fit(encoder, concepts)
+    controller = AppController({"encoder": encoder}, concepts, window_config=WindowConfig(2.0), fitted=fitted)
+    analysis = controller.analyze(clip, "clip.mp4")
+    actions = "\n".join(concepts.action_names)
+    (found,), (edited,) = controller.rank(analysis, actions), controller.rank(analysis, "waving\nbowing")
+    (expected,) = predict(encoder, clip, concepts=concepts, fitted=fitted, window_config=WindowConfig(2.0))
+    assert dict(found.ranking) == pytest.approx(dict(expected.ranking), abs=1e-5)
+    assert (found.fitted, edited.fitted) == (True, False)
+    assert "by fitted actions; " in analysis_html(analysis, [found])
+    (whole,) = predict(encoder, clip, concepts=concepts, fitted=fitted)
+    assert controller.explain(analysis, actions, 0.0, analysis.duration).ranking[0][0] == whole.ranking[0][0]
+    with pytest.raises(ValueError, match="the vectors were fitted for frames 8, not for 4"):
+        AppController({"encoder": encoder}, concepts, window_config=WindowConfig(2.0), fitted=fitted, frames=4)
 
 
 def test_text_embeddings_are_cached() -> None:

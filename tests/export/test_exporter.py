@@ -19,15 +19,19 @@ from torch import Tensor
 from transformers import AutoImageProcessor, CLIPConfig, CLIPModel
 from typer.testing import CliRunner
 
-from support.small_encoders import TINY_CHECKPOINTS, random_times, random_video, with_random_temporal
+from support.small_encoders import TINY_CHECKPOINTS, random_fit, random_times, random_video, with_random_temporal
 from support.video_files import numbered_frames, write_video
 from verbspace.cli.main import app
 from verbspace.concepts.concept_set import Action, ConceptSet, Description, Provenance
+from verbspace.data.sources.record import Record
 from verbspace.evaluation.evaluate import evaluate
 from verbspace.export import exporter as module
+from verbspace.export.accuracy_check import ExportedEncoder
 from verbspace.export.exporter import export
 from verbspace.export.formats import quantize_tower
 from verbspace.export.parity import ParityStats
+from verbspace.inference.embedding import embed_videos
+from verbspace.inference.predictor import predict
 from verbspace.models.hashing import encoder_hash
 from verbspace.models.video_encoder import VideoEncoder
 
@@ -180,6 +184,12 @@ def test_int8(clip: VideoEncoder, exported: Path) -> None:
     assert (exported / "video_int8.onnx").stat().st_size < (exported / "video.onnx").stat().st_size
 
 
+def test_fitted_actions_of_other_concepts(clip: VideoEncoder, tmp_path: Path) -> None:
+    fitted = random_fit(clip, ConceptSet.from_actions(["waving", "bowing"]))
+    with pytest.raises(ValueError, match="the vectors were fitted for concepts"):  # the encoder's own set
+        export(clip, tmp_path / "out", fitted=fitted)
+
+
 def run_readme(folder: Path, encoder: VideoEncoder) -> None:
     """Run the program of the README in the folder, and compare its embeddings with the encoder's."""
     text = (folder / "README.md").read_text()
@@ -271,25 +281,45 @@ def test_invalid_options(clip: VideoEncoder, tmp_path: Path, monkeypatch: Any) -
     assert not list(tmp_path.iterdir())
 
 
-def test_export_command_with_eval_data(clip: VideoEncoder, tmp_path: Path) -> None:
+def test_export_command_with_fitted_actions_and_eval_data(clip: VideoEncoder, tmp_path: Path) -> None:
+    """The exported program, run without verbspace, answers as `predict --fitted` does."""
     for number in range(6):
         name = f"{'waving' if number % 2 else 'jumping'}/{number}.mp4"
         write_video(tmp_path / "clips" / name, numbered_frames(12, seed=number))
+    concepts = ConceptSet.from_actions(["waving", "jumping", "bowing"])
+    fitted = random_fit(clip, concepts)
+    fitted.save(tmp_path / "fitted.safetensors")
+    concepts.save(tmp_path / "concepts.json")
     clip.save_pretrained(tmp_path / "encoder")
-    expected = evaluate(clip, tmp_path / "clips", baseline=False).result
+    expected = evaluate(clip, tmp_path / "clips", concepts=concepts, fitted=fitted, baseline=False).result
     encoder, out, clips = (str(tmp_path / name) for name in ("encoder", "out", "clips"))
     command = ["export", encoder, "--out", out, "--int8", "--eval-data", clips]
+    command += ["--concepts", str(tmp_path / "concepts.json"), "--fitted", str(tmp_path / "fitted.safetensors")]
     found = CliRunner().invoke(app, command)
     assert found.exit_code == 0, found.output
     assert "video: largest difference from the encoder" in found.output
-    check = json.loads((tmp_path / "out" / "verbspace.json").read_text())["check"]
+    manifest = json.loads((tmp_path / "out" / "verbspace.json").read_text())
+    check = manifest["check"]
     assert check["full"] == {"top1": expected.top1, "ci95": list(expected.ci95), "n": 6, "unreadable": 0}
     assert check["int8"]["n"] == 6
     assert 0.99 < check["int8"]["video"]["least_cosine"] < 0.9999999
     for name, top1 in (("fp32", expected.top1), ("int8", check["int8"]["top1"])):
         assert f"{name}: top-1 {100 * top1:.1f}% (95%" in found.output
     readme = (tmp_path / "out" / "README.md").read_text()
-    assert "Zero-shot top-1 on 6 labeled videos (clips, 2 actions" in readme
+    assert "Top-1 of the fitted actions on 6 labeled videos (clips, 3 actions" in readme
+    assert "fitted to 6 labeled clips; they are for clips of 8 frames" in readme
+    assert manifest["concepts"]["fitted"] == {"clips": 6, "frames": 8}
+
+    names, vectors = concepts.action_names, load_file(tmp_path / "out" / manifest["concepts"]["file"])["categories"]
+    assert manifest["concepts"]["categories"] == names
+    files = sorted(Path(clips).rglob("*.mp4"))[:3]
+    exported = ExportedEncoder(clip, lambda inputs: run_tower(tmp_path / "out", "video", **inputs))
+    z = embed_videos(exported, [Record(file) for file in files]).embeddings
+    probabilities = (z @ vectors.T / manifest["concepts"]["temperature"]).softmax(1).tolist()
+    answers, by_text = predict(clip, files, concepts=concepts, fitted=fitted), predict(clip, files, concepts=concepts)
+    for found, answer, text_answer in zip(probabilities, answers, by_text, strict=True):
+        assert dict(zip(names, found, strict=True)) == pytest.approx(dict(answer.ranking), abs=1e-4)
+        assert dict(text_answer.ranking) != pytest.approx(dict(answer.ranking), abs=1e-2)
 
 
 @pytest.mark.slow

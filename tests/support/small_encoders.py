@@ -5,7 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from verbspace.concepts.concept_set import ConceptSet
 from verbspace.data.frame_preprocessing import FramePreprocessing
+from verbspace.inference.few_shot import FitInfo, FittedActions
+from verbspace.models.hashing import encoder_hash
 from verbspace.models.video_encoder import VideoEncoder
 
 TINY_CHECKPOINTS = ["tiny_clip", "tiny_metaclip2", "tiny_siglip", "tiny_siglip2"]
@@ -48,6 +51,17 @@ def random_times(batch_size: int, num_frames: int, seed: int = 0) -> Tensor:
 def embed_random_clips(encoder: VideoEncoder, num_clips: int = 2) -> Tensor:
     """The embeddings of random clips of four frames, to compare encoders with each other."""
     return encoder(random_video(num_clips, 4, 3, 32, 32), random_times(num_clips, 4))
+
+
+def random_fit(encoder: VideoEncoder, concepts: ConceptSet, seed: int = 0) -> FittedActions:
+    """Action vectors as `verbspace fit` makes them: those of the texts, changed at random."""
+    vectors = encoder.build_concept_space(concepts, with_descriptions=False).categories
+    noise = torch.randn(vectors.shape, generator=torch.Generator().manual_seed(seed))
+    info = FitInfo(
+        actions=concepts.action_names, encoder=encoder_hash(encoder), concepts=concepts.hash, frames=8,
+        clips=[2] * len(vectors), accuracy=(0.5, None),
+    )  # fmt: skip
+    return FittedActions(0.7 * vectors + 0.2 * noise, info)
 
 
 class ColorEncoder(nn.Module):

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from verbspace.app.controller import AppController
+from verbspace.app.controller import MAX_HITS, AppController
 from verbspace.app.limits import RequestRejected
 from verbspace.app.middleware import MULTIPART_OVERHEAD_BYTES, BearerToken, BodyLimit
 from verbspace.data.errors import DecodeError
@@ -68,7 +68,7 @@ class SearchRequest(_Body):
     """A search as `verbspace search` does it."""
 
     query: str
-    top: int = Field(10, ge=1, le=1000)
+    top: int = Field(10, ge=1, le=MAX_HITS)
     per_video: bool = False
     spans: bool = False
 
@@ -170,7 +170,7 @@ def make_api(controller: AppController, *, token: str | None = None, hosts: Sequ
     def predict(
         clip: Annotated[UploadFile, File(description="A video.")],
         actions: Annotated[list[str] | None, Form(description="Actions. Default: those of the server.")] = None,
-        top: Annotated[int, Form(ge=1, le=1000)] = 5,
+        top: Annotated[int, Form(ge=1, description="Number of actions. Larger than all: all.")] = 5,
         window: Annotated[float | None, Form(ge=0.1, description="Seconds per window, for a timeline.")] = None,
         stride: Annotated[float | None, Form(gt=0)] = None,
         spans: Annotated[bool, Form(description="With window: also spans of each action.")] = False,

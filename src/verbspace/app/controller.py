@@ -15,12 +15,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from verbspace.app.limits import InputLimits, RequestRejected
+from verbspace.app.review import ReviewQueue
 from verbspace.concepts.concept_set import ConceptSet, concept_set_from_dict
 from verbspace.data.errors import DecodeError, VideoError
 from verbspace.data.sources.inputs import expand_inputs
 from verbspace.inference.calibration import Calibration
 from verbspace.inference.embedding import WindowEmbeddings, embed_windows
 from verbspace.inference.explain import Explanation, explain
+from verbspace.inference.few_shot import FittedActions
 from verbspace.inference.predictor import Predictor, WindowConfig
 from verbspace.inference.timeline import Segment, extract_segments, merge_windows
 from verbspace.models.video_encoder import VideoEncoder
@@ -28,6 +30,7 @@ from verbspace.search.schema import Hit
 from verbspace.search.searcher import Searcher
 from verbspace.utils.progress import ProgressCallback
 
+MAX_HITS = 1000  # results of a search
 _MAX_CACHED_TEXTS = 20_000  # per encoder
 _MAX_CACHED_PREDICTORS = 16  # per encoder
 
@@ -50,6 +53,7 @@ class EncoderPrediction:
     ranking: list[tuple[str, float]]
     timeline: list[Segment]
     calibrated: bool
+    fitted: bool = False  # to labeled videos
 
 
 class AppController:
@@ -61,7 +65,9 @@ class AppController:
         window_config: Windows of the timelines.
         frames: Frames per window.
         calibration: Calibration of the first encoder; used as long as the actions are those of `concepts`.
+        fitted: Action vectors of `verbspace fit` for the first encoder; used like a calibration, and instead of one.
         clips: Example clips that the user can choose.
+        review: Queue of videos to label.
     """
 
     def __init__(
@@ -72,17 +78,24 @@ class AppController:
         window_config: WindowConfig,
         frames: int = 8,
         calibration: Calibration | None = None,
+        fitted: FittedActions | None = None,
         searcher: Searcher | None = None,
         clips: Sequence[Path] = (),
         limits: InputLimits | None = None,
+        review: ReviewQueue | None = None,
     ) -> None:
         self.encoders, self.concepts, self.window_config, self.frames = encoders, concepts, window_config, frames
-        self.calibration, self.searcher, self.limits = calibration, searcher, limits or InputLimits()
-        self.clips = clips_by_name(clips)
+        self.calibration, self.fitted = calibration, fitted
+        self.searcher, self.limits = searcher, limits or InputLimits()
+        self.clips, self.review = clips_by_name(clips), review
         self._main_encoder = next(iter(encoders))
         self._explain_lock = threading.Lock()  # an explanation adds hooks to the encoder's layers
         if calibration is not None:
             calibration.validate_for(encoders[self._main_encoder], concepts, calibration.by, frames)
+        if fitted is not None:
+            if calibration is not None:
+                raise ValueError("fitted: fitted actions have no calibration; leave one of the two out")
+            fitted.validate_for(encoders[self._main_encoder], concepts, frames)
         self._text_caches = {name: TextEmbeddingCache(encoder) for name, encoder in encoders.items()}
         self._predictor = lru_cache(maxsize=_MAX_CACHED_PREDICTORS * len(encoders))(self._make_predictor)
 
@@ -118,7 +131,11 @@ class AppController:
             best = grid.mean_probabilities().topk(min(top, len(names)))
             ranking = [(names[n], p) for p, n in zip(best.values.tolist(), best.indices.tolist(), strict=True)]
             timeline = extract_segments(grid, names, self.window_config.min_score)
-            predictions.append(EncoderPrediction(encoder_name, ranking, timeline, predictor.calibration is not None))
+            predictions.append(
+                EncoderPrediction(
+                    encoder_name, ranking, timeline, predictor.calibration is not None, predictor.is_fitted
+                )
+            )
         return predictions
 
     def explain(self, analysis: ClipAnalysis, actions: str, start: float, end: float) -> Explanation:
@@ -150,12 +167,12 @@ class AppController:
             raise RequestRejected(f"the query has {len(query):,} characters, and {limit}; shorten it")
         with self._require_searcher() as searcher:
             query = " ".join(query.split())
-            return searcher.search(query, top=_clamp_top(top), per_video=bool(per_video), spans=spans)
+            return searcher.search(query, top=_limit_top(top), per_video=bool(per_video), spans=spans)
 
     def find_similar(self, path: str, window: int, top: int, *, per_video: bool = False) -> tuple[Hit, list[Hit]]:
         """Return a window of the index, and the windows most similar to it."""
         with self._require_searcher() as searcher:
-            return searcher.find_similar(path, window, top=_clamp_top(top), per_video=bool(per_video))
+            return searcher.find_similar(path, window, top=_limit_top(top), per_video=bool(per_video))
 
     @contextmanager
     def _require_searcher(self) -> Iterator[Searcher]:
@@ -168,21 +185,23 @@ class AppController:
 
     def _make_predictor(self, encoder_name: str, action_names: tuple[str, ...], describe: bool) -> Predictor:
         concepts = with_actions(self.concepts, action_names)
-        is_calibrated = encoder_name == self._main_encoder and concepts.hash == self.concepts.hash
-        calibration = self.calibration if is_calibrated else None
+        is_unchanged = encoder_name == self._main_encoder and concepts.hash == self.concepts.hash
+        calibration, fitted = (self.calibration, self.fitted) if is_unchanged else (None, None)
         return Predictor(
             self.encoders[encoder_name],
             concepts=concepts,
             scoring="category" if calibration is None else calibration.by,
             frames=self.frames,
+            top=len(concepts.actions),
             calibration=calibration,
+            fitted=fitted,
             encode_text=self._text_caches[encoder_name],
             describe=describe,
         )
 
 
-def _clamp_top(top: int) -> int:
-    return max(1, min(int(top), 50))
+def _limit_top(top: int) -> int:
+    return max(1, min(int(top), MAX_HITS))
 
 
 class TextEmbeddingCache:

@@ -31,6 +31,7 @@ def analysis_html(analysis: ClipAnalysis, predictions: Sequence[EncoderPredictio
             "name": prediction.name,
             "ranking": prediction.ranking,
             "calibrated": prediction.calibrated,
+            "fitted": prediction.fitted,
             "timeline": [_segment_context(part, analysis.duration, patterns) for part in prediction.timeline],
         }
         for prediction in predictions

@@ -10,12 +10,14 @@ from verbspace.app.controller import AppController, ClipAnalysis
 from verbspace.app.html import WindowIds, analysis_html, clip_html, explanation_html, hits_html, rejection_html
 from verbspace.app.limits import RequestRejected
 from verbspace.app.media import ClipStore, OpaqueIds
+from verbspace.app.review_page import build_review_tab
 from verbspace.inference.timeline import Segment
 from verbspace.utils.text import format_timestamp
 
 TITLE = "verbspace"
 WHOLE_CLIP = "the whole clip"
 NO_CLIP_HINT = "Upload a clip, or choose an example."
+_MAX_SHOWN_HITS = 50  # each has a player
 _MAX_QUEUE = 32  # requests that may wait
 _MAX_SESSIONS = 64  # sessions whose clips are kept
 _MAX_WINDOWS = 4096  # windows of the index for which similar ones can be requested
@@ -50,6 +52,9 @@ def build_page(controller: AppController, clip_store: ClipStore) -> Any:
             "the predictions are updated."
         )
         with gr.Tabs():
+            if controller.review is not None:
+                with gr.Tab("Review"):
+                    build_review_tab(gr, controller.review, clip_store)
             with gr.Tab("Clip"), gr.Row():
                 _build_clip_tab(gr, controller, clip_store)
             if controller.searcher is not None:
@@ -143,7 +148,7 @@ def _build_search_tab(gr: Any, controller: AppController, clip_store: ClipStore)
             label="Query", elem_id="query", scale=5, max_length=controller.limits.max_chars,
             placeholder="a person bowing · or “a person running” − “outdoors”",
         )  # fmt: skip
-        top = gr.Slider(1, 50, 12, step=1, label="Number of results", elem_id="top", scale=2)
+        top = gr.Slider(1, _MAX_SHOWN_HITS, 12, step=1, label="Number of results", elem_id="top", scale=2)
         per_video = gr.Checkbox(
             True, label="One result per video", elem_id="per-video", scale=2, container=False, min_width=200
         )
@@ -153,7 +158,11 @@ def _build_search_tab(gr: Any, controller: AppController, clip_store: ClipStore)
 
     def search(text: str, count: int, one_per_video: bool) -> str:
         try:
-            return hits_html(controller.search(text or "", count, per_video=one_per_video), clip_store, window_ids)
+            return hits_html(
+                controller.search(text or "", min(count, _MAX_SHOWN_HITS), per_video=one_per_video),
+                clip_store,
+                window_ids,
+            )
         except RequestRejected as error:
             return rejection_html(str(error))
 
@@ -183,7 +192,7 @@ def _similar_html(
     try:
         if window is None:
             raise RequestRejected("the app no longer knows this window; search again")
-        reference, hits = controller.find_similar(*window, count, per_video=per_video)
+        reference, hits = controller.find_similar(*window, min(count, _MAX_SHOWN_HITS), per_video=per_video)
     except RequestRejected as error:
         return rejection_html(str(error))
     return hits_html(hits, clip_store, window_ids, reference)

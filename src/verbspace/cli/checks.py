@@ -60,6 +60,17 @@ def check_vocabulary(actions: Sequence[str] | None, concepts: str | None, scorin
     validate_scoring(scoring)
 
 
+def check_annotation_output(output_format: str, out: Path | None, document_root: Path | None) -> None:
+    """Raise ValueError unless `--out` and `--document-root` fit the format of `predict`."""
+    tools = ("label-studio", "fiftyone")
+    if output_format in tools and out is None:
+        raise ValueError(f"--format {output_format} writes several files; give a folder with --out")
+    if output_format not in tools and out is not None:
+        raise ValueError(f"--out is for --format {' and '.join(tools)}; redirect standard output, or add a format")
+    if document_root is not None and output_format != "label-studio":
+        raise ValueError("--document-root is for --format label-studio; add it, or remove the option")
+
+
 def is_missing(file: str) -> bool:
     """Whether a local file, a member of a shard or a part of a video does not exist. URLs are not looked up."""
     from verbspace.data.errors import DecodeError

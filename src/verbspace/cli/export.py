@@ -12,6 +12,7 @@ from verbspace.cli.options import (
     ConceptsOption,
     EncoderArgument,
     EvalDataOption,
+    FittedOption,
     LabelsOption,
     out_file,
     out_folder,
@@ -34,6 +35,7 @@ def export(
     eval_data: EvalDataOption = None,
     labels: LabelsOption = None,
     concepts: ConceptsOption = None,
+    fitted: FittedOption = None,
 ) -> None:
     """Export an encoder to ONNX or torch.export, and compare the result with the encoder.
 
@@ -44,6 +46,7 @@ def export(
     require_labeled_videos(labels, "--eval-data", eval_data)
     manifest = run(
         encoder, out, export_format, int8=int8, eval_data=eval_data, concepts=concepts, labels=labels,  # type: ignore[arg-type]
+        fitted=fitted,
     )  # fmt: skip
     for line in export_summary_lines(manifest, out):
         print(line)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
@@ -11,7 +12,7 @@ import typer
 from verbspace.cli import checks, options
 
 if TYPE_CHECKING:
-    from verbspace.inference.predictor import Predictor
+    from verbspace.inference.predictor import Prediction, Predictor
     from verbspace.utils.precision import PrecisionSetting
 
 app = typer.Typer(rich_markup_mode=None)
@@ -59,8 +60,17 @@ def predict(
     ] = False,
     min_score: Annotated[float, typer.Option(min=0, max=1, help="Leave out segments and spans below this.")] = 0.0,
     device: options.DeviceOption = None,
-    output_format: Annotated[str, typer.Option("--format", help="table, jsonl or csv.")] = "table",
+    output_format: Annotated[
+        str, typer.Option("--format", help="table, jsonl or csv; with --out: label-studio or fiftyone.")
+    ] = "table",
     as_json: options.JsonOption = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder for label-studio and fiftyone.", callback=options.out_folder, is_eager=True),
+    ] = None,
+    document_root: Annotated[
+        Path | None, typer.Option(help="For label-studio: the folder whose files its server serves. Default: /.")
+    ] = None,
 ) -> None:
     """Rank actions for videos. Videos that cannot be read are reported and skipped."""
     from verbspace.cli.console.predictions import make_printer, resolve_format
@@ -71,9 +81,11 @@ def predict(
     output_format = resolve_format(output_format, as_json)
     if window is None and (stride is not None or min_score or spans):
         raise ValueError("--stride, --spans and --min-score need --window; add it, or remove them")
+    checks.check_annotation_output(output_format, out, document_root)
     action_names = options.parse_action_list(actions)
     checks.check_vocabulary(action_names, concepts, scoring)
-    print_prediction, on_error = make_printer(output_format, timeline=window is not None), ErrorCounter()
+    on_error = ErrorCounter()
+    print_prediction = make_printer(output_format, timeline=window is not None) if out is None else None
     if (files := checks.skip_missing(expand_inputs(paths, sys.stdin, on_error), on_error)) is None:
         raise typer.Exit(1)
     from verbspace.inference.predictor import WindowConfig
@@ -84,13 +96,52 @@ def predict(
         abstain=abstain, independent=independent, fitted=fitted,
     )  # fmt: skip
     window_config = None if window is None else WindowConfig(window, stride, min_score, spans)
-    for name, outcome in predictor.predict_stream(files, window_config):
-        if isinstance(outcome, DecodeError):
-            on_error(str(outcome))
-        else:
-            print_prediction(name, outcome)
+
+    def predictions() -> Iterator[Prediction]:
+        for _, outcome in predictor.predict_stream(files, window_config):
+            if isinstance(outcome, DecodeError):
+                on_error(str(outcome))
+            else:
+                yield outcome
+
+    if out is not None:
+        _write_for_annotation(
+            predictions(), predictor.space.action_names, output_format, out, window is not None, document_root, on_error
+        )
+    elif print_prediction is not None:
+        for prediction in predictions():
+            print_prediction(prediction.path, prediction)
     if on_error.count:
         raise typer.Exit(1)
+
+
+def _write_for_annotation(
+    predictions: Iterator[Prediction], actions: list[str], tool: str, out: Path, timeline: bool,
+    document_root: Path | None, on_error: Callable[[str], None],
+) -> None:  # fmt: skip
+    """Write predictions for Label Studio or FiftyOne, and print how to open them."""
+    from verbspace.integrations.annotation_media import validate_for_annotation
+    from verbspace.integrations.fiftyone import write_fiftyone
+    from verbspace.integrations.label_studio import CONFIG_FILE, TASKS_FILE, write_label_studio
+
+    def showable() -> Iterator[Prediction]:
+        for prediction in predictions:
+            try:
+                validate_for_annotation(prediction.path, allow_url=tool == "label-studio" and not timeline)
+            except ValueError as error:
+                on_error(str(error))
+            else:
+                yield prediction
+
+    if tool == "fiftyone":
+        count = write_fiftyone(showable(), actions, out)
+        print(f"{out}: {count} samples; fiftyone.Dataset.from_dir({str(out)!r}, fiftyone.types.FiftyOneDataset)")
+        return
+    count = write_label_studio(
+        showable(), actions, out, timeline=timeline, document_root="/" if document_root is None else document_root
+    )
+    print(f"{out / TASKS_FILE}: {count} tasks to import")
+    print(f"{out / CONFIG_FILE}: the labeling configuration of the project")
 
 
 @app.command()

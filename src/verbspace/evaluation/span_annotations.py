@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from verbspace.data.sources.annotation_tools import json_file_of, read_annotation_tool
 from verbspace.data.sources.file_lists import read_table
-from verbspace.data.sources.record import is_video
+from verbspace.data.sources.folders import FileLocator
+from verbspace.data.sources.record import Record, is_video
 from verbspace.data.sources.storage import split_segment
-from verbspace.data.sources.text_files import numbered_lines
+from verbspace.data.sources.text_files import load_json, numbered_lines
 
 _AMBIGUOUS = "Ambiguous"  # THUMOS14's intervals that its evaluation does not count as a class
 _SUBSET_NAMES = {"train": "training", "validation": "validation", "test": "testing"}  # ActivityNet's names of splits
@@ -41,9 +42,10 @@ def read_annotated_videos(source: str | Path, root: str | Path, split: str | Non
     """Read annotations of temporal action localization.
 
     Args:
-        source: One of three forms. A table (CSV, .jsonl, .parquet) with columns for the video, `start`, `end` and
-            `label`, one row per interval. ActivityNet's JSON file, whose `database` has the annotations by video, also
-            used for converted THUMOS14. THUMOS14's folder of text files, one per class, such as Diving_test.txt.
+        source: One of four forms. A table (CSV, .jsonl, .parquet) with columns for the video, `start`, `end` and
+            `label`, one row per interval. An export of Label Studio or FiftyOne with spans. ActivityNet's JSON file,
+            whose `database` has the annotations by video, also used for converted THUMOS14. THUMOS14's folder of text
+            files, one per class, such as Diving_test.txt.
         root: Folder of the videos. The last two forms name videos without ending, and are looked for in all folders.
         split: "train", "validation" or "test". None: all videos of a table or JSON file; "test" of THUMOS14.
 
@@ -54,12 +56,15 @@ def read_annotated_videos(source: str | Path, root: str | Path, split: str | Non
         ValueError: The source is of none of these forms, an interval is invalid, or there is none.
     """
     source, root = Path(source), Path(root)
-    if source.is_dir():
+    if (file := json_file_of(source)) is not None:
+        content = load_json(file)
+        export = read_annotation_tool(file, content, FileLocator(root), split)
+        rows = _activitynet_rows(file, content, split) if export is None else _record_rows(file, export[0])
+        named = export is None
+    elif source.is_dir():
         rows, named = _thumos_rows(source, split or "test"), True
-    elif source.suffix.lower() == ".json":
-        rows, named = _activitynet_rows(source, split), True
     elif source.is_file():
-        rows, named = _table_rows(source, root, split), False
+        rows, named = _record_rows(source, read_table(source, root, split).records), False
     else:
         raise ValueError(f"{source}: there is no such file or folder; give a table, a JSON file, or THUMOS14's folder")
     by_video: dict[str, list[SpanAnnotation]] = defaultdict(list)
@@ -80,8 +85,8 @@ def read_annotated_videos(source: str | Path, root: str | Path, split: str | Non
 Row = tuple[str, str, float, float, str]  # place of the row for messages, video, start, end, label
 
 
-def _table_rows(source: Path, root: Path, split: str | None) -> Iterator[Row]:
-    for number, record in enumerate(read_table(source, root, split).records, 1):
+def _record_rows(source: Path, records: Sequence[Record]) -> Iterator[Row]:
+    for number, record in enumerate(records, 1):
         file, segment = split_segment(record.file)
         place = f"{source}: row {number}, {file}"
         if segment is None or segment.end is None:
@@ -91,10 +96,10 @@ def _table_rows(source: Path, root: Path, split: str | None) -> Iterator[Row]:
         yield place, file, segment.start, segment.end, record.label
 
 
-def _activitynet_rows(source: Path, split: str | None) -> Iterator[Row]:
+def _activitynet_rows(source: Path, content: Any, split: str | None) -> Iterator[Row]:
     try:
-        database: dict[str, dict[str, Any]] = json.loads(source.read_text(encoding="utf-8"))["database"]
-    except (ValueError, KeyError, TypeError):
+        database: dict[str, dict[str, Any]] = content["database"]
+    except (KeyError, TypeError):
         raise ValueError(f"{source}: not ActivityNet's format, a JSON object with a field `database`") from None
     subsets = {None} if split is None else {split, _SUBSET_NAMES.get(split, split)}
     for video, entry in database.items():

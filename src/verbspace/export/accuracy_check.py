@@ -22,6 +22,7 @@ from verbspace.evaluation.zero_shot import zero_shot_scores
 from verbspace.export.formats import TowerFn
 from verbspace.export.parity import ParityStats
 from verbspace.inference.embedding import embed_videos
+from verbspace.inference.few_shot import FittedActions
 from verbspace.models.video_encoder import VideoEncoder
 
 
@@ -46,6 +47,7 @@ def check_accuracy(
     concepts: ConceptSet | str | Path | None = None,
     frames: int = 8,
     label_file: str | Path | None = None,
+    fitted: FittedActions | None = None,
 ) -> dict[str, Any]:
     """Measure the zero-shot top-1 accuracy of exported towers.
 
@@ -54,8 +56,9 @@ def check_accuracy(
         towers: By variant, the full-precision one first, its "video" and "text" tower.
         data: Folder or list of labeled videos.
         concepts: Concept set with the actions. None: that of the encoder, or else the class names.
-        frames: Frames per video.
+        frames: Frames per video; those of `fitted`, if it is given.
         label_file: File with the names of class numbers, see `concepts.labels.read_label_names`.
+        fitted: Action vectors in place of those of the texts.
 
     Returns:
         The accuracy of each variant and, for all but the first, the difference of its video embeddings from the first.
@@ -67,6 +70,7 @@ def check_accuracy(
     if concepts is None:
         require_names(labels, data)
         concepts = concept_set_from_labels(set(labels))
+    frames = frames if fitted is None else fitted.info.frames
     labels_to_indices(labels, concepts)  # raises before the videos are read
     tokenize = encoder.require_processor().tokenize
     variants: dict[str, Any] = {}
@@ -78,6 +82,8 @@ def check_accuracy(
             return text_tower(dict(tokenize(texts)))
 
         space = ConceptSpace.build(concepts, encode_text, 1 / encoder.logit_scale)
+        if fitted is not None:
+            fitted.apply(space, encoder, concepts, frames)
         embedded_labels = [label for label in embedded.labels if label is not None]
         targets = torch.tensor(labels_to_indices(embedded_labels, concepts))
         metrics = classification_metrics(zero_shot_scores(embedded.embeddings, space), targets)
@@ -87,5 +93,7 @@ def check_accuracy(
             reference = embedded.embeddings
         else:
             variants[name]["video"] = ParityStats.from_pairs([(embedded.embeddings, reference)])._asdict()
-    protocol = {"concepts": concepts.hash, "actions": len(concepts.actions), "frames": frames}
+    protocol: dict[str, Any] = {"concepts": concepts.hash, "actions": len(concepts.actions), "frames": frames}
+    if fitted is not None:
+        protocol["fitted"] = True
     return {"data": Path(data).resolve().name, **protocol, **variants}

@@ -20,6 +20,8 @@ from verbspace.export.formats import (
 from verbspace.export.manifest import build_manifest, render_readme, write_concept_space, write_image_processor_config
 from verbspace.export.parity import TOLERANCE, measure_parity
 from verbspace.export.traced_towers import to_cpu_float32, trace_towers
+from verbspace.inference.few_shot import FittedActions
+from verbspace.inference.predictor import resolve_concepts
 from verbspace.models.video_encoder import VideoEncoder
 from verbspace.utils.atomic_io import atomic_directory
 
@@ -42,6 +44,7 @@ def export(
     eval_data: str | Path | None = None,
     concepts: ConceptSet | str | Path | None = None,
     labels: str | Path | None = None,
+    fitted: FittedActions | str | Path | None = None,
 ) -> dict[str, Any]:
     """Write the towers of an encoder, its tokenizer, pixel statistics and concept space, and a README, atomically.
 
@@ -51,8 +54,9 @@ def export(
         export_format: "onnx" writes `video.onnx` and `text.onnx`, "torch" writes `video.pt2` and `text.pt2`.
         int8: Also write `video_int8.onnx` and `text_int8.onnx`.
         eval_data: Folder or list of labeled videos on which to measure the towers' zero-shot accuracy.
-        concepts: Concept set for `eval_data`. None: that of the encoder.
+        concepts: Concept set for `eval_data` and `fitted`. None: that of the encoder.
         labels: File with the names of the class numbers of `eval_data`.
+        fitted: Action vectors of `verbspace fit`, or their file, to write in place of those of the texts.
 
     Returns:
         The content of `verbspace.json`, with the measured differences from the encoder.
@@ -71,6 +75,11 @@ def export(
     if unrelated and not (Path(folder) / MANIFEST).exists():
         raise FileExistsError(f"{folder}: contains a {unrelated[0]} that is not of an export; choose another folder")
     encoder = to_cpu_float32(encoder if isinstance(encoder, VideoEncoder) else VideoEncoder.from_pretrained(encoder))
+    exported_concepts = encoder.concept_set
+    if fitted is not None:
+        fitted = fitted if isinstance(fitted, FittedActions) else FittedActions.load(fitted)
+        exported_concepts = resolve_concepts(encoder, None, concepts)
+        fitted.validate_for(encoder, exported_concepts, fitted.info.frames)
     with atomic_directory(folder, OBSOLETE_FILES) as temp:
         traced = trace_towers(encoder, ATTENTION_BY_FORMAT[export_format])
         paths = {name: temp / f"{name}{FILE_SUFFIX[export_format]}" for name in TOWERS}
@@ -84,11 +93,11 @@ def export(
         if int8:
             manifest["int8"] = measure_parity(encoder, variants["int8"])
         if eval_data is not None:
-            manifest["check"] = check_accuracy(encoder, variants, eval_data, concepts, label_file=labels)
+            manifest["check"] = check_accuracy(encoder, variants, eval_data, concepts, label_file=labels, fitted=fitted)
         encoder.require_processor().save(temp)
         write_image_processor_config(encoder, temp / "preprocessor_config.json")
-        if encoder.concept_set is not None:
-            manifest["concepts"] = write_concept_space(encoder, temp / CONCEPT_SPACE_FILE)
+        if exported_concepts is not None:
+            manifest["concepts"] = write_concept_space(encoder, exported_concepts, temp / CONCEPT_SPACE_FILE, fitted)
         manifest["bytes"] = {path.name: path.stat().st_size for path in sorted(temp.iterdir())}
         (temp / MANIFEST).write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         (temp / "README.md").write_text(render_readme(manifest), encoding="utf-8")

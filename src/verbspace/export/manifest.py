@@ -10,8 +10,10 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from safetensors.torch import save_file
 
+from verbspace.concepts.concept_set import ConceptSet
 from verbspace.export.formats import OPSET, ExportFormat
 from verbspace.export.traced_towers import TracedTower
+from verbspace.inference.few_shot import FittedActions
 from verbspace.models.hashing import encoder_hash
 from verbspace.models.video_encoder import VideoEncoder
 
@@ -71,16 +73,23 @@ def write_image_processor_config(encoder: VideoEncoder, path: Path) -> None:
     path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
-def write_concept_space(encoder: VideoEncoder, path: Path) -> dict[str, Any]:
-    """Write the embeddings of the encoder's concept set as safetensors, and describe them for the manifest."""
-    concepts = encoder.concept_set
-    assert concepts is not None
+def write_concept_space(
+    encoder: VideoEncoder, concepts: ConceptSet, path: Path, fitted: FittedActions | None = None
+) -> dict[str, Any]:
+    """Write the embeddings of a concept set as safetensors, and describe them for the manifest.
+
+    `fitted` are action vectors to write in place of those of the texts.
+    """
     space = encoder.build_concept_space(concepts)
+    if fitted is not None:
+        fitted.apply(space, encoder, concepts, fitted.info.frames)
     vectors = {"categories": space.categories, "descriptions": space.descriptions}
     tensors = {**vectors, "ownership": space.description_action_mask}
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
     names = {"categories": space.action_names, "descriptions": space.description_texts}
-    source = {"name": concepts.name, "hash": concepts.hash, "file": path.name}
+    source: dict[str, Any] = {"name": concepts.name, "hash": concepts.hash, "file": path.name}
+    if fitted is not None:
+        source["fitted"] = {"clips": sum(fitted.info.clips), "frames": fitted.info.frames}
     return {**source, "temperature": space.temperature, **names}
 
 

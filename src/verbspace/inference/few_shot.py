@@ -88,12 +88,8 @@ class FittedActions:
             raise ValueError(f"{path}: not a file of `verbspace fit`; create it again") from None
         return cls(vectors, info)
 
-    def apply(self, space: ConceptSpace, encoder: VideoEncoder, concepts: ConceptSet, frames: int) -> None:
-        """Replace the category vectors of a concept space.
-
-        Raises:
-            ValueError: The vectors were fitted for another encoder, concept set or number of frames.
-        """
+    def validate_for(self, encoder: VideoEncoder, concepts: ConceptSet, frames: int) -> None:
+        """Raise ValueError unless the vectors were fitted for this encoder, concept set and number of frames."""
         used = {"encoder": encoder_hash(encoder), "concepts": concepts.hash, "frames": frames}
         for field, value in used.items():
             if (fitted := getattr(self.info, field)) != value:
@@ -101,6 +97,10 @@ class FittedActions:
                     f"fitted: the vectors were fitted for {field} {fitted}, not for {value}; pass the same --encoder, "
                     "--concepts or --actions, and --frames, or run `verbspace fit` again"
                 )
+
+    def apply(self, space: ConceptSpace, encoder: VideoEncoder, concepts: ConceptSet, frames: int) -> None:
+        """Replace the category vectors of a concept space. Raises ValueError, see `validate_for`."""
+        self.validate_for(encoder, concepts, frames)
         space.categories = self.vectors.to(space.categories)
 
 

@@ -126,6 +126,7 @@ class Predictor:
             1 / self.encoder.logit_scale,
             with_descriptions=describe or scoring != "category",
         )
+        self.is_fitted = fitted is not None
         if fitted is not None:
             if scoring != "category" or calibration is not None:
                 raise ValueError("fitted: it is for scoring by category, without a calibration; leave those out")

@@ -38,7 +38,7 @@ def make_printer(output_format: str, timeline: bool = False) -> PredictionPrinte
             return _print_jsonl
         case "csv":
             return _csv_printer(timeline)
-    raise ValueError(f"--format {output_format!r} is not one of table, jsonl, csv")
+    raise ValueError(f"--format {output_format!r} is not one of table, jsonl, csv, label-studio, fiftyone")
 
 
 def print_explanation(explanation: Explanation) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -121,16 +120,15 @@ def charades_classes(source: Path) -> dict[str, str]:
     return dict(line.split(" ", 1) for _, line in lines if " " in line)
 
 
-def read_json(source: Path, locator: FileLocator, split: str | None) -> tuple[list[Record], str]:
-    """Read a JSON file of Something-Something or ActivityNet, and return the name of the format with the records."""
-    try:
-        content: Any = json.loads(source.read_text(encoding="utf-8-sig"))
-    except ValueError as error:
-        raise ValueError(f"{source}: not valid JSON: {error}") from None
+def read_json(source: Path, content: Any, locator: FileLocator, split: str | None) -> tuple[list[Record], str]:
+    """Read the content of a JSON file of Something-Something or ActivityNet. Returns the name of the format, too."""
     if isinstance(content, dict) and isinstance(content.get("database"), dict):
         return _read_activitynet(source, content["database"], locator, split), "JSON file of ActivityNet"
     if not isinstance(content, list):
-        raise ValueError(f"{source}: neither a list of {{id, template}} nor an object with `database` (ActivityNet)")
+        raise ValueError(
+            f"{source}: neither a list of {{id, template}}, an object with `database` (ActivityNet), nor an export of "
+            "Label Studio or FiftyOne"
+        )
     require_split(source, split)
     return _read_ssv2(source, content, locator), "JSON file of Something-Something"
 

@@ -12,11 +12,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from verbspace.data.sources import benchmarks, storage
+from verbspace.data.sources.annotation_tools import json_file_of, read_annotation_tool
 from verbspace.data.sources.file_lists import METADATA_FILENAMES, TABLE_SUFFIXES, read_list, read_table
 from verbspace.data.sources.folders import FileLocator, label_by_folder, read_folder, scan_folder
 from verbspace.data.sources.record import Record
 from verbspace.data.sources.splits import canonical_split, require_split, split_folders
-from verbspace.data.sources.text_files import csv_columns
+from verbspace.data.sources.text_files import csv_columns, load_json
 from verbspace.data.sources.webdataset import list_shards, read_shards, scan_tar
 
 __all__ = ["Manifest", "Record", "data_hash", "detect_manifest", "fold_of", "read_manifest"]
@@ -169,7 +170,7 @@ def _read(
         require_split(source, split)
         return Manifest(benchmarks.read_charades(source, _locator(source, root)), "CSV file of Charades")
     if source.suffix.lower() == ".json":
-        return Manifest(*benchmarks.read_json(source, _locator(source, root), split))
+        return _from_json(source, root, split)
     listed = read_list(source, video_root, split)
     return Manifest(listed.records, "a list of videos", note=_unread_note(listed.unread_columns))
 
@@ -184,6 +185,8 @@ def _read_directory(
     for name in METADATA_FILENAMES:
         if (source / name).is_file():
             return _from_table(source / name, source, split, f"a folder with {name}")
+    if (samples := json_file_of(source)) is not None:
+        return _from_json(samples, None, split)
     names = split_folders(source)
     tables = [path for name in names for file in METADATA_FILENAMES if (path := source / name / file).is_file()]
     if tables:
@@ -215,6 +218,15 @@ def _join_splits(source: Path, split: str | None, parts: list[tuple[Path, Manife
 def _from_table(source: Path, root: Path, split: str | None, title: str) -> Manifest:
     listed = read_table(source, root, split)
     return Manifest(listed.records, title, note=_unread_note(listed.unread_columns))
+
+
+def _from_json(source: Path, root: str | Path | None, split: str | None) -> Manifest:
+    """Read an export of an annotation tool, or a JSON file of a public data set."""
+    content, locator = load_json(source), _locator(source, root)
+    if (found := read_annotation_tool(source, content, locator, split)) is not None:
+        records, title, note = found
+        return Manifest(records, title, note=note)
+    return Manifest(*benchmarks.read_json(source, content, locator, split))
 
 
 def _unread_note(columns: list[str]) -> str:

@@ -1,10 +1,12 @@
-"""Reading UTF-8 text and CSV files. Errors name the file and the line."""
+"""Reading UTF-8 text, CSV and JSON files. Errors name the file and the line."""
 
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 
 def read_lines(source: Path) -> list[str]:
@@ -45,3 +47,11 @@ def csv_columns(source: Path) -> set[str]:
 
 def _not_utf8(source: Path, error: UnicodeDecodeError) -> ValueError:
     return ValueError(f"{source}: not a text file in UTF-8 ({error.reason} at byte {error.start})")
+
+
+def load_json(source: Path) -> Any:
+    """Read a JSON file. Raises ValueError if it is not valid."""
+    try:
+        return json.loads(source.read_text(encoding="utf-8-sig"))
+    except ValueError as error:
+        raise ValueError(f"{source}: not valid JSON: {error}") from None
