@@ -73,6 +73,9 @@ WindowOption = Annotated[float, typer.Option(min=0.1, help="Window length in sec
 StrideOption = Annotated[
     float | None, typer.Option(help="Seconds between window starts. Default: half a window; `embed`: a whole one.")
 ]
+WindowsOption = Annotated[
+    str, typer.Option(help="fixed, or shots: windows that contain no cut (needs verbspace[shots]).")
+]
 CalibrationOption = Annotated[
     Path | None,
     typer.Option(help="File that `verbspace calibrate` wrote.", callback=checks.existing_calibration),

@@ -54,6 +54,7 @@ def predict(
     ] = False,
     window: Annotated[float | None, typer.Option(min=0.1, help="Predict a timeline of windows of this length.")] = None,
     stride: options.StrideOption = None,
+    windows: options.WindowsOption = "fixed",
     spans: Annotated[
         bool, typer.Option("--spans", help="With --window: find spans of each action, which may overlap.")
     ] = False,
@@ -65,12 +66,16 @@ def predict(
     """Rank actions for videos. Videos that cannot be read are reported and skipped."""
     from verbspace.cli.console.predictions import make_printer, resolve_format
     from verbspace.cli.console.terminal import ErrorCounter
+    from verbspace.data.decoding.shots import import_scenedetect
     from verbspace.data.errors import DecodeError
+    from verbspace.data.sampling import validate_window_kind
     from verbspace.data.sources.inputs import expand_inputs
 
     output_format = resolve_format(output_format, as_json)
-    if window is None and (stride is not None or min_score or spans):
-        raise ValueError("--stride, --spans and --min-score need --window; add it, or remove them")
+    if window is None and (stride is not None or min_score or spans or windows != "fixed"):
+        raise ValueError("--stride, --windows, --spans and --min-score need --window; add it, or remove them")
+    if (kind := validate_window_kind(windows)) == "shots":
+        import_scenedetect()  # report a missing package before the model is loaded
     action_names = options.parse_action_list(actions)
     checks.check_vocabulary(action_names, concepts, scoring)
     print_prediction, on_error = make_printer(output_format, timeline=window is not None), ErrorCounter()
@@ -83,7 +88,7 @@ def predict(
         describe=output_format == "jsonl",  # the other formats show no descriptions
         abstain=abstain, independent=independent, fitted=fitted,
     )  # fmt: skip
-    window_config = None if window is None else WindowConfig(window, stride, min_score, spans)
+    window_config = None if window is None else WindowConfig(window, stride, min_score, spans, kind)
     for name, outcome in predictor.predict_stream(files, window_config):
         if isinstance(outcome, DecodeError):
             on_error(str(outcome))

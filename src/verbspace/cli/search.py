@@ -48,6 +48,7 @@ def embed(
     encoder: options.EncoderOption,
     window: options.WindowOption = 4.0,
     stride: options.StrideOption = None,
+    windows: options.WindowsOption = "fixed",
     frames: options.FramesOption = 8,
     dtype: options.DtypeOption = "fp32",
     batch_size: options.BatchSizeOption = 16,
@@ -62,6 +63,7 @@ def embed(
     """Embed new and changed videos into an index. Videos that cannot be read are reported and skipped."""
     from verbspace.cli.console.progress import progress
     from verbspace.cli.console.terminal import ErrorCounter
+    from verbspace.data.sampling import validate_window_kind
     from verbspace.data.sources.inputs import expand_inputs
     from verbspace.search.builder import build_index
 
@@ -70,9 +72,10 @@ def embed(
     errors = ErrorCounter()
     with progress() as on_progress:
         summary = build_index(
-            encoder, expand_inputs(sources, sys.stdin, errors), index, window=window, stride=stride, frames=frames,
-            dtype=cast("PrecisionSetting", dtype), batch_size=batch_size, num_workers=workers or None, device=device,
-            shard=shard, engine=engine, gpus=gpus, commit_interval=commit_interval, remove_missing=remove_missing,
+            encoder, expand_inputs(sources, sys.stdin, errors), index, window=window, stride=stride,
+            windows=validate_window_kind(windows), frames=frames, dtype=cast("PrecisionSetting", dtype),
+            batch_size=batch_size, num_workers=workers or None, device=device, shard=shard,
+            engine=engine, gpus=gpus, commit_interval=commit_interval, remove_missing=remove_missing,
             on_progress=on_progress, on_failure=lambda failure: errors(str(failure)),
         )  # fmt: skip
     print(summary.summary())

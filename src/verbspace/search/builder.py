@@ -12,7 +12,9 @@ from pathlib import Path
 
 import torch
 
+from verbspace.data.decoding.shots import import_scenedetect
 from verbspace.data.errors import DecodeError
+from verbspace.data.sampling import WindowKind, validate_window_kind
 from verbspace.inference.embedding import validate_num_frames
 from verbspace.models.hashing import encoder_hash
 from verbspace.models.loading import load_encoder
@@ -69,6 +71,7 @@ def build_index(
     *,
     window: float = 4.0,
     stride: float | None = None,
+    windows: WindowKind = "fixed",
     frames: int = 8,
     dtype: PrecisionSetting = "fp32",
     batch_size: int = 16,
@@ -91,6 +94,7 @@ def build_index(
         files: Paths and URLs of videos.
         window: Length of a window in seconds.
         stride: Seconds between the starts of two windows; `window` if None.
+        windows: `fixed`, or `shots` for windows that contain no cut, see `embed_windows`.
         frames: Frames per window.
         batch_size: Windows per forward pass.
         num_workers: Number of threads (`local`) or actors (`ray`); one per CPU core, in threads at most 8, if None.
@@ -112,6 +116,8 @@ def build_index(
     stride = window if stride is None else stride
     if not 0 < stride <= window < math.inf:
         raise ValueError(f"stride: {stride:g} s is not above 0 and at most the length of a window, {window:g} s")
+    if validate_window_kind(windows) == "shots":
+        import_scenedetect()  # report a missing package before the model is loaded
     validate_num_frames(frames)
     if gpus and engine != "ray":
         raise ValueError("gpus: only --engine ray uses this setting; leave it out, or give --device")
@@ -135,6 +141,7 @@ def build_index(
         window=window,
         stride=stride,
         frames=frames,
+        windows=windows,
         dtype=precision,
     )
     main_index = Index.open(root) if shard is not None and (root / "index.json").exists() else None
