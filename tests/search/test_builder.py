@@ -302,9 +302,7 @@ def test_windows_of_shots_are_recorded_and_not_mixed_with_fixed_ones(tiny_clip: 
     assert sorted_rows(fixed)["start"].to_pylist() == pytest.approx([0, 1, 2])
     assert sorted_rows(shots)["start"].to_pylist() == pytest.approx([0, 1, 1.2, 2.2])
     assert sorted_rows(shots)["duration"].to_pylist() == 4 * [3.0]
-    with pytest.raises(
-        ValueError, match=r"shots: contains .* every 1 s, within shots, .*would add windows of"
-    ):
+    with pytest.raises(ValueError, match=r"shots: contains .* every 1 s, within shots, .*would add windows of"):
         run_quick_embed(tiny_clip, [str(video)], shots)
     with pytest.raises(ValueError, match=r"fixed: contains windows of 1 s every 1 s, 2 .* within shots"):
         run_quick_embed(tiny_clip, [str(video)], fixed, windows="shots")
