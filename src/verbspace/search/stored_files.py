@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -41,3 +42,17 @@ def _to_file_rows(rows: list[tuple[dict[str, Any], np.ndarray]]) -> FileRows:
         vectors=np.stack([vector for _, vector in rows]),
         identity=first["identity"],
     )
+
+
+def load_videos(index: Index) -> tuple[list[FileRows], np.ndarray]:
+    """Return the N videos of an index, by path and without vectors, and their normalized mean vectors (N, D)."""
+    files: list[FileRows] = []
+    means: list[np.ndarray] = []
+    for file in iterate_files(index):
+        assert file.vectors is not None
+        mean = file.vectors.mean(0)
+        means.append(mean / max(float(np.linalg.norm(mean)), 1e-12))
+        files.append(replace(file, vectors=None))
+    order = sorted(range(len(files)), key=lambda n: files[n].path)
+    vectors = np.stack([means[n] for n in order]) if files else np.empty((0, index.manifest.dim), np.float32)
+    return [files[n] for n in order], vectors
