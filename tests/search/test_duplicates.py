@@ -146,3 +146,25 @@ def test_comparison_equals_a_naive_one() -> None:
     for first, second in product((short, long), repeat=2):
         if first is not second:
             assert compare_samples(first, second) == pytest.approx(best, abs=1e-5)
+
+
+def test_copies_that_were_removed_are_not_embedded_again(tiny_clip: Path, copies: Path, tmp_path: Path) -> None:
+    folder, index = tmp_path / "videos", tmp_path / "index"
+    folder.mkdir()
+    for name in ("first.mp4", "same.mp4", "other.mp4"):
+        shutil.copy(copies / name, folder / name)
+    run_quick_embed(tiny_clip, folder, index)
+    assert [copy.exact for copy in remove_duplicates(index, exact_only=True)] == [True]
+    summary = run_quick_embed(tiny_clip, folder, index)
+    assert summary.summary() == "0 files embedded in 0 windows, 2 unchanged, 1 copies skipped"
+    shutil.copy(copies / "trimmed.mp4", folder / "same.mp4")  # another content: no longer a copy
+    assert run_quick_embed(tiny_clip, folder, index).files == 1
+    shutil.copy(copies / "first.mp4", folder / "same.mp4")
+    run_quick_embed(tiny_clip, folder, index)
+    assert len(remove_duplicates(index, exact_only=True)) == 1
+    os.remove(folder / "first.mp4")
+    run_quick_embed(tiny_clip, folder, index, remove_missing=True)  # the original is gone, so that the copy returns
+    assert run_quick_embed(tiny_clip, folder, index).files + len(Index.open(index).file_signatures()) == 3
+    (index / duplicates.COPIES_FILE).write_text("[1]")
+    with pytest.raises(ValueError, match=r"copies\.json: is damaged; remove it"):
+        run_quick_embed(tiny_clip, folder, index)

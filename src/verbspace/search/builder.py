@@ -18,6 +18,7 @@ from verbspace.data.sampling import WindowKind, validate_window_kind
 from verbspace.inference.embedding import validate_num_frames
 from verbspace.models.hashing import encoder_hash
 from verbspace.models.loading import load_encoder
+from verbspace.search.duplicates import skipped_copies
 from verbspace.search.engine import Engine, local_engine
 from verbspace.search.index import Index, import_lancedb, lock_index
 from verbspace.search.query_encoder import store_center
@@ -43,12 +44,14 @@ class EmbedSummary:
     unchanged: int = 0  # files that were in the index already
     moved: int = 0  # files that got the rows of a file with the same content that no longer exists
     removed: int = 0  # files that no longer exist
+    copies: int = 0  # files that `index dedupe` has removed
     failures: dict[str, str] = field(default_factory=dict)  # reason by path
 
     def summary(self) -> str:
         """Return the counts in one line."""
         parts = [f"{self.files} files embedded in {self.windows} windows", f"{self.unchanged} unchanged"]
         parts += [f"{self.moved} moved"] if self.moved else []
+        parts += [f"{self.copies} copies skipped"] if self.copies else []
         parts += [f"{self.removed} missing and removed"] if self.removed else []
         parts += [f"{len(self.failures)} could not be read"] if self.failures else []
         return ", ".join(parts)
@@ -193,6 +196,9 @@ def _embed_changed(
     index.record_failures({}, existing)  # for files that an earlier run embedded just before it was killed
     if main_index is not None:
         signatures = main_index.file_signatures(path for path in paths if path not in existing) | signatures
+    copies = skipped_copies(main_index or index, (path for path in paths if path not in signatures))
+    summary.copies = len(copies)
+    paths = [path for path in paths if path not in copies]
     moved = relocate_files(index, [path for path in paths if path not in signatures], on_progress)
     todo = [
         path

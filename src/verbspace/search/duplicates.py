@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -13,11 +16,14 @@ from verbspace.data.sources.inputs import localize
 from verbspace.search.index import Index, lock_index
 from verbspace.search.sample_comparison import compare_samples, gray_samples
 from verbspace.search.schema import FileRows
+from verbspace.search.signatures import try_signature
 from verbspace.search.stored_files import load_videos
+from verbspace.utils.atomic_io import write_text
 from verbspace.utils.progress import ProgressCallback
 
 MIN_SIMILARITY = 0.95  # of embeddings, for videos to be compared; docs/search.md has the measurement
 MIN_MOTION, MIN_SCENE = 0.5, 0.9  # correlations of a copy, see `compare_samples`
+COPIES_FILE = "copies.json"
 _MAX_COMPARISONS = 10  # of a video with others
 _BLOCK_ROWS = 1024
 
@@ -151,6 +157,8 @@ def remove_duplicates(
 ) -> list[Duplicate]:
     """Remove the rows of copies from an index, and return the copies. The files of the videos are not changed.
 
+    The copies are recorded in the index (`copies.json`), so that `build_index` skips them, see `skipped_copies`.
+
     Args:
         index_dir: Folder of the index.
         threshold: See `find_duplicates`.
@@ -160,15 +168,35 @@ def remove_duplicates(
     """
     index = Index.open(index_dir)
 
-    def find() -> list[Duplicate]:
-        videos = load_videos(index)
-        return find_duplicates(*videos, threshold=threshold, exact_only=exact_only, on_progress=on_progress)
-
-    if dry_run:
-        return find()
-    with lock_index(index.folder):
-        found = find()
-        if found:
-            index.delete_rows(copy.path for copy in found)
+    with nullcontext() if dry_run else lock_index(index.folder):
+        files, vectors = load_videos(index)
+        found = find_duplicates(files, vectors, threshold=threshold, exact_only=exact_only, on_progress=on_progress)
+        if found and not dry_run:
+            signatures = {file.path: file.signature for file in files}
+            records = {copy.path: [copy.copy_of, *signatures[copy.path]] for copy in found}
+            write_text(index.folder / COPIES_FILE, json.dumps(_read_copies(index) | records, indent=0) + "\n")
+            index.delete_rows(records)
             index.optimize()
     return found
+
+
+def skipped_copies(index: Index, paths: Iterable[str]) -> set[str]:
+    """Return which files `remove_duplicates` removed, if they have not changed and their originals are in the index."""
+    records = _read_copies(index)
+    candidates = [path for path in paths if path in records and list(try_signature(path) or ()) == records[path][1:]]
+    if not candidates:
+        return set()
+    originals = index.file_signatures(str(records[path][0]) for path in candidates)
+    return {path for path in candidates if records[path][0] in originals}
+
+
+def _read_copies(index: Index) -> dict[str, list[Any]]:
+    """Return the original, the size and the modification time of each copy that was removed."""
+    path = index.folder / COPIES_FILE
+    if not path.exists():
+        return {}
+    try:
+        return {str(copy): [str(original), int(size), int(time)] for copy, (original, size, time) in
+                json.loads(path.read_bytes()).items()}  # fmt: skip
+    except (ValueError, TypeError, AttributeError):
+        raise ValueError(f"{path}: is damaged; remove it, so that the copies are embedded again") from None
