@@ -331,3 +331,16 @@ def test_concurrent_requests_are_queued(address: str, controller: AppController,
     for clip, text in zip(clips, texts, strict=True):
         name, probability = controller.rank(controller.analyze(clip, clip.name), actions)[0].ranking[0]
         assert f"{name} {100 * probability:.1f} %" in text
+
+
+def test_overview_shows_clusters_without_full_paths(page: Any, controller: AppController) -> None:
+    page.get_by_role("tab", name="Overview").click()
+    page.get_by_role("button", name="Show what the index contains").click()
+    page.wait_for_selector("#overview .collection")
+    assert controller.searcher is not None
+    videos = len(controller.searcher.index.file_signatures())
+    assert page.locator("#overview circle").count() == videos
+    sizes = [text.split(" video")[0] for text in page.locator("#overview .group p").all_inner_texts()]
+    assert sum(map(int, sizes)) == videos
+    assert str(controller.searcher.index.folder.parent) not in page.content()
+    assert controller.overview() is controller.overview()

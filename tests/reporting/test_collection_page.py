@@ -102,7 +102,7 @@ def test_text_is_escaped_and_unreadable_videos_have_a_reason(blob_searcher: Sear
     page = render_collection_page(replace(found, files=files, clusters=clusters, duplicates=copies), index=HOSTILE_TEXT)
     assert "<script" not in page
     assert not ParsedPage(page).open_tags
-    assert '<div class="gone">/v/0/01.mp4: ' in page
+    assert '<div class="gone">there is no such file</div>' in page
     assert "2 videos are copies of others" in page
     assert "motion 0.80, embedding 0.970" in page
     assert "same content" in page

@@ -24,6 +24,7 @@ from verbspace.inference.explain import Explanation, explain
 from verbspace.inference.predictor import Predictor, WindowConfig
 from verbspace.inference.timeline import Segment, extract_segments, merge_windows
 from verbspace.models.video_encoder import VideoEncoder
+from verbspace.search.overview import Overview, make_overview
 from verbspace.search.schema import Hit
 from verbspace.search.searcher import Searcher
 from verbspace.utils.progress import ProgressCallback
@@ -80,6 +81,8 @@ class AppController:
         self.calibration, self.searcher, self.limits = calibration, searcher, limits or InputLimits()
         self.clips = clips_by_name(clips)
         self._main_encoder = next(iter(encoders))
+        self._overview_lock = threading.Lock()
+        self._overview: tuple[int, Overview] | None = None  # with the version of the index
         self._explain_lock = threading.Lock()  # an explanation adds hooks to the encoder's layers
         if calibration is not None:
             calibration.validate_for(encoders[self._main_encoder], concepts, calibration.by, frames)
@@ -156,6 +159,14 @@ class AppController:
         """Return a window of the index, and the windows most similar to it."""
         with self._require_searcher() as searcher:
             return searcher.find_similar(path, window, top=_clamp_top(top), per_video=bool(per_video))
+
+    def overview(self) -> Overview:
+        """Return the overview of the index, which is computed again only after the index has changed."""
+        with self._require_searcher() as searcher, self._overview_lock:
+            version = searcher.index.table.version
+            if self._overview is None or self._overview[0] != version:
+                self._overview = (version, make_overview(searcher, concepts=self.concepts))
+            return self._overview[1]
 
     @contextmanager
     def _require_searcher(self) -> Iterator[Searcher]:

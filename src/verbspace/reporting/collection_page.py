@@ -44,8 +44,10 @@ def collection_context(overview: Overview, display: Callable[[str], str] = displ
     def still(path: str) -> tuple[str | None, str | None]:
         try:
             return jpeg_data_uri(read_middle_frame(path)), None
-        except (DecodeError, OSError) as error:
-            return None, str(error)
+        except DecodeError as error:
+            return None, error.reason  # without the path, which the app does not show
+        except OSError as error:
+            return None, error.strerror or "cannot be read"
 
     def card(number: int, detail: str = "") -> dict[str, Any]:
         image, reason = still(files[number].path)
@@ -109,7 +111,7 @@ def read_middle_frame(path: str) -> np.ndarray:
 
 
 def _map_context(overview: Overview) -> dict[str, Any]:
-    """Return the points of the map in the units of its view box, and a label at the middle of each cluster."""
+    """Return the points of the map in the units of its view box, and a label on the middle point of each cluster."""
     cluster_of = {n: number for number, cluster in enumerate(overview.clusters, 1) for n in cluster.members}
     outliers = {n for n, _ in overview.outliers}
     size = np.array([MAP_WIDTH - 2 * MAP_MARGIN, MAP_HEIGHT - 2 * MAP_MARGIN])
@@ -125,8 +127,8 @@ def _map_context(overview: Overview) -> dict[str, Any]:
     for number in range(1, len(overview.clusters) + 1):
         inside = places[[point["cluster"] == number for point in points]]
         if len(inside):
-            x, y = np.median(inside, axis=0)
-            labels.append({"number": number, "x": float(x), "y": float(y)})
+            x, y = inside[np.linalg.norm(inside - np.median(inside, axis=0), axis=1).argmin()].tolist()
+            labels.append({"number": number, "x": x, "y": y})
     radius = 6.0 if len(points) < 300 else 4.0 if len(points) < 1200 else 3.0
     return {"points": points, "labels": labels, "radius": radius, "width": MAP_WIDTH, "height": MAP_HEIGHT}
 

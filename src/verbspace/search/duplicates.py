@@ -22,7 +22,7 @@ from verbspace.utils.atomic_io import write_text
 from verbspace.utils.progress import ProgressCallback
 
 MIN_SIMILARITY = 0.95  # of embeddings, for videos to be compared; docs/search.md has the measurement
-MIN_MOTION, MIN_SCENE = 0.5, 0.9  # correlations of a copy, see `compare_samples`
+MIN_MOTION, MIN_SCENE = 0.6, 0.9  # correlations of a copy, see `compare_samples`
 COPIES_FILE = "copies.json"
 _MAX_COMPARISONS = 10  # of a video with others
 _BLOCK_ROWS = 1024
@@ -134,8 +134,9 @@ def _near_copies(
         before = len(rows)
         for n in range(len(block)):
             scores = np.concatenate([earlier[n], inside[n, [row - start for row in rows[before:]]]])
-            near = np.argsort(-scores, kind="stable")[:_MAX_COMPARISONS]
-            motions = [(compare(start + n, rows[m]), rows[m]) for m in near.tolist() if scores[m] >= threshold]
+            near = np.flatnonzero(scores >= threshold)
+            near = near[np.argsort(-scores[near], kind="stable")][:_MAX_COMPARISONS]
+            motions = [(compare(start + n, rows[m]), rows[m]) for m in near.tolist()]
             motion, other = max(motions, default=(0.0, -1))
             if motion > 0:
                 found.append((start + n, other, motion))

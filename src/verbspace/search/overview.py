@@ -20,9 +20,11 @@ from verbspace.utils.progress import ProgressCallback
 
 NUM_NAMES = 3  # names of a cluster
 NUM_OUTLIERS = 12
-MAX_CLUSTERS = 24  # chosen without --clusters
+_CLUSTER_NUMBERS = (2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24)
+_SILHOUETTE_TOLERANCE = 0.05  # relative; the curve is often flat, and more clusters say more
 MAX_POINTS = 2000  # of the map; t-SNE takes seconds per thousand
 _NUM_NEIGHBORS = 5
+_NUM_COMPONENTS = 50  # of the vectors, for k-means and t-SNE
 _MAX_EXACT_KMEANS = 10_000  # videos; of more, mini-batches are used
 _SEED = 0
 
@@ -77,7 +79,8 @@ def make_overview(
     """Group the videos of an index. The result depends only on the index, the concepts and the arguments.
 
     The videos are compared by the means of their windows, minus the mean of all videos. Clusters are those of k-means;
-    their number is the one with the largest silhouette, unless it is given. The map is that of t-SNE.
+    their number, unless it is given, is the largest of up to 24 whose silhouette is nearly the best. The map is that of
+    t-SNE.
 
     Args:
         searcher: The index and its encoder.
@@ -163,31 +166,34 @@ def _describe(group: list[int], vectors: np.ndarray, words: _Words) -> Cluster:
 
 
 def _cluster(vectors: np.ndarray, count: int | None) -> np.ndarray:
-    """Return the cluster of each vector (N, D). Without a count, the one with the largest silhouette."""
+    """Return the cluster of each vector (N, D). Without a count, of the most clusters that are nearly the clearest."""
     from sklearn.cluster import KMeans, MiniBatchKMeans
+    from sklearn.decomposition import PCA
     from sklearn.metrics import silhouette_score
+
+    distinct = len(np.unique(vectors.round(5), axis=0))  # k-means finds no more clusters than that
+    if distinct == 1:
+        return np.zeros(len(vectors), np.int64)
+    vectors = PCA(min(_NUM_COMPONENTS, *vectors.shape), random_state=_SEED).fit_transform(vectors)
 
     def fit(number: int) -> np.ndarray:
         method = KMeans if len(vectors) <= _MAX_EXACT_KMEANS else MiniBatchKMeans
         labels: np.ndarray = method(number, n_init=4, random_state=_SEED).fit_predict(vectors)
         return labels
 
-    distinct = len(np.unique(vectors.round(5), axis=0))  # k-means finds no more clusters than that
     if count is not None:
         return fit(min(count, distinct))
-    best = np.zeros(len(vectors), np.int64)
-    best_score = 0.0  # one cluster, unless two or more are better than none
-    for number in (2, 3, 4, 5, 6, 8, 10, 12, 16, 20, MAX_CLUSTERS):
+    found: list[tuple[float, np.ndarray]] = []
+    for number in _CLUSTER_NUMBERS:
         if number > min(distinct, len(vectors) // 2):
             break
         labels = fit(number)
-        if len(np.unique(labels)) < 2:
-            continue
         size = min(len(vectors), MAX_POINTS)
-        score = silhouette_score(vectors, labels, sample_size=size, random_state=_SEED)
-        if score > best_score:
-            best, best_score = labels, float(score)
-    return best
+        found.append((float(silhouette_score(vectors, labels, sample_size=size, random_state=_SEED)), labels))
+    best = max((score for score, _ in found), default=0.0)
+    if best <= 0:  # one cluster is better than several
+        return np.zeros(len(vectors), np.int64)
+    return [labels for score, labels in found if score >= (1 - _SILHOUETTE_TOLERANCE) * best][-1]
 
 
 def _outliers(distinct: Sequence[int], vectors: np.ndarray) -> list[tuple[int, float]]:
@@ -213,7 +219,7 @@ def _map(vectors: np.ndarray) -> np.ndarray:
 
     if len(vectors) < 3:
         return np.linspace(0.25, 0.75, len(vectors) + 1)[1:, None].repeat(2, 1)
-    reduced = PCA(min(50, *vectors.shape), random_state=_SEED).fit_transform(vectors)
+    reduced = PCA(min(_NUM_COMPONENTS, *vectors.shape), random_state=_SEED).fit_transform(vectors)
     if len(vectors) >= 10:
         perplexity = min(30.0, (len(vectors) - 1) / 3)
         reduced = TSNE(2, perplexity=perplexity, init="pca", random_state=_SEED).fit_transform(reduced)
