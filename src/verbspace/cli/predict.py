@@ -66,7 +66,6 @@ def predict(
     """Rank actions for videos. Videos that cannot be read are reported and skipped."""
     from verbspace.cli.console.predictions import make_printer, resolve_format
     from verbspace.cli.console.terminal import ErrorCounter
-    from verbspace.data.decoding.shots import import_scenedetect
     from verbspace.data.errors import DecodeError
     from verbspace.data.sampling import validate_window_kind
     from verbspace.data.sources.inputs import expand_inputs
@@ -74,14 +73,17 @@ def predict(
     output_format = resolve_format(output_format, as_json)
     if window is None and (stride is not None or min_score or spans or windows != "fixed"):
         raise ValueError("--stride, --windows, --spans and --min-score need --window; add it, or remove them")
-    if (kind := validate_window_kind(windows)) == "shots":
-        import_scenedetect()  # report a missing package before the model is loaded
+    kind = validate_window_kind(windows)
     action_names = options.parse_action_list(actions)
     checks.check_vocabulary(action_names, concepts, scoring)
     print_prediction, on_error = make_printer(output_format, timeline=window is not None), ErrorCounter()
     if (files := checks.skip_missing(expand_inputs(paths, sys.stdin, on_error), on_error)) is None:
         raise typer.Exit(1)
+    from verbspace.data.decoding.shots import import_scenedetect
     from verbspace.inference.predictor import WindowConfig
+
+    if kind == "shots":
+        import_scenedetect()  # report a missing package before the model is loaded
 
     predictor = _load_predictor(
         encoder, action_names, concepts, scoring, frames, calibration, device, top=top,
