@@ -419,3 +419,16 @@ def test_review_on_a_phone(browser: Any, review: tuple[ReviewQueue, str], scheme
     page.wait_for_function("(document.querySelector('#review .count')?.innerText ?? '').startsWith('1 of')")
     assert queue.progress[0] == 1
     context.close()
+
+
+def test_overview_shows_clusters_without_full_paths(page: Any, controller: AppController) -> None:
+    page.get_by_role("tab", name="Overview").click()
+    page.get_by_role("button", name="Show what the index contains").click()
+    page.wait_for_selector("#overview .collection")
+    assert controller.searcher is not None
+    videos = len(controller.searcher.index.file_signatures())
+    assert page.locator("#overview circle").count() == videos
+    sizes = [text.split(" video")[0] for text in page.locator("#overview .group p").all_inner_texts()]
+    assert sum(map(int, sizes)) == videos
+    assert str(controller.searcher.index.folder.parent) not in page.content()
+    assert controller.overview() is controller.overview()

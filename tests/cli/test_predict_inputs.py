@@ -12,6 +12,7 @@ import fsspec
 import pytest
 from typer.testing import CliRunner
 
+from support.video_files import write_shots
 from verbspace.cli import main
 from verbspace.cli.console.predictions import make_printer
 from verbspace.cli.main import app
@@ -181,4 +182,14 @@ def test_spans_are_printed_in_place_of_the_timeline(folder: Path) -> None:
     none = CliRunner().invoke(app, [*command, *windows, "--min-score", "1", "--json"])
     assert json.loads(none.stdout)["spans"] == []
     alone = CliRunner().invoke(app, [*command, "--spans"])
-    assert str(alone.exception).startswith("--stride, --spans and --min-score need --window")
+    assert str(alone.exception).startswith("--stride, --windows, --spans and --min-score need --window")
+
+
+def test_windows_of_shots_meet_at_the_cuts(tmp_path: Path) -> None:
+    video = write_shots(tmp_path / "a.mp4")
+    command = ["predict", str(video), "--encoder", "playground", "--actions", "waving, bowing", "--windows", "shots"]
+    found = CliRunner().invoke(app, [*command, "--window", "5", "--json"])
+    edges = {edge for part in json.loads(found.stdout)["timeline"] for edge in (part["start"], part["end"])}
+    assert edges <= {0, 1.0, 2.2, 3.0}
+    alone = CliRunner().invoke(app, command)
+    assert str(alone.exception).startswith("--stride, --windows, --spans and --min-score need --window")

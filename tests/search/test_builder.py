@@ -18,6 +18,7 @@ import torch
 from typer.testing import CliRunner
 
 from support.indices import assert_same_content, run_quick_embed, sorted_rows, write_clip
+from support.video_files import write_shots
 from verbspace.cli.main import app
 from verbspace.data.decoding.probe import probe
 from verbspace.data.errors import DecodeError
@@ -26,7 +27,7 @@ from verbspace.models.hashing import encoder_hash
 from verbspace.models.video_encoder import VideoEncoder
 from verbspace.search.builder import select_shard
 from verbspace.search.index import Index
-from verbspace.search.schema import rows_checksum, vectors_to_numpy
+from verbspace.search.schema import IndexManifest, rows_checksum, vectors_to_numpy
 from verbspace.search.searcher import Searcher
 from verbspace.search.signatures import file_signature
 
@@ -292,3 +293,28 @@ def test_missing_ray(tiny_clip: Path, clips: Path, tmp_path: Path, monkeypatch: 
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ValueError, match=r"needs Ray; pip install 'verbspace\[ray\]'"):
         run_quick_embed(tiny_clip, clips, tmp_path, engine="ray")
+
+
+def test_windows_of_shots_are_recorded_and_not_mixed_with_fixed_ones(tiny_clip: Path, tmp_path: Path) -> None:
+    video, fixed, shots = write_shots(tmp_path / "a.mp4"), tmp_path / "fixed", tmp_path / "shots"
+    run_quick_embed(tiny_clip, [str(video)], fixed)
+    run_quick_embed(tiny_clip, [str(video)], shots, windows="shots")
+    assert sorted_rows(fixed)["start"].to_pylist() == pytest.approx([0, 1, 2])
+    assert sorted_rows(shots)["start"].to_pylist() == pytest.approx([0, 1, 1.2, 2.2])
+    assert sorted_rows(shots)["duration"].to_pylist() == 4 * [3.0]
+    with pytest.raises(ValueError, match=r"shots: contains .* every 1 s, within shots, .*would add windows of"):
+        run_quick_embed(tiny_clip, [str(video)], shots)
+    with pytest.raises(ValueError, match=r"fixed: contains windows of 1 s every 1 s, 2 .* within shots"):
+        run_quick_embed(tiny_clip, [str(video)], fixed, windows="shots")
+    assert run_quick_embed(tiny_clip, [str(video)], shots, windows="shots").unchanged == 1
+    info = CliRunner().invoke(app, ["index", "info", str(shots)]).stdout
+    assert "windows   1 s every 1 s, within shots, 2 frames each, fp32" in info
+    searcher = Searcher(shots)
+    expected = torch.from_numpy(vectors_to_numpy(sorted_rows(shots)).mean(0))
+    torch.testing.assert_close(searcher.embed_clip(video), expected, atol=1e-6, rtol=0)
+
+
+def test_index_without_a_kind_of_windows_has_fixed_ones(full_index: Path) -> None:
+    content = json.loads((full_index / "index.json").read_text())
+    assert content.pop("windows") == "fixed"
+    assert IndexManifest.from_json(json.dumps(content), "former") == Index.open(full_index).manifest

@@ -221,3 +221,12 @@ def write_bad_files(folder: Path) -> dict[str, str]:
         **locked,
         "audio.mp4": "no video stream found, only audio",
     }
+
+
+def write_shots(path: Path, lengths: Sequence[int] = (20, 24, 16), rate: int = 20, codec: str = "libx264") -> Path:
+    """Write a video of shots with these numbers of frames: red, dark green, blue, red, …, each a little in motion."""
+    colors = np.array([[200, 30, 30], [30, 80, 30], [30, 30, 240]])[np.repeat(np.arange(len(lengths)) % 3, lengths)]
+    frames = np.broadcast_to(colors[:, None, None], (sum(lengths), 48, 64, 3)).astype(np.uint8)
+    for n, frame in enumerate(frames):
+        frame[4:12, n % 50 : n % 50 + 8] = 128
+    return write_video(path, frames, codec, rate=rate)

@@ -26,6 +26,7 @@ from verbspace.inference.few_shot import FittedActions
 from verbspace.inference.predictor import Predictor, WindowConfig
 from verbspace.inference.timeline import Segment, extract_segments, merge_windows
 from verbspace.models.video_encoder import VideoEncoder
+from verbspace.search.overview import Overview, make_overview
 from verbspace.search.schema import Hit
 from verbspace.search.searcher import Searcher
 from verbspace.utils.progress import ProgressCallback
@@ -89,6 +90,8 @@ class AppController:
         self.searcher, self.limits = searcher, limits or InputLimits()
         self.clips, self.review = clips_by_name(clips), review
         self._main_encoder = next(iter(encoders))
+        self._overview_lock = threading.Lock()
+        self._overview: tuple[int, Overview] | None = None  # with the version of the index
         self._explain_lock = threading.Lock()  # an explanation adds hooks to the encoder's layers
         if calibration is not None:
             calibration.validate_for(encoders[self._main_encoder], concepts, calibration.by, frames)
@@ -173,6 +176,14 @@ class AppController:
         """Return a window of the index, and the windows most similar to it."""
         with self._require_searcher() as searcher:
             return searcher.find_similar(path, window, top=_limit_top(top), per_video=bool(per_video))
+
+    def overview(self) -> Overview:
+        """Return the overview of the index, which is computed again only after the index has changed."""
+        with self._require_searcher() as searcher, self._overview_lock:
+            version = searcher.index.table.version
+            if self._overview is None or self._overview[0] != version:
+                self._overview = (version, make_overview(searcher, concepts=self.concepts))
+            return self._overview[1]
 
     @contextmanager
     def _require_searcher(self) -> Iterator[Searcher]:

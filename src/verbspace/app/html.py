@@ -14,8 +14,10 @@ from verbspace.app.media import ClipSegment, ClipStore, OpaqueIds
 from verbspace.data.sources.storage import split_segment
 from verbspace.inference.explain import Explanation
 from verbspace.inference.timeline import Segment
+from verbspace.reporting.collection_page import collection_context
 from verbspace.reporting.explanations import section_context
 from verbspace.reporting.templating import render_template
+from verbspace.search.overview import Overview
 from verbspace.search.schema import Hit
 from verbspace.utils.text import format_timestamp
 
@@ -71,13 +73,22 @@ def hits_html(hits: Sequence[Hit], clips: ClipStore, window_ids: WindowIds, simi
     return render_template("app_hits.html.jinja", hits=rows, similar_to=reference)
 
 
+def overview_html(overview: Overview) -> str:
+    """Render the overview of an index. Frames are read from the videos that are shown."""
+    return render_template("app_collection.html.jinja", **collection_context(overview, _short_path))
+
+
 def rejection_html(reason: str) -> str:
     """Render the reason why a request was rejected."""
     return f'<div class="verbspace" role="alert"><p class="error">{escape(reason[:2000])}</p></div>'
 
 
 def _display_name(hit: Hit) -> str:
-    return "/".join(hit.path.split("/")[-2:])  # the full path is not shown to visitors
+    return _short_path(hit.path)
+
+
+def _short_path(path: str) -> str:
+    return "/".join(path.split("/")[-2:])  # the full path is not shown to visitors
 
 
 def _time_range(part: Hit | Segment) -> str:

@@ -7,7 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from verbspace.app.controller import AppController, ClipAnalysis
-from verbspace.app.html import WindowIds, analysis_html, clip_html, explanation_html, hits_html, rejection_html
+from verbspace.app.html import (
+    WindowIds,
+    analysis_html,
+    clip_html,
+    explanation_html,
+    hits_html,
+    overview_html,
+    rejection_html,
+)
 from verbspace.app.limits import RequestRejected
 from verbspace.app.media import ClipStore, OpaqueIds
 from verbspace.app.review_page import build_review_tab
@@ -60,6 +68,8 @@ def build_page(controller: AppController, clip_store: ClipStore) -> Any:
             if controller.searcher is not None:
                 with gr.Tab("Search"):
                     _build_search_tab(gr, controller, clip_store)
+                with gr.Tab("Overview"):
+                    _build_overview_tab(gr, controller)
     page.queue(max_size=_MAX_QUEUE, api_open=False)
     page.state_session_capacity = _MAX_SESSIONS
     return page
@@ -172,6 +182,19 @@ def _build_search_tab(gr: Any, controller: AppController, clip_store: ClipStore)
     find_similar.__annotations__["event"] = gr.EventData  # Gradio reads the annotation; gr is not imported above
     gr.on([button.click, query.submit], search, [query, top, per_video], results, **_ENCODER_QUEUE)
     results.click(find_similar, [top, per_video], results, **_ENCODER_QUEUE)
+
+
+def _build_overview_tab(gr: Any, controller: AppController) -> None:
+    button = gr.Button("Show what the index contains", variant="primary", elem_id="overview-button")
+    overview = gr.HTML(_hint("Clusters, outliers and copies. This reads some of the videos."), elem_id="overview")
+
+    def show_overview() -> str:
+        try:
+            return overview_html(controller.overview())
+        except RequestRejected as error:
+            return rejection_html(str(error))
+
+    button.click(show_overview, None, overview, **_ENCODER_QUEUE)
 
 
 def _explainable_parts(timeline: Sequence[Segment], analysis: ClipAnalysis) -> dict[str, tuple[float, float]]:

@@ -35,6 +35,15 @@ def out_folder(path: Path | None) -> Path | None:
     return path
 
 
+def parse_index_dir(name: str) -> Path:
+    """Return the folder of an index; an error for a URL."""
+    from verbspace.data.sources.inputs import is_url
+
+    if is_url(name):
+        raise typer.BadParameter(f"{name}: an index must be in a local folder, but this is a URL; give a folder")
+    return Path(name)
+
+
 EncoderArgument = Annotated[str, typer.Argument(help="Encoder: a folder or a hub id.", callback=checks.known_encoder)]
 EncoderOption = Annotated[str, typer.Option(help="Encoder: a folder or a hub id.", callback=checks.known_encoder)]
 ConceptsOption = Annotated[
@@ -72,6 +81,18 @@ FramesOption = Annotated[int, typer.Option(min=1, help="Frames per video or per 
 WindowOption = Annotated[float, typer.Option(min=0.1, help="Window length in seconds.")]
 StrideOption = Annotated[
     float | None, typer.Option(help="Seconds between window starts. Default: half a window; `embed`: a whole one.")
+]
+WindowsOption = Annotated[
+    str, typer.Option(help="fixed, or shots: windows that contain no cut (needs verbspace[shots]).")
+]
+IndexArgument = Annotated[Path, typer.Argument(help="Folder of the index.", parser=parse_index_dir, metavar="INDEX")]
+IndexEncoderOption = Annotated[
+    str | None,
+    typer.Option(
+        "--encoder",
+        help="Encoder: a folder or a hub id. Default: the one named in the index.",
+        callback=checks.known_encoder,
+    ),
 ]
 CalibrationOption = Annotated[
     Path | None,

@@ -55,6 +55,7 @@ def predict(
     ] = False,
     window: Annotated[float | None, typer.Option(min=0.1, help="Predict a timeline of windows of this length.")] = None,
     stride: options.StrideOption = None,
+    windows: options.WindowsOption = "fixed",
     spans: Annotated[
         bool, typer.Option("--spans", help="With --window: find spans of each action, which may overlap.")
     ] = False,
@@ -76,26 +77,32 @@ def predict(
     from verbspace.cli.console.predictions import make_printer, resolve_format
     from verbspace.cli.console.terminal import ErrorCounter
     from verbspace.data.errors import DecodeError
+    from verbspace.data.sampling import validate_window_kind
     from verbspace.data.sources.inputs import expand_inputs
 
     output_format = resolve_format(output_format, as_json)
-    if window is None and (stride is not None or min_score or spans):
-        raise ValueError("--stride, --spans and --min-score need --window; add it, or remove them")
+    if window is None and (stride is not None or min_score or spans or windows != "fixed"):
+        raise ValueError("--stride, --windows, --spans and --min-score need --window; add it, or remove them")
     checks.check_annotation_output(output_format, out, document_root)
+    kind = validate_window_kind(windows)
     action_names = options.parse_action_list(actions)
     checks.check_vocabulary(action_names, concepts, scoring)
     on_error = ErrorCounter()
     print_prediction = make_printer(output_format, timeline=window is not None) if out is None else None
     if (files := checks.skip_missing(expand_inputs(paths, sys.stdin, on_error), on_error)) is None:
         raise typer.Exit(1)
+    from verbspace.data.decoding.shots import import_scenedetect
     from verbspace.inference.predictor import WindowConfig
+
+    if kind == "shots":
+        import_scenedetect()  # report a missing package before the model is loaded
 
     predictor = _load_predictor(
         encoder, action_names, concepts, scoring, frames, calibration, device, top=top,
         describe=output_format == "jsonl",  # the other formats show no descriptions
         abstain=abstain, independent=independent, fitted=fitted,
     )  # fmt: skip
-    window_config = None if window is None else WindowConfig(window, stride, min_score, spans)
+    window_config = None if window is None else WindowConfig(window, stride, min_score, spans, kind)
 
     def predictions() -> Iterator[Prediction]:
         for _, outcome in predictor.predict_stream(files, window_config):

@@ -4,50 +4,31 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import Annotated, Any
 
 import typer
 
-from verbspace.cli import checks, options
-
-if TYPE_CHECKING:
-    from verbspace.utils.precision import PrecisionSetting
+from verbspace.cli import checks, collection, options
 
 app = typer.Typer(rich_markup_mode=None)
 index_app = typer.Typer(
-    help="Inspect, merge, move, export and import an index, or make its search faster.", no_args_is_help=True
+    help="Inspect, merge, move, clean, export and import an index, or make its search faster.", no_args_is_help=True
 )
 app.add_typer(index_app, name="index")
-
-
-def _parse_index_dir(name: str) -> Path:
-    from verbspace.data.sources.inputs import is_url
-
-    if is_url(name):
-        raise typer.BadParameter(f"{name}: an index must be in a local folder, but this is a URL; give a folder")
-    return Path(name)
-
-
-IndexArgument = Annotated[Path, typer.Argument(help="Folder of the index.", parser=_parse_index_dir, metavar="INDEX")]
-IndexEncoderOption = Annotated[
-    str | None,
-    typer.Option(
-        "--encoder",
-        help="Encoder: a folder or a hub id. Default: the one named in the index.",
-        callback=checks.known_encoder,
-    ),
-]
+index_app.add_typer(collection.app)
 
 
 @app.command()
 def embed(
     sources: options.VideosArgument,
     index: Annotated[
-        Path, typer.Option(help="Folder of the index to create or update.", parser=_parse_index_dir, metavar="INDEX")
+        Path,
+        typer.Option(help="Folder of the index to create or update.", parser=options.parse_index_dir, metavar="INDEX"),
     ],
     encoder: options.EncoderOption,
     window: options.WindowOption = 4.0,
     stride: options.StrideOption = None,
+    windows: options.WindowsOption = "fixed",
     frames: options.FramesOption = 8,
     dtype: options.DtypeOption = "fp32",
     batch_size: options.BatchSizeOption = 16,
@@ -67,6 +48,12 @@ def embed(
     ] = None,
 ) -> None:
     """Embed new and changed videos into an index. Videos that cannot be read are reported and skipped."""
+    from verbspace.data.sampling import validate_window_kind
+
+    settings: dict[str, Any] = {
+        "window": window, "stride": stride, "windows": validate_window_kind(windows), "frames": frames, "dtype": dtype,
+        "batch_size": batch_size, "num_workers": workers or None, "device": device,
+    }  # fmt: skip
     if watch:
         if shard is not None or engine != "local" or gpus or remove_missing:
             raise ValueError("--watch does not go with --shard, --engine, --gpus or --remove-missing; leave them out")
@@ -74,9 +61,7 @@ def embed(
 
         watch_until_stopped(
             encoder, sources, index, 5.0 if interval is None else interval, 10.0 if settle is None else settle,
-            window=window, stride=stride, frames=frames,
-            dtype=cast("PrecisionSetting", dtype), batch_size=batch_size, num_workers=workers or None, device=device,
-            commit_interval=commit_interval,
+            commit_interval=commit_interval, **settings,
         )  # fmt: skip
         return
     if interval is not None or settle is not None:
@@ -91,10 +76,9 @@ def embed(
     errors = ErrorCounter()
     with progress() as on_progress:
         summary = build_index(
-            encoder, expand_inputs(sources, sys.stdin, errors), index, window=window, stride=stride, frames=frames,
-            dtype=cast("PrecisionSetting", dtype), batch_size=batch_size, num_workers=workers or None, device=device,
-            shard=shard, engine=engine, gpus=gpus, commit_interval=commit_interval, remove_missing=remove_missing,
-            on_progress=on_progress, on_failure=lambda failure: errors(str(failure)),
+            encoder, expand_inputs(sources, sys.stdin, errors), index, shard=shard, engine=engine, gpus=gpus,
+            commit_interval=commit_interval, remove_missing=remove_missing, on_progress=on_progress,
+            on_failure=lambda failure: errors(str(failure)), **settings,
         )  # fmt: skip
     print(summary.summary())
     if errors.count:
@@ -103,7 +87,7 @@ def embed(
 
 @app.command()
 def search(
-    index: IndexArgument,
+    index: options.IndexArgument,
     query: Annotated[str, typer.Argument(help='Text, or terms in quotes: \'"running" - "outdoors"\'.')] = "",
     similar_to: Annotated[list[str] | None, typer.Option(help="Clip to search for similar ones. Repeatable.")] = None,
     add: Annotated[list[str] | None, typer.Option(help="Text to add to the query. Repeatable.")] = None,
@@ -130,9 +114,11 @@ def search(
     embed_clips: Annotated[bool, typer.Option("--embed-clips", help="Store the clips inside the page.")] = False,
     also: Annotated[
         list[Path] | None,
-        typer.Option(help="Further index, of the same encoder. Repeatable.", parser=_parse_index_dir, metavar="INDEX"),
+        typer.Option(
+            help="Further index, of the same encoder. Repeatable.", parser=options.parse_index_dir, metavar="INDEX"
+        ),
     ] = None,
-    encoder: IndexEncoderOption = None,
+    encoder: options.IndexEncoderOption = None,
     device: options.DeviceOption = None,
 ) -> None:
     """Search an index, or several, by text, by example clips, or by sums and differences of both."""
@@ -173,7 +159,7 @@ def search(
 
 @index_app.command("info")
 def info(
-    index: IndexArgument,
+    index: options.IndexArgument,
     checksum: Annotated[bool, typer.Option("--checksum", help="Also print a checksum of all rows.")] = False,
 ) -> None:
     """Print the settings of an index, its size, and the files that could not be read."""
@@ -184,7 +170,7 @@ def info(
 
 
 @index_app.command("merge")
-def merge(index: IndexArgument) -> None:
+def merge(index: options.IndexArgument) -> None:
     """Merge the shards of an index into it and remove them."""
     from verbspace.search.index import list_index_shards
     from verbspace.search.transfer import merge_shards
@@ -196,7 +182,7 @@ def merge(index: IndexArgument) -> None:
 
 @index_app.command("move")
 def move(
-    index: IndexArgument,
+    index: options.IndexArgument,
     old: Annotated[str, typer.Argument(help="Folder or file as it is in the index.")],
     new: Annotated[str, typer.Argument(help="Where it is now.")],
 ) -> None:
@@ -208,7 +194,7 @@ def move(
 
 @index_app.command("export")
 def export(
-    index: IndexArgument,
+    index: options.IndexArgument,
     out: Annotated[Path, typer.Option(help="Parquet file to write.", callback=options.out_file, is_eager=True)],
 ) -> None:
     """Write all rows to a Parquet file."""
@@ -220,7 +206,7 @@ def export(
 
 @index_app.command("import")
 def import_(
-    index: IndexArgument,
+    index: options.IndexArgument,
     source: Annotated[Path, typer.Option("--from", help="Parquet file from `verbspace index export`.")],
 ) -> None:
     """Add the rows of a Parquet file to an index with the same settings, or to a new index."""
@@ -231,9 +217,9 @@ def import_(
 
 @index_app.command("build-ann")
 def build_ann(
-    index: IndexArgument,
+    index: options.IndexArgument,
     recall: Annotated[float, typer.Option(min=0.1, max=1, help="Fraction of the ten nearest rows to find.")] = 0.95,
-    encoder: IndexEncoderOption = None,
+    encoder: options.IndexEncoderOption = None,
     device: options.DeviceOption = None,
 ) -> None:
     """Build an approximate index for many rows. Its settings are chosen by recall, measured with 400 text queries."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast, get_args
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from verbspace.data.sources.storage import split_segment
 
 _SLACK = 1e-6  # seconds; times of frames are rounded
 ViewKind = Literal["global", "local", "eval"]
+WindowKind = Literal["fixed", "shots"]  # windows over the whole video, or within its shots
 
 
 @dataclass(frozen=True)
@@ -135,6 +137,27 @@ def plan_windows(duration: float, length: float, stride: float) -> list[Window]:
         return [Window(0.0, duration)]
     starts = [stride * n for n in range(math.ceil((duration - length) / stride - 1e-9))]
     return [*(Window(start, start + length) for start in starts), Window(duration - length, duration)]
+
+
+def plan_shot_windows(duration: float, cuts: Sequence[float], length: float, stride: float) -> list[Window]:
+    """Cover each shot of a video as `plan_windows` covers a video; no window contains a cut.
+
+    A shot that is not longer than `length` is one window of its own length. `cuts` are the ascending times at which
+    shots begin, in seconds, without the first shot.
+    """
+    edges = [0.0, *(cut for cut in cuts if 0 < cut < duration), duration]
+    return [
+        Window(start + window.start, end if window.end == end - start else start + window.end)
+        for start, end in pairwise(edges)
+        for window in plan_windows(end - start, length, stride)
+    ]
+
+
+def validate_window_kind(kind: str) -> WindowKind:
+    """Return the kind of windows, or raise ValueError."""
+    if kind not in get_args(WindowKind):
+        raise ValueError(f"windows: {kind!r} is not one of {', '.join(get_args(WindowKind))}")
+    return cast("WindowKind", kind)
 
 
 def _subwindow(window: Window, length: float, position: float) -> Window:

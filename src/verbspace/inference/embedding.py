@@ -16,11 +16,12 @@ from torch.nn.functional import normalize
 from verbspace.data.dataloader import load_clips
 from verbspace.data.datasets import ClipDataset
 from verbspace.data.decoding.backends import Decoder
+from verbspace.data.decoding.shots import detect_cuts
 from verbspace.data.decoding.timestamps import TimestampMismatch
 from verbspace.data.decoding.windows import stream_windows
 from verbspace.data.errors import DecodeError, DecodeFailure, DecodeFailures, NoReadableVideo
 from verbspace.data.frame_preprocessing import FramePreprocessing
-from verbspace.data.sampling import Window, plan_windows
+from verbspace.data.sampling import Window, WindowKind, plan_shot_windows, validate_window_kind
 from verbspace.data.sources.record import Record
 from verbspace.utils.device import resolve_precision
 from verbspace.utils.precision import Precision, PrecisionSetting
@@ -195,6 +196,7 @@ def embed_windows(
     *,
     length: float,
     stride: float | None = None,
+    windows: WindowKind = "fixed",
     frames: int = 8,
     batch_size: int = 16,
     dtype: PrecisionSetting = "fp32",
@@ -206,6 +208,8 @@ def embed_windows(
     Args:
         length: Seconds per window.
         stride: Seconds between the starts of two windows, at most `length`; default: half the length.
+        windows: `fixed`, or `shots` for windows that contain no cut: each shot is split as a video is, and a shorter
+            one is one window. The video is then decoded twice, and PySceneDetect is needed.
         frames: Frames per window.
         batch_size: Windows per batch; the frames of only one batch are in memory.
         dtype: Precision of matrix products.
@@ -213,26 +217,27 @@ def embed_windows(
     dtype = resolve_precision(dtype, encoder.device)
     validate_num_frames(frames)
     step = length / 2 if stride is None else stride
+    cuts = detect_cuts(path) if validate_window_kind(windows) == "shots" else []
 
     def plan(duration: float) -> list[Window]:
         if step > 0 and duration / step > MAX_WINDOWS:
             windows = f"{duration:.0f} s at one window every {step:g} s are more than {MAX_WINDOWS} windows"
             raise DecodeError(path, f"{windows}; use a larger stride, or fix the file's timestamps")
-        return plan_windows(duration, length, step)
+        return plan_shot_windows(duration, cuts, length, step)
 
     def decode_and_embed(use_packet_times: bool) -> WindowEmbeddings:
         stream = stream_windows(
             path, plan, num_frames=frames, preprocessing=encoder.preprocessing, use_packet_times=use_packet_times
         )
-        windows: list[Window] = []
+        embedded: list[Window] = []
         rows = ChunkedBuffer()
         with _eval_mode(encoder):
             while batch := list(islice(stream, batch_size)):
-                windows += [window for window, _, _ in batch]
+                embedded += [window for window, _, _ in batch]
                 video = torch.stack([clip for _, clip, _ in batch])[:, None]
                 times = torch.stack([seconds for _, _, seconds in batch])[:, None]
                 rows.add(_embed_batch(encoder, video, times, dtype))
-        return WindowEmbeddings(windows, rows.take(range(len(windows))))
+        return WindowEmbeddings(embedded, rows.take(range(len(embedded))))
 
     try:
         return decode_and_embed(use_packet_times=True)

@@ -1,4 +1,4 @@
-"""Embeddings of clips together with their thirds, for scoring by phases."""
+"""Other outputs of an encoder in place of embeddings: clips together with their thirds, and single frames."""
 
 from __future__ import annotations
 
@@ -12,10 +12,15 @@ from verbspace.models.video_encoder import VideoEncoder
 
 
 class PartEmbedder:
-    """An encoder that returns `clip_parts` (B, 4·D) in place of embeddings (B, D). See `Embedder`."""
+    """An encoder that returns `clip_parts` (B, 4·D) in place of embeddings (B, D). See `Embedder`.
 
-    def __init__(self, encoder: VideoEncoder) -> None:
-        self.encoder = encoder
+    Args:
+        encoder: The encoder.
+        frames: Return the part of each frame (B, T·D) instead, see `VideoEncoder.frame_shares`.
+    """
+
+    def __init__(self, encoder: VideoEncoder, *, frames: bool = False) -> None:
+        self.encoder, self.frames = encoder, frames
 
     @property
     def preprocessing(self) -> FramePreprocessing:
@@ -33,7 +38,10 @@ class PartEmbedder:
         return self.encoder.normalize(video)
 
     def __call__(self, video: Tensor, times: Tensor) -> Tensor:
-        """Embed normalized frames (B, T, 3, H, W) with times in seconds (B, T) as (B, 4·D)."""
+        """Embed normalized frames (B, T, 3, H, W) with times in seconds (B, T) as (B, 4·D), or (B, T·D)."""
+        if self.frames:
+            embeddings = self.encoder.frame_embeddings(video, times).float()
+            return self.encoder.frame_shares(embeddings, times).flatten(1)
         parts: Tensor = self.encoder(video, times, parts=True)
         return parts
 

@@ -18,6 +18,7 @@ from verbspace.concepts.concept_set import ConceptSet
 from verbspace.concepts.scoring import ScoringMode
 from verbspace.concepts.space import ConceptSpace
 from verbspace.data.errors import DecodeError
+from verbspace.data.sampling import WindowKind
 from verbspace.data.sources.inputs import localize
 from verbspace.data.sources.record import Record
 from verbspace.inference.abstention import OtherScores
@@ -63,13 +64,14 @@ class WindowConfig:
     """Sliding windows: their length and stride (None: half the length) in seconds.
 
     Where the most probable action has a probability below `min_score`, the timeline has a gap. With `spans`, the spans
-    of each action with a score of `min_score` or more are found, too.
+    of each action with a score of `min_score` or more are found, too. For `windows` see `embed_windows`.
     """
 
     length: float
     stride: float | None = None
     min_score: float = 0.0
     spans: bool = False
+    windows: WindowKind = "fixed"
 
 
 class Predictor:
@@ -168,8 +170,9 @@ class Predictor:
     def predict_timeline(self, path: str | Path, window_config: WindowConfig) -> Prediction:
         """Predict a video in sliding windows, with a timeline. Raises DecodeError if it cannot be read."""
         windows, embeddings = embed_windows(
-            self.embedder, path, length=window_config.length, stride=window_config.stride, frames=self.frames
-        )
+            self.embedder, path, length=window_config.length, stride=window_config.stride,
+            windows=window_config.windows, frames=self.frames,
+        )  # fmt: skip
         grid = merge_windows(windows, self.probabilities(embeddings))
         covered = merge_windows(windows, self.is_answered(embeddings).float()[:, None]).probabilities > 0.5
         grid = replace(grid, probabilities=torch.where(covered, grid.probabilities, 0))

@@ -12,11 +12,14 @@ from pathlib import Path
 
 import torch
 
+from verbspace.data.decoding.shots import import_scenedetect
 from verbspace.data.errors import DecodeError
+from verbspace.data.sampling import WindowKind, validate_window_kind
 from verbspace.inference.embedding import validate_num_frames
 from verbspace.models.hashing import encoder_hash
 from verbspace.models.loading import load_encoder
 from verbspace.models.video_encoder import VideoEncoder
+from verbspace.search.duplicates import skipped_copies
 from verbspace.search.engine import Engine, local_engine
 from verbspace.search.index import Index, import_lancedb, lock_index
 from verbspace.search.query_encoder import store_center
@@ -42,12 +45,14 @@ class EmbedSummary:
     unchanged: int = 0  # files that were in the index already
     moved: int = 0  # files that got the rows of a file with the same content that no longer exists
     removed: int = 0  # files that no longer exist
+    copies: int = 0  # files that `index dedupe` has removed
     failures: dict[str, str] = field(default_factory=dict)  # reason by path
 
     def summary(self) -> str:
         """Return the counts in one line."""
         parts = [f"{self.files} files embedded in {self.windows} windows", f"{self.unchanged} unchanged"]
         parts += [f"{self.moved} moved"] if self.moved else []
+        parts += [f"{self.copies} copies skipped"] if self.copies else []
         parts += [f"{self.removed} missing and removed"] if self.removed else []
         parts += [f"{len(self.failures)} could not be read"] if self.failures else []
         return ", ".join(parts)
@@ -70,6 +75,7 @@ def build_index(
     *,
     window: float = 4.0,
     stride: float | None = None,
+    windows: WindowKind = "fixed",
     frames: int = 8,
     dtype: PrecisionSetting = "fp32",
     batch_size: int = 16,
@@ -92,6 +98,7 @@ def build_index(
         files: Paths and URLs of videos.
         window: Length of a window in seconds.
         stride: Seconds between the starts of two windows; `window` if None.
+        windows: `fixed`, or `shots` for windows that contain no cut, see `embed_windows`.
         frames: Frames per window.
         batch_size: Windows per forward pass.
         num_workers: Number of threads (`local`) or actors (`ray`); one per CPU core, in threads at most 8, if None.
@@ -113,8 +120,8 @@ def build_index(
         name, files = select_shard(shard, files)
         index_dir = root / "shards" / name
     updater = open_updater(
-        encoder, index_dir, window=window, stride=stride, frames=frames, dtype=dtype, batch_size=batch_size,
-        num_workers=num_workers, device=device, engine=engine, gpus=gpus,
+        encoder, index_dir, window=window, stride=stride, windows=windows, frames=frames, dtype=dtype,
+        batch_size=batch_size, num_workers=num_workers, device=device, engine=engine, gpus=gpus,
     )  # fmt: skip
     main_index = Index.open(root) if shard is not None and (root / "index.json").exists() else None
     if main_index is not None and len(main_index):
@@ -176,6 +183,7 @@ def open_updater(
     *,
     window: float = 4.0,
     stride: float | None = None,
+    windows: WindowKind = "fixed",
     frames: int = 8,
     dtype: PrecisionSetting = "fp32",
     batch_size: int = 16,
@@ -190,6 +198,8 @@ def open_updater(
     stride = window if stride is None else stride
     if not 0 < stride <= window < math.inf:
         raise ValueError(f"stride: {stride:g} s is not above 0 and at most the length of a window, {window:g} s")
+    if validate_window_kind(windows) == "shots":
+        import_scenedetect()  # report a missing package before the model is loaded
     validate_num_frames(frames)
     if gpus and engine != "ray":
         raise ValueError("gpus: only --engine ray uses this setting; leave it out, or give --device")
@@ -209,6 +219,7 @@ def open_updater(
         window=window,
         stride=stride,
         frames=frames,
+        windows=windows,
         dtype=precision,
     )
     if engine == "ray":
@@ -247,6 +258,9 @@ def _embed_changed(
     index.record_failures({}, existing)  # for files that an earlier run embedded just before it was killed
     if main_index is not None:
         signatures = main_index.file_signatures(path for path in paths if path not in existing) | signatures
+    copies = skipped_copies(main_index or index, (path for path in paths if path not in signatures))
+    summary.copies = len(copies)
+    paths = [path for path in paths if path not in copies]
     moved = relocate_files(index, [path for path in paths if path not in signatures], on_progress)
     todo = [
         path

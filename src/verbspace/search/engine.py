@@ -30,8 +30,8 @@ def embed_file(encoder: Embedder, path: str, manifest: IndexManifest, batch_size
         with localize(path) as local_path:
             try:
                 windows, embeddings = embed_windows(
-                    encoder, local_path, length=manifest.window, stride=manifest.stride, frames=manifest.frames,
-                    batch_size=batch_size, dtype=manifest.dtype,
+                    encoder, local_path, length=manifest.window, stride=manifest.stride, windows=manifest.windows,
+                    frames=manifest.frames, batch_size=batch_size, dtype=manifest.dtype,
                 )  # fmt: skip
                 fps = probe(local_path).fps
             except DecodeError as error:

@@ -3,6 +3,7 @@
 index.json       the settings that it was built with
 query.safetensors  the mean vector of many texts that text queries need
 windows.lance    one row per window; a commit is one transaction, so that a file has all of its rows or none
+copies.json      the copies that `verbspace index dedupe` removed, if it was used
 failures.lance   the files that could not be read, with the reason
 ann.json         settings of the approximate index, if one was built
 shards/3-of-16/  a separate index of one of sixteen processes, until it is merged

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from verbspace.data.sampling import WindowKind
 from verbspace.search.signatures import UNKNOWN_SIGNATURE, FileSignature
 from verbspace.utils.precision import Precision
 
@@ -33,6 +34,7 @@ class IndexManifest(BaseModel):
     window: float = Field(gt=0)  # seconds
     stride: float = Field(gt=0)  # seconds between the starts of two windows
     frames: int = Field(ge=1)  # per window
+    windows: WindowKind = "fixed"
     dtype: Precision = "fp32"
 
     @staticmethod
@@ -50,16 +52,20 @@ class IndexManifest(BaseModel):
         if self.model_copy(update={"encoder": other.encoder}) != other:
             raise ValueError(
                 f"{name}: contains {self._describe()}, but {other_name} would add {other._describe()}, which cannot be "
-                "compared; use the same encoder, window, stride, frames and dtype, or another folder"
+                "compared; use the same encoder, window, stride, windows, frames and dtype, or another folder"
             )
 
     def _describe(self) -> str:
-        windows = f"windows of {self.window:g} s every {self.stride:g} s, {self.frames} frames each, in {self.dtype}"
-        return f"{windows}, of the encoder {self.describe_encoder()}"
+        return f"{self.describe_windows()}, in {self.dtype}, of the encoder {self.describe_encoder()}"
 
     def describe_encoder(self) -> str:
         """Return the name of the encoder and the hash of its weights."""
         return f"{self.encoder} ({self.encoder_hash})"
+
+    def describe_windows(self) -> str:
+        """Describe the windows in a few words."""
+        within = ", within shots" if self.windows == "shots" else ""
+        return f"windows of {self.window:g} s every {self.stride:g} s{within}, {self.frames} frames each"
 
 
 class AnnConfig(BaseModel):

@@ -102,9 +102,11 @@ class Searcher:
     def embed_clip(self, path: str | Path) -> Tensor:
         """Return the mean embedding (D,) of a clip's windows."""
         manifest = self.index.manifest
-        length, stride, frames, dtype = manifest.window, manifest.stride, manifest.frames, manifest.dtype
         with localize(str(path)) as local_path:
-            windows = embed_windows(self.encoder, local_path, length=length, stride=stride, frames=frames, dtype=dtype)
+            windows = embed_windows(
+                self.encoder, local_path, length=manifest.window, stride=manifest.stride, windows=manifest.windows,
+                frames=manifest.frames, dtype=manifest.dtype,
+            )  # fmt: skip
         return windows.embeddings.mean(0)
 
 

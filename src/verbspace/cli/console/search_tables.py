@@ -78,8 +78,7 @@ def index_info_lines(folder: Path, checksum: bool = False) -> Iterator[str]:
     manifest, failures, ann = index.manifest, index.failed_files(), index.read_ann_config()
     yield f"{folder}: {len(index)} windows of {len(index.file_signatures())} files"
     yield f"encoder   {manifest.encoder} ({manifest.encoder_hash}), D = {manifest.dim}"
-    windows = f"{manifest.window:g} s every {manifest.stride:g} s, {manifest.frames} frames each"
-    yield f"windows   {windows}, {manifest.dtype}"
+    yield f"windows   {manifest.describe_windows().removeprefix('windows of ')}, {manifest.dtype}"
     if ann is None:
         yield "search    exact"
     else:
