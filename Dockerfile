@@ -31,4 +31,4 @@ HEALTHCHECK --start-period=60s --interval=30s --timeout=5s \
     CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:7860/').close()"]
 # The app listens on all interfaces of the container. `docker run -p 127.0.0.1:7860:7860` limits it to this machine.
 ENTRYPOINT ["verbspace", "app", "--host", "0.0.0.0"]
-CMD ["playground", "--concepts", "playground"]
+CMD ["--encoder", "playground", "--concepts", "playground"]

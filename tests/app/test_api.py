@@ -171,5 +171,5 @@ def test_requests_beyond_the_queue_are_told_to_come_back(
 
 
 def test_other_machines_need_a_token() -> None:
-    found = CliRunner().invoke(app, ["serve", "playground", "--host", "0.0.0.0"])
+    found = CliRunner().invoke(app, ["serve", "--encoder", "playground", "--host", "0.0.0.0"])
     assert str(found.exception).startswith("--host 0.0.0.0: other machines could use the server; give a --token")

@@ -126,7 +126,7 @@ def test_missing_example_clips(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("verbspace.app.server.serve", lambda *args: None)
-    monkeypatch.setattr(sys, "argv", ["verbspace", "app", "playground", "--clips", str(tmp_path / "nope")])
+    monkeypatch.setattr(sys, "argv", ["verbspace", "app", "--encoder", "playground", "--clips", str(tmp_path / "nope")])
     with pytest.raises(SystemExit) as exit_info:
         main.main()
     assert exit_info.value.code == 1

@@ -130,12 +130,15 @@ def test_invalid_files_and_labels(queue: ReviewQueue, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"other\.csv: its columns are path, label, split, and a file of reviewed"):
         ReviewQueue(items(tmp_path), ACTIONS, tmp_path / "other.csv")
     run = CliRunner().invoke(
-        app, ["app", "playground", "--review", str(tmp_path), "--review-labels", str(tmp_path / "other.csv")]
+        app,
+        ["app", "--encoder", "playground", "--review", str(tmp_path), "--review-labels", str(tmp_path / "other.csv")],
     )
     assert "its columns are path, label, split" in str(run.exception)
-    run = CliRunner().invoke(app, ["app", "playground", "--review-labels", str(tmp_path / "a.csv")])
+    run = CliRunner().invoke(app, ["app", "--encoder", "playground", "--review-labels", str(tmp_path / "a.csv")])
     assert "--review-labels and --review-order are for --review" in str(run.exception)
-    run = CliRunner().invoke(app, ["app", "playground", "--review", str(tmp_path), "--review-order", "best"])
+    run = CliRunner().invoke(
+        app, ["app", "--encoder", "playground", "--review", str(tmp_path), "--review-order", "best"]
+    )
     assert "'best' is not one of uncertain, balanced, random" in str(run.exception)
 
 

@@ -21,7 +21,7 @@ COMMANDS = {
     "calibrate": ["calibrate", "{clips}", "--encoder", "{encoder}", "--actions", "waving", "--out", "{out}/c.json"],
     "suggest": ["concepts", "suggest", "{clips}", "--encoder", "{encoder}"],
     "lint": ["concepts", "lint", "{concepts}", "--encoder", "{encoder}"],
-    "app": ["app", "{encoder}", "--actions", "waving,jumping"],
+    "app": ["app", "--encoder", "{encoder}", "--actions", "waving,jumping"],
     "embed": ["embed", "{clips}", "--encoder", "{encoder}", "--index", "{out}/index"],
     "search": ["search", "{index}", "waving", "--encoder", "{index_encoder}"],
     "build-ann": ["index", "build-ann", "{index}", "--encoder", "{index_encoder}"],

@@ -21,8 +21,8 @@ WRITERS = {
     "reproduce": ("reproduce", "ucf101", "--root", "SOURCE", *ENCODER, "--out", "OUT"),
     "search": ("search", "SOURCE", "waving", "--format", "html", "--out", "OUT"),
     "index export": ("index", "export", "SOURCE", "--out", "OUT"),
-    "export": ("export", "playground", "--out", "OUT"),
-    "card": ("card", "playground", "--out", "OUT"),
+    "export": ("export", "--encoder", "playground", "--out", "OUT"),
+    "card": ("card", "--encoder", "playground", "--out", "OUT"),
     "compare": ("compare", "SOURCE", "--out", "OUT"),
     "data verify": ("data", "verify", "SOURCE", "--out", "OUT"),
     "data transcode": ("data", "transcode", "SOURCE", "--out", "OUT"),
@@ -44,9 +44,12 @@ READERS = {
     "index merge": (("index", "merge", "SOURCE"), "no index found; create one with"),
     "index export": (("index", "export", "SOURCE", "--out", "OUT"), "no index found; create one with"),
     "index build-ann": (("index", "build-ann", "SOURCE"), "no index found; create one with"),
-    "export": (("export", "SOURCE", "--out", "OUT"), "config.json: no such file; pass the folder of a saved model"),
-    "card": (("card", "SOURCE"), "config.json: no such file; pass the folder of a saved model"),
-    "push": (("push", "SOURCE", "a/b"), "config.json: no such file; pass the folder of a saved model"),
+    "export": (
+        ("export", "--encoder", "SOURCE", "--out", "OUT"),
+        "config.json: no such file; pass the folder of a saved model",
+    ),
+    "card": (("card", "--encoder", "SOURCE"), "config.json: no such file; pass the folder of a saved model"),
+    "push": (("push", "--encoder", "SOURCE", "a/b"), "config.json: no such file; pass the folder of a saved model"),
     "compare": (("compare", "SOURCE"), "not a run, because there is no config.yaml"),
     "data info": (("data", "info", "SOURCE"), "no videos in this folder"),
     "data verify": (("data", "verify", "SOURCE"), "no videos in this folder"),
@@ -59,7 +62,7 @@ READERS = {
 # Commands that would ask the hub, which is at a closed port.
 HUB = {
     "predict": (("predict", __file__, "--encoder", "some/model", *ACTIONS), "the download from the hub failed"),
-    "push": (("push", "playground", "some/model"), "some/model: the upload to "),
+    "push": (("push", "--encoder", "playground", "some/model"), "some/model: the upload to "),
     "concepts write": (
         ("concepts", "write", "SOURCE", "--local-model", "some/model", "--out", "OUT"),
         "some/model: the hub cannot be reached (",

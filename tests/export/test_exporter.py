@@ -293,7 +293,7 @@ def test_export_command_with_fitted_actions_and_eval_data(clip: VideoEncoder, tm
     clip.save_pretrained(tmp_path / "encoder")
     expected = evaluate(clip, tmp_path / "clips", concepts=concepts, fitted=fitted, baseline=False).result
     encoder, out, clips = (str(tmp_path / name) for name in ("encoder", "out", "clips"))
-    command = ["export", encoder, "--out", out, "--int8", "--eval-data", clips]
+    command = ["export", "--encoder", encoder, "--out", out, "--int8", "--eval-data", clips]
     command += ["--concepts", str(tmp_path / "concepts.json"), "--fitted", str(tmp_path / "fitted.safetensors")]
     found = CliRunner().invoke(app, command)
     assert found.exit_code == 0, found.output

@@ -124,7 +124,9 @@ def test_card_command_includes_the_settings_of_the_run(encoder: VideoEncoder, tm
     (tmp_path / "result.json").write_text(json.dumps(evaluation(encoder).to_json()))
     for folder in (run, run / "encoder"):
         (run / "encoder" / "README.md").unlink()
-        invocation = CliRunner().invoke(app, ["card", str(folder), "--result", str(tmp_path / "result.json")])
+        invocation = CliRunner().invoke(
+            app, ["card", "--encoder", str(folder), "--result", str(tmp_path / "result.json")]
+        )
         assert invocation.exit_code == 0, invocation.output
         card = (run / "encoder" / "README.md").read_text()
         assert model_index(card)[0]["name"] == "run"
@@ -132,9 +134,9 @@ def test_card_command_includes_the_settings_of_the_run(encoder: VideoEncoder, tm
         assert str(tmp_path) not in card
     encoder.save_pretrained(tmp_path / "alone")
     out = tmp_path / "card.md"
-    assert CliRunner().invoke(app, ["card", str(tmp_path / "alone"), "--out", str(out)]).exit_code == 0
+    assert CliRunner().invoke(app, ["card", "--encoder", str(tmp_path / "alone"), "--out", str(out)]).exit_code == 0
     assert "## Results" not in out.read_text()
     assert out.read_text() == (tmp_path / "alone" / "README.md").read_text()
-    invocation = CliRunner().invoke(app, ["card", "playground"])
+    invocation = CliRunner().invoke(app, ["card", "--encoder", "playground"])
     assert isinstance(invocation.exception, ValueError)
     assert "pass --out to say where to write the card" in str(invocation.exception)

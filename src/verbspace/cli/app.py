@@ -21,7 +21,7 @@ IndexOption = Annotated[
 
 @app.command("app")
 def serve_app(
-    encoder: options.EncoderArgument,
+    encoder: options.EncoderOption,
     index: IndexOption = None,
     clips: Annotated[list[str] | None, typer.Option(help="Example videos: files or folders. Repeatable.")] = None,
     review: Annotated[
@@ -80,7 +80,7 @@ def serve_app(
 
 @app.command("serve")
 def serve_api(
-    encoder: options.EncoderArgument,
+    encoder: options.EncoderOption,
     index: IndexOption = None,
     actions: options.ActionsOption = None,
     concepts: options.ConceptsOption = None,

@@ -10,7 +10,7 @@ import typer
 
 from verbspace.cli.options import (
     ConceptsOption,
-    EncoderArgument,
+    EncoderOption,
     EvalDataOption,
     FittedOption,
     LabelsOption,
@@ -28,7 +28,7 @@ ResultsOption = Annotated[
 
 @app.command()
 def export(
-    encoder: EncoderArgument,
+    encoder: EncoderOption,
     out: Annotated[Path, typer.Option(help="Folder to write.", callback=out_folder, is_eager=True)],
     export_format: Annotated[str, typer.Option("--format", help="onnx or torch.")] = "onnx",
     int8: Annotated[bool, typer.Option("--int8", help="Also write 8-bit ONNX towers.")] = False,
@@ -77,7 +77,7 @@ def export_summary_lines(manifest: dict[str, Any], folder: Path) -> Iterator[str
 
 @app.command()
 def card(
-    encoder: EncoderArgument,
+    encoder: EncoderOption,
     result: ResultsOption = None,
     out: Annotated[
         Path | None,
@@ -100,7 +100,7 @@ def card(
 
 @app.command()
 def push(
-    encoder: EncoderArgument,
+    encoder: EncoderOption,
     repository: Annotated[str, typer.Argument(help="Repository on the hub: owner/name.")],
     result: ResultsOption = None,
     private: Annotated[bool | None, typer.Option(help="Whether a new repository is private.")] = None,

@@ -44,7 +44,6 @@ def parse_index_dir(name: str) -> Path:
     return Path(name)
 
 
-EncoderArgument = Annotated[str, typer.Argument(help="Encoder: a folder or a hub id.", callback=checks.known_encoder)]
 EncoderOption = Annotated[str, typer.Option(help="Encoder: a folder or a hub id.", callback=checks.known_encoder)]
 ConceptsOption = Annotated[
     str | None,
