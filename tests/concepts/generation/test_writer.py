@@ -149,8 +149,8 @@ def count_replies(cache: Path) -> int:
 
 def test_a_killed_run_with_a_real_server_is_resumed(llama: str, tmp_path: Path) -> None:
     """Kill the first run with SIGKILL after some replies. The second run requests only the missing ones."""
-    actions, out, cache = tmp_path / "actions.txt", tmp_path / "forty.json", tmp_path / "cache"
-    actions.write_text("\n".join(ConceptSet.load("ucf101").labels[:40]))
+    actions, out, cache = tmp_path / "actions.txt", tmp_path / "sixteen.json", tmp_path / "cache"
+    actions.write_text("\n".join(ConceptSet.load("ucf101").labels[:16]))
     requests: list[str] = []
     with relay_server(llama, requests, delay_s=0.05) as server:
         options = ("--out", out, "--base-url", server.url, "--cache", cache, "--concurrency", 2)
@@ -158,20 +158,20 @@ def test_a_killed_run_with_a_real_server_is_resumed(llama: str, tmp_path: Path) 
         command += map(str, options)
         first = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         deadline = time.monotonic() + 60
-        while count_replies(cache) < 8 and time.monotonic() < deadline and first.poll() is None:
+        while count_replies(cache) < 4 and time.monotonic() < deadline and first.poll() is None:
             time.sleep(0.01)
         first.send_signal(signal.SIGKILL)
         first.wait()
         num_cached = count_replies(cache)
-        assert 8 <= num_cached < 40
+        assert 4 <= num_cached < 16
         assert not out.exists()
         requests.clear()
         second = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert second.returncode == 0, second.stdout + second.stderr
-    assert len(set(requests)) == 40 - num_cached  # each once, or again after an invalid reply
+    assert len(set(requests)) == 16 - num_cached  # each once, or again after an invalid reply
     assert f"{num_cached} actions from the cache" in second.stdout
     concepts = ConceptSet.load(out)
-    assert len(concepts.actions) == 40
+    assert len(concepts.actions) == 16
     assert concepts.provenance.author == "tiny"
     report = lint_concepts(concepts)
     assert not report.duplicates
