@@ -64,7 +64,9 @@ def run_python(hub: FakeHub, home: Path, *command: object, token: str = "hf_ada"
 
 
 def push(hub: FakeHub, home: Path, *arguments: object, **options: str) -> subprocess.CompletedProcess[str]:
-    return run_python(hub, home, "-c", "from verbspace.cli.main import main; main()", "push", "--encoder", *arguments, **options)
+    return run_python(
+        hub, home, "-c", "from verbspace.cli.main import main; main()", "push", "--encoder", *arguments, **options
+    )
 
 
 @torch.no_grad()

@@ -69,6 +69,7 @@ class AppController:
         fitted: Action vectors of `verbspace fit` for the first encoder; used like a calibration, and instead of one.
         clips: Example clips that the user can choose.
         review: Queue of videos to label.
+        title: Name of the first encoder for the visitor.
     """
 
     def __init__(
@@ -84,11 +85,12 @@ class AppController:
         clips: Sequence[Path] = (),
         limits: InputLimits | None = None,
         review: ReviewQueue | None = None,
+        title: str = "",
     ) -> None:
         self.encoders, self.concepts, self.window_config, self.frames = encoders, concepts, window_config, frames
         self.calibration, self.fitted = calibration, fitted
         self.searcher, self.limits = searcher, limits or InputLimits()
-        self.clips, self.review = clips_by_name(clips), review
+        self.clips, self.review, self.title = clips_by_name(clips), review, title
         self._main_encoder = next(iter(encoders))
         self._overview_lock = threading.Lock()
         self._overview: tuple[int, Overview] | None = None  # with the version of the index
@@ -163,14 +165,27 @@ class AppController:
         """Return a predictor of the first encoder for the given actions. None: those of the app."""
         return self._predictor(self._main_encoder, tuple(self.concepts.action_names if names is None else names), False)
 
-    def search(self, query: str, top: int, *, per_video: bool = False, spans: bool = False) -> list[Hit]:
-        """Search the index with a text query."""
+    def description(self) -> str:
+        """Return the names of the encoder, the concept set and the indices."""
+        parts = [f"Encoder: {self.title or self._main_encoder}", f"actions: {self.concepts.name}"]
+        if self.searcher is not None:
+            parts.append(f"index: {', '.join(index.folder.name for index in self.searcher.indices)}")
+        return " · ".join(parts)
+
+    def search(
+        self, query: str, top: int, *, per_video: bool = False, spans: bool = False, path: str | None = None,
+        min_duration: float | None = None, max_duration: float | None = None,
+    ) -> list[Hit]:  # fmt: skip
+        """Search the index with a text query, and the filters of `Searcher.search`."""
         if len(query) > self.limits.max_chars:
             limit = f"the limit is {self.limits.max_chars}"
             raise RequestRejected(f"the query has {len(query):,} characters, and {limit}; shorten it")
         with self._require_searcher() as searcher:
             query = " ".join(query.split())
-            return searcher.search(query, top=_limit_top(top), per_video=bool(per_video), spans=spans)
+            return searcher.search(
+                query, top=_limit_top(top), per_video=bool(per_video), spans=spans, path=path or None,
+                min_duration=min_duration, max_duration=max_duration,
+            )  # fmt: skip
 
     def find_similar(self, path: str, window: int, top: int, *, per_video: bool = False) -> tuple[Hit, list[Hit]]:
         """Return a window of the index, and the windows most similar to it."""

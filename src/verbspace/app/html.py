@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import csv
+import io
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +21,7 @@ from verbspace.inference.timeline import Segment
 from verbspace.reporting.collection_page import collection_context
 from verbspace.reporting.explanations import section_context
 from verbspace.reporting.templating import render_template
+from verbspace.reporting.timeline_files import to_csv, to_eaf, to_json, to_webvtt
 from verbspace.search.overview import Overview
 from verbspace.search.schema import Hit
 from verbspace.utils.text import format_timestamp
@@ -35,6 +40,7 @@ def analysis_html(analysis: ClipAnalysis, predictions: Sequence[EncoderPredictio
             "calibrated": prediction.calibrated,
             "fitted": prediction.fitted,
             "timeline": [_segment_context(part, analysis.duration, patterns) for part in prediction.timeline],
+            "files": _timeline_files(analysis.title, prediction.timeline),
         }
         for prediction in predictions
     ]
@@ -70,7 +76,7 @@ def hits_html(hits: Sequence[Hit], clips: ClipStore, window_ids: WindowIds, simi
         for file in [split_segment(hit.path)[0]]
     ]
     reference = None if similar_to is None else f"{_display_name(similar_to)}, {_time_range(similar_to)}"
-    return render_template("app_hits.html.jinja", hits=rows, similar_to=reference)
+    return render_template("app_hits.html.jinja", hits=rows, similar_to=reference, files=_hit_files(hits))
 
 
 def overview_html(overview: Overview) -> str:
@@ -81,6 +87,44 @@ def overview_html(overview: Overview) -> str:
 def rejection_html(reason: str) -> str:
     """Render the reason why a request was rejected."""
     return f'<div class="verbspace" role="alert"><p class="error">{escape(reason[:2000])}</p></div>'
+
+
+def _timeline_files(title: str, timeline: Sequence[Segment]) -> list[dict[str, str]]:
+    """Return links that download a timeline, with its content inside."""
+    files = {
+        "CSV": ("csv", "text/csv", to_csv(timeline)),
+        "JSON": ("json", "application/json", to_json(timeline)),
+        "WebVTT": ("vtt", "text/vtt", to_webvtt(timeline)),
+        "ELAN": ("eaf", "application/xml", to_eaf(timeline, title)),
+    }
+    return [
+        {"format": name, "file": f"{Path(title).stem}.{ending}", "url": _data_url(media_type, text)}
+        for name, (ending, media_type, text) in files.items()
+    ]
+
+
+def _hit_files(hits: Sequence[Hit]) -> list[dict[str, str]]:
+    """Return links that download search results."""
+    rows = [
+        {"name": _display_name(hit), "start": hit.start, "end": hit.end, "score": hit.score, "index": hit.index}
+        for hit in hits
+    ]
+    out = io.StringIO()
+    writer = csv.DictWriter(out, ["name", "start", "end", "score", "index"], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    texts = {
+        "CSV": ("csv", "text/csv", out.getvalue()),
+        "JSON": ("json", "application/json", json.dumps(rows, indent=2)),
+    }
+    return [
+        {"format": name, "file": f"results.{ending}", "url": _data_url(media_type, text)}
+        for name, (ending, media_type, text) in texts.items()
+    ]
+
+
+def _data_url(media_type: str, text: str) -> str:
+    return f"data:{media_type};base64,{base64.b64encode(text.encode()).decode()}"
 
 
 def _display_name(hit: Hit) -> str:

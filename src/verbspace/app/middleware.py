@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import secrets
 from pathlib import Path
@@ -155,6 +156,38 @@ class BearerToken:
 
         response = JSONResponse({"detail": "a bearer token is needed"}, 401, {"WWW-Authenticate": "Bearer"})
         await response(scope, receive, send)
+
+
+class BasicPassword:
+    """ASGI middleware that asks the browser for a password (HTTP Basic), with any user name.
+
+    Args:
+        app: The application.
+        password: The password.
+    """
+
+    def __init__(self, app: ASGIApp, *, password: str) -> None:
+        self.app, self.expected = app, password.encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, or reject it."""
+        given = dict(scope.get("headers", ())).get(b"authorization", b"")
+        if scope["type"] == "lifespan" or secrets.compare_digest(_basic_password(given), self.expected):
+            await self.app(scope, receive, send)
+            return
+        from starlette.responses import PlainTextResponse
+
+        headers = {"WWW-Authenticate": 'Basic realm="verbspace", charset="UTF-8"'}
+        await PlainTextResponse("a password is needed", 401, headers)(scope, receive, send)
+
+
+def _basic_password(header: bytes) -> bytes:
+    """Return the password of an Authorization header; empty if it has none."""
+    scheme, _, value = header.partition(b" ")
+    try:
+        return base64.b64decode(value, validate=True).partition(b":")[2] if scheme.lower() == b"basic" else b""
+    except ValueError:
+        return b""
 
 
 def references_url(body: bytes) -> bool:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from markupsafe import escape
+
 from verbspace.app.controller import AppController, ClipAnalysis
 from verbspace.app.html import (
     WindowIds,
@@ -38,6 +40,7 @@ _FIND_SIMILAR_JS = """let requested = false;
 element.addEventListener('click', event => {
   const button = event.target.closest('[data-window-id]');
   if (button) { requested = true; trigger('click', {window_id: button.dataset.windowId}); }
+  else if (event.target.closest('.back')) { requested = true; trigger('click', {back: true}); }
 });
 if (typeof watch === 'function') watch('value', () => {
   const results = requested && element.querySelector('.verbspace');
@@ -59,6 +62,7 @@ def build_page(controller: AppController, clip_store: ClipStore) -> Any:
             "# verbspace\nUpload a clip to see its predicted actions, when they occur, and why. Edit the actions, and "
             "the predictions are updated."
         )
+        gr.HTML(_hint(str(escape(controller.description()))), elem_id="description")
         with gr.Tabs():
             if controller.review is not None:
                 with gr.Tab("Review"):
@@ -163,25 +167,37 @@ def _build_search_tab(gr: Any, controller: AppController, clip_store: ClipStore)
             True, label="One result per video", elem_id="per-video", scale=2, container=False, min_width=200
         )
         button = gr.Button("Search", variant="primary", elem_id="search-button", scale=1, min_width=120)
+    with gr.Accordion("Filters", open=False, elem_id="filters"), gr.Row(equal_height=True):
+        path = gr.Textbox(label="Path contains (* and ? match anything)", elem_id="path", max_length=500)
+        shortest = gr.Number(None, label="Shortest video, seconds", minimum=0, elem_id="shortest")
+        longest = gr.Number(None, label="Longest video, seconds", minimum=0, elem_id="longest")
     results = gr.HTML(elem_id="results", js_on_load=_FIND_SIMILAR_JS)
+    found = gr.State("")  # the results of the last search, to return to
     window_ids: WindowIds = OpaqueIds(_MAX_WINDOWS)
 
-    def search(text: str, count: int, one_per_video: bool) -> str:
+    def search(
+        text: str, count: int, one_per_video: bool, pattern: str, shortest: float | None, longest: float | None
+    ) -> tuple[str, str]:
         try:
-            return hits_html(
-                controller.search(text or "", min(count, _MAX_SHOWN_HITS), per_video=one_per_video),
-                clip_store,
-                window_ids,
-            )
+            hits = controller.search(
+                text or "", min(count, _MAX_SHOWN_HITS), per_video=one_per_video, path=pattern,
+                min_duration=shortest, max_duration=longest,
+            )  # fmt: skip
+            html = hits_html(hits, clip_store, window_ids)
         except RequestRejected as error:
-            return rejection_html(str(error))
+            html = rejection_html(str(error))
+        return html, html
 
-    def find_similar(count: int, one_per_video: bool, event: Any) -> str:
-        return _similar_html(controller, clip_store, window_ids, getattr(event, "_data", None), count, one_per_video)
+    def on_click(count: int, one_per_video: bool, last: str, event: Any) -> str:
+        data = getattr(event, "_data", None)
+        if isinstance(data, dict) and data.get("back"):
+            return last
+        return _similar_html(controller, clip_store, window_ids, data, count, one_per_video)
 
-    find_similar.__annotations__["event"] = gr.EventData  # Gradio reads the annotation; gr is not imported above
-    gr.on([button.click, query.submit], search, [query, top, per_video], results, **_ENCODER_QUEUE)
-    results.click(find_similar, [top, per_video], results, **_ENCODER_QUEUE)
+    on_click.__annotations__["event"] = gr.EventData  # Gradio reads the annotation; gr is not imported above
+    inputs = [query, top, per_video, path, shortest, longest]
+    gr.on([button.click, query.submit], search, inputs, [results, found], **_ENCODER_QUEUE)
+    results.click(on_click, [top, per_video, found], results, **_ENCODER_QUEUE)
 
 
 def _build_overview_tab(gr: Any, controller: AppController) -> None:

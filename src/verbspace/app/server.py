@@ -11,7 +11,7 @@ from typing import Any
 
 from verbspace.app.controller import AppController
 from verbspace.app.media import ClipStore
-from verbspace.app.middleware import LOOPBACK_ADDRESSES, LOOPBACK_HOSTS, RequestLimits
+from verbspace.app.middleware import LOOPBACK_ADDRESSES, LOOPBACK_HOSTS, BasicPassword, RequestLimits
 from verbspace.app.page import TITLE, build_page
 from verbspace.reporting.templating import render_template
 
@@ -21,10 +21,11 @@ DISABLE_API_DOCS: dict[str, Any] = {"docs_url": None, "redoc_url": None, "openap
 logger = logging.getLogger(__name__)
 
 
-def make_app(controller: AppController, hosts: Sequence[str] = LOOPBACK_HOSTS) -> Any:
+def make_app(controller: AppController, hosts: Sequence[str] = LOOPBACK_HOSTS, password: str | None = None) -> Any:
     """Create the ASGI application: the page at `/`, and the clips that it shows at `/clips/`.
 
-    Requests whose Host header is not in `hosts` are rejected, which prevents DNS rebinding; "*" allows any.
+    Requests whose Host header is not in `hosts` are rejected, which prevents DNS rebinding; "*" allows any. With a
+    `password`, everything is rejected without it.
     """
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -46,6 +47,8 @@ def make_app(controller: AppController, hosts: Sequence[str] = LOOPBACK_HOSTS) -
         max_upload_bytes=max_upload_bytes,
         max_total_bytes=MAX_STORED_UPLOADS * max_upload_bytes,
     )
+    if password is not None:
+        app.add_middleware(BasicPassword, password=password)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))
 
     @app.get("/clips/{clip_id}", include_in_schema=False)
@@ -78,9 +81,9 @@ def make_app(controller: AppController, hosts: Sequence[str] = LOOPBACK_HOSTS) -
     return mounted
 
 
-def serve(controller: AppController, host: str, port: int) -> None:
+def serve(controller: AppController, host: str, port: int, password: str | None = None) -> None:
     """Serve the app until it is stopped."""
-    _run(make_app(controller, _accepted_hosts(host)), "app", host, port)
+    _run(make_app(controller, _accepted_hosts(host), password), "app", host, port)
 
 
 def serve_rest(controller: AppController, host: str, port: int, token: str | None = None) -> None:

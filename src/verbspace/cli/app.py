@@ -44,6 +44,9 @@ def serve_app(
     show_baseline: Annotated[bool, typer.Option(help="Also show the predictions of the frozen checkpoint.")] = True,
     max_upload_mb: Annotated[float, typer.Option(min=1, help="Largest upload, in MB.")] = 200.0,
     max_duration: Annotated[float, typer.Option(min=1, help="Longest clip, in seconds.")] = 600.0,
+    password: Annotated[
+        str | None, typer.Option(envvar="VERBSPACE_PASSWORD", help="Password that the browser asks for.")
+    ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on. Default: this machine only.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 7860,
 ) -> None:
@@ -75,7 +78,7 @@ def serve_app(
     if controller.review is not None:
         done, total = controller.review.progress
         print(f"{controller.review.labels_file}: {done} of {total} videos are labeled", flush=True)
-    serve(controller, host, port)
+    serve(controller, host, port, password)
 
 
 @app.command("serve")
@@ -154,4 +157,5 @@ def _make_controller(
         calibration=None if calibration is None else Calibration.load(calibration),
         fitted=None if fitted is None else FittedActions.load(fitted),
         clips=clips or [], limits=InputLimits(max_upload_mb, max_duration),
+        title="/".join(Path(encoder).parts[-2:]),
     )  # fmt: skip
