@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from verbspace.app.review import ReviewItem, ReviewQueue, read_reviewed
 from verbspace.concepts.concept_set import ConceptSet
 from verbspace.inference.predictor import WindowConfig
 from verbspace.models.video_encoder import VideoEncoder
+from verbspace.reporting.timeline_files import to_webvtt
 from verbspace.search.builder import build_index
 from verbspace.search.searcher import Searcher
 from verbspace.utils.text import format_timestamp
@@ -192,19 +194,52 @@ def test_find_similar_by_keyboard(page: Any, controller: AppController) -> None:
             break
     page.keyboard.press("Enter")
     page.wait_for_selector("#results .reference")
-    assert page.inner_text("#results .reference").startswith(
-        f"Similar to {name}, {format_timestamp(hit.start)} – {format_timestamp(hit.end)}"
-    )
+    reference = page.inner_text("#results .reference").removeprefix("back to the results").strip()
+    assert reference.startswith(f"Similar to {name}, {format_timestamp(hit.start)} – {format_timestamp(hit.end)}")
     _, others = controller.find_similar(hit.path, hit.window, 12, per_video=True)
     shown = page.locator("#results .name").all_inner_texts()
     assert shown == ["/".join(hit.path.split("/")[-2:]) for hit in others]
     assert name not in shown
     assert page.evaluate("document.activeElement.matches('#results .search-results')")  # the focus moves to the results
+    page.locator("#results .back").click()
+    page.wait_for_function("!document.querySelector('#results .reference')")
+    found = controller.search("a person bowing", 12, per_video=True)
+    assert page.locator("#results .name").all_inner_texts() == ["/".join(hit.path.split("/")[-2:]) for hit in found]
     # An id that does not exist.
     page.evaluate("document.querySelector('#results .find-similar').dataset.windowId = '0'.repeat(32)")
     page.locator("#results .find-similar").first.click()
     page.wait_for_selector("#results .error")
     assert "the app no longer knows this window; search again" in page.inner_text("#results")
+
+
+def test_filters_and_downloads(page: Any, controller: AppController, world: Path) -> None:
+    folder = Path(controller.search("a person bowing", 12, per_video=True)[2].path).parent.name
+    page.get_by_role("tab", name="Search").click()
+    page.get_by_text("Filters").click()
+    page.fill("#path textarea, #path input", f"{folder}/*.mp4")
+    page.fill("#shortest input", "0.5")
+    submit_query(page, "a person bowing")
+    page.wait_for_selector("#results .name")
+    expected = controller.search("a person bowing", 12, per_video=True, path=f"{folder}/*.mp4", min_duration=0.5)
+    names = ["/".join(hit.path.split("/")[-2:]) for hit in expected]
+    assert page.locator("#results .name").all_inner_texts() == names
+    assert names
+    assert all(name.startswith(f"{folder}/") for name in names)
+
+    def download(link: Any) -> str:
+        with page.expect_download() as event:
+            link.click()
+        return Path(event.value.path()).read_text()
+
+    rows = json.loads(download(page.locator("#results .downloads a", has_text="JSON")))
+    assert [row["name"] for row in rows] == names
+    page.get_by_role("tab", name="Clip").click()
+    clip = sorted(world.rglob("*.mp4"))[1]
+    upload(page, clip)
+    page.wait_for_selector("#predictions .downloads")
+    analysis = controller.analyze(clip, clip.name)
+    timeline = controller.rank(analysis, "\n".join(controller.concepts.action_names))[0].timeline
+    assert download(page.locator("#predictions .downloads a", has_text="WebVTT").first) == to_webvtt(timeline)
 
 
 def test_unplayable_clips_are_encoded_for_the_player(page: Any, tmp_path: Path) -> None:

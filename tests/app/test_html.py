@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
-from verbspace.app.controller import AppController
+from verbspace.app.controller import AppController, EncoderPrediction
 from verbspace.app.html import analysis_html, explanation_html, hits_html, rejection_html
 from verbspace.app.media import ClipStore, OpaqueIds
 from verbspace.search.schema import Hit
@@ -27,4 +28,12 @@ def test_hostile_texts_are_escaped(controller: AppController, clip: Path) -> Non
         assert "<script" not in page
     assert 'a"b' not in pages[2]
     assert "&lt;img src=x onerror=alert(1)&gt;" in pages[0]
-    assert "49" not in analysis_html(analysis, controller.rank(analysis, "{{7*7}}"))
+    page = analysis_html(analysis, controller.rank(analysis, "{{7*7}}"))
+    assert "49" not in re.sub(r'base64,[^"]*', "", page)
+
+
+def test_note_about_calibration_does_not_call_a_low_probability_too_high(controller: AppController, clip: Path) -> None:
+    analysis = controller.analyze(clip, "clip.mp4")
+    for probability, expected in ((0.9, "usually too high"), (0.014, "probabilities are not calibrated")):
+        prediction = EncoderPrediction("adapted", [("waving", probability)], [], calibrated=False)
+        assert expected in analysis_html(analysis, [prediction])

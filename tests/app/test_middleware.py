@@ -8,8 +8,11 @@ from typing import Any
 
 import httpx
 import pytest
+from starlette.testclient import TestClient
 
 from verbspace.app import middleware
+from verbspace.app.controller import AppController
+from verbspace.app.server import make_app
 
 
 def test_long_bodies_and_urls_are_rejected(address: str) -> None:
@@ -69,3 +72,16 @@ def test_full_upload_folder_rejects_uploads(address: str, monkeypatch: pytest.Mo
     response = httpx.post(f"{address}/gradio_api/upload", files={"files": ("a.mp4", b"x")})
     assert response.status_code == 503
     assert "the storage for uploads is full" in response.text
+
+
+def test_password_is_needed_for_everything(controller: AppController) -> None:
+    client = TestClient(make_app(controller, password="open sesame: é"), base_url="http://127.0.0.1")
+    for path in ("/", "/config", "/clips/0000", "/gradio_api/queue/data?session_hash=a"):
+        response = client.get(path)
+        assert response.status_code == 401, path
+        assert response.headers["www-authenticate"].startswith("Basic")
+    right, wrong = ("any", "open sesame: é".encode()), ("any", b"open")
+    assert client.get("/", auth=right).status_code == 200
+    assert client.get("/", auth=wrong).status_code == 401
+    for header in ("Basic", "Basic ???", "Bearer open sesame", "Basic b3Blbg=="):
+        assert client.get("/", headers={"Authorization": header}).status_code == 401

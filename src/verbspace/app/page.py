@@ -62,12 +62,12 @@ def build_page(controller: AppController, clip_store: ClipStore) -> Any:
             "# verbspace\nUpload a clip to see its predicted actions, when they occur, and why. Edit the actions, and "
             "the predictions are updated."
         )
-        gr.HTML(_hint(str(escape(controller.description()))), elem_id="description")
+        gr.HTML(_hint(str(escape(controller.description()))), elem_id="description", padding=False)
         with gr.Tabs():
             if controller.review is not None:
                 with gr.Tab("Review"):
                     build_review_tab(gr, controller.review, clip_store)
-            with gr.Tab("Clip"), gr.Row():
+            with gr.Tab("Clip"), gr.Row(elem_id="clip-row"):
                 _build_clip_tab(gr, controller, clip_store)
             if controller.searcher is not None:
                 with gr.Tab("Search"):
@@ -169,8 +169,8 @@ def _build_search_tab(gr: Any, controller: AppController, clip_store: ClipStore)
         button = gr.Button("Search", variant="primary", elem_id="search-button", scale=1, min_width=120)
     with gr.Accordion("Filters", open=False, elem_id="filters"), gr.Row(equal_height=True):
         path = gr.Textbox(label="Path contains (* and ? match anything)", elem_id="path", max_length=500)
-        shortest = gr.Number(None, label="Shortest video, seconds", minimum=0, elem_id="shortest")
-        longest = gr.Number(None, label="Longest video, seconds", minimum=0, elem_id="longest")
+        shortest = gr.Number(0, label="Shortest video, seconds", minimum=0, elem_id="shortest")
+        longest = gr.Number(0, label="Longest video, seconds (0: any)", minimum=0, elem_id="longest")
     results = gr.HTML(elem_id="results", js_on_load=_FIND_SIMILAR_JS)
     found = gr.State("")  # the results of the last search, to return to
     window_ids: WindowIds = OpaqueIds(_MAX_WINDOWS)
@@ -181,7 +181,7 @@ def _build_search_tab(gr: Any, controller: AppController, clip_store: ClipStore)
         try:
             hits = controller.search(
                 text or "", min(count, _MAX_SHOWN_HITS), per_video=one_per_video, path=pattern,
-                min_duration=shortest, max_duration=longest,
+                min_duration=shortest or None, max_duration=longest or None,
             )  # fmt: skip
             html = hits_html(hits, clip_store, window_ids)
         except RequestRejected as error:
