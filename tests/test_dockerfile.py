@@ -48,7 +48,8 @@ def test_default_command_serves_the_app_without_network_requests(monkeypatch: py
     monkeypatch.setattr(socket.socket, "connect", connect)
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 0, result.output
-    ((controller, host, port),) = calls
+    ((controller, host, port, password),) = calls
+    assert password is None
     assert isinstance(controller, AppController)
     assert (host, port) == ("0.0.0.0", 7860)
     assert str(port) in instructions("EXPOSE")

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
@@ -40,14 +40,14 @@ def naive_average_precision(
         common = max(0.0, min(a[1], b[1]) - max(a[0], b[0]))
         return common / (a[1] - a[0] + b[1] - b[0] - common)
 
-    free = {video: list(bounds) for video, bounds in annotated.items()}
+    free = {video: dict(enumerate(bounds)) for video, bounds in annotated.items()}
     total = sum(map(len, annotated.values()))
     ranked = sorted(((s.score, video, s) for video, spans in found.items() for s in spans), key=lambda row: -row[0])
     points, hits = [], 0
     for rank, (_, video, span) in enumerate(ranked, 1):
-        matches = [(iou((span.start, span.end), b), b) for b in free.get(video, [])]
+        matches = [(iou((span.start, span.end), b), number) for number, b in free.get(video, {}).items()]
         if matches and max(matches)[0] >= limit:
-            free[video].remove(max(matches)[1])
+            del free[video][max(matches)[1]]
             hits += 1
         points.append((hits / total, hits / rank))
     area, recall = 0.0, 0.0
@@ -65,6 +65,7 @@ videos = st.sampled_from(["a", "b"])
     st.lists(st.tuples(videos, intervals), min_size=1, max_size=8),
     st.lists(st.tuples(videos, intervals, st.integers(0, 10**6)), max_size=10, unique_by=lambda row: row[2]),
 )
+@example([("a", (0.0, 2.0)), ("a", (1.0, 3.0))], [("a", (0.0, 1.0), 0), ("a", (1.0, 2.0), 1)])  # equal overlaps
 def test_average_precision_equals_loops(
     truth: list[tuple[str, Interval]], spans: list[tuple[str, Interval, int]]
 ) -> None:

@@ -86,7 +86,7 @@ def assert_towers_match(encoder: VideoEncoder, video: Any, text: Any) -> None:
         torch.testing.assert_close(text(**tokens), encoder.encode_text(texts), atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("export_format", ["onnx", "torch"])
+@pytest.mark.parametrize("export_format", [pytest.param("onnx", marks=pytest.mark.slow), "torch"])
 def test_a_full_disk_is_one_sentence(export_format: str, clip: VideoEncoder, tmp_path: Path) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
@@ -98,8 +98,14 @@ def test_a_full_disk_is_one_sentence(export_format: str, clip: VideoEncoder, tmp
     assert not list(tmp_path.iterdir())
 
 
-# MetaCLIP 2 has the architecture of CLIP.
-@pytest.mark.parametrize("family", [pytest.param("tiny_metaclip2", marks=pytest.mark.slow), *TINY_CHECKPOINTS[2:]])
+# MetaCLIP 2 has the architecture of CLIP, and SigLIP that of SigLIP 2 with another tokenizer.
+@pytest.mark.parametrize(
+    "family",
+    [
+        pytest.param(name, marks=() if name == "tiny_siglip2" else pytest.mark.slow)
+        for name in ("tiny_metaclip2", *TINY_CHECKPOINTS[2:])
+    ],
+)
 def test_onnx_of_every_family(family: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     encoder = with_random_temporal(VideoEncoder.from_pretrained(request.getfixturevalue(family), temporal_layers=[1]))
     manifest = export(encoder, tmp_path / "out")

@@ -135,7 +135,9 @@ def test_finished_run_called_again_gives_the_same_results(
     assert not [event for event in events if event[0] in ("render clips", "adapt")]
 
 
-@pytest.mark.parametrize("by_signal", [True, False], ids=["signal", "raised"])
+@pytest.mark.parametrize(
+    "by_signal", [pytest.param(True, id="signal"), pytest.param(False, id="raised", marks=pytest.mark.slow)]
+)
 def test_interrupted_run_resumes_to_the_same_results(
     by_signal: bool, run: tuple[Path, dict[str, Any], Any], world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

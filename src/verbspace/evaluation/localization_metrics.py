@@ -21,8 +21,9 @@ def average_precisions(
     """Compute the average precision of one action at each threshold of temporal IoU, shape (L,).
 
     Spans of all videos are ranked by score. Each is right if an annotated interval of its video, which no better span
-    has taken, overlaps with it by at least the threshold; it takes the one with the largest overlap. Average precision
-    is the area under the interpolated precision-recall curve.
+    has taken, overlaps with it by at least the threshold; it takes the one with the largest overlap, and of equal ones
+    the last, as ActivityNet's evaluation does. Average precision is the area under the interpolated precision-recall
+    curve.
 
     Args:
         found: Spans of the action by video.
@@ -41,7 +42,7 @@ def average_precisions(
         overlaps = temporal_iou(np.array([[span.start, span.end]]), annotated[video])[0]
         for level, threshold in enumerate(thresholds):
             free = np.where(taken[video][level], -1.0, overlaps)
-            best = int(free.argmax())
+            best = len(free) - 1 - int(free[::-1].argmax())
             if free[best] >= threshold:
                 taken[video][level, best] = right[level, rank] = True
     return np.array([_interpolated_area(row, num_annotated) for row in right])
