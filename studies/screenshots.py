@@ -36,8 +36,8 @@ def main() -> None:
         for command in (embed, calibrate):
             subprocess.run([*VERBSPACE_COMMAND, *command], check=True)
         served = subprocess.Popen(
-            [*VERBSPACE_COMMAND, "app", args.run, *words, "--index", index, "--clips", test, "--calibration", fitted,
-             "--window", "1", "--port", str(PORT)]
+            [*VERBSPACE_COMMAND, "app", "--encoder", args.run, *words, "--index", index, "--clips", test,
+             "--calibration", fitted, "--window", "1", "--port", str(PORT)]
         )  # fmt: skip
         try:
             address = f"http://127.0.0.1:{PORT}"
