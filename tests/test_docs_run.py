@@ -77,7 +77,7 @@ def workspace(demo: Path, tmp_path: Path) -> Path:
     kick = tmp_path / "runs" / "demo" / "world" / "test" / "kicking a ball"
     shutil.copy(next(kick.iterdir()), kick / "00229.mp4")
     for name in ("my_videos", "archive", "videos", "other_videos", "more"):
-        shutil.copytree(world / "train", tmp_path / name)
+        shutil.copytree(tmp_path / "runs" / "demo" / "world" / "train", tmp_path / name)
     for name, split in (("labeled", "test"), ("a_few_labeled", "probe"), ("test", "test"), ("labeled_train", "probe")):
         shutil.copytree(world / split, tmp_path / name)
     clips = sorted((world / "test").rglob("*.mp4"))
@@ -103,9 +103,9 @@ def language_model() -> Iterator[str]:
 
 def run(block: Block, workspace: Path, environment: dict[str, str]) -> list[str]:
     """Run a block in the workspace, and return a description of each failure."""
-    if block.text.startswith(tuple(NOT_RUN)):
-        return []
     if block.language == "python":
+        if block.text.startswith(tuple(NOT_RUN)):
+            return []
         programs = [([sys.executable, "-c", SHORT_PROGRAM + adjusted(block.text)], "program")]
     else:
         commands = [c for c in block.commands() if not c.startswith(tuple(NOT_RUN))]
