@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,9 @@ def test_full_upload_folder_rejects_uploads(address: str, monkeypatch: pytest.Mo
     assert "the storage for uploads is full" in response.text
 
 
-def test_password_is_needed_for_everything(controller: AppController) -> None:
+def test_password_is_needed_for_everything(controller: AppController, monkeypatch: pytest.MonkeyPatch) -> None:
+    # `make_app` sets it, and the app of the other tests reads it at each upload.
+    monkeypatch.setenv("GRADIO_TEMP_DIR", os.environ.get("GRADIO_TEMP_DIR", ""))
     client = TestClient(make_app(controller, password="open sesame: é"), base_url="http://127.0.0.1")
     for path in ("/", "/config", "/clips/0000", "/gradio_api/queue/data?session_hash=a"):
         response = client.get(path)
