@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 from pathlib import Path
 
@@ -37,3 +38,11 @@ def test_note_about_calibration_does_not_call_a_low_probability_too_high(control
     for probability, expected in ((0.9, "usually too high"), (0.014, "probabilities are not calibrated")):
         prediction = EncoderPrediction("adapted", [("waving", probability)], [], calibrated=False)
         assert expected in analysis_html(analysis, [prediction])
+
+
+def test_downloaded_results_have_no_full_paths() -> None:
+    hit = Hit("/home/ada/clips/a.mp4", 0.0, 1.0, 0.5, 0, 1.0, 25.0, index="/home/ada/index")
+    page = hits_html([hit], ClipStore(), OpaqueIds(10))
+    files = [base64.b64decode(found).decode() for found in re.findall(r'base64,([^"]*)"', page)]
+    assert len(files) == 2
+    assert all("clips/a.mp4" in text and "/home" not in text for text in files)

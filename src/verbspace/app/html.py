@@ -81,7 +81,7 @@ def hits_html(hits: Sequence[Hit], clips: ClipStore, window_ids: WindowIds, simi
 
 def overview_html(overview: Overview) -> str:
     """Render the overview of an index. Frames are read from the videos that are shown."""
-    return render_template("app_collection.html.jinja", **collection_context(overview, _short_path))
+    return render_template("app_collection.html.jinja", **collection_context(overview, short_path))
 
 
 def rejection_html(reason: str) -> str:
@@ -106,7 +106,13 @@ def _timeline_files(title: str, timeline: Sequence[Segment]) -> list[dict[str, s
 def _hit_files(hits: Sequence[Hit]) -> list[dict[str, str]]:
     """Return links that download search results."""
     rows = [
-        {"name": _display_name(hit), "start": hit.start, "end": hit.end, "score": hit.score, "index": hit.index}
+        {
+            "name": _display_name(hit),
+            "start": hit.start,
+            "end": hit.end,
+            "score": hit.score,
+            "index": Path(hit.index).name,
+        }
         for hit in hits
     ]
     out = io.StringIO()
@@ -128,11 +134,12 @@ def _data_url(media_type: str, text: str) -> str:
 
 
 def _display_name(hit: Hit) -> str:
-    return _short_path(hit.path)
+    return short_path(hit.path)
 
 
-def _short_path(path: str) -> str:
-    return "/".join(path.split("/")[-2:])  # the full path is not shown to visitors
+def short_path(path: str) -> str:
+    """Return the last two parts of a path. Visitors do not see the full path."""
+    return "/".join(path.split("/")[-2:])
 
 
 def _time_range(part: Hit | Segment) -> str:

@@ -66,8 +66,8 @@ def sort_items(items: Sequence[ReviewItem], order: ReviewOrder = "uncertain") ->
 class ReviewQueue:
     """Videos in an order, and the file of their labels, which is written after each answer.
 
-    The file is a CSV with the columns `path` and `label`, as `fit`, `evaluate` and the other commands take it. What it
-    says already counts as answered, so that a queue goes on where it was left. Several threads can call the methods.
+    The file is a CSV with the columns `path` and `label`, as `fit`, `evaluate` and the other commands take it. Videos
+    that it already lists count as answered, so a queue continues after a restart. The methods are thread-safe.
 
     Args:
         items: The videos.

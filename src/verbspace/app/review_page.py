@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from verbspace.app.html import rejection_html
+from verbspace.app.html import rejection_html, short_path
 from verbspace.app.media import ClipSegment, ClipStore
 from verbspace.app.review import MAX_CHOICES, ReviewQueue
 from verbspace.data.sources.storage import split_segment
@@ -96,7 +96,7 @@ def review_html(queue: ReviewQueue, clip_store: ClipStore) -> str:
         if segment is not None:
             part = ClipSegment(Path(file), segment.start, segment.end or 0.0)
         context |= {
-            "name": "/".join(item.path.split("/")[-2:]),  # the full path is not shown to visitors
+            "name": short_path(item.path),
             "url": clip_store.url_for(part) if part.path.is_file() else None,
             "ranking": item.ranking[:MAX_CHOICES],
         }

@@ -46,13 +46,13 @@ class DescriptionFits:
         num_descriptions: M, all descriptions without a phase in the concept set.
         by_action: For the first two actions, their descriptions, the best first; empty if an action has none.
         best: The description that fits the video best, whichever action it describes.
-        scoring: What the actions are ranked by.
+        chosen_by: What makes the first action the first, in words.
     """
 
     num_descriptions: int
     by_action: dict[str, list[DescriptionFit]]
     best: DescriptionFit
-    scoring: ScoringMode
+    chosen_by: str
 
     def disagreement(self) -> str | None:
         """Say where the descriptions contradict the first action; None if the best one is a description of it."""
@@ -63,7 +63,7 @@ class DescriptionFits:
         text = f"The description that fits best of all {self.num_descriptions} is one of {others}: “{self.best.text}”"
         if not self.by_action[first]:
             return f"{text} There is no description of {first}."
-        return f"{text} {first} is first by {_CHOSEN_BY[self.scoring]}."
+        return f"{text} {first} is first by {self.chosen_by}."
 
 
 def find_description_fits(
@@ -74,6 +74,7 @@ def find_description_fits(
     frame_embeddings: Tensor,
     actions: Sequence[str],
     top: int,
+    fitted: bool = False,
 ) -> DescriptionFits | None:
     """Compare the descriptions without a phase with a video.
 
@@ -85,6 +86,7 @@ def find_description_fits(
         frame_embeddings: L2-normalized embeddings of its frames, (T, D).
         actions: The actions whose descriptions are returned.
         top: Number of descriptions of each.
+        fitted: Whether the actions were ranked by vectors of `verbspace fit`.
 
     Returns:
         None if the space has no descriptions.
@@ -95,11 +97,17 @@ def find_description_fits(
     order = (space.descriptions @ z).argsort(descending=True)
     frame_cosines = frame_embeddings @ space.descriptions.T
     low, high = frame_cosines.mean(), frame_cosines.max()
-    fits = []
-    for rank, index in enumerate(order.tolist(), 1):
+
+    def fit_of(rank: int, index: int) -> DescriptionFit:
         each, values = descriptions[index], frame_cosines[:, index]
         is_best = values >= (values.min() + values.max()) / 2
         frame_fit = ((values - low) / (high - low).clamp_min(1e-12)).clamp_min(0)
-        fits.append(DescriptionFit(each.text, each.kind, tuple(each.actions), rank, frame_fit, is_best))
-    by_action = {action: [fit for fit in fits if action in fit.actions][:top] for action in actions}
-    return DescriptionFits(len(fits), by_action, fits[0], scoring)
+        return DescriptionFit(each.text, each.kind, tuple(each.actions), rank, frame_fit, is_best)
+
+    ranked = list(enumerate(order.tolist(), 1))
+    places = {
+        action: [(n, index) for n, index in ranked if action in descriptions[index].actions] for action in actions
+    }
+    by_action = {action: [fit_of(*place) for place in found[:top]] for action, found in places.items()}
+    chosen_by = "the labels that it was fitted to" if fitted else _CHOSEN_BY[scoring]
+    return DescriptionFits(len(descriptions), by_action, fit_of(*ranked[0]), chosen_by)

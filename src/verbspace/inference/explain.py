@@ -147,7 +147,14 @@ def explain(
         log_odds_contribution=contribution,
         attention_map=rollout_to_grid(encoder, attention_rollout(encoder, video, device_times).mean(0), video),
         description_fits=find_description_fits(
-            space, predictor.concepts, predictor.scoring, z, unit_frames, [names[n] for n in order[:2]], top
+            space,
+            predictor.concepts,
+            predictor.scoring,
+            z,
+            unit_frames,
+            [names[n] for n in order[:2]],
+            top,
+            predictor.is_fitted,
         ),
         counterfactual=counterfactual,
     )
