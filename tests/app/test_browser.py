@@ -143,15 +143,30 @@ def test_upload_predict_and_edit_actions(page: Any, controller: AppController, w
 
 
 def test_explain_a_part_of_a_clip(page: Any, controller: AppController) -> None:
-    page.click("#examples input")
-    page.keyboard.type(next(iter(controller.clips)))
-    page.keyboard.press("Enter")
+    page.locator("#examples [data-example]").first.click()
     wait_for_explanation(page)
     page.click("#part input")
     page.locator("#part [role=option]").nth(1).click()
     page.wait_for_function(
         "!document.querySelector('#explanation h3').innerText.startsWith('Explanation of 0:00.0 to 0:02')"
     )
+
+
+def test_example_clips_have_thumbnails_and_are_found_by_name(page: Any, controller: AppController) -> None:
+    names = list(controller.clips)
+    assert len(names) > 6
+    assert page.locator("#examples [data-example]").count() == len(names)
+    page.wait_for_function("document.querySelector('#examples img').naturalWidth > 0")
+    wanted = names[-1]
+    page.fill("#examples input", wanted.upper())
+    shown = page.locator("#examples [data-example]:visible")
+    assert [shown.nth(n).get_attribute("data-example") for n in range(shown.count())] == [wanted]
+    shown.first.click()
+    wait_for_explanation(page)
+    assert controller.clips[wanted].stem in page.inner_text("#clip")
+    page.fill("#examples input", "no such clip")
+    assert page.locator("#examples .none").is_visible()
+    assert page.locator("#examples [data-example]:visible").count() == 0
 
 
 def test_search_results_play_from_the_right_second(page: Any, controller: AppController) -> None:

@@ -24,7 +24,10 @@ from verbspace.search.searcher import Searcher
 
 
 def test_rank_equals_predict(controller: AppController, clip: Path) -> None:
-    analysis = controller.analyze(clip, "clip.mp4")
+    progress: list[tuple[str, int, int]] = []
+    analysis = controller.analyze(clip, "clip.mp4", lambda stage, done, total, _: progress.append((stage, done, total)))
+    counts = [len(found.windows) for found in analysis.window_embeddings]
+    assert progress == [("adapted", counts[0], counts[0]), ("frozen CLIP", counts[1], counts[1])]
     predictions = controller.rank(analysis, "\n".join(controller.concepts.action_names))
     assert [prediction.name for prediction in predictions] == ["adapted", "frozen CLIP"]
     for prediction, encoder in zip(predictions, controller.encoders.values(), strict=True):

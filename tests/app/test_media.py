@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import io
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from support.video_files import numbered_frames, read_frame_numbers, write_video
 from verbspace.app import media
 from verbspace.app.html import clip_html
-from verbspace.app.media import ClipSegment, ClipStore, OpaqueIds, is_browser_playable
+from verbspace.app.media import ClipSegment, ClipStore, OpaqueIds, is_browser_playable, thumbnail
 from verbspace.data.decoding.pyav import decode_frames, frame_times
 
 
@@ -92,3 +95,17 @@ def test_encoded_clips_fit_the_cache_and_are_encoded_again(tmp_path: Path, monke
         encoded = clips.playable_file(clip_id(url))
         assert encoded is not None
         assert list(encoded.parent.glob("*.mp4")) == [encoded]
+
+
+def test_thumbnail_is_a_small_jpeg_of_the_middle_frame(tmp_path: Path) -> None:
+    frames = np.full((11, 240, 320, 3), 20, np.uint8)
+    frames[4:7] = 200
+    image = thumbnail(write_video(tmp_path / "bright middle.mp4", frames, rate=10))
+    assert image is not None
+    with Image.open(io.BytesIO(image)) as decoded:
+        assert decoded.format == "JPEG"
+        assert decoded.size == (160, 120)
+        assert np.asarray(decoded).mean() == pytest.approx(200, abs=4)
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(b"no video")
+    assert thumbnail(broken) is None

@@ -12,7 +12,8 @@ from verbspace.concepts.space import description_action_mask
 from verbspace.data.datasets import ClipDataset
 from verbspace.data.errors import DecodeError
 from verbspace.data.sources.record import Record
-from verbspace.inference.predictor import predict
+from verbspace.inference.embedding import embed_videos
+from verbspace.inference.predictor import Prediction, Predictor, WindowConfig, predict
 from verbspace.models.clip_parts import clip_parts
 from verbspace.models.video_encoder import VideoEncoder
 from verbspace.playground.actions import ACTIONS
@@ -51,9 +52,21 @@ def test_ranking_is_the_softmax_of_scaled_cosines(
         assert sum(values) == pytest.approx(1, abs=1e-5)
         assert values == sorted(values, reverse=True)
         assert dict(one.ranking) == pytest.approx(dict(zip(concepts.action_names, row.tolist(), strict=True)), abs=1e-5)
-        order = close.argsort(descending=True)[:3].tolist()
-        assert one.descriptions == [concepts.descriptions_of_phase(None)[index].text for index in order]
+        ordered = [concepts.descriptions_of_phase(None)[index] for index in close.argsort(descending=True).tolist()]
+        assert one.descriptions == [each.text for each in ordered if one.ranking[0][0] in each.actions][:3]
     assert len(found[0].descriptions) == (3 if concepts.descriptions else 0)
+
+
+def test_dtype_is_that_of_the_embeddings(encoder: VideoEncoder, paths: list[Path]) -> None:
+    expected = embed_videos(encoder, [Record(path) for path in paths], dtype="bf16").embeddings
+    predictor = Predictor(encoder, NAMES, dtype="bf16", top=len(NAMES))
+    for windows in (None, WindowConfig(1e6)):
+        found = [outcome for _, outcome in predictor.predict_stream(map(str, paths), windows)]
+        for one, p in zip(found, predictor.probabilities(expected), strict=True):
+            assert isinstance(one, Prediction)
+            assert dict(one.ranking) == pytest.approx(dict(zip(NAMES, p.tolist(), strict=True)), abs=1e-6)
+    exact = predict(encoder, paths, NAMES)[0]
+    assert dict(exact.ranking) != dict(found[0].ranking)
 
 
 def test_scoring_by_description_and_both(encoder: VideoEncoder, paths: list[Path]) -> None:

@@ -113,14 +113,16 @@ class AppController:
         if self.searcher is not None:
             self.searcher.query_encoder.load_center(on_progress)
 
-    def analyze(self, path: Path, title: str) -> ClipAnalysis:
+    def analyze(self, path: Path, title: str, on_progress: ProgressCallback | None = None) -> ClipAnalysis:
         """Embed a clip with each encoder. Error messages name its title."""
         duration = self.limits.check_clip(path, title)
         length, stride = self.window_config.length, self.window_config.stride
         try:
             embeddings = tuple(
-                embed_windows(encoder, path, length=length, stride=stride, frames=self.frames)
-                for encoder in self.encoders.values()
+                embed_windows(
+                    encoder, path, length=length, stride=stride, frames=self.frames, stage=name, on_progress=on_progress
+                )
+                for name, encoder in self.encoders.items()
             )
         except DecodeError as error:
             raise RequestRejected(f"{title}: {error.reason}") from None

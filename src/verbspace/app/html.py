@@ -53,6 +53,11 @@ def explanation_html(explanation: Explanation) -> str:
     return render_template("app_explanation.html.jinja", section=section_context(explanation), part=part)
 
 
+def examples_html(names: Sequence[str]) -> str:
+    """Render the example clips: a thumbnail and the name of each, and a field that filters them by name."""
+    return render_template("app_examples.html.jinja", names=names)
+
+
 def clip_html(title: str, url: str | None) -> str:
     """Render a video player, or a message if the URL is None."""
     return render_template("app_clip.html.jinja", title=title, url=url)

@@ -9,6 +9,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -19,6 +20,8 @@ from verbspace.data.decoding.mp4_writer import write_mp4
 from verbspace.data.decoding.probe import probe
 from verbspace.data.decoding.pyav import frame_timestamps, stream_frames
 from verbspace.data.errors import DecodeError
+from verbspace.reporting.collection_page import read_middle_frame
+from verbspace.reporting.templating import encode_jpeg
 from verbspace.utils.atomic_io import atomic_write
 
 _MAX_CLIPS = 4096
@@ -28,6 +31,7 @@ _BROWSER_CODECS = {  # by FFmpeg's name of the container; browsers play "matrosk
     "matroska": {"vp8", "libvpx", "vp9", "libvpx-vp9", "av1", "libdav1d"},
 }
 _SHORT_SIDE = 360  # of clips that are encoded for browsers, in pixels
+_THUMBNAIL_SIDE = 120  # in pixels
 T = TypeVar("T")
 
 
@@ -63,6 +67,15 @@ class OpaqueIds(Generic[T]):
         """Return the value of an id, or None if the id is not known."""
         with self._lock:
             return self._values.get(key)
+
+
+@lru_cache(maxsize=1024)
+def thumbnail(path: Path) -> bytes | None:
+    """Return the middle frame of a video as a small JPEG image, or None if the video cannot be read."""
+    try:
+        return encode_jpeg(read_middle_frame(str(path), _THUMBNAIL_SIDE))
+    except (DecodeError, OSError):
+        return None
 
 
 class ClipStore:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from verbspace.app.html import (
     WindowIds,
     analysis_html,
     clip_html,
+    examples_html,
     explanation_html,
     hits_html,
     overview_html,
@@ -45,6 +46,19 @@ element.addEventListener('click', event => {
 if (typeof watch === 'function') watch('value', () => {
   const results = requested && element.querySelector('.verbspace');
   if (results) { requested = false; results.focus({preventScroll: true}); results.scrollIntoView(); }
+});"""
+# The page sends the name of a clip. The filter compares parts of names, and changes only what is shown.
+_PICK_EXAMPLE_JS = """const buttons = () => [...element.querySelectorAll('[data-example]')];
+element.addEventListener('click', event => {
+  const button = event.target.closest('[data-example]');
+  if (!button) return;
+  for (const each of buttons()) each.setAttribute('aria-pressed', each === button);
+  trigger('click', {example: button.dataset.example});
+});
+element.addEventListener('input', event => {
+  const wanted = event.target.value.toLowerCase();
+  for (const each of buttons()) each.parentElement.hidden = !each.dataset.example.toLowerCase().includes(wanted);
+  element.querySelector('.none').hidden = buttons().some(each => !each.parentElement.hidden);
 });"""
 # The encoders handle one request at a time. Endpoints are not part of a public API.
 _ENCODER_QUEUE: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "encoders", "api_visibility": "private"}
@@ -86,8 +100,8 @@ def _build_clip_tab(gr: Any, controller: AppController, clip_store: ClipStore) -
         # Not gr.Video, which shows an error message for files that browsers cannot play.
         upload = gr.File(label="Clip", elem_id="clip", height=140)
         player = gr.HTML(elem_id="player", js_on_load=_PLAYER_ERROR_JS)
-        example = gr.Dropdown(
-            list(controller.clips), value=None, label="Example clips", elem_id="examples", interactive=True,
+        examples = gr.HTML(
+            examples_html(list(controller.clips)), elem_id="examples", js_on_load=_PICK_EXAMPLE_JS,
             visible=bool(controller.clips),
         )  # fmt: skip
         actions = gr.Textbox(
@@ -121,9 +135,14 @@ def _build_clip_tab(gr: Any, controller: AppController, clip_store: ClipStore) -
         parts = list(_explainable_parts(ranked[0].timeline, analysis))
         return analysis_html(analysis, ranked), gr.update(choices=parts, value=WHOLE_CLIP, visible=True), ""
 
-    def analyze_clip(path: str | None, action_lines: str) -> tuple[Any, ...]:
+    progress = gr.Progress()
+
+    def analyze_clip(path: str | None, action_lines: str, progress: Any = progress) -> tuple[Any, ...]:
+        def on_progress(stage: str, done: int, total: int, _: Mapping[str, float]) -> None:
+            progress((done, total), desc=stage, unit="windows")
+
         try:
-            analysis = None if path is None else controller.analyze(Path(path), Path(path).name)
+            analysis = None if path is None else controller.analyze(Path(path), Path(path).name, on_progress)
         except RequestRejected as error:
             return None, rejection_html(str(error)), gr.update(visible=False), ""
         return (analysis, *rank(analysis, action_lines))
@@ -145,10 +164,14 @@ def _build_clip_tab(gr: Any, controller: AppController, clip_store: ClipStore) -
         explain_part, explain_inputs, explanation, **_ENCODER_QUEUE
     )
     upload.change(show_player, upload, player, concurrency_limit=1, concurrency_id="players", api_visibility="private")
-    # Not `input`, which is also triggered when the keyboard focus passes, and would clear the upload.
-    example.change(
-        lambda name: str(controller.clips[name]) if name else gr.skip(), example, upload, api_visibility="private"
-    )
+
+    def pick(event: Any) -> Any:
+        data = getattr(event, "_data", None)
+        path = controller.clips.get(str(data.get("example"))) if isinstance(data, dict) else None
+        return gr.skip() if path is None else str(path)
+
+    pick.__annotations__["event"] = gr.EventData  # Gradio reads the annotation; gr is not imported above
+    examples.click(pick, None, upload, api_visibility="private")
     actions.change(
         rank, [state, actions], results, trigger_mode="always_last", show_progress="hidden", **_ENCODER_QUEUE
     ).then(explain_part, explain_inputs, explanation, show_progress="hidden", **_ENCODER_QUEUE)

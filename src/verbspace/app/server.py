@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from verbspace.app.controller import AppController
-from verbspace.app.media import ClipStore
+from verbspace.app.media import ClipStore, thumbnail
 from verbspace.app.middleware import LOOPBACK_ADDRESSES, LOOPBACK_HOSTS, BasicPassword, RequestLimits
 from verbspace.app.page import TITLE, build_page
 from verbspace.reporting.templating import render_template
@@ -35,7 +35,7 @@ def make_app(controller: AppController, hosts: Sequence[str] = LOOPBACK_HOSTS, p
     page = build_page(controller, clips)
     import gradio as gr
     from fastapi import FastAPI, HTTPException
-    from fastapi.responses import FileResponse
+    from fastapi.responses import FileResponse, Response
     from starlette.middleware.trustedhost import TrustedHostMiddleware
 
     app = FastAPI(title=TITLE, **DISABLE_API_DOCS)
@@ -58,6 +58,14 @@ def make_app(controller: AppController, hosts: Sequence[str] = LOOPBACK_HOSTS, p
         if file is None:
             raise HTTPException(404)
         return FileResponse(file, headers={"Cache-Control": "private, max-age=3600"})
+
+    @app.get("/examples/{number}.jpg", include_in_schema=False)
+    def example_thumbnail(number: int) -> Any:
+        paths = list(controller.clips.values())
+        image = thumbnail(paths[number]) if 0 <= number < len(paths) else None
+        if image is None:
+            raise HTTPException(404)
+        return Response(image, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=3600"})
 
     # Fonts of the system, because Gradio's default fonts are loaded from another host.
     fonts: dict[str, Any] = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}

@@ -21,7 +21,7 @@ app = typer.Typer(rich_markup_mode=None)
 def _load_predictor(
     encoder: str, actions: list[str] | None, concepts: str | None, scoring: str, frames: int, calibration: Path | None,
     device: str | None, top: int = 5, describe: bool = True, abstain: float | None = None, independent: bool = False,
-    fitted: Path | None = None,
+    fitted: Path | None = None, dtype: str = "fp32",
 ) -> Predictor:  # fmt: skip
     from verbspace.cli.console.progress import progress
     from verbspace.concepts.scoring import validate_scoring
@@ -31,7 +31,7 @@ def _load_predictor(
         return Predictor(
             encoder, actions, concepts=concepts, scoring=validate_scoring(scoring), frames=frames, top=top,
             calibration=calibration, abstain=abstain, independent=independent, fitted=fitted, device=device,
-            describe=describe, on_progress=on_progress,
+            dtype=cast("PrecisionSetting", dtype), describe=describe, on_progress=on_progress,
         )  # fmt: skip
 
 
@@ -60,6 +60,7 @@ def predict(
         bool, typer.Option("--spans", help="With --window: find spans of each action, which may overlap.")
     ] = False,
     min_score: Annotated[float, typer.Option(min=0, max=1, help="Leave out segments and spans below this.")] = 0.0,
+    dtype: options.DtypeOption = "fp32",
     device: options.DeviceOption = None,
     output_format: Annotated[
         str, typer.Option("--format", help="table, jsonl or csv; with --out: label-studio or fiftyone.")
@@ -100,7 +101,7 @@ def predict(
     predictor = _load_predictor(
         encoder, action_names, concepts, scoring, frames, calibration, device, top=top,
         describe=output_format == "jsonl",  # the other formats show no descriptions
-        abstain=abstain, independent=independent, fitted=fitted,
+        abstain=abstain, independent=independent, fitted=fitted, dtype=dtype,
     )  # fmt: skip
     window_config = None if window is None else WindowConfig(window, stride, min_score, spans, kind)
 
@@ -267,6 +268,7 @@ def calibrate(
     ] = None,
     eval_data: options.EvalDataOption = None,
     labels: options.LabelsOption = None,
+    dtype: options.DtypeOption = "fp32",
     device: options.DeviceOption = None,
 ) -> None:
     """Fit the temperature of probabilities on unlabeled videos."""
@@ -294,7 +296,8 @@ def calibrate(
     with progress() as on_progress:
         calibration = run(
             loaded, files, vocabulary, reference=resolve_reference(loaded, reference),
-            others=other_files, scoring=validate_scoring(scoring), frames=frames, on_progress=on_progress,
+            others=other_files, scoring=validate_scoring(scoring), frames=frames,
+            dtype=cast("PrecisionSetting", dtype), on_progress=on_progress,
         )  # fmt: skip
     calibration.save(out)
     metrics = None if eval_data is None else evaluate_calibration(loaded, eval_data, vocabulary, calibration, labels)

@@ -26,6 +26,8 @@ from verbspace.models.interpolation import reads_time
 from verbspace.models.loading import load_encoder
 from verbspace.models.video_encoder import VideoEncoder
 from verbspace.utils.atomic_io import write_text
+from verbspace.utils.device import resolve_precision
+from verbspace.utils.precision import Precision, PrecisionSetting
 from verbspace.utils.progress import ProgressCallback
 
 MIN_VIDEOS = 20
@@ -137,6 +139,7 @@ def calibrate(
     scoring: ScoringMode = "category",
     frames: int = 8,
     batch_size: int = 16,
+    dtype: PrecisionSetting = "fp32",
     on_progress: ProgressCallback | None = None,
 ) -> Calibration:
     """Fit a temperature on unlabeled videos. ValueError if fewer than 20 can be read, or predictions agree on all.
@@ -153,12 +156,16 @@ def calibrate(
         others: Other videos, which show none of the actions: what answers are withheld for, see `OtherScores`.
         scoring: Scoring mode that predictions will use.
         frames: Frames per video, or per half.
+        dtype: Precision of matrix products.
     """
     with_descriptions = scoring != "category"
     space = encoder.build_concept_space(concepts, with_descriptions=with_descriptions, on_progress=on_progress)
     records = [Record(path) for path in files]
     _require_min_videos(len(records), "are given")
-    options: Any = {"frames": frames, "batch_size": batch_size, "allow_empty": True, "on_progress": on_progress}
+    dtype = resolve_precision(dtype, encoder.device)
+    options: Any = {
+        "frames": frames, "batch_size": batch_size, "dtype": dtype, "allow_empty": True, "on_progress": on_progress
+    }  # fmt: skip
     other_scores = None
     if others:
         found = embed_videos(
@@ -166,7 +173,9 @@ def calibrate(
         )
         other_scores = OtherScores.from_scores(space.action_scores(found.embeddings, scoring))
     if reference is None:
-        scores, reference_scores = _score_halves(encoder, records, space, scoring, frames, batch_size, on_progress)
+        scores, reference_scores = _score_halves(
+            encoder, records, space, scoring, frames, batch_size, dtype, on_progress
+        )
         _require_min_videos(len(scores))
     else:
         embedded = embed_videos(embedder_for(encoder, scoring), records, stage="encoder", **options)
@@ -230,6 +239,7 @@ def _score_halves(
     scoring: ScoringMode,
     frames: int,
     batch_size: int,
+    dtype: Precision,
     on_progress: ProgressCallback | None,
 ) -> Tensor:
     """Score the first and the second half of each video, `frames` frames of each: (2, N, K)."""
@@ -241,7 +251,9 @@ def _score_halves(
         if len(batch["index"]):
             video, times = batch["video"][:, 0], batch["times"][:, 0]
             halves = zip(video.split(frames, dim=1), times.split(frames, dim=1), strict=True)
-            rows.append(torch.stack([space.action_scores(encoder.encode_video(*half), scoring) for half in halves]))
+            with torch.autocast(encoder.device.type, torch.bfloat16, enabled=dtype == "bf16"):
+                embedded = [encoder.encode_video(*half).float() for half in halves]
+            rows.append(torch.stack([space.action_scores(z, scoring) for z in embedded]))
         if on_progress is not None:
             on_progress("halves", done, len(records), {})
     return torch.cat(rows, 1) if rows else torch.zeros(2, 0, len(space.action_names))

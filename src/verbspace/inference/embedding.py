@@ -200,6 +200,8 @@ def embed_windows(
     frames: int = 8,
     batch_size: int = 16,
     dtype: PrecisionSetting = "fp32",
+    stage: str = "windows",
+    on_progress: ProgressCallback | None = None,
 ) -> WindowEmbeddings:
     """Embed a video of any length in overlapping windows, from one decode. Raises DecodeError if it cannot be read.
 
@@ -213,17 +215,21 @@ def embed_windows(
         frames: Frames per window.
         batch_size: Windows per batch; the frames of only one batch are in memory.
         dtype: Precision of matrix products.
+        on_progress: Called after each batch, with the name `stage` and the numbers of windows.
     """
     dtype = resolve_precision(dtype, encoder.device)
     validate_num_frames(frames)
     step = length / 2 if stride is None else stride
+    num_windows: list[int] = []  # the last value counts
     cuts = detect_cuts(path) if validate_window_kind(windows) == "shots" else []
 
     def plan(duration: float) -> list[Window]:
         if step > 0 and duration / step > MAX_WINDOWS:
             windows = f"{duration:.0f} s at one window every {step:g} s are more than {MAX_WINDOWS} windows"
             raise DecodeError(path, f"{windows}; use a larger stride, or fix the file's timestamps")
-        return plan_shot_windows(duration, cuts, length, step)
+        planned = plan_shot_windows(duration, cuts, length, step)
+        num_windows.append(len(planned))
+        return planned
 
     def decode_and_embed(use_packet_times: bool) -> WindowEmbeddings:
         stream = stream_windows(
@@ -237,6 +243,8 @@ def embed_windows(
                 video = torch.stack([clip for _, clip, _ in batch])[:, None]
                 times = torch.stack([seconds for _, _, seconds in batch])[:, None]
                 rows.add(_embed_batch(encoder, video, times, dtype))
+                if on_progress is not None:
+                    on_progress(stage, len(embedded), num_windows[-1], {})
         return WindowEmbeddings(embedded, rows.take(range(len(embedded))))
 
     try:

@@ -30,6 +30,8 @@ from verbspace.inference.spans import find_spans
 from verbspace.inference.timeline import Segment, extract_segments, merge_windows
 from verbspace.models.loading import load_encoder
 from verbspace.models.video_encoder import VideoEncoder
+from verbspace.utils.device import resolve_precision
+from verbspace.utils.precision import Precision, PrecisionSetting
 from verbspace.utils.progress import ProgressCallback
 
 logger = logging.getLogger(__name__)
@@ -42,7 +44,8 @@ class Prediction:
     Attributes:
         path: The video's path or URL, as the caller passed it.
         ranking: Actions with probabilities, most probable first.
-        descriptions: The three descriptions with the highest cosine; none if the predictor does not `describe`.
+        descriptions: Of the first action's descriptions, the three with the highest cosine; none if it has none or
+            the predictor does not `describe`.
         timeline: Segments of one action each; None if the video was not split into windows.
         spans: Spans of each action, best first, see `find_spans`; None if they were not asked for.
         answered: False if no action fits, so that the answer is withheld.
@@ -92,7 +95,8 @@ class Predictor:
         fitted: Action vectors of `verbspace fit`, or their file, in place of those of the texts.
         encode_text: Text encoder to use instead of the encoder's `cached_text_encoder`.
         device: See `load_encoder`.
-        describe: Whether predictions name the nearest descriptions, and can be explained. False: if scoring needs no
+        dtype: Precision of matrix products.
+        describe: Whether predictions name the descriptions that fit, and can be explained. False: if scoring needs no
             descriptions, they are not encoded.
         on_progress: Called while texts are encoded, if that takes seconds.
     """
@@ -112,11 +116,13 @@ class Predictor:
         fitted: FittedActions | str | Path | None = None,
         encode_text: Callable[[list[str]], Tensor] | None = None,
         device: str | None = None,
+        dtype: PrecisionSetting = "fp32",
         describe: bool = True,
         on_progress: ProgressCallback | None = None,
     ) -> None:
         validate_num_frames(frames)
         self.encoder = load_encoder(encoder, device)
+        self.dtype: Precision = resolve_precision(dtype, self.encoder.device)
         self.concepts = resolve_concepts(self.encoder, actions, concepts)
         if len(self.concepts.actions) == 1:
             logger.warning("there is only one action, so every video gets 100 %; add actions to tell it from")
@@ -171,7 +177,7 @@ class Predictor:
         """Predict a video in sliding windows, with a timeline. Raises DecodeError if it cannot be read."""
         windows, embeddings = embed_windows(
             self.embedder, path, length=window_config.length, stride=window_config.stride,
-            windows=window_config.windows, frames=self.frames,
+            windows=window_config.windows, frames=self.frames, dtype=self.dtype,
         )  # fmt: skip
         grid = merge_windows(windows, self.probabilities(embeddings))
         covered = merge_windows(windows, self.is_answered(embeddings).float()[:, None]).probabilities > 0.5
@@ -213,7 +219,7 @@ class Predictor:
     def _predict_whole_videos(self, paths: dict[str, Path]) -> dict[str, Prediction | DecodeError]:
         """Predict each file as one clip, by name."""
         records = [Record(path) for path in paths.values()]
-        result = embed_videos(self.embedder, records, frames=self.frames, allow_empty=True)
+        result = embed_videos(self.embedder, records, frames=self.frames, dtype=self.dtype, allow_empty=True)
         embeddings = dict(zip(result.paths, result.embeddings, strict=True))
         outcomes: dict[str, Prediction | DecodeError] = {}
         for name, path in paths.items():
@@ -231,8 +237,9 @@ class Predictor:
         order = probabilities if percentiles is None else percentiles.double() + 1e-6 * probabilities
         best = order.topk(min(self.top, len(probabilities))).indices
         names = [self.space.action_names[index] for index in best.tolist()]
-        similarity = self.space.logits(z[None, : self.space.categories.shape[1]], "description")[0]
-        nearest = similarity.topk(min(3, len(similarity))).indices.tolist()
+        own = self.space.description_action_mask[:, best[0]].nonzero().flatten()
+        cosines = self.space.descriptions[own] @ z[: self.space.descriptions.shape[1]]
+        nearest = own[cosines.topk(min(3, len(own))).indices].tolist()
         return Prediction(
             name,
             list(zip(names, probabilities[best].tolist(), strict=True)),
@@ -271,6 +278,7 @@ def predict(
     fitted: FittedActions | str | Path | None = None,
     window_config: WindowConfig | None = None,
     device: str | None = None,
+    dtype: PrecisionSetting = "fp32",
 ) -> list[Prediction]:
     """Rank actions for the files or URLs `paths`. Raises DecodeError if one cannot be read.
 
@@ -279,7 +287,7 @@ def predict(
     """
     predictor = Predictor(
         encoder, actions, concepts=concepts, scoring=scoring, frames=frames, top=top, calibration=calibration,
-        abstain=abstain, independent=independent, fitted=fitted, device=device,
+        abstain=abstain, independent=independent, fitted=fitted, device=device, dtype=dtype,
     )  # fmt: skip
     files = [str(paths)] if isinstance(paths, (str, Path)) else [str(path) for path in paths]
     predictions = []

@@ -98,15 +98,15 @@ def collection_context(overview: Overview, display: Callable[[str], str] = displ
     }
 
 
-def read_middle_frame(path: str) -> np.ndarray:
-    """Read the middle frame of a video, uint8 RGB (H, W, 3), with a short side of at most `SHORT_SIDE` pixels."""
+def read_middle_frame(path: str, short_side: int = SHORT_SIDE) -> np.ndarray:
+    """Read the middle frame of a video, uint8 RGB (H, W, 3), with a short side of at most `short_side` pixels."""
 
     def select_frames(timeline: FrameTimestamps) -> list[int]:
         first, times, duration = limit_to_segment(path, timeline.times, timeline.duration)
         return [first + int(nearest_frame(times, np.array([duration / 2]))[0])]
 
     with localize(path) as local_path:
-        frame: np.ndarray = read_video(local_path, select_frames, SHORT_SIDE)[1][0].permute(1, 2, 0).numpy()
+        frame: np.ndarray = read_video(local_path, select_frames, short_side)[1][0].permute(1, 2, 0).numpy()
     return frame
 
 

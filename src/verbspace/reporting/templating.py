@@ -35,12 +35,16 @@ def humanize(value: Any) -> str:
     return str(value)
 
 
-def jpeg_data_uri(rgb: np.ndarray) -> str:
-    """Encode an RGB image, uint8, shape (H, W, 3), as JPEG, and return it as a data URI."""
+def encode_jpeg(rgb: np.ndarray) -> bytes:
+    """Encode an RGB image, uint8, shape (H, W, 3), as JPEG."""
     context = av.CodecContext.create("mjpeg", "w")
     context.height, context.width = rgb.shape[:2]
     context.pix_fmt, context.time_base = "yuvj444p", Fraction(1, 25)
     context.options = {"qmin": "3", "qmax": "3"}  # 2 is the best quality, 31 the worst
     frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(rgb), format="rgb24")
-    jpeg = b"".join(bytes(packet) for packet in [*context.encode(frame), *context.encode(None)])
-    return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
+    return b"".join(bytes(packet) for packet in [*context.encode(frame), *context.encode(None)])
+
+
+def jpeg_data_uri(rgb: np.ndarray) -> str:
+    """Encode an RGB image, uint8, shape (H, W, 3), as JPEG, and return it as a data URI."""
+    return f"data:image/jpeg;base64,{base64.b64encode(encode_jpeg(rgb)).decode()}"
