@@ -76,6 +76,7 @@ def predict(
 ) -> None:
     """Rank actions for videos. Videos that cannot be read are reported and skipped."""
     from verbspace.cli.console.predictions import make_printer, resolve_format
+    from verbspace.cli.console.progress import LongTaskProgress
     from verbspace.cli.console.terminal import ErrorCounter
     from verbspace.data.errors import DecodeError
     from verbspace.data.sampling import validate_window_kind
@@ -106,7 +107,9 @@ def predict(
     window_config = None if window is None else WindowConfig(window, stride, min_score, spans, kind)
 
     def predictions() -> Iterator[Prediction]:
-        for _, outcome in predictor.predict_stream(files, window_config):
+        long_video = LongTaskProgress()
+        for _, outcome in predictor.predict_stream(files, window_config, on_progress=long_video):
+            long_video.close()  # also after a video that broke off
             if isinstance(outcome, DecodeError):
                 on_error(str(outcome))
             else:

@@ -173,11 +173,14 @@ class Predictor:
         rows = zip(names, z, self.probabilities(z), self.is_answered(z).tolist(), strict=True)
         return [replace(self._make_prediction(name, each, p), answered=answered) for name, each, p, answered in rows]
 
-    def predict_timeline(self, path: str | Path, window_config: WindowConfig) -> Prediction:
+    def predict_timeline(
+        self, path: str | Path, window_config: WindowConfig, *, on_progress: ProgressCallback | None = None
+    ) -> Prediction:
         """Predict a video in sliding windows, with a timeline. Raises DecodeError if it cannot be read."""
         windows, embeddings = embed_windows(
             self.embedder, path, length=window_config.length, stride=window_config.stride,
             windows=window_config.windows, frames=self.frames, dtype=self.dtype,
+            on_progress=on_progress,
         )  # fmt: skip
         grid = merge_windows(windows, self.probabilities(embeddings))
         covered = merge_windows(windows, self.is_answered(embeddings).float()[:, None]).probabilities > 0.5
@@ -190,11 +193,13 @@ class Predictor:
         return replace(prediction, timeline=timeline, spans=spans, answered=bool(covered.any()))
 
     def predict_stream(
-        self, files: Iterable[str], window_config: WindowConfig | None = None, *, batch_size: int = 16
-    ) -> Iterator[tuple[str, Prediction | DecodeError]]:
+        self, files: Iterable[str], window_config: WindowConfig | None = None, *, batch_size: int = 16,
+        on_progress: ProgressCallback | None = None,
+    ) -> Iterator[tuple[str, Prediction | DecodeError]]:  # fmt: skip
         """Yield each path or URL with its prediction, or with the error if it cannot be read, in order.
 
-        The downloads of one batch are on the disk at the same time. With windows, each video is predicted alone.
+        The downloads of one batch are on the disk at the same time. With windows, each video is predicted alone, and
+        `embed_windows` calls `on_progress`.
         """
         remaining = iter(files)
         while names := list(islice(remaining, 1 if window_config else batch_size)):
@@ -209,7 +214,9 @@ class Predictor:
                 if window_config:
                     for name, path in paths.items():
                         try:
-                            outcomes[name] = replace(self.predict_timeline(path, window_config), path=name)
+                            outcomes[name] = replace(
+                                self.predict_timeline(path, window_config, on_progress=on_progress), path=name
+                            )
                         except DecodeError as error:
                             outcomes[name] = DecodeError(name, error.reason)
                 elif paths:

@@ -6,7 +6,7 @@ import time
 import pytest
 from rich.console import Console
 
-from verbspace.cli.console.progress import format_rate, format_values, progress
+from verbspace.cli.console.progress import LongTaskProgress, format_rate, format_values, progress
 
 
 def show(console: Console) -> None:
@@ -68,3 +68,18 @@ def test_values_without_a_label_are_not_shown() -> None:
 
 def test_rates_below_one_per_second_are_shown_as_seconds_per_item() -> None:
     assert (format_rate(3.31), format_rate(1.0), format_rate(0.11)) == ("3.3/s", "1.0/s", "9.1s/it")
+
+
+def test_only_long_tasks_are_shown_one_at_a_time(capsys: pytest.CaptureFixture[str]) -> None:
+    on_progress = LongTaskProgress()
+    on_progress("windows", 5, 5, {})  # one step
+    on_progress.close()
+    assert capsys.readouterr() == ("", "")
+    for done in (16, 32, 40):
+        on_progress("windows", done, 40, {})
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split("  ")[0] for line in lines] == ["windows: 16/40", "windows: 32/40", "windows: 40/40"]
+    on_progress("windows", 16, 40, {})  # breaks off
+    on_progress.close()
+    on_progress("windows", 16, 40, {})
+    assert capsys.readouterr().err.count("windows: 16/40") == 2

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -35,6 +35,29 @@ def progress(console: Console | None = None) -> Iterator[ProgressCallback]:
     bars, on_progress = make_bars(console)
     with bars:
         yield on_progress
+
+
+class LongTaskProgress:
+    """Callback that shows tasks of more than one step. The display ends with each task, so that results can follow."""
+
+    def __init__(self) -> None:
+        self._display = ExitStack()
+        self._on_progress: ProgressCallback | None = None
+
+    def __call__(self, stage: str, done: int, total: int, values: Mapping[str, float]) -> None:
+        """Show the progress of a task."""
+        if self._on_progress is None:
+            if done >= total:
+                return
+            self._on_progress = self._display.enter_context(progress())
+        self._on_progress(stage, done, total, values)
+        if done >= total:
+            self.close()
+
+    def close(self) -> None:
+        """End the display of the current task, if there is one."""
+        self._display.close()
+        self._on_progress = None
 
 
 def make_bars(console: Console) -> tuple[Progress, ProgressCallback]:
