@@ -51,6 +51,8 @@ SCENARIOS: dict[str, dict[str, Any]] = {
         "lora_rank": 2,
     },
 }
+# Clips of each rank, and micro-batches per rank.
+UNEVEN_BATCHES: list[tuple[list[int], int]] = [([1, 2], 2), ([2, 3], 3), ([3, 2], 8), ([1, 0], 1), ([0, 1], 2)]
 # Adam divides by the gradient's size. If a gradient is only rounding error (the bias of keys, which does not affect
 # attention), its steps are as large as any and of random sign. An epsilon above the rounding error avoids that.
 PLAIN = {"steps": 10, "dtype": "fp32", "save_interval": 5, "save_total_limit": 2, "adam_eps": 1e-5}
@@ -73,7 +75,7 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def shared(tiny_clip: Path, clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Runs of all scenarios with two processes; one resumes a run of one process."""
+    """The gradients of `UNEVEN_BATCHES` and the runs of all scenarios, one resumed, from two processes."""
     out = tmp_path_factory.mktemp("two")
     start = VideoEncoder.from_pretrained(tiny_clip)
     adapt(
@@ -97,7 +99,12 @@ def shared(tiny_clip: Path, clips: Path, tmp_path_factory: pytest.TempPathFactor
             for strategy in ("ddp", "fsdp")
         ),
     ]
-    task = {"encoder": str(tiny_clip), "videos": str(clips), "scenarios": scenarios}
+    gradients = [
+        {"strategy": strategy, "clips_per_rank": counts, "chunks": k, "out": str(out / f"{strategy}-{n}.safetensors")}
+        for strategy in ("ddp", "fsdp")
+        for n, (counts, k) in enumerate(UNEVEN_BATCHES)
+    ]
+    task = {"encoder": str(tiny_clip), "videos": str(clips), "scenarios": scenarios, "gradients": gradients}
     (out / "task.json").write_text(json.dumps(task))
     done = launch(str(TESTS / "support" / "rank_run.py"), str(out / "task.json"), limit=900)
     assert done.returncode == 0, done.stderr[-9000:]
@@ -127,29 +134,10 @@ def test_two_processes_equal_one(name: str, shared: Path, tiny_clip: Path, clips
         assert (p - q).abs().max() <= CLOSE, key
 
 
-# Clips of each rank, and micro-batches per rank.
-UNEVEN_BATCHES: list[tuple[list[int], int]] = [([1, 2], 2), ([2, 3], 3), ([3, 2], 8), ([1, 0], 1), ([0, 1], 2)]
-
-
-@pytest.fixture(scope="module")
-def rank_gradients(tiny_clip: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The gradients of `UNEVEN_BATCHES` with two processes, as DDP and FSDP compute them."""
-    out = tmp_path_factory.mktemp("gradients")
-    cases = [
-        {"out": str(out / f"{strategy}-{n}.safetensors"), "strategy": strategy, "clips_per_rank": clips, "chunks": k}
-        for strategy in ("ddp", "fsdp")
-        for n, (clips, k) in enumerate(UNEVEN_BATCHES)
-    ]
-    (out / "task.json").write_text(json.dumps({"encoder": str(tiny_clip), "gradients": cases}))
-    done = launch(str(TESTS / "support" / "rank_run.py"), str(out / "task.json"))
-    assert done.returncode == 0, done.stderr[-9000:]
-    return out
-
-
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 @pytest.mark.parametrize("number", range(len(UNEVEN_BATCHES)))
 def test_ranks_with_different_numbers_of_clips_give_the_gradient_of_one_process(
-    number: int, strategy: str, rank_gradients: Path, tiny_clip: Path
+    number: int, strategy: str, shared: Path, tiny_clip: Path
 ) -> None:
     num_clips = sum(UNEVEN_BATCHES[number][0])
     distiller = make_distiller(tiny_clip).train()
@@ -158,7 +146,7 @@ def test_ranks_with_different_numbers_of_clips_give_the_gradient_of_one_process(
     views, state = random_views(2, num_clips=num_clips), distiller.init_state()
     step(views, state, lambda: torch.autocast("cpu", enabled=False), [num_clips])
     expected = {name: p.grad for name, p in distiller.student.named_parameters() if p.grad is not None}
-    found = load_file(rank_gradients / f"{strategy}-{number}.safetensors")
+    found = load_file(shared / f"{strategy}-{number}.safetensors")
     assert found.keys() == expected.keys()
     for name, gradient in expected.items():
         torch.testing.assert_close(found[name], gradient, atol=1e-6, rtol=1e-4)
