@@ -55,7 +55,7 @@ def run_demo(
 ) -> dict[str, Any]:
     """Run the demo, write results.json, metrics.jsonl, encoder/ and report.html; return the content of results.json.
 
-    An interrupted run resumes when the function is called again with the same arguments.
+    Interrupted training resumes when the function is called again with the same arguments; evaluations are repeated.
 
     Args:
         out: Folder for all output. The runs of seeds above 0 are written to `out/seed-N`.
