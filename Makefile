@@ -15,6 +15,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
+	@echo 'Installed into $(VENV). To use it: . $(VENV)/bin/activate'
 
 demo: setup
 	$(BIN)/verbspace demo
