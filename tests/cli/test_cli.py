@@ -23,6 +23,8 @@ from verbspace.models.video_encoder import VideoEncoder
 from verbspace.playground.actions import ACTIONS
 from verbspace.playground.demo import PLAYGROUND_SETTINGS
 from verbspace.playground.demo_report import METRIC_ROWS
+from verbspace.search.index import Index
+from verbspace.search.schema import IndexManifest
 from verbspace.training.trainer import TrainingInterrupted
 
 PROGRAM = (sys.executable, "-m", "verbspace.cli.main")
@@ -81,7 +83,10 @@ def test_help_lists_the_commands_without_loading_torch() -> None:
 ERRORS_WITHOUT_A_MODEL = [
     "search nowhere x",
     "search . x",
+    "search index",  # an index, but no query
+    "search index x --where wrong>3",
     "index build-ann nowhere",
+    "embed gone.mp4 --index new --encoder playground",
     "predict gone.mp4 --encoder playground --actions a,b",
     "predict here.mp4 --encoder nowhere --actions a,b",
     "predict here.mp4 --encoder playground --actions gone.txt",
@@ -107,8 +112,10 @@ ERRORS_WITHOUT_A_MODEL = [
 ]
 
 
-def test_errors_that_need_no_model_do_not_load_torch(tmp_path: Path) -> None:
+def test_errors_that_need_no_model_do_not_load_torch(tmp_path: Path, tiny_clip: Path) -> None:
     (tmp_path / "here.mp4").touch()
+    manifest = IndexManifest(encoder=str(tiny_clip), encoder_hash="0" * 16, dim=4, window=4.0, stride=2.0, frames=8)
+    Index.create(tmp_path / "index", manifest)
     program = """
 import sys
 from verbspace.cli import main

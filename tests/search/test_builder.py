@@ -102,7 +102,7 @@ def test_failures_are_reported_recorded_and_retried(tiny_clip: Path, clips: Path
         assert f"error: {tmp_path / 'gone.mp4'}: there is no such file" in result.stderr
         assert set(Index.open(index).failed_files()) == {str(bad), str(tmp_path / "gone.mp4")}
     info = CliRunner().invoke(app, ["index", "info", str(index)]).stdout
-    assert f"{index}: 3 windows of 1 files" in info
+    assert f"{index}: 3 windows of 1 file" in info
     assert f"failed    {bad}: not decodable as video" in info
     shutil.copy(clips / "01.mp4", bad)
     shutil.copy(clips / "02.mp4", tmp_path / "gone.mp4")

@@ -78,7 +78,7 @@ def test_exact_copies_are_found_without_reading(index: Path, monkeypatch: pytest
     monkeypatch.setattr(duplicates, "gray_samples", lambda path: pytest.fail("a video was read"))
     found = CliRunner().invoke(app, ["index", "dedupe", str(index), "--dry-run", "--exact"])
     assert "same.mp4  is a copy of  " in found.stdout
-    assert found.stdout.endswith(f"{index}: 1 copies found\n")
+    assert found.stdout.endswith(f"{index}: 1 copy found\n")
 
 
 def test_a_video_that_is_gone_is_no_near_copy(tiny_clip: Path, copies: Path, tmp_path: Path) -> None:
@@ -156,7 +156,7 @@ def test_copies_that_were_removed_are_not_embedded_again(tiny_clip: Path, copies
     run_quick_embed(tiny_clip, folder, index)
     assert [copy.exact for copy in remove_duplicates(index, exact_only=True)] == [True]
     summary = run_quick_embed(tiny_clip, folder, index)
-    assert summary.summary() == "0 files embedded in 0 windows, 2 unchanged, 1 copies skipped"
+    assert summary.summary() == "0 files embedded in 0 windows, 2 unchanged, 1 copy skipped"
     shutil.copy(copies / "trimmed.mp4", folder / "same.mp4")  # another content: no longer a copy
     assert run_quick_embed(tiny_clip, folder, index).files == 1
     shutil.copy(copies / "first.mp4", folder / "same.mp4")

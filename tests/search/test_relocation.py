@@ -48,7 +48,7 @@ def test_moved_and_renamed_files_keep_their_rows(
         stages.append((stage, done, total))
 
     summary = run_quick_embed(tiny_clip, new, index, on_progress=on_progress)
-    assert summary.summary() == "1 files embedded in 1 windows, 0 unchanged, 4 moved"
+    assert summary.summary() == "1 file embedded in 1 window, 0 unchanged, 4 moved"
     assert stages[:2] == [("moved files", 2, 4), ("moved files", 4, 4)]
     after = sorted_rows(index)
     names = [Path(path).name for path in after["path"].to_pylist()]
@@ -64,7 +64,7 @@ def test_moved_and_renamed_files_keep_their_rows(
 def test_copies_and_changed_files_are_embedded(library: tuple[Path, Path], tiny_clip: Path) -> None:
     old, index = library
     shutil.copy(old / "01.mp4", old / "copy of 01.mp4")
-    assert run_quick_embed(tiny_clip, old, index).summary() == "1 files embedded in 1 windows, 4 unchanged"
+    assert run_quick_embed(tiny_clip, old, index).summary() == "1 file embedded in 1 window, 4 unchanged"
     content = bytearray((old / "02.mp4").read_bytes())
     content[-1] ^= 1
     (old / "02.mp4").unlink()

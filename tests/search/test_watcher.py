@@ -199,7 +199,7 @@ def test_a_camera_folder(
                 stream.flush()
                 time.sleep(0.1)
         (folder / "bad.mp4").write_bytes(b"no video")
-        watch.wait_for(lambda line: "07.mp4: 0:00.8 in 1 windows" in line)
+        watch.wait_for(lambda line: "07.mp4: 0:00.8 in 1 window" in line)
         watch.wait_for(lambda line: line.startswith("error: ") and "bad.mp4: not decodable" in line)
         assert watch.stop(number) == 0
     finally:

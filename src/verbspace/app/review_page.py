@@ -24,9 +24,9 @@ element.addEventListener('click', event => {
 });
 document.addEventListener('keydown', event => {
   if (!element.offsetParent || event.ctrlKey || event.metaKey || event.altKey || event.repeat) return;
-  if (event.target.closest('input, textarea, select, [contenteditable], [role=tab]')) return;
+  if (event.target.closest('input, textarea, select, [contenteditable]')) return;
   const key = event.key.toLowerCase();
-  if (key === 'enter' && event.target.closest('button, video')) return;
+  if (key === 'enter' && event.target.closest('button, video, [role=tab]')) return;
   const command = {enter: 'answer', s: 'skip', u: 'undo'}[key] || (/^[1-9]$/.test(key) ? 'answer' : '');
   if (command) send(command, /^[1-9]$/.test(key) ? Number(key) - 1 : 0);
   else if (key === 'o') document.querySelector('#review-other input')?.focus();

@@ -83,6 +83,19 @@ def is_missing(file: str) -> bool:
         return False
 
 
+def reject_all_missing(files: Iterator[str]) -> Iterator[str]:
+    """Return all files; FileNotFoundError if none of them exists."""
+    missing: list[str] = []
+    for file in files:
+        if not is_missing(file):
+            return chain(missing, [file], files)
+        missing.append(file)
+    if missing:
+        more = f", nor any of the {len(missing) - 1} others" if len(missing) > 1 else ""
+        raise FileNotFoundError(f"{missing[0]}: there is no such file or folder{more}")
+    return iter(())
+
+
 def skip_missing(files: Iterator[str], on_error: Callable[[str], None]) -> Iterator[str] | None:
     """Report the files before the first one that exists, and return the others; None if there is none."""
     for file in files:

@@ -37,6 +37,7 @@ def features(
     if not frames and (encoder is not None or device is not None):
         raise ValueError("--encoder and --device need --frames; add it, or remove them")
     from verbspace.search.features import export_features
+    from verbspace.utils.text import format_count
 
     errors = ErrorCounter()
     with progress() as on_progress:
@@ -44,7 +45,7 @@ def features(
             index, out, frames=frames, encoder=encoder, device=device, on_progress=on_progress,
             on_failure=lambda failure: errors(str(failure)),
         )  # fmt: skip
-    print(f"{out}: {summary.files} videos, {summary.windows} windows")
+    print(f"{out}: {format_count(summary.files, 'video')}, {format_count(summary.windows, 'window')}")
     if errors.count:
         raise typer.Exit(1)
 
@@ -75,6 +76,7 @@ def overview(
     from verbspace.search.overview import import_sklearn, make_overview
     from verbspace.search.searcher import Searcher
     from verbspace.utils.atomic_io import write_text
+    from verbspace.utils.text import format_count
 
     import_sklearn()
     with progress() as on_progress:
@@ -83,7 +85,11 @@ def overview(
             concepts=None if concepts is None else ConceptSet.load(concepts), on_progress=on_progress,
         )  # fmt: skip
     write_text(out, render_collection_page(found, index=index.resolve().name))
-    print(f"{out}: {len(found.files)} videos, {len(found.clusters)} clusters, {len(found.duplicates)} copies")
+    counts = (
+        format_count(len(found.files), "video"), format_count(len(found.clusters), "cluster"),
+        format_count(len(found.duplicates), "copy", "copies"),
+    )  # fmt: skip
+    print(f"{out}: {', '.join(counts)}")
 
 
 @app.command()
@@ -104,7 +110,7 @@ def dedupe(
     from verbspace.reporting.found_clips import display_path
     from verbspace.search.duplicates import remove_duplicates
     from verbspace.search.index import read_manifest
-    from verbspace.utils.text import sanitize
+    from verbspace.utils.text import format_count, sanitize
 
     read_manifest(index)
     with progress() as on_progress:
@@ -118,4 +124,5 @@ def dedupe(
             how = "same content" if copy.exact else f"motion {copy.motion:.2f}, embedding {copy.similarity:.3f}"
             print(sanitize(f"{display_path(copy.path)}  is a copy of  {display_path(copy.copy_of)}  ({how})"))
     if not as_json:
-        print(f"{index}: {len(found)} copies {'found' if dry_run else 'removed from the index; their files stay'}")
+        done = "found" if dry_run else "removed from the index; their files stay"
+        print(f"{index}: {format_count(len(found), 'copy', 'copies')} {done}")

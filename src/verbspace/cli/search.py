@@ -69,14 +69,18 @@ def embed(
     from verbspace.cli.console.progress import progress
     from verbspace.cli.console.terminal import ErrorCounter
     from verbspace.data.sources.inputs import expand_inputs
-    from verbspace.search.builder import build_index
 
     if shard is not None and remove_missing:
         raise ValueError("--remove-missing applies to the whole index; merge the shards first")
     errors = ErrorCounter()
+    files = expand_inputs(sources, sys.stdin, errors)
+    if not remove_missing:
+        files = checks.reject_all_missing(files)
+    from verbspace.search.builder import build_index
+
     with progress() as on_progress:
         summary = build_index(
-            encoder, expand_inputs(sources, sys.stdin, errors), index, shard=shard, engine=engine, gpus=gpus,
+            encoder, files, index, shard=shard, engine=engine, gpus=gpus,
             commit_interval=commit_interval, remove_missing=remove_missing, on_progress=on_progress,
             on_failure=lambda failure: errors(str(failure)), **settings,
         )  # fmt: skip
@@ -124,8 +128,8 @@ def search(
     """Search an index, or several, by text, by example clips, or by sums and differences of both."""
     from verbspace.cli.console.predictions import resolve_format
     from verbspace.cli.console.terminal import print_error
-    from verbspace.search.index import list_index_shards, read_manifest
-    from verbspace.search.query import collect_terms, describe_query
+    from verbspace.search.index import Index, list_index_shards, read_manifest
+    from verbspace.search.query import collect_terms, describe_query, validate_not_empty
 
     output_format = resolve_format(output_format, as_json)
     if output_format not in ("table", "jsonl", "html"):
@@ -137,9 +141,13 @@ def search(
     if spans and per_video:
         raise ValueError("--spans and --per-video contradict each other; give one of them")
     terms = collect_terms(query, add or (), subtract or ())
+    validate_not_empty(terms, similar_to or ())
     folders = [index, *(also or ())]
     for folder in folders:
-        read_manifest(folder)
+        if where is None:
+            read_manifest(folder)
+        else:
+            Index.open(folder).validate_filter(where)
     for clip in similar_to or []:
         if checks.is_missing(clip):
             raise ValueError(f"{clip}: there is no such file")
@@ -227,10 +235,11 @@ def build_ann(
     from verbspace.search.index import lock_index, read_manifest
 
     read_manifest(index)
-    from verbspace.search.ann import build_ann_index
+    from verbspace.search.ann import build_ann_index, require_ann_rows
     from verbspace.search.searcher import Searcher
 
     searcher = Searcher(index, encoder, device=device)
+    require_ann_rows(searcher.index)  # before the queries are encoded
     queries = searcher.query_encoder.encode(ConceptSet.load("k400").action_names, cached=True)
     with lock_index(index):
         config = build_ann_index(searcher.index, queries, recall=recall)

@@ -23,6 +23,14 @@ _MIN_RECALL_GAIN = 0.002  # smallest gain in recall for which more partitions ar
 logger = logging.getLogger(__name__)
 
 
+def require_ann_rows(index: Index) -> int:
+    """Return the number of rows of an index; ValueError if it is too small for an approximate index."""
+    rows = len(index)
+    if rows < MIN_ROWS:
+        raise ValueError(f"{index.folder}: has {rows} rows; an exact search is fast, so no approximate index is needed")
+    return rows
+
+
 def build_ann_index(index: Index, queries: Tensor, *, recall: float = 0.95) -> AnnConfig:
     """Build an IVF-PQ index, and choose the fastest settings that reach a recall. Call it inside `lock_index`.
 
@@ -34,9 +42,7 @@ def build_ann_index(index: Index, queries: Tensor, *, recall: float = 0.95) -> A
     Raises:
         ValueError: If the index has few rows, or no setting reaches the recall. The search then stays exact.
     """
-    rows = len(index)
-    if rows < MIN_ROWS:
-        raise ValueError(f"{index.folder}: has {rows} rows; an exact search is fast, so no approximate index is needed")
+    rows = require_ann_rows(index)
     index.write_ann_config(None)
     partitions = min(round(math.sqrt(rows)), rows // ROWS_PER_PARTITION)
     dim = index.manifest.dim

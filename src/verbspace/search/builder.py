@@ -30,7 +30,7 @@ from verbspace.search.signatures import canonical_path, file_signature, try_sign
 from verbspace.utils.device import resolve_device, resolve_precision
 from verbspace.utils.precision import PrecisionSetting
 from verbspace.utils.progress import ProgressCallback
-from verbspace.utils.text import is_utf8_encodable
+from verbspace.utils.text import format_count, is_utf8_encodable
 
 ENGINES = ("local", "ray")
 MAX_ROWS_PER_COMMIT = 50_000
@@ -50,9 +50,10 @@ class EmbedSummary:
 
     def summary(self) -> str:
         """Return the counts in one line."""
-        parts = [f"{self.files} files embedded in {self.windows} windows", f"{self.unchanged} unchanged"]
+        parts = [f"{format_count(self.files, 'file')} embedded in {format_count(self.windows, 'window')}"]
+        parts += [f"{self.unchanged} unchanged"]
         parts += [f"{self.moved} moved"] if self.moved else []
-        parts += [f"{self.copies} copies skipped"] if self.copies else []
+        parts += [f"{format_count(self.copies, 'copy', 'copies')} skipped"] if self.copies else []
         parts += [f"{self.removed} missing and removed"] if self.removed else []
         parts += [f"{len(self.failures)} could not be read"] if self.failures else []
         return ", ".join(parts)

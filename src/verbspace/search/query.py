@@ -83,6 +83,12 @@ def collect_terms(query: str | Sequence[Term], add: Sequence[str] = (), subtract
     return terms
 
 
+def validate_not_empty(terms: Sequence[Term], similar_to: Sequence[str | Path] = ()) -> None:
+    """Raise ValueError if a query has neither terms nor clips."""
+    if not terms and not similar_to:
+        raise ValueError("the query is empty; give a text, a text to add, or a clip to search for similar ones")
+
+
 def describe_query(terms: Sequence[Term], similar_to: Sequence[str | Path] = ()) -> str:
     """Describe a query in one line, for headings."""
     if len(terms) == 1 and not similar_to and terms[0].sign > 0:

@@ -16,7 +16,7 @@ from verbspace.models.video_encoder import VideoEncoder
 from verbspace.search.filters import combine_filters, sql_quote
 from verbspace.search.index import Index
 from verbspace.search.nearest import HIT_COLUMNS, find_query_spans, nearest_in_all
-from verbspace.search.query import Term, collect_terms
+from verbspace.search.query import Term, collect_terms, validate_not_empty
 from verbspace.search.query_encoder import QueryEncoder, build_query_vector
 from verbspace.search.schema import Hit, IndexManifest
 
@@ -75,8 +75,7 @@ class Searcher:
             ValueError: If the query or a filter is not valid, or a clip cannot be decoded (`DecodeError`).
         """
         terms = collect_terms(query)
-        if not terms and not similar_to:
-            raise ValueError("the query is empty; give a text, a text to add, or a clip to search for similar ones")
+        validate_not_empty(terms, similar_to)
         if where is not None:
             for index in self.indices:
                 index.validate_filter(where)

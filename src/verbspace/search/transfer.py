@@ -24,7 +24,7 @@ from verbspace.search.schema import (
 )
 from verbspace.search.signatures import FileSignature, try_signature
 from verbspace.utils.atomic_io import atomic_write
-from verbspace.utils.text import first_line
+from verbspace.utils.text import first_line, format_count
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -45,7 +45,9 @@ class MergeSummary:
     def summary(self, folder: Path) -> str:
         """Return the counts in one line."""
         changed = f"{self.replaced} replaced, {self.unchanged} unchanged"
-        return f"{folder}: {self.windows} windows added, {self.files} new files, {changed}"
+        return (
+            f"{folder}: {format_count(self.windows, 'window')} added, {format_count(self.files, 'new file')}, {changed}"
+        )
 
     def __add__(self, other: MergeSummary) -> MergeSummary:
         """Return the sum of both counts."""

@@ -46,6 +46,11 @@ def format_odds(odds: float) -> str:
     return f"{odds:.{2 if odds < 2 else 1 if odds < 10 else 0}f}"
 
 
+def format_count(count: int, noun: str, plural: str | None = None) -> str:
+    """Format a number of things, such as "1 file" or "2 files"."""
+    return f"{count} {noun if count == 1 else plural or noun + 's'}"
+
+
 def format_ordinal(number: int) -> str:
     """Format a place: 1st, 2nd, 3rd, 4th, 11th, 21st."""
     suffix = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")

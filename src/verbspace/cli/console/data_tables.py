@@ -25,7 +25,9 @@ def dataset_table(summary: DatasetSummary) -> Table:
         counts = sorted(summary.class_counts.values())
         per_class = f"{counts[0]} to {counts[-1]}" if counts[0] != counts[-1] else f"{counts[0]}"
         unlabeled = f"; {summary.num_unlabeled} without a label" if summary.num_unlabeled else ""
-        table.add_row("classes", f"{len(counts)}, {per_class} videos each{unlabeled}")
+        table.add_row(
+            "classes", f"{len(counts)}, {per_class} {'video' if counts[-1] == 1 else 'videos'} each{unlabeled}"
+        )
         table.add_row("", Text(_join_truncated(sorted(summary.class_counts))))
     else:
         table.add_row("classes", "no labels")

@@ -14,7 +14,7 @@ from verbspace.reporting.found_clips import display_path, render_search_page
 from verbspace.search.index import Index, list_index_shards
 from verbspace.search.schema import Hit
 from verbspace.utils.atomic_io import write_text
-from verbspace.utils.text import format_timestamp, sanitize
+from verbspace.utils.text import format_count, format_timestamp, sanitize
 
 _MAX_LISTED_FAILURES = 20
 
@@ -72,11 +72,12 @@ def index_info_lines(folder: Path, checksum: bool = False) -> Iterator[str]:
         yield f"{folder}: contains only shards; run `verbspace index merge {folder}` when all are complete"
         for shard in shards:
             part = Index.open(shard)
-            yield f"shard     {shard.name}: {len(part)} windows, {len(part.failed_files())} unreadable files"
+            unreadable = format_count(len(part.failed_files()), "unreadable file")
+            yield f"shard     {shard.name}: {format_count(len(part), 'window')}, {unreadable}"
         return
     index = Index.open(folder)
     manifest, failures, ann = index.manifest, index.failed_files(), index.read_ann_config()
-    yield f"{folder}: {len(index)} windows of {len(index.file_signatures())} files"
+    yield f"{folder}: {format_count(len(index), 'window')} of {format_count(len(index.file_signatures()), 'file')}"
     yield f"encoder   {manifest.encoder} ({manifest.encoder_hash}), D = {manifest.dim}"
     yield f"windows   {manifest.describe_windows().removeprefix('windows of ')}, {manifest.dtype}"
     if ann is None:

@@ -14,7 +14,7 @@ from verbspace.cli.console.terminal import print_error
 from verbspace.reporting.found_clips import display_path
 from verbspace.search.builder import open_updater
 from verbspace.search.watcher import Watch, WatchReport
-from verbspace.utils.text import format_timestamp, sanitize
+from verbspace.utils.text import format_count, format_timestamp, sanitize
 
 
 def watch_until_stopped(
@@ -32,9 +32,10 @@ def watch_until_stopped(
         now, speed = time.strftime("%H:%M:%S"), sum(file.duration for file in report.files) / report.seconds
         for file in report.files:
             name, length = sanitize(display_path(file.path)), format_timestamp(file.duration)
-            print(f"{now}  {name}: {length} in {len(file.starts)} windows, {speed:.0f}× real time", flush=True)
+            windows = format_count(len(file.starts), "window")
+            print(f"{now}  {name}: {length} in {windows}, {speed:.0f}× real time", flush=True)
         if report.moved:
-            print(f"{now}  {report.moved} files moved", flush=True)
+            print(f"{now}  {format_count(report.moved, 'file')} moved", flush=True)
         totals["files"] += len(report.files)
         totals["windows"] += sum(len(file.starts) for file in report.files)
         totals["moved"] += report.moved
@@ -47,7 +48,8 @@ def watch_until_stopped(
         print(f"watching {', '.join(map(sanitize, folders))}; Ctrl-C stops", flush=True)
         watch.run(interval)
     moved = f", {totals['moved']} moved" if totals["moved"] else ""
-    print(f"stopped; {totals['files']} files embedded in {totals['windows']} windows{moved}", flush=True)
+    files, windows = format_count(totals["files"], "file"), format_count(totals["windows"], "window")
+    print(f"stopped; {files} embedded in {windows}{moved}", flush=True)
 
 
 @contextmanager
