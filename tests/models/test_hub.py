@@ -239,3 +239,11 @@ def test_download_error(monkeypatch: pytest.MonkeyPatch) -> None:
         FileNotFoundError, match=r"ada/waves: no such folder, and the download from the hub failed: disk full"
     ):
         VideoEncoder.from_pretrained("ada/waves")
+
+
+def test_a_misspelt_folder_is_told_its_neighbor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "runs" / "mine").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    make_fail(monkeypatch, "verbspace.models.hub.download_snapshot")
+    with pytest.raises(FileNotFoundError, match=r"^runs/mien: no such folder \(did you mean runs/mine\?\), and the"):
+        VideoEncoder.from_pretrained("runs/mien")

@@ -6,6 +6,7 @@ Weights are safetensors. Only those of an image checkpoint that has none are rea
 
 from __future__ import annotations
 
+import difflib
 import json
 import logging
 import re
@@ -76,9 +77,20 @@ def resolve_checkpoint(
     except Exception as error:  # network, missing repository, missing permission: the hub has an exception for each
         reason = first_line(error).removeprefix("Got: ").rstrip(". ")
         raise FileNotFoundError(
-            f"{name}: no such folder, and the download from the hub failed: {reason}; pass an existing folder, or "
-            "check the repository name, your access token and the network"
+            f"{name}: no such folder{_similar_folder(name)}, and the download from the hub failed: {reason}; "
+            "pass an existing folder, or check the repository name, your access token and the network"
         ) from error
+
+
+def _similar_folder(name: str) -> str:
+    """Return " (did you mean …?)" with the folder beside a missing one whose name is most like it, or ""."""
+    path = Path(name)
+    try:
+        names = [each.name for each in path.parent.iterdir() if each.is_dir()]
+    except OSError:
+        return ""
+    close = difflib.get_close_matches(path.name, names, 1)
+    return f" (did you mean {path.parent / close[0]}?)" if close else ""
 
 
 def base_name_of(name_or_path: str | Path) -> str:
