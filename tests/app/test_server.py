@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import logging.handlers
 import queue
+import socket
 import threading
 from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
 from support.browser import serve_app
 from support.video_files import numbered_frames, write_video
 from verbspace.app.controller import AppController
+from verbspace.app.server import serve_rest
 
 
 def test_server_sends_no_other_files(address: str, clip: Path, tmp_path: Path) -> None:
@@ -96,3 +99,10 @@ def test_unknown_session_logs_no_error(search_controller: AppController) -> None
             logging.getLogger("uvicorn.error").removeHandler(handler)
     assert "404" in response.text
     assert records.empty()
+
+
+def test_a_port_in_use_is_one_sentence(search_controller: AppController) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ValueError, match=rf"^127\.0\.0\.1:{port}: address already in use.*; choose another --port"):
+            serve_rest(search_controller, "127.0.0.1", port)

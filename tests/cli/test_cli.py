@@ -202,10 +202,10 @@ def test_bad_input_is_one_line_and_exit_code_1(tmp_path: Path) -> None:
         ("predict CLIP --encoder playground --frames 1000", "frames: 1000 is out of range; pass 1 to 256"),
         ("explain a.mp4 --encoder playground --out .", ".: is a folder; choose a file"),
         (
-            "embed a.mp4 --encoder playground --index i --stride 0",
+            f"embed {__file__} --encoder playground --index i --stride 0",
             "stride: 0 s is not above 0 and at most the length of a window, 4 s",
         ),
-        ("embed a.mp4 --encoder playground --index i --gpus 1", "gpus: only --engine ray uses this setting"),
+        (f"embed {__file__} --encoder playground --index i --gpus 1", "gpus: only --engine ray uses this setting"),
         ("search i a --embed-clips", "--embed-clips needs --format html --out page.html"),
         ("search i a --json --format html", "--json and --format html contradict each other"),
         ("predict a.mp4 --encoder playground --concepts nix", "nix: no such file or bundled concept set"),

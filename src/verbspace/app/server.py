@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -108,5 +109,11 @@ def _accepted_hosts(host: str) -> Sequence[str]:
 def _run(app: Any, title: str, host: str, port: int) -> None:
     import uvicorn
 
+    try:
+        with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET):
+            pass
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise ValueError(f"{host}:{port}: {reason}; choose another --port, or another --host") from None
     logger.info("%s: http://%s:%d", title, f"[{host}]" if ":" in host else host, port)
     uvicorn.run(app, host=host, port=port, log_level="warning")

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from verbspace.utils.precision import PrecisionSetting
 
 app = typer.Typer(rich_markup_mode=None)
+PROTOCOLS = ("zero-shot", "linear-probe", "knn", "order", "localization", "retrieval")
 
 
 @app.command()
@@ -79,6 +80,11 @@ def evaluate(
 ) -> None:
     """Evaluate an encoder, and the frozen frame-averaged base CLIP under the same protocol."""
     is_benchmark = "/" in protocol
+    if not is_benchmark and protocol not in PROTOCOLS:
+        names = ", ".join(PROTOCOLS)
+        raise ValueError(
+            f"protocol: {protocol!r} is not one of {names}, or with --root of a benchmark, such as ucf101/zero-shot"
+        )
     if data is None and (root is None or not is_benchmark):
         raise ValueError("give --data with your own videos, or --root with a benchmark's folder and its --protocol")
     elsewhere = {"--class-split": class_split, "--window": window, "--stride": stride}

@@ -143,7 +143,7 @@ def _unknown_labels_message(labels: list[str], concepts: ConceptSet) -> str:
         hint = f" (similar: {', '.join(repr(known[key]) for key in similar)})" if similar else ""
         shown.append(f"{label!r}{hint}")
     more = f" and {len(labels) - _MAX_SHOWN} more" if len(labels) > _MAX_SHOWN else ""
-    remedy = "rename the folders, or use a concept set that has these actions"
+    remedy = "rename the folders, or pass a concept set that has these actions (--concepts)"
     if all(map(is_number, labels)):
         remedy = _LABELS_REMEDY
     return (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import time
@@ -34,6 +35,8 @@ from verbspace.utils.text import format_count, is_utf8_encodable
 
 ENGINES = ("local", "ray")
 MAX_ROWS_PER_COMMIT = 50_000
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -120,6 +123,8 @@ def build_index(
     if shard is not None:
         name, files = select_shard(shard, files)
         index_dir = root / "shards" / name
+        if not files:
+            logger.warning("shard %s: none of the videos belongs to this part, so it has no rows", shard)
     updater = open_updater(
         encoder, index_dir, window=window, stride=stride, windows=windows, frames=frames, dtype=dtype,
         batch_size=batch_size, num_workers=num_workers, device=device, engine=engine, gpus=gpus,
