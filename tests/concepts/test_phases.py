@@ -125,6 +125,9 @@ def test_an_action_without_any_description_is_an_error() -> None:
     content = {**CONTENT, "descriptions": CONTENT["descriptions"][2:]}
     with pytest.raises(ValueError, match="no descriptions of knocking"):
         build_space(content).action_scores(random_parts()[2], "phases")
+    whole = random_parts()[2][:, : build_space(CONTENT).categories.shape[1]]
+    with pytest.raises(ValueError, match="scoring by phases needs clip parts of size"):
+        build_space(CONTENT).action_scores(whole, "phases")
     with pytest.raises(ValueError, match="phases has no weights for whole clips"):
         build_space(CONTENT).classifier_weights("phases")
 

@@ -11,10 +11,15 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 
 from verbspace.concepts.concept_set import ConceptSet
+from verbspace.concepts.scoring import ScoringMode
+from verbspace.data.datasets import ClipDataset
+from verbspace.data.sources.record import Record
 from verbspace.evaluation.calibration import expected_calibration_error
 from verbspace.inference.calibration import Calibration, calibrate, fit_temperature, resolve_reference
+from verbspace.inference.part_embedder import embedder_for
 from verbspace.inference.predictor import predict
 from verbspace.models.video_encoder import VideoEncoder
+from verbspace.utils.precision import Precision
 
 
 @settings(deadline=None, max_examples=50)
@@ -68,6 +73,27 @@ def test_halves_without_a_reference_encoder(files: list[str]) -> None:
     assert found.method == "halves"
     assert 0 < found.agreement < 1
     assert found.temperature > 1  # this CLIP is overconfident on the synthetic dataset
+
+
+@pytest.mark.parametrize(("scoring", "dtype"), [("category", "bf16"), ("phases", "fp32")])
+def test_halves_are_scored_as_videos_are(files: list[str], scoring: ScoringMode, dtype: Precision) -> None:
+    base, concepts = VideoEncoder.from_pretrained("playground"), ConceptSet.load("playground")
+    embedder, space = embedder_for(base, scoring), base.build_concept_space(concepts)
+    dataset = ClipDataset([Record(Path(file)) for file in files], num_frames=16, preprocessing=base.preprocessing)
+    items = [dataset[n] for n in range(len(files))]
+    halves = []
+    for half in (slice(0, 8), slice(8, 16)):
+        video, times = (torch.cat([item[key] for item in items])[:, half] for key in ("video", "times"))
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bf16"):
+            z = torch.cat([
+                embedder(embedder.normalize(video[n : n + 16]), times[n : n + 16]) for n in range(0, len(video), 16)
+            ])  # fmt: skip
+        halves.append(space.action_scores(F.normalize(z.float(), dim=-1), scoring))
+    answers = [scores.argmax(1) for scores in halves]
+    found = calibrate(base, files, concepts, scoring=scoring, dtype=dtype)
+    assert found.agreement == pytest.approx(float((answers[0] == answers[1]).double().mean()))
+    expected = fit_temperature(torch.cat(halves), torch.cat(answers[::-1]))
+    assert found.temperature == pytest.approx(expected, rel=1e-4)
 
 
 def _categories(encoder: VideoEncoder, concepts: ConceptSet) -> torch.Tensor:

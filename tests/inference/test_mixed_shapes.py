@@ -87,5 +87,5 @@ def test_explanation_has_the_grid_of_the_video(encoder: VideoEncoder, records: l
 
 def test_calibration_on_halves(encoder: VideoEncoder, records: list[Record]) -> None:
     space = encoder.build_concept_space(ConceptSet.from_actions(["waving", "jumping"]))
-    scores = _score_halves(encoder, records, space, "category", 4, 16, None)
+    scores = _score_halves(encoder, records, space, "category", 4, 16, "fp32", None)
     assert scores.shape == (2, len(SHAPES), 2)

@@ -134,11 +134,13 @@ class ConceptSpace(nn.Module):
         clip; it needs `clip_parts` (B, 4·D) in place of embeddings, and equals "description" without phases.
 
         Raises:
-            ValueError: An action has no description that the mode needs.
+            ValueError: An action has no description that the mode needs, or z are no clip parts for "phases".
         """
         if scoring == "category":
             return self.logits(z, "category")
         if scoring == "phases":
+            if z.shape[-1] != (size := (1 + len(PHASES)) * self.categories.shape[1]):
+                raise ValueError(f"scoring by phases needs clip parts of size {size}, and these have {z.shape[-1]}")
             z = F.normalize(z.view(*z.shape[:-1], 1 + len(PHASES), -1), dim=-1).flatten(-2)
         counts = self.description_counts(with_phases=scoring == "phases")
         if not bool((counts > 0).all()):

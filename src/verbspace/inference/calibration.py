@@ -19,7 +19,7 @@ from verbspace.data.dataloader import load_clips
 from verbspace.data.datasets import ClipDataset
 from verbspace.data.sources.record import Record
 from verbspace.inference.abstention import OtherScores
-from verbspace.inference.embedding import embed_videos
+from verbspace.inference.embedding import embed_clips, embed_videos
 from verbspace.inference.part_embedder import embedder_for
 from verbspace.models.hashing import encoder_hash
 from verbspace.models.interpolation import reads_time
@@ -243,6 +243,7 @@ def _score_halves(
     on_progress: ProgressCallback | None,
 ) -> Tensor:
     """Score the first and the second half of each video, `frames` frames of each: (2, N, K)."""
+    embedder = embedder_for(encoder, scoring)
     dataset = ClipDataset(records, num_frames=2 * frames, preprocessing=encoder.preprocessing)
     rows: list[Tensor] = []
     done = 0
@@ -251,8 +252,7 @@ def _score_halves(
         if len(batch["index"]):
             video, times = batch["video"][:, 0], batch["times"][:, 0]
             halves = zip(video.split(frames, dim=1), times.split(frames, dim=1), strict=True)
-            with torch.autocast(encoder.device.type, torch.bfloat16, enabled=dtype == "bf16"):
-                embedded = [encoder.encode_video(*half).float() for half in halves]
+            embedded = [embed_clips(embedder, *half, dtype) for half in halves]
             rows.append(torch.stack([space.action_scores(z, scoring) for z in embedded]))
         if on_progress is not None:
             on_progress("halves", done, len(records), {})

@@ -220,15 +220,16 @@ def embed_windows(
     dtype = resolve_precision(dtype, encoder.device)
     validate_num_frames(frames)
     step = length / 2 if stride is None else stride
-    num_windows: list[int] = []  # the last value counts
+    num_windows = 0
     cuts = detect_cuts(path) if validate_window_kind(windows) == "shots" else []
 
     def plan(duration: float) -> list[Window]:
+        nonlocal num_windows
         if step > 0 and duration / step > MAX_WINDOWS:
             windows = f"{duration:.0f} s at one window every {step:g} s are more than {MAX_WINDOWS} windows"
             raise DecodeError(path, f"{windows}; use a larger stride, or fix the file's timestamps")
         planned = plan_shot_windows(duration, cuts, length, step)
-        num_windows.append(len(planned))
+        num_windows = len(planned)
         return planned
 
     def decode_and_embed(use_packet_times: bool) -> WindowEmbeddings:
@@ -244,13 +245,19 @@ def embed_windows(
                 times = torch.stack([seconds for _, _, seconds in batch])[:, None]
                 rows.add(_embed_batch(encoder, video, times, dtype))
                 if on_progress is not None:
-                    on_progress(stage, len(embedded), num_windows[-1], {})
+                    on_progress(stage, len(embedded), num_windows, {})
         return WindowEmbeddings(embedded, rows.take(range(len(embedded))))
 
     try:
         return decode_and_embed(use_packet_times=True)
     except TimestampMismatch:
         return decode_and_embed(use_packet_times=False)
+
+
+def embed_clips(encoder: Embedder, video: Tensor, times: Tensor, dtype: Precision = "fp32") -> Tensor:
+    """Embed uint8 clips (B, T, 3, H, W) with times in seconds (B, T): (B, D) float32 on the CPU, L2-normalized."""
+    with _eval_mode(encoder):
+        return _embed_batch(encoder, video[:, None], times[:, None], dtype)
 
 
 def validate_num_frames(frames: int) -> None:
