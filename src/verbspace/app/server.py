@@ -113,7 +113,7 @@ def _run(app: Any, title: str, host: str, port: int) -> None:
         with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET):
             pass
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
+        reason = os.strerror(error.errno).lower() if error.errno else str(error)
         raise ValueError(f"{host}:{port}: {reason}; choose another --port, or another --host") from None
     logger.info("%s: http://%s:%d", title, f"[{host}]" if ":" in host else host, port)
     uvicorn.run(app, host=host, port=port, log_level="warning")
