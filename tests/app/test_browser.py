@@ -324,6 +324,8 @@ def test_contrast_and_phone_layout(browser: Any, address: str, world: Path, sche
     assert len(worst) > 30
     assert worst[0][0] >= 4.5, worst[:5]
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    tops = [page.locator(selector).bounding_box()["y"] for selector in ("#predictions", "#examples", "#actions")]
+    assert tops == sorted(tops)  # the answer comes first
     # All frames fit, below the name of their row, which takes the full width.
     rows = page.evaluate(
         """[...document.querySelectorAll('#explanation .strip-row:not(:has(.heading))')].map(row => {

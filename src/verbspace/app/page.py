@@ -166,8 +166,7 @@ def _build_clip_tab(gr: Any, controller: AppController, clip_store: ClipStore) -
     upload.change(show_player, upload, player, concurrency_limit=1, concurrency_id="players", api_visibility="private")
 
     def pick(event: Any) -> Any:
-        data = getattr(event, "_data", None)
-        path = controller.clips.get(str(data.get("example"))) if isinstance(data, dict) else None
+        path = controller.clips.get(str(_event_data(event).get("example")))
         return gr.skip() if path is None else str(path)
 
     pick.__annotations__["event"] = gr.EventData  # Gradio reads the annotation; gr is not imported above
@@ -212,8 +211,8 @@ def _build_search_tab(gr: Any, controller: AppController, clip_store: ClipStore)
         return html, html
 
     def on_click(count: int, one_per_video: bool, last: str, event: Any) -> str:
-        data = getattr(event, "_data", None)
-        if isinstance(data, dict) and data.get("back"):
+        data = _event_data(event)
+        if data.get("back"):
             return last
         return _similar_html(controller, clip_store, window_ids, data, count, one_per_video)
 
@@ -234,6 +233,12 @@ def _build_overview_tab(gr: Any, controller: AppController) -> None:
             return rejection_html(str(error))
 
     button.click(show_overview, None, overview, **_ENCODER_QUEUE)
+
+
+def _event_data(event: Any) -> dict[str, Any]:
+    """Return what the page sent with an event, which can be anything; {} if it is not an object."""
+    data = getattr(event, "_data", None)
+    return data if isinstance(data, dict) else {}
 
 
 def _explainable_parts(timeline: Sequence[Segment], analysis: ClipAnalysis) -> dict[str, tuple[float, float]]:

@@ -232,14 +232,14 @@ def build_ann(
 ) -> None:
     """Build an approximate index for many rows. Its settings are chosen by recall, measured with 400 text queries."""
     from verbspace.concepts.concept_set import ConceptSet
-    from verbspace.search.index import lock_index, read_manifest
+    from verbspace.search.index import Index, lock_index
 
-    read_manifest(index)
+    opened = Index.open(index)
     from verbspace.search.ann import build_ann_index, require_ann_rows
     from verbspace.search.searcher import Searcher
 
+    require_ann_rows(opened)  # before the encoder is loaded
     searcher = Searcher(index, encoder, device=device)
-    require_ann_rows(searcher.index)  # before the queries are encoded
     queries = searcher.query_encoder.encode(ConceptSet.load("k400").action_names, cached=True)
     with lock_index(index):
         config = build_ann_index(searcher.index, queries, recall=recall)
