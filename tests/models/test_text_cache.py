@@ -121,6 +121,20 @@ def test_several_writers(cache_folder: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert not tower.encoded
 
 
+def test_another_writer_merges_first(cache_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text_cache, "_MAX_FILES", 0)
+    merge = text_cache.TextVectorStore._merge
+
+    def merge_late(store: text_cache.TextVectorStore, paths: Sequence[Path]) -> Path | None:
+        for path in paths:
+            path.unlink()
+        return merge(store, paths)
+
+    monkeypatch.setattr(text_cache.TextVectorStore, "_merge", merge_late)
+    assert CountingTower().cached(["waving"]).shape == (1, DIM)
+    assert not cache_files(cache_folder)
+
+
 def test_switched_off(cache_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(text_cache.MAX_MB_VARIABLE, "0")
     tower = CountingTower()

@@ -142,7 +142,7 @@ class TextVectorStore:
     def write(self, vectors: Mapping[str, Tensor]) -> None:
         """Add the vectors (D,) of texts. A disk that cannot be written to is logged once."""
         try:
-            path = self._write({_text_key(text): vector for text, vector in vectors.items()})
+            path: Path | None = self._write({_text_key(text): vector for text, vector in vectors.items()})
             paths = sorted(self.folder.glob("*.safetensors"))
             if len(paths) > _MAX_FILES:
                 path = self._merge(paths)
@@ -158,18 +158,20 @@ class TextVectorStore:
             temp.write_bytes(save(tensors))
         return path
 
-    def _merge(self, paths: Sequence[Path]) -> Path:
-        """Write the rows of all files to one, and remove the others."""
+    def _merge(self, paths: Sequence[Path]) -> Path | None:
+        """Write the rows of all files to one, and remove the others. None: another process has merged them."""
         rows: dict[bytes, Tensor] = {}
         for path in paths:
             rows = dict(zip(*_read(path), strict=True)) | rows
+        if not rows:
+            return None
         merged = self._write(rows)
         for path in paths:
             if path != merged:
                 _remove(path)
         return merged
 
-    def _evict(self, keep: Path) -> None:
+    def _evict(self, keep: Path | None) -> None:
         files = []
         for path in self.folder.parent.glob("*/*.safetensors"):
             try:
