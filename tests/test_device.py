@@ -226,6 +226,7 @@ def test_protocols_have_the_resolved_precision(
     options = {"concepts": make_concept_set(), "frames": 2, "baseline": False}
     assert evaluate(tiny_clip, clips, dtype="auto", **options).result.protocol.dtype == expected
     assert evaluate(tiny_clip, clips, **options).result.protocol.dtype == "float32"  # does not depend on the machine
+    assert evaluate(tiny_clip, clips, dtype="int8", **options).result.protocol.dtype == "int8 products"
 
 
 @pytest.mark.parametrize("has_reference", [False, True])

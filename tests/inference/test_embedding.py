@@ -12,8 +12,9 @@ from verbspace.data.datasets import ClipDataset
 from verbspace.data.errors import DecodeFailure, NoReadableVideo
 from verbspace.data.frame_preprocessing import FramePreprocessing
 from verbspace.data.sources.manifest import Record
-from verbspace.inference.embedding import EmbeddingCache, embed_videos
+from verbspace.inference.embedding import EmbeddingCache, embed_videos, embed_windows
 from verbspace.models.video_encoder import VideoEncoder
+from verbspace.utils.precision import PrecisionSetting
 
 
 @pytest.fixture(scope="module")
@@ -95,15 +96,19 @@ def test_cached_videos_are_not_embedded_again(records: list[Record]) -> None:
     assert len(doubled.embeddings) == 2
 
 
-def test_bf16_products_are_close_to_fp32(tmp_path: Path, tiny_clip: Path) -> None:
+@pytest.mark.parametrize("dtype", ["bf16", "int8"])
+def test_other_precisions_are_close_to_fp32(dtype: PrecisionSetting, tmp_path: Path, tiny_clip: Path) -> None:
     encoder = VideoEncoder.from_pretrained(tiny_clip)
     records = [Record(write_video(tmp_path / f"{n}.mp4", numbered_frames(8, seed=n))) for n in range(3)]
     exact = embed_videos(encoder, records, frames=4).embeddings
-    rough = embed_videos(encoder, records, frames=4, dtype="bf16").embeddings
+    rough = embed_videos(encoder, records, frames=4, dtype=dtype).embeddings
     assert rough.dtype == torch.float32
     assert not torch.equal(exact, rough)
     assert (exact * rough).sum(1).min() > 0.999
-    with pytest.raises(ValueError, match=r"dtype: 'fp8' is not one of fp32, bf16"):
+    assert torch.equal(embed_videos(encoder, records, frames=4).embeddings, exact)
+    windows = embed_windows(encoder, records[0].path, length=9, frames=4, dtype=dtype)
+    torch.testing.assert_close(windows.embeddings, rough[:1])
+    with pytest.raises(ValueError, match=r"dtype: 'fp8' is not one of fp32, bf16, int8, auto"):
         embed_videos(encoder, records, dtype="fp8")  # type: ignore[arg-type]
 
 

@@ -17,6 +17,7 @@ from verbspace.inference.predictor import Prediction, Predictor, WindowConfig, p
 from verbspace.models.clip_parts import clip_parts
 from verbspace.models.video_encoder import VideoEncoder
 from verbspace.playground.actions import ACTIONS
+from verbspace.utils.precision import PrecisionSetting
 
 NAMES = ["waving", "bowing", "kicking a ball"]
 
@@ -57,9 +58,10 @@ def test_ranking_is_the_softmax_of_scaled_cosines(
     assert len(found[0].descriptions) == (3 if concepts.descriptions else 0)
 
 
-def test_dtype_is_that_of_the_embeddings(encoder: VideoEncoder, paths: list[Path]) -> None:
-    expected = embed_videos(encoder, [Record(path) for path in paths], dtype="bf16").embeddings
-    predictor = Predictor(encoder, NAMES, dtype="bf16", top=len(NAMES))
+@pytest.mark.parametrize("dtype", ["bf16", "int8"])
+def test_dtype_is_that_of_the_embeddings(dtype: PrecisionSetting, encoder: VideoEncoder, paths: list[Path]) -> None:
+    expected = embed_videos(encoder, [Record(path) for path in paths], dtype=dtype).embeddings
+    predictor = Predictor(encoder, NAMES, dtype=dtype, top=len(NAMES))
     for windows in (None, WindowConfig(1e6)):
         found = [outcome for _, outcome in predictor.predict_stream(map(str, paths), windows)]
         for one, p in zip(found, predictor.probabilities(expected), strict=True):

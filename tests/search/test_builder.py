@@ -30,6 +30,7 @@ from verbspace.search.index import Index
 from verbspace.search.schema import IndexManifest, rows_checksum, vectors_to_numpy
 from verbspace.search.searcher import Searcher
 from verbspace.search.signatures import file_signature
+from verbspace.utils.precision import PrecisionSetting
 
 
 def test_one_row_per_window(tiny_clip: Path, clips: Path, full_index: Path) -> None:
@@ -162,13 +163,16 @@ def test_other_encoder_or_windows_are_rejected(tiny_clip: Path, tiny_siglip: Pat
         run_quick_embed(tiny_clip, [], full_index, stride=0.5)
 
 
-def test_bf16_is_close_and_not_mixed_with_fp32(tiny_clip: Path, clips: Path, full_index: Path, tmp_path: Path) -> None:
-    run_quick_embed(tiny_clip, clips, tmp_path, dtype="bf16")
+@pytest.mark.parametrize("dtype", ["bf16", "int8"])
+def test_other_precisions_are_close_and_not_mixed_with_fp32(
+    dtype: PrecisionSetting, tiny_clip: Path, clips: Path, full_index: Path, tmp_path: Path
+) -> None:
+    run_quick_embed(tiny_clip, clips, tmp_path, dtype=dtype)
     cosines = (vectors_to_numpy(sorted_rows(tmp_path)) * vectors_to_numpy(sorted_rows(full_index))).sum(1)
     assert cosines.min() > 0.999
     assert cosines.min() < 1 - 1e-7
-    with pytest.raises(ValueError, match=r"2 frames each, in fp32, .*2 frames each, in bf16"):
-        run_quick_embed(tiny_clip, clips, full_index, dtype="bf16")
+    with pytest.raises(ValueError, match=r"2 frames each, in fp32, .*2 frames each, in " + dtype):
+        run_quick_embed(tiny_clip, clips, full_index, dtype=dtype)
 
 
 def test_interruption_commits_finished_files(tiny_clip: Path, clips: Path, tmp_path: Path) -> None:

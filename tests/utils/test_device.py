@@ -42,6 +42,12 @@ def test_cpus_with_bf16(
     assert resolve_precision("auto", CPU) == ("bf16" if expected else "fp32")
 
 
+def test_int8_is_for_cpus() -> None:
+    assert resolve_precision("int8", CPU) == "int8"
+    with pytest.raises(ValueError, match="dtype: int8 is for CPUs; use bf16 on cuda:1, or give --device cpu"):
+        resolve_precision("int8", CUDA)
+
+
 def test_older_torch_has_no_test_of_the_cpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     pretend_cpu(monkeypatch, tmp_path, torch_knows=False, cpuinfo="flags : amx_bf16")
     for name in ("avx512_bf16", "amx_tile"):
@@ -66,7 +72,7 @@ def test_other_devices_use_fp32() -> None:
 
 def test_a_given_precision_is_kept() -> None:
     assert [resolve_precision(name, CPU) for name in ("fp32", "bf16")] == ["fp32", "bf16"]
-    with pytest.raises(ValueError, match="dtype: 'fp8' is not one of fp32, bf16, auto"):
+    with pytest.raises(ValueError, match="dtype: 'fp8' is not one of fp32, bf16, int8, auto"):
         resolve_precision("fp8", CPU)
 
 

@@ -109,7 +109,7 @@ WorkersOption = Annotated[
     int | None, typer.Option(min=0, help="Workers. Default: one per CPU core; `embed`: at most 8; `evaluate`: none.")
 ]
 DtypeOption = Annotated[
-    str, typer.Option(help="fp32, bf16 (faster, less exact), or auto: bf16 if the hardware has it.")
+    str, typer.Option(help="fp32; bf16 or, on CPUs, int8 (faster, less exact); or auto: bf16 if the hardware has it.")
 ]
 ClipFramesOption = Annotated[int, typer.Option(min=1, help="Frames per clip.")]
 ClipsOption = Annotated[int, typer.Option(min=1, help="Clips per video.")]

@@ -119,4 +119,5 @@ def log_failures(failures: DecodeFailures) -> None:
 
 def precision_name(encoder: VideoEncoder, dtype: Precision) -> str:
     """Describe the precision of an encoder's products for a protocol."""
-    return str(encoder.dtype).removeprefix("torch.") if dtype == "fp32" else "bfloat16 products"
+    names = {"fp32": str(encoder.dtype).removeprefix("torch."), "bf16": "bfloat16 products", "int8": "int8 products"}
+    return names[dtype]

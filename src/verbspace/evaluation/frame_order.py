@@ -54,6 +54,10 @@ class OrderEmbedder:
         """Convert uint8 frames (B, T, 3, H, W) to model input."""
         return self.embedder.normalize(video)
 
+    def int8_copy(self) -> OrderEmbedder:
+        """Return a copy that computes in int8."""
+        return OrderEmbedder(self.embedder.int8_copy())
+
     def __call__(self, video: Tensor, times: Tensor) -> Tensor:
         """Embed normalized frames (B, T, 3, H, W) with times in seconds (B, T): (B, 4·D) in `FRAME_ORDERS`."""
         num_frames = video.shape[1]

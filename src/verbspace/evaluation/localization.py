@@ -29,7 +29,7 @@ from verbspace.evaluation.localization_metrics import TIOU_RANGES, TIOU_THRESHOL
 from verbspace.evaluation.protocol import EvalProtocol
 from verbspace.evaluation.runner import MAX_MISSING_FRACTION, load_encoders
 from verbspace.evaluation.span_annotations import AnnotatedVideo, read_annotated_videos
-from verbspace.inference.embedding import embed_windows
+from verbspace.inference.embedding import embed_windows, prepare_embedder
 from verbspace.inference.part_embedder import embedder_for
 from verbspace.inference.spans import MAX_OVERLAP, find_spans
 from verbspace.inference.timeline import Segment, merge_windows
@@ -198,7 +198,7 @@ def resolve_class_splits(
 def _measure(
     settings: _Settings, encoder: VideoEncoder, name: str, on_progress: ProgressCallback | None
 ) -> LocalizationResult:
-    embedder = embedder_for(encoder, settings.scoring)
+    embedder = prepare_embedder(embedder_for(encoder, settings.scoring), settings.dtype)
     space = encoder.build_concept_space(
         settings.concepts, with_descriptions=settings.scoring != "category", on_progress=on_progress
     )

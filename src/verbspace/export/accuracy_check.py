@@ -35,6 +35,10 @@ class ExportedEncoder:
         self.preprocessing, self.normalize = encoder.preprocessing.to_square(), encoder.normalize
         self._tower_fn = tower_fn
 
+    def int8_copy(self) -> ExportedEncoder:
+        """Return this encoder: the precision of a file is that of its export."""
+        return self
+
     def __call__(self, video: Tensor, times: Tensor) -> Tensor:
         """Embed normalized frames (B, T, 3, S, S) with seconds (B, T): (B, D)."""
         return self._tower_fn({"pixel_values_videos": video, "times": times.float()})

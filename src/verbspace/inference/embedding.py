@@ -23,6 +23,7 @@ from verbspace.data.errors import DecodeError, DecodeFailure, DecodeFailures, No
 from verbspace.data.frame_preprocessing import FramePreprocessing
 from verbspace.data.sampling import Window, WindowKind, plan_shot_windows, validate_window_kind
 from verbspace.data.sources.record import Record
+from verbspace.models.eval_mode import eval_mode
 from verbspace.utils.device import resolve_precision
 from verbspace.utils.precision import Precision, PrecisionSetting
 from verbspace.utils.progress import ProgressCallback
@@ -45,6 +46,9 @@ class Embedder(Protocol):
 
     def normalize(self, video: Tensor) -> Tensor:
         """Convert uint8 frames (B, T, 3, H, W) to model input."""
+
+    def int8_copy(self) -> Embedder:
+        """Return an encoder that computes in int8, for the CPU; itself if it does so already."""
 
     def __call__(self, video: Tensor, times: Tensor) -> Tensor:
         """Embed normalized frames (B, T, 3, H, W) with times in seconds (B, T) as (B, D)."""
@@ -147,7 +151,7 @@ def embed_videos(
         crops: Crops per clip.
         batch_size: Videos per batch, each with all its clips and crops.
         num_workers: Processes that decode; 0 decodes in this process.
-        dtype: Precision of matrix products. Embeddings are float32 in either case.
+        dtype: Precision of matrix products. Embeddings are always float32.
         allow_empty: Return a result without rows if no video can be read, instead of raising NoReadableVideo.
         cache: Results of earlier calls with the same encoder and options. New results are added.
         on_progress: Called after each batch, with the name `stage`.
@@ -166,11 +170,12 @@ def embed_videos(
         decoder=decoder,
     )
     done = len(records) - len(pending)
-    with _eval_mode(encoder):
+    embedder = prepare_embedder(encoder, dtype)
+    with _inference(embedder):
         for batch in load_clips(dataset, batch_size=batch_size, num_workers=num_workers):
             cache.failures |= {pending[failure.index].file: failure for failure in batch["bad"]}
             if len(batch["index"]):
-                embeddings = _embed_batch(encoder, batch["video"], batch["times"], dtype)
+                embeddings = _embed_batch(embedder, batch["video"], batch["times"], dtype)
                 cache.add([pending[index].file for index in batch["index"].tolist()], embeddings)
             done += len(batch["index"]) + len(batch["bad"])
             if on_progress is not None:
@@ -238,16 +243,17 @@ def embed_windows(
         )
         embedded: list[Window] = []
         rows = ChunkedBuffer()
-        with _eval_mode(encoder):
+        with _inference(embedder):
             while batch := list(islice(stream, batch_size)):
                 embedded += [window for window, _, _ in batch]
                 video = torch.stack([clip for _, clip, _ in batch])[:, None]
                 times = torch.stack([seconds for _, _, seconds in batch])[:, None]
-                rows.add(_embed_batch(encoder, video, times, dtype))
+                rows.add(_embed_batch(embedder, video, times, dtype))
                 if on_progress is not None:
                     on_progress(stage, len(embedded), num_windows, {})
         return WindowEmbeddings(embedded, rows.take(range(len(embedded))))
 
+    embedder = prepare_embedder(encoder, dtype)
     try:
         return decode_and_embed(use_packet_times=True)
     except TimestampMismatch:
@@ -256,8 +262,9 @@ def embed_windows(
 
 def embed_clips(encoder: Embedder, video: Tensor, times: Tensor, dtype: Precision = "fp32") -> Tensor:
     """Embed uint8 clips (B, T, 3, H, W) with times in seconds (B, T): (B, D) float32 on the CPU, L2-normalized."""
-    with _eval_mode(encoder):
-        return _embed_batch(encoder, video[:, None], times[:, None], dtype)
+    embedder = prepare_embedder(encoder, dtype)
+    with _inference(embedder):
+        return _embed_batch(embedder, video[:, None], times[:, None], dtype)
 
 
 def validate_num_frames(frames: int) -> None:
@@ -266,19 +273,18 @@ def validate_num_frames(frames: int) -> None:
         raise ValueError(f"frames: {frames} is out of range; pass 1 to {MAX_FRAMES} frames per clip")
 
 
+def prepare_embedder(encoder: Embedder, dtype: Precision) -> Embedder:
+    """Return what embeds in a precision. For int8 this takes as long as reading the weights; else it is the encoder.
+
+    All functions of this module do so. Only those who embed many times with one encoder call this function first.
+    """
+    return encoder.int8_copy() if dtype == "int8" else encoder
+
+
 @contextmanager
-def _eval_mode(encoder: Embedder) -> Iterator[None]:
-    """Switch to evaluation mode and inference mode; restore the mode on exit."""
-    module = encoder if isinstance(encoder, torch.nn.Module) else None
-    training = module is not None and module.training
-    if module is not None:
-        module.eval()
-    try:
-        with torch.inference_mode():
-            yield
-    finally:
-        if module is not None:
-            module.train(training)
+def _inference(encoder: Embedder) -> Iterator[None]:
+    with eval_mode(encoder), torch.inference_mode():
+        yield
 
 
 def _embed_batch(encoder: Embedder, video: Tensor, times: Tensor, dtype: Precision) -> Tensor:

@@ -37,6 +37,10 @@ class PartEmbedder:
         """Convert uint8 frames (B, T, 3, H, W) to model input."""
         return self.encoder.normalize(video)
 
+    def int8_copy(self) -> PartEmbedder:
+        """Return a copy that computes in int8."""
+        return PartEmbedder(self.encoder.int8_copy(), frames=self.frames)
+
     def __call__(self, video: Tensor, times: Tensor) -> Tensor:
         """Embed normalized frames (B, T, 3, H, W) with times in seconds (B, T) as (B, 4·D), or (B, T·D)."""
         if self.frames:

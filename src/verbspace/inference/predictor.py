@@ -23,7 +23,7 @@ from verbspace.data.sources.inputs import localize
 from verbspace.data.sources.record import Record
 from verbspace.inference.abstention import OtherScores
 from verbspace.inference.calibration import Calibration
-from verbspace.inference.embedding import embed_videos, embed_windows, validate_num_frames
+from verbspace.inference.embedding import embed_videos, embed_windows, prepare_embedder, validate_num_frames
 from verbspace.inference.few_shot import FittedActions
 from verbspace.inference.part_embedder import embedder_for
 from verbspace.inference.spans import find_spans
@@ -127,7 +127,7 @@ class Predictor:
         if len(self.concepts.actions) == 1:
             logger.warning("there is only one action, so every video gets 100 %; add actions to tell it from")
         self.scoring, self.frames, self.top = scoring, frames, top
-        self.embedder = embedder_for(self.encoder, scoring)
+        self.embedder = prepare_embedder(embedder_for(self.encoder, scoring), self.dtype)
         self.space = ConceptSpace.build(
             self.concepts,
             encode_text or self.encoder.cached_text_encoder(on_progress),

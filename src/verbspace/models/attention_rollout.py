@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
+from verbspace.models.eval_mode import eval_mode
 from verbspace.models.video_encoder import VideoEncoder
 
 
@@ -42,15 +43,10 @@ def attention_rollout(encoder: VideoEncoder, video: Tensor, times: Tensor) -> Te
     """
     layers: list[_LayerAttention] = []
     pooling: list[Tensor] = []
-    was_training = encoder.training
-    encoder.eval()
-    try:
-        with ExitStack() as stack:
-            for handle in _register_hooks(encoder, layers, pooling):
-                stack.enter_context(handle)  # removes the hook
-            encoder.frame_embeddings(video[None], times[None])
-    finally:
-        encoder.train(was_training)
+    with eval_mode(encoder), ExitStack() as stack:
+        for handle in _register_hooks(encoder, layers, pooling):
+            stack.enter_context(handle)  # removes the hook
+        encoder.frame_embeddings(video[None], times[None])
     num_frames, num_tokens = layers[0].update_fraction.shape
     rollout = torch.zeros(num_frames, num_frames, num_tokens)
     diagonal = torch.arange(num_frames)

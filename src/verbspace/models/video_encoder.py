@@ -21,6 +21,8 @@ from verbspace.models import backbones, hub
 from verbspace.models.clip_parts import TemporalDifference, clip_parts, resolve_times
 from verbspace.models.config import VideoEncoderConfig
 from verbspace.models.eager_attention import EAGER_IMPL
+from verbspace.models.eval_mode import eval_mode
+from verbspace.models.int8 import int8_copy
 from verbspace.models.interpolation import interpolate_weights
 from verbspace.models.pretrained_options import PretrainedOptions
 from verbspace.models.processor import Processor, read_json
@@ -92,12 +94,11 @@ class VideoEncoder(PreTrainedModel):  # type: ignore[misc]
     ) -> VideoEncoder:
         """Load an image checkpoint of the CLIP family, or a saved VideoEncoder, in float32.
 
-        Weights are read from safetensors. Only an image checkpoint without safetensors is read from pytorch_model.bin,
-        with `torch.load(weights_only=True)`, which runs no code from the file.
+        Weights are read from safetensors, or without them from pytorch_model.bin of an image checkpoint, with
+        `torch.load(weights_only=True)`, which runs no code.
 
         Args:
-            name_or_path: A folder (of a checkpoint or of a run), "playground", or a hub id, owner/name or
-                owner/name@revision.
+            name_or_path: Folder of a checkpoint or run, "playground", or hub id (owner/name, owner/name@revision).
             temporal: Add temporal attention to an image checkpoint. False: frame-averaged CLIP.
             temporal_layers: Indices of the image layers to add temporal attention to. None: all layers.
             temporal_heads: Heads of temporal attention. None: as many as the image layers have.
@@ -200,6 +201,10 @@ class VideoEncoder(PreTrainedModel):  # type: ignore[misc]
         duplicate = copy.deepcopy(self, memo)
         duplicate.eval()
         return duplicate
+
+    def int8_copy(self) -> VideoEncoder:
+        """Return a copy with image and temporal layers in int8, see `models.int8`. All other weights are shared."""
+        return int8_copy(self, ("base.vision_model.encoder", "temporal"))
 
     def interpolate_with(self, other: VideoEncoder, alpha: float) -> VideoEncoder:
         """Return a new encoder with the weights (1 - alpha)·self + alpha·other (Wortsman et al., CVPR 2022).
@@ -367,12 +372,8 @@ class VideoEncoder(PreTrainedModel):  # type: ignore[misc]
             ValueError: The frames have the wrong dtype or shape, or times are given with files.
         """
         batches = clip_batches(videos, times, frames=frames, preprocessing=self.preprocessing, batch_size=batch_size)
-        was_training = self.training
-        self.eval()
-        try:
+        with eval_mode(self):
             z = embed_batches(batches, self, self.normalize, self.device)
-        finally:
-            self.train(was_training)
         return torch.zeros(0, self.embedding_dim) if z is None else z
 
     @torch.no_grad()

@@ -211,7 +211,7 @@ def open_updater(
         raise ValueError("gpus: only --engine ray uses this setting; leave it out, or give --device")
     if engine == "ray":  # the actors resolve the device, and load the encoder again
         if dtype == "auto":
-            raise ValueError("dtype: auto depends on the device of the actors; give fp32 or bf16 with --engine ray")
+            raise ValueError("dtype: auto depends on the device of the actors; give another dtype with --engine ray")
         target = torch.device("cpu")
     else:
         target = resolve_device(device)

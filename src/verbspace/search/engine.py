@@ -12,7 +12,7 @@ import torch
 from verbspace.data.decoding.probe import probe
 from verbspace.data.errors import DecodeError
 from verbspace.data.sources.inputs import localize
-from verbspace.inference.embedding import Embedder, embed_windows
+from verbspace.inference.embedding import Embedder, embed_windows, prepare_embedder
 from verbspace.search.schema import FileRows, IndexManifest
 from verbspace.search.signatures import content_identity, file_signature
 from verbspace.utils.cpu import available_cpus
@@ -51,6 +51,7 @@ def local_engine(encoder: Embedder, manifest: IndexManifest, *, num_workers: int
     change the results.
     """
     threads = num_workers or min(8, available_cpus())
+    embedder = prepare_embedder(encoder, manifest.dtype)
 
     def embed_files(files: Sequence[str]) -> Iterator[FileRows]:
         torch_threads = torch.get_num_threads()
@@ -60,7 +61,7 @@ def local_engine(encoder: Embedder, manifest: IndexManifest, *, num_workers: int
 
         def submit(count: int) -> None:
             for path in islice(remaining, count):
-                pending.append(pool.submit(embed_file, encoder, path, manifest, batch_size))
+                pending.append(pool.submit(embed_file, embedder, path, manifest, batch_size))
 
         try:
             submit(2 * threads)

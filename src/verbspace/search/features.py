@@ -17,7 +17,7 @@ import numpy as np
 from verbspace.data.errors import DecodeError
 from verbspace.data.sources.inputs import is_url, localize
 from verbspace.data.sources.storage import split_segment
-from verbspace.inference.embedding import Embedder, embed_windows
+from verbspace.inference.embedding import Embedder, embed_windows, prepare_embedder
 from verbspace.inference.part_embedder import PartEmbedder
 from verbspace.models.video_encoder import VideoEncoder
 from verbspace.search.index import Index
@@ -75,9 +75,10 @@ def export_features(
     keys = feature_keys(path for batch in index.scan(("path",), "`window` = 0") for path in batch["path"].to_pylist())
     if not keys:
         raise ValueError(f"{index.folder}: the index is empty; embed videos first")
-    embedder = None
+    embedder: Embedder | None = None
     if frames:
-        embedder = PartEmbedder(load_index_encoder(index.manifest, index.folder, encoder, device), frames=True)
+        model = load_index_encoder(index.manifest, index.folder, encoder, device)
+        embedder = prepare_embedder(PartEmbedder(model, frames=True), index.manifest.dtype)
     summary = FeatureSummary()
     with _open_writer(out) as write:
         for done, file in enumerate(iterate_files(index), 1):

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
+from verbspace.inference.embedding import prepare_embedder
 from verbspace.search.engine import Engine, embed_file
 from verbspace.search.schema import FileRows, IndexManifest
 from verbspace.search.searcher import load_index_encoder
@@ -24,11 +25,11 @@ class FileEmbedder:
         torch.set_num_threads(1)  # as in `local_engine`, so that the results are the same
         disable_malloc_trim()
         self.manifest, self.batch_size = manifest, batch_size
-        self.encoder = load_index_encoder(manifest, device=device)
+        self.embedder = prepare_embedder(load_index_encoder(manifest, device=device), manifest.dtype)
 
     def embed(self, paths: Sequence[str]) -> list[FileRows]:
         """Embed files."""
-        return [embed_file(self.encoder, path, self.manifest, self.batch_size) for path in paths]
+        return [embed_file(self.embedder, path, self.manifest, self.batch_size) for path in paths]
 
 
 def ray_engine(

@@ -53,10 +53,12 @@ def resolve_precision(dtype: str, device: torch.device) -> Precision:
     """Return the precision for a device: "auto" is bf16 where `has_bf16` is true, else fp32.
 
     Raises:
-        ValueError: `dtype` is not "fp32", "bf16" or "auto".
+        ValueError: `dtype` is not "fp32", "bf16", "int8" or "auto", or it is int8 and the device is not a CPU.
     """
     if dtype == "auto":
         return "bf16" if has_bf16(device) else "fp32"
+    if dtype == "int8" and device.type != "cpu":
+        raise ValueError(f"dtype: int8 is for CPUs; use bf16 on {device}, or give --device cpu")
     for precision in get_args(Precision):
         if dtype == precision:
             return precision  # type: ignore[no-any-return]

@@ -4,5 +4,5 @@ from __future__ import annotations
 
 from typing import Literal
 
-Precision = Literal["fp32", "bf16"]  # of matrix products under autocast; weights and results are float32
-PrecisionSetting = Literal["auto", "fp32", "bf16"]  # see `utils.device.resolve_precision`
+Precision = Literal["fp32", "bf16", "int8"]  # of matrix products; results are float32. int8: embedding on a CPU only
+PrecisionSetting = Literal["auto", "fp32", "bf16", "int8"]  # see `utils.device.resolve_precision`

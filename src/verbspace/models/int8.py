@@ -1,0 +1,94 @@
+"""Linear layers in 8-bit integers, which embed faster on CPUs that multiply them (VNNI, AMX) but have no bf16.
+
+A weight is an int8 number times the scale of its output; an input is an int8 number times the scale of its row, which
+is computed when the row arrives (dynamic quantization by row and column, as in LLM.int8(), Dettmers et al., NeurIPS
+2022, without its 16-bit outliers). Products are summed in int32. Everything else remains in float32.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+from functools import cache
+from itertools import chain
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+_Module = TypeVar("_Module", bound=nn.Module)
+
+_BLOCK_ROWS = 256  # so that the intermediate results of a block stay in the cache of a core
+_TINY = 1e-12
+
+
+class Int8Linear(nn.Module):
+    """`nn.Linear` with int8 products, for inference on a CPU. The bias is shared with the original layer."""
+
+    weight: Tensor  # int8 (inputs, outputs)
+    scale: Tensor  # float32 (outputs,)
+    bias: Tensor | None
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        weight = linear.weight.detach().float()
+        scale = weight.abs().amax(1).clamp_min(_TINY) / max_weight()
+        self.register_buffer("weight", (weight / scale[:, None]).round_().to(torch.int8).t())
+        self.register_buffer("scale", scale)
+        self.register_buffer("bias", None if linear.bias is None else linear.bias.detach())
+
+    @torch.no_grad()
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (..., inputs) to (..., outputs), both float32. No gradients are computed."""
+        rows = x.reshape(-1, x.shape[-1])
+        out = rows.new_empty(len(rows), len(self.scale))
+        for block, product in zip(torch.split(rows, _BLOCK_ROWS), torch.split(out, _BLOCK_ROWS), strict=True):
+            scale = block.abs().amax(1, keepdim=True).clamp_min_(_TINY).div_(127)
+            scaled = torch._int_mm((block / scale).round_().to(torch.int8), self.weight) * scale
+            if self.bias is None:
+                torch.mul(scaled, self.scale, out=product)
+            else:
+                torch.addcmul(self.bias, scaled, self.scale, out=product)
+        return out.view(*x.shape[:-1], len(self.scale))
+
+
+def int8_copy(module: _Module, parts: Iterable[str]) -> _Module:
+    """Copy a module, with `Int8Linear` in place of the linear layers of some submodules. Other weights are shared.
+
+    A copy that this function returned is returned as it is.
+
+    Args:
+        module: The module, with float32 weights on the CPU.
+        parts: Names of the submodules.
+
+    Raises:
+        ValueError: The module is not on the CPU.
+    """
+    if any(isinstance(child, Int8Linear) for child in module.modules()):
+        return module
+    tensors = list(chain(module.parameters(), module.buffers()))
+    if any(tensor.device.type != "cpu" for tensor in tensors):
+        raise ValueError(f"int8 is for CPUs, and this module is on {tensors[0].device}; use bf16")
+    duplicate = copy.deepcopy(module, {id(tensor): tensor for tensor in tensors})
+    for part in parts:
+        _replace_linears(duplicate.get_submodule(part))
+    return duplicate
+
+
+def _replace_linears(module: nn.Module) -> None:
+    for name, child in module.named_children():
+        if type(child) is nn.Linear:  # not a subclass, whose forward pass may do more
+            setattr(module, name, Int8Linear(child))
+        else:
+            _replace_linears(child)
+
+
+@cache
+def max_weight() -> int:
+    """Return the largest weight whose products are exact: 127, or 63 on CPUs without VNNI and AMX.
+
+    These add two products of 8 bits in 16 bits, which overflow if both are large.
+    """
+    extreme = torch.full((32, 32), 127, dtype=torch.int8)
+    exact = torch.equal(torch._int_mm(extreme, extreme), torch.full((32, 32), 32 * 127 * 127, dtype=torch.int32))
+    return 127 if exact else 63
