@@ -42,6 +42,23 @@ def test_fractions_sum_to_one(family: Path, attention: str) -> None:
     assert (rollout.sum(2).diagonal() < 1).all()  # other frames contribute
 
 
+def test_other_threads_run_no_hooks(tiny_clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = VideoEncoder.from_pretrained(tiny_clip)
+    embed = VideoEncoder.frame_embeddings
+    running: list[VideoEncoder] = []
+
+    def embed_beside_another_clip(copied: VideoEncoder, *args: torch.Tensor) -> torch.Tensor:
+        running.append(copied)
+        embed(encoder, torch.randn(2, 3, 3, encoder.image_size, encoder.image_size))  # of another thread
+        return embed(copied, *args)
+
+    expected = attention_rollout(encoder, clip(encoder), TIMES)
+    monkeypatch.setattr(VideoEncoder, "frame_embeddings", embed_beside_another_clip)
+    torch.testing.assert_close(attention_rollout(encoder, clip(encoder), TIMES), expected)
+    assert len(running) == 1
+    assert all(one is other for one, other in zip(encoder.parameters(), running[0].parameters(), strict=True))
+
+
 def test_untrained_temporal_attention_stays_within_frames(family: Path) -> None:
     encoder = VideoEncoder.from_pretrained(family)
     rollout = attention_rollout(encoder, clip(encoder), TIMES)

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from verbspace.models.int8 import Int8Linear, int8_copy, max_weight
+from verbspace.models.int8 import Int8Linear, max_weight
 from verbspace.models.video_encoder import VideoEncoder
 
 
@@ -77,6 +77,6 @@ def test_a_copy_of_an_encoder() -> None:
 
 
 def test_only_on_the_cpu() -> None:
-    module = nn.Sequential(nn.Linear(2, 2, device="meta"))
-    with pytest.raises(ValueError, match="int8 is for CPUs, and this module is on meta; use bf16"):
-        int8_copy(module, [""])
+    encoder = VideoEncoder.from_pretrained("playground").to("meta")
+    with pytest.raises(ValueError, match="int8 is for CPUs, and the encoder is on meta; use bf16"):
+        encoder.int8_copy()

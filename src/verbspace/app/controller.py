@@ -94,7 +94,6 @@ class AppController:
         self._main_encoder = next(iter(encoders))
         self._overview_lock = threading.Lock()
         self._overview: tuple[int, Overview] | None = None  # with the version of the index
-        self._explain_lock = threading.Lock()  # an explanation adds hooks to the encoder's layers
         if calibration is not None:
             calibration.validate_for(encoders[self._main_encoder], concepts, calibration.by, frames)
         if fitted is not None:
@@ -149,8 +148,7 @@ class AppController:
         """Explain the prediction of the first encoder for the part of a clip from `start` to `end`, in seconds."""
         predictor = self._predictor(self._main_encoder, tuple(self.limits.parse_actions(actions)), True)
         try:
-            with self._explain_lock:
-                return explain(predictor, analysis.path, start=start, end=end)
+            return explain(predictor, analysis.path, start=start, end=end)
         except VideoError as error:
             raise RequestRejected(f"{analysis.title}: {error.reason}") from None
         except OSError as error:

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
-from verbspace.models.eval_mode import eval_mode
 from verbspace.models.video_encoder import VideoEncoder
 
 
@@ -33,7 +32,7 @@ def attention_rollout(encoder: VideoEncoder, video: Tensor, times: Tensor) -> Te
     """Compute how much of the embedding of each frame comes from each token of each frame.
 
     Args:
-        encoder: The encoder, used in evaluation mode.
+        encoder: The encoder; a copy in evaluation mode is used.
         video: Normalized frames (T, 3, H, W) of one clip.
         times: Seconds (T,).
 
@@ -43,7 +42,8 @@ def attention_rollout(encoder: VideoEncoder, video: Tensor, times: Tensor) -> Te
     """
     layers: list[_LayerAttention] = []
     pooling: list[Tensor] = []
-    with eval_mode(encoder), ExitStack() as stack:
+    encoder = encoder.copy(share_weights=True)  # other threads do not run the hooks
+    with ExitStack() as stack:
         for handle in _register_hooks(encoder, layers, pooling):
             stack.enter_context(handle)  # removes the hook
         encoder.frame_embeddings(video[None], times[None])

@@ -7,19 +7,30 @@ is computed when the row arrives (dynamic quantization by row and column, as in 
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import cache
-from itertools import chain
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-_Module = TypeVar("_Module", bound=nn.Module)
-
 _BLOCK_ROWS = 256  # so that the intermediate results of a block stay in the cache of a core
 _TINY = 1e-12
+
+
+class _CopyableEncoder(Protocol):
+    """The part of `VideoEncoder` that `int8_copy` needs."""
+
+    device: torch.device
+
+    def copy(self: _Encoder, *, share_weights: bool) -> _Encoder: ...
+
+    def modules(self) -> Iterator[nn.Module]: ...
+
+    def get_submodule(self, target: str) -> nn.Module: ...
+
+
+_Encoder = TypeVar("_Encoder", bound=_CopyableEncoder)
 
 
 class Int8Linear(nn.Module):
@@ -52,24 +63,23 @@ class Int8Linear(nn.Module):
         return out.view(*x.shape[:-1], len(self.scale))
 
 
-def int8_copy(module: _Module, parts: Iterable[str]) -> _Module:
-    """Copy a module, with `Int8Linear` in place of the linear layers of some submodules. Other weights are shared.
+def int8_copy(encoder: _Encoder, parts: Iterable[str]) -> _Encoder:
+    """Copy an encoder, with `Int8Linear` in place of the linear layers of some submodules. Other weights are shared.
 
     A copy that this function returned is returned as it is.
 
     Args:
-        module: The module, with float32 weights on the CPU.
+        encoder: The encoder.
         parts: Names of the submodules.
 
     Raises:
-        ValueError: The module is not on the CPU.
+        ValueError: The encoder is not on the CPU.
     """
-    if any(isinstance(child, Int8Linear) for child in module.modules()):
-        return module
-    tensors = list(chain(module.parameters(), module.buffers()))
-    if any(tensor.device.type != "cpu" for tensor in tensors):
-        raise ValueError(f"int8 is for CPUs, and this module is on {tensors[0].device}; use bf16")
-    duplicate = copy.deepcopy(module, {id(tensor): tensor for tensor in tensors})
+    if any(isinstance(module, Int8Linear) for module in encoder.modules()):
+        return encoder
+    if encoder.device.type != "cpu":
+        raise ValueError(f"int8 is for CPUs, and the encoder is on {encoder.device}; use bf16")
+    duplicate = encoder.copy(share_weights=True)
     for part in parts:
         _replace_linears(duplicate.get_submodule(part))
     return duplicate

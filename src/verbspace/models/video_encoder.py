@@ -195,12 +195,12 @@ class VideoEncoder(PreTrainedModel):  # type: ignore[misc]
         base = VideoEncoder.from_pretrained(name, revision=revision, temporal=False, attention=self.attention)
         return base.to(self.device)  # type: ignore[no-any-return]
 
-    def copy(self) -> VideoEncoder:
-        """Return an independent copy in evaluation mode, with the same `requires_grad` flags."""
-        memo = {id(shared): shared for shared in (self.processor, self.concept_set)}  # immutable, so not copied
-        duplicate = copy.deepcopy(self, memo)
-        duplicate.eval()
-        return duplicate
+    def copy(self, *, share_weights: bool = False) -> VideoEncoder:
+        """Return a copy in evaluation mode, with the same `requires_grad` flags and, if wanted, the same tensors."""
+        shared: list[Any] = [self.processor, self.concept_set]  # immutable
+        if share_weights:
+            shared += [*self.parameters(), *self.buffers()]
+        return copy.deepcopy(self, {id(each): each for each in shared}).eval()  # type: ignore[no-any-return]
 
     def int8_copy(self) -> VideoEncoder:
         """Return a copy with image and temporal layers in int8, see `models.int8`. All other weights are shared."""
