@@ -115,25 +115,28 @@ def measure(rounds: int) -> list[Row]:
         embed_tutorial = partial(embed_with_transformers, model, processor, paths)
         candidates = {
             "bf16": store("bf16", lambda: embed_videos(encoder, records, dtype="bf16").embeddings),
+            "int8": store("int8", lambda: embed_videos(encoder, records, dtype="int8").embeddings),
             "fp32": store("fp32", lambda: embed_videos(encoder, records).embeddings),
             "PyAV": store("PyAV", lambda: embed_tutorial(read_pyav)),
             "OpenCV": store("OpenCV", lambda: embed_tutorial(read_opencv)),
             "decode": lambda: decode_only(paths), "model": model_only,
         }  # fmt: skip
         seconds = interleaved_timings(candidates, rounds)
-    cosine = {name: float((embeddings[name] * embeddings["PyAV"]).sum(1).min()) for name in ("bf16", "fp32")}
+    cosine = {name: float((embeddings[name] * embeddings["PyAV"]).sum(1).min()) for name in ("bf16", "int8", "fp32")}
     assert cosine["fp32"] > 0.9999, cosine
+    assert cosine["int8"] > 0.99, cosine
     assert cosine["bf16"] > 0.999, cosine
     note = (
-        f"smallest cosine similarity to the tutorial's embeddings {cosine['bf16']:.5f} in bf16, {cosine['fp32']:.6f} "
-        "in fp32"
+        f"smallest cosine similarity to the tutorial's embeddings {cosine['bf16']:.5f} in bf16, {cosine['int8']:.5f} "
+        f"in int8, {cosine['fp32']:.6f} in fp32"
     )
     rate = partial(compare, work=float(NUM_CLIPS), unit="videos/s")
-    bf16, fp32 = (f"embedding videos, ViT-B/32, {dtype}" for dtype in ("bf16", "fp32"))
+    bf16, int8, fp32 = (f"embedding videos, ViT-B/32, {dtype}" for dtype in ("bf16", "int8", "fp32"))
     limit = [decode + model for decode, model in zip(seconds["decode"], seconds["model"], strict=True)]
     return [
-        rate(bf16, "a tutorial's loop, PyAV", 4, seconds["bf16"], seconds["PyAV"], note=note),
-        rate(bf16, "a tutorial's loop, OpenCV", 4, seconds["bf16"], seconds["OpenCV"]),
+        rate(bf16, "a tutorial's loop, PyAV", 5, seconds["bf16"], seconds["PyAV"], note=note),
+        rate(bf16, "a tutorial's loop, OpenCV", 5, seconds["bf16"], seconds["OpenCV"]),
+        rate(int8, "a tutorial's loop, PyAV", 3, seconds["int8"], seconds["PyAV"]),
         rate(fp32, "a tutorial's loop, PyAV", 1, seconds["fp32"], seconds["PyAV"]),
         compare(bf16, "limit: decoding only, then the model only", 0.85, seconds["bf16"], limit),
     ]

@@ -31,6 +31,7 @@ from verbspace.utils.progress import ProgressCallback
 MAX_WINDOWS = 200_000  # windows per video: nine days at one window every 4 s
 MAX_FRAMES = 256  # frames per clip: ten times what video encoders take
 _BLOCK_ROWS = 4096
+_CPU_PIXELS = 8 * 3 * 224 * 224  # values per thread and pass; the activations of more clips do not fit the cache
 
 
 class Embedder(Protocol):
@@ -289,8 +290,14 @@ def _inference(encoder: Embedder) -> Iterator[None]:
 
 def _embed_batch(encoder: Embedder, video: Tensor, times: Tensor, dtype: Precision) -> Tensor:
     """Embed uint8 views (B, V, T, 3, H, W) with times in seconds (B, V, T) as (B, D) on the CPU."""
-    frames = encoder.normalize(video.flatten(0, 1).to(encoder.device))
+    clips, seconds = video.flatten(0, 1), times.flatten(0, 1)
+    per_pass = len(clips)
+    if encoder.device.type == "cpu":
+        per_pass = max(1, torch.get_num_threads() * _CPU_PIXELS // clips[0].numel())
+    embeddings = []
     with torch.autocast(encoder.device.type, torch.bfloat16, enabled=dtype == "bf16"):
-        embeddings = encoder(frames, times.flatten(0, 1).to(encoder.device))
-    views = normalize(embeddings.float(), dim=-1).view(*video.shape[:2], -1)
+        for part, part_seconds in zip(torch.split(clips, per_pass), torch.split(seconds, per_pass), strict=True):
+            frames = encoder.normalize(part.to(encoder.device))
+            embeddings.append(encoder(frames, part_seconds.to(encoder.device)).float())
+    views = normalize(torch.cat(embeddings), dim=-1).view(*video.shape[:2], -1)
     return normalize(views.mean(dim=1), dim=-1).cpu()

@@ -14,7 +14,7 @@ from typing import Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
-_BLOCK_ROWS = 256  # so that the intermediate results of a block stay in the cache of a core
+_BLOCK_NUMBERS = 2**18  # per block of rows: 1 MB, which a core's cache holds from one operation to the next
 _TINY = 1e-12
 
 
@@ -52,15 +52,31 @@ class Int8Linear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., inputs) to (..., outputs), both float32. No gradients are computed."""
         rows = x.reshape(-1, x.shape[-1])
-        out = rows.new_empty(len(rows), len(self.scale))
-        for block, product in zip(torch.split(rows, _BLOCK_ROWS), torch.split(out, _BLOCK_ROWS), strict=True):
-            scale = block.abs().amax(1, keepdim=True).clamp_min_(_TINY).div_(127)
-            scaled = torch._int_mm((block / scale).round_().to(torch.int8), self.weight) * scale
-            if self.bias is None:
-                torch.mul(scaled, self.scale, out=product)
-            else:
-                torch.addcmul(self.bias, scaled, self.scale, out=product)
+        quantized, row_scale = _quantize_rows(rows)
+        products = torch._int_mm(quantized, self.weight)
+        out = rows.new_empty(products.shape)
+        for part, product, scale in _blocks(out, products, row_scale):
+            part.copy_(product).mul_(self.scale).mul_(scale)
+            if self.bias is not None:
+                part.add_(self.bias)
         return out.view(*x.shape[:-1], len(self.scale))
+
+
+def _quantize_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Return rows (N, D) in int8, and their scales (N, 1)."""
+    quantized = torch.empty(rows.shape, dtype=torch.int8)
+    scale = rows.new_empty(len(rows), 1)
+    for block, target, block_scale in _blocks(rows, quantized, scale):
+        largest = torch.maximum(block.amax(1, keepdim=True), block.amin(1, keepdim=True).neg_())
+        torch.div(largest.clamp_min_(_TINY), 127, out=block_scale)
+        target.copy_((block * block_scale.reciprocal()).round_())
+    return quantized, scale
+
+
+def _blocks(first: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Split tensors along the first axis into blocks that fit the cache of a core."""
+    num_rows = max(1, _BLOCK_NUMBERS // first.shape[1])
+    yield from zip(*(torch.split(each, num_rows) for each in (first, *others)), strict=True)
 
 
 def int8_copy(encoder: _Encoder, parts: Iterable[str]) -> _Encoder:
