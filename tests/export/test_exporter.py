@@ -98,15 +98,10 @@ def test_a_full_disk_is_one_sentence(export_format: str, clip: VideoEncoder, tmp
     assert not list(tmp_path.iterdir())
 
 
-# MetaCLIP 2 has the architecture of CLIP, and SigLIP that of SigLIP 2 with another tokenizer.
-@pytest.mark.parametrize(
-    "family",
-    [
-        pytest.param(name, marks=() if name == "tiny_siglip2" else pytest.mark.slow)
-        for name in ("tiny_metaclip2", *TINY_CHECKPOINTS[2:])
-    ],
-)
-def test_onnx_of_every_family(family: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+# MetaCLIP 2 has the architecture of CLIP, SigLIP that of SigLIP 2, whose tests follow, with another tokenizer.
+@pytest.mark.slow
+@pytest.mark.parametrize("family", [name for name in TINY_CHECKPOINTS if name not in ("tiny_clip", "tiny_siglip2")])
+def test_onnx_of_other_families(family: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     encoder = with_random_temporal(VideoEncoder.from_pretrained(request.getfixturevalue(family), temporal_layers=[1]))
     manifest = export(encoder, tmp_path / "out")
     assert manifest["parity"]["video"]["largest"] < 1e-5
@@ -114,13 +109,16 @@ def test_onnx_of_every_family(family: str, request: pytest.FixtureRequest, tmp_p
     run_readme(tmp_path / "out", encoder)
 
 
-def test_naflex_takes_squares(tiny_siglip2: Path, tmp_path: Path) -> None:
+def test_onnx_of_naflex_takes_squares(tiny_siglip2: Path, tmp_path: Path) -> None:
     """The towers take squares, and the manifest and the processor say that whole frames are squashed."""
     encoder = with_random_temporal(VideoEncoder.from_pretrained(tiny_siglip2, temporal_layers=[1]))
     assert encoder.preprocessing.resize == "keep_aspect"
     for label, frames in (("waving", numbered_frames(12, 36, 64)), ("jumping", numbered_frames(12, 64, 36, seed=1))):
         write_video(tmp_path / "videos" / label / "clip.mp4", frames)
     manifest = export(encoder, tmp_path / "out", eval_data=tmp_path / "videos")
+    assert manifest["parity"]["video"]["largest"] < 1e-5
+    assert_towers_match(encoder, *onnx_towers(tmp_path / "out"))
+    run_readme(tmp_path / "out", encoder)
     assert manifest["inputs"]["video"]["pixel_values_videos"]["shape"] == ["batch", "frames", 3, 32, 32]
     assert manifest["pixels"]["resize"] == "squash"
     assert (
@@ -141,6 +139,7 @@ def test_onnx_of_clip(clip: VideoEncoder, exported: Path) -> None:
     run_readme(exported, clip)
 
 
+@pytest.mark.slow
 def test_without_temporal_attention(tiny_clip: Path, tmp_path: Path) -> None:
     encoder = VideoEncoder.from_pretrained(tiny_clip, temporal=False)
     export(encoder, tmp_path / "out")

@@ -50,7 +50,7 @@ def assert_complete_files(folder: Path, full_index: Path) -> int:
 
 
 @pytest.mark.parametrize(
-    "kills", [pytest.param(3, id="3 kills"), pytest.param(20, id="20 kills", marks=pytest.mark.slow)]
+    "kills", [pytest.param(2, id="2 kills"), pytest.param(20, id="20 kills", marks=pytest.mark.slow)]
 )
 def test_killed_and_resumed_embed_gives_the_same_rows(
     kills: int, tiny_clip: Path, many_clips: Path, many_clips_index: Path, tmp_path: Path

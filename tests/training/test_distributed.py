@@ -250,6 +250,7 @@ def test_sigterm_to_torchrun_saves_and_stops_all_ranks(tiny_clip: Path, clips: P
     assert f"stopped after step {last} of 5000" in said
 
 
+@pytest.mark.slow
 def test_accelerate_launch(tiny_clip: Path, clips: Path, tmp_path: Path) -> None:
     run = (sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2",
            "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no",

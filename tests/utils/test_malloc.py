@@ -7,8 +7,8 @@ SCRIPT = """
 import resource, torch
 from verbspace.utils.malloc import disable_malloc_trim
 is_disabled = {disable} and disable_malloc_trim()
-for n in range(60):
-    if n == 20:
+for n in range(24):
+    if n == 8:
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     torch.ones(16_000_000)
 print(int(is_disabled), resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
