@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import median
 
 import numpy as np
 import torch
@@ -33,6 +34,7 @@ from verbspace.utils.progress import ProgressCallback
 
 logger = logging.getLogger(__name__)
 NUM_PREVIEW_VIDEOS = 64
+_TIMED_CLIPS = 4
 FLAT_TARGETS, SHARP_TARGETS = 0.9, 0.05  # mean entropy of the teacher's distributions over that of the uniform one
 
 
@@ -191,15 +193,15 @@ def preview_run(
 ) -> RunPreview:
     """Estimate cost and collect the values that a run uses; warn if the device has too little memory.
 
-    The time is that of one forward pass of a clip, measured now, times the operations of a training step over those of
-    the forward pass.
+    The time is that of forward passes, measured now, times the operations of a training step over those of a forward
+    pass.
     """
     training = settings.training
     num_steps = training.num_steps(num_videos)
     frames, size = settings.views.global_frames, settings.views.global_size or student.image_size
     config = student.config.base_config()
     ratio = training_flops(config, settings) / forward_flops(config, frames, size)
-    seconds = _forward_seconds(student, frames, size, training.dtype) * ratio
+    seconds = _forward_seconds(student, frames, size, training.dtype, min(_TIMED_CLIPS, training.batch_size)) * ratio
     rate = pretrained_learning_rate(student, training)
     memory = estimate_training_memory(student, settings, world_size)
     if (warning := memory.warning(device_memory(student.device))) is not None:
@@ -215,12 +217,18 @@ def preview_run(
 
 
 @torch.no_grad()
-def _forward_seconds(encoder: VideoEncoder, frames: int, size: int, dtype: str) -> float:
-    """Measure the forward pass of one clip: the second of two."""
-    clip = torch.zeros(1, frames, 3, size, size, device=encoder.device)
-    started = 0.0
-    for _ in range(2):
+def _forward_seconds(encoder: VideoEncoder, frames: int, size: int, dtype: str, num_clips: int) -> float:
+    """Measure the forward pass of a batch, per clip: the median of five, or of as many as 2 s allow, after a first."""
+    clips = torch.zeros(num_clips, frames, 3, size, size, device=encoder.device)
+
+    def forward() -> float:
         started = time.perf_counter()
         with torch.autocast(encoder.device.type, torch.bfloat16, enabled=dtype == "bf16"):
-            float(encoder(clip).sum())  # waits for the device
-    return time.perf_counter() - started
+            float(encoder(clips).sum())  # waits for the device
+        return time.perf_counter() - started
+
+    forward()
+    seconds = [forward()]
+    while len(seconds) < 5 and sum(seconds) < 2:
+        seconds.append(forward())
+    return median(seconds) / num_clips
