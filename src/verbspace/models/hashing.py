@@ -43,5 +43,5 @@ def state_hash(module: nn.Module) -> str:
     for name, tensor in sorted(module.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         flat = tensor.detach().cpu().contiguous().reshape(-1)
-        digest.update(flat.view(torch.uint8).numpy().tobytes())  # NumPy has no bfloat16
+        digest.update(flat.view(torch.uint8).numpy().data)  # NumPy has no bfloat16
     return digest.hexdigest()[:16]
