@@ -122,12 +122,12 @@ def test_file_names_with_control_characters_or_invalid_utf8(folder: Path, tmp_pa
         subprocess.run([*command, "--format", form], **options)  # type: ignore[call-overload]
         for form in ("table", "csv")
     )
-    assert (table.returncode, rows.returncode) == (1, 1)
     assert rb"c\x1b]0;own\x07\x1b[2J" in table.stdout
     assert b"\x1b" not in table.stdout
     text = io.StringIO(rows.stdout.decode("utf-8", "surrogateescape"), newline="")
     assert [os.fsencode(row[0]) for row in list(csv.reader(text))[1:]] == [name] * 2  # as they are, for other programs
     jsonl = CliRunner().invoke(app, [*command[command.index("predict") :], "--format", "jsonl"])
+    assert (table.returncode, rows.returncode, jsonl.exit_code) == (1, 1, 1)
     assert os.fsencode(json.loads(jsonl.stdout)["path"]) == name
     for error in (table.stderr.decode(), rows.stderr.decode(), jsonl.stderr):
         assert "\x1b" not in error

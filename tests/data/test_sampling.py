@@ -128,10 +128,11 @@ def test_a_single_frame_is_repeated() -> None:
 
 
 @settings(deadline=None, max_examples=200)
-@given(st.floats(0, 120), st.floats(0.5, 20), st.floats(0.05, 1))
+@given(st.floats(0, 120), st.floats(0.05, 20), st.floats(0.02, 1))
 @example(1.0, 0.05, 1.0)
 @example(20.2, 4.0, 0.5)
 def test_plan_windows_covers_a_video_of_any_length(end: float, length: float, stride_fraction: float) -> None:
+    end = min(end, 2000 * length * stride_fraction)  # more windows take long
     windows = plan_windows(end, length, length * stride_fraction)
     assert windows[0].start == 0
     assert windows[-1].end == end

@@ -9,28 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from functools import cache
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
+_Module = TypeVar("_Module", bound=nn.Module)
+
 _BLOCK_NUMBERS = 2**18  # per block of rows: 1 MB, which a core's cache holds from one operation to the next
 _TINY = 1e-12
-
-
-class _CopyableEncoder(Protocol):
-    """The part of `VideoEncoder` that `int8_copy` needs."""
-
-    device: torch.device
-
-    def copy(self: _Encoder, *, share_weights: bool) -> _Encoder: ...
-
-    def modules(self) -> Iterator[nn.Module]: ...
-
-    def get_submodule(self, target: str) -> nn.Module: ...
-
-
-_Encoder = TypeVar("_Encoder", bound=_CopyableEncoder)
 
 
 class Int8Linear(nn.Module):
@@ -79,26 +66,23 @@ def _blocks(first: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
     yield from zip(*(torch.split(each, num_rows) for each in (first, *others)), strict=True)
 
 
-def int8_copy(encoder: _Encoder, parts: Iterable[str]) -> _Encoder:
-    """Copy an encoder, with `Int8Linear` in place of the linear layers of some submodules. Other weights are shared.
+def is_int8(module: nn.Module) -> bool:
+    """Return whether a module has layers in int8."""
+    return any(isinstance(child, Int8Linear) for child in module.modules())
 
-    A copy that this function returned is returned as it is.
 
-    Args:
-        encoder: The encoder.
-        parts: Names of the submodules.
+def convert_to_int8(module: _Module, parts: Iterable[str]) -> _Module:
+    """Replace the linear layers of some submodules, given by name, by `Int8Linear`, in place; return the module.
 
     Raises:
-        ValueError: The encoder is not on the CPU.
+        ValueError: The module is not on the CPU.
     """
-    if any(isinstance(module, Int8Linear) for module in encoder.modules()):
-        return encoder
-    if encoder.device.type != "cpu":
-        raise ValueError(f"int8 is for CPUs, and the encoder is on {encoder.device}; use bf16")
-    duplicate = encoder.copy(share_weights=True)
+    device = next(module.parameters()).device
+    if device.type != "cpu":
+        raise ValueError(f"int8 is for CPUs, and the encoder is on {device}; use bf16")
     for part in parts:
-        _replace_linears(duplicate.get_submodule(part))
-    return duplicate
+        _replace_linears(module.get_submodule(part))
+    return module
 
 
 def _replace_linears(module: nn.Module) -> None:

@@ -142,10 +142,10 @@ class TextVectorStore:
     def write(self, vectors: Mapping[str, Tensor]) -> None:
         """Add the vectors (D,) of texts. A disk that cannot be written to is logged once."""
         try:
-            path: Path | None = self._write({_text_key(text): vector for text, vector in vectors.items()})
+            path = self._write({_text_key(text): vector for text, vector in vectors.items()})
             paths = sorted(self.folder.glob("*.safetensors"))
             if len(paths) > _MAX_FILES:
-                path = self._merge(paths)
+                path = self._merge(paths) or path
             self._evict(keep=path)
         except OSError as error:
             _log_once(f"text vectors are not stored, and are computed again at the next call: {error}")
@@ -171,7 +171,7 @@ class TextVectorStore:
                 _remove(path)
         return merged
 
-    def _evict(self, keep: Path | None) -> None:
+    def _evict(self, keep: Path) -> None:
         files = []
         for path in self.folder.parent.glob("*/*.safetensors"):
             try:

@@ -17,12 +17,11 @@ from transformers import AutoModel, PreTrainedModel
 from verbspace.concepts.concept_set import ConceptSet
 from verbspace.concepts.space import ConceptSpace
 from verbspace.data.frame_preprocessing import FramePreprocessing
-from verbspace.models import backbones, hub
+from verbspace.models import backbones, hub, int8
 from verbspace.models.clip_parts import TemporalDifference, clip_parts, resolve_times
 from verbspace.models.config import VideoEncoderConfig
 from verbspace.models.eager_attention import EAGER_IMPL
 from verbspace.models.eval_mode import eval_mode
-from verbspace.models.int8 import int8_copy
 from verbspace.models.interpolation import interpolate_weights
 from verbspace.models.pretrained_options import PretrainedOptions
 from verbspace.models.processor import Processor, read_json
@@ -203,8 +202,9 @@ class VideoEncoder(PreTrainedModel):  # type: ignore[misc]
         return copy.deepcopy(self, {id(each): each for each in shared}).eval()  # type: ignore[no-any-return]
 
     def int8_copy(self) -> VideoEncoder:
-        """Return a copy with image and temporal layers in int8, see `models.int8`. All other weights are shared."""
-        return int8_copy(self, ("base.vision_model.encoder", "temporal"))
+        """Return a copy with image and temporal layers in int8 and all other weights shared; itself if it is one."""
+        parts = ("base.vision_model.encoder", "temporal")
+        return self if int8.is_int8(self) else int8.convert_to_int8(self.copy(share_weights=True), parts)
 
     def interpolate_with(self, other: VideoEncoder, alpha: float) -> VideoEncoder:
         """Return a new encoder with the weights (1 - alpha)·self + alpha·other (Wortsman et al., CVPR 2022).
