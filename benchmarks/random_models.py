@@ -106,14 +106,15 @@ def random_views(settings: AdaptSettings, num_clips: int, device: str = "cpu") -
     return {name: value.to(device) for name, value in views.items()}
 
 
-def matmul_rate(size: int = 2048, rounds: int = 5, device: str = "cpu") -> float:
-    """Return the highest rate of a product of two square bf16 matrices, in operations per second."""
-    a, b = torch.randn(2, size, size, device=device).bfloat16()
+def matmul_rate(size: int = 2048, rounds: int = 5, device: str = "cpu", dtype: torch.dtype = torch.bfloat16) -> float:
+    """Return the highest rate of a product of two square matrices, in operations per second."""
+    a, b = torch.randn(2, size, size, device=device).mul_(30).to(dtype)
+    product = torch._int_mm if dtype is torch.int8 else torch.mm
     best = float("inf")
     for _ in range(rounds):
         synchronize(device)
         started = time.perf_counter()
-        a @ b
+        product(a, b.t())
         synchronize(device)
         best = min(best, time.perf_counter() - started)
     return 2.0 * size**3 / best

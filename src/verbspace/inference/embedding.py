@@ -25,6 +25,7 @@ from verbspace.data.sampling import Window, WindowKind, plan_shot_windows, valid
 from verbspace.data.sources.record import Record
 from verbspace.models.eval_mode import eval_mode
 from verbspace.utils.device import resolve_precision
+from verbspace.utils.malloc import disable_malloc_trim
 from verbspace.utils.precision import Precision, PrecisionSetting
 from verbspace.utils.progress import ProgressCallback
 
@@ -284,6 +285,8 @@ def prepare_embedder(encoder: Embedder, dtype: Precision) -> Embedder:
 
 @contextmanager
 def _inference(encoder: Embedder) -> Iterator[None]:
+    if encoder.device.type == "cpu":
+        disable_malloc_trim()
     with eval_mode(encoder), torch.inference_mode():
         yield
 
