@@ -98,7 +98,7 @@ def decode_only(paths: Sequence[Path], seed: int, timestamps: Sequence[FrameTime
         plans = plan_views(times.times, times.duration, VIEWS, rng)
         last = max(frame for plan in plans for frame in plan.frame_indices)
         with open_video(path) as file:
-            stop = last if file.has_reliable_pts else len(times[index]) - 1
+            stop = last if file.has_reliable_pts else len(times.times) - 1
             for _ in itertools.islice(file.iter_frames(), stop + 1):
                 pass
 
