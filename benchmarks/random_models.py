@@ -94,11 +94,11 @@ def random_trainer(
 
 
 def random_views(settings: AdaptSettings, num_clips: int, device: str = "cpu") -> dict[str, Tensor]:
-    """Return a batch of random frames: global views at 224 px, local views at 96 px."""
+    """Return a batch of random frames, by default at 224 px in global views and at 96 px in local ones."""
     views: dict[str, Tensor] = {"index": torch.arange(num_clips)}
     for kind, num_views, num_frames, size in (
-        ("global", settings.views.global_views, settings.views.global_frames, 224),
-        ("local", settings.views.local_views, settings.views.local_frames, 96),
+        ("global", settings.views.global_views, settings.views.global_frames, settings.views.global_size or 224),
+        ("local", settings.views.local_views, settings.views.local_frames, settings.views.local_size or 96),
     ):
         shape = (num_clips, num_views, num_frames, 3, size, size)
         views[kind] = torch.randint(0, 256, shape, dtype=torch.uint8)

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from support.video_files import numbered_frames, write_video
+
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 RUNNABLE = [path.name for path in sorted(BENCHMARKS.glob("*.py")) if "__main__" in path.read_text(encoding="utf-8")]
 # Lowest ratios, well below the measured ones, since other processes may run at the same time.
@@ -83,6 +85,26 @@ def test_ratios_do_not_fall(script: str) -> None:
     assert {row["against"] for row in rows} == set(MIN_RATIOS[script])
     for row in rows:
         assert statistics.median(row["ratios"]) >= MIN_RATIOS[script][row["against"]], row
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("job", ["timeline", "spans", "reading a list"])
+def test_time_is_proportional_to_the_work(job: str) -> None:
+    (line,) = run_script("growth.py", "--json", "--only", job).splitlines()
+    assert json.loads(line)["exponent"] < 1.4, line
+
+
+@pytest.mark.slow
+def test_approximate_search_script_runs() -> None:
+    assert "| a query of an approximate index of 60,000 vectors |" in run_script("ann.py", "--rows", "60000")
+
+
+@pytest.mark.slow
+def test_loading_script_measures_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "clips").mkdir()
+    write_video(tmp_path / "clips/a.mp4", numbered_frames(48))
+    lines = run_script("loading.py", "--rounds", "1", "--json", "--videos", str(tmp_path)).splitlines()
+    assert [json.loads(line)["what"] for line in lines[2:]] == 2 * ["views of clips, 1 MP4 files"]
 
 
 @pytest.mark.slow

@@ -69,11 +69,20 @@ def suppress_overlaps(bounds: Array, scores: Array, max_overlap: float) -> list[
 
     An interval is left out if its temporal IoU with a better one that remains is above `max_overlap`.
     """
-    remaining, kept = np.argsort(-scores, kind="stable"), []
-    while len(remaining):
-        best, remaining = int(remaining[0]), remaining[1:]
-        kept.append(best)
-        remaining = remaining[temporal_iou(bounds[[best]], bounds[remaining])[0] <= max_overlap]
+    by_start = np.argsort(bounds[:, 0], kind="stable")
+    sorted_bounds = bounds[by_start]
+    place = np.argsort(by_start)
+    remains, kept = np.ones(len(bounds), bool), []
+    for index in np.argsort(-scores, kind="stable").tolist():
+        if not remains[place[index]]:
+            continue
+        kept.append(index)
+        start, end = bounds[index]
+        # Only intervals that start in this range can overlap so much: longer ones would have a smaller IoU.
+        longest = (end - start) / max_overlap if max_overlap > 0 else np.inf
+        first, stop = np.searchsorted(sorted_bounds[:, 0], [start - longest, end])
+        overlap = temporal_iou(bounds[[index]], sorted_bounds[first:stop])[0]
+        remains[first:stop] &= overlap <= max_overlap
     return kept
 
 

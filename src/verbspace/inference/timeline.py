@@ -73,10 +73,11 @@ def extract_segments(grid: TimelineGrid, names: Sequence[str], min_score: float 
     """
     scores, best = (values.tolist() for values in grid.probabilities.max(1))
     actions = [action if score >= min_score else None for score, action in zip(scores, best, strict=True)]
+    weights = grid.weights
     segments, stop = [], 0
     for action, run in groupby(actions):
         start, stop = stop, stop + len(list(run))
         if action is not None:
-            score = float(np.average(scores[start:stop], weights=grid.weights[start:stop]))
+            score = float(np.average(scores[start:stop], weights=weights[start:stop]))
             segments.append(Segment(grid.edges[start], grid.edges[stop], names[action], score))
     return segments
