@@ -116,7 +116,7 @@ class Jobs:
         return lambda: dataset[0]
 
     def train(self, clips: int) -> Callable[[], object]:
-        config = CLIPConfig.from_pretrained(hub.resolve_checkpoint("playground"))
+        config = CLIPConfig.from_pretrained(hub.resolve_checkpoint("playground"), dtype="float32")
         settings = parse_settings({"views": {"local_views": 2, "global_size": 64, "local_size": 32}})
         trainer = random_trainer(config, settings)
         return partial(trainer.training_step, random_views(settings, clips), is_logged=False)
@@ -154,7 +154,7 @@ class Jobs:
     def rank(self, pairs: int) -> Callable[[], object]:
         count = math.isqrt(pairs)
         scores = self.randn(count, 128) @ self.randn(count, 128).T
-        return partial(target_ranks, scores, torch.eye(count, dtype=torch.bool))
+        return partial(target_ranks, scores, torch.arange(count))
 
     def search_memory(self, count: int) -> Callable[[], object]:
         return partial(exact_topk, self.randn(count, 512), self.randn(10, 512), 10)
