@@ -103,6 +103,7 @@ ERRORS_WITHOUT_A_MODEL = [
     "demo --set training.step=2",
     "app --encoder nowhere",
     "app --encoder playground --index nowhere",
+    "serve --encoder playground --actions a,b --host 192.0.2.1 --token secret",  # an address of no machine
     "export --encoder nowhere --out e",
     "card --encoder nowhere",
     "push --encoder nowhere ada/clip",

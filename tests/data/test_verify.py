@@ -111,6 +111,17 @@ def test_an_incomplete_line_of_the_log_is_ignored(tmp_path: Path) -> None:
     assert len([json.loads(line) for line in lines]) == 3
 
 
+def test_a_log_is_not_read_again_for_each_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = [str(write_video(tmp_path / f"{n}.mp4", numbered_frames(3))) for n in range(2)]
+    log = CheckLog(tmp_path / VERIFY_LOG_NAME)
+    for method in ("read_bytes", "read_text"):
+        monkeypatch.setattr(Path, method, lambda *_, **__: pytest.fail("the whole log was read"))
+    for file in files:
+        log.add(CheckResult(file, 3, None))
+    monkeypatch.undo()
+    assert [CheckLog(log.path).lookup(file) for file in files] == [CheckResult(file, 3, None) for file in files]
+
+
 def test_the_command_lists_bad_files_and_the_log(tmp_path: Path) -> None:
     reasons = write_bad_files(tmp_path)
     command = ["data", "verify", str(tmp_path), "--workers", "1"]

@@ -91,6 +91,17 @@ def test_long_path_lists_are_split_into_several_filters(tmp_path: Path, monkeypa
     assert sorted(index.file_signatures()) == [f"a/{n:05}.mp4" for n in range(7, 10)]
 
 
+@pytest.mark.parametrize("limit", [0, 2, 500])
+def test_signatures_of_some_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
+    monkeypatch.setattr(index_module, "_PATHS_PER_FILTER", limit)
+    index = random_index(tmp_path, 12)
+    every = index.file_signatures()
+    first, *_, last = every
+    requested = {first, last, "it's not here.mp4"}
+    assert index.file_signatures(requested) == {first: every[first], last: every[last]}
+    assert index.file_signatures([]) == {}
+
+
 def test_missing_lancedb(full_index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "lancedb", None)
     with pytest.raises(ValueError, match=r"needs lancedb; pip install 'verbspace\[search\]'"):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
-import socket
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from verbspace.app.address import validate_address
 from verbspace.app.controller import AppController
 from verbspace.app.media import ClipStore, thumbnail
 from verbspace.app.middleware import LOOPBACK_ADDRESSES, LOOPBACK_HOSTS, BasicPassword, RequestLimits
@@ -109,11 +109,6 @@ def _accepted_hosts(host: str) -> Sequence[str]:
 def _run(app: Any, title: str, host: str, port: int) -> None:
     import uvicorn
 
-    try:
-        with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET):
-            pass
-    except OSError as error:
-        reason = os.strerror(error.errno).lower() if error.errno else str(error)
-        raise ValueError(f"{host}:{port}: {reason}; choose another --port, or another --host") from None
+    validate_address(host, port)
     logger.info("%s: http://%s:%d", title, f"[{host}]" if ":" in host else host, port)
     uvicorn.run(app, host=host, port=port, log_level="warning")

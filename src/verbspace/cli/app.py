@@ -53,7 +53,7 @@ def serve_app(
     """Serve a web page: upload a clip, see its predicted actions and the reasons, search an index, edit the actions."""
     if review is None and (review_labels is not None or review_order != "uncertain"):
         raise ValueError("--review-labels and --review-order are for --review; add it, or remove them")
-    action_names = _check_vocabulary_and_index(actions, concepts, index)
+    action_names = _check_arguments(actions, concepts, index, host, port)
     from verbspace.app.controller import resolve_clips
     from verbspace.app.review import ReviewQueue, read_reviewed, sort_items
     from verbspace.app.review_sources import review_items
@@ -104,7 +104,7 @@ def serve_api(
 
     if host not in LOOPBACK_ADDRESSES and not token:
         raise ValueError(f"--host {host}: other machines could use the server; give a --token, or set VERBSPACE_TOKEN")
-    action_names = _check_vocabulary_and_index(actions, concepts, index)
+    action_names = _check_arguments(actions, concepts, index, host, port)
     from verbspace.app.server import serve_rest
     from verbspace.cli.console.progress import progress
 
@@ -117,10 +117,12 @@ def serve_api(
     serve_rest(controller, host, port, token)
 
 
-def _check_vocabulary_and_index(
-    actions: list[str] | None, concepts: str | None, indices: list[Path] | None
+def _check_arguments(
+    actions: list[str] | None, concepts: str | None, indices: list[Path] | None, host: str, port: int
 ) -> list[str] | None:
     """Check arguments that need no model, and return the names of the actions."""
+    from verbspace.app.address import validate_address
+
     action_names = options.parse_action_list(actions)
     checks.check_vocabulary(action_names, concepts, "category")
     if indices:
@@ -128,6 +130,7 @@ def _check_vocabulary_and_index(
 
         for index in indices:
             read_manifest(index)
+    validate_address(host, port)
     return action_names
 
 

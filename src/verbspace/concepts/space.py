@@ -29,6 +29,7 @@ class ConceptSpace(nn.Module):
     categories: Tensor
     descriptions: Tensor
     description_action_mask: Tensor
+    description_sums: Tensor  # of the descriptions of each action without a phase (K, D)
     phase_sums: Tensor
     phase_counts: Tensor
 
@@ -51,6 +52,8 @@ class ConceptSpace(nn.Module):
         self.register_buffer("categories", F.normalize(categories.float(), dim=-1))
         self.register_buffer("descriptions", F.normalize(descriptions.float(), dim=-1))
         self.register_buffer("description_action_mask", description_action_mask.bool())
+        sums = self.description_action_mask.float().T @ self.descriptions
+        self.register_buffer("description_sums", sums, persistent=False)
         shape = (len(PHASES), *categories.shape)
         self.register_buffer("phase_sums", categories.new_zeros(shape).float() if phase_sums is None else phase_sums)
         self.register_buffer("phase_counts", torch.zeros(shape[:2]) if phase_counts is None else phase_counts.float())
@@ -165,10 +168,9 @@ class ConceptSpace(nn.Module):
             backward: Exchange the start and the end of the clip.
         """
         size = self.categories.shape[1]
-        mask, descriptions = self.description_action_mask.to(z), self.descriptions.to(z)
         with_phases = z.shape[-1] != size
         counts = self.description_counts(with_phases).to(z).clamp_min(1)
-        sums = z[..., :size] @ (mask.T @ descriptions).T
+        sums = z[..., :size] @ self.description_sums.to(z).T
         if not with_phases:
             mean: Tensor = sums / counts
             return mean

@@ -76,9 +76,12 @@ class CheckLog:
             entry["timeout"] = result.timeout
         self._entries[entry["file"]] = entry
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        is_incomplete = self.path.is_file() and self.path.read_bytes()[-1:] not in (b"", b"\n")
-        with self.path.open("a", encoding="utf-8") as log:
-            log.write(("\n" if is_incomplete else "") + json.dumps(entry, ensure_ascii=False) + "\n")
+        with self.path.open("ab+") as log:
+            if log.tell():
+                log.seek(-1, os.SEEK_END)
+                if log.read(1) != b"\n":
+                    log.write(b"\n")
+            log.write(json.dumps(entry, ensure_ascii=False).encode() + b"\n")
 
     def _relative_path(self, file: str) -> str:
         return os.path.relpath(os.path.abspath(file), os.path.abspath(self.path.parent))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cached_property
 
 import torch
 from pydantic import BaseModel, ConfigDict
@@ -65,9 +66,13 @@ class OtherScores(BaseModel):
             )
         return self.best[rank - 1]
 
+    @cached_property
+    def _quantile_tensor(self) -> Tensor:
+        return torch.tensor(self.quantiles, dtype=torch.float64)
+
     def percentiles(self, scores: Tensor) -> Tensor:
         """Compute, for action scores (N, K), the fraction of other videos that each action fits less well, (N, K)."""
-        quantiles = torch.tensor(self.quantiles, dtype=torch.float64)
+        quantiles = self._quantile_tensor
         values = scores.double().T.contiguous()  # (K, N)
         upper = torch.searchsorted(quantiles, values).clamp(1, NUM_QUANTILES - 1)
         low, high = quantiles.gather(1, upper - 1), quantiles.gather(1, upper)

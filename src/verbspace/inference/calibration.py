@@ -19,7 +19,7 @@ from verbspace.data.dataloader import load_clips
 from verbspace.data.datasets import ClipDataset
 from verbspace.data.sources.record import Record
 from verbspace.inference.abstention import OtherScores
-from verbspace.inference.embedding import embed_clips, embed_videos
+from verbspace.inference.embedding import embed_clips, embed_videos, prepare_embedder
 from verbspace.inference.part_embedder import embedder_for
 from verbspace.models.hashing import encoder_hash
 from verbspace.models.interpolation import reads_time
@@ -243,7 +243,7 @@ def _score_halves(
     on_progress: ProgressCallback | None,
 ) -> Tensor:
     """Score the first and the second half of each video, `frames` frames of each: (2, N, K)."""
-    embedder = embedder_for(encoder, scoring)
+    embedder = prepare_embedder(embedder_for(encoder, scoring), dtype)
     dataset = ClipDataset(records, num_frames=2 * frames, preprocessing=encoder.preprocessing)
     rows: list[Tensor] = []
     done = 0

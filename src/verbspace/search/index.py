@@ -167,7 +167,12 @@ class Index:
         """Return the signature of each file when it was embedded; of all files in the index if `paths` is None."""
         requested = None if paths is None else set(paths)
         signatures: dict[str, FileSignature] = {}
-        for batch in self.scan(SIGNATURE_COLUMNS, "`window` = 0"):  # the first row of each file
+        condition = "`window` = 0"  # the first row of each file
+        if requested is not None and len(requested) <= _PATHS_PER_FILTER:
+            if not requested:
+                return signatures
+            condition += f" AND {path_in(sorted(requested))}"
+        for batch in self.scan(SIGNATURE_COLUMNS, condition):
             found = batch_signatures(batch)
             signatures |= found if requested is None else {path: found[path] for path in found.keys() & requested}
         return signatures

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from statistics import fmean
@@ -13,7 +14,7 @@ import torch
 from verbspace.data.sampling import Window
 from verbspace.inference.spans import find_spans
 from verbspace.inference.timeline import merge_windows
-from verbspace.search.filters import sql_quote
+from verbspace.search.filters import path_in
 from verbspace.search.index import Index, corrupt_index_error
 from verbspace.search.schema import AnnConfig, Hit
 
@@ -122,8 +123,7 @@ def find_query_spans(
         paths = [hit.path for hit in videos if hit.index == name]
         if not paths:
             continue
-        condition = f"path IN ({', '.join(map(sql_quote, paths))})"
-        for batch in index.scan((*HIT_COLUMNS, "vector"), condition):
+        for batch in index.scan((*HIT_COLUMNS, "vector"), path_in(paths)):
             vectors = batch.column("vector").flatten().to_numpy().reshape(-1, index.manifest.dim)
             rows = batch.drop_columns("vector").to_pylist()
             for row, score in zip(rows, (vectors @ query).tolist(), strict=True):
@@ -133,8 +133,9 @@ def find_query_spans(
     for windows in hits.values():
         windows.sort(key=lambda hit: (hit.start, hit.end))
         curve = torch.tensor([[hit.score - background] for hit in windows])
+        starts, ends = [hit.start for hit in windows], [hit.end for hit in windows]  # both ascend
         for span in find_spans(merge_windows([Window(hit.start, hit.end) for hit in windows], curve), [""]):
-            inside = [hit for hit in windows if hit.start < span.end and hit.end > span.start]
+            inside = windows[bisect_right(ends, span.start) : bisect_left(starts, span.end)]
             best = max(inside, key=lambda hit: hit.score)
             found.append(replace(best, start=span.start, end=span.end, score=span.score))
     return sorted(found, key=lambda hit: (-hit.score, hit.path, hit.start))[:top]

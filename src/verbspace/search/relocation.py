@@ -16,6 +16,7 @@ from verbspace.utils.cpu import available_cpus
 from verbspace.utils.progress import ProgressCallback
 
 _MAX_FILES, _MAX_ROWS = 500, 20_000  # per transaction
+_SIZES_PER_FILTER = 500
 
 
 def relocate_files(index: Index, paths: Iterable[str], on_progress: ProgressCallback | None = None) -> dict[str, str]:
@@ -36,10 +37,15 @@ def relocate_files(index: Index, paths: Iterable[str], on_progress: ProgressCall
         return {}
     signatures = {path: signature for path in paths if not is_url(path) and (signature := try_signature(path))}
     sizes = {signature.size for signature in signatures.values()}
+    if not sizes:
+        return {}
+    condition = "`window` = 0 AND identity != ''"
+    if len(sizes) <= _SIZES_PER_FILTER:
+        condition += f" AND size IN ({', '.join(map(str, sorted(sizes)))})"
     gone: dict[str, list[str]] = defaultdict(list)
     rows_of: dict[str, int] = {}
     gone_sizes: set[int] = set()
-    for batch in index.scan(("path", "size", "duration", "identity"), "`window` = 0 AND identity != ''"):
+    for batch in index.scan(("path", "size", "duration", "identity"), condition):
         for path, size, duration, identity in zip(*(column.to_pylist() for column in batch.columns), strict=True):
             if size in sizes and _is_gone(path):
                 gone[identity].append(path)

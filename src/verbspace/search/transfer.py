@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,7 +60,6 @@ def merge_rows(index: Index, scan: ScanFn) -> MergeSummary:
     If both have rows of a file, those that match the file on disk stay, otherwise the later ones.
     """
     import pyarrow as pa
-    import pyarrow.compute as compute
 
     incoming: dict[str, FileSignature] = {}
     for batch in scan(SIGNATURE_COLUMNS):
@@ -70,18 +69,19 @@ def merge_rows(index: Index, scan: ScanFn) -> MergeSummary:
     new_files, unchanged = len(incoming) - len(current), len(current) - len(changed)
     summary = MergeSummary(files=new_files, replaced=len(changed), unchanged=unchanged)
 
-    def filtered_batches(paths: pa.Array, include: bool) -> Iterator[pa.RecordBatch]:
+    def filtered_batches(paths: Collection[str], include: bool) -> Iterator[pa.RecordBatch]:
         for batch in scan(COLUMNS):
-            mask = compute.is_in(batch["path"], paths)
-            rows = batch.filter(mask if include else compute.invert(mask))
+            rows = batch.filter(
+                pa.array([(path in paths) is include for path in batch["path"].to_pylist()], pa.bool_())
+            )
             summary.windows += len(rows)
             if len(rows):
                 yield rows
 
     if summary.files:
-        index.add(filtered_batches(pa.array(list(current), pa.string()), include=False))
+        index.add(filtered_batches(current, include=False))
     if changed:
-        batches = list(filtered_batches(pa.array(changed, pa.string()), include=True))
+        batches = list(filtered_batches(set(changed), include=True))
         index.replace(pa.Table.from_batches(batches, index_schema(index.manifest)))
     index.record_failures({}, incoming)
     return summary

@@ -6,6 +6,7 @@ import json
 import re
 import unicodedata
 from collections.abc import Iterable
+from functools import cache
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -139,6 +140,7 @@ def _parse_json(content: str) -> Reply:
         raise InvalidReplyError(f"the reply is not valid JSON ({error})") from None
 
 
+@cache
 def _name_phrases(label: str) -> list[tuple[str, ...]]:
     """Return the words whose sequence counts as naming an action; a single word only if it has six letters or more."""
     words = tuple(tokenize_words(re.sub(r"\(.*?\)", "", label_to_phrase(label))))
