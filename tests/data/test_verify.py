@@ -22,7 +22,14 @@ from verbspace.data import verify, worker_pool
 from verbspace.data.decoding.pyav import count_frames, decode_frames
 from verbspace.data.errors import DecodeError, DecodeFailures, MachineError, NoReadableVideo, UnreachableVideo
 from verbspace.data.sources.manifest import read_manifest
-from verbspace.data.verify import VERIFY_LOG_NAME, CheckLog, cached_failures, run_in_subprocesses, verify_files
+from verbspace.data.verify import (
+    VERIFY_LOG_NAME,
+    CheckLog,
+    CheckResult,
+    cached_failures,
+    run_in_subprocesses,
+    verify_files,
+)
 from verbspace.models.video_encoder import VideoEncoder
 from verbspace.training.adapt import adapt
 
