@@ -13,6 +13,7 @@ from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
@@ -83,18 +84,21 @@ def _register_hooks(
     encoder: VideoEncoder, layers: list[_LayerAttention], pooling: list[Tensor]
 ) -> Iterator[RemovableHandle]:
     """Register hooks that append the attention of each layer, and SigLIP's pooling weights (T, N), to the lists."""
-    layer_input = torch.empty(0)  # of the image layer that is running
+    update = torch.empty(0)  # of the attention of the image layer that is running
 
-    def record_input(layer: Any, args: tuple[Any, ...]) -> None:
-        nonlocal layer_input
-        layer_input = args[0]
+    def record_update(projection: Any, args: tuple[Any, ...], out: Tensor) -> None:
+        nonlocal update
+        update = out
 
-    def record_spatial(attention: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
-        x = args[0] if args else kwargs["hidden_states"]
+    def record_spatial(layer: Any, args: tuple[Any, ...], out: Tensor) -> None:
+        attention, x = layer.self_attn, layer.layer_norm1(args[0])
         shape = (*x.shape[:2], attention.num_heads, -1)
         q, k = (project(x).view(shape).transpose(1, 2) for project in (attention.q_proj, attention.k_proj))
         weights = (q @ k.transpose(-1, -2) * attention.scale).softmax(-1).mean(1)
-        layers.append(_LayerAttention(False, weights.float().cpu(), _update_fraction(out[0], layer_input)))
+        # The last layer of CLIP updates the class token only. No other token of its output has a part in the embedding.
+        fraction = _update_fraction(update, args[0][:, : update.shape[1]])
+        fraction = F.pad(fraction, (0, x.shape[1] - fraction.shape[1]))
+        layers.append(_LayerAttention(False, weights.float().cpu(), fraction))
 
     def record_temporal(layer: Any, args: tuple[Any, ...], out: Tensor) -> None:
         x, rope = args[:2]
@@ -112,7 +116,7 @@ def _register_hooks(
     for temporal in encoder.temporal.values():
         yield temporal.register_forward_hook(record_temporal)
     for layer in vision.encoder.layers:
-        yield layer.register_forward_pre_hook(record_input)
-        yield layer.self_attn.register_forward_hook(record_spatial, with_kwargs=True)
+        yield layer.self_attn.out_proj.register_forward_hook(record_update)
+        yield layer.register_forward_hook(record_spatial)
     if hasattr(vision, "head"):
         yield vision.head.register_forward_pre_hook(record_pooling)

@@ -18,6 +18,7 @@ from verbspace.concepts.concept_set import ConceptSet
 from verbspace.concepts.space import ConceptSpace
 from verbspace.data.frame_preprocessing import FramePreprocessing
 from verbspace.models import backbones, hub, int8
+from verbspace.models.class_token_layer import keep_class_token
 from verbspace.models.clip_parts import TemporalDifference, clip_parts, resolve_times
 from verbspace.models.config import VideoEncoderConfig
 from verbspace.models.eager_attention import EAGER_IMPL
@@ -58,7 +59,7 @@ class VideoEncoder(PreTrainedModel):  # type: ignore[misc]
     def __init__(self, config: VideoEncoderConfig, base: PreTrainedModel | None = None) -> None:
         super().__init__(config)
         base_config = config.base_config()
-        self.base: Any = replace_quick_gelu(AutoModel.from_config(base_config) if base is None else base)
+        self.base: Any = keep_class_token(replace_quick_gelu(base or AutoModel.from_config(base_config)))
         vision = base_config.vision_config
         self.temporal_heads = config.temporal_heads or int(vision.num_attention_heads)
         self.temporal = nn.ModuleDict(
@@ -333,8 +334,7 @@ class VideoEncoder(PreTrainedModel):  # type: ignore[misc]
     def _run_layer(self, layer: nn.Module, temporal: nn.Module | None, hidden: Tensor, rope: Tensor | None) -> Tensor:
         if temporal is not None:
             hidden = temporal(hidden, rope, self._use_sdpa())
-        out: Tensor = layer(hidden, None)
-        return out
+        return layer(hidden, None)  # type: ignore[no-any-return]
 
     def forward(self, pixel_values_videos: Tensor, times: Tensor | None = None, *, parts: bool = False) -> Tensor:
         """Embed clips: (B, D) float32, L2-normalized.
