@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -255,6 +256,23 @@ def test_threads_do_not_change_the_thread_setting(records: list[Record]) -> None
             == 3
         )
         assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_change_of_the_thread_setting_between_batches_is_kept(records: list[Record]) -> None:
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        dataset = ClipDataset(records, num_frames=2, preprocessing=FramePreprocessing(32))
+        counts = []
+        for number, _ in enumerate(load_clips(dataset, batch_size=2)):
+            counts.append(torch.get_num_threads())
+            if number == 0:
+                torch.set_num_threads(2)
+        with ThreadPoolExecutor(1) as pool:
+            assert pool.submit(torch.get_num_threads).result() == 2  # also of threads that start later
+        assert counts == [1, 2, 2]
     finally:
         torch.set_num_threads(before)
 

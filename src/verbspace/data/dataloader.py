@@ -96,11 +96,11 @@ def _load_in_threads(
     dataset: ViewDataset | ClipDataset, batches: Iterable[list[Any]], num_threads: int, prefetch: int = 0
 ) -> Iterator[dict[str, Any]]:
     """Decoders and image kernels release Python's lock, so threads run in parallel."""
-    previous = torch.get_num_threads()
     pool = ThreadPoolExecutor(num_threads, "verbspace-load", initializer=torch.set_num_threads, initargs=(1,))
     try:
         for batch in _collate_in_order(pool.submit, dataset.__getitem__, batches, prefetch):
-            torch.set_num_threads(previous)  # the threads' setting is also the default of threads that start later
+            # The threads' setting is also the default of threads that start later; this thread's own may have changed.
+            torch.set_num_threads(torch.get_num_threads())
             yield batch
     finally:
         pool.shutdown(cancel_futures=True)
