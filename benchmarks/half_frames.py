@@ -21,7 +21,8 @@ from verbspace.cli.options import parse_overrides
 from verbspace.concepts.concept_set import ConceptSet
 from verbspace.evaluation.evaluate import evaluate
 from verbspace.playground.actions import TRAIN_ACTIONS
-from verbspace.playground.demo import PLAYGROUND_SETTINGS, load_playground_encoder
+from verbspace.playground.baselines import load_playground_encoder
+from verbspace.playground.demo import PLAYGROUND_SETTINGS
 from verbspace.playground.world import WorldSettings, make_world
 from verbspace.training.adapt import adapt
 

@@ -17,7 +17,8 @@ from verbspace.evaluation.order import PairMetrics
 from verbspace.models.hashing import encoder_hash
 from verbspace.models.video_encoder import VideoEncoder
 from verbspace.playground.actions import HELD_OUT_ACTIONS, OPPOSED_PAIRS, TRAIN_ACTIONS
-from verbspace.playground.demo import load_playground_encoder, run_demo, summarize_seeds
+from verbspace.playground.baselines import load_playground_encoder
+from verbspace.playground.demo import run_demo, summarize_seeds
 from verbspace.playground.evaluator import METRIC_NAMES, WorldEvaluator
 from verbspace.utils.progress import ProgressCallback
 
@@ -120,7 +121,9 @@ def test_run_writes_report_metrics_and_config_and_reports_progress(run: tuple[Pa
     assert [event[1:3] for event in events if event[0] == "adapt"] == [(1, 3), (2, 3), (3, 3)]
     assert all("loss" in event[3] for event in events if event[0] == "adapt")
     assert [event[1:3] for event in events if event[0] == "train supervised"] == [(1, 3), (2, 3), (3, 3)]
-    assert events[-1] == ("evaluate supervised", 4, 4, {"top1": results["zero_shot"]["supervised"]["top1"]})
+    for side in ("supervised", "adapted"):
+        assert (f"evaluate {side}", 4, 4, {"top1": results["zero_shot"][side]["top1"]}) in events
+    assert events[-1][:3] == ("evaluate adapted", 4, 4)
     assert not list(out.rglob("*.part"))
 
 

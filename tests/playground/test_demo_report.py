@@ -14,7 +14,7 @@ from verbspace.config.settings import AdaptSettings
 from verbspace.evaluation.metrics import classification_metrics
 from verbspace.playground import demo_report as report_module
 from verbspace.playground.actions import ACTIONS, OPPOSED_PAIRS
-from verbspace.playground.demo import load_playground_encoder
+from verbspace.playground.baselines import load_playground_encoder
 from verbspace.playground.demo_report import render_demo_report
 from verbspace.playground.evaluator import METRIC_NAMES, WorldEvaluator
 from verbspace.reporting.templating import humanize

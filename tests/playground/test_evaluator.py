@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from support.playground_files import TINY_NUM_IMAGES
 from verbspace.concepts.concept_set import ConceptSet
 from verbspace.playground.actions import ACTIONS, HELD_OUT_ACTIONS, OPPOSED_PAIRS
-from verbspace.playground.demo import load_playground_encoder
+from verbspace.playground.baselines import load_playground_encoder
 from verbspace.playground.evaluator import METRIC_NAMES, WorldEvaluator
 
 

@@ -13,7 +13,7 @@ from verbspace.data.decoding.pyav import decode_frames
 from verbspace.data.sources.manifest import Record, read_manifest
 from verbspace.evaluation.zero_shot import zero_shot_scores
 from verbspace.inference.embedding import embed_videos
-from verbspace.playground.demo import load_playground_encoder
+from verbspace.playground.baselines import load_playground_encoder
 from verbspace.playground.world import WorldSettings, make_world
 
 

@@ -12,7 +12,8 @@ from verbspace.config.settings import LossSettings
 from verbspace.data.dataloader import load_views
 from verbspace.models.hashing import encoder_hash
 from verbspace.playground.actions import TRAIN_ACTIONS
-from verbspace.playground.demo import PLAYGROUND_SETTINGS, load_playground_encoder
+from verbspace.playground.baselines import load_playground_encoder
+from verbspace.playground.demo import PLAYGROUND_SETTINGS
 from verbspace.playground.supervised_upper_bound import (
     SupervisedMethod,
     read_labeled_train_records,

@@ -22,9 +22,9 @@ from verbspace.evaluation.metrics import ClassificationMetrics
 from verbspace.models.hashing import encoder_hash
 from verbspace.models.video_encoder import VideoEncoder
 from verbspace.playground.actions import HELD_OUT_ACTIONS, TRAIN_ACTIONS
+from verbspace.playground.baselines import Baselines, load_playground_encoder, measure_baselines, measure_encoder
 from verbspace.playground.demo_report import render_demo_report
 from verbspace.playground.evaluator import METRIC_NAMES, WorldEvaluator
-from verbspace.playground.supervised_upper_bound import SupervisedResults, measure_supervised_upper_bound
 from verbspace.playground.world import WorldSettings, make_world
 from verbspace.training.adapt import adapt
 from verbspace.utils.atomic_io import write_text
@@ -36,11 +36,6 @@ PLAYGROUND_SETTINGS = AdaptSettings(
     views=ViewSettings(local_views=3, local_frames=4, local_size=32),
     training=TrainSettings(steps=200, batch_size=12, save_interval=100, frame_cache_mb=1000),
 )
-
-
-def load_playground_encoder(temporal: bool = True) -> VideoEncoder:
-    """Load the bundled small CLIP, with or without (untrained) temporal attention."""
-    return VideoEncoder.from_pretrained("playground", temporal=temporal)
 
 
 def run_demo(
@@ -61,8 +56,8 @@ def run_demo(
         out: Folder for all output. The runs of seeds above 0 are written to `out/seed-N`.
         num_seeds: Number of training seeds.
         world_settings: Settings of the synthetic data set. Default: the default settings with `world_seed`.
-        on_progress: Called with the progress of each stage. With two or more threads, the supervised upper bound is
-            trained at the same time as the encoder, with half of them.
+        on_progress: Called with the progress of each stage. With two or more threads, the baselines are measured while
+            the encoder is adapted, with half of them.
     """
     seconds: dict[str, float] = {}
     start = last = time.perf_counter()
@@ -76,17 +71,12 @@ def run_demo(
     world_settings = world_settings or WorldSettings(seed=world_seed)
     world = make_world(out / "world", world_settings, ("train", "probe", "test"), on_progress=on_progress)
     lap("render clips")
-    report = on_progress or (lambda *_: None)
-    with _supervised(world, world_seed, out, settings, report, supervised_upper_bound) as (report, supervised_results):
-        base = load_playground_encoder()
-        evaluator = WorldEvaluator(world, base.image_size, seed=world_seed)
-        evaluate = partial(evaluator.evaluate, on_progress=report)
-        base_metrics = evaluate(base, stage="evaluate frozen CLIP")
-        lap("evaluate frozen")
-
-        concepts = ConceptSet.load("playground").subset(TRAIN_ACTIONS)
+    concepts = ConceptSet.load("playground").subset(TRAIN_ACTIONS)
+    base = load_playground_encoder()
+    taught = out / "supervised-upper-bound" if supervised_upper_bound else None
+    job = partial(measure_baselines, world, world_seed, taught, settings)
+    with _beside(job, on_progress or (lambda *_: None)) as (report, wait):
         encoders: list[VideoEncoder] = []
-        adapted_metrics: list[dict[str, ClassificationMetrics]] = []
         for seed in range(num_seeds):
             run = out if seed == 0 else out / f"seed-{seed}"
             stage = "adapt" if num_seeds == 1 else f"adapt, seed {seed}"
@@ -96,33 +86,29 @@ def run_demo(
                 settings.model_copy(update={"training": training}),
                 on_progress=lambda name, *step, stage=stage: report(stage if name == "adapt" else name, *step),
             )  # fmt: skip
-            lap("adapt")
             encoders.append(encoder)
-            adapted_metrics.append(evaluate(encoder, stage="evaluate adapted"))
-            lap("evaluate adapted")
-
-        order = {}
-        compared = {"frozen": base, "adapted": encoders[0]}
-        for done, (name, encoder) in enumerate(compared.items()):
-            report("order of frames", done, 2, {})
-            order[name] = [pair.model_dump(mode="json") for pair in evaluator.order_metrics(encoder)]
-        report("order of frames", 2, 2, {})
-        lap("evaluate order")
-        supervised = supervised_results()
+        lap("adapt")
+        baselines = wait()
+        lap("wait for the baselines")
+    evaluator = WorldEvaluator(world, base.image_size, seed=world_seed)
+    adapted = measure_encoder(evaluator, encoders[0], "evaluate adapted", on_progress)
+    evaluate = partial(evaluator.evaluate, stage="evaluate adapted", on_progress=on_progress)
+    adapted_metrics = [adapted.metrics, *map(evaluate, encoders[1:])]
+    lap("evaluate adapted")
 
     results: dict[str, Any] = {
         name: {
-            "frozen": summarize_seeds([base_metrics[name]], [0]),
+            "frozen": summarize_seeds([baselines.frozen.metrics[name]], [0]),
             "adapted": summarize_seeds([metrics[name] for metrics in adapted_metrics], range(num_seeds)),
         }
         for name in METRIC_NAMES
     }
-    if supervised is not None:
-        for name, metrics in supervised.metrics.items():
+    compared = {"frozen": baselines.frozen, "adapted": adapted}
+    if baselines.supervised is not None:
+        for name, metrics in baselines.supervised.metrics.items():
             results[name]["supervised"] = summarize_seeds([metrics], [0])
-        order["supervised"] = [pair.model_dump(mode="json") for pair in supervised.order]
-        seconds["supervised upper bound"] = round(supervised.seconds, 1)
-    results["order"] = order
+        compared["supervised"] = baselines.supervised
+    results["order"] = {name: [pair.model_dump(mode="json") for pair in each.order] for name, each in compared.items()}
     results["protocol"] = {
         "task": "zero-shot over all 20 actions by category; linear probe and k-NN trained on the labelled probe split",
         "world": {name: getattr(world_settings, name) for name in ("seed", "train", "probe", "test", "long_tail")},
@@ -135,37 +121,38 @@ def run_demo(
         "views": "1 clip of 8 frames, middles of equal parts, one centre crop at 48 px",
         "templates": list(concepts.templates),
         "decoder": f"PyAV {av.__version__}",
-        "checkpoint": {name: encoder_hash(encoder) for name, encoder in compared.items()},
+        "checkpoint": {"frozen": encoder_hash(base), "adapted": encoder_hash(encoders[0])},
         "training_seeds": list(range(num_seeds)),
         "settings": settings.model_dump(mode="json"),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}",
     }
-    results["seconds"] = seconds | {"all": round(time.perf_counter() - start, 1)}
+    results["seconds"] = seconds | baselines.seconds | {"all": round(time.perf_counter() - start, 1)}
     write_text(out / "results.json", json.dumps(results, indent=2) + "\n")
-    zero_shot = {"frozen": base_metrics["zero_shot"], "adapted": adapted_metrics[0]["zero_shot"]}
-    page = render_demo_report(results, out / "metrics.jsonl", evaluator, compared, zero_shot)
+    zero_shot = {name: compared[name].metrics["zero_shot"] for name in ("frozen", "adapted")}
+    page = render_demo_report(
+        results, out / "metrics.jsonl", evaluator, {"frozen": base, "adapted": encoders[0]}, zero_shot
+    )
     write_text(out / "report.html", page)
     return results
 
 
 @contextmanager
-def _supervised(
-    world: Path, world_seed: int, out: Path, settings: AdaptSettings, on_progress: ProgressCallback, wanted: bool
-) -> Iterator[tuple[ProgressCallback, Callable[[], SupervisedResults | None]]]:
-    """Measure the supervised upper bound while the block runs, with half of the threads if there are several.
+def _beside(
+    job: Callable[..., Baselines], on_progress: ProgressCallback
+) -> Iterator[tuple[ProgressCallback, Callable[[], Baselines]]]:
+    """Run a job while the block runs, each with half of the threads, or after it if there is one thread only.
 
-    Yields the progress callback for the block, and a function that waits for the results.
+    Yields the progress callback for the block, and a function that waits for the job's result. The number of threads
+    does not depend on which of the two takes longer, so that rounding errors do not either.
     """
-    job = partial(measure_supervised_upper_bound, world, world_seed, out / "supervised-upper-bound", settings)
     num_threads = torch.get_num_threads()
-    if not wanted or num_threads < 2:
-        yield on_progress, lambda: job(on_progress=on_progress) if wanted else None
+    if num_threads < 2:
+        yield on_progress, partial(job, on_progress=on_progress)
         return
 
     def relay(stage: str, done: int, total: int, values: Mapping[str, float]) -> None:
         on_progress(stage, done, total, values)
-        if task.relay():
-            torch.set_num_threads(num_threads)
+        task.relay()
 
     with BackgroundTask(job, num_threads=num_threads // 2, on_progress=on_progress) as task:
         torch.set_num_threads(num_threads - num_threads // 2)

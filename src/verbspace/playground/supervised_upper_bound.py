@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import csv
-import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -16,11 +14,7 @@ from verbspace.concepts.concept_set import ConceptSet
 from verbspace.config.settings import AdaptSettings, result_affecting_settings
 from verbspace.data.dataloader import load_views
 from verbspace.data.sources.manifest import Record
-from verbspace.evaluation.metrics import ClassificationMetrics
-from verbspace.evaluation.order import PairMetrics
 from verbspace.models.video_encoder import VideoEncoder
-from verbspace.playground.actions import TRAIN_ACTIONS
-from verbspace.playground.evaluator import WorldEvaluator
 from verbspace.training.adapt import build_dataset, build_distiller
 from verbspace.training.distiller import Distiller, EMAState, StepOutput, embed_views
 from verbspace.training.loggers import ProgressReport
@@ -31,15 +25,6 @@ from verbspace.utils.progress import ProgressCallback
 
 # Selected on validation clips of worlds 100 and 101. Supervised training tolerates larger steps.
 SUPERVISED_LEARNING_RATES = {"learning_rate": 6e-4, "temporal_lr_multiplier": 3.0}
-
-
-@dataclass(frozen=True)
-class SupervisedResults:
-    """Metrics of the supervised upper bound, by name; those of the opposed pairs; and the seconds that it took."""
-
-    metrics: dict[str, ClassificationMetrics]
-    order: list[PairMetrics]
-    seconds: float
 
 
 class SupervisedMethod(nn.Module):
@@ -72,27 +57,14 @@ def read_labeled_train_records(world: Path) -> list[Record]:
         return [Record(world / "train" / path, action) for path, action in csv.reader(file)]
 
 
-def measure_supervised_upper_bound(
-    world: Path, world_seed: int, out: Path, settings: AdaptSettings, on_progress: ProgressCallback | None = None
-) -> SupervisedResults:
-    """Train the upper bound of the demo in the folder `out`, with the train split of a world, and evaluate it."""
-    start = time.perf_counter()
-    encoder = VideoEncoder.from_pretrained("playground")
-    concepts = ConceptSet.load("playground").subset(TRAIN_ACTIONS)
-    supervised = train_supervised_upper_bound(encoder, world, concepts, out, settings, on_progress)
-    evaluator = WorldEvaluator(world, encoder.image_size, seed=world_seed)
-    metrics = evaluator.evaluate(supervised, stage="evaluate supervised", on_progress=on_progress)
-    return SupervisedResults(metrics, evaluator.order_metrics(supervised), time.perf_counter() - start)
-
-
 def train_supervised_upper_bound(
     initial_encoder: VideoEncoder, world: Path, concepts: ConceptSet, out: Path, settings: AdaptSettings,
     on_progress: ProgressCallback | None = None,
 ) -> VideoEncoder:  # fmt: skip
     """Train a copy of an encoder on the train split, and return the exponential moving average of the trained copy.
 
-    Metrics and state are written to `out`. The learning rates are `SUPERVISED_LEARNING_RATES`. There are no local views:
-    they cost a quarter of the time, and with labels they add nothing.
+    Metrics and state are written to `out`. The learning rates are `SUPERVISED_LEARNING_RATES`. There are no local
+    views: they take a quarter of the time, and with labels they add nothing.
     """
     records = read_labeled_train_records(world)
     training = settings.training.model_copy(update={**SUPERVISED_LEARNING_RATES, "gradient_accumulation_steps": 1})
