@@ -16,9 +16,11 @@ from support.browser import find_chromium, launch_chromium, serve_app
 from support.playground_files import tiny_world
 from support.small_encoders import adapted_and_frozen
 from support.video_files import numbered_frames, write_video
+from verbspace.app import review_page
 from verbspace.app.controller import AppController
 from verbspace.app.limits import InputLimits
 from verbspace.app.review import ReviewItem, ReviewQueue, read_reviewed
+from verbspace.app.review_page import review_html
 from verbspace.concepts.concept_set import ConceptSet
 from verbspace.inference.predictor import WindowConfig
 from verbspace.models.video_encoder import VideoEncoder
@@ -444,10 +446,36 @@ def test_review_by_keyboard(browser: Any, review: tuple[ReviewQueue, str]) -> No
     page.reload()
     wait_for_count(4)
     assert page.inner_text("#review .pair .note") == first  # which was skipped
-    page.keyboard.press("1")
+    page.keyboard.press("o")  # also on a page that is not that of the start
+    page.keyboard.type(names[4])
+    page.keyboard.press("Enter")
     page.wait_for_selector("#review h3")
     assert page.inner_text("#review h3") == "All videos are labeled."
+    assert labels()[-1] == names[4]
     assert len(labels()) == 5
+    context.close()
+
+
+def test_a_slow_first_page_does_not_replace_the_answer(
+    browser: Any, review: tuple[ReviewQueue, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def render(queue: ReviewQueue, clip_store: Any) -> str:
+        page = review_html(queue, clip_store)
+        if not queue.progress[0]:
+            time.sleep(2)
+        return page
+
+    monkeypatch.setattr(review_page, "review_html", render)
+    context = browser.new_context()
+    page = context.new_page()
+    page.set_default_timeout(WAIT)
+    page.goto(review[1])
+    page.wait_for_selector("#review .choice")
+    page.keyboard.press("Enter")
+    count = "document.querySelector('#review .count').innerText"
+    page.wait_for_function(f"{count}.startsWith('1 of 5')")
+    time.sleep(2.5)
+    assert page.evaluate(count).startswith("1 of 5")
     context.close()
 
 

@@ -41,14 +41,17 @@ if (typeof watch === 'function') watch('value', () => {
 
 def build_review_tab(gr: Any, queue: ReviewQueue, clip_store: ClipStore) -> None:
     """Build the tab, in the context of Gradio Blocks."""
-    shown = gr.State(queue.current())
-    card = gr.HTML(lambda: review_html(queue, clip_store), elem_id="review", js_on_load=_KEYS_JS)
+    shown = gr.State()
+    card = gr.HTML(elem_id="review", js_on_load=_KEYS_JS)
     other = gr.Dropdown(
         queue.actions, value=None, label="Another action", elem_id=OTHER, interactive=True, filterable=True
     )
     options: dict[str, Any] = {
         "concurrency_limit": 1, "concurrency_id": "review", "api_visibility": "private", "show_progress": "hidden",
     }  # fmt: skip
+
+    def on_load() -> tuple[Any, ...]:
+        return review_html(queue, clip_store), queue.current()
 
     def by_key(event: Any) -> tuple[Any, ...]:
         return handle_event(queue, clip_store, getattr(event, "_data", None)), queue.current()
@@ -60,6 +63,8 @@ def build_review_tab(gr: Any, queue: ReviewQueue, clip_store: ClipStore) -> None
         return handle_event(queue, clip_store, data), queue.current(), gr.update(value=None)
 
     by_key.__annotations__["event"] = gr.EventData  # Gradio reads the annotation; gr is not imported above
+    # One event at a time, so that a slow first page does not replace the answer to a key.
+    gr.on(None, on_load, None, [card, shown], **options)
     card.click(by_key, None, [card, shown], **options)
     other.input(by_name, [shown, other], [card, shown, other], **options)
 
