@@ -61,5 +61,5 @@ def measure_encoder(
     evaluator: WorldEvaluator, encoder: VideoEncoder, stage: str, on_progress: ProgressCallback | None = None
 ) -> EncoderResults:
     """Evaluate an encoder. `on_progress` is called with the name of the stage."""
-    order = evaluator.order_metrics(encoder)
-    return EncoderResults(evaluator.evaluate(encoder, stage=stage, on_progress=on_progress), order)
+    metrics = evaluator.evaluate(encoder, stage=stage, on_progress=on_progress)
+    return EncoderResults(metrics, evaluator.order_metrics(encoder))

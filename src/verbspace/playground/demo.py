@@ -109,6 +109,7 @@ def run_demo(
             results[name]["supervised"] = summarize_seeds([metrics], [0])
         compared["supervised"] = baselines.supervised
     results["order"] = {name: [pair.model_dump(mode="json") for pair in each.order] for name, each in compared.items()}
+    shown = {"frozen": base, "adapted": encoders[0]}  # with examples in the report
     results["protocol"] = {
         "task": "zero-shot over all 20 actions by category; linear probe and k-NN trained on the labelled probe split",
         "world": {name: getattr(world_settings, name) for name in ("seed", "train", "probe", "test", "long_tail")},
@@ -121,17 +122,15 @@ def run_demo(
         "views": "1 clip of 8 frames, middles of equal parts, one centre crop at 48 px",
         "templates": list(concepts.templates),
         "decoder": f"PyAV {av.__version__}",
-        "checkpoint": {"frozen": encoder_hash(base), "adapted": encoder_hash(encoders[0])},
+        "checkpoint": {name: encoder_hash(encoder) for name, encoder in shown.items()},
         "training_seeds": list(range(num_seeds)),
         "settings": settings.model_dump(mode="json"),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}",
     }
     results["seconds"] = seconds | baselines.seconds | {"all": round(time.perf_counter() - start, 1)}
     write_text(out / "results.json", json.dumps(results, indent=2) + "\n")
-    zero_shot = {name: compared[name].metrics["zero_shot"] for name in ("frozen", "adapted")}
-    page = render_demo_report(
-        results, out / "metrics.jsonl", evaluator, {"frozen": base, "adapted": encoders[0]}, zero_shot
-    )
+    zero_shot = {name: compared[name].metrics["zero_shot"] for name in shown}
+    page = render_demo_report(results, out / "metrics.jsonl", evaluator, shown, zero_shot)
     write_text(out / "report.html", page)
     return results
 
